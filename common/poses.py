@@ -1,0 +1,113 @@
+"""PoseSet: what every data-set loader returns and every house reads. A struct of arrays, no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from common.skeletons import Skeleton
+
+
+class DataError(Exception):
+    """Bad input data. The message names the file, the field and the remedy."""
+
+
+class DataMissing(DataError):
+    """A data set is not where it was looked for. The message names the official source and the stand-in command; programs exit with code 2."""
+
+
+@dataclass(frozen=True)
+class PoseSet:
+    """N annotated persons, one row each. Coordinates are 0-based float pixels (x right, y down), pixel centres at integers.
+
+    Unlabelled joints are NaN with `visible` 0; occluded ones are 1, visible ones 2. `box` is x, y, w, h.
+    Optional fields are None where the data set does not have them.
+    """
+
+    name: str  # data set: lsp, mpii, ...
+    skeleton: Skeleton
+    split: str
+    images: Sequence[str]  # (N,) paths or frame references, read lazily with `read_image`
+    image_id: np.ndarray  # (N,) int64 or str
+    person_id: np.ndarray  # (N,) int64
+    joints: np.ndarray  # (N,J,2) float64
+    visible: np.ndarray  # (N,J) int8
+    box: np.ndarray  # (N,4) float64
+    head_size: np.ndarray | None = None  # (N,) pixels; MPII: 0.6 x diagonal of the head box
+    center: np.ndarray | None = None  # (N,2)
+    scale: np.ndarray | None = None  # (N,) person height / 200 px
+    area: np.ndarray | None = None  # (N,) square pixels
+    sequence: np.ndarray | None = None  # (N,) video id
+    frame: np.ndarray | None = None  # (N,) 0-based frame number in its video
+    image_size: np.ndarray | None = None  # (N,2) width, height
+    ignore: np.ndarray | None = None  # (N,) bool: crowd or other rows that no metric counts
+    regions: dict | None = None  # image_id -> list of RLE of crowds and unannotated people
+    synthetic: bool = False  # True when the images were drawn by common.datasets.synthetic
+    root: str = ""  # folder it was loaded from
+
+    def __post_init__(self) -> None:
+        n, j = len(self.images), len(self.skeleton)
+        for field, shape in (("joints", (n, j, 2)), ("visible", (n, j)), ("box", (n, 4)), ("image_id", (n,)), ("person_id", (n,))):
+            found = np.shape(getattr(self, field))
+            if found != shape:
+                raise ValueError(f"PoseSet {self.name}/{self.split}: {field} has shape {found}, expected {shape}")
+        labelled = self.visible > 0
+        if np.isnan(self.joints[labelled]).any():
+            raise ValueError(f"PoseSet {self.name}/{self.split}: a labelled joint has no coordinates")
+        if not np.isnan(self.joints[~labelled]).all():
+            raise ValueError(f"PoseSet {self.name}/{self.split}: an unlabelled joint must be NaN")
+        for field in self._row_fields():
+            if len(getattr(self, field)) != n:
+                raise ValueError(f"PoseSet {self.name}/{self.split}: {field} has {len(getattr(self, field))} rows, expected {n}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def _row_fields(self) -> list[str]:
+        per_set = {"name", "skeleton", "split", "regions", "synthetic", "root"}
+        return [f.name for f in fields(self) if f.name not in per_set and getattr(self, f.name) is not None]
+
+    def select(self, rows) -> PoseSet:
+        """The rows given by a slice, an index array or a boolean mask, as a new PoseSet."""
+        index = np.arange(len(self))[rows]
+        changes = {f: ([self.images[i] for i in index] if f == "images" else getattr(self, f)[index]) for f in self._row_fields()}
+        return replace(self, **changes)
+
+    def limit(self, count: int | None) -> PoseSet:
+        """The first `count` rows, or all of them for None (`--limit N`)."""
+        return self if count is None else self.select(slice(count))
+
+
+def concatenate(sets: Sequence[PoseSet]) -> PoseSet:
+    """Rows of several PoseSets of one skeleton, one after another; optional fields survive where every set has them."""
+    first = sets[0]
+    if any(s.skeleton != first.skeleton for s in sets):
+        raise ValueError("cannot join PoseSets of different skeletons: " + ", ".join(s.skeleton.name for s in sets))
+    shared = [f for f in first._row_fields() if all(getattr(s, f) is not None for s in sets)]
+    changes = {f: [i for s in sets for i in s.images] if f == "images" else np.concatenate([getattr(s, f) for s in sets]) for f in shared}
+    dropped = {f: None for f in first._row_fields() if f not in shared}
+    regions = {k: v for s in sets for k, v in (s.regions or {}).items()} or None
+    return replace(first, **changes, **dropped, regions=regions, synthetic=any(s.synthetic for s in sets))
+
+
+def box_of_joints(joints: np.ndarray) -> np.ndarray:
+    """(N,J,2) joints -> (N,4) tight box x, y, w, h around the labelled ones; NaN for a person without any."""
+    with np.errstate(invalid="ignore"):
+        low, high = np.fmin.reduce(joints, axis=1), np.fmax.reduce(joints, axis=1)
+    return np.concatenate([low, high - low], axis=-1)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file as (H,W,3) uint8 BGR, EXIF orientation ignored (annotations are in stored pixels); DataError when it is missing or unreadable."""
+    import cv2
+
+    data = None
+    if Path(path).is_file():
+        data = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if data is None:
+        state = "cannot be decoded" if Path(path).exists() else "does not exist"
+        raise DataError(f"image {path} {state}; run `python -m common.datasets check NAME ROOT` to list all such files")
+    return data

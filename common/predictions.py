@@ -1,0 +1,110 @@
+"""The prediction file: what a house writes and `common.evaluate` scores. A `.npz` without pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from common.poses import DataError, PoseSet
+from common.skeletons import Skeleton, get_skeleton
+
+
+@dataclass
+class Predictions:
+    """N predicted persons; row i of every array belongs to the same person. Coordinates: 0-based image pixels; NaN = not predicted."""
+
+    skeleton: Skeleton
+    joints: np.ndarray  # (N,J,2) float32
+    score: np.ndarray  # (N,J) float32
+    person_score: np.ndarray  # (N,)
+    box: np.ndarray  # (N,4) x, y, w, h that the crop came from
+    box_score: np.ndarray  # (N,)
+    area: np.ndarray  # (N,) square pixels, for OKS-NMS
+    image_id: np.ndarray  # (N,)
+    person_id: np.ndarray  # (N,)
+    frame: np.ndarray  # (N,) -1 for still images
+    dataset: str = ""
+    split: str = ""
+    meta: dict = field(default_factory=dict)  # model, weights_hash, settings, versions, boxes, flip_test, synthetic
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+
+def predictions_for(pose_set: PoseSet, joints: np.ndarray, score: np.ndarray | None = None, meta: dict | None = None, **overrides) -> Predictions:
+    """Predictions row-aligned with `pose_set`, as a top-down house has them: (N,J,2) joints in image pixels, (N,J) scores (default 1)."""
+    n, j = joints.shape[:2]
+    score = np.ones((n, j), np.float32) if score is None else score
+    rows = {
+        "skeleton": pose_set.skeleton,
+        "joints": joints.astype(np.float32),
+        "score": score.astype(np.float32),
+        "person_score": np.nanmean(score, axis=1).astype(np.float32) if j else np.zeros(n, np.float32),
+        "box": pose_set.box,
+        "box_score": np.ones(n, np.float32),
+        "area": pose_set.area if pose_set.area is not None else pose_set.box[:, 2] * pose_set.box[:, 3],
+        "image_id": pose_set.image_id,
+        "person_id": pose_set.person_id,
+        "frame": pose_set.frame if pose_set.frame is not None else np.full(n, -1),
+        "dataset": pose_set.name,
+        "split": pose_set.split,
+        "meta": {"synthetic": pose_set.synthetic, **(meta or {})},
+    }
+    return Predictions(**{**rows, **overrides})
+
+
+_ARRAYS = ("joints", "score", "person_score", "box", "box_score", "area", "image_id", "person_id", "frame")
+
+
+def save_predictions(path: str | Path, predictions: Predictions) -> None:
+    """Write the `.npz` (to a temporary name, then renamed, so that a killed run leaves no half file)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(getattr(predictions, name)) for name in _ARRAYS}
+    for name, array in arrays.items():
+        if array.dtype == object:
+            raise ValueError(f"prediction field {name} has dtype object; use numbers or strings")
+        if len(array) != len(predictions):
+            raise ValueError(f"prediction field {name} has {len(array)} rows, joints have {len(predictions)}")
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            **arrays,
+            skeleton=np.array(predictions.skeleton.name),
+            dataset=np.array(predictions.dataset),
+            split=np.array(predictions.split),
+            meta=np.array(json.dumps(predictions.meta, sort_keys=True)),
+        )
+    os.replace(temporary, path)
+
+
+def load_predictions(path: str | Path) -> Predictions:
+    """Read a prediction file of ours. DataError naming the file and the field when it is not one."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            stored = {name: data[name] for name in data.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path} is not a readable prediction file ({error}); write it again with the house's val.py") from error
+    missing = [n for n in (*_ARRAYS, "skeleton") if n not in stored]
+    if missing:
+        raise DataError(f"prediction file {path} lacks the field {missing[0]!r}; a prediction file has {', '.join(_ARRAYS)}, skeleton, dataset, split, meta")
+    skeleton = get_skeleton(str(stored["skeleton"]))
+    joints = stored["joints"]
+    if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 2):
+        raise DataError(f"prediction file {path}: field joints has shape {joints.shape}, skeleton {skeleton.name} needs (N, {len(skeleton)}, 2)")
+    short = [n for n in _ARRAYS if len(stored[n]) != len(joints)]
+    if short:
+        raise DataError(f"prediction file {path}: field {short[0]} has {len(stored[short[0]])} rows, joints have {len(joints)}")
+    return Predictions(
+        skeleton=skeleton,
+        **{n: stored[n] for n in _ARRAYS},
+        dataset=str(stored.get("dataset", "")),
+        split=str(stored.get("split", "")),
+        meta=json.loads(str(stored.get("meta", "{}"))),
+    )

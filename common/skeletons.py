@@ -1,0 +1,218 @@
+"""Skeletons by joint name. Flip pairs, limbs and groups are derived from the names; no index list is typed here.
+
+Left and right are the person's own. Joint order is the order of the data set's files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+# The bones of the drawing, as chains of joints; a joint that a skeleton lacks is skipped, so its neighbours join up.
+_SIDE_CHAINS = (("shoulder", "elbow", "wrist"), ("shoulder", "elbow", "hand"), ("hip", "knee", "ankle"), ("hip", "knee", "foot"), ("eye", "ear"))
+_HEADS = ("head_top", "head", "face", "nose")
+_NECKS = ("upper_neck", "neck", "thorax")
+_MIDDLES = ("belly", "spine", "pelvis")
+
+
+def mirror_name(name: str) -> str:
+    """The name of the same joint on the other side; a central joint is its own mirror image."""
+    for side, other in (("left_", "right_"), ("right_", "left_")):
+        if name.startswith(side):
+            return other + name[len(side) :]
+    return name
+
+
+def group_name(name: str) -> str:
+    """The name without its side: `left_knee` -> `knee`."""
+    return name.removeprefix("left_").removeprefix("right_")
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """An ordered set of joint names with everything that follows from them."""
+
+    name: str
+    joints: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.joints)) != len(self.joints):
+            raise ValueError(f"skeleton {self.name}: a joint name occurs twice")
+        missing = [j for j in self.joints if mirror_name(j) not in self.joints]
+        if missing:
+            raise ValueError(f"skeleton {self.name}: {missing[0]} has no counterpart on the other side")
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def index(self, joint: str) -> int:
+        """Position of a joint name; ValueError naming the skeleton when it has no such joint."""
+        try:
+            return self.joints.index(joint)
+        except ValueError:
+            raise ValueError(f"skeleton {self.name} has no joint {joint!r}; it has {', '.join(self.joints)}") from None
+
+    def indices(self, names) -> list[int]:
+        """Positions of several joint names."""
+        return [self.index(n) for n in names]
+
+    @cached_property
+    def mirror(self) -> np.ndarray:
+        """(J,) permutation: `joints[:, mirror]` exchanges left and right."""
+        return np.array([self.joints.index(mirror_name(j)) for j in self.joints])
+
+    @cached_property
+    def flip_pairs(self) -> list[tuple[int, int]]:
+        """Pairs of indices that a mirrored image exchanges, each once, in ascending order of the first."""
+        return [(i, int(m)) for i, m in enumerate(self.mirror) if i < m]
+
+    @cached_property
+    def groups(self) -> dict[str, list[int]]:
+        """Group name (`knee`) -> indices of its joints, in skeleton order."""
+        found: dict[str, list[int]] = {}
+        for i, joint in enumerate(self.joints):
+            found.setdefault(group_name(joint), []).append(i)
+        return found
+
+    @cached_property
+    def limbs(self) -> list[tuple[int, int]]:
+        """Bones as index pairs: the limb chains, the trunk and the head, joined through whichever joints exist."""
+        have = set(self.joints)
+        bones: list[tuple[str, str]] = []
+        for side in ("right_", "left_"):
+            for chain in _SIDE_CHAINS:
+                present = [side + part for part in chain if side + part in have]
+                bones += [b for b in zip(present, present[1:]) if b not in bones]
+        head = [j for j in _HEADS if j in have][:1]
+        necks = [j for j in _NECKS if j in have]
+        middles = [j for j in _MIDDLES if j in have]
+        trunk = head + necks + middles
+        bones += list(zip(trunk, trunk[1:]))
+        for part, anchors in (("shoulder", necks[-1:]), ("hip", middles[-1:])):
+            pair = [s + part for s in ("right_", "left_") if s + part in have]
+            bones += [(a, p) for a in anchors for p in pair] or list(zip(pair, pair[1:]))
+        if not middles:
+            bones += [(s + "shoulder", s + "hip") for s in ("right_", "left_") if {s + "shoulder", s + "hip"} <= have]
+        if "nose" in have:
+            bones += [("nose", s + "eye") for s in ("right_", "left_") if s + "eye" in have]
+        return [(self.joints.index(a), self.joints.index(b)) for a, b in bones]
+
+
+def _make(name: str, joints: str) -> Skeleton:
+    return Skeleton(name, tuple(joints.split()))
+
+
+_LEGS = "right_ankle right_knee right_hip left_hip left_knee left_ankle"
+_ARMS = "right_wrist right_elbow right_shoulder left_shoulder left_elbow left_wrist"
+
+LSP14 = _make("lsp14", f"{_LEGS} {_ARMS} neck head_top")
+MPII16 = _make("mpii16", f"{_LEGS} pelvis thorax upper_neck head_top {_ARMS}")
+# MPII without pelvis and thorax, in LSP order (eldar/pose-tensorflow)
+MPII14 = _make("mpii14", f"{_LEGS} {_ARMS} upper_neck head_top")
+# MobilePose's order for Penn Action, LSP and MPII (specs/lpm_torch.md section 1)
+LPM14 = _make(
+    "lpm14",
+    f"{_LEGS} left_elbow left_wrist neck head_top right_wrist right_elbow right_shoulder left_shoulder",
+)
+# CPM / LSTM Pose Machines' own order
+CPM14 = _make(
+    "cpm14",
+    "head_top neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist"
+    " right_hip right_knee right_ankle left_hip left_knee left_ankle",
+)
+COCO17 = _make(
+    "coco17",
+    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow"
+    " left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle",
+)
+PENN13 = _make(
+    "penn13",
+    "head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist"
+    " left_hip right_hip left_knee right_knee left_ankle right_ankle",
+)
+JHMDB15 = _make(
+    "jhmdb15",
+    "neck belly face right_shoulder left_shoulder right_hip left_hip right_elbow left_elbow"
+    " right_knee left_knee right_wrist left_wrist right_ankle left_ankle",
+)
+AIC14 = _make(
+    "aic14",
+    "right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist"
+    " right_hip right_knee right_ankle left_hip left_knee left_ankle head_top neck",
+)
+K2HPD15 = _make(
+    "k2hpd15",
+    "head neck spine right_shoulder right_elbow right_hand left_shoulder left_elbow left_hand"
+    " right_hip right_knee right_foot left_hip left_knee left_foot",
+)
+
+SKELETONS = {s.name: s for s in (LSP14, MPII16, MPII14, LPM14, CPM14, COCO17, PENN13, JHMDB15, AIC14, K2HPD15)}
+
+# Joints that stand for one another where the exact one is absent, best first; each is a definition of its own, so the map calls it synthetic.
+_SUBSTITUTES = {
+    "neck": (("upper_neck",), ("thorax",), ("left_shoulder", "right_shoulder")),
+    "upper_neck": (("neck",), ("thorax",), ("left_shoulder", "right_shoulder")),
+    "thorax": (("neck",), ("left_shoulder", "right_shoulder")),
+    "pelvis": (("left_hip", "right_hip"),),
+    "spine": (("belly",), ("left_shoulder", "right_shoulder", "left_hip", "right_hip")),
+    "belly": (("spine",), ("left_shoulder", "right_shoulder", "left_hip", "right_hip")),
+    "head": (("head_top",), ("face",), ("nose",)),
+    "head_top": (("head",),),
+    "face": (("head",), ("nose",), ("head_top",)),
+    "nose": (("face",),),
+    **{f"{s}_hand": ((f"{s}_wrist",),) for s in ("left", "right")},
+    **{f"{s}_wrist": ((f"{s}_hand",),) for s in ("left", "right")},
+    **{f"{s}_foot": ((f"{s}_ankle",),) for s in ("left", "right")},
+    **{f"{s}_ankle": ((f"{s}_foot",),) for s in ("left", "right")},
+}
+
+
+@dataclass(frozen=True)
+class SkeletonMap:
+    """How each joint of `target` comes out of `source`: `sources[i]` are source indices to average; empty when there is none.
+
+    `synthetic[i]` is True where the joint is not the same joint but a stand-in (a midpoint, a neighbouring definition).
+    """
+
+    source: Skeleton
+    target: Skeleton
+    sources: tuple[tuple[int, ...], ...]
+    synthetic: np.ndarray
+
+    def apply(self, joints: np.ndarray, visible: np.ndarray | None = None):
+        """Map (..., J_source, 2) joints to (..., J_target, 2); with `visible` (..., J_source) returns both.
+
+        A stand-in is as visible as its least visible source; a joint without source is NaN and 0.
+        """
+        shape = joints.shape[:-2] + (len(self.target), 2)
+        mapped = np.full(shape, np.nan)
+        seen = np.zeros(shape[:-1], np.int8)
+        for i, index in enumerate(self.sources):
+            if index:
+                mapped[..., i, :] = joints[..., list(index), :].mean(-2)
+                if visible is not None:
+                    seen[..., i] = visible[..., list(index)].min(-1)
+        return mapped if visible is None else (mapped, seen)
+
+
+def skeleton_map(source: Skeleton, target: Skeleton) -> SkeletonMap:
+    """The map from one skeleton to another by joint names, with stand-ins where they make sense."""
+    sources, synthetic = [], []
+    for joint in target.joints:
+        if joint in source.joints:
+            sources.append((source.index(joint),))
+            synthetic.append(False)
+            continue
+        options = [o for o in _SUBSTITUTES.get(joint, ()) if all(name in source.joints for name in o)]
+        sources.append(tuple(source.indices(options[0])) if options else ())
+        synthetic.append(bool(options))
+    return SkeletonMap(source, target, tuple(sources), np.array(synthetic))
+
+
+def get_skeleton(name: str) -> Skeleton:
+    """A skeleton by its name; ValueError listing the known ones."""
+    if name not in SKELETONS:
+        raise ValueError(f"unknown skeleton {name!r}; known: {', '.join(SKELETONS)}")
+    return SKELETONS[name]
