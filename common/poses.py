@@ -101,7 +101,14 @@ def box_of_joints(joints: np.ndarray) -> np.ndarray:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """An image file as (H,W,3) uint8 BGR, EXIF orientation ignored (annotations are in stored pixels); DataError when it is missing or unreadable."""
+    """An image file, or a frame `lmdb:PATH?KEY`, as (H,W,3) uint8 BGR; DataError when it is missing or unreadable.
+
+    EXIF orientation is ignored: annotations are in stored pixels.
+    """
+    if str(path).startswith("lmdb:"):
+        from common.datasets.lmdb_frames import read_frame
+
+        return read_frame(str(path))
     import cv2
 
     data = None

@@ -1,0 +1,52 @@
+"""Joints <-> what a network puts out: Gaussian belief maps and normalised regression targets (numpy, vectorised over joints)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def gaussian_maps(points: np.ndarray, present: np.ndarray, shape: tuple[int, int], sigma: float, threshold: float = 0.01) -> np.ndarray:
+    """(...,J,2) points in cells -> (...,J,H,W) float32 maps exp(-d^2 / 2 sigma^2), values below `threshold` set to 0.
+
+    A joint whose `present` (...,J) is false, or whose coordinates are NaN, has an all-zero map.
+    """
+    height, width = shape
+    shown = present & np.isfinite(points).all(-1)
+    safe = np.where(shown[..., None], points, 0.0)
+    # a Gaussian is separable: two short exponentials instead of one a cell
+    columns = np.exp(-((np.arange(width) - safe[..., 0:1]) ** 2) / (2 * sigma**2)).astype(np.float32)
+    rows = (np.exp(-((np.arange(height) - safe[..., 1:2]) ** 2) / (2 * sigma**2)) * shown[..., None]).astype(np.float32)
+    maps = rows[..., :, None] * columns[..., None, :]
+    return np.multiply(maps, maps >= threshold, out=maps)
+
+
+def decode_maps(maps: np.ndarray, offset: float = 0.25) -> tuple[np.ndarray, np.ndarray]:
+    """(...,J,H,W) maps -> (...,J,2) points in cells and (...,J) peak values.
+
+    The first highest cell, moved by `offset` towards the larger neighbour on each axis when it is not at the border. Every decoder of the
+    field does this with 0.25 (CPM, Hourglass, Simple Baselines); a map without a positive value gives (0, 0), as theirs do.
+    """
+    height, width = maps.shape[-2:]
+    flat = maps.reshape(*maps.shape[:-2], height * width)
+    index = flat.argmax(-1)
+    peak = np.take_along_axis(flat, index[..., None], -1)[..., 0]
+    x, y = index % width, index // width
+    inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
+
+    def neighbour(dx: int, dy: int) -> np.ndarray:
+        moved = np.clip(y + dy, 0, height - 1) * width + np.clip(x + dx, 0, width - 1)
+        return np.take_along_axis(flat, moved[..., None], -1)[..., 0]
+
+    shift = np.stack([np.sign(neighbour(1, 0) - neighbour(-1, 0)), np.sign(neighbour(0, 1) - neighbour(0, -1))], -1)
+    points = np.stack([x, y], -1) + offset * np.where(inside[..., None], shift, 0)
+    return np.where((peak > 0)[..., None], points, 0.0), peak
+
+
+def regression_targets(joints: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+    """(...,J,2) crop pixels -> targets in [-0.5, 0.5): p / size - 0.5 (DeepPose)."""
+    return joints / np.asarray(size, float) - 0.5
+
+
+def decode_regression(values: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+    """Inverse of `regression_targets`."""
+    return (values + 0.5) * np.asarray(size, float)

@@ -1,0 +1,54 @@
+"""`python -m common.datasets check NAME ROOT` and `python -m common.datasets browse NAME ROOT --out PNG`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from common.datasets import NAMES
+from common.poses import DataError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m common.datasets", description="Look into a data set on disk.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="counts, missing or unreadable images, impossible values (exit code 1 when there are any)")
+    browse = commands.add_parser("browse", help="contact sheet of persons with their skeletons")
+    for command in (check, browse):
+        command.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
+        command.add_argument("root", metavar="ROOT", type=Path, help="folder of the data set")
+        command.add_argument("--split", help="only this split (default: all that are there)")
+    check.add_argument("--limit", type=int, help="open at most this many images a split, 0 for none (default: all)")
+    browse.add_argument("--out", type=Path, required=True, metavar="PNG", help="picture to write")
+    browse.add_argument("--count", type=int, default=24, help="how many persons (default %(default)s)")
+    browse.add_argument("--seed", type=int, default=0, help="another seed shows other persons (default %(default)s)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 fine, 1 problems found, 2 invalid use or no such data."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if getattr(given, "limit", None) is not None and given.limit < 0 or getattr(given, "count", 1) < 1:
+        parser.error("--limit is 0 or more, --count at least 1")
+    try:
+        if given.command == "browse":
+            from common.datasets.browse import browse
+
+            count = browse(given.name, given.root, given.out, given.split, given.count, given.seed)
+            print(f"{given.out}: {count} persons of {given.name}")
+            return 0
+        from common.datasets.check import check
+
+        facts, problems = check(given.name, given.root, given.split, given.limit)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(facts))
+    print("\n".join(f"PROBLEM {line}" for line in problems) or "no problem found")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""A contact sheet of annotated images, to see at a glance whether annotations and images belong together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from common import datasets, draw
+from common.poses import DataError, PoseSet, read_image
+
+_CONTEXT = 0.35  # margin around the box, as a share of its longer side
+
+
+def browse(name: str, root: str | Path, out: str | Path, split: str | None = None, count: int = 24, seed: int = 0) -> int:
+    """Write a PNG of `count` persons, chosen at random (seeded) among those whose image is there; returns how many were drawn.
+
+    Without `split` the first one is taken that has images. DataError when there is no image at all.
+    """
+    for one in [split] if split else datasets.splits(name, root):
+        pose_set = datasets.load(name, root, one)
+        rows = _choose(pose_set, count, seed)
+        if len(rows):
+            tiles, captions = zip(*(_tile(pose_set, row) for row in rows))
+            draw.save_image(out, draw.contact_sheet(tiles, columns=6, captions=captions))
+            return len(rows)
+    raise DataError(f"none of the images of {name} is under {root}, so there is nothing to draw; `check` lists what is missing")
+
+
+def _choose(pose_set: PoseSet, count: int, seed: int) -> np.ndarray:
+    usable = np.flatnonzero((pose_set.visible > 0).any(1))
+    order = np.random.default_rng(seed).permutation(usable)
+    rows = []
+    for row in order:
+        path = pose_set.images[row]
+        if path.startswith("lmdb:") or Path(path).is_file():
+            rows.append(row)
+            if len(rows) == count:
+                break
+    return np.sort(np.array(rows, int))
+
+
+def _tile(pose_set: PoseSet, row: int) -> tuple[np.ndarray, str]:
+    """The surroundings of one person with everybody in that image drawn, and a caption."""
+    image = read_image(pose_set.images[row])
+    together = np.flatnonzero(pose_set.image_id == pose_set.image_id[row])
+    drawn = draw.draw_pose(image, pose_set.joints[together], pose_set.skeleton)
+    joints = pose_set.joints[row]
+    low, high = np.nanmin(joints, axis=0), np.nanmax(joints, axis=0)
+    box = pose_set.box[row]
+    if np.isfinite(box).all():
+        low, high = np.minimum(low, box[:2]), np.maximum(high, box[:2] + box[2:])
+    margin = _CONTEXT * (high - low).max()
+    height, width = image.shape[:2]
+    x0, y0 = np.clip(np.floor(low - margin), 0, (width - 1, height - 1)).astype(int)
+    x1, y1 = np.clip(np.ceil(high + margin) + 1, (x0 + 1, y0 + 1), (width, height)).astype(int)
+    return drawn[y0:y1, x0:x1], f"{pose_set.image_id[row]} {pose_set.person_id[row]}"

@@ -1,0 +1,134 @@
+"""COCO person keypoints (2014 and 2017) as the consortium publishes them.
+
+`annotations/person_keypoints_{train,val}{2014,2017}.json` (or such files beside the images), images in `images/SPLIT/` or `SPLIT/`.
+Coordinates are taken as stored (counted from 0). v: 0 not labelled, 1 labelled but occluded, 2 visible, the same numbers as `visible`.
+Boxes x, y, w, h.
+
+Splits: `train2017`, `val2017`, ... as the files are called; `train`, `val` (or `valid`) mean 2017, or 2014 where only that is there.
+
+Every annotation is a row. Crowds and persons without a keypoint have `ignore` True: scoring sets them aside and training drops them.
+`regions` covers every image of the split, those without a person included: image id -> list of RLE {size, counts, iscrowd, id} of these
+same annotations, `id` being the row's `person_id`. The RLE is made when it is asked for, by pycocotools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from common.datasets import files
+from common.poses import DataError, PoseSet
+from common.skeletons import COCO17
+
+_ALIASES = {"train": ("train2017", "train2014"), "val": ("val2017", "val2014"), "valid": ("val2017", "val2014")}
+_PREFIX = "person_keypoints_"
+
+
+class Regions(Mapping):
+    """Image id -> RLE list of the crowds and unannotated persons in it, converted from polygons on demand."""
+
+    def __init__(self, sizes: dict[int, tuple[int, int]], segments: dict[int, list[dict]]) -> None:
+        self._sizes, self._segments = sizes, segments
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __iter__(self):
+        return iter(self._sizes)
+
+    def __getitem__(self, image_id) -> list[dict]:
+        width, height = self._sizes[image_id]
+        return [
+            {**_rle(a["segmentation"], height, width), "iscrowd": int(a.get("iscrowd", 0)), "id": a["id"]}
+            for a in self._segments.get(image_id, ())
+        ]
+
+
+def _rle(segmentation, height: int, width: int) -> dict:
+    from pycocotools import mask
+
+    if isinstance(segmentation, list):
+        polygons = [p for p in segmentation if len(p) >= 6]
+        return (
+            mask.merge(mask.frPyObjects(polygons, height, width))
+            if polygons
+            else mask.encode(np.zeros((height, width), np.uint8, order="F"))
+        )
+    return mask.frPyObjects(segmentation, height, width) if isinstance(segmentation["counts"], list) else segmentation
+
+
+def load(root: str | Path, split: str) -> PoseSet:
+    """One split of COCO keypoints, joints (N,17,2); `image_id` and `person_id` are COCO's image and annotation ids, `area` is the
+    segment's.
+
+    Images need not exist. Raises DataMissing or DataError.
+    """
+    root = Path(root)
+    path = _find(root, split)
+    year_split = path.stem.removeprefix(_PREFIX)
+    content = files.read_json(path)
+    for field in ("images", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(field), list):
+            raise DataError(f"{path} has no list `{field}`; this is not a COCO annotation file")
+    folder = files.first_existing((root / "images", root), year_split) or root / "images"
+    try:
+        return _build(root, f"{folder}/{year_split}", split, content)
+    except KeyError as error:
+        raise DataError(f"{path}: an image or annotation has no field or target {error}; download it again") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; an annotation needs 17x3 keypoints with v in 0..2 and a box of 4 numbers") from error
+
+
+def splits(root: str | Path) -> list[str]:
+    """The keypoint files that are there."""
+    root = Path(root)
+    found = sorted({p.stem.removeprefix(_PREFIX) for folder in (root / "annotations", root) for p in folder.glob(_PREFIX + "*.json")})
+    if not found:
+        raise files.missing("coco", root, f"annotations/{_PREFIX}val2017.json and the like")
+    return found
+
+
+def _find(root: Path, split: str) -> Path:
+    have = splits(root)
+    wanted = next((s for s in _ALIASES.get(split, (split,)) if s in have), None)
+    if wanted is None:
+        raise files.unknown_split("coco", split, ", ".join(have) + " (from the files in annotations/)")
+    name = f"{_PREFIX}{wanted}.json"
+    return files.first_existing((root / "annotations", root), name) / name
+
+
+def _build(root: Path, folder: str, split: str, content: dict) -> PoseSet:
+    images = {i["id"]: i for i in content["images"]}
+    rows = content["annotations"]
+    n = len(rows)
+    # extensions are missing in files that deepercut's AI Challenger converter wrote
+    names = {k: i["file_name"] if Path(i["file_name"]).suffix else i["file_name"] + ".jpg" for k, i in images.items()}
+    sizes = {k: (i["width"], i["height"]) for k, i in images.items()}
+    table = np.array([a.get("keypoints") or [0] * 51 for a in rows], np.float64).reshape(n, 17, 3)
+    visible = table[:, :, 2].astype(np.int8)
+    if not np.isin(table[:, :, 2], (0, 1, 2)).all():
+        raise ValueError("a keypoint has v outside 0..2")
+    crowd = np.array([bool(a.get("iscrowd", 0)) for a in rows], bool)
+    ignore = crowd | ~(visible > 0).any(1)
+    segments: dict[int, list[dict]] = {}
+    for row in np.flatnonzero(ignore):
+        segments.setdefault(rows[row]["image_id"], []).append(rows[row])
+    return PoseSet(
+        name="coco",
+        skeleton=COCO17,
+        split=split,
+        images=[f"{folder}/{names[a['image_id']]}" for a in rows],
+        image_id=np.array([a["image_id"] for a in rows], np.int64),
+        person_id=np.array([a["id"] for a in rows], np.int64),
+        joints=np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
+        visible=visible,
+        box=np.array([a["bbox"] for a in rows], np.float64).reshape(n, 4),
+        area=np.array([a["area"] for a in rows], np.float64),
+        image_size=np.array([sizes[a["image_id"]] for a in rows], np.float64).reshape(n, 2),
+        ignore=ignore,
+        regions=Regions(sizes, segments),
+        synthetic=files.is_synthetic(root),
+        root=str(root),
+    )

@@ -1,0 +1,181 @@
+"""JHMDB and its part with the whole body in view (sub-JHMDB): short clips with 15 joints and a puppet mask in every frame.
+
+Official folders: `joint_positions/ACTION/VIDEO/joint_positions.mat` (pos_img (2,15,n)), `puppet_mask/ACTION/VIDEO/puppet_mask.mat`
+(part_mask (h,w,n)), `sub_splits/ACTION_test_split_K.txt` (or `splits/ACTION_test_splitK.txt` of the whole JHMDB; lines `VIDEO.avi 1` for
+train, 2 for test) and `Rename_Images/ACTION/VIDEO/00001.png`. Coordinates count from 1. Every joint of every frame is annotated, so all
+are visible. `box` runs from the first to the last row and column of the mask (w and h are differences, as the benchmark's code takes
+them); without puppet_mask/ it is tight around the joints, with a warning. `sequence` is ACTION/VIDEO.
+
+Or a COCO-style JSON, `{train,test}_jhmdb_subK.json` or `SubK_{train,test}.json`, in the folder or `annotations/`; its coordinates and
+boxes count from 1 too, file names are relative to the folder (or to Rename_Images/); `sequence` is the file's folder.
+
+Splits: `train1`, `test1`, ... `train3`, `test3`; `train`, `test` (= `valid`) mean the first. `frame` counts from 0.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from common.datasets import files
+from common.poses import DataError, PoseSet, box_of_joints
+from common.skeletons import JHMDB15
+
+_CODES = {"train": "1", "test": "2"}
+
+
+def load(root: str | Path, split: str) -> PoseSet:
+    """Every frame of a split, joints (N,15,2). Frames need not exist. Raises DataMissing or DataError."""
+    root = Path(root)
+    match = re.fullmatch(r"(train|test|valid)([123]?)", split)
+    if not match:
+        raise files.unknown_split("jhmdb", split, "train1, test1, train2, test2, train3, test3 (train, test, valid: the first)")
+    side, number = "train" if match[1] == "train" else "test", match[2] or "1"
+    table = _find_json(root, side, number)
+    if table is not None:
+        return _load_json(root, table, split)
+    lists = _split_lists(root, number)
+    if not lists or not (root / "joint_positions").is_dir():
+        if _find_any(root):
+            raise files.unknown_split("jhmdb", split, ", ".join(splits(root)))
+        raise files.missing("jhmdb", root, f"joint_positions/ with sub_splits/*_split_{number}.txt, or {side}_jhmdb_sub{number}.json")
+    return _load_official(root, _videos(lists, _CODES[side]), split)
+
+
+def splits(root: str | Path) -> list[str]:
+    """The splits whose lists or JSON are there; `check` goes through all, although the three overlap."""
+    root = Path(root)
+    found = [
+        f"{side}{k}"
+        for k in "123"
+        for side in _CODES
+        if _find_json(root, side, k) or (_split_lists(root, k) and (root / "joint_positions").is_dir())
+    ]
+    if not found:
+        raise files.missing("jhmdb", root, "joint_positions/ with sub_splits/, or test_jhmdb_sub1.json")
+    return found
+
+
+def _find_any(root: Path) -> bool:
+    return any(_find_json(root, side, k) or _split_lists(root, k) for k in "123" for side in _CODES)
+
+
+def _find_json(root: Path, side: str, number: str) -> Path | None:
+    candidates = [f / n for f in (root, root / "annotations") for n in (f"{side}_jhmdb_sub{number}.json", f"Sub{number}_{side}.json")]
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _split_lists(root: Path, number: str) -> list[Path]:
+    for folder in (root / "sub_splits", root / "splits"):
+        found = sorted(p for p in folder.glob("*.txt") if re.search(rf"_split_?{number}$", p.stem))
+        if found:
+            return found
+    return []
+
+
+def _videos(lists: list[Path], code: str) -> list[str]:
+    """ACTION/VIDEO of every video that the lists give this code."""
+    found = []
+    for path in lists:
+        action = re.sub(r"_(test_)?split_?\d$", "", path.stem)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            words = line.split()
+            if words and (len(words) != 2 or words[1] not in ("0", "1", "2")):
+                raise DataError(f"{path} line {number}: expected `VIDEO.avi 1` (train) or `VIDEO.avi 2` (test), found {line!r}")
+            if words and words[1] == code:
+                found.append(f"{action}/{words[0].removesuffix('.avi')}")
+    return found
+
+
+def _load_official(root: Path, videos: list[str], split: str) -> PoseSet:
+    if not videos:
+        raise DataError(f"the split lists under {root} name no video for {split}; download them again")
+    masks = (root / "puppet_mask").is_dir()
+    if not masks:
+        warnings.warn(
+            f"{root} has no puppet_mask/: boxes are tight around the joints, and box-normalised scores are not the benchmark's",
+            stacklevel=3,
+        )
+    joints = [_read_joints(root / "joint_positions" / video / "joint_positions.mat") for video in videos]
+    box = [_mask_boxes(root / "puppet_mask" / v / "puppet_mask.mat", len(j)) if masks else box_of_joints(j) for v, j in zip(videos, joints)]
+    count = [len(j) for j in joints]
+    image_id = [f"{video}/{k:05d}" for video, n in zip(videos, count) for k in range(1, n + 1)]
+    stacked = np.concatenate(joints)
+    return PoseSet(
+        name="jhmdb",
+        skeleton=JHMDB15,
+        split=split,
+        images=[f"{root}/Rename_Images/{name}.png" for name in image_id],
+        image_id=np.array(image_id),
+        person_id=np.zeros(len(image_id), np.int64),
+        joints=stacked,
+        visible=np.full(stacked.shape[:2], 2, np.int8),
+        box=np.concatenate(box),
+        sequence=np.repeat(videos, count),
+        frame=np.concatenate([np.arange(n) for n in count]),
+        synthetic=files.is_synthetic(root),
+        root=str(root),
+    )
+
+
+def _read_joints(path: Path) -> np.ndarray:
+    stored = files.read_mat(path, "pos_img").astype(np.float64)
+    if stored.ndim == 2:
+        stored = stored[:, :, None]  # Matlab drops the last axis of a single frame
+    if stored.shape[:2] != (2, len(JHMDB15)) or not np.isfinite(stored).all():
+        raise DataError(f"{path}: pos_img has shape {stored.shape} or holds NaN; expected (2, 15, n) numbers. Download it again")
+    return stored.transpose(2, 1, 0) - 1
+
+
+def _mask_boxes(path: Path, count: int) -> np.ndarray:
+    """(n,4) x, y, w, h of the non-zero pixels of each frame; NaN for an empty mask."""
+    mask = files.read_mat(path, "part_mask") != 0
+    mask = mask[:, :, None] if mask.ndim == 2 else mask
+    if mask.shape[2] != count:
+        raise DataError(f"{path}: part_mask has {mask.shape[2]} frames, the joints {count}; download both again")
+    corners = []
+    for axis in (0, 1):  # collapsing rows leaves columns, i.e. x first
+        line = mask.any(axis)
+        corners.append((line.argmax(0), len(line) - 1 - line[::-1].argmax(0)))
+    (x0, x1), (y0, y1) = corners
+    box = np.stack([x0, y0, x1 - x0, y1 - y0], axis=1).astype(np.float64)
+    box[~mask.any((0, 1))] = np.nan
+    return box
+
+
+def _load_json(root: Path, path: Path, split: str) -> PoseSet:
+    content = files.read_json(path)
+    try:
+        images = {i["id"]: i for i in content["images"]}
+        rows = content["annotations"]
+        n = len(rows)
+        names = [images[a["image_id"]]["file_name"] for a in rows]
+        table = np.array([a["keypoints"] for a in rows], np.float64).reshape(n, 15, 3)
+        box = np.array([a["bbox"] for a in rows], np.float64).reshape(n, 4)
+        size = np.array([(images[a["image_id"]]["width"], images[a["image_id"]]["height"]) for a in rows], np.float64).reshape(n, 2)
+        frame = np.array([int(Path(name).stem) - 1 for name in names])
+        person_id = np.array([a["id"] for a in rows], np.int64)
+        image_id = np.array([a["image_id"] for a in rows], np.int64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is not a COCO-style file of 15 joints ({type(error).__name__}: {error})") from error
+    folder = root / "Rename_Images" if (root / "Rename_Images").is_dir() else root
+    visible = np.clip(table[:, :, 2], 0, 2).astype(np.int8)
+    return PoseSet(
+        name="jhmdb",
+        skeleton=JHMDB15,
+        split=split,
+        images=[f"{folder}/{name}" for name in names],
+        image_id=image_id,
+        person_id=person_id,
+        joints=np.where(visible[..., None] > 0, table[:, :, :2] - 1, np.nan),
+        visible=visible,
+        box=box - [1, 1, 0, 0],
+        sequence=np.array([str(Path(name).parent) for name in names]),
+        frame=frame,
+        image_size=size,
+        synthetic=files.is_synthetic(root),
+        root=str(root),
+    )

@@ -1,0 +1,77 @@
+"""K2HPD: Kinect depth images of one person (Wang et al., "Human Pose Estimation from Depth Images via Inference Embedded Multi-task
+Learning", ACM MM 2016, arXiv 1608.03932), in the layout of the Caffe DeepPose.
+
+`train_annos.txt`, `test_annos.txt`: a line an image, `NAME.png x0,y0,x1,y1,...`, any even number of at least 30 values. The first 15
+points are used; coordinates count from 0 and have no missing marker. NUL bytes, which the real files hold, are removed. Images in
+`depth_data/depth_images/`. The joint names are inferred from that project's limb and mirror lists.
+
+Splits: `train`, `test` (= `valid`). `box` = tight around the joints.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from common.datasets import files
+from common.poses import DataError, PoseSet, box_of_joints
+from common.skeletons import K2HPD15
+
+_FILES = {"train": "train_annos.txt", "test": "test_annos.txt", "valid": "test_annos.txt"}
+_VALUES = 2 * len(K2HPD15)
+
+
+def load(root: str | Path, split: str) -> PoseSet:
+    """One split, joints (N,15,2), all visible; `image_id` is the file name. Images need not exist. Raises DataMissing or DataError."""
+    root = Path(root)
+    if split not in _FILES:
+        raise files.unknown_split("k2hpd", split, ", ".join(_FILES))
+    folder = files.first_existing((root, root / "K2HPD"), _FILES[split])
+    if folder is None:
+        raise files.missing("k2hpd", root, f"{_FILES[split]} and depth_data/depth_images/")
+    names, joints = _read(folder / _FILES[split])
+    return PoseSet(
+        name="k2hpd",
+        skeleton=K2HPD15,
+        split=split,
+        images=[f"{folder}/depth_data/depth_images/{name}" for name in names],
+        image_id=np.array(names, dtype=str),
+        person_id=np.zeros(len(names), np.int64),
+        joints=joints,
+        visible=np.full(joints.shape[:2], 2, np.int8),
+        box=box_of_joints(joints),
+        synthetic=files.is_synthetic(root, folder),
+        root=str(root),
+    )
+
+
+def splits(root: str | Path) -> list[str]:
+    """What `check` looks through."""
+    root = Path(root)
+    found = [s for s in ("train", "test") if files.first_existing((root, root / "K2HPD"), _FILES[s])]
+    if not found:
+        raise files.missing("k2hpd", root, "train_annos.txt, test_annos.txt and depth_data/depth_images/")
+    return found
+
+
+def _read(path: Path) -> tuple[list[str], np.ndarray]:
+    names, values = [], []
+    lines = path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        numbers = words[1].split(",") if len(words) == 2 else []
+        try:
+            point = list(map(float, numbers))
+        except ValueError:
+            point = []
+        if len(point) < _VALUES or len(point) % 2:
+            raise DataError(f"{path} line {number}: expected a file name and an even number of at least {_VALUES} comma-separated numbers")
+        names.append(words[0])
+        values.append(point[:_VALUES])
+    joints = np.array(values, np.float64).reshape(len(values), len(K2HPD15), 2)
+    if not np.isfinite(joints).all():
+        raise DataError(f"{path}: {names[np.argwhere(~np.isfinite(joints))[0][0]]} has a coordinate that is not a finite number")
+    return names, joints

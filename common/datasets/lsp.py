@@ -1,0 +1,147 @@
+"""Leeds Sports Pose (`lsp`) and its extended training set (`lspet`), as Sam Johnson and Mark Everingham publish them.
+
+Files: `joints.mat` with the variable `joints`, beside `images/`. The two data sets' flags have opposite meanings:
+
+- LSP, (3, 14, N): rows x, y, flag. Flag 1 = OCCLUDED, the coordinates are annotated all the same. Images im0001.jpg ...
+- LSPET, (14, 3, N): columns x, y, flag. Flag 1 = usable, 0 = the coordinates mean nothing. Images im00001.jpg ...
+
+Coordinates are taken as stored. The files do not say where they count from; joints as small as -0.1 (LSPET) and 0.25 (LSP) would lie
+outside the image if they counted from 1, and neither DeepPose's nor MobilePose's preparation shifts them.
+
+Layouts of `root`: the data set's folder itself, a folder that holds it (names in `_FOLDERS`; `lsp`/`lsp_ext` is deeppose_tf's), or
+MobilePose's `joints_2000.mat` + `images_2000/` and `joints_10000.mat` + `images_10000/`.
+
+Splits of lsp: `train` = images 1..1000, `test` = `valid` = the rest, `all`; in MobilePose's joint layout `train` = all of LSPET followed
+by LSP 1..1000. Splits of lspet: `train` = `all`. Both: `A-B`, image numbers from 1, both ends included. A file of at most 1000 images
+(the synthetic stand-in, a fixture) is split in halves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from common.datasets import files
+from common.poses import DataError, DataMissing, PoseSet, box_of_joints, concatenate
+from common.skeletons import LSP14
+
+_FOLDERS = {
+    "lsp": ("", "lsp", "LSP", "lsp_dataset", "lsp_dataset_original", "lsp_small"),
+    "lspet": ("", "lspet", "lsp_ext", "LSPET", "lspet_dataset"),
+}
+_MOBILEPOSE = {"lsp": "2000", "lspet": "10000"}
+_DIGITS = {"lsp": 4, "lspet": 5}
+_TRAIN_IMAGES = 1000
+
+
+def load(root: str | Path, split: str, name: str = "lsp") -> PoseSet:
+    """LSP or LSPET: one person an image, joints (N,14,2) in person-centric LSP order, box = tight around the labelled joints.
+
+    `visible`: LSP 1 or 2, LSPET 0 or 2. `image_id` is the image number, `person_id` 0; in MobilePose's joint train split `image_id` is
+    `lspet/NUMBER` or `lsp/NUMBER`. Images need not exist. Raises DataMissing or DataError.
+    """
+    root = Path(root)
+    if name == "lsp" and split == "train" and all((root / f"joints_{n}.mat").exists() for n in _MOBILEPOSE.values()):
+        parts = [_load_one(root, "all", "lspet"), _load_one(root, "train", "lsp")]
+        return concatenate([_renamed(part) for part in parts])
+    return _load_one(root, split, name)
+
+
+def splits(root: str | Path, name: str = "lsp") -> list[str]:
+    """What `check` looks through."""
+    _find(Path(root), name)
+    return ["all"]
+
+
+def _load_one(root: Path, split: str, name: str) -> PoseSet:
+    annotations, images = _find(root, name)
+    joints, visible = _read(annotations, name)
+    first, last = _bounds(name, split, len(joints), annotations)
+    rows = slice(first - 1, last)
+    joints, visible = joints[rows], visible[rows]
+    numbers = np.arange(first, last + 1)
+    return PoseSet(
+        name=name,
+        skeleton=LSP14,
+        split=split,
+        images=[f"{images}/im{k:0{_DIGITS[name]}d}.jpg" for k in numbers],
+        image_id=numbers,
+        person_id=np.zeros(len(numbers), np.int64),
+        joints=joints,
+        visible=visible,
+        box=box_of_joints(joints),
+        synthetic=files.is_synthetic(root, annotations.parent),
+        root=str(root),
+    )
+
+
+def _renamed(part: PoseSet) -> PoseSet:
+    return replace(part, name="lsp", split="train", image_id=np.array([f"{part.name}/{k}" for k in part.image_id]))
+
+
+def _find(root: Path, name: str) -> tuple[Path, Path]:
+    """Annotation file and image folder of whichever layout is under `root`."""
+    size = _MOBILEPOSE[name]
+    if (root / f"joints_{size}.mat").exists():
+        return root / f"joints_{size}.mat", root / f"images_{size}"
+    folder = files.first_existing([root / f for f in _FOLDERS[name]], "joints.mat")
+    if folder is None:
+        raise files.missing(
+            name, root, f"joints.mat and images/ (or joints_{size}.mat and images_{size}/, or a folder {_FOLDERS[name][1]}/ with them)"
+        )
+    return folder / "joints.mat", folder / "images"
+
+
+def _read(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(N,14,2) joints and (N,14) visibility from either file; the shape of the array tells the two data sets apart."""
+    stored = files.read_mat(path, "joints").astype(np.float64)
+    shape = stored.shape
+    kind = {(3, 14): "lsp", (14, 3): "lspet"}.get(shape[:2]) if len(shape) == 3 else None
+    if kind is None:
+        raise DataError(f"{path}: joints has shape {shape}; LSP has (3, 14, N), LSPET (14, 3, N)")
+    if kind != name:
+        raise DataError(f"{path}: joints has shape {shape}, which is {kind}, not {name}: its flags mean the opposite. Load it as {kind}")
+    table = stored.transpose(2, 1, 0) if kind == "lsp" else stored.transpose(2, 0, 1)
+    flag = table[:, :, 2]
+    if not np.isin(flag, (0, 1)).all():
+        raise DataError(f"{path}: joints has flags other than 0 and 1 (first: {flag[~np.isin(flag, (0, 1))][0]}); download it again")
+    joints = table[:, :, :2].copy()
+    visible = np.where(flag == 1, 1, 2) if kind == "lsp" else np.where(flag == 1, 2, 0)
+    joints[visible == 0] = np.nan
+    if np.isnan(joints[visible > 0]).any():
+        raise DataError(f"{path}: joints has a usable joint without coordinates; download it again")
+    return joints, visible.astype(np.int8)
+
+
+def _bounds(name: str, split: str, count: int, path: Path) -> tuple[int, int]:
+    """First and last image number of a split, from 1, both included."""
+    train = _TRAIN_IMAGES if count > _TRAIN_IMAGES else count // 2
+    named = {"train": (1, train), "test": (train + 1, count), "valid": (train + 1, count), "all": (1, count)}
+    if name == "lspet":
+        named = {"train": (1, count), "all": (1, count)}
+    if split in named:
+        return named[split]
+    numbers = files.number_range(split)
+    if numbers is None:
+        raise files.unknown_split(name, split, ", ".join(named) + " or a range of image numbers such as 1-100")
+    if numbers[1] > count:
+        raise DataError(f"split {split} goes beyond the {count} images annotated in {path}; choose a range within 1-{count}")
+    return numbers
+
+
+def which(root: str | Path) -> str:
+    """`lsp` or `lspet`: whichever `root` holds, told by the shape of its `joints.mat`; lsp where both are. Raises DataMissing or
+    DataError.
+    """
+    root = Path(root)
+    try:
+        annotations, _ = _find(root, "lsp")
+    except DataMissing:
+        _find(root, "lspet")
+        return "lspet"
+    import scipy.io
+
+    shape = next((s for name, s, _ in scipy.io.whosmat(str(annotations)) if name == "joints"), ())
+    return "lspet" if shape[:2] == (14, 3) else "lsp"

@@ -1,0 +1,157 @@
+"""The MPII Human Pose release file (`mpii_human_pose_v1_u12_1.mat`) as arrays, and finding the persons of a published list in it.
+
+Everything here is in the file's own frame: pixel coordinates counted from 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.datasets import files
+from common.poses import DataError
+
+JOINTS = 16
+
+
+@dataclass(frozen=True)
+class Persons:
+    """N persons of the release, in the order of `annolist` and `annorect`. Coordinates count from 1; NaN where the file has nothing."""
+
+    image: np.ndarray  # (N,) file name
+    person: np.ndarray  # (N,) index in the image's annorect, from 0
+    train: np.ndarray  # (N,) bool: img_train
+    joints: np.ndarray  # (N,16,2)
+    visible: np.ndarray  # (N,16) 0 no such point, 1 is_visible is 0 or empty, 2 is_visible is 1 or the person has no such field
+    head_box: np.ndarray  # (N,4) x1, y1, x2, y2
+    center: np.ndarray  # (N,2) objpos
+    scale: np.ndarray  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def select(self, rows) -> Persons:
+        """The rows given by a slice, an index array or a mask."""
+        return Persons(**{name: value[rows] for name, value in vars(self).items()})
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """(N,) whether the person has any joint."""
+        return (self.visible > 0).any(1)
+
+
+def read_release(path: Path) -> Persons:
+    """Every person of the release file, annotated or not. DataError when it is not that file."""
+    release = files.read_mat(path, "RELEASE", struct_as_record=False, squeeze_me=True)
+    try:
+        rows = [
+            (str(entry.image.name), index, bool(train), *_person(rect))
+            for entry, train in zip(np.atleast_1d(release.annolist), np.atleast_1d(release.img_train), strict=True)
+            for index, rect in enumerate(_structs(getattr(entry, "annorect", None)))
+        ]
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"{path}: RELEASE is not laid out as in the MPII release ({error}); take mpii_human_pose_v1_u12_1.mat") from error
+    if not rows:
+        raise DataError(f"{path}: RELEASE.annolist holds no person; take mpii_human_pose_v1_u12_1.mat")
+    return Persons(*(np.array(column) for column in zip(*rows)))
+
+
+def _structs(value) -> list:
+    """Matlab's struct array, single struct or empty matrix as a list."""
+    if value is None:
+        return []
+    return [item for item in np.atleast_1d(value) if hasattr(item, "_fieldnames")]
+
+
+def _number(value) -> float:
+    """A scalar that may be an empty matrix or a one-character string, as is_visible and scale are in places; NaN when empty."""
+    if isinstance(value, str):
+        return float(value) if value else np.nan
+    value = np.asarray(value, np.float64).ravel()
+    return float(value[0]) if value.size else np.nan
+
+
+def _person(rect) -> tuple:
+    joints, visible = np.full((JOINTS, 2), np.nan), np.zeros(JOINTS, np.int8)
+    points = [p for a in _structs(getattr(rect, "annopoints", None)) for p in _structs(getattr(a, "point", None))]
+    for point in points:
+        joint = int(point.id)
+        if not 0 <= joint < JOINTS:
+            raise ValueError(f"joint id {joint}")
+        joints[joint] = _number(point.x), _number(point.y)
+        visible[joint] = 2 if _number(getattr(point, "is_visible", 1)) == 1 else 1
+    head = [_number(getattr(rect, corner, np.nan)) for corner in ("x1", "y1", "x2", "y2")]
+    position = _structs(getattr(rect, "objpos", None))
+    center = [_number(position[0].x), _number(position[0].y)] if position else [np.nan, np.nan]
+    return joints, visible, head, center, _number(getattr(rect, "scale", np.nan))
+
+
+def rows_of_list(persons: Persons, path: Path) -> np.ndarray:
+    """Rows of `persons` named by a published list, in its order.
+
+    `path`: `gt_valid.mat` (persons are found by head box and joints), an annotation JSON (by image and centre), or a text file of
+    image names, one a line (every annotated person of those images, in file order). DataError when a person is not found.
+    """
+    if path.suffix == ".mat":
+        return _rows_of_ground_truth(persons, path)
+    if path.suffix == ".json":
+        return _rows_of_json(persons, path)
+    wanted = set(path.read_text(encoding="utf-8").split())
+    unknown = wanted - set(persons.image)
+    if unknown:
+        raise DataError(f"{path}: image {sorted(unknown)[0]} and {len(unknown) - 1} more are not in the release file")
+    return np.flatnonzero(np.isin(persons.image, list(wanted)) & persons.annotated)
+
+
+def _rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
+    truth = read_ground_truth(path)
+    by_box: dict[tuple, list[int]] = {}
+    for row in np.flatnonzero(persons.annotated & np.isfinite(persons.head_box).all(1)):
+        by_box.setdefault(tuple(np.round(persons.head_box[row])), []).append(row)
+    rows = []
+    for box, joints, seen in zip(truth.head_box, truth.joints, truth.labelled):
+        candidates = by_box.get(tuple(np.round(box)), [])
+        errors = [np.median(np.abs(persons.joints[row] - joints)[seen & (persons.visible[row] > 0)]) for row in candidates]
+        if not errors or not np.nanmin(errors) < 1:
+            raise DataError(
+                f"{path}: person {len(rows)} (head box {np.round(box).astype(int).tolist()}) is not in the release; take matching files"
+            )
+        rows.append(candidates[int(np.nanargmin(errors))])
+    return np.array(rows)
+
+
+def _rows_of_json(persons: Persons, path: Path) -> np.ndarray:
+    known = {
+        (image, *np.round(center)): row
+        for row, (image, center) in enumerate(zip(persons.image, persons.center))
+        if np.isfinite(center).all()
+    }
+    rows = [known.get((entry["image"], *np.round(entry["center"]))) for entry in files.read_json(path)]
+    if None in rows:
+        raise DataError(
+            f"{path}: entry {rows.index(None)} has no person with its image and centre in the release file; the two do not belong together"
+        )
+    return np.array(rows)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """`gt_valid.mat`: what the usual PCKh programs score the validation persons against. Coordinates count from 1."""
+
+    joints: np.ndarray  # (N,16,2)
+    labelled: np.ndarray  # (N,16) bool
+    head_box: np.ndarray  # (N,4) x1, y1, x2, y2
+
+
+def read_ground_truth(path: Path) -> GroundTruth:
+    """Read `gt_valid.mat`; DataError when a variable is missing or has another shape."""
+    names = {"jnt_missing": (JOINTS,), "pos_gt_src": (JOINTS, 2), "headboxes_src": (2, 2)}
+    content = files.read_mat(path)
+    for name, shape in names.items():
+        if name not in content or content[name].shape[:-1] != shape:
+            found = content[name].shape if name in content else "nothing"
+            raise DataError(f"{path}: {name} is {found}, expected {(*shape, 'N')}; take gt_valid.mat from the simple-baselines annotations")
+    joints = content["pos_gt_src"].transpose(2, 0, 1).astype(np.float64)
+    return GroundTruth(joints, content["jnt_missing"].T == 0, content["headboxes_src"].reshape(4, -1).T.astype(np.float64))

@@ -1,0 +1,154 @@
+"""Penn Action: 2326 videos with 13 joints, a box and a visibility flag in every frame.
+
+`labels/NNNN.mat` (x, y, visibility (n,13); bbox (n,4) x1, y1, x2, y2; train 1 or -1; dimensions h, w, n) and `frames/NNNN/FFFFFF.jpg`,
+frames from 1. Coordinates count from 1: they were annotated so, then scaled with the video. x and y come in any numeric type, uint8 and
+uint16 among them. visibility 1 = visible; 0 = hidden, and then x == y near the corner is the annotation tool's placeholder (188 000
+cases), not a place: such a joint is unlabelled (`visible` 0), the other hidden ones are 1. bbox is one row short in 1154 and 1865; the
+last row stands for the missing one.
+
+Splits: `train`, `test` (= `valid`) by the field train, `all`. One row a frame in the order of videos and frames: `sequence` the video's
+number, `frame` from 0, `image_id` NNNN/FFFFFF. Where there is no `frames/` but MobilePose's `train.lmdb`/`valid.lmdb`, `images` refer to
+those (`lmdb:PATH?NNNN/FFFFFF.jpg`, read by `common.poses.read_image`).
+
+`python -m common.datasets.penn_action make_lmdb ROOT OUT` packs frames/ into such databases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from common.datasets import files, lmdb_frames
+from common.poses import DataError, PoseSet
+from common.skeletons import PENN13
+
+_FIELDS = ("x", "y", "visibility", "train", "bbox", "dimensions")
+_SIDE = {"train": (1,), "test": (-1,), "valid": (-1,), "all": (1, -1)}
+
+
+def load(root: str | Path, split: str) -> PoseSet:
+    """Every frame of a split, joints (N,13,2). Frames need not exist. Raises DataMissing or DataError."""
+    root = Path(root)
+    paths = sorted((root / "labels").glob("*.mat"))
+    if not paths:
+        raise files.missing("penn_action", root, "labels/0001.mat and so on")
+    if split not in _SIDE:
+        raise files.unknown_split("penn_action", split, ", ".join(_SIDE))
+    videos = [v for v in (_read_video(path) for path in paths) if v["train"] in _SIDE[split]]
+    if not videos:
+        raise DataError(f"no video under {root / 'labels'} belongs to split {split}; its field `train` says 1 or -1")
+    count = np.array([len(v["joints"]) for v in videos])
+    frame = np.concatenate([np.arange(n) for n in count])
+    image_id = [f"{v['name']}/{k:06d}" for v, n in zip(videos, count) for k in range(1, n + 1)]
+    return PoseSet(
+        name="penn_action",
+        skeleton=PENN13,
+        split=split,
+        images=_images(root, videos, count, image_id),
+        image_id=np.array(image_id),
+        person_id=np.zeros(len(frame), np.int64),
+        joints=np.concatenate([v["joints"] for v in videos]),
+        visible=np.concatenate([v["visible"] for v in videos]),
+        box=np.concatenate([v["box"] for v in videos]),
+        sequence=np.repeat([v["number"] for v in videos], count),
+        frame=frame,
+        image_size=np.repeat([v["size"] for v in videos], count, axis=0),
+        synthetic=files.is_synthetic(root),
+        root=str(root),
+    )
+
+
+def splits(root: str | Path) -> list[str]:
+    """What `check` looks through."""
+    return ["all"]
+
+
+def _images(root: Path, videos: list[dict], count: np.ndarray, image_id: list[str]) -> list[str]:
+    databases = {1: root / "train.lmdb", -1: root / "valid.lmdb"}
+    if (root / "frames").exists() or not any(path.exists() for path in databases.values()):
+        return [f"{root}/frames/{name}.jpg" for name in image_id]
+    side = np.repeat([v["train"] for v in videos], count)
+    return [lmdb_frames.reference(databases[s], f"{name}.jpg") for s, name in zip(side.tolist(), image_id)]
+
+
+def _read_video(path: Path) -> dict:
+    content = files.read_mat(path, variable_names=_FIELDS)
+    absent = [f for f in _FIELDS if f not in content]
+    if absent:
+        raise DataError(f"{path} has no variable {absent[0]!r}; this is not a Penn Action label file")
+    x, y, seen = (content[f].astype(np.float64) for f in ("x", "y", "visibility"))
+    if x.ndim != 2 or x.shape[1] != len(PENN13) or not x.shape == y.shape == seen.shape:
+        raise DataError(
+            f"{path}: x, y and visibility have shapes {x.shape}, {y.shape}, {seen.shape}; expected (n, 13) each. Download it again"
+        )
+    if not path.stem.isdigit() or content["train"].size != 1 or int(content["train"].item()) not in (1, -1):
+        raise DataError(f"{path}: the file is not called by a number, or its field train is not 1 or -1; download it again")
+    hidden = seen == 0
+    joints = np.stack([x, y], axis=-1) - 1
+    placeholder = hidden & (x == y)
+    joints[placeholder] = np.nan
+    box = _boxes(path, content["bbox"], len(x))
+    height, width = content["dimensions"].ravel()[:2].astype(np.float64)
+    return {
+        "name": path.stem,
+        "number": int(path.stem),
+        "train": int(content["train"].item()),
+        "joints": joints,
+        "visible": np.where(placeholder, 0, np.where(hidden, 1, 2)).astype(np.int8),
+        "box": box,
+        "size": (width, height),
+    }
+
+
+def _boxes(path: Path, stored: np.ndarray, count: int) -> np.ndarray:
+    corners = stored.astype(np.float64)
+    if corners.ndim != 2 or corners.shape[1] != 4 or not 1 <= len(corners) <= count:
+        raise DataError(f"{path}: bbox has shape {stored.shape}; expected ({count}, 4). Download it again")
+    if len(corners) < count:
+        warnings.warn(f"{path}: bbox has {len(corners)} rows for {count} frames; the last one is repeated", stacklevel=4)
+        corners = np.concatenate([corners, np.repeat(corners[-1:], count - len(corners), axis=0)])
+    return np.concatenate([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def make_lmdb(root: Path, out: Path) -> dict[str, int]:
+    """Pack the frames under `root` into `out`/train.lmdb and `out`/valid.lmdb; returns file name -> number of frames. DataError for a
+    missing frame.
+    """
+    from tqdm import tqdm
+
+    if not (root / "frames").is_dir():
+        raise files.missing("penn_action", root, "frames/0001/000001.jpg and so on")
+    written = {}
+    for split in ("train", "valid"):
+        pose_set = load(root, split)
+        absent = [path for path in pose_set.images if not Path(path).is_file()]
+        if absent:
+            raise DataError(f"{absent[0]} and {len(absent) - 1} more frames do not exist; unpack the data set again")
+        rows = zip(pose_set.image_id.tolist(), tqdm(pose_set.images, desc=split, unit="frame"))
+        written[f"{split}.lmdb"] = lmdb_frames.write(out / f"{split}.lmdb", ((f"{key}.jpg", Path(path).read_bytes()) for key, path in rows))
+    return written
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m common.datasets.penn_action make_lmdb ROOT OUT`; 0 done, 2 bad input."""
+    parser = argparse.ArgumentParser(prog="python -m common.datasets.penn_action", description="Penn Action's frames as LMDB databases.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    pack = commands.add_parser("make_lmdb", help="frames/ -> OUT/train.lmdb and OUT/valid.lmdb")
+    pack.add_argument("root", type=Path, help="folder with labels/ and frames/")
+    pack.add_argument("out", type=Path, help="folder for the two databases (ROOT itself is where the loader looks)")
+    given = parser.parse_args(arguments)
+    try:
+        for name, count in make_lmdb(given.root, given.out).items():
+            print(f"{given.out / name}: {count} frames")
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""Pictures of poses: persons drawn on images, truth beside prediction, contact sheets. Images are (H,W,3) uint8 BGR.
+
+Joints are 0-based float pixels with pixel centres at integers; everything is anti-aliased and placed to 1/16 of a pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.checkpoints import atomic_write
+from common.poses import DataError
+from common.skeletons import Skeleton
+
+Color = tuple[int, int, int]
+
+# Blue and orange stay apart for every kind of colour vision; red and green would not.
+RIGHT: Color = (32, 120, 255)
+LEFT: Color = (255, 170, 40)
+MIDDLE: Color = (120, 225, 250)
+_OUTLINE: Color = (24, 24, 24)
+_PAPER: Color = (250, 250, 250)
+_CELL: Color = (236, 236, 236)
+_INK: Color = (40, 40, 40)
+_SHIFT = 4  # fraction bits of OpenCV's fixed-point coordinates
+
+
+def draw_pose(
+    image: np.ndarray,
+    joints: np.ndarray,
+    skeleton: Skeleton,
+    score: np.ndarray | None = None,
+    *,
+    min_score: float = 0.0,
+    color: Color | None = None,
+    width: float | None = None,
+) -> np.ndarray:
+    """A copy of `image` with one pose (J,2) or several (P,J,2) drawn on it.
+
+    A joint that is NaN or infinite, or whose `score` ((J,) or (P,J)) is NaN or below `min_score`, is left out with its limbs.
+    The person's right is orange, the left blue, the middle yellow, unless one BGR `color` is given. `width` of the limbs in pixels
+    follows from the sizes of image and person unless given. An (H,W) image becomes BGR. ValueError for other shapes.
+    """
+    canvas = _bgr(image)
+    people = np.asarray(joints, np.float64)
+    people = people[None] if people.ndim == 2 else people
+    if people.ndim != 3 or people.shape[1:] != (len(skeleton), 2):
+        raise ValueError(
+            f"joints have shape {np.shape(joints)}, skeleton {skeleton.name} needs ({len(skeleton)}, 2) or (P, {len(skeleton)}, 2)"
+        )
+    shown = np.isfinite(people).all(-1) & _near(people, canvas.shape)
+    if score is not None:
+        shown &= np.reshape(score, shown.shape) >= min_score
+    for person, seen in zip(people, shown):
+        if seen.any():
+            _draw_person(canvas, person, seen, skeleton, color, width or _default_width(canvas.shape, person[seen]))
+    return canvas
+
+
+def _bgr(image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f"image is {image.dtype} of shape {image.shape}; drawing needs uint8 of shape (H, W, 3) or (H, W)")
+    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else np.array(image, order="C")
+
+
+def _near(people: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    # OpenCV's fixed-point coordinates overflow far outside, which would draw the joint somewhere inside
+    with np.errstate(invalid="ignore"):
+        return (np.abs(people) < 100 * max(shape[:2])).all(-1)
+
+
+def _default_width(shape: tuple[int, ...], joints: np.ndarray) -> float:
+    by_image = 0.018 * math.sqrt(shape[0] * shape[1])
+    extent = float(np.hypot(*np.ptp(joints, axis=0)))
+    return float(np.clip(min(by_image, 0.03 * extent) if len(joints) > 1 else by_image, 1.5, 24.0))
+
+
+def _side_color(name: str) -> Color:
+    return RIGHT if name.startswith("right_") else LEFT if name.startswith("left_") else MIDDLE
+
+
+def _draw_person(canvas: np.ndarray, joints: np.ndarray, seen: np.ndarray, skeleton: Skeleton, color: Color | None, width: float) -> None:
+    border = max(0.75, 0.22 * width)
+    limbs = [(a, b) for a, b in skeleton.limbs if seen[a] and seen[b]]
+    # a dark rim around the whole person first, so that it stands out from any background and limbs still join without seams
+    for a, b in limbs:
+        _capsule(canvas, joints[a], joints[b], width / 2 + border, _OUTLINE)
+    for joint in joints[seen]:
+        _disc(canvas, joint, 0.8 * width + border, _OUTLINE)
+    for a, b in limbs:
+        # a limb between the middle and a side belongs to the side
+        sides = [_side_color(skeleton.joints[i]) for i in (a, b)]
+        _capsule(canvas, joints[a], joints[b], width / 2, color or (sides[0] if sides[1] == MIDDLE else sides[1]))
+    for i in np.flatnonzero(seen):
+        own = color or _side_color(skeleton.joints[i])
+        _disc(canvas, joints[i], 0.8 * width, own)
+        _disc(canvas, joints[i], 0.4 * width, _lighter(own))
+
+
+def _lighter(color: Color) -> Color:
+    return tuple((c + 2 * 255) // 3 for c in color)
+
+
+def _fixed(points: np.ndarray) -> np.ndarray:
+    return np.rint(np.asarray(points) * (1 << _SHIFT)).astype(np.int32)
+
+
+def _disc(canvas: np.ndarray, center: np.ndarray, radius: float, color: Color) -> None:
+    import cv2
+
+    x, y = _fixed(center).tolist()
+    cv2.circle(canvas, (x, y), int(_fixed(radius)), color, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+
+
+def _capsule(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, color: Color) -> None:
+    # a polygon, because cv2.line knows whole-pixel widths only
+    import cv2
+
+    heading = math.atan2(end[1] - start[1], end[0] - start[0])
+    arc = np.linspace(-math.pi / 2, math.pi / 2, 7)
+    angles = np.concatenate([heading + arc, heading + math.pi + arc])
+    centers = np.repeat([end, start], len(arc), axis=0)
+    outline = centers + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    cv2.fillConvexPoly(canvas, _fixed(outline), color, cv2.LINE_AA, _SHIFT)
+
+
+def truth_and_prediction(
+    image: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    skeleton: Skeleton,
+    *,
+    score: np.ndarray | None = None,
+    height: int | None = None,
+    captions: tuple[str, str] = ("truth", "prediction"),
+) -> np.ndarray:
+    """The image twice, side by side: left with the true joints, right with the predicted ones, both (J,2) or (P,J,2) in image pixels.
+
+    `height` in pixels enlarges (or reduces) the picture before drawing, so that lines stay crisp on small images;
+    the titles come on top of that.
+    """
+    factor = 1.0 if height is None else height / image.shape[0]
+    picture = _resized(_bgr(image), max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    left = draw_pose(picture, _rescaled(truth, image, picture), skeleton)
+    right = draw_pose(picture, _rescaled(prediction, image, picture), skeleton, score)
+    left, right = _titled(left, captions[0]), _titled(right, captions[1])
+    gap = np.full((left.shape[0], max(2, picture.shape[1] // 60), 3), _PAPER, np.uint8)
+    return np.hstack([left, gap, right])
+
+
+def _rescaled(joints: np.ndarray, image: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    # a pixel's area, not its centre, is what grows with the picture
+    factor = np.array([picture.shape[1] / image.shape[1], picture.shape[0] / image.shape[0]])
+    return (np.asarray(joints, np.float64) + 0.5) * factor - 0.5
+
+
+def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    import cv2
+
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC)
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray], columns: int, cell: tuple[int, int] = (240, 240), captions: Sequence[str] | None = None
+) -> np.ndarray:
+    """All `images` on one sheet, row by row, each fitted whole into a cell of (width, height) pixels, with captions underneath.
+
+    ValueError when there are no images, or captions of another number.
+    """
+    if not len(images) or columns < 1 or (captions is not None and len(captions) != len(images)):
+        raise ValueError(
+            f"contact sheet of {len(images)} images in {columns} columns with {None if captions is None else len(captions)} captions"
+        )
+    width, height = cell
+    gap, strip = max(4, width // 40), 22 if captions is not None else 0
+    rows = math.ceil(len(images) / columns)
+    sheet = np.full((rows * (height + strip + gap) + gap, min(columns, len(images)) * (width + gap) + gap, 3), _PAPER, np.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + i // columns * (height + strip + gap), gap + i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = _CELL
+        factor = min(width / image.shape[1], height / image.shape[0])
+        small = _resized(_bgr(image), max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+        y, x = top + (height - small.shape[0]) // 2, left + (width - small.shape[1]) // 2
+        sheet[y : y + small.shape[0], x : x + small.shape[1]] = small
+        if captions is not None:
+            _text(sheet, captions[i], left, top + height + 16, width, 0.45, _INK)
+    return sheet
+
+
+def _titled(image: np.ndarray, title: str) -> np.ndarray:
+    """The image under a strip with its title."""
+    strip = max(14, image.shape[0] // 14)
+    above = np.full((strip, image.shape[1], 3), _PAPER, np.uint8)
+    _text(above, title, strip // 4, round(0.72 * strip), image.shape[1] - strip // 4, strip / 36, _INK)
+    return np.vstack([above, image])
+
+
+def _text(image: np.ndarray, text: str, left: int, baseline: int, room: int, size: float, color: Color) -> None:
+    """One line of text, cut with dots where it is wider than `room` pixels; OpenCV's fonts have ASCII letters only."""
+    import cv2
+
+    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(1.6 * size))
+    line = text.encode("ascii", "replace").decode()
+    while line and cv2.getTextSize(line, font, size, thickness)[0][0] > room:
+        text = text[:-1]
+        line = text.encode("ascii", "replace").decode() + ".." if text else ""
+    cv2.putText(image, line, (left, baseline), font, size, color, thickness, cv2.LINE_AA)
+
+
+def save_image(path: str | Path, image: np.ndarray) -> None:
+    """Write an image in the format of its suffix, whole or not at all; DataError for a suffix that OpenCV cannot write."""
+    import cv2
+
+    path = Path(path)
+    try:
+        encoded = cv2.imencode(path.suffix, image)[1]
+    except cv2.error as error:
+        raise DataError(f"image {path}: cannot be written as {path.suffix or 'a file without suffix'}; use .png or .jpg") from error
+    atomic_write(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))

@@ -1,0 +1,160 @@
+"""Score a prediction file.
+
+`python -m common.evaluate --dataset NAME --data_root DIR --split S --predictions FILE [--protocol NAME ...] [--json OUT]`
+Prints each figure with the number of persons, how it was formed, and which published number it may be compared with, or why with none.
+Exit code 0 also when nothing may be compared; 2 when the data, the prediction file or a name is not valid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from common.metrics import Result
+    from common.poses import PoseSet
+    from common.predictions import Predictions
+
+DATASETS = ("lsp", "lspet", "mpii", "coco", "penn_action", "jhmdb", "k2hpd", "ai_challenger", "json")
+
+
+def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[str, Result]:
+    """{protocol name: Result} for the named protocols, or all that apply to the data set.
+
+    Predictions are in the PoseSet's skeleton (`common.importers.load_any` sees to it). Raises DataError when a person has no row, or for a
+    protocol that does not exist or does not apply.
+    """
+    from common.importers import align_rows
+    from common.poses import DataError
+    from common.protocols import protocols_for
+
+    chosen = protocols_for(pose_set, protocols)
+    if not chosen:
+        raise DataError(
+            f"no protocol applies to {pose_set.name}/{pose_set.split}: skeleton {pose_set.skeleton.name} lacks the joints that they need"
+        )
+    if predictions.skeleton != pose_set.skeleton:
+        raise DataError(
+            f"predictions have skeleton {predictions.skeleton.name}, the data {pose_set.skeleton.name}; "
+            "read the file with common.importers.load_any"
+        )
+    by_row = None if all(p.whole_file for p in chosen) else _joints(pose_set, align_rows(predictions, pose_set))
+    return {p.name: p.score(pose_set, predictions if p.whole_file else by_row) for p in chosen}
+
+
+def _joints(pose_set: PoseSet, predictions: Predictions):
+    """Predicted joints, float64; sub-JHMDB's belly by the official rule where the network has none."""
+    import numpy as np
+
+    joints = np.asarray(predictions.joints, np.float64)
+    if "belly" in predictions.meta.get("stand_ins", ()):
+        from common.metrics.jhmdb import with_belly
+
+        joints = with_belly(joints)
+    return joints
+
+
+def comparable(pose_set: PoseSet, predictions: Predictions, protocol: str) -> tuple[bool, str]:
+    """Whether a figure may stand beside published ones, and the text that says beside which, or why beside none."""
+    from common.crosscheck import comparable as ask
+
+    if pose_set.synthetic or predictions.meta.get("synthetic"):
+        return False, "not comparable: synthetic data"
+    allowed, text = ask(pose_set.name, protocol, pose_set.split, predictions.meta)
+    if not allowed and not text.startswith("not comparable"):
+        text = f"not comparable: {text}"
+    return allowed, text
+
+
+def table(pose_set: PoseSet, predictions: Predictions, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]) -> str:
+    """The results as text for people, a block for each protocol; `verdicts` as `comparable` gives them."""
+    origin = "SYNTHETIC data" if pose_set.synthetic else "real data"
+    lines = [f"{pose_set.name} {pose_set.split}: {len(pose_set)} persons, {origin}; boxes: {predictions.meta.get('boxes', 'not stated')}"]
+    if predictions.meta.get("stand_ins"):
+        lines.append(f"stand-ins for joints that the network does not predict: {', '.join(predictions.meta['stand_ins'])}")
+    absent = _never_predicted(pose_set, predictions)
+    if absent:
+        lines.append(f"never predicted, so missed wherever they count: {', '.join(absent)}")
+    for name, result in results.items():
+        lines += ["", f"{name}  {_number(result.total)}  (n = {result.n})"]
+        lines += [f"  {_row(values)}" for values in (result.values, result.groups) if values]
+        if result.means:
+            lines.append("  means: " + _row(result.means))
+        lines += [f"  {result.aggregation}", f"  {verdicts[name][1]}"]
+    return "\n".join(lines)
+
+
+def _never_predicted(pose_set: PoseSet, predictions: Predictions) -> list[str]:
+    import numpy as np
+
+    missing = np.isnan(predictions.joints).any(-1).all(0) & (len(predictions) > 0)
+    return [joint for joint, absent in zip(pose_set.skeleton.joints, missing) if absent]
+
+
+def _row(values: dict[str, float]) -> str:
+    return "  ".join(f"{name} {_number(value)}" for name, value in values.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def write_json(path: str | Path, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]) -> None:
+    """{protocol: {total, per_joint or per_part, aggregation, n, ..., comparable, comparison}} as strict JSON (NaN is null), at once."""
+    path = Path(path)
+    entries = {name: {**r.as_dict(), "comparable": verdicts[name][0], "comparison": verdicts[name][1]} for name, r in results.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(entries, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    """The command line; argparse exits with code 2 on a bad one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m common.evaluate", description="Score a prediction file against a data set, by named protocols."
+    )
+    parser.add_argument("--dataset", required=True, choices=DATASETS)
+    parser.add_argument(
+        "--data_root", required=True, help="folder of the data set as its authors publish it (json: the file or its folder)"
+    )
+    parser.add_argument(
+        "--split", required=True, help="lsp: train, test; mpii: valid; lsp, lspet also A-B; others as their loader lists them"
+    )
+    parser.add_argument(
+        "--predictions",
+        required=True,
+        help="our .npz, or what others publish: MPII/LSP .mat, .h5, COCO or AI Challenger result JSON, Penn pred.mat",
+    )
+    parser.add_argument("--protocol", action="extend", nargs="+", metavar="NAME", help="protocols to score by (default: all that apply)")
+    parser.add_argument("--json", metavar="OUT", help="also write the figures to this file")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+    """Entry point; returns the exit code."""
+    args = parse_arguments(argv)
+    from common import datasets
+    from common.importers import load_any
+    from common.poses import DataError
+
+    try:
+        pose_set = datasets.load(args.dataset, args.data_root, args.split)
+        predictions = load_any(args.predictions, pose_set)
+        results = score(pose_set, predictions, args.protocol)
+        verdicts = {name: comparable(pose_set, predictions, name) for name in results}
+        if args.json:
+            write_json(args.json, results, verdicts)
+    except (DataError, OSError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    print(table(pose_set, predictions, results, verdicts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

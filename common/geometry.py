@@ -1,0 +1,88 @@
+"""Boxes, affine crops and their inverse, flips. Coordinates: 0-based pixels, pixel centres at integers, x right, y down.
+
+An affine map is a (2,3) float64 matrix M with p' = M @ (x, y, 1); stacks (...,2,3) work everywhere but in `warp`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.skeletons import Skeleton
+
+
+def crop_affine(center, side, size, rotation: float = 0.0, flip: bool = False) -> np.ndarray:
+    """The map that takes a box of an image to a crop of `size` = (width, height) pixels.
+
+    `center` (x, y) is the middle of the box and lands in the middle of the crop; `side` = (w, h) or one number is the box in image pixels;
+    `rotation` in degrees turns the picture counter-clockwise as seen; `flip` mirrors the crop left-right afterwards.
+    """
+    width, height = size
+    side_w, side_h = np.broadcast_to(np.asarray(side, float), (2,))
+    angle = np.deg2rad(rotation)
+    scale = np.diag([width / side_w, height / side_h])
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    linear = scale @ turn
+    if flip:
+        linear[0] *= -1
+    middle = np.array([(width - 1) / 2, (height - 1) / 2])
+    return np.concatenate([linear, (middle - linear @ np.asarray(center, float))[:, None]], axis=1)
+
+
+def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(...,2,3) maps on (...,K,2) points; NaN stays NaN."""
+    return points @ np.swapaxes(matrix[..., :2], -1, -2) + matrix[..., None, :, 2]
+
+
+def invert_affine(matrix: np.ndarray) -> np.ndarray:
+    """The inverse map(s), (...,2,3)."""
+    linear = np.linalg.inv(matrix[..., :2])
+    return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
+
+
+def compose_affine(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The map that does `first`, then `second`."""
+    linear = second[..., :2] @ first[..., :2]
+    return np.concatenate([linear, second[..., :2] @ first[..., 2:] + second[..., 2:]], axis=-1)
+
+
+def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill=0) -> np.ndarray:
+    """Resample `image` through `matrix` (image -> crop) into `size` = (width, height), bilinear, `fill` outside.
+
+    When the crop shrinks the picture by more than two, the part that it needs is first reduced by area averaging, which keeps fine
+    texture from aliasing; the map is adjusted so that geometry is unchanged.
+    """
+    import cv2
+
+    shrink = int(1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6))
+    if shrink >= 2 and min(image.shape[:2]) >= 2 * shrink:
+        height, width = (image.shape[0] // shrink) * shrink, (image.shape[1] // shrink) * shrink
+        image = cv2.resize(image[:height, :width], (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)
+        # cell i of the reduced image averages pixels shrink*i .. shrink*i + shrink-1
+        matrix = compose_affine(matrix, np.array([[shrink, 0, (shrink - 1) / 2], [0, shrink, (shrink - 1) / 2]]))
+    border = fill if isinstance(fill, (tuple, list)) else (fill,) * 3
+    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+
+
+def flip_joints(joints: np.ndarray, width: float, skeleton: Skeleton) -> np.ndarray:
+    """(...,J,2) joints of the mirrored image of `width` pixels: x -> width-1-x, left and right exchanged."""
+    mirrored = joints[..., skeleton.mirror, :].copy()
+    mirrored[..., 0] = width - 1 - mirrored[..., 0]
+    return mirrored
+
+
+def box_center(box: np.ndarray) -> np.ndarray:
+    """(...,4) x, y, w, h -> (...,2) centre."""
+    return box[..., :2] + box[..., 2:] / 2
+
+
+def pad_box(box: np.ndarray, pixels: float = 0.0, ratio: float = 0.0) -> np.ndarray:
+    """Grow (...,4) boxes on every side by `pixels` plus `ratio` x the longer side."""
+    margin = pixels + ratio * box[..., 2:].max(-1, keepdims=True)
+    return np.concatenate([box[..., :2] - margin, box[..., 2:] + 2 * margin], axis=-1)
+
+
+def box_with_aspect(box: np.ndarray, aspect: float) -> np.ndarray:
+    """The smallest box of width/height = `aspect` with the same centre that contains (...,4) `box`."""
+    height = np.maximum(box[..., 3], box[..., 2] / aspect)
+    side = np.stack([height * aspect, height], axis=-1)
+    return np.concatenate([box_center(box) - side / 2, side], axis=-1)

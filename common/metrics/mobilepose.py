@@ -1,0 +1,124 @@
+"""Figures as MobilePose counts them (compat): PCK in units of the joints' extent, and the table of its Penn Action script.
+
+The extent is measured on decoded label maps whose background channel is empty and decodes to (0, 0), so it reaches from the crop's origin
+to the farthest joint: the threshold is about twice as wide as meant. Neither figure is PCKh or torso PCK.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.metrics.counting import Result, distances, mean_of, percentages, pooled, within
+from common.poses import box_of_joints
+from common.skeletons import CPM14, LPM14, PENN13, Skeleton, mirror_name
+
+CROP_PADDING = 256 / 3  # pixels around the joints' extent
+CLIP_LENGTH = 5  # frames; the last (n mod 5) frames of a video are never scored
+BATCH = 4  # batch size of the original's settings; its epoch figure is the mean over batches
+_GROUPS = ("head_top", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+
+
+def extent_accuracy(truth, predicted, visible, size, threshold: float, skeleton: Skeleton, batch: int | None = None) -> Result:
+    """PCK at `threshold` x `size` (N,), inclusive, without the neck. truth, predicted (N,J,2), visible (N,J) bool.
+
+    A group with nothing visible scores 0. With `batch`, hits are counted in consecutive batches of that size and the figures are plain
+    means over batches, those in which nothing is visible left out (the original stops there).
+    """
+    names = [joint for joint in skeleton.joints if joint != "neck"]
+    columns = skeleton.indices(names)
+    hits = within(distances(truth, predicted), size[:, None], threshold) & visible
+    starts = np.arange(0, len(hits), batch or max(len(hits), 1))
+    batch_hits, batch_counts = (
+        (np.add.reduceat(a, starts) if len(a) else np.zeros((1, len(skeleton)), int)) for a in (hits.astype(int), visible.astype(int))
+    )
+    used = batch_counts[:, columns].any(1)
+
+    def figure(members) -> float:
+        found, possible = batch_hits[used][:, members].sum(1), batch_counts[used][:, members].sum(1)
+        return mean_of(100.0 * found / np.maximum(possible, 1))
+
+    by_joint = percentages(hits, visible)
+    how = f"hit: distance <= {threshold:g} x size; total = hits / visible joints without the neck"
+    return Result(
+        total=figure(columns),
+        values={joint: float(by_joint[skeleton.index(joint)]) for joint in names},
+        aggregation=how + (f", mean over batches of {batch} in file order" if batch else ""),
+        n=int(visible[:, columns].any(1).sum()),
+        counts={joint: int(visible[:, skeleton.index(joint)].sum()) for joint in names},
+        groups={g: figure(members) for g, members in skeleton.groups.items() if g in _GROUPS},
+        means={"weighted": pooled(hits[:, columns], visible[:, columns])},
+    )
+
+
+def crop_box(joints: np.ndarray, image_size: np.ndarray | None = None, given: np.ndarray | None = None) -> np.ndarray:
+    """(N,4) x, y, w, h of MobilePose's crop in image pixels, truncated, within the image where `image_size` (N,2) is known.
+
+    The box is the extent of the annotated joints (N,J,2) and 256/3 px around it; a row of `given` (N,4) that is finite replaces it (MPII).
+    """
+    tight = box_of_joints(joints)
+    box = np.concatenate([tight[:, :2] - CROP_PADDING, tight[:, 2:] + 2 * CROP_PADDING], axis=1)
+    if given is not None:
+        box = np.where(np.isfinite(given).all(1, keepdims=True), given, box)
+    low, high = box[:, :2], box[:, :2] + box[:, 2:]
+    if image_size is not None:
+        low, high = np.maximum(low, 0), np.minimum(high, np.asarray(image_size) - 1)
+    low, high = np.trunc(low), np.trunc(high)
+    return np.concatenate([low, high - low], axis=1)
+
+
+def extent_from_origin(joints: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """(N,) pixels along x or y from the origin of the square canvas with `box` (N,4) in its middle to the farthest joint, or NaN."""
+    side = box[:, 2:].max(1, keepdims=True)
+    origin = box[:, :2] - (side - box[:, 2:]) / 2
+    return np.fmax.reduce(joints - origin[:, None], axis=(1, 2), initial=np.nan)
+
+
+def coordinate_accuracy(truth, predicted, threshold: float) -> float:
+    """Percent of predicted joints (B,S,J,2) within `threshold` x the extent of truth (B,J,2); every joint of every stage counts."""
+    box = box_of_joints(truth)
+    size = np.maximum(box[:, 2], box[:, 3])[:, None, None]
+    hits = within(distances(truth[:, None], predicted), size, threshold)
+    return pooled(hits, np.ones_like(hits))
+
+
+def with_penn_neck(joints: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Penn Action's joints (N,13,2) and (N,13) bool -> MobilePose's 14; the neck comes from head and shoulders, all three visible."""
+    head, first, second = (PENN13.index(name) for name in ("head", "left_shoulder", "right_shoulder"))
+    shoulders = joints[:, first] + joints[:, second]
+    neck = np.array([0.5, 0.2]) * joints[:, head] + np.array([0.25, 0.4]) * shoulders
+    source = PENN13.joints + ("neck",)
+    order = [source.index("head" if name == "head_top" else name) for name in LPM14.joints]
+    seen = np.concatenate([visible, visible[:, [head, first, second]].all(1, keepdims=True)], axis=1)
+    return np.concatenate([joints, neck[:, None]], axis=1)[:, order], seen[:, order]
+
+
+def penn_columns() -> dict[str, str]:
+    """Column that the script prints -> joint that it scores: it applies the order of the official network to maps in its own order."""
+    printed = [mirror_name(joint) for joint in PENN13.joints]  # the official code names Penn Action's sides the other way round
+    return {name: LPM14.joints[CPM14.index("head_top" if name == "head" else name)] for name in printed}
+
+
+def penn_table(truth, predicted, visible, crop_side, threshold: float = 0.2) -> Result:
+    """The Penn Action table as printed. truth, predicted (N,14,2) in LPM14 order, visible (N,14) bool, crop_side (N,) in the same unit.
+
+    `values` has the printed column names, which are not the joints scored (`penn_columns`): the right knee never is, the made-up neck is.
+    """
+    columns = penn_columns()
+    order = LPM14.indices(columns.values())
+    hits = within(distances(truth, predicted), crop_side[:, None], threshold)[:, order]
+    counted = visible[:, order] & np.isfinite(crop_side)[:, None]
+    scored = ", ".join(f"{name} = {joint}" for name, joint in columns.items())
+    return Result(
+        total=pooled(hits, counted),
+        values=dict(zip(columns, percentages(hits, counted).tolist())),
+        aggregation=f"hit: distance <= {threshold:g} x longer side of the crop; total = hits / visible joints, pooled; "
+        f"column = joint really scored: {scored}",
+        n=int(counted.any(1).sum()),
+        counts=dict(zip(columns, counted.sum(0).tolist())),
+    )
+
+
+def whole_clips(sequence: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """(N,) bool: frames that belong to a whole clip of five; the tail of a video is never scored. `sequence` (N,), 0-based `frame` (N,)."""
+    _, inverse, length = np.unique(sequence, return_inverse=True, return_counts=True)
+    return frame < (length // CLIP_LENGTH * CLIP_LENGTH)[inverse]

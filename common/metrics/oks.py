@@ -1,0 +1,93 @@
+"""Object keypoint similarity (OKS), suppression of duplicate poses by it, and rescoring of detector boxes.
+
+OKS is the COCO keypoint task's overlap of two poses: the mean over joints of exp(-d^2 / (2 k^2 A)), k = 2 sigma of the joint, A the
+person's area in square pixels. Sigmas are those of the COCO keypoint evaluation. Suppression and rescoring: Xiao, Wu and Wei, "Simple
+Baselines for Human Pose Estimation and Tracking", ECCV 2018, section 4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.skeletons import COCO17, group_name
+
+_TENFOLD_SIGMA = {
+    "nose": 0.26,
+    "eye": 0.25,
+    "ear": 0.35,
+    "shoulder": 0.79,
+    "elbow": 0.72,
+    "wrist": 0.62,
+    "hip": 1.07,
+    "knee": 0.87,
+    "ankle": 0.89,
+}
+COCO_SIGMAS = np.array([_TENFOLD_SIGMA[group_name(joint)] for joint in COCO17.joints]) / 10
+
+
+def oks(truth: np.ndarray, counted: np.ndarray, area: np.ndarray, predicted: np.ndarray, sigmas: np.ndarray = COCO_SIGMAS) -> np.ndarray:
+    """OKS of predicted against true poses, any leading shape that broadcasts.
+
+    `truth` and `predicted` (...,J,2) pixels, `counted` (...,J) bool: the joints that the mean is taken over, `area` (...) square pixels.
+    A predicted joint that is NaN has similarity 0, a person without any counted joint has OKS 0; at area 0 only an exact hit counts.
+    Returns (...). `oks(truth[:, None], ..., predicted[None])` gives the whole table.
+    """
+    squared = ((truth - predicted) ** 2).sum(-1)
+    exponent = squared / (8 * sigmas**2 * (np.asarray(area)[..., None] + np.spacing(1)))
+    similarity = np.nan_to_num(np.exp(-exponent), nan=0.0)
+    counted = np.broadcast_to(counted, similarity.shape)
+    number = counted.sum(-1)
+    return np.where(number > 0, (similarity * counted).sum(-1) / np.maximum(number, 1), 0.0)
+
+
+def pose_oks(
+    joints: np.ndarray,
+    area: np.ndarray,
+    sigmas: np.ndarray = COCO_SIGMAS,
+    score: np.ndarray | None = None,
+    above: float | None = None,
+    compat: bool = False,
+) -> np.ndarray:
+    """(N,N) OKS between the predicted poses of one image, with the mean of the two areas; symmetric.
+
+    `joints` (N,J,2), `area` (N,). All joints count, or with `above` those whose `score` (N,J) exceeds it in BOTH poses; the original asks
+    only the second (column) pose, which `compat` repeats. A pair without a counted joint has 0.
+    """
+    counted = np.ones(joints.shape[1], bool)
+    if above is not None:
+        seen = score > above
+        counted = seen[None] if compat else seen[None] & seen[:, None]
+    return oks(joints[:, None], counted, (area[:, None] + area[None]) / 2, joints[None], sigmas)
+
+
+def oks_nms(
+    joints: np.ndarray,
+    person_score: np.ndarray,
+    area: np.ndarray,
+    threshold: float,
+    sigmas: np.ndarray = COCO_SIGMAS,
+    score: np.ndarray | None = None,
+    above: float | None = None,
+    compat: bool = False,
+) -> np.ndarray:
+    """Greedy suppression within one image: indices kept, best first; a pose goes when its OKS with a kept one exceeds `threshold`.
+
+    `joints` (N,J,2), `person_score` (N,), `area` (N,); `score`, `above` and `compat` as in `pose_oks`. Equal scores: the later row first,
+    as in the original. No poses: no indices.
+    """
+    order = np.argsort(person_score, kind="stable")[::-1]
+    if len(order) < 2:
+        return order
+    table = pose_oks(joints, area, sigmas, score, above, compat)
+    keep = []
+    while len(order):
+        keep.append(order[0])
+        order = order[1:][table[order[0], order[1:]] <= threshold]
+    return np.array(keep)
+
+
+def rescore(box_score: np.ndarray, score: np.ndarray, above: float = 0.2) -> np.ndarray:
+    """(N,) score of a person: box score x mean of the joint scores (N,J) that exceed `above`; 0 where none does or all are NaN."""
+    used = score > above
+    total = np.where(used, score, 0).sum(1, dtype=np.float64)
+    return box_score * total / np.maximum(used.sum(1), 1)

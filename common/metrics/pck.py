@@ -1,0 +1,75 @@
+"""PCK, the percentage of correct keypoints: a joint is right within a fraction of the person's size (Yang and Ramanan, PAMI 2013).
+
+What "size" is makes the metric: torso (LSP and its toolkit, torso = left shoulder to right hip), longer side of a box (Penn Action,
+sub-JHMDB, pose-tensorflow's eval_pck). Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J) bool, size (N,) in that unit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.metrics.counting import Result, distances, joint_result, mean_of, percentages, pooled, within
+from common.poses import box_of_joints
+from common.skeletons import Skeleton
+
+AUC_THRESHOLDS = np.arange(21) / 100  # 0 to 0.2 in steps of 0.01, the range of the LSP toolkit
+
+
+def length_between(joints: np.ndarray, skeleton: Skeleton, first: str, second: str) -> np.ndarray:
+    """(N,J,2) -> (N,) distance between two joints by name; NaN where one is missing."""
+    return distances(joints[:, skeleton.index(first)], joints[:, skeleton.index(second)])
+
+
+def longer_side(box: np.ndarray) -> np.ndarray:
+    """(N,4) boxes x, y, w, h -> (N,) max(w, h)."""
+    return np.maximum(box[:, 2], box[:, 3])
+
+
+def extent(joints: np.ndarray) -> np.ndarray:
+    """(N,J,2) -> (N,) longer side of the tight box around a person's joints, NaN ones left out; NaN when there is none."""
+    return longer_side(box_of_joints(joints))
+
+
+def official_penn_torso(truth: np.ndarray, predicted: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """(N,) right shoulder to left hip; where that is under 1 px, the same length of the prediction (LSTM Pose Machines' benchmark).
+
+    Under 1 px is what Penn Action's placeholders of hidden joints give; an end that is NaN counts as such. 0 where the prediction has none.
+    """
+    torso = length_between(truth, skeleton, "right_shoulder", "left_hip")
+    own = length_between(predicted, skeleton, "right_shoulder", "left_hip")
+    return np.where(torso >= 1, torso, np.nan_to_num(own))
+
+
+def pck(truth, predicted, labelled, size, threshold: float, skeleton: Skeleton, total: str = "weighted", how: str = "") -> Result:
+    """PCK at `threshold` x `size`, inclusive. Persons whose `size` is NaN are not counted; at size 0 only an exact hit is one.
+
+    `total`: `weighted` or `unweighted`, see `counting.joint_result`. Empty input gives NaN figures.
+    """
+    counted = labelled & np.isfinite(size)[:, None]
+    hits = within(distances(truth, predicted), size[:, None], threshold)
+    return joint_result(hits, counted, skeleton, total, how=how or f"hit: distance <= {threshold:g} x size")
+
+
+def auc(truth, predicted, labelled, size, skeleton: Skeleton, thresholds: np.ndarray = AUC_THRESHOLDS) -> Result:
+    """Area under the PCK curve over `thresholds`, scaled so that a curve of 100 % gives 100 (trapezoids; Leeds Sports Pose toolkit)."""
+    counted = labelled & np.isfinite(size)[:, None]
+    distance = distances(truth, predicted)
+    curves = [(within(distance, size[:, None], t), t) for t in thresholds]
+    by_joint = _area(np.array([percentages(hits, counted) for hits, _ in curves]), thresholds)
+    total = float(_area(np.array([pooled(hits, counted) for hits, _ in curves]), thresholds))
+    named = dict(zip(skeleton.joints, by_joint.tolist()))
+    return Result(
+        total=total,
+        values=named,
+        aggregation=f"area under the PCK curve from {thresholds[0]:g} to {thresholds[-1]:g} ({len(thresholds)} thresholds, trapezoids), "
+        "100 = perfect; total from the curve of all joints pooled",
+        n=int(counted.any(1).sum()),
+        counts=dict(zip(skeleton.joints, counted.sum(0).tolist())),
+        groups={group: mean_of(by_joint[members]) for group, members in skeleton.groups.items()},
+        means={"weighted": total, "unweighted": mean_of(by_joint)},
+    )
+
+
+def _area(curve: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    steps = np.diff(thresholds).reshape(-1, *[1] * (curve.ndim - 1))
+    return ((curve[1:] + curve[:-1]) / 2 * steps).sum(0) / (thresholds[-1] - thresholds[0])

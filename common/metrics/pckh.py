@@ -1,0 +1,65 @@
+"""PCKh: PCK in units of the head (Andriluka et al., CVPR 2014), with the head box of MPII or, where there is none, the head-neck length.
+
+Arrays: truth and predicted (N,J,2) pixels, labelled (N,J) bool. A head of size 0 makes all joints of the person misses (the metric is a
+quotient).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from common.metrics.counting import Result, distances, joint_result, mean_of, within
+from common.metrics.pck import length_between
+from common.skeletons import Skeleton
+
+NOT_IN_MEAN = ("pelvis", "thorax")  # MPII's own evaluation leaves them out of its mean
+TABLE = ("head_top", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")  # rows of the published tables
+
+
+def pckh(truth, predicted, labelled, head_size, threshold: float, skeleton: Skeleton, empty_joint_is_nan: bool = False) -> Result:
+    """PCKh at `threshold` x `head_size` (N,), MPII: 0.6 x the diagonal of the head box. Total = weighted mean without pelvis and thorax.
+
+    `empty_joint_is_nan`: a joint that is nowhere labelled makes both means NaN, as in the evaluation of Simple Baselines (compat);
+    otherwise it is left out.
+    """
+    counted = labelled & np.isfinite(head_size)[:, None]
+    hits = within(distances(truth, predicted), head_size[:, None], threshold, exact_at_zero=False)
+    include = [joint for joint in skeleton.joints if joint not in NOT_IN_MEAN]
+    how = f"hit: distance <= {threshold:g} x head size (0.6 x diagonal of the head box)"
+    result = joint_result(hits, counted, skeleton, "weighted", include, how)
+    if empty_joint_is_nan and any(np.isnan(result.values[joint]) for joint in include):
+        nan = float("nan")
+        result = replace(
+            result, total=nan, means=dict.fromkeys(result.means, nan), aggregation=result.aggregation + "; NaN for a joint nowhere labelled"
+        )
+    return result
+
+
+def neck_of(skeleton: Skeleton) -> str:
+    """The joint at the lower end of the head: upper_neck where the skeleton has it, else neck; ValueError when it has neither."""
+    return "upper_neck" if "upper_neck" in skeleton.joints else skeleton.joints[skeleton.index("neck")]
+
+
+def pckh_neck(
+    truth, predicted, labelled, threshold: float, skeleton: Skeleton, symmetric: bool = False, unlabelled_is_miss: bool = False
+) -> Result:
+    """PCKh with the head measured from head top to neck on the ground truth (deeppose_tf); every joint has the same weight.
+
+    A joint counts when it, head top and neck are labelled. `symmetric`: left and right are averaged first and the total is the mean of
+    these groups. `unlabelled_is_miss` counts every joint of every person instead, as the original does when it is given NaN (compat).
+    """
+    truth = np.where(labelled[..., None], truth, np.nan)
+    head = length_between(truth, skeleton, "head_top", neck_of(skeleton))
+    hits = within(distances(truth, predicted), head[:, None], threshold, exact_at_zero=False)
+    counted = np.ones_like(labelled) if unlabelled_is_miss else labelled & np.isfinite(head)[:, None]
+    result = joint_result(hits, counted, skeleton, "unweighted", how=f"hit: distance <= {threshold:g} x (head top to neck)")
+    if not symmetric:
+        return result
+    mean = f"total = mean of the {len(result.groups)} groups, each the mean of left and right"
+    how = f"hit: distance <= {threshold:g} x (head top to neck); {mean}"
+    counts = {group: sum(result.counts[skeleton.joints[i]] for i in members) for group, members in skeleton.groups.items()}
+    return replace(
+        result, total=mean_of(result.groups.values()), values=result.groups, kind="part", counts=counts, groups={}, aggregation=how
+    )

@@ -1,0 +1,107 @@
+"""PCP, the percentage of correct parts: a stick is right when its ends are within a fraction of its length (Ferrari et al., CVPR 2008).
+
+Strict: both ends; relaxed: the mean of both ends' distances. Ten sticks in six parts: head, torso, upper_arm, forearm, upper_leg and
+lower_leg.
+Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J) bool. A stick of length 0 is a miss (the metric is a quotient).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.metrics.counting import Result, distances, mean_of, percentages, pooled, within
+from common.metrics.pckh import neck_of
+from common.skeletons import Skeleton
+
+_SIDES = ("right_", "left_")
+
+
+def sticks_of(skeleton: Skeleton) -> dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Stick name -> (part, joints whose middle is one end, joints whose middle is the other), from the joint names.
+
+    The torso runs from thorax to pelvis, from neck to spine (K2HPD), or from the middle of the shoulders to that of the hips, in this order
+    of preference (deeppose_tf's and K2HPD's definitions). ValueError when a joint that is needed is missing.
+    """
+    have = set(skeleton.joints)
+    head = next((name for name in ("head_top", "head") if name in have), "head_top")
+    if {"thorax", "pelvis"} <= have:
+        torso = (("thorax",), ("pelvis",))
+    elif {"neck", "spine"} <= have:
+        torso = (("neck",), ("spine",))
+    else:
+        torso = (("right_shoulder", "left_shoulder"), ("right_hip", "left_hip"))
+    sticks = {"head": ("head", (head,), (neck_of(skeleton),)), "torso": ("torso", *torso)}
+    hand = "wrist" if "right_wrist" in have else "hand"
+    foot = "ankle" if "right_ankle" in have else "foot"
+    limbs = {"upper_arm": ("shoulder", "elbow"), "forearm": ("elbow", hand), "upper_leg": ("hip", "knee"), "lower_leg": ("knee", foot)}
+    for part, (first, second) in limbs.items():
+        for side in _SIDES:
+            sticks[side + part] = (part, (side + first,), (side + second,))
+    skeleton.indices(name for _, a, b in sticks.values() for name in a + b)
+    return sticks
+
+
+def pcp(
+    truth,
+    predicted,
+    labelled,
+    skeleton: Skeleton,
+    threshold: float = 0.5,
+    relaxed: bool = False,
+    total: str = "parts",
+    unlabelled_is_miss: bool = False,
+    exact_at_zero: bool = False,
+) -> Result:
+    """PCP by part, each part the mean of its left and right stick.
+
+    `total`: `parts`, the mean of the six parts (deeppose_tf), or `weighted`, all counted sticks pooled (K2HPD, LSP toolkit); `means` has
+    both and `unweighted`, the mean of the ten sticks. A stick counts when all joints that it is made of are labelled; with
+    `unlabelled_is_miss` every stick of every person does (what deeppose_tf's functions do when given NaN). `exact_at_zero`: K2HPD's form,
+    in which a stick of length 0 admits an exact hit.
+    """
+    hits, counted, sticks = decide(truth, predicted, labelled, skeleton, threshold, relaxed, exact_at_zero)
+    if unlabelled_is_miss:
+        counted = np.ones_like(counted)
+    by_stick = percentages(hits, counted)
+    members: dict[str, list[int]] = {}
+    for i, (part, _, _) in enumerate(sticks.values()):
+        members.setdefault(part, []).append(i)
+    parts = {part: mean_of(by_stick[columns]) for part, columns in members.items()}
+    means = {"parts": mean_of(parts.values()), "weighted": pooled(hits, counted), "unweighted": mean_of(by_stick)}
+    sentence = {
+        "parts": "total = mean of the six parts, each the mean of left and right",
+        "weighted": "total = hits / counted sticks, all ten sticks pooled",
+    }
+    rule = "mean of both ends' distances" if relaxed else "both ends' distances"
+    return Result(
+        total=means[total],
+        values=parts,
+        kind="part",
+        aggregation=f"hit: {rule} <= {threshold:g} x stick length; {sentence[total]}",
+        n=int(counted.any(1).sum()),
+        counts={part: int(counted[:, columns].sum()) for part, columns in members.items()},
+        groups=dict(zip(sticks, by_stick.tolist())),
+        means=means,
+    )
+
+
+def decide(truth, predicted, labelled, skeleton: Skeleton, threshold: float, relaxed: bool, exact_at_zero: bool = False):
+    """(N,S) hits, (N,S) counted and the sticks that the S columns are, for callers that need single decisions."""
+    truth = np.where(labelled[..., None], truth, np.nan)
+    sticks = sticks_of(skeleton)
+    ends = [
+        [_middles(joints, skeleton, [stick[i] for stick in sticks.values()]) for i in (1, 2)]
+        for joints in (truth, np.asarray(predicted, np.float64))
+    ]
+    (true_a, true_b), (pred_a, pred_b) = ends
+    length, first, second = distances(true_a, true_b), distances(true_a, pred_a), distances(true_b, pred_b)
+    if relaxed:
+        hits = within((first + second) / 2, length, threshold, exact_at_zero)
+    else:
+        hits = within(np.maximum(first, second), length, threshold, exact_at_zero)
+    return hits, np.isfinite(length), sticks
+
+
+def _middles(joints: np.ndarray, skeleton: Skeleton, ends: list[tuple[str, ...]]) -> np.ndarray:
+    """(N,J,2) joints -> (N,S,2): for every stick the middle of the joints named."""
+    return np.stack([joints[:, skeleton.indices(names)].mean(1) for names in ends], axis=1)

@@ -1,0 +1,1 @@
+"""Convolutional Pose Machines and LSTM Pose Machines in PyTorch."""

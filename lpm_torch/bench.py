@@ -1,0 +1,201 @@
+"""How much faster the networks are than a plain eager loop over frames with the same weights, measured in one run.
+
+    python -m lpm_torch.bench --model=lpm --resolution=256 --t=5 --batch_size=1 --threads=2 [--device=cuda --amp=bf16 --compile]
+
+`PlainLPM` and `PlainCPM` are that loop: one frame at a time, one convolution a layer and gate, nothing shared; the tests use them as oracle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+
+def plain_cpm(model, frames, centers):
+    """CPM's stage-6 maps (B,T,maps,g,g), frame by frame, layer by layer."""
+    import torch
+    import torch.nn.functional as F
+
+    outputs = []
+    for t in range(frames.shape[1]):
+        x = frames[:, t]
+        centre = F.avg_pool2d(centers, 9, stride=8, padding=1)
+        belief = x
+        for k in (1, 2, 3):
+            belief = F.max_pool2d(F.relu(getattr(model, f"conv{k}_stage1")(belief)), 3, stride=2, padding=1)
+        for k in (4, 5, 6):
+            belief = F.relu(getattr(model, f"conv{k}_stage1")(belief))
+        belief = model.conv7_stage1(belief)
+        for k in (1, 2, 3):
+            x = F.max_pool2d(F.relu(getattr(model, f"conv{k}_stage2")(x)), 3, stride=2, padding=1)
+        for s in range(2, 7):
+            own = model.conv4_stage2 if s == 2 else getattr(model, f"conv1_stage{s}")
+            y = torch.cat([F.relu(own(x)), belief, centre], dim=1)
+            for m in (1, 2, 3, 4):
+                y = F.relu(getattr(model, f"Mconv{m}_stage{s}")(y))
+            belief = getattr(model, f"Mconv5_stage{s}")(y)
+        outputs.append(model.final_layer(belief))
+    return torch.stack(outputs, dim=1)
+
+
+def plain_lpm(model, frames, centers):
+    """LPM's maps (B,T+1,maps,g,g), frame by frame, gate by gate; dropout as in training when the model is in that mode."""
+    import torch
+    import torch.nn.functional as F
+
+    def encode(x, stage):
+        for k in (1, 2, 3):
+            x = F.max_pool2d(F.relu(getattr(model, f"conv{k}_stage{stage}")(x)), 3, stride=2)
+        return F.relu(getattr(model, f"conv4_stage{stage}")(x))
+
+    x = encode(frames[:, 0], 1)
+    for layer in (model.conv5_stage1, model.conv6_stage1):
+        x = F.dropout2d(F.relu(layer(x)), model.dropout, model.training)
+    belief = F.relu(model.conv7_stage1(x))
+    maps, hidden, cell = [belief], None, None
+    for t in range(frames.shape[1]):
+        centre = F.avg_pool2d(centers, 9, stride=8)
+        x = torch.cat([encode(frames[:, t], 6), belief, centre], dim=1)
+        if hidden is None:
+            hidden, cell = torch.zeros_like(x), torch.zeros_like(x)
+        gate = {}
+        for q in "gfio":
+            pre = getattr(model, f"{q}_x_stage6")(x) + getattr(model, f"{q}_h_stage6")(hidden)
+            gate[q] = getattr(model, f"{q}_stage6")(torch.sigmoid(pre))
+        cell = gate["i"] * gate["g"] + gate["f"] * cell
+        belief = hidden = gate["o"] * torch.tanh(cell)
+        for m in (1, 2, 3, 4, 5):
+            belief = F.relu(getattr(model, f"Mres{m}_stage6")(belief))
+        maps.append(belief)
+    return torch.stack(maps, dim=1)
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("lpm", "cpm"), default="lpm", help="network (default: lpm)")
+    for name, value, text in (("resolution", 256, "input side"), ("t", 5, "frames a clip"), ("batch_size", 1, "clips"), ("threads", 2, "CPU threads"),
+                              ("repeat", 5, "measurements, of which the median counts")):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: {value})")
+    parser.add_argument("--width", type=float, default=1.0, help="channel multiplier (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="autocast for both (default: off)")
+    parser.add_argument("--channels_last", action=argparse.BooleanOptionalAction, default=None,
+                        help="layout of our weights (default: with bf16 or on cuda, as train.py)")  # fmt: skip
+    parser.add_argument("--compile", action="store_true", help="also measure our network under torch.compile")
+    parser.add_argument("--json", type=Path, default=None, help="write the result here too")
+    return parser.parse_args(argv)
+
+
+class Bench:
+    """Clips, the two networks with equal weights, and the timing of both in turn."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        import torch
+
+        from lpm_torch.model import build_model
+
+        self.args, self.torch = args, torch
+        torch.set_num_threads(args.threads)
+        torch.manual_seed(0)
+        self.device = torch.device(args.device)
+        self.plain_forward = plain_lpm if args.model == "lpm" else plain_cpm
+        self.plain = build_model(args.model, width=args.width).to(self.device)
+        self.ours = build_model(args.model, width=args.width).to(self.device)
+        self.ours.load_state_dict(self.plain.state_dict())
+        last = args.channels_last
+        if last is None:
+            last = args.amp == "bf16" or self.device.type == "cuda"
+        if last:
+            self.ours = self.ours.to(memory_format=torch.channels_last)
+        size = args.resolution
+        self.frames = torch.randn(args.batch_size, args.t, 3, size, size, device=self.device)
+        self.centers = torch.rand(args.batch_size, 1, size, size, device=self.device)
+
+    def runners(self) -> dict:
+        """Name -> (network, function that gives the maps that training compares with labels)."""
+        runners = {
+            "plain loop": (self.plain, lambda: self.plain_forward(self.plain, self.frames, self.centers)),
+            "ours": (self.ours, lambda: self.ours(self.frames, self.centers)[1]),
+        }
+        if self.args.compile:
+            compiled = self.torch.compile(self.ours)
+            runners["ours, compiled"] = (self.ours, lambda: compiled(self.frames, self.centers)[1])
+        return runners
+
+    def autocast(self):
+        """The context of `--amp`."""
+        return self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=self.args.amp == "bf16")
+
+    def inference(self, net, forward) -> None:
+        """One forward pass without gradients."""
+        net.eval()
+        with self.torch.inference_mode(), self.autocast():
+            forward()
+
+    def training(self, net, forward) -> None:
+        """Forward and backward pass."""
+        net.train()
+        net.zero_grad(set_to_none=True)
+        with self.autocast():
+            maps = forward()
+        maps.float().square().mean().backward()
+
+    def seconds(self, action) -> float:
+        """Wall time of one call, the device's queue included."""
+        start = time.perf_counter()
+        action()
+        if self.device.type == "cuda":
+            self.torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def run(self) -> dict:
+        """Median seconds of each runner in both modes; runners take turns, so that a change of the machine's load meets all of them."""
+        result: dict = {"settings": {k: str(v) for k, v in vars(self.args).items() if k != "json"}}
+        for mode in (self.inference, self.training):
+            times: dict[str, list[float]] = {}
+            for turn in range(self.args.repeat + 1):
+                for name, (net, forward) in self.runners_once().items():
+                    spent = self.seconds(lambda net=net, forward=forward: mode(net, forward))
+                    if turn:  # the first is a warm-up
+                        times.setdefault(name, []).append(spent)
+            medians = {name: statistics.median(values) for name, values in times.items()}
+            speedup = {name: medians["plain loop"] / value for name, value in medians.items()}
+            result[mode.__name__] = {"seconds": medians, "speedup": speedup}
+        if self.device.type == "cuda":
+            result["peak_memory_mib"] = self.torch.cuda.max_memory_allocated() / 2**20
+        return result
+
+    def runners_once(self) -> dict:
+        """`runners`, made once, so that a compiled network is compiled once."""
+        if not hasattr(self, "_runners"):
+            self._runners = self.runners()
+        return self._runners
+
+
+def main(argv=None) -> int:
+    """Print the table and optionally write it."""
+    args = parse_args(argv)
+    result = Bench(args).run()
+    for mode in ("inference", "training"):
+        for name, seconds in result[mode]["seconds"].items():
+            clips = args.batch_size / seconds
+            print(f"{args.model} {mode:9s} {name:15s} {seconds:8.3f} s {clips:8.2f} clips/s   x{result[mode]['speedup'][name]:.2f}")
+    if "peak_memory_mib" in result:
+        print(f"peak device memory of all together {result['peak_memory_mib']:.0f} MiB")
+    if args.json:
+        from common.checkpoints import write_json
+
+        write_json(args.json, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""COCO AP: equal to pycocotools on the same files, equal to the original project's ten figures, and defined where there is nothing."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from common import datasets
+from common.bench import random_coco
+from common.importers import load_any
+from common.metrics.coco import NAMES, coco_results, final_people, oks_ap
+from common.poses import DataError
+from common.predictions import Predictions
+from common.skeletons import COCO17, LSP14
+
+pytest.importorskip("pycocotools")
+
+
+def straight(annotations, results) -> dict:
+    """pycocotools on two JSON files, with nothing of ours in between."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(annotations))
+        evaluation = COCOeval(coco, coco.loadRes(str(results)), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(zip(NAMES, evaluation.stats.tolist()))
+
+
+def write_annotations(folder, pose_set, crowd_rows=(), empty_images=()):
+    """The PoseSet as an official annotation file; some rows become crowds, some persons lose their keypoints by themselves."""
+    annotations = []
+    for i in range(len(pose_set)):
+        points = np.concatenate([np.nan_to_num(pose_set.joints[i]), pose_set.visible[i][:, None]], -1)
+        if i in crowd_rows:
+            points[:] = 0
+        x, y, w, h = pose_set.box[i].tolist()
+        annotations.append(
+            {
+                "id": i + 1,
+                "image_id": int(pose_set.image_id[i]),
+                "category_id": 1,
+                "iscrowd": int(i in crowd_rows),
+                "keypoints": points.ravel().tolist(),
+                "num_keypoints": int((points[:, 2] > 0).sum()),
+                "bbox": [x, y, w, h],
+                "area": float(pose_set.area[i]),
+                "segmentation": {"size": [600, 600], "counts": [0, 10, 359990]} if i in crowd_rows else [[x, y, x + w, y, x + w, y + h]],
+            }
+        )
+    images = sorted({int(i) for i in pose_set.image_id} | set(empty_images))
+    content = {
+        "info": {},
+        "images": [{"id": i, "file_name": f"{i:012d}.jpg", "width": 600, "height": 600} for i in images],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    path = folder / "annotations" / "person_keypoints_val2017.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_equal_to_pycocotools_on_random_persons(tmp_path):
+    """Crowds, persons without keypoints, images without anybody, duplicates: every figure to the last bit."""
+    pose_set, predictions = random_coco(60, seed=5)
+    visible = pose_set.visible.copy()
+    visible[[7, 8]] = 0
+    pose_set = dataclasses.replace(pose_set, visible=visible, joints=np.where(visible[..., None] > 0, pose_set.joints, np.nan))
+    annotations = write_annotations(tmp_path, pose_set, crowd_rows=(3, 12), empty_images=(900,))
+    truth = datasets.load("coco", tmp_path, "val2017")
+    ids = predictions.image_id.copy()
+    ids[-1] = 900
+    predictions = dataclasses.replace(predictions, image_id=ids)
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(coco_results(predictions)))
+    expected = straight(annotations, results)
+    assert 0.1 < expected["AP"] < 0.95
+    assert oks_ap(truth, predictions) == expected
+    assert oks_ap(truth, load_any(results, truth)) == expected
+
+
+def golden_case(golden_dir):
+    folder = golden_dir / "simplebaseline_paddle" / "coco"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    stored = np.load(folder / "preds.npz")
+    boxes = stored["boxes"]  # centre, scale (200 px), area, score
+    ids = np.array([int(p.rsplit("/", 1)[1].split(".")[0]) for p in stored["image_paths"].tolist()])
+    predictions = Predictions(
+        skeleton=COCO17,
+        joints=stored["preds"][..., :2],
+        score=stored["preds"][..., 2],
+        person_score=boxes[:, 5],
+        box=np.concatenate([boxes[:, :2] - 100 * boxes[:, 2:4], 200 * boxes[:, 2:4]], 1),
+        box_score=boxes[:, 5],
+        area=boxes[:, 4],
+        image_id=ids,
+        person_id=np.arange(len(ids)),
+        frame=np.full(len(ids), -1),
+    )
+    split = next((folder / "annotations").glob("*.json")).stem.removeprefix("person_keypoints_")
+    return folder, datasets.load("coco", folder, split), predictions
+
+
+@pytest.mark.golden
+def test_original_results_and_figures(golden_dir):
+    folder, truth, predictions = golden_case(golden_dir)
+    results = coco_results(predictions)
+    expected = json.loads((folder / "expected_results.json").read_text())
+    assert [r["image_id"] for r in results] == [e["image_id"] for e in expected]
+    # 1e-6: the original multiplies in float32
+    np.testing.assert_allclose([r["score"] for r in results], [e["score"] for e in expected], rtol=1e-6)
+    np.testing.assert_array_equal([r["keypoints"] for r in results], [e["keypoints"] for e in expected])
+    stats = json.loads((folder / "expected_stats.json").read_text())
+    assert oks_ap(truth, predictions) == pytest.approx(stats["stats"], abs=1e-9)
+    assert len(predictions) == stats["n_pred"] and len(results) == stats["n_after_nms"]
+
+
+@pytest.mark.golden
+def test_real_annotations_predicted_perfectly(pose_data, tmp_path):
+    """The truth of the real mini set as predictions: what pycocotools gives, and AP 1."""
+    root = pose_data / "coco_mini4"
+    annotations = root / "annotations" / "person_keypoints_val2017.json"
+    if not annotations.exists():
+        pytest.skip(f"{annotations} is not there")
+    truth = datasets.load("coco", root, "val2017")
+    people = [a for a in json.loads(annotations.read_text())["annotations"] if a["num_keypoints"]]
+    results = [{"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 1.0} for a in people]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    figures = oks_ap(truth, load_any(path, truth))
+    assert figures == straight(annotations, path)
+    assert figures["AP"] == pytest.approx(1)
+
+
+def test_nothing_predicted_nothing_annotated_all_set_aside():
+    pose_set, predictions = random_coco(20)
+    none = dataclasses.replace(predictions, **{n: getattr(predictions, n)[:0] for n in ROWS})
+    assert set(oks_ap(pose_set, none).values()) == {0.0}
+    assert set(oks_ap(pose_set.select(slice(0)), none).values()) == {0.0}
+    assert set(oks_ap(pose_set.select(slice(0)), predictions).values()) == {-1.0}
+    aside = dataclasses.replace(pose_set, ignore=np.ones(len(pose_set), bool))
+    assert set(oks_ap(aside, predictions).values()) == {-1.0}
+    assert coco_results(none) == []
+
+
+ROWS = ("joints", "score", "person_score", "box", "box_score", "area", "image_id", "person_id", "frame")
+
+
+def test_duplicates_go_and_final_files_stay():
+    _, predictions = random_coco(12, seed=2)
+    twice = dataclasses.replace(predictions, **{n: np.concatenate([getattr(predictions, n)] * 2) for n in ROWS})
+    rows, _ = final_people(twice)
+    assert len(rows) == len(final_people(predictions)[0])
+    kept, scores = final_people(dataclasses.replace(twice, meta={"final": True}))
+    assert kept.tolist() == list(range(24)) and (scores == twice.person_score).all()
+
+
+def test_without_pycocotools(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    with pytest.raises(DataError, match="pip install pycocotools"):
+        oks_ap(*random_coco(4))
+
+
+def test_errors_name_the_remedy():
+    pose_set, predictions = random_coco(6)
+    with pytest.raises(DataError, match="area"):
+        oks_ap(dataclasses.replace(pose_set, area=None), predictions)
+    with pytest.raises(DataError, match="lsp14"):
+        oks_ap(pose_set, dataclasses.replace(predictions, skeleton=LSP14, joints=predictions.joints[:, :14]))
+    listed = dataclasses.replace(pose_set, regions={i: [] for i in pose_set.image_id.tolist()})
+    with pytest.raises(DataError, match="image_id 77"):
+        oks_ap(listed, dataclasses.replace(predictions, image_id=np.full(6, 77)))

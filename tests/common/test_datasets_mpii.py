@@ -1,0 +1,206 @@
+"""MPII: release file, JSON form, gt_valid.mat, the converter between them, and the comparison."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import scipy.io
+
+from common.datasets import load, mpii_convert
+from common.poses import DataError, DataMissing
+
+
+def _person(rng, head, points=16, visible=True):
+    chosen = sorted(rng.permutation(16)[:points].tolist())
+    point = [
+        {"id": k, "x": rng.uniform(10, 500), "y": rng.uniform(10, 500), **({"is_visible": int(k % 2)} if visible else {})} for k in chosen
+    ]
+    return {
+        **dict(zip(("x1", "y1", "x2", "y2"), map(float, head))),
+        "scale": rng.uniform(1, 4),
+        "objpos": {"x": rng.uniform(50, 400), "y": rng.uniform(50, 400)},
+        "annopoints": {"point": point} if points else [],
+    }
+
+
+def _release(path, seed=0):
+    """A release file of 5 images: two persons; one; none; an unannotated person; a test image. Returns the annotated training persons."""
+    rng = np.random.default_rng(seed)
+    people = [
+        [_person(rng, (10, 20, 40, 60)), _person(rng, (100, 20, 150, 90), 9)],
+        [_person(rng, (5, 5, 9, 8), 16, False)],
+        [],
+        [_person(rng, (1, 2, 3, 4), 0)],
+    ]
+    people.append([{"scale": 2.0, "objpos": {"x": 33.0, "y": 44.0}}])
+    annolist = [{"image": {"name": f"{i:09d}.jpg"}, "annorect": rects} for i, rects in enumerate(people)]
+    scipy.io.savemat(path, {"RELEASE": {"annolist": annolist, "img_train": np.array([1, 1, 1, 1, 0])}})
+    return [(f"{i:09d}.jpg", p) for i, rects in enumerate(people) for p in rects if p.get("annopoints")]
+
+
+def _ground_truth(path, persons):
+    joints, missing, heads = np.zeros((16, 2, len(persons))), np.ones((16, len(persons)), np.uint8), np.zeros((2, 2, len(persons)))
+    for i, (_, person) in enumerate(persons):
+        for point in person["annopoints"]["point"]:
+            joints[point["id"], :, i], missing[point["id"], i] = (point["x"], point["y"]), 0
+        heads[:, :, i] = np.array([person[k] for k in ("x1", "y1", "x2", "y2")]).reshape(2, 2) + 1e-5
+    scipy.io.savemat(path, {"pos_gt_src": joints, "jnt_missing": missing, "headboxes_src": heads})
+
+
+def test_release(tmp_path):
+    persons = _release(tmp_path / "mpii_human_pose_v1_u12_1.mat")
+    found = load("mpii", tmp_path, "all")
+    assert found.image_id.tolist() == [image for image, _ in persons] and found.person_id.tolist() == [0, 1, 0]
+    for row, (_, person) in enumerate(persons):
+        for point in person["annopoints"]["point"]:
+            assert found.joints[row, point["id"]].tolist() == [point["x"] - 1, point["y"] - 1]
+            assert found.visible[row, point["id"]] == (1 if point.get("is_visible", 1) == 0 else 2)
+        assert (found.visible[row] > 0).sum() == len(person["annopoints"]["point"])
+        assert found.center[row].tolist() == [person["objpos"]["x"] - 1, person["objpos"]["y"] - 1]
+        diagonal = np.hypot(person["x2"] - person["x1"], person["y2"] - person["y1"])
+        assert found.head_size[row] == pytest.approx(0.6 * diagonal)
+        assert found.box[row, 2:].tolist() == pytest.approx([200 * person["scale"]] * 2)
+    assert len(load("mpii", tmp_path, "test")) == 1 and np.isnan(load("mpii", tmp_path, "test").joints).all()
+    with pytest.raises(DataError, match="gt_valid.mat"):
+        load("mpii", tmp_path, "valid")
+    with pytest.warns(UserWarning, match="validation persons too"):
+        assert len(load("mpii", tmp_path, "train")) == 3
+
+
+@pytest.mark.parametrize("kind", ["mat", "json", "txt"])
+def test_convert_equals_release(tmp_path, kind):
+    release = tmp_path / "mpii_human_pose_v1_u12_1.mat"
+    persons = _release(release)
+    _ground_truth(tmp_path / "gt_valid.mat", [persons[2], persons[0]])
+    by_release = {s: load("mpii", tmp_path, s) for s in ("train", "valid")}
+    assert by_release["valid"].image_id.tolist() == [persons[2][0], persons[0][0]]
+    assert by_release["train"].person_id.tolist() == [1]
+    out = tmp_path / "out/annot"
+    lists = {"mat": tmp_path / "gt_valid.mat", "json": tmp_path / "list.json", "txt": tmp_path / "list.txt"}
+    lists["json"].write_text(
+        json.dumps([{"image": i, "center": [p["objpos"]["x"], p["objpos"]["y"]]} for i, p in (persons[2], persons[0])])
+    )
+    lists["txt"].write_text(f"{persons[2][0]}\n")
+    counts = mpii_convert.convert(release, out, lists[kind])
+    assert counts == {"trainval.json": 3, **({"valid.json": 1, "train.json": 2} if kind == "txt" else {"valid.json": 2, "train.json": 1})}
+    if kind == "txt":
+        return
+    for split in ("train", "valid"):
+        ours, theirs = load("mpii", tmp_path / "out", split), by_release[split]
+        for field in ("joints", "visible", "center", "scale", "head_size", "box", "image_id"):
+            assert np.array_equal(getattr(ours, field), getattr(theirs, field), equal_nan=field != "image_id"), field
+    entry = json.loads((out / "valid.json").read_text())[1]
+    first = persons[0][1]["annopoints"]["point"][0]
+    assert entry["joints"][first["id"]] == [first["x"], first["y"]] and set(entry) >= {"image", "center", "scale", "joints", "joints_vis"}
+    assert not list(out.glob("*.tmp"))
+
+
+def test_foreign_list_is_refused(tmp_path):
+    release = tmp_path / "mpii_human_pose_v1_u12_1.mat"
+    _release(release, seed=0)
+    foreign = _release(tmp_path / "other.mat", seed=1)
+    _ground_truth(tmp_path / "gt.mat", foreign)
+    with pytest.raises(DataError, match="not in the release"):
+        mpii_convert.convert(release, tmp_path / "out", tmp_path / "gt.mat")
+    (tmp_path / "list.txt").write_text("nosuch.jpg")
+    with pytest.raises(DataError, match="nosuch.jpg"):
+        mpii_convert.convert(release, tmp_path / "out", tmp_path / "list.txt")
+
+
+def test_commands(tmp_path, capsys):
+    release = tmp_path / "r.mat"
+    _release(release)
+    assert mpii_convert.main(["convert", str(release), str(tmp_path / "a")]) == 0
+    assert "does not say who" in capsys.readouterr().out
+    first, second = tmp_path / "a/trainval.json", tmp_path / "b.json"
+    entries = json.loads(first.read_text())
+    entries[0]["joints"][3][0] += 0.5
+    del entries[2]
+    second.write_text(json.dumps(entries))
+    assert mpii_convert.main(["diff", str(first), str(first)]) == 0
+    assert mpii_convert.main(["diff", str(first), str(second)]) == 1
+    text = capsys.readouterr().out
+    assert "joint 3" in text and f"only in {first}" in text
+    assert mpii_convert.main(["convert", str(tmp_path / "nosuch.mat"), str(tmp_path)]) == 2
+    assert mpii_convert.main(["convert", str(second), str(tmp_path)]) == 2
+
+
+def test_json_damage_is_named(tmp_path):
+    path = tmp_path / "annot/valid.json"
+    path.parent.mkdir()
+    good = {"image": "a.jpg", "center": [5, 6], "scale": 1.0, "joints": [[1, 2]] * 16, "joints_vis": [1] * 16}
+    for bad, message in (
+        ({"joints": [[1, 2]] * 15}, "entry 1 has no joints"),
+        ({"scale": "x"}, "scale"),
+        ({"joints_vis": [2] * 16}, "joints_vis of entry 1"),
+    ):
+        path.write_text(json.dumps([good, {**good, **bad}]))
+        with pytest.raises(DataError, match=message):
+            load("mpii", tmp_path, "valid")
+    path.write_text(json.dumps([good, {**good, "center": [-1, -1], "scale": -1}]))
+    found = load("mpii", tmp_path, "val")
+    assert found.center[0].tolist() == [4, 5] and np.isnan(found.center[1]).all() and np.isnan(found.scale[1])
+    assert found.box[1].tolist() == [0, 1, 0, 0]
+    path.write_text("[{")
+    with pytest.raises(DataError, match="not readable JSON"):
+        load("mpii", tmp_path, "valid")
+
+
+def test_missing(tmp_path):
+    with pytest.raises(DataMissing, match=r"human-pose\.mpi-inf\.mpg\.de.*synthetic mpii"):
+        load("mpii", tmp_path, "valid")
+
+
+@pytest.mark.golden
+def test_release_matches_deeppose_preparation(golden_dir, tmp_path):
+    """DeepPose keeps persons with all 16 joints and walks images in the file's order, as `all` does."""
+    fixture = np.load(golden_dir / "deeppose_tf/dataset_prep.npz")
+    (tmp_path / "mpii_human_pose_v1_u12_1.mat").write_bytes(fixture["mpii/mat_bytes"].tobytes())
+    found = load("mpii", tmp_path, "all")
+    found = found.select((found.visible > 0).all(1))
+    lines = [json.loads(str(line)) for line in fixture["mpii/data_json_lines"]]
+    assert found.image_id.tolist() == [line["filename"] for line in lines]
+    for row, line in enumerate(lines):
+        assert (found.joints[row] + 1).tolist() == [pytest.approx(line["joint_pos"][str(k)]) for k in range(16)]
+        if line["is_visible"] is not None:
+            assert (found.visible[row] == 2).tolist() == [bool(line["is_visible"][str(k)]) for k in range(16)]
+
+
+@pytest.mark.golden
+def test_json_matches_mobilepose(golden_dir, tmp_path):
+    fixture = np.load(golden_dir / "lpm_torch/datasets.npz")
+    (tmp_path / "valid.json").write_text(str(fixture["mpii_json"]))
+    found = load("mpii", tmp_path, "valid")
+    kept = [0, 1, 2, 3, 4, 5, 14, 15, 8, 9, 10, 11, 12, 13]  # MobilePose's order
+    seen = fixture["mpii_vis"] == 1
+    assert np.array_equal(found.visible[:, kept] > 0, seen)
+    stored = found.joints[:, kept] + 1  # MobilePose takes the 1-based numbers as they are and truncates them
+    assert np.array_equal(stored[seen].astype(int), np.stack([fixture["mpii_x"], fixture["mpii_y"]], -1)[seen])
+
+
+@pytest.mark.golden
+def test_ground_truth_alone(golden_dir):
+    root = golden_dir / "simplebaseline_paddle/mpii"
+    stored = scipy.io.loadmat(root / "annot/gt_valid.mat")
+    found = load("mpii", root, "valid")
+    seen = stored["jnt_missing"].T == 0
+    assert np.array_equal(found.visible > 0, seen) and found.center is None
+    assert np.array_equal(found.joints[seen], stored["pos_gt_src"].transpose(2, 0, 1)[seen] - 1)
+    boxes = stored["headboxes_src"]
+    np.testing.assert_allclose(found.head_size, 0.6 * np.linalg.norm(boxes[1] - boxes[0], axis=0))
+
+
+@pytest.mark.golden
+def test_real_validation_split(pose_data):
+    start = time.process_time()
+    found = load("mpii", pose_data / "mpii", "valid")
+    assert time.process_time() - start < 1
+    entries = json.loads((pose_data / "mpii/annot/valid.json").read_text())
+    assert len(found) == len(entries) and found.image_id.tolist() == [e["image"] for e in entries]
+    seen = np.array([e["joints_vis"] for e in entries], bool)
+    assert np.array_equal(found.visible > 0, seen)
+    differs = np.abs(found.joints + 1 - np.array([e["joints"] for e in entries])).max(-1) > 0.01
+    assert differs[seen].sum() == 13  # stated in the loader's text
+    assert np.array_equal(found.center, np.array([e["center"] for e in entries]) - 1)
+    assert (found.head_size > 0).all()

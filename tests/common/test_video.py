@@ -1,0 +1,198 @@
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from common.poses import DataError
+from common.video import DEFAULT_FPS, OneEuroFilter, VideoWriter, frames
+
+FRAMES, FPS = 24, 12.5
+
+
+def picture(number, size=(48, 64)):
+    """An image whose brightness tells its number, plain so that lossy codecs keep it."""
+    return np.full((*size, 3), 10 + 10 * number, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    with VideoWriter(path, FPS) as out:
+        for number in range(FRAMES):
+            out.write(picture(number))
+    return path
+
+
+def test_video_round_trip(clip):
+    source = frames(clip)
+    assert (source.fps, source.count) == (FPS, FRAMES)
+    for index, name, image in source:
+        assert name == f"clip_{index:06d}" and image.shape == (48, 64, 3) and image.dtype == np.uint8
+        # MPEG-4 quantises; neighbouring frames are 10 apart
+        assert abs(float(image.mean()) - float(picture(index).mean())) < 5
+    assert index == FRAMES - 1
+    assert len(list(source)) == FRAMES, "a source can be read twice"
+    assert [f.name for f in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_odd_sizes_lose_nothing(tmp_path):
+    with VideoWriter(tmp_path / "odd.mp4") as out:
+        for number in range(3):
+            out.write(picture(number, (33, 45)))
+    source = frames(tmp_path / "odd.mp4")
+    assert [image.shape for _, _, image in source] == [(34, 46, 3)] * 3 and source.fps == DEFAULT_FPS
+
+
+def test_failed_video_leaves_nothing(tmp_path):
+    def write(error):
+        with VideoWriter(tmp_path / "x.mp4") as out:
+            out.write(picture(0))
+            raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        write(KeyboardInterrupt())
+    with pytest.raises(DataError, match=r"shape \(10, 10, 3\), the first had \(48, 64, 3\)"), VideoWriter(tmp_path / "x.mp4") as out:
+        out.write(picture(0))
+        out.write(picture(1, (10, 10)))
+    with pytest.raises(DataError, match="no image was written"), VideoWriter(tmp_path / "x.mp4"):
+        pass
+    with pytest.raises(DataError, match="name ending in .mp4"):
+        VideoWriter(tmp_path / "x.avi")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_truncated_video_says_so_after_the_good_frames(tmp_path):
+    path = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), FPS, (64, 48))
+    for number in range(FRAMES):
+        writer.write(picture(number))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 4 // 5])
+    good = []
+    with pytest.raises(DataError, match=rf"cut.avi ends after \d+ of {FRAMES} frames.*ffmpeg"):
+        good.extend(frames(path))
+    assert 0 < len(good) < FRAMES
+
+
+def test_video_without_its_index_cannot_be_opened(clip, tmp_path):
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    with pytest.raises(DataError, match="cut.mp4 cannot be opened"):
+        frames(path)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(DataError, match="text.mp4 cannot be opened"):
+        frames(tmp_path / "text.mp4")
+
+
+def test_folder_in_natural_order(tmp_path):
+    names = ["frame10.png", "frame2.png", "Frame1.png", "2.png"]
+    for number, name in enumerate(names):
+        cv2.imwrite(str(tmp_path / name), picture(number))
+    (tmp_path / "notes.txt").write_text("no image")
+    source = frames(tmp_path)
+    found = list(source)
+    assert [name for _, name, _ in found] == ["2.png", "Frame1.png", "frame2.png", "frame10.png"]
+    assert [index for index, _, _ in found] == list(range(source.count))
+    assert all((image == picture(names.index(name))).all() for _, name, image in found)
+
+
+def test_single_image_and_what_is_wrong_with_others(tmp_path):
+    cv2.imwrite(str(tmp_path / "one.png"), picture(3))
+    [(index, name, image)] = frames(tmp_path / "one.png")
+    assert (index, name) == (0, "one.png") and (image == picture(3)).all()
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 not a picture")
+    with pytest.raises(DataError, match="bad.jpg cannot be decoded"):
+        frames(tmp_path / "bad.jpg")
+    with pytest.raises(DataError, match="bad.jpg cannot be decoded"):
+        list(frames(tmp_path))
+    (tmp_path / "empty").mkdir()
+    for source, message in (("empty", "holds no images"), ("nothing.mp4", "nothing.mp4 does not exist")):
+        with pytest.raises(DataError, match=message):
+            frames(tmp_path / source)
+    with pytest.raises(DataError, match="camera 97 cannot be opened"):
+        frames("97")
+
+
+class ScalarOneEuro:
+    """The paper's algorithm 1 for one signal, line by line, as a reference."""
+
+    def __init__(self, rate, min_cutoff, beta, derivative_cutoff):
+        self.rate, self.min_cutoff, self.beta, self.derivative_cutoff = rate, min_cutoff, beta, derivative_cutoff
+        self.x = self.dx = None
+
+    def alpha(self, cutoff):
+        tau = 1.0 / (2 * math.pi * cutoff)
+        te = 1.0 / self.rate
+        return 1.0 / (1.0 + tau / te)
+
+    def __call__(self, x):
+        if self.x is None:
+            self.x, self.dx = x, 0.0
+            return x
+        dx = (x - self.x) * self.rate
+        a = self.alpha(self.derivative_cutoff)
+        self.dx = a * dx + (1 - a) * self.dx
+        a = self.alpha(self.min_cutoff + self.beta * abs(self.dx))
+        self.x = a * x + (1 - a) * self.x
+        return self.x
+
+
+def test_filter_equals_the_algorithm_of_the_paper():
+    signal = np.cumsum(np.random.default_rng(0).normal(size=(50, 5, 2)), axis=0) * 10
+    settings = {"min_cutoff": 0.7, "beta": 0.03, "derivative_cutoff": 1.3}
+    smooth = OneEuroFilter(30, **settings)
+    found = np.array([smooth(joints) for joints in signal])
+    expected = np.empty_like(signal)
+    for joint in np.ndindex(signal.shape[1:]):
+        reference = ScalarOneEuro(30, **settings)
+        expected[(slice(None), *joint)] = [reference(x) for x in signal[(slice(None), *joint)]]
+    # float64; times are sums of 1/30 here and the rate itself there
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_filter_calms_still_joints_and_follows_fast_ones():
+    rng = np.random.default_rng(1)
+    still = np.array([[100.0, 50.0]]) + rng.normal(0, 2, (200, 1, 2))
+    smooth = OneEuroFilter(30)
+    out = np.array([smooth(joints) for joints in still])
+    assert out[60:].std(axis=0).max() < 0.5 * still[60:].std(axis=0).min()
+    ramp = np.arange(60)[:, None, None] * np.full((1, 1, 2), 20.0)
+
+    def lag(beta):
+        smooth = OneEuroFilter(30, beta=beta)
+        return (ramp[-1] - [smooth(joints) for joints in ramp][-1]).max()
+
+    assert lag(0.02) < 0.3 * lag(0.0)
+
+
+def test_filter_and_missing_joints():
+    smooth = OneEuroFilter(30)
+    steady = np.array([[10.0, 20.0], [np.nan, np.nan]])
+    for _ in range(5):
+        np.testing.assert_array_equal(smooth(steady), steady)
+    hidden = np.full((2, 2), np.nan)
+    for _ in range(3):
+        assert np.isnan(smooth(hidden)).all()
+    moved = np.array([[40.0, 20.0], [7.0, 8.0]])
+    back = smooth(moved)
+    np.testing.assert_array_equal(back[1], moved[1])  # first seen: as it is
+    assert 10 < back[0, 0] < 40 and back[0, 1] == 20
+
+    def return_after(seconds):
+        smooth = OneEuroFilter(30)
+        smooth(np.zeros((1, 2)), time=0.0)
+        return smooth(np.full((1, 2), 30.0), time=seconds)[0, 0]
+
+    assert return_after(1 / 30) < return_after(0.2) < return_after(5.0) and return_after(5.0) > 28
+
+
+def test_filter_refuses_impossible_input():
+    smooth = OneEuroFilter(30)
+    smooth(np.zeros((3, 2)), time=1.0)
+    with pytest.raises(ValueError, match="does not come after"):
+        smooth(np.zeros((3, 2)), time=1.0)
+    with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
+        smooth(np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="must be > 0"):
+        OneEuroFilter(0)

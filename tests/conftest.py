@@ -1,0 +1,44 @@
+"""What every test folder shares: the folders of the golden fixtures and the real data, and limits on CPU threads."""
+
+import os
+import pathlib
+
+import pytest
+
+# Before numpy or a framework is imported. Two threads: the machines that run the tests have two cores, and more threads than
+# cores make small networks several times slower. Programs that tests start inherit it.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(_name, str(min(2, os.cpu_count() or 1)))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+try:
+    import hypothesis
+except ModuleNotFoundError:  # an environment of one house alone
+    pass
+else:
+    # The same examples in every run: a failure that one run finds, every run finds.
+    hypothesis.settings.register_profile("repository", derandomize=True, deadline=None, database=None)
+    hypothesis.settings.load_profile("repository")
+
+
+def _folder_of(variable: str, what: str) -> pathlib.Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: it names the folder of {what}")
+    folder = pathlib.Path(value).absolute()
+    if not folder.is_dir():
+        pytest.skip(f"{variable}={value} is not a folder: it should hold {what}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> pathlib.Path:
+    """Folder of the golden fixtures ($GOLDEN_DIR): what the original programs answered. Skips the test where it is absent."""
+    return _folder_of("GOLDEN_DIR", "the golden fixtures")
+
+
+@pytest.fixture(scope="session")
+def pose_data() -> pathlib.Path:
+    """Folder of the real annotations, images and published predictions ($POSE_DATA). Skips the test where it is absent."""
+    return _folder_of("POSE_DATA", "the real data sets")

@@ -1,0 +1,114 @@
+"""Losses against direct loops over their definitions."""
+
+import numpy as np
+import pytest
+import torch
+
+from lpm_torch.hourglass import expected_coordinates, softmax_maps
+from lpm_torch.losses import MSESequenceLoss, coordinate_loss, expand_labels, jensen_shannon, normal_maps
+
+B, T, J, G = 2, 3, 15, 5
+
+
+@pytest.fixture
+def data():
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.rand(B, T, J, G, G, generator=draw)
+    visible = (torch.rand(B, T, J - 1, generator=draw) > 0.4).to(torch.int8)
+    return labels, visible, lambda count: torch.randn(B, count, J, G, G, generator=draw)
+
+
+def looped(maps, labels, weight=None):
+    """Sum over s and j of half the mean over batch and pixels."""
+    total = 0.0
+    for s in range(maps.shape[1]):
+        for j in range(J):
+            error = (maps[:, s, j] - labels[:, s, j]).numpy().astype(np.float64) ** 2
+            if weight is not None:
+                error = error * weight[:, s, j].numpy()[:, None, None]
+            total += 0.5 * error.mean()
+    return total
+
+
+@pytest.mark.parametrize("count", [T, T + 1, 4 * T])
+def test_norms(data, count):
+    labels, _, make = data
+    maps = make(count)
+    base = looped(maps, expand_labels(labels, count))
+    for norm, scale in (("compat", count / J), ("mean", 1 / (count * J)), ("caffe", G * G)):
+        assert MSESequenceLoss(norm)(maps, labels).item() == pytest.approx(base * scale, rel=1e-5)
+
+
+def test_caffe_norm_is_a_sum_of_euclidean_losses(data):
+    labels, _, make = data
+    maps = make(T)
+    expected = sum(((maps[:, s] - labels[:, s]) ** 2).sum().item() / (2 * B) for s in range(T))
+    assert MSESequenceLoss("caffe")(maps, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_labels_line_up():
+    labels = torch.arange(3.0)[None]
+    assert expand_labels(labels, 4).tolist() == [[0, 0, 1, 2]]
+    assert expand_labels(labels, 6).tolist() == [[0, 1, 2, 0, 1, 2]]
+    assert expand_labels(labels[:, :1], 3).tolist() == [[0, 0, 0]]
+    with pytest.raises(ValueError, match="5 belief maps"):
+        expand_labels(labels, 5)
+
+
+@pytest.mark.parametrize("count", [T, T + 1, 2 * T])
+def test_masked(data, count):
+    labels, visible, make = data
+    maps = make(count).requires_grad_()
+    weight = expand_labels(torch.cat([visible.float(), torch.ones(B, T, 1)], 2), count)
+    loss = MSESequenceLoss("mean")(maps, labels, visible)
+    assert loss.item() == pytest.approx(looped(maps.detach(), expand_labels(labels, count), weight) / (count * J), rel=1e-5)
+    loss.backward()
+    moved = maps.grad.abs().sum((-2, -1)) > 0
+    assert torch.equal(moved, weight > 0)
+
+
+def test_half_precision_maps_are_compared_in_float32(data):
+    labels, _, make = data
+    maps = make(T)
+    assert MSESequenceLoss()(maps.bfloat16(), labels).dtype == torch.float32
+
+
+def test_unknown_norm():
+    with pytest.raises(ValueError, match="compat, mean"):
+        MSESequenceLoss("sum")
+
+
+def test_jensen_shannon():
+    draw = torch.Generator().manual_seed(0)
+    p, q = (softmax_maps(torch.randn(4, G, G, generator=draw)) for _ in range(2))
+    assert torch.allclose(jensen_shannon(p, p), torch.zeros(4), atol=1e-6)
+    assert torch.allclose(jensen_shannon(p, q), jensen_shannon(q, p))
+    one, other = torch.zeros(G, G), torch.zeros(G, G)
+    one[0, 0] = other[4, 4] = 1  # disjoint: the largest value there is
+    assert jensen_shannon(one, other).item() == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_normal_maps_have_their_mean_at_the_centre():
+    centres = torch.tensor([[0.1, -0.2], [0.0, 0.0]])
+    maps = normal_maps(centres, 31, 1.0)
+    assert torch.allclose(maps.sum((-2, -1)), torch.ones(2))
+    assert torch.allclose(expected_coordinates(maps), centres, atol=1e-4)
+
+
+def test_coordinate_loss_is_small_only_at_the_target_and_ignores_unlabelled_joints():
+    size, grid = 64, 16
+    joints = torch.rand(B, T, 14, 2, generator=torch.Generator().manual_seed(0)) * 40 + 10
+    visible = torch.ones(B, T, 14, dtype=torch.int8)
+    visible[0, 1, 3] = 0
+    targets = (2 * joints + 1) / size - 1
+    heat = normal_maps(expand_labels(targets, T + 1), grid, 1.0)
+    joints[0, 1, 3] = float("nan")
+    right = coordinate_loss((heat, expected_coordinates(heat)), joints, size, visible)
+    assert right.item() < 1e-3
+    wrong = coordinate_loss((heat, expected_coordinates(heat)), joints.flip(2).nan_to_num(), size, visible)
+    assert wrong.item() > 0.3
+    assert coordinate_loss((heat, expected_coordinates(heat)), joints, size, torch.zeros_like(visible)).item() == 0
+    logits = torch.zeros(B, T + 1, 14, grid, grid, requires_grad=True)
+    maps = softmax_maps(logits)
+    coordinate_loss((maps, expected_coordinates(maps)), joints, size, visible).backward()
+    assert torch.isfinite(logits.grad).all() and logits.grad.abs().sum() > 0

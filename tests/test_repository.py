@@ -1,0 +1,171 @@
+"""Rules that hold for the whole repository: what may be imported where, what every command answers, what lies at the top."""
+
+import ast
+import importlib.metadata
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Which framework a house may import. `keras` brings TensorFlow in; Chainer only ever loads batches in deeppose_tf.
+HOUSES = {
+    "lpm_torch": {"torch"},
+    "deeppose_caffe_port": {"torch"},
+    "deeppose_tf": {"tensorflow", "keras", "chainer"},
+    "deepercut_tf": {"tensorflow", "keras"},
+    "simplebaseline_paddle": {"paddle"},
+}
+FRAMEWORKS = {"torch", "torchvision", "tensorflow", "keras", "paddle", "chainer", "jax", "caffe"}
+PACKAGES = ("common", *HOUSES)
+TOP_LEVEL = {
+    *("requirements.txt", "requirements-gpu.txt", "README.md", *PACKAGES, "examples", "tests"),
+    *("pyproject.toml", "LICENSE", "CHANGELOG.md", ".gitignore", ".gitattributes", ".editorconfig", ".pre-commit-config.yaml", ".ci"),
+}
+
+
+def name_of(path: pathlib.Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+ALL_FILES = sorted(path for folder in (*PACKAGES, "tests", "examples") for path in (ROOT / folder).rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8"), filename=str(path)) for path in ALL_FILES}
+
+
+def python_files(folder: str) -> list[pathlib.Path]:
+    return [path for path in ALL_FILES if path.is_relative_to(ROOT / folder)]
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """First components of everything a module imports, inside functions too, except what it tries and can do without."""
+    optional = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try) and any(ast.unparse(h.type) in ("ImportError", "ModuleNotFoundError") for h in node.handlers if h.type)
+        for statement in node.body
+        for child in ast.walk(statement)
+    }
+    names = set()
+    for node in ast.walk(tree):
+        if node in optional:
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def is_command(path: pathlib.Path) -> bool:
+    """A program for users: anything in a package that can be run; in tests/, what parses arguments."""
+    guarded = any(isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" for node in TREES[path].body)
+    if path.is_relative_to(ROOT / "tests"):
+        return guarded and "argparse" in imported(TREES[path])
+    return guarded or path.name == "__main__.py"
+
+
+COMMANDS = [path for path in ALL_FILES if is_command(path)]
+
+
+def run_python(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_importing_common_loads_no_framework(tmp_path):
+    program = f"""
+import importlib, sys
+for name in {[name_of(p)[:-3].replace("/", ".").removesuffix(".__init__") for p in python_files("common")]}:
+    sys.argv = [name, "--help"]
+    try:
+        importlib.import_module(name)
+    except SystemExit:
+        pass  # a __main__ module that answers --help
+    loaded = {FRAMEWORKS} & set(sys.modules)
+    assert not loaded, f"importing {{name}} loads {{sorted(loaded)}}"
+"""
+    answer = run_python("-c", program, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("house", PACKAGES)
+def test_only_its_own_framework_is_imported(house):
+    forbidden = (FRAMEWORKS | set(HOUSES)) - HOUSES.get(house, set()) - {house}
+    wrong = {name_of(path): sorted(imported(TREES[path]) & forbidden) for path in python_files(house)}
+    assert not {name: names for name, names in wrong.items() if names}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=name_of)
+def test_help_answers_without_loading_a_framework(path, tmp_path):
+    """From any working directory, and before a framework is imported: that is what keeps it under a second."""
+    relative = path.relative_to(ROOT)
+    if relative.parts[0] == "common":
+        target = ("-m", ".".join(relative.with_suffix("").parts).removesuffix(".__main__"))
+    else:
+        target = (str(path),)
+    answer = run_python("-X", "importtime", *target, "--help", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert "usage:" in answer.stdout
+    modules = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in answer.stderr.splitlines() if line.startswith("import time:")}
+    assert modules, "Python reported no imports"
+    assert not modules & FRAMEWORKS
+
+
+def test_no_eval_and_no_star_imports():
+    wrong = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
+                wrong.append(f"{name_of(path)}:{node.lineno}: {node.func.id}()")
+            if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+                wrong.append(f"{name_of(path)}:{node.lineno}: star import")
+    assert not wrong
+
+
+def test_top_level_is_as_agreed():
+    listing = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode != 0:
+        pytest.skip("not a git checkout: what is ignored is not known")
+    assert {line.split("/")[0] for line in listing.stdout.splitlines()} <= TOP_LEVEL
+
+
+def pins(path: pathlib.Path) -> dict[str, str]:
+    """Package (canonical name) -> exact version of a requirement file and those it includes."""
+    found = {}
+    for line in path.read_text().splitlines():
+        line = line.split(" #")[0].strip()
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("-r "):
+            found.update(pins(path.parent / line[3:].strip()))
+            continue
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[a-z,-]+\])?==([A-Za-z0-9.]+)", line)
+        assert match, f"{name_of(path)}: '{line}' is not an exact pin"
+        found[re.sub(r"[-_.]+", "-", match[1]).lower()] = match[2]
+    return found
+
+
+def test_requirement_files_agree():
+    everything = pins(ROOT / "requirements.txt")
+    for house in PACKAGES:
+        assert pins(ROOT / house / "requirements.txt").items() <= everything.items(), house
+    gpu = pins(ROOT / "requirements-gpu.txt")
+    differing = set(everything.keys() ^ gpu.keys()) | {n for n in everything.keys() & gpu.keys() if everything[n] != gpu[n]}
+    assert differing == {"paddlepaddle", "paddlepaddle-gpu"}
+
+
+@pytest.mark.parametrize("folder", [*PACKAGES, "tests"])
+def test_everything_imported_is_pinned(folder):
+    """A fresh machine installs what the requirement files name: no module may lean on what happens to be installed."""
+    pinned = set(pins(ROOT / ("requirements.txt" if folder == "tests" else f"{folder}/requirements.txt")))
+    owners = importlib.metadata.packages_distributions()
+    missing = {}
+    for path in python_files(folder):
+        for module in imported(TREES[path]) - sys.stdlib_module_names - {*PACKAGES, "tests", "examples"}:
+            distributions = {re.sub(r"[-_.]+", "-", name).lower() for name in owners.get(module, [])}
+            if not distributions & pinned:
+                missing.setdefault(module, []).append(name_of(path))
+    assert not missing
