@@ -48,8 +48,9 @@ def compose_affine(second: np.ndarray, first: np.ndarray) -> np.ndarray:
 def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill=0) -> np.ndarray:
     """Resample `image` through `matrix` (image -> crop) into `size` = (width, height), bilinear, `fill` outside.
 
-    When the crop shrinks the picture by more than two, the part that it needs is first reduced by area averaging, which keeps fine
-    texture from aliasing; the map is adjusted so that geometry is unchanged.
+    When the crop shrinks the picture by two or more, the picture is first reduced by the whole part of that factor with area averaging,
+    which keeps fine texture from aliasing; the map is adjusted so that geometry is unchanged (`fill` may come in one crop pixel early at
+    the right and bottom edge, where a part cell is left over).
     """
     import cv2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,17 +72,15 @@ def save_predictions(path: str | Path, predictions: Predictions) -> None:
             raise ValueError(f"prediction field {name} has dtype object; use numbers or strings")
         if len(array) != len(predictions):
             raise ValueError(f"prediction field {name} has {len(array)} rows, joints have {len(predictions)}")
+    texts = {"skeleton": predictions.skeleton.name, "dataset": predictions.dataset, "split": predictions.split}
+    texts["meta"] = json.dumps(predictions.meta, sort_keys=True)
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            **arrays,
-            skeleton=np.array(predictions.skeleton.name),
-            dataset=np.array(predictions.dataset),
-            split=np.array(predictions.split),
-            meta=np.array(json.dumps(predictions.meta, sort_keys=True)),
-        )
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays, **{name: np.array(text) for name, text in texts.items()})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_predictions(path: str | Path) -> Predictions:
@@ -89,22 +88,31 @@ def load_predictions(path: str | Path) -> Predictions:
     try:
         with np.load(path, allow_pickle=False) as data:
             stored = {name: data[name] for name in data.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    # TypeError, AttributeError: a `.npy` file, which is an array instead of an archive
+    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path} is not a readable prediction file ({error}); write it again with the house's val.py") from error
     missing = [n for n in (*_ARRAYS, "skeleton") if n not in stored]
     if missing:
         raise DataError(f"prediction file {path} lacks the field {missing[0]!r}; a prediction file has {', '.join(_ARRAYS)}, skeleton, dataset, split, meta")
-    skeleton = get_skeleton(str(stored["skeleton"]))
-    joints = stored["joints"]
-    if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 2):
-        raise DataError(f"prediction file {path}: field joints has shape {joints.shape}, skeleton {skeleton.name} needs (N, {len(skeleton)}, 2)")
-    short = [n for n in _ARRAYS if len(stored[n]) != len(joints)]
-    if short:
-        raise DataError(f"prediction file {path}: field {short[0]} has {len(stored[short[0]])} rows, joints have {len(joints)}")
+    try:
+        skeleton = get_skeleton(str(stored["skeleton"]))
+        meta = json.loads(str(stored.get("meta", "{}")))
+    except ValueError as error:
+        raise DataError(f"prediction file {path}: field skeleton or meta: {error}") from error
+    _check_shapes(path, stored, skeleton)
     return Predictions(
         skeleton=skeleton,
         **{n: stored[n] for n in _ARRAYS},
         dataset=str(stored.get("dataset", "")),
         split=str(stored.get("split", "")),
-        meta=json.loads(str(stored.get("meta", "{}"))),
+        meta=meta,
     )
+
+
+def _check_shapes(path: str | Path, stored: dict[str, np.ndarray], skeleton: Skeleton) -> None:
+    n, j = len(np.atleast_1d(stored["joints"])), len(skeleton)
+    expected = {"joints": (n, j, 2), "score": (n, j), "box": (n, 4)}
+    for name in _ARRAYS:
+        shape = expected.get(name, (n,))
+        if stored[name].shape != shape:
+            raise DataError(f"prediction file {path}: field {name} has shape {stored[name].shape}; {n} rows of skeleton {skeleton.name} need {shape}")

@@ -9,7 +9,7 @@ import argparse
 import configparser
 import types
 import typing
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 
 from common.poses import DataError
@@ -18,13 +18,7 @@ from common.poses import DataError
 def setting(default, text: str, choices: tuple | None = None, flag: str | None = None):
     """A dataclass field with its help text; `choices` limits the values, `flag` is another spelling on the command line."""
     metadata = {"help": text, "choices": choices, "flag": flag}
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
-
-
-def _default(f: Field):
-    return f.default if f.default is not MISSING else f.default_factory()
 
 
 def _scalar_type(annotation) -> tuple[type, bool]:
@@ -35,24 +29,23 @@ def _scalar_type(annotation) -> tuple[type, bool]:
     return annotation, False
 
 
+_BOOL = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
 def convert(name: str, text, annotation):
-    """A text value as the field's type; ValueError naming the field."""
+    """A value from the command line or a file (text, or what YAML made of it) as the field's type; ValueError naming the field."""
     kind, optional = _scalar_type(annotation)
     if text is None or (optional and str(text).lower() in ("none", "null", "")):
         if optional:
             return None
         raise ValueError(f"setting {name} needs a {kind.__name__}")
+    if isinstance(text, (list, tuple, dict)):
+        raise ValueError(f"setting {name}: {text!r} is not one {kind.__name__}")
     try:
-        if kind is bool:
-            if isinstance(text, bool):
-                return text
-            return {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}[str(text).lower()]
-        if kind is tuple or typing.get_origin(kind) is tuple:
-            parts = text if isinstance(text, (list, tuple)) else str(text).split(",")
-            return tuple(float(p) for p in parts)
-        return kind(text)
+        # through text, so that YAML's 3.7 or true is refused for an int instead of being cut to 3 or 1
+        return _BOOL[str(text).lower()] if kind is bool else kind(str(text))
     except (KeyError, ValueError):
-        raise ValueError(f"setting {name}: {text!r} is not a {getattr(kind, '__name__', kind)}") from None
+        raise ValueError(f"setting {name}: {text!r} is not a {kind.__name__}") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser, cls) -> None:
@@ -61,12 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser, cls) -> None:
     for f in fields(cls):
         kind, _ = _scalar_type(hints[f.name])
         names = [f"--{f.name}"] + ([f.metadata["flag"]] if f.metadata.get("flag") else [])
-        text = f"{f.metadata.get('help', '')} (default: {_default(f)})".replace("%", "%%")
+        text = f"{f.metadata.get('help', '')} (default: {f.default})".replace("%", "%%")
         if kind is bool:
             parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
-            metavar = None if f.metadata.get("choices") else getattr(kind, "__name__", "VALUE").upper()
-            parser.add_argument(*names, default=argparse.SUPPRESS, choices=f.metadata.get("choices"), help=text, metavar=metavar)
+            # choices are checked by `resolve`, after conversion; here they are only shown
+            choices = f.metadata.get("choices")
+            metavar = "{" + ",".join(map(str, choices)) + "}" if choices else kind.__name__.upper()
+            parser.add_argument(*names, default=argparse.SUPPRESS, help=text, metavar=metavar)
 
 
 def resolve(cls, *layers: dict):
@@ -87,21 +82,36 @@ def resolve(cls, *layers: dict):
 
 
 def read_settings_file(path: str | Path) -> dict:
-    """A file of `key = value` lines, with or without sections, or YAML (`.yaml`), as {key: text}. DataError when it cannot be read."""
+    """A file of `key = value` lines, with or without sections, or YAML (`.yaml`), as {key: value}. DataError when it cannot be read.
+
+    Sections only group; `-` in a key means `_`; `#` or `;` starts a comment at the start of a line or after a space.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"settings file {path} does not exist")
-    text = path.read_text()
-    if path.suffix in (".yaml", ".yml"):
-        import yaml
-
-        loaded = yaml.safe_load(text) or {}
-        if not isinstance(loaded, dict):
-            raise DataError(f"settings file {path} must be a mapping of setting names to values")
-        return loaded
-    parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(text if text.lstrip().startswith("[") else "[settings]\n" + text)
-    except configparser.Error as error:
-        raise DataError(f"settings file {path}: {error}; write one `key = value` a line") from error
-    return {key.replace("-", "_"): value for section in parser.sections() for key, value in parser[section].items()}
+        text = path.read_text(encoding="utf-8")
+        found = _read_yaml(text) if path.suffix in (".yaml", ".yml") else _read_ini(text)
+    except (OSError, ValueError, configparser.Error) as error:
+        raise DataError(f"settings file {path}: {error}; write one `key = value` a line (`key: value` in YAML)") from error
+    return {str(key).replace("-", "_"): value for key, value in found.items()}
+
+
+def _read_yaml(text: str) -> dict:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(error) from error
+    if not isinstance(loaded, dict):
+        raise ValueError("it holds no mapping of setting names to values")
+    return loaded
+
+
+def _read_ini(text: str) -> dict[str, str]:
+    # default_section: [DEFAULT] is a section like any other here
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), default_section="")
+    parser.optionxform = str  # keys keep their case, as dataclass fields have it
+    parser.read_string("[lines before any section]\n" + text)
+    return {key: value for section in parser.sections() for key, value in parser[section].items()}

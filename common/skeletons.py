@@ -111,7 +111,7 @@ LSP14 = _make("lsp14", f"{_LEGS} {_ARMS} neck head_top")
 MPII16 = _make("mpii16", f"{_LEGS} pelvis thorax upper_neck head_top {_ARMS}")
 # MPII without pelvis and thorax, in LSP order (eldar/pose-tensorflow)
 MPII14 = _make("mpii14", f"{_LEGS} {_ARMS} upper_neck head_top")
-# MobilePose's order for Penn Action, LSP and MPII (specs/lpm_torch.md section 1)
+# MobilePose's order for Penn Action, LSP and MPII
 LPM14 = _make(
     "lpm14",
     f"{_LEGS} left_elbow left_wrist neck head_top right_wrist right_elbow right_shoulder left_shoulder",

@@ -126,7 +126,8 @@ def report(rows: list[dict]) -> str:
         )
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     total = sum(r["minutes"] for r in rows)
-    lines += ["", f"Jobs took {total:.1f} minutes; the largest process used {peak:.1f} GB. Pictures: " + ", ".join(f"{r['house']}_{r['model']}.png" for r in rows)]
+    pictures = ", ".join(f"{r['house']}_{r['model']}.png" for r in rows)
+    lines += ["", f"Jobs took {total:.1f} minutes; the largest process used {peak:.1f} GB. Pictures: {pictures}"]
     return "\n".join(lines) + "\n"
 
 
@@ -144,8 +145,8 @@ def main() -> int:
         run(job, job.train, data)
         run(job, job.score, data)
         run(job, (*job.score, *job.random), data, "random")
-        found = figures(job, data)
-        rows.append({"house": job.house, "model": job.model, "dataset": job.dataset, "protocol": job.protocol, **found, "minutes": (time.monotonic() - began) / 60})
+        row = {"house": job.house, "model": job.model, "dataset": job.dataset, "protocol": job.protocol, **figures(job, data)}
+        rows.append({**row, "minutes": (time.monotonic() - began) / 60})
     if not rows:
         print("quickstart: no such house", file=sys.stderr)
         return 2

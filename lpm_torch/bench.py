@@ -2,13 +2,12 @@
 
     python -m lpm_torch.bench --model=lpm --resolution=256 --t=5 --batch_size=1 --threads=2 [--device=cuda --amp=bf16 --compile]
 
-`PlainLPM` and `PlainCPM` are that loop: one frame at a time, one convolution a layer and gate, nothing shared; the tests use them as oracle.
+`plain_lpm` and `plain_cpm` are that loop: one frame at a time, a convolution a layer and gate, nothing shared. They are the tests' oracle.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -81,8 +80,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("lpm", "cpm"), default="lpm", help="network (default: lpm)")
-    for name, value, text in (("resolution", 256, "input side"), ("t", 5, "frames a clip"), ("batch_size", 1, "clips"), ("threads", 2, "CPU threads"),
-                              ("repeat", 5, "measurements, of which the median counts")):  # fmt: skip
+    for name, value, text in (("resolution", 256, "input side"), ("t", 5, "frames a clip"), ("batch_size", 1, "clips"),
+                              ("threads", 2, "CPU threads"), ("repeat", 5, "measurements, of which the median counts")):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: {value})")
     parser.add_argument("--width", type=float, default=1.0, help="channel multiplier (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -148,22 +147,23 @@ class Bench:
             maps = forward()
         maps.float().square().mean().backward()
 
-    def seconds(self, action) -> float:
-        """Wall time of one call, the device's queue included."""
+    def seconds(self, mode, net, forward) -> float:
+        """Wall time of one pass, the device's queue included."""
         start = time.perf_counter()
-        action()
+        mode(net, forward)
         if self.device.type == "cuda":
             self.torch.cuda.synchronize()
         return time.perf_counter() - start
 
     def run(self) -> dict:
         """Median seconds of each runner in both modes; runners take turns, so that a change of the machine's load meets all of them."""
+        runners = self.runners()
         result: dict = {"settings": {k: str(v) for k, v in vars(self.args).items() if k != "json"}}
         for mode in (self.inference, self.training):
             times: dict[str, list[float]] = {}
             for turn in range(self.args.repeat + 1):
-                for name, (net, forward) in self.runners_once().items():
-                    spent = self.seconds(lambda net=net, forward=forward: mode(net, forward))
+                for name, (net, forward) in runners.items():
+                    spent = self.seconds(mode, net, forward)
                     if turn:  # the first is a warm-up
                         times.setdefault(name, []).append(spent)
             medians = {name: statistics.median(values) for name, values in times.items()}
@@ -172,12 +172,6 @@ class Bench:
         if self.device.type == "cuda":
             result["peak_memory_mib"] = self.torch.cuda.max_memory_allocated() / 2**20
         return result
-
-    def runners_once(self) -> dict:
-        """`runners`, made once, so that a compiled network is compiled once."""
-        if not hasattr(self, "_runners"):
-            self._runners = self.runners()
-        return self._runners
 
 
 def main(argv=None) -> int:

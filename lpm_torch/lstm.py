@@ -89,15 +89,15 @@ class RecurrentPoseMachine(PoseMachine):
     def advance(self, stage: Stage, weights: GateWeights, x: Tensor, belief: Tensor, hidden: Tensor | None, cell: Tensor | None):
         """One ConvLSTM step and ConvNet3; `hidden` and `cell` are None at the first frame. Returns belief, hidden, cell."""
         if hidden is None:
-            gates = x + F.conv2d(belief, weights.belief, self.first_bias(weights), padding=1)
+            gates = x + F.conv2d(belief, weights.belief, padding=1)
         else:
             gates = x + F.conv2d(torch.cat([belief, hidden], 1), weights.recurrent, weights.bias_h, padding=1)
         hidden, cell = self.cell(stage, dict(zip(stage.x, gates.chunk(len(stage.x), 1))), cell)
         return chain(stage.generator, hidden, self.belief_relu), hidden, cell
 
-    def first_bias(self, weights: GateWeights) -> Tensor | None:
-        """Bias of the h-convolutions at the first frame, where the hidden state is zero."""
-        return weights.bias_h
+    def start(self, belief: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Hidden state and cell before a clip; None where the first frame has no h-convolutions and no f gate."""
+        return None, None
 
     def clip_inputs(self, frames: Tensor, centers: Tensor, steps: int) -> list[tuple[Stage, GateWeights, Tensor]]:
         """Layers, joined weights and input part of every step; the layers being the same at all frames, one call does them all."""
@@ -113,7 +113,7 @@ class RecurrentPoseMachine(PoseMachine):
         `steps` reads a single frame (T = 1) that many times, as a clip of equal frames, but encodes it once.
         """
         beliefs = [self.initial(frames[:, 0])]
-        hidden = cell = None
+        hidden, cell = self.start(beliefs[0])
         for stage, weights, x in self.clip_inputs(frames, centers, steps or 1):
             belief, hidden, cell = self.advance(stage, weights, x, beliefs[-1], hidden, cell)
             beliefs.append(belief)
@@ -127,9 +127,12 @@ class RecurrentPoseMachine(PoseMachine):
     def init_state(self, frame: Tensor, center: Tensor) -> State:
         """State before the first frame (B,3,S,S) of a sequence: ConvNet1's maps and zeros. `center` (B,1,S,S) is not read."""
         belief = self.initial(frame)
-        # two tensors: torch.export takes arguments that are one tensor for one input
-        hidden, cell = (belief.new_zeros(len(belief), self.channels.lstm, *belief.shape[-2:]) for _ in range(2))
-        return State(belief, hidden, cell, belief.new_zeros(len(belief), 1, 1, 1))
+        return State(belief, *self.zeros(belief), belief.new_zeros(len(belief), 1, 1, 1))
+
+    def zeros(self, belief: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden state and cell of zeros: two tensors, as torch.export takes arguments that are one tensor for one input."""
+        shape = (len(belief), self.channels.lstm, *belief.shape[-2:])
+        return belief.new_zeros(shape), belief.new_zeros(shape)
 
     def step(self, frame: Tensor, center: Tensor, state: State) -> tuple[Tensor, State]:
         """One frame (B,3,S,S) with its centre map (B,1,S,S) -> its belief maps (B,maps,g,g) and the next state."""
@@ -162,6 +165,10 @@ class LPM(RecurrentPoseMachine):
         """The layers of any frame."""
         return named_stage(self, 6, GATES, "Mres{}_stage6")
 
+    def start(self, belief: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Zeros: the f gate and the biases of the h-convolutions act from the first frame on."""
+        return self.zeros(belief)
+
     def cell(self, stage: Stage, gates: dict[str, Tensor], cell: Tensor | None) -> tuple[Tensor, Tensor]:
         """q = BN_q(sigmoid(pre_q)); c = i g + f c_prev; h = o tanh(c)."""
         q = {name: stage.after[name](torch.sigmoid(pre)) if stage.after else torch.sigmoid(pre) for name, pre in gates.items()}
@@ -185,6 +192,10 @@ class LPMRaw(LPM):
             add_convs(self, "conv{}" + f"_stage{s}", [3, c.body, c.body, c.body, c.feature], [9, 9, 9, 5])
             add_gates(self, c, s, first=s == 2)
             add_generator(self, c, self.generator_pattern(s))
+
+    def start(self, belief: Tensor) -> tuple[None, None]:
+        """The first frame has no state."""
+        return None, None
 
     @staticmethod
     def generator_pattern(s: int) -> str:
@@ -269,10 +280,6 @@ class LPMOfficial(RecurrentPoseMachine):
         """The layers of any frame."""
         named = [{q: getattr(self, pattern.format(q)) for q in GATES} for pattern in ("{}_x", "{}_h", "scale_{}")]
         return Stage(self.layers("conv{}_stage2", 4), *named, self.layers("Mres{}", 5))
-
-    def first_bias(self, weights: GateWeights) -> None:
-        """The first frame has no h-convolutions, so not their biases either."""
-        return None
 
     def missing_bias(self, weights: GateWeights, state: State) -> Tensor:
         """`step` adds the h-convolutions' biases always; at the first frame they are taken away again."""

@@ -6,7 +6,7 @@ from common import datasets
 from common.poses import PoseSet
 from lpm_torch.config import data_root
 
-LOADERS = {"PennAction": "penn_action", "MPII": "mpii"}
+LOADERS = {"PennAction": "penn_action", "MPII": "mpii", "JHMDB": "jhmdb"}
 
 
 def load_pose_set(dataset: str, data_dir: str, split: str) -> PoseSet:

@@ -30,25 +30,31 @@ SCORED = ("head_top", "head", *(f"{s}_{g}" for s in ("left", "right") for g in (
 def parse_args(argv=None) -> argparse.Namespace:
     """Options; those left out come from the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="lpm", choices=MODELS, help="network (default: lpm)")
-    parser.add_argument("--dataset", default="PennAction", choices=DATASETS, help="data set (default: PennAction)")
-    parser.add_argument("--data_dir", default="data", help="as in train.py (default: data)")
-    parser.add_argument("--split", default="valid", help="split to score (default: valid)")
-    parser.add_argument("--checkpoint_name", "--checkpoint", default=None, help="path, or a name in the model directory (default: best, else last)")
-    parser.add_argument("--model_dir", default="experiments", help="as in train.py (default: experiments)")
-    parser.add_argument("--mode", choices=("correct", "compat"), help="data handling (default: the checkpoint's, which it must equal)")
-    parser.add_argument("--limit", "--subset_size", type=int, default=None, help="score the first N clips only")
-    parser.add_argument("--protocol", nargs="*", default=None, help="protocols of common.evaluate (default: all that apply)")
-    parser.add_argument("--out", default=None, help="prediction file (default: output/MODEL/DATASET/SPLIT.npz)")
-    parser.add_argument("--json", default=None, help="also write the scores here, as `common.evaluate --json`")
-    parser.add_argument("--weights", choices=("averaged", "raw"), default="averaged", help="the moving average where the checkpoint has one")
-    parser.add_argument("--random_weights", action="store_true", help="score the checkpoint's network with fresh random weights (a baseline)")
-    parser.add_argument("--flip_test", action=argparse.BooleanOptionalAction, default=None, help="average with the mirrored image")
+    common_arguments(parser)
+    parser.add_argument("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
+    parser.add_argument("--out", help="prediction file (default: output/MODEL/DATASET/SPLIT.npz)")
+    parser.add_argument("--json", help="also write the scores here, as `common.evaluate --json`")
+    parser.add_argument("--flip_test", action=argparse.BooleanOptionalAction, help="average with the mirrored image (default: the checkpoint's)")
+    return parser.parse_args(argv)
+
+
+def common_arguments(parser: argparse.ArgumentParser, datasets: tuple[str, ...] = DATASETS) -> None:
+    """What every program that scores a checkpoint asks for."""
+    add = parser.add_argument
+    add("--model", default="lpm", choices=MODELS, help="network (default: lpm)")
+    add("--dataset", default="PennAction", choices=datasets, help="data set (default: PennAction)")
+    add("--data_dir", default="data", help="as in train.py (default: data)")
+    add("--split", default="valid", help="split to score (default: valid)")
+    add("--checkpoint_name", "--checkpoint", help="path, or a name in the model directory (default: best, else last)")
+    add("--model_dir", default="experiments", help="as in train.py (default: experiments)")
+    add("--mode", choices=("correct", "compat"), help="data handling (default: the checkpoint's, which it must equal)")
+    add("--limit", "--subset_size", type=int, help="the first N clips (official protocol: videos) only")
+    add("--weights", choices=("averaged", "raw"), default="averaged", help="the moving average where the checkpoint has one (default)")
+    add("--random_weights", action="store_true", help="the checkpoint's network with fresh random weights (a baseline)")
     for name, kind, text in (("t", int, "frames in a clip"), ("batch_size", int, "clips a batch"), ("workers", int, "loader processes"),
                              ("threads", int, "CPU threads"), ("amp", str, "off, bf16 or fp16"), ("gpus", str, "CUDA device"),
                              ("pck_r", float, "threshold of the accuracy")):  # fmt: skip
-        parser.add_argument(f"--{name}", type=kind, default=None, help=f"{text} (default: the checkpoint's)")
-    return parser.parse_args(argv)
+        add(f"--{name}", type=kind, choices=("off", "bf16", "fp16") if name == "amp" else None, help=f"{text} (default: the checkpoint's)")
 
 
 @contextmanager
@@ -120,7 +126,7 @@ def load_model(path: Path, args: argparse.Namespace):
     from lpm_torch.run import model_arguments
 
     state = read_checkpoint(path)
-    config = config_of(state, **PRESETS["paper"], model=args.model, dataset=args.dataset)
+    config = config_of(state, **PRESETS["paper"], model=args.model, dataset=args.dataset if args.dataset in DATASETS else "PennAction")
     for field in ("model", "mode"):
         wanted, stored = getattr(args, field, None), getattr(config, field)
         if state.get("config") and wanted not in (None, stored):
@@ -186,27 +192,29 @@ def main(argv=None) -> int:
         predictions, pose_set = predict_pose_set(model, config, pose_set, device, args.limit)
         accuracy = valid_accuracy(predictions, pose_set, config)
         print(f"Valid Accuracy: {accuracy.total:.2f} ({accuracy.aggregation})\n{group_line(accuracy)}")
-        score_and_write(args, path, predictions, pose_set)
+        out = Path(args.out) if args.out else ROOT / "output" / args.model / args.dataset / f"{args.split}.npz"
+        score_and_write(path, predictions, pose_set, out, args.protocol, args.json)
     except (DataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def score_and_write(args: argparse.Namespace, checkpoint: Path, predictions: Predictions, pose_set: PoseSet) -> None:
-    """Write the prediction file, print every protocol's figures, and write them as JSON if asked."""
+def score_and_write(
+    checkpoint: Path, predictions: Predictions, pose_set: PoseSet, out: Path, protocols: list[str] | None = None, json_out: str | None = None
+) -> None:
+    """Write the prediction file, print the protocols' figures (None: all that apply), and write them as JSON if asked."""
     from common.checkpoints import sha256_of, versions
     from common.evaluate import comparable, score, table, write_json
     from common.predictions import save_predictions
 
     predictions.meta |= {"house": "lpm_torch", "checkpoint": str(checkpoint), "weights_hash": sha256_of(checkpoint), "versions": versions()}
-    out = Path(args.out) if args.out else ROOT / "output" / args.model / args.dataset / f"{args.split}.npz"
     save_predictions(out, predictions)
     print(f"predictions: {out}")
-    results = score(pose_set, predictions, args.protocol)
+    results = score(pose_set, predictions, protocols)
     verdicts = {name: comparable(pose_set, predictions, name) for name in results}
-    if args.json:
-        write_json(args.json, results, verdicts)
+    if json_out:
+        write_json(json_out, results, verdicts)
     print(table(pose_set, predictions, results, verdicts))
 
 

@@ -26,7 +26,7 @@ def missing(name: str, root: Path, wanted: str) -> DataMissing:
     elif name == "json":
         source = "Write your own in the format that common/datasets/json_format.py describes"
     else:
-        source = "Its official page is gone; use a copy that you have"
+        source = "No official page is known; use a copy that you have"
     found = "" if root.exists() else " (that folder does not exist)"
     return DataMissing(
         f"data set {name} is not in {root}{found}: looked for {wanted}. {source}, "

@@ -40,7 +40,9 @@ def score_results(truth: dict, results: list[dict]) -> dict[str, float]:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise DataError(f"oks_ap needs the package pycocotools, which cannot be imported ({error}): pip install pycocotools==2.0.11") from None
+        raise DataError(
+            f"oks_ap needs the package pycocotools, which cannot be imported ({error}): pip install pycocotools==2.0.11"
+        ) from None
     if not results:
         return dict.fromkeys(NAMES, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):

@@ -207,7 +207,7 @@ def test_coco_file_and_detections_work_with_pycocotools(drawn, capsys):
     score.evaluate()
     score.accumulate()
     score.summarize()
-    assert 0.2 < score.stats[1] < 1.0  # AP at IoU 0.5: useful, not perfect
+    assert score.stats[1] > 0.4 and score.stats[0] < 0.95  # AP at IoU 0.5 useful, over all thresholds not perfect
 
 
 def test_mpii_release_and_json_say_the_same(drawn, tmp_path):

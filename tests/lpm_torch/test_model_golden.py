@@ -30,7 +30,7 @@ def draw(name, seed):
 
 
 def fill(model, seed, gate_bias=None):
-    """The fixture's random weights: He normal kernels, other vectors 0.1 n, around 1 for normalisations, around the fill value for gate biases."""
+    """The fixture's random weights: He normal kernels; vectors 0.1 n, around 1 in normalisations, around the fill value in gate biases."""
     state = {}
     for name, old in model.state_dict().items():
         shape = tuple(old.shape)
@@ -94,7 +94,7 @@ def test_forward(folder, fixture, name):
 
 @pytest.mark.parametrize("name", CLIP_MODELS)
 def test_train_step(folder, fixture, name):
-    """Loss and maps 1e-4 relative, gradient norms 1e-3, as the fixture suggests; sums of Adam's result 1e-4 of the distance it moved them."""
+    """Loss and maps 1e-4 relative, gradient norms 1e-3, as the fixture suggests; sums after Adam as float32 rounding allows."""
     settings, seed = fixture["forward"]["train"], fixture["seed"]
     order = json.loads((folder / f"params_{name}.json").read_text())
     model = fill(build_model(name, dropout=settings["dropout"]), seed).train()

@@ -15,8 +15,8 @@ FACING_CAMERA = np.diag([1.0, -1.0, -1.0])  # body axes of an upright person who
 # How deep a joint lies under the surface of its own body part, in fractions of stature: what is nearer than this by a margin hides it.
 _JOINT_DEPTH = {
     "pelvis": 0.07, "belly": 0.07, "spine": 0.07, "thorax": 0.07, "neck": 0.06, "hip": 0.075, "shoulder": 0.05, "elbow": 0.03,
-    "wrist": 0.025, "hand": 0.025, "knee": 0.042, "ankle": 0.032, "foot": 0.03, "upper_neck": 0.055, "head_top": 0.055, "head": 0.065, "head_centre": 0.065,
-    "face": 0.02, "nose": 0.012, "eye": 0.015, "ear": 0.015,
+    "wrist": 0.025, "hand": 0.025, "knee": 0.042, "ankle": 0.032, "foot": 0.03, "upper_neck": 0.055, "head_top": 0.055,
+    "head": 0.065, "head_centre": 0.065, "face": 0.02, "nose": 0.012, "eye": 0.015, "ear": 0.015,
 }  # fmt: skip
 _MARGIN = 0.025
 

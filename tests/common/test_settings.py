@@ -1,0 +1,139 @@
+"""Settings: values from the command line, presets and files, and what is refused."""
+
+import argparse
+from dataclasses import dataclass
+
+import pytest
+
+from common.poses import DataError
+from common.settings import add_arguments, read_settings_file, resolve, setting
+
+
+@dataclass
+class Config:
+    lr: float = setting(1e-3, "learning rate, 100 % of it")
+    epochs: int = setting(5, "epochs", flag="--max_epochs")
+    clip: float | None = setting(None, "gradient clip")
+    path: str | None = setting(None, "a path")
+    model: str = setting("lpm", "network", ("lpm", "cpm"))
+    stages: int = setting(3, "stages", (3, 6))
+    debug: bool = setting(False, "pictures")
+    flip: bool | None = setting(None, "flip test")
+
+
+def from_command_line(*words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, Config)
+    return vars(parser.parse_args(words))
+
+
+def test_only_given_options_are_in_the_namespace():
+    assert from_command_line() == {}
+    assert from_command_line("--lr", "2e-4", "--max_epochs=7") == {"lr": "2e-4", "epochs": "7"}
+    assert from_command_line("--debug", "--no-flip") == {"debug": True, "flip": False}
+
+
+def test_help_shows_defaults_and_choices():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, Config)
+    text = " ".join(parser.format_help().split())
+    assert "100 % of it (default: 0.001)" in text and "--model {lpm,cpm}" in text and "--stages {3,6}" in text and "--no-debug" in text
+
+
+def test_values_have_the_type_of_the_field():
+    config = resolve(Config, from_command_line("--lr=1", "--epochs=9", "--clip=2", "--stages=6", "--path", "x y", "--debug"))
+    assert config == Config(1.0, 9, 2.0, "x y", "lpm", 6, True, None)
+    assert type(config.lr) is float and type(config.epochs) is int and type(config.stages) is int
+
+
+def test_later_layers_win_and_none_unsets():
+    assert resolve(Config, {"lr": 1, "clip": 3}, {"lr": "2"}, {"clip": "none"}) == Config(lr=2.0)
+    assert resolve(Config, {"clip": None, "path": "null", "flip": ""}) == Config()
+    assert resolve(Config) == Config()
+
+
+@pytest.mark.parametrize("text", ["yes", "TRUE", "on", "1", True, 1])
+def test_true_words(text):
+    assert resolve(Config, {"debug": text, "flip": text}) == Config(debug=True, flip=True)
+
+
+@pytest.mark.parametrize("text", ["no", "False", "off", "0", False, 0])
+def test_false_words(text):
+    assert resolve(Config, {"debug": text, "flip": text}) == Config(flip=False)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rate": 1}, "unknown setting 'learning_rate'; known: lr, epochs"),
+        ({"lr": "fast"}, "setting lr: 'fast' is not a float"),
+        ({"lr": None}, "setting lr needs a float"),
+        ({"lr": ""}, "setting lr: '' is not a float"),
+        ({"epochs": 3.7}, "setting epochs: 3.7 is not a int"),
+        ({"epochs": True}, "setting epochs: True is not a int"),
+        ({"epochs": [1]}, r"setting epochs: \[1\] is not one int"),
+        ({"path": {"a": 1}}, "is not one str"),
+        ({"debug": "perhaps"}, "setting debug: 'perhaps' is not a bool"),
+        ({"debug": 2}, "setting debug: 2 is not a bool"),
+        ({"model": "hourglass"}, "setting model: 'hourglass' is not one of lpm, cpm"),
+        ({"stages": 4}, "setting stages: 4 is not one of 3, 6"),
+    ],
+)
+def test_bad_values_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(Config, values)
+
+
+FILES = {
+    "plain.ini": "# a comment\nlr = 2e-4\nmodel: cpm\npath =\n",
+    "section.ini": "[training]\nlr = 2e-4  # tuned\n[network]\nmodel = cpm\npath = none\n",
+    "comment_first.ini": "; made by hand\n[settings]\nlr=2e-4\nmodel=cpm\n",
+    "before_and_in.ini": "lr=2e-4\n[DEFAULT]\nmodel=cpm\n",
+    "file.yaml": "lr: 2e-4\nmodel: cpm\npath: null\n",
+    "file.yml": "lr: 0.0002\nmodel: cpm\n",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_with_and_without_sections(tmp_path, name):
+    (tmp_path / name).write_text(FILES[name])
+    assert resolve(Config, read_settings_file(tmp_path / name)) == Config(lr=2e-4, model="cpm")
+
+
+@pytest.mark.parametrize("name", ["a.ini", "a.yaml"])
+def test_keys_may_be_written_with_dashes_and_keep_their_case(tmp_path, name):
+    (tmp_path / name).write_text("max-Epochs = 3\n" if name == "a.ini" else "max-Epochs: 3\n")
+    assert {k: str(v) for k, v in read_settings_file(tmp_path / name).items()} == {"max_Epochs": "3"}
+
+
+def test_percent_signs_and_hashes_in_values(tmp_path):
+    (tmp_path / "a.ini").write_text("path = 50%/run#3\n")
+    assert read_settings_file(tmp_path / "a.ini") == {"path": "50%/run#3"}
+
+
+def test_empty_files_change_nothing(tmp_path):
+    for name in ("a.ini", "a.yaml"):
+        (tmp_path / name).write_text("")
+        assert read_settings_file(tmp_path / name) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.ini", b"lr\n"),
+        ("a.ini", b"lr = 1\nlr = 2\n"),
+        ("a.ini", b"[half\nlr = 1\n"),
+        ("a.ini", b"lr = \xff\xfe\n"),
+        ("a.yaml", b"lr: [1\n"),
+        ("a.yaml", b"- lr\n- 2\n"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"settings file .*{name}"):
+        read_settings_file(tmp_path / name)
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="none.ini does not exist"):
+        read_settings_file(tmp_path / "none.ini")

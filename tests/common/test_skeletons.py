@@ -1,0 +1,130 @@
+"""Skeletons: what is derived from the names, and the maps between them."""
+
+import numpy as np
+import pytest
+
+from common.skeletons import (
+    AIC14,
+    COCO17,
+    CPM14,
+    JHMDB15,
+    LPM14,
+    LSP14,
+    MPII14,
+    MPII16,
+    PENN13,
+    SKELETONS,
+    Skeleton,
+    get_skeleton,
+    group_name,
+    mirror_name,
+    skeleton_map,
+)
+
+ALL = list(SKELETONS.values())
+
+
+def named_limbs(skeleton):
+    return {frozenset((skeleton.joints[a], skeleton.joints[b])) for a, b in skeleton.limbs}
+
+
+@pytest.mark.parametrize("skeleton", ALL, ids=lambda s: s.name)
+def test_mirror_is_its_own_inverse_and_changes_the_side(skeleton):
+    assert np.array_equal(skeleton.mirror[skeleton.mirror], np.arange(len(skeleton)))
+    for i, m in enumerate(skeleton.mirror):
+        assert skeleton.joints[m] == mirror_name(skeleton.joints[i])
+        assert (i == m) == (not skeleton.joints[i].startswith(("left_", "right_")))
+    assert sorted(i for pair in skeleton.flip_pairs for i in pair) == [i for i, m in enumerate(skeleton.mirror) if i != m]
+
+
+@pytest.mark.parametrize("skeleton", ALL, ids=lambda s: s.name)
+def test_groups_hold_every_joint_once(skeleton):
+    assert sorted(i for members in skeleton.groups.values() for i in members) == list(range(len(skeleton)))
+    assert all(group_name(skeleton.joints[i]) == name for name, members in skeleton.groups.items() for i in members)
+
+
+@pytest.mark.parametrize("skeleton", ALL, ids=lambda s: s.name)
+def test_limbs_are_distinct_and_mirror_each_other(skeleton):
+    limbs = named_limbs(skeleton)
+    assert len(limbs) == len(skeleton.limbs) and all(len(limb) == 2 for limb in limbs)
+    assert {frozenset(mirror_name(j) for j in limb) for limb in limbs} == limbs
+
+
+@pytest.mark.parametrize("skeleton", [s for s in ALL if s not in (COCO17, PENN13)], ids=lambda s: s.name)
+def test_limbs_join_all_joints_where_there_is_a_neck(skeleton):
+    reached = {skeleton.limbs[0][0]}
+    for _ in skeleton.joints:
+        reached |= {i for limb in skeleton.limbs for i in limb if reached & set(limb)}
+    assert reached == set(range(len(skeleton)))
+
+
+def test_limbs_of_known_skeletons():
+    assert {frozenset(("right_knee", "right_ankle")), frozenset(("neck", "head_top")), frozenset(("left_hip", "left_shoulder"))} <= named_limbs(LSP14)
+    assert {frozenset(("thorax", "pelvis")), frozenset(("pelvis", "left_hip")), frozenset(("thorax", "upper_neck"))} <= named_limbs(MPII16)
+    assert frozenset(("left_hip", "left_shoulder")) not in named_limbs(MPII16)
+    assert {frozenset(("nose", "left_eye")), frozenset(("left_eye", "left_ear")), frozenset(("left_hip", "right_hip"))} <= named_limbs(COCO17)
+    assert {frozenset(("neck", "belly")), frozenset(("face", "neck"))} <= named_limbs(JHMDB15)
+
+
+def test_orders_of_the_papers():
+    # LSP's and MPII's readme, MobilePose's and CPM's code: index -> name of a few joints that tell the orders apart
+    for skeleton, places in (
+        (LSP14, {0: "right_ankle", 6: "right_wrist", 11: "left_wrist", 13: "head_top"}),
+        (MPII16, {6: "pelvis", 7: "thorax", 8: "upper_neck", 9: "head_top", 10: "right_wrist", 15: "left_wrist"}),
+        (LPM14, {6: "left_elbow", 7: "left_wrist", 8: "neck", 9: "head_top", 10: "right_wrist", 13: "left_shoulder"}),
+        (CPM14, {0: "head_top", 2: "right_shoulder", 7: "left_wrist", 13: "left_ankle"}),
+        (COCO17, {0: "nose", 5: "left_shoulder", 16: "right_ankle"}),
+        (PENN13, {0: "head", 1: "left_shoulder", 12: "right_ankle"}),
+        (JHMDB15, {0: "neck", 2: "face", 14: "left_ankle"}),
+        (AIC14, {0: "right_shoulder", 12: "head_top", 13: "neck"}),
+    ):
+        assert {i: skeleton.joints[i] for i in places} == places
+    assert LPM14.flip_pairs == [(0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (12, 13)]
+
+
+def test_bad_skeletons_are_refused():
+    with pytest.raises(ValueError, match="occurs twice"):
+        Skeleton("x", ("neck", "neck"))
+    with pytest.raises(ValueError, match="left_knee has no counterpart"):
+        Skeleton("x", ("left_knee", "neck"))
+    with pytest.raises(ValueError, match="lsp14 has no joint 'pelvis'"):
+        LSP14.index("pelvis")
+    with pytest.raises(ValueError, match="unknown skeleton 'lsp'.*lsp14"):
+        get_skeleton("lsp")
+    assert get_skeleton("lsp14") is LSP14
+
+
+def test_map_by_name_keeps_the_place_of_every_shared_joint():
+    joints = np.arange(2 * 14 * 2, dtype=float).reshape(2, 14, 2)
+    mapped = skeleton_map(LSP14, LPM14).apply(joints)
+    for name in LPM14.joints:
+        assert np.array_equal(mapped[:, LPM14.index(name)], joints[:, LSP14.index(name)])
+    assert np.array_equal(skeleton_map(LPM14, LSP14).apply(mapped), joints)
+    assert not skeleton_map(LSP14, LPM14).synthetic.any()
+
+
+def test_map_marks_stand_ins_and_absent_joints():
+    into = skeleton_map(LSP14, MPII16)
+    stand_ins = {MPII16.joints[i] for i in np.flatnonzero(into.synthetic)}
+    assert stand_ins == {"pelvis", "thorax", "upper_neck"}
+    joints = np.random.default_rng(0).uniform(0, 100, (14, 2))
+    visible = np.full(14, 2, np.int8)
+    visible[LSP14.index("left_hip")] = 1
+    mapped, seen = into.apply(joints, visible)
+    assert np.allclose(mapped[MPII16.index("pelvis")], joints[LSP14.indices(["left_hip", "right_hip"])].mean(0))
+    assert seen[MPII16.index("pelvis")] == 1 and seen.dtype == np.int8
+
+    mapped, seen = skeleton_map(LSP14, COCO17).apply(joints, visible)
+    assert np.isnan(mapped[COCO17.index("left_eye")]).all() and seen[COCO17.index("left_eye")] == 0
+
+
+def test_a_stand_in_of_an_unlabelled_source_is_unlabelled():
+    joints = np.ones((1, 14, 2))
+    visible = np.full((1, 14), 2, np.int8)
+    joints[0, LSP14.index("left_hip")], visible[0, LSP14.index("left_hip")] = np.nan, 0
+    mapped, seen = skeleton_map(LSP14, MPII16).apply(joints, visible)
+    assert np.isnan(mapped[0, MPII16.index("pelvis")]).all() and seen[0, MPII16.index("pelvis")] == 0
+
+
+def test_mpii14_is_mpii16_in_lsp_order():
+    assert [n.replace("upper_neck", "neck") for n in MPII14.joints] == list(LSP14.joints)
