@@ -54,7 +54,8 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill=0) -
     """
     import cv2
 
-    shrink = int(1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6))
+    # 1e-6: a crop of exactly 1/8 should be reduced by 8 whatever the last digit of the determinant
+    shrink = int(1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6) + 1e-6)
     if shrink >= 2 and min(image.shape[:2]) >= 2 * shrink:
         height, width = (image.shape[0] // shrink) * shrink, (image.shape[1] // shrink) * shrink
         image = cv2.resize(image[:height, :width], (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)

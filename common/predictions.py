@@ -37,7 +37,9 @@ class Predictions:
         return len(self.joints)
 
 
-def predictions_for(pose_set: PoseSet, joints: np.ndarray, score: np.ndarray | None = None, meta: dict | None = None, **overrides) -> Predictions:
+def predictions_for(
+    pose_set: PoseSet, joints: np.ndarray, score: np.ndarray | None = None, meta: dict | None = None, **overrides
+) -> Predictions:
     """Predictions row-aligned with `pose_set`, as a top-down house has them: (N,J,2) joints in image pixels, (N,J) scores (default 1)."""
     n, j = joints.shape[:2]
     score = np.ones((n, j), np.float32) if score is None else score
@@ -93,7 +95,9 @@ def load_predictions(path: str | Path) -> Predictions:
         raise DataError(f"{path} is not a readable prediction file ({error}); write it again with the house's val.py") from error
     missing = [n for n in (*_ARRAYS, "skeleton") if n not in stored]
     if missing:
-        raise DataError(f"prediction file {path} lacks the field {missing[0]!r}; a prediction file has {', '.join(_ARRAYS)}, skeleton, dataset, split, meta")
+        raise DataError(
+            f"prediction file {path} lacks the field {missing[0]!r}; a prediction file has {', '.join(_ARRAYS)}, skeleton, dataset, split, meta"
+        )
     try:
         skeleton = get_skeleton(str(stored["skeleton"]))
         meta = json.loads(str(stored.get("meta", "{}")))
@@ -115,4 +119,6 @@ def _check_shapes(path: str | Path, stored: dict[str, np.ndarray], skeleton: Ske
     for name in _ARRAYS:
         shape = expected.get(name, (n,))
         if stored[name].shape != shape:
-            raise DataError(f"prediction file {path}: field {name} has shape {stored[name].shape}; {n} rows of skeleton {skeleton.name} need {shape}")
+            raise DataError(
+                f"prediction file {path}: field {name} has shape {stored[name].shape}; {n} rows of skeleton {skeleton.name} need {shape}"
+            )

@@ -58,10 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser, cls) -> None:
         if kind is bool:
             parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
-            # choices are checked by `resolve`, after conversion; here they are only shown
-            choices = f.metadata.get("choices")
-            metavar = "{" + ",".join(map(str, choices)) + "}" if choices else kind.__name__.upper()
-            parser.add_argument(*names, default=argparse.SUPPRESS, help=text, metavar=metavar)
+            choices = f.metadata.get("choices") and [str(c) for c in f.metadata["choices"]]  # values stay text until `resolve`
+            metavar = None if choices else kind.__name__.upper()
+            parser.add_argument(*names, default=argparse.SUPPRESS, choices=choices, help=text, metavar=metavar)
 
 
 def resolve(cls, *layers: dict):

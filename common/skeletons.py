@@ -11,7 +11,13 @@ from functools import cached_property
 import numpy as np
 
 # The bones of the drawing, as chains of joints; a joint that a skeleton lacks is skipped, so its neighbours join up.
-_SIDE_CHAINS = (("shoulder", "elbow", "wrist"), ("shoulder", "elbow", "hand"), ("hip", "knee", "ankle"), ("hip", "knee", "foot"), ("eye", "ear"))
+_SIDE_CHAINS = (
+    ("shoulder", "elbow", "wrist"),
+    ("shoulder", "elbow", "hand"),
+    ("hip", "knee", "ankle"),
+    ("hip", "knee", "foot"),
+    ("eye", "ear"),
+)
 _HEADS = ("head_top", "head", "face", "nose")
 _NECKS = ("upper_neck", "neck", "thorax")
 _MIDDLES = ("belly", "spine", "pelvis")

@@ -1,6 +1,7 @@
 """How much faster the networks are than a plain eager loop over frames with the same weights, measured in one run.
 
     python -m lpm_torch.bench --model=lpm --resolution=256 --t=5 --batch_size=1 --threads=2 [--device=cuda --amp=bf16 --compile]
+    python -m lpm_torch.bench loader --dataset=LSP --data_dir=DIR [--resolution=256 --mode=compat]
 
 `plain_lpm` and `plain_cpm` are that loop: one frame at a time, a convolution a layer and gate, nothing shared. They are the tests' oracle.
 """
@@ -79,6 +80,12 @@ def plain_lpm(model, frames, centers):
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("network", "loader"), default="network", help="what to measure (default: network)")
+    parser.add_argument("--dataset", default="LSP", help="loader: data set (default: LSP)")
+    parser.add_argument("--data_dir", default="data", help="loader: folder of the data sets, or of this one")
+    parser.add_argument("--split", default="train", help="loader: its split (default: train)")
+    parser.add_argument("--mode", choices=("correct", "compat"), default="correct", help="loader: data handling (default: correct)")
+    parser.add_argument("--clips", type=int, default=400, help="loader: clips a measurement (default: 400)")
     parser.add_argument("--model", choices=("lpm", "cpm"), default="lpm", help="network (default: lpm)")
     for name, value, text in (("resolution", 256, "input side"), ("t", 5, "frames a clip"), ("batch_size", 1, "clips"),
                               ("threads", 2, "CPU threads"), ("repeat", 5, "measurements, of which the median counts")):  # fmt: skip
@@ -174,21 +181,67 @@ class Bench:
         return result
 
 
+def loader_rates(args: argparse.Namespace) -> dict:
+    """Augmented crops a second on one core (labels and centre map included): median over `repeat`, of wall time and of CPU time.
+
+    The two differ on a busy machine. A warm-up reads the files once, so that the disk does not count. DataError without data.
+    """
+    import cv2
+
+    from common.poses import DataError
+    from common.settings import resolve
+    from lpm_torch.config import Config
+    from lpm_torch.data import Augmentation, ClipDataset
+    from lpm_torch.sources import load_pose_set
+
+    cv2.setNumThreads(0)
+    config = resolve(Config, {"dataset": args.dataset, "resolution": args.resolution, "t": args.t, "mode": args.mode})
+    pose_set = load_pose_set(args.dataset, args.data_dir, args.split)
+    clips = ClipDataset(pose_set, config, args.resolution // 8, Augmentation.from_config(config), args.clips)
+    if not len(clips):
+        raise DataError(f"{pose_set.root}: split {pose_set.split} has no clip of {config.t} frames; give a smaller --t")
+    wall, cpu = [], []
+    for turn in range(args.repeat + 1):
+        start = time.perf_counter(), time.process_time()
+        crops = sum(len(clips[(0, i)]["frames"]) for i in range(len(clips)))
+        if turn:
+            wall.append(crops / (time.perf_counter() - start[0]))
+            cpu.append(crops / (time.process_time() - start[1]))
+    return {"crops": crops, "crops_per_s": statistics.median(wall), "crops_per_cpu_s": statistics.median(cpu)}
+
+
 def main(argv=None) -> int:
-    """Print the table and optionally write it."""
+    """Print the figures and optionally write them. Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    result = Bench(args).run()
+    if args.what == "network":
+        result = Bench(args).run()
+        print_network(args, result)
+    else:
+        from common.poses import DataError
+
+        try:
+            result = loader_rates(args)
+        except (DataError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        print(
+            f"{args.dataset} {args.mode} {args.resolution}: {result['crops_per_s']:.0f} crops/s, {result['crops_per_cpu_s']:.0f} a second of CPU"
+        )
+    if args.json:
+        from common.checkpoints import write_json
+
+        write_json(args.json, result)
+    return 0
+
+
+def print_network(args: argparse.Namespace, result: dict) -> None:
+    """The table of `Bench.run`."""
     for mode in ("inference", "training"):
         for name, seconds in result[mode]["seconds"].items():
             clips = args.batch_size / seconds
             print(f"{args.model} {mode:9s} {name:15s} {seconds:8.3f} s {clips:8.2f} clips/s   x{result[mode]['speedup'][name]:.2f}")
     if "peak_memory_mib" in result:
         print(f"peak device memory of all together {result['peak_memory_mib']:.0f} MiB")
-    if args.json:
-        from common.checkpoints import write_json
-
-        write_json(args.json, result)
-    return 0
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def _check_shared(layer: str, copies: list[str], blobs: dict[str, list[np.ndarra
 
 
 def map_caffe(blobs: dict[str, list[np.ndarray]], model: str, target: dict[str, Tensor]) -> Mapping:
-    """Caffe layer -> blobs to the parameters of network `model`, whose state_dict is `target` (names and shapes).
+    """Caffe layer -> blobs (vectors flat) to the parameters of network `model`, whose state_dict is `target` (names and shapes).
 
     In `lpm` and `lpm_raw` the Scale layers land in the batch normalisations, whose running statistics stay as they are, and lpm_raw has no
     place for {g,i,o}_stage2. For lpm_official their weights must be 1. DataError on a shape that differs or on copies that should be equal.
@@ -96,7 +96,6 @@ def map_caffe(blobs: dict[str, list[np.ndarray]], model: str, target: dict[str, 
             result.missing.append(name)
             continue
         array = blobs[source][index]
-        array = array.reshape(-1) if part == "bias" else array  # legacy files store biases as (1,1,1,n)
         if array.shape != tuple(target[name].shape):
             raise DataError(f"layer {source}, blob {index} has shape {array.shape}; {model}'s {name} needs {tuple(target[name].shape)}")
         result.state[name] = torch.from_numpy(array.astype(np.float32))
@@ -187,7 +186,7 @@ def caffe_forward(blobs: dict[str, list[np.ndarray]], frames: Tensor, center: Te
 
     def conv(x: Tensor, pattern: str, t: int, relu: bool = True) -> Tensor:
         weight, bias = layer(pattern, t)
-        x = F.conv2d(x, weight, bias.reshape(-1), padding=weight.shape[-1] // 2)
+        x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
         return F.relu(x) if relu else x
 
     def encode(x: Tensor, t: int) -> Tensor:

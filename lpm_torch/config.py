@@ -113,10 +113,27 @@ _SMALL = {
 # Found by trial on two cores: what CPM and LPM learn most from in an hour or two.
 _CPU = {**_SMALL, "width": 0.25, "resolution": 128, "batch_size": 16, "max_epochs": 20, "t": 3, "rotate": 60.0, "shift": 0.05, "amp": "bf16"}
 
-# `paper`: MP's setting files and README. The others are the same code at sizes that a CPU can train.
+# LP's training file and solver for video, as far as Adam in place of SGD goes
+_OFFICIAL = {
+    "lr": 8e-5,
+    "weight_decay": 5e-4,
+    "step_size": 40000,
+    "gamma": 0.333,
+    "clip": 100.0,
+    "batch_size": 4,
+    "resolution": 368,
+    "sigma": 7 / 8,
+    "background": True,
+    "center_map": "correct",
+    "scale_low": 0.8,
+    "scale_high": 1.4,
+}
+
+# `paper`: MP's setting files and README. `official`: for lpm_official. The others are the same code at sizes that a CPU can train.
 PRESETS: dict[str, dict] = {
     "none": {},
     "paper": _PAPER,
+    "official": _OFFICIAL,
     "cpu": _CPU,
     "smoke": {**_SMALL, "width": 0.125, "resolution": 96, "batch_size": 16, "max_epochs": 12, "t": 3, "workers": 1, "ema": 0.98, "warmup": 50},
 }

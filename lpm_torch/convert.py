@@ -83,14 +83,15 @@ def _write_card(output: Path, card: dict) -> None:
 
 
 def read_blobs(paths: list[Path]) -> dict[str, list[np.ndarray]]:
-    """Blobs of one file, or of a deploy pair together; layers in both must be equal."""
+    """Blobs of one file, or of a deploy pair together; layers in both must be equal. Vectors that legacy files store as (1,1,1,n) become (n,)."""
     from common.weights.caffe import read_caffemodel
 
     joined: dict[str, list[np.ndarray]] = {}
     for path in paths:
-        for name, blobs in read_caffemodel(path).items():
-            old = joined.get(name)
-            if old is not None and not all(np.array_equal(a, b) for a, b in zip(old, blobs, strict=True)):
+        for name, stored in read_caffemodel(path).items():
+            blobs = [b.reshape(-1) if b.shape[:-1] == (1, 1, 1) else b for b in stored]
+            old = joined.get(name, blobs)
+            if len(old) != len(blobs) or not all(np.array_equal(a, b) for a, b in zip(old, blobs)):
                 raise DataError(f"{path}: layer {name} differs from the one in {paths[0]}; these files are no pair")
             joined[name] = blobs
     return joined
@@ -112,7 +113,7 @@ def _plain(blobs: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     for layer, arrays in blobs.items():
         for i, array in enumerate(arrays):
             name = ("weight", "bias")[i] if i < 2 else f"blob{i}"
-            weights[f"{layer}.{name}"] = (array.reshape(-1) if i == 1 else array).astype(np.float32)
+            weights[f"{layer}.{name}"] = array.astype(np.float32)
     return weights
 
 

@@ -83,7 +83,15 @@ class ClipDataset(Dataset):
     MobilePose's place for it) · visible (T,14) int8 · to_image (T,2,3) crop -> image · rows (T,) rows of the PoseSet. T is 1 for still images.
     """
 
-    def __init__(self, pose_set: PoseSet, config: Config, grid: int, augmentation: Augmentation | None = None, subset: int | None = None, every_frame: bool = False):
+    def __init__(
+        self,
+        pose_set: PoseSet,
+        config: Config,
+        grid: int,
+        augmentation: Augmentation | None = None,
+        subset: int | None = None,
+        every_frame: bool = False,
+    ):
         """`grid` = side of the network's belief maps for `config.resolution`; `every_frame` as in `make_clips`."""
         self.pose_set, self.config, self.grid = pose_set, config, grid
         self.augmentation = augmentation or Augmentation()
@@ -121,7 +129,8 @@ class ClipDataset(Dataset):
         for i, row in enumerate(rows):
             matrices[i] = self._crop(self.boxes[row], draw)
             image = warp(read_image(self.pose_set.images[row]), matrices[i], (size, size))
-            frames[i] = transforms.jitter(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), draw["color"])
+            cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=frames[i])
+            transforms.jitter(frames[i], draw["color"])
         joints, visible = self._targets(rows, matrices, draw["flip"])
         return frames, joints, visible, invert_affine(matrices)
 
@@ -247,5 +256,3 @@ def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int =
         worker_init_fn=_quiet_worker if config.workers else None,
         generator=torch.Generator(),  # else every start of an iterator draws from the generator that dropout uses
     )
-
-

@@ -31,6 +31,16 @@ class Machine:
         """Whether this process logs, validates and saves."""
         return self.rank == 0
 
+    def mean(self, value: float) -> float:
+        """The mean of every process's `value`."""
+        if self.world == 1:
+            return value
+        import torch
+
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return total.item() / self.world
+
 
 def device_numbers(gpus: str | None) -> list[int]:
     """`--gpus=0,1` as numbers, [] for None. DataError for other text, or when a device is not there."""

@@ -3,7 +3,7 @@
 Every scale is a sequence of its own with its own state; all go through the network as one batch. At each frame and scale the picture is
 resized, a square of the network's input size is cut around the box's centre (zero outside, after normalisation), and the belief maps
 are enlarged, put back at their place in the resized frame (zero elsewhere), resized to the frame and summed; the highest pixel is the joint.
-Source: LSTM_Pose_Machines, testing/run_benchmark. Resizing is bicubic with a = -0.5 and antialiasing, as Matlab's imresize; within two
+Source: LSTM_Pose_Machines, run_benchmark. Resizing is bicubic with a = -0.5 and antialiasing, as Matlab's imresize; within two
 pixels of a border the two differ, because weights outside are dropped here and mirrored there.
 """
 

@@ -50,13 +50,14 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 class Tracker:
-    """Follows one person: crop, network step, joints in image pixels, next crop."""
+    """Follows one person: crop, network step, joints in image pixels, next crop. `lost` says whether the last picture ended in starting anew."""
 
     def __init__(self, model, config: Config, device, box=None, track: bool = False):
         """`box` x,y,w,h or None for the whole picture; without `track` every picture is on its own."""
         self.model, self.config, self.device, self.first_box, self.track = model.eval(), config, device, box, track
         self.recurrent = track and config.model in ("lpm", "lpm_official")
         self.state = self.box = None
+        self.lost = False
 
     def __call__(self, image):
         """(H,W,3) uint8 BGR -> joints (14,2) float64 image pixels, score (14,), box (4,) that was looked at."""
@@ -66,20 +67,22 @@ class Tracker:
         from common.poses import box_of_joints
 
         box = self.box if self.box is not None else self._start_box(image)
-        joints, score = self._look(image, box)
+        joints, score = self.look(image, box)
         if self.track:
             found = score > LOST
-            lost = score.mean() < LOST or found.sum() < 4
-            self.box = None if lost else pad_box(box_of_joints(joints[found][None]), self.config.pad_pixels, self.config.pad_ratio)[0]
-            if lost:
-                self.state = None
+            self.lost = bool(score.mean() < LOST or found.sum() < 4)
+            if self.lost:
+                self.box = self.state = None
+            else:
+                self.box = pad_box(box_of_joints(joints[found][None]), self.config.pad_pixels, self.config.pad_ratio)[0]
         return joints, score, np.asarray(box, float)
 
     def _start_box(self, image):
         height, width = image.shape[:2]
         return self.first_box or (-0.5, -0.5, width, height)
 
-    def _look(self, image, box):
+    def look(self, image, box):
+        """Joints (14,2) in image pixels and scores (14,) within `box` x,y,w,h; a recurrent network goes on from its last look."""
         import numpy as np
         import torch
 
@@ -127,10 +130,12 @@ def run(args: argparse.Namespace) -> Path:
     from lpm_torch.val import load_model, pick_checkpoint
 
     frames, box = video.frames(args.source), parse_box(args.box)
-    model, config, device = load_model(pick_checkpoint(args), args)
     moving = frames.count != 1 and not Path(args.source).is_dir()
-    tracker = Tracker(model, config, device, box, moving if args.track is None else args.track)
-    smooth = video.OneEuroFilter(frames.fps) if args.smooth else None
+    track = moving if args.track is None else args.track
+    if args.smooth and not track:
+        raise DataError("--smooth is for videos; with a folder of frames give --track as well")
+    model, config, device = load_model(pick_checkpoint(args), args)
+    tracker, smooth = Tracker(model, config, device, box, track), None
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     with video.VideoWriter(out / "overlay.mp4", frames.fps) if moving else nullcontext() as writer, open(out / "joints.jsonl", "w") as lines:
@@ -138,13 +143,15 @@ def run(args: argparse.Namespace) -> Path:
             for index, name, image in tqdm(frames, total=frames.count, dynamic_ncols=True):
                 if args.limit is not None and index >= args.limit:
                     break
+                if args.smooth and (smooth is None or tracker.lost):
+                    smooth = video.OneEuroFilter(frames.fps)  # a person found anew has no past
                 joints, score, used = tracker(image)
                 joints = smooth(joints) if smooth else joints
                 row = {"image": name, "frame": index, "joints": joints.round(2).tolist(), "score": score.round(4).tolist(), "box": used.tolist()}
-                lines.write(json.dumps({**row, "joint_names": LPM14.joints}) + "\n")
+                lines.write(json.dumps({**row, "lost": tracker.lost, "joint_names": LPM14.joints}) + "\n")
                 lines.flush()
                 drawn = draw_pose(image, joints, LPM14, score, min_score=LOST)
-                writer.write(drawn) if moving else save_image(out / f"{Path(name).stem}_pose.png", drawn)
+                writer.write(drawn) if moving else save_image(out / f"{name}_pose.png", drawn)
         except KeyboardInterrupt:
             print("stopped")
     return out

@@ -83,9 +83,8 @@ class Run:
         network = torch.compile(self.model) if self.config.compile else self.model
         if self.machine.world == 1:
             return network
-        # these leave some parameters without a gradient
-        unused = self.config.model in ("hourglass", "lpm_raw")
-        return torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=unused)
+        # as in the original, some layers of the hourglass are never used
+        return torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=self.config.model == "hourglass")
 
     def start_epoch(self) -> None:
         """Point the loader at the batch to go on with."""

@@ -90,10 +90,11 @@ def train_epochs(run, log) -> None:
             network, run.loader, run.optimizer, run.scheduler, run.machine.device, config,
             scaler=run.scaler, ema=run.ema, first=run.batch, on_step=watch.step,
         )  # fmt: skip
+        loss = run.machine.mean(values["loss"])
         run.epoch, run.batch = run.epoch + 1, 0
         if log:
             metric = validate(run, log) if config.valid_split != "none" else None
-            log.scalars(run.step, **{"Epoch Train Loss": values["loss"], "Epoch Train Accuracy": watch.mean_accuracy(), "epoch": run.epoch})
+            log.scalars(run.step, **{"Epoch Train Loss": loss, "Epoch Train Accuracy": watch.mean_accuracy(), "epoch": run.epoch})
             watch.save(metric)
         if run.machine.world > 1:
             torch.distributed.barrier()

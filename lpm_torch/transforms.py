@@ -9,7 +9,7 @@ Flaws of MP that are kept: the flip is off by one pixel, scaling a video changes
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -141,12 +141,11 @@ def rotate(view: View, angle: float) -> View:
     return View(_sample(view.image, invert_affine(turn)), np.trunc(joints), box, compose_affine(turn, view.from_source))
 
 
-def jitter(image: np.ndarray, factors) -> np.ndarray:
-    """(H,W,3) uint8 picture with each channel times its factor, cut to 0..255 and truncated."""
-    if all(f == 1 for f in factors):
-        return image
-    table = np.clip(np.arange(256)[:, None] * np.asarray(factors, float), 0, 255).astype(np.uint8)
-    return cv2.LUT(image, table[None])
+def jitter(image: np.ndarray, factors) -> None:
+    """Multiply each channel of an (H,W,3) uint8 picture with its factor, in place; cut to 0..255 and truncated."""
+    if any(f != 1 for f in factors):
+        table = np.clip(np.arange(256)[:, None] * np.asarray(factors, float), 0, 255).astype(np.uint8)
+        cv2.LUT(image, table[None], dst=image)
 
 
 def transform(view: View, draw: Draw, size: int) -> View:
@@ -158,7 +157,8 @@ def transform(view: View, draw: Draw, size: int) -> View:
     view = crop(view, size)
     if draw.angle is not None:
         view = rotate(view, draw.angle)
-    return replace(view, image=jitter(view.image, draw.color))
+    jitter(view.image, draw.color)  # the crop is a picture of its own
+    return view
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:

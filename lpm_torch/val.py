@@ -34,6 +34,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
     parser.add_argument("--out", help="prediction file (default: output/MODEL/DATASET/SPLIT.npz)")
     parser.add_argument("--json", help="also write the scores here, as `common.evaluate --json`")
+    parser.add_argument("--result", help="also write a run file for common.crosscheck here, such as lpm_torch/results/cpm_lspet.json")
     parser.add_argument("--flip_test", action=argparse.BooleanOptionalAction, help="average with the mirrored image (default: the checkpoint's)")
     return parser.parse_args(argv)
 
@@ -126,7 +127,8 @@ def load_model(path: Path, args: argparse.Namespace):
     from lpm_torch.run import model_arguments
 
     state = read_checkpoint(path)
-    config = config_of(state, **PRESETS["paper"], model=args.model, dataset=args.dataset if args.dataset in DATASETS else "PennAction")
+    settings = PRESETS["official" if args.model == "lpm_official" else "paper"]  # of files that hold weights alone
+    config = config_of(state, **settings, model=args.model, dataset=args.dataset if args.dataset in DATASETS else "PennAction")
     for field in ("model", "mode"):
         wanted, stored = getattr(args, field, None), getattr(config, field)
         if state.get("config") and wanted not in (None, stored):
@@ -193,7 +195,9 @@ def main(argv=None) -> int:
         accuracy = valid_accuracy(predictions, pose_set, config)
         print(f"Valid Accuracy: {accuracy.total:.2f} ({accuracy.aggregation})\n{group_line(accuracy)}")
         out = Path(args.out) if args.out else ROOT / "output" / args.model / args.dataset / f"{args.split}.npz"
-        score_and_write(path, predictions, pose_set, out, args.protocol, args.json)
+        results = score_and_write(path, predictions, pose_set, out, args.protocol, args.json)
+        if args.result:
+            write_result(args.result, config, predictions, results, sys.argv[1:] if argv is None else argv)
     except (DataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -202,8 +206,8 @@ def main(argv=None) -> int:
 
 def score_and_write(
     checkpoint: Path, predictions: Predictions, pose_set: PoseSet, out: Path, protocols: list[str] | None = None, json_out: str | None = None
-) -> None:
-    """Write the prediction file, print the protocols' figures (None: all that apply), and write them as JSON if asked."""
+) -> dict:
+    """Write the prediction file, print the protocols' figures (None: all that apply), write them as JSON if asked, and return them."""
     from common.checkpoints import sha256_of, versions
     from common.evaluate import comparable, score, table, write_json
     from common.predictions import save_predictions
@@ -216,6 +220,19 @@ def score_and_write(
     if json_out:
         write_json(json_out, results, verdicts)
     print(table(pose_set, predictions, results, verdicts))
+    return results
+
+
+def write_result(path: str, config: Config, predictions: Predictions, results: dict, words: list[str]) -> None:
+    """One run for the tables of the README: figures, how they were made, and the command."""
+    from common.crosscheck import save_run
+
+    save_run(
+        path, house="lpm_torch", model=config.model, dataset=predictions.dataset, split=predictions.split,
+        protocols={name: result.as_dict() for name, result in results.items()},
+        meta={**predictions.meta, "seed": config.seed, "mode": config.mode}, command=" ".join(["python lpm_torch/val.py", *words]),
+    )  # fmt: skip
+    print(f"run file: {path}")
 
 
 if __name__ == "__main__":

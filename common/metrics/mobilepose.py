@@ -57,11 +57,12 @@ def crop_box(joints: np.ndarray, image_size: np.ndarray | None = None, given: np
     """
     tight = box_of_joints(joints)
     box = np.concatenate([tight[:, :2] - CROP_PADDING, tight[:, 2:] + 2 * CROP_PADDING], axis=1)
+    replaced = np.zeros((len(joints), 1), bool) if given is None else np.isfinite(given).all(1, keepdims=True)
     if given is not None:
-        box = np.where(np.isfinite(given).all(1, keepdims=True), given, box)
+        box = np.where(replaced, given, box)
     low, high = box[:, :2], box[:, :2] + box[:, 2:]
-    if image_size is not None:
-        low, high = np.maximum(low, 0), np.minimum(high, np.asarray(image_size) - 1)
+    if image_size is not None:  # a given box is cut to the width, one around the joints to the last column
+        low, high = np.maximum(low, 0), np.minimum(high, np.asarray(image_size) - np.where(replaced, 0, 1))
     low, high = np.trunc(low), np.trunc(high)
     return np.concatenate([low, high - low], axis=1)
 

@@ -1,69 +1,16 @@
-"""Caffe's binary weight files (`.caffemodel`, NetParameter messages) without Caffe: read, write, and the message classes.
-
-The messages are built from the table below through protobuf's runtime, in a descriptor pool of our own: the default pool would clash with
-another `caffe.proto` in the same process (pycaffe, Chainer). Fields that the table lacks survive reading and writing as unknown fields.
-"""
+"""Caffe's binary files without Caffe: weights (`.caffemodel`), blobs (`.binaryproto`), solver states (`.solverstate`)."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.poses import DataError
+from common.weights.caffe_messages import messages
 
-# message -> "field number type", * repeated, ** repeated and packed; types are protobuf's scalars, messages or enums of these tables
-MESSAGES = {
-    "BlobShape": "dim 1 int64**",
-    "BlobProto": "num 1 int32, channels 2 int32, height 3 int32, width 4 int32, data 5 float**, diff 6 float**, shape 7 BlobShape,"
-    " double_data 8 double**, double_diff 9 double**",
-    "BlobProtoVector": "blobs 1 BlobProto*",
-    "NetParameter": "name 1 string, layers 2 V1LayerParameter*, input 3 string*, input_dim 4 int32*, force_backward 5 bool,"
-    " debug_info 7 bool, input_shape 8 BlobShape*, layer 100 LayerParameter*",
-    "LayerParameter": "name 1 string, type 2 string, bottom 3 string*, top 4 string*, loss_weight 5 float*, blobs 7 BlobProto*,"
-    " phase 10 Phase, propagate_down 11 bool*",
-    "V1LayerParameter": "bottom 2 string*, top 3 string*, name 4 string, type 5 LayerType, blobs 6 BlobProto*, blobs_lr 7 float*,"
-    " weight_decay 8 float*, loss_weight 35 float*, param 1001 string*",
-}
-ENUMS = {
-    "Phase": "TRAIN=0 TEST=1",
-    "LayerType": "NONE=0 CONCAT=3 CONVOLUTION=4 DATA=5 DROPOUT=6 EUCLIDEAN_LOSS=7 FLATTEN=8 INNER_PRODUCT=14 LRN=15 POOLING=17 RELU=18"
-    " SIGMOID=19 SOFTMAX=20 SOFTMAX_LOSS=21 SPLIT=22 TANH=23 ELTWISE=25 SLICE=33",
-}
 _REMEDY = "give a binary .caffemodel (not a prototxt, nor a partial download)"
-
-
-@functools.cache
-def messages() -> dict[str, type]:
-    """Message classes by name, of the tables above."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    file = descriptor_pb2.FileDescriptorProto(name="pose/caffe.proto", package="caffe", syntax="proto2")
-    for name, values in ENUMS.items():
-        enum = file.enum_type.add(name=name)
-        for value in values.split():
-            label, number = value.split("=")
-            enum.value.add(name=label, number=int(number))
-    for name, fields in MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field in fields.split(", "):
-            _add_field(message, *field.split())
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in MESSAGES}
-
-
-def _add_field(message, name: str, number: str, kind: str) -> None:
-    base = kind.rstrip("*")
-    field = message.field.add(name=name, number=int(number), label=3 if kind.endswith("*") else 1)
-    if base in MESSAGES or base in ENUMS:
-        field.type, field.type_name = (11 if base in MESSAGES else 14), f".caffe.{base}"
-    else:
-        field.type = {"double": 1, "float": 2, "int64": 3, "int32": 5, "bool": 8, "string": 9}[base]
-    if kind.endswith("**"):
-        field.options.packed = True
 
 
 def parse_net(data: bytes, name: str = "data"):
@@ -149,4 +96,56 @@ def write_caffemodel(path: str | Path, layers: Mapping[str, tuple[str, Sequence[
     for layer_name, (kind, blobs) in layers.items():
         layer = net.layer.add(name=layer_name, type=kind)
         layer.blobs.extend(array_blob(np.asarray(b)) for b in blobs)
+    atomic_write(path, lambda temporary: temporary.write_bytes(net.SerializeToString()))
+
+
+def _read_message(path: str | Path, kind: str, remedy: str):
+    from google.protobuf.message import DecodeError
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; {remedy}")
+    message = messages()[kind]()
+    try:
+        message.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise DataError(f"{path} is not a readable {kind} file ({error}); {remedy}") from error
+    return message
+
+
+def read_blob(path: str | Path) -> np.ndarray:
+    """A `.binaryproto` (a BlobProto, such as a mean image) as array in its stored shape. DataError when missing or damaged."""
+    blob = _read_message(path, "BlobProto", "make the mean file again (`workflow.py create_lmdb`, or Caffe's compute_image_mean)")
+    return blob_array(blob, str(path))
+
+
+def write_blob(path: str | Path, array: np.ndarray) -> None:
+    """Write an array as `.binaryproto`, atomically, with the four legacy dimensions that Caffe's compute_image_mean gives."""
+    from common.checkpoints import atomic_write
+
+    data = array_blob(np.asarray(array), legacy=True).SerializeToString()
+    atomic_write(path, lambda temporary: temporary.write_bytes(data))
+
+
+def read_solverstate(path: str | Path) -> tuple[int, str, int, list[np.ndarray]]:
+    """(iter, learned_net, current_step, history arrays) of a `.solverstate`. DataError when missing or damaged."""
+    state = _read_message(path, "SolverState", "give a binary .solverstate that Caffe or this program wrote")
+    if not state.HasField("iter"):
+        raise DataError(f"{path} is not a .solverstate: it has no field iter")
+    return state.iter, state.learned_net, state.current_step, [blob_array(b, f"{path}: history {i}") for i, b in enumerate(state.history)]
+
+
+def write_solverstate(path: str | Path, iteration: int, learned_net: str, current_step: int, history: Sequence[np.ndarray]) -> None:
+    """Write a `.solverstate` that Caffe reads, atomically."""
+    from common.checkpoints import atomic_write
+
+    state = messages()["SolverState"](iter=iteration, learned_net=learned_net, current_step=current_step)
+    state.history.extend(array_blob(np.asarray(h)) for h in history)
+    atomic_write(path, lambda temporary: temporary.write_bytes(state.SerializeToString()))
+
+
+def write_net(path: str | Path, net) -> None:
+    """Write a NetParameter as binary file, atomically; fields that were unknown when it was read are kept."""
+    from common.checkpoints import atomic_write
+
     atomic_write(path, lambda temporary: temporary.write_bytes(net.SerializeToString()))

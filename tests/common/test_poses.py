@@ -24,7 +24,12 @@ def make(n=3, **changes):
 
 
 def test_shapes_are_checked_and_the_field_named():
-    for field, wrong in (("joints", np.zeros((3, 13, 2))), ("visible", np.zeros((3, 15))), ("box", np.zeros((2, 4))), ("scale", np.zeros(2))):
+    for field, wrong in (
+        ("joints", np.zeros((3, 13, 2))),
+        ("visible", np.zeros((3, 15))),
+        ("box", np.zeros((2, 4))),
+        ("scale", np.zeros(2)),
+    ):
         with pytest.raises(ValueError, match=field):
             make(**{field: wrong})
 

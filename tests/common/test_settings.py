@@ -40,6 +40,13 @@ def test_help_shows_defaults_and_choices():
     assert "100 % of it (default: 0.001)" in text and "--model {lpm,cpm}" in text and "--stages {3,6}" in text and "--no-debug" in text
 
 
+@pytest.mark.parametrize("words", [("--model=hourglass",), ("--stages=4",), ("--unknown=1",)])
+def test_the_command_line_refuses_unknown_choices_and_options(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        from_command_line(*words)
+    assert stopped.value.code == 2 and words[0].split("=")[0] in capsys.readouterr().err
+
+
 def test_values_have_the_type_of_the_field():
     config = resolve(Config, from_command_line("--lr=1", "--epochs=9", "--clip=2", "--stages=6", "--path", "x y", "--debug"))
     assert config == Config(1.0, 9, 2.0, "x y", "lpm", 6, True, None)

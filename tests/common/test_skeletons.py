@@ -59,10 +59,16 @@ def test_limbs_join_all_joints_where_there_is_a_neck(skeleton):
 
 
 def test_limbs_of_known_skeletons():
-    assert {frozenset(("right_knee", "right_ankle")), frozenset(("neck", "head_top")), frozenset(("left_hip", "left_shoulder"))} <= named_limbs(LSP14)
+    assert {
+        frozenset(("right_knee", "right_ankle")),
+        frozenset(("neck", "head_top")),
+        frozenset(("left_hip", "left_shoulder")),
+    } <= named_limbs(LSP14)
     assert {frozenset(("thorax", "pelvis")), frozenset(("pelvis", "left_hip")), frozenset(("thorax", "upper_neck"))} <= named_limbs(MPII16)
     assert frozenset(("left_hip", "left_shoulder")) not in named_limbs(MPII16)
-    assert {frozenset(("nose", "left_eye")), frozenset(("left_eye", "left_ear")), frozenset(("left_hip", "right_hip"))} <= named_limbs(COCO17)
+    assert {frozenset(("nose", "left_eye")), frozenset(("left_eye", "left_ear")), frozenset(("left_hip", "right_hip"))} <= named_limbs(
+        COCO17
+    )
     assert {frozenset(("neck", "belly")), frozenset(("face", "neck"))} <= named_limbs(JHMDB15)
 
 

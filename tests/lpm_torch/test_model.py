@@ -91,11 +91,9 @@ def test_deep_supervision_adds_maps_not_parameters():
         close(maps[:, :3].flatten(0, 1), deep.final_layer(first))
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("size", [64, 68, 71, 96, 105])
+# an hourglass halves its input; its own message says so
+@pytest.mark.parametrize(("name", "size"), [(n, s) for n in MODELS for s in (64, 68, 71, 96, 105) if n != "hourglass" or s % 32 == 0])
 def test_output_size_holds_for_any_input(name, size):
-    if name == "hourglass" and size % 32:
-        pytest.skip("an hourglass halves its input; see the test of its message")
     model = small(name, T=2, depth=2).eval()
     frames, center = clip(1, 2, size)
     with torch.inference_mode():

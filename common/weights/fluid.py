@@ -1,0 +1,188 @@
+"""Tensors as PaddlePaddle 1.x ("Fluid") keeps them on disk: one file a variable, or all in one file; numpy only.
+
+A record, little-endian: uint32 0 (version) · uint64 number of LoD levels, each uint64 byte length and that many bytes of uint64 offsets ·
+uint32 0 (version) · int32 length of a protobuf message {1: data type, 2: dimensions} · the values in C order. A file of one variable
+carries its name in the file's name; a combined file holds the records in ascending order of names, without them. Checked byte by byte
+against files that PaddlePaddle 1.8.5 wrote; there also the type codes 2, 3, 5, 6 and 21, the others are Paddle's own table.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from common.checkpoints import atomic_write
+from common.poses import DataError
+
+_TYPES = {0: "bool", 1: "int16", 2: "int32", 3: "int64", 4: "float16", 5: "float32", 6: "float64", 20: "uint8", 21: "int8"}
+_CODES = {name: code for code, name in _TYPES.items()}
+_BFLOAT16 = 22
+
+
+class _Reader:
+    """A position in the bytes of one file; every complaint names both."""
+
+    def __init__(self, path: Path, data: bytes):
+        self.path, self.data, self.at = path, data, 0
+
+    def error(self, text: str) -> DataError:
+        return DataError(f"{self.path}: byte {self.at}: {text}; this is no (whole) variable of PaddlePaddle 1.x, get the file again")
+
+    def take(self, count: int, what: str) -> bytes:
+        if count < 0 or self.at + count > len(self.data):
+            raise self.error(f"{what} needs {count} bytes, {len(self.data) - self.at} are left")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, form: str, what: str) -> int:
+        return struct.unpack(form, self.take(struct.calcsize(form), what))[0]
+
+    def version(self, what: str) -> None:
+        found = self.number("<I", what)
+        if found:
+            self.at -= 4
+            raise self.error(f"{what} is {found}, known is 0")
+
+
+def _varint(reader: _Reader, end: int) -> int:
+    value = shift = 0
+    while reader.at < end and shift < 70:
+        byte = reader.take(1, "descriptor")[0]
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            return value - (1 << 64) if value >> 63 else value
+    raise reader.error("a number of the descriptor does not end")
+
+
+def _descriptor(reader: _Reader) -> tuple[int, list[int]]:
+    length = reader.number("<i", "descriptor length")
+    end = reader.at + length
+    if not 0 < length <= len(reader.data) - reader.at:
+        raise reader.error(f"descriptor of {length} bytes, {len(reader.data) - reader.at} are left")
+    code, dims = None, []
+    while reader.at < end:
+        tag = _varint(reader, end)
+        if tag == 0x08:
+            code = _varint(reader, end)
+        elif tag == 0x10:
+            dims.append(_varint(reader, end))
+        elif tag == 0x12:  # packed
+            stop = _varint(reader, end) + reader.at
+            if stop > end:
+                raise reader.error("dimensions reach beyond the descriptor")
+            while reader.at < stop:
+                dims.append(_varint(reader, stop))
+        else:
+            raise reader.error(f"descriptor has the unknown tag {tag:#x}")
+    if code is None or any(d < 0 for d in dims):
+        raise reader.error(f"descriptor has type {code} and dimensions {dims}")
+    return code, dims
+
+
+def _record(reader: _Reader) -> tuple[np.ndarray, list[np.ndarray]]:
+    reader.version("LoD version")
+    lod = []
+    for _ in range(reader.number("<Q", "number of LoD levels")):
+        size = reader.number("<Q", "length of a LoD level")
+        if size % 8:
+            raise reader.error(f"a LoD level of {size} bytes is no list of 64-bit numbers")
+        lod.append(np.frombuffer(reader.take(size, "LoD level"), "<u8"))
+    reader.version("tensor version")
+    code, dims = _descriptor(reader)
+    if code not in _TYPES and code != _BFLOAT16:
+        raise reader.error(f"data type {code} is unknown")
+    kind = np.dtype("<u2") if code == _BFLOAT16 else np.dtype(_TYPES[code]).newbyteorder("<")
+    count = 1
+    for d in dims:
+        count *= d
+    array = np.frombuffer(reader.take(count * kind.itemsize, f"data of shape {dims}"), kind).reshape(dims)
+    if code == _BFLOAT16:
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(array.dtype.newbyteorder("="), copy=True), lod
+
+
+def read_variable(path: str | Path) -> tuple[np.ndarray, list[np.ndarray]]:
+    """One variable's file: (array, LoD levels as offsets). bfloat16 comes back as float32. DataError naming file and byte."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"variable file {path} does not exist; give a folder of PaddlePaddle 1.x parameters")
+    reader = _Reader(path, path.read_bytes())
+    result = _record(reader)
+    if reader.at != len(reader.data):
+        raise reader.error(f"{len(reader.data) - reader.at} bytes follow the variable")
+    return result
+
+
+def is_variable(path: Path) -> bool:
+    """Whether a file begins as a variable does (both versions 0, at most a few LoD levels)."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return len(head) == 12 and head[:4] == b"\0" * 4 and struct.unpack("<Q", head[4:])[0] < 16
+
+
+def read_folder(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Variables of a folder by name: those of `names` (one that is missing is a DataError), or every file that is one."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; PaddlePaddle 1.x keeps a checkpoint as a folder with one file a variable")
+    if names is None:
+        names = sorted(f.name for f in folder.iterdir() if f.is_file() and is_variable(f))
+        if not names:
+            raise DataError(f"{folder} holds no variable of PaddlePaddle 1.x; give the folder with files such as conv2d_0.w_0")
+    names = list(names)
+    missing = [n for n in names if not (folder / n).is_file()]
+    if missing:
+        raise DataError(f"{folder} lacks {len(missing)} of {len(names)} variables, first {missing[0]}; unpack the archive again")
+    return {n: read_variable(folder / n)[0] for n in names}
+
+
+def read_combined(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """A combined file, given the names of its variables in any order. DataError when their number differs from the file's."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give the combined parameter file, usually called __params__")
+    reader, found = _Reader(path, path.read_bytes()), {}
+    names = sorted(names, key=lambda n: n.encode())
+    for name in names:
+        if reader.at == len(reader.data):
+            raise reader.error(f"the file ends after {len(found)} of {len(names)} variables")
+        found[name] = _record(reader)[0]
+    if reader.at != len(reader.data):
+        raise reader.error(f"{len(reader.data) - reader.at} bytes follow the {len(names)} variables that were asked for")
+    return found
+
+
+def _bytes_of(name: str, array: np.ndarray, lod: Iterable[np.ndarray] = ()) -> bytes:
+    code = _CODES.get(array.dtype.name)
+    if code is None:
+        raise DataError(f"variable {name} has dtype {array.dtype}; the format knows {', '.join(_CODES)}")
+
+    def varint(value: int) -> bytes:
+        out = bytearray()
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        return bytes([*out, value])
+
+    levels = [np.ascontiguousarray(level, "<u8").tobytes() for level in lod]
+    head = b"".join([struct.pack("<Q", len(level)) + level for level in levels])
+    descriptor = b"\x08" + varint(code) + b"".join(b"\x10" + varint(d) for d in array.shape)
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    return struct.pack("<IQ", 0, len(levels)) + head + struct.pack("<Ii", 0, len(descriptor)) + descriptor + data
+
+
+def write_folder(folder: str | Path, variables: Mapping[str, np.ndarray]) -> None:
+    """One file a variable, each whole or absent; what else the folder holds stays."""
+    for name, array in variables.items():
+        content = _bytes_of(name, np.asarray(array))
+        atomic_write(Path(folder) / name, lambda temporary, content=content: temporary.write_bytes(content))
+
+
+def write_combined(path: str | Path, variables: Mapping[str, np.ndarray]) -> None:
+    """All variables in one file, in ascending byte order of their names."""
+    content = b"".join(_bytes_of(n, np.asarray(variables[n])) for n in sorted(variables, key=lambda n: n.encode()))
+    atomic_write(path, lambda temporary: temporary.write_bytes(content))

@@ -1,0 +1,1 @@
+"""DeeperCut / ArtTrack: single and multi-person pose estimation on TensorFlow (after eldar/pose-tensorflow)."""

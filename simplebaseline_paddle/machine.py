@@ -1,0 +1,34 @@
+"""Where a run computes: device and processes."""
+
+from __future__ import annotations
+
+import os
+
+from common.poses import DataError
+
+
+class Machine:
+    """Device, rank and world size of this process; `python -m paddle.distributed.launch` sets the latter. DataError without the GPU asked for."""
+
+    def __init__(self, use_gpu: bool | None = None, threads: int = 0):
+        import paddle
+
+        there = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+        if use_gpu and not there:
+            raise DataError("--use_gpu, but PaddlePaddle sees no CUDA device here; leave it out, or install paddlepaddle-gpu")
+        self.gpu = there if use_gpu is None else use_gpu
+        self.threads = threads
+        if threads and not self.gpu:
+            paddle.set_num_threads(threads) if hasattr(paddle, "set_num_threads") else None
+        self.rank, self.world = int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+        if self.world > 1:
+            import paddle.distributed as distributed
+
+            distributed.init_parallel_env()
+        else:
+            paddle.set_device("gpu" if self.gpu else "cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process logs, validates and saves."""
+        return self.rank == 0

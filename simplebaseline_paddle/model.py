@@ -1,0 +1,151 @@
+"""PoseResNet: a ResNet, three transposed convolutions and one 1x1 convolution (Xiao, Wu and Wei, ECCV 2018, section 2).
+
+Attribute paths equal those of microsoft/human-pose-estimation.pytorch and, for the backbone, of paddle.vision.models.resnet. Input
+(N,3,H,W) with H and W multiples of 32, output (N,K,H/4,W/4): raw regressions, no sigmoid. Layers, initialisation: spec sections 1.1, 1.2.
+"""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+
+from simplebaseline_paddle.config import BLOCKS
+
+# Kernel of a transposed convolution of stride 2 -> (padding, output padding) that doubles the size exactly
+DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}
+INITS = ("compat", "kaiming")
+
+
+class BasicBlock(nn.Layer):
+    """Two 3x3 convolutions (ResNet-18 and -34)."""
+
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, stride: int, style: str):
+        super().__init__()
+        self.conv1 = nn.Conv2D(channels, width, 3, stride=stride, padding=1, bias_attr=False)
+        self.bn1 = nn.BatchNorm2D(width)
+        self.conv2 = nn.Conv2D(width, width, 3, padding=1, bias_attr=False)
+        self.bn2 = nn.BatchNorm2D(width)
+        self.relu = nn.ReLU()
+        self.downsample = shortcut(channels, width, stride)
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Layer):
+    """1x1, 3x3, 1x1 convolutions; the stride is on the 3x3 one, in style `caffe` on the first 1x1."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, stride: int, style: str):
+        super().__init__()
+        first, middle = (stride, 1) if style == "caffe" else (1, stride)
+        self.conv1 = nn.Conv2D(channels, width, 1, stride=first, bias_attr=False)
+        self.bn1 = nn.BatchNorm2D(width)
+        self.conv2 = nn.Conv2D(width, width, 3, stride=middle, padding=1, bias_attr=False)
+        self.bn2 = nn.BatchNorm2D(width)
+        self.conv3 = nn.Conv2D(width, width * 4, 1, bias_attr=False)
+        self.bn3 = nn.BatchNorm2D(width * 4)
+        self.relu = nn.ReLU()
+        self.downsample = shortcut(channels, width * 4, stride)
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+def shortcut(channels: int, out: int, stride: int) -> nn.Sequential | None:
+    """The projection of a block whose output has another shape than its input, else None (identity)."""
+    if stride == 1 and channels == out:
+        return None
+    return nn.Sequential(nn.Conv2D(channels, out, 1, stride=stride, bias_attr=False), nn.BatchNorm2D(out))
+
+
+class PoseResNet(nn.Layer):
+    """The whole network; `style`, `filters`, `kernels`, `deconv_bias` and `final_kernel` as Microsoft's settings files have them."""
+
+    def __init__(
+        self, depth: int = 50, joints: int = 16, style: str = "pytorch", filters: tuple[int, ...] = (256, 256, 256),
+        kernels: tuple[int, ...] = (4, 4, 4), deconv_bias: bool = False, final_kernel: int = 1, init: str = "kaiming",
+    ):  # fmt: skip
+        super().__init__()
+        if depth not in BLOCKS or init not in INITS or len(filters) != len(kernels) or final_kernel not in (1, 3):
+            raise ValueError(f"no PoseResNet with depth {depth}, init {init}, filters {filters}, kernels {kernels}, final kernel {final_kernel}")
+        block = BasicBlock if depth < 50 else Bottleneck
+        self.conv1 = nn.Conv2D(3, 64, 7, stride=2, padding=3, bias_attr=False)
+        self.bn1 = nn.BatchNorm2D(64)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2D(3, stride=2, padding=1)
+        channels = 64
+        for stage, count in enumerate(BLOCKS[depth]):
+            width = 64 * 2**stage
+            blocks = []
+            for b in range(count):
+                blocks.append(block(channels, width, 2 if stage and not b else 1, style))
+                channels = width * block.expansion
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.deconv_layers = nn.Sequential(*deconv_stack(channels, filters, kernels, deconv_bias))
+        self.final_layer = nn.Conv2D(filters[-1] if filters else channels, joints, final_kernel, padding=final_kernel // 2)
+        initialise(self, init)
+
+    def forward(self, image):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.final_layer(self.deconv_layers(x))
+
+
+def deconv_stack(channels: int, filters: tuple[int, ...], kernels: tuple[int, ...], bias: bool) -> list[nn.Layer]:
+    """Transposed convolution, batch norm and ReLU for every entry of `filters`."""
+    layers: list[nn.Layer] = []
+    for out, kernel in zip(filters, kernels, strict=True):
+        padding, extra = DECONV_PADDING[kernel]
+        conv = nn.Conv2DTranspose(channels, out, kernel, stride=2, padding=padding, output_padding=extra, bias_attr=None if bias else False)
+        layers += [conv, nn.BatchNorm2D(out), nn.ReLU()]
+        channels = out
+    return layers
+
+
+def initialise(model: PoseResNet, init: str) -> None:
+    """Weights of a new network. Head: N(0, 0.001^2), bias 0, as both originals.
+
+    Backbone: `kaiming` (He normal, fan out), which trains from scratch; `compat` N(0, 0.001^2) as the Paddle project without a pretrained
+    backbone. Batch norm starts at 1 and 0.
+    """
+    small, zero = nn.initializer.Normal(0.0, 0.001), nn.initializer.Constant(0.0)
+    for name, layer in model.named_sublayers():
+        if not isinstance(layer, (nn.Conv2D, nn.Conv2DTranspose)):
+            continue
+        head = name.startswith(("deconv_layers", "final_layer"))
+        if head or init == "compat":
+            small(layer.weight)
+        else:
+            out, _, height, width = layer.weight.shape
+            nn.initializer.Normal(0.0, (2.0 / (out * height * width)) ** 0.5)(layer.weight)
+        if layer.bias is not None:
+            zero(layer.bias)
+
+
+def arguments_of(config) -> dict:
+    """What `PoseResNet` needs of a run's settings."""
+    return {
+        "depth": config.depth, "joints": config.kp_dim, "style": config.style, "filters": numbers(config.deconv_filters),
+        "kernels": numbers(config.deconv_kernels), "deconv_bias": config.deconv_bias, "final_kernel": config.final_kernel, "init": config.init,
+    }  # fmt: skip
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """`256,256,256` -> (256, 256, 256)."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def build_model(config, seed: int | None = None) -> PoseResNet:
+    """A new network for a run's settings; `seed` makes its random weights repeatable."""
+    if seed is not None:
+        paddle.seed(seed)
+    return PoseResNet(**arguments_of(config))

@@ -1,0 +1,312 @@
+"""Caffe models in and out, checkpoints to other formats, and what happens with files that do not fit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.skeletons import CPM14, LPM14, mirror_name
+from common.weights.caffe import array_blob, messages, read_caffemodel, read_net, write_caffemodel
+from lpm_torch import convert
+from lpm_torch.caffe_map import map_caffe, official_layers, reorder, role_of
+from lpm_torch.model import build_model
+from lpm_torch.weight_files import FORMATS, network_of
+
+WIDTH = 1 / 16
+
+
+def official(seed=0):
+    """A small official network with weights that make every layer matter."""
+    torch.manual_seed(seed)
+    model = build_model("lpm_official", width=WIDTH).eval()
+    for name, p in model.named_parameters():
+        torch.nn.init.normal_(p, std=0.3 if name.endswith("bias") else (2 / p[0].numel()) ** 0.5)
+    return model
+
+
+def layers(model):
+    return official_layers(model.state_dict())
+
+
+def only(found, *wanted):
+    return {k: v for k, v in found.items() if any(w in k for w in wanted)}
+
+
+@pytest.fixture
+def training_file(tmp_path):
+    """As the authors' training files: one copy a layer and stage."""
+    model = official()
+    path = tmp_path / "penn.caffemodel"
+    write_caffemodel(path, layers(model))
+    return path, model
+
+
+def run(*arguments):
+    return convert.main([str(a) for a in arguments])
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def clip(frames=3, size=64):
+    draw = torch.Generator().manual_seed(5)
+    return torch.randn(1, frames, 3, size, size, generator=draw), torch.rand(1, 1, size, size, generator=draw)
+
+
+@pytest.mark.golden
+def test_reads_files_that_caffe_wrote(golden_dir, tmp_path):
+    """Exactly: the stored numbers."""
+    folder = golden_dir / "lpm_torch"
+    with np.load(folder / "tiny_caffemodel_expected.npz") as data:
+        for version in ("v1", "v2"):
+            source = folder / f"tiny_{version}.caffemodel"
+            found = {f"{version}/{layer}/{i}": b for layer, blobs in read_caffemodel(source).items() for i, b in enumerate(blobs)}
+            assert sorted(found) == sorted(k for k in data.files if k.startswith(version))
+            for key, array in found.items():
+                assert array.dtype == data[key].dtype and array.shape == data[key].shape
+                np.testing.assert_array_equal(array, data[key])
+            # as the original's converter: flat names, flat biases
+            assert run("--input", source, "--output", tmp_path / "out.npz") == 0
+            with np.load(tmp_path / "out.npz") as flat:
+                for key in found:
+                    _, layer, blob = key.split("/")
+                    stored = flat[f"{layer}.{'weight' if blob == '0' else 'bias'}"]
+                    np.testing.assert_array_equal(stored, data[key].reshape(-1) if blob == "1" else data[key])
+            assert read_net(source).SerializeToString() == source.read_bytes()
+
+
+def test_unknown_fields_survive():
+    net = messages()["NetParameter"]()
+    extra = b"\xaa\x06\x03abc"  # LayerParameter field 101, which the table does not have
+    net.layer.add(name="a").MergeFromString(extra)
+    again = messages()["NetParameter"]()
+    again.ParseFromString(net.SerializeToString())
+    assert extra in again.SerializeToString()
+
+
+def test_training_file_to_official(training_file):
+    path, model = training_file
+    assert run("--input", path, "--model", "lpm_official", "--licence", "as given") == 0
+    output = Path(str(path) + ".pt")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(load(output)[name], tensor), name
+    card = json.loads(Path(str(output) + ".card.json").read_text())
+    assert card["licence"] == "as given" and card["missing"] == card["unused"] == []
+    assert card["sources"][0]["file"] == path.name and len(card["sources"][0]["sha256"]) == 64
+    assert card["mapping"]["Mres1.weight"] == "Mconv1_stage2/0"
+    assert [c["error"] <= c["tolerance"] for c in card["checks"] if "tolerance" in c] == [True]
+
+
+def test_counts_of_the_full_table(training_file):
+    blobs = read_caffemodel(training_file[0])
+    assert len(blobs) == 106
+    for name, count in (("lpm", 56), ("lpm_raw", 206)):
+        mapping = map_caffe(blobs, name, build_model(name, width=WIDTH).state_dict())
+        assert (len(mapping.state), mapping.missing, mapping.unused) == (count, [], []), name
+    # frame 1 has its own generator's name in lpm_raw
+    assert mapping.sources["Mconv3_stage2.weight"] == "Mconv3_stage2/0" and mapping.sources["f_stage4.bias"] == "f_stage4/1"
+
+
+def test_deploy_pair_and_legacy_layers(tmp_path):
+    model = official()
+    every = layers(model)
+    first = {k: v for k, v in every.items() if k.endswith(("_stage1", "_stage2"))}
+    second = {k: v for k, v in every.items() if k.endswith("_stage3") and not k.startswith("conv")} | only(every, "conv1_stage2", "conv2_stage2")
+    legacy = messages()["NetParameter"]()
+    for name, (_, blobs) in second.items():
+        legacy.layers.add(name=name, type="CONVOLUTION").blobs.extend(array_blob(b, legacy=True) for b in blobs)
+    write_caffemodel(tmp_path / "a.caffemodel", first)
+    (tmp_path / "b.caffemodel").write_bytes(legacy.SerializeToString())
+    output = tmp_path / "pair.safetensors"
+    assert run("--input", tmp_path / "a.caffemodel", tmp_path / "b.caffemodel", "--model", "lpm_official", "--output", output) == 0
+    loaded = FORMATS[".safetensors"][1](output)
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(loaded[name], tensor.numpy(), err_msg=name)
+
+
+def test_pre_model_has_one_encoder(tmp_path, capsys):
+    """The weights that most users start from: name-equal loading would leave lpm's image encoder random."""
+    every = layers(official())
+    pre = {k: v for k, v in every.items() if not (k.startswith("conv") and k[-1] in "3456")}
+    assert len(pre) == 90
+    path = tmp_path / "pre.caffemodel"
+    write_caffemodel(path, pre)
+    for model in ("lpm", "lpm_raw"):
+        output = tmp_path / f"{model}.pt"
+        assert run("--input", path, "--model", model, "--output", output) == 0
+        for stage in ("6",) if model == "lpm" else "23456":
+            np.testing.assert_array_equal(load(output)[f"conv2_stage{stage}.weight"], every["conv2_stage2"][1][0])
+    assert "conv4_stage6.weight" in capsys.readouterr().out
+
+
+def test_unmatched_tensors_fail_unless_allowed(tmp_path, capsys):
+    every = layers(official())
+    broken = {k: v for k, v in every.items() if not k.startswith("o_h")} | {"fc8": ("InnerProduct", [np.zeros((2, 3), np.float32)])}
+    path, output = tmp_path / "x.caffemodel", tmp_path / "x.pt"
+    write_caffemodel(path, broken)
+    assert run("--input", path, "--model", "lpm", "--output", output) == 2
+    message = capsys.readouterr().err
+    assert "o_h_stage6.weight" in message and "fc8" in message and not output.exists()
+    assert run("--input", path, "--model", "lpm", "--output", output, "--allow_missing") == 0
+    card = json.loads((tmp_path / "x.pt.card.json").read_text())
+    assert card["missing"] == ["o_h_stage6.weight", "o_h_stage6.bias"] and card["unused"] == ["fc8"]
+
+
+def test_copies_that_differ_and_scales_that_are_not_one(tmp_path, capsys):
+    every = layers(official())
+    other = dict(every)
+    other["Mres2_stage4"] = ("Convolution", [b + 1 for b in every["Mres2_stage4"][1]])
+    write_caffemodel(tmp_path / "a.caffemodel", other)
+    assert run("--input", tmp_path / "a.caffemodel", "--model", "lpm_official") == 2
+    assert "Mres2_stage4" in capsys.readouterr().err
+    assert run("--input", tmp_path / "a.caffemodel", "--model", "lpm_raw") == 0  # has a place for each copy
+    scaled = {k: (kind, [2 * b[0], b[1]]) if kind == "Scale" else (kind, b) for k, (kind, b) in every.items()}
+    write_caffemodel(tmp_path / "b.caffemodel", scaled)
+    assert run("--input", tmp_path / "b.caffemodel", "--model", "lpm_official") == 2
+    assert "not 1 everywhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("naming", ["person", "penn"])
+def test_reorder_permutes_the_beliefs(training_file, tmp_path, naming):
+    path, model = training_file
+    output = tmp_path / "r.pt"
+    assert run("--input", path, "--model", "lpm_official", "--reorder", naming, "--output", output) == 0
+    ours = build_model("lpm_official", width=WIDTH).eval()
+    ours.load_state_dict(load(output))
+    with torch.inference_mode():
+        plain, found = model(*clip())[1], ours(*clip())[1]
+    for i, joint in enumerate(LPM14.joints):
+        channel = CPM14.index(mirror_name(joint) if naming == "penn" else joint)
+        torch.testing.assert_close(found[:, :, i], plain[:, :, channel], rtol=0, atol=1e-5 * plain.abs().max().item())
+    torch.testing.assert_close(found[:, :, 14], plain[:, :, 14], rtol=0, atol=1e-5 * plain.abs().max().item())
+
+
+def test_reorder_of_the_compat_graphs():
+    torch.manual_seed(0)
+    for name in ("lpm", "lpm_raw", "cpm"):
+        model = build_model(name, width=WIDTH, init="kaiming").eval()
+        changed = reorder(model.state_dict(), model.channels.feature)
+        assert torch.equal(changed["conv7_stage1.bias"][8], model.conv7_stage1.bias[1])  # neck
+        if name == "cpm":
+            continue  # its Mconv1 reads beliefs too, which the authors' LSTM files have no table for
+        other = build_model(name, width=WIDTH).eval()
+        other.load_state_dict(changed)
+        order = [*CPM14.indices(LPM14.joints), 14]
+        with torch.inference_mode():
+            torch.testing.assert_close(other(*clip())[1], model(*clip())[1][:, :, order], rtol=0, atol=1e-5)
+
+
+def test_a_failing_check_saves_nothing(training_file, tmp_path, capsys, monkeypatch):
+    path, _ = training_file
+    monkeypatch.setattr("lpm_torch.caffe_map.caffe_forward", lambda blobs, frames, center: torch.ones(4, 15, 8, 8))
+    assert run("--input", path, "--model", "lpm_official", "--output", tmp_path / "no.pt") == 2
+    assert "nothing was saved" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", sorted(FORMATS))
+def test_checkpoints_to_every_format(tmp_path, suffix):
+    torch.manual_seed(0)
+    model = build_model("lpm", width=WIDTH, init="kaiming")
+    source = tmp_path / "lpm_best.pth.tar"
+    state = {f"module.{k}": v for k, v in model.state_dict().items()}  # as the original saves it
+    torch.save({"epoch": 3, "state_dict": state, "optimizer": {}}, source)
+    output = tmp_path / f"out{suffix}"
+    assert run("--input", source, "--output", output) == 0
+    back = FORMATS[suffix][1](output)
+    assert sorted(back) == sorted(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(back[name], tensor.numpy(), err_msg=name)
+    card = json.loads(Path(f"{output}.card.json").read_text())
+    assert card["epoch"] == 3 and card["network"]["name"] == "lpm" and card["checks"]
+
+
+def test_official_checkpoint_back_to_caffe(tmp_path):
+    model = official()
+    torch.save(model.state_dict(), tmp_path / "o.pt")
+    assert run("--input", tmp_path / "o.pt", "--output", tmp_path / "back.caffemodel") == 0
+    assert run("--input", tmp_path / "back.caffemodel", "--model", "lpm_official", "--output", tmp_path / "again.pt") == 0
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(load(tmp_path / "again.pt")[name], tensor), name
+    assert run("--input", tmp_path / "again.pt", "--output", tmp_path / "again.onnx.caffemodel", "--limit", "3") == 0
+    assert not (tmp_path / "again.onnx.caffemodel").exists()
+
+
+@pytest.mark.parametrize("name", ["lpm", "lpm_official", "cpm"])
+def test_onnx_runs_a_clip_frame_by_frame(tmp_path, name):
+    """1e-4 of the largest value: another library's summation order."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from lpm_torch.onnx_export import run_steps
+
+    torch.manual_seed(0)
+    model = (official() if name == "lpm_official" else build_model(name, width=WIDTH, init="kaiming")).eval()
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    assert run("--input", tmp_path / "w.pt", "--output", tmp_path / "w.onnx", "--size", 64, "--t", 2) == 0
+    frames, center = clip(frames=2)
+    with torch.inference_mode():
+        expected = model(frames, center)[0].numpy()
+    step = onnxruntime.InferenceSession(str(tmp_path / "w.onnx"))
+    if name == "cpm":
+        found = step.run(None, {"frames": frames.numpy(), "center": center.numpy()})[0]
+    else:
+        found = run_steps(step, onnxruntime.InferenceSession(str(tmp_path / "w.init.onnx")), frames.numpy(), center.numpy())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": "cpm"}, {"name": "lpm"}, {"name": "lpm", "norm": "batch"}, {"name": "lpm_raw", "T": 3}, {"name": "lpm_official"}, {"name": "coord_lpm"},
+        {"name": "hourglass", "block": "conv", "depth": 2}, {"name": "hourglass", "block": "res"}, {"name": "hourglass", "block": "inv", "depth": 3},
+    ],
+)  # fmt: skip
+def test_weights_say_which_network_they_are(arguments):
+    with torch.device("meta"):
+        shapes = {k: tuple(v.shape) for k, v in build_model(**arguments, width=0.5, joints=13).state_dict().items()}
+        found = network_of(shapes, "x")
+        assert found["name"] == arguments["name"]
+        assert {k: tuple(v.shape) for k, v in build_model(**found).state_dict().items()} == shapes
+
+
+def test_bad_input_is_named(tmp_path, capsys):
+    (tmp_path / "text.caffemodel").write_text('name: "net"')
+    torch.save({"a.weight": torch.zeros(2)}, tmp_path / "foreign.pt")
+    (tmp_path / "broken.pth.tar").write_bytes(b"\x80")
+    write_caffemodel(tmp_path / "other.caffemodel", {"fc1": ("InnerProduct", [np.zeros((2, 2), np.float32)])})
+    for arguments, words in (
+        (["--input", tmp_path / "none.pt"], "does not exist"),
+        (["--input", tmp_path / "text.caffemodel"], "not a Caffe NetParameter"),
+        (["--input", tmp_path / "foreign.pt", "--output", tmp_path / "y.npz"], "no network of lpm_torch"),
+        (["--input", tmp_path / "broken.pth.tar"], "broken.pth.tar"),
+        (["--input", tmp_path / "other.caffemodel", "--model", "lpm"], "no layer conv1_stage1"),
+        (["--input", tmp_path / "other.caffemodel", "--reorder"], "--reorder needs --model"),
+        (["--input", tmp_path / "other.caffemodel", "--output", tmp_path / "x.onnx"], "give --model"),
+        (["--input", tmp_path / "foreign.pt", "--output", tmp_path / "x.zip"], "suffix"),
+        (["--input", tmp_path / "foreign.pt", "--output", tmp_path / "foreign.pt"], "is the input"),
+    ):
+        assert run(*arguments) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_roles():
+    assert role_of("conv3_stage1") == ("first", "3", 1) and role_of("conv3_stage5") == ("encoder", "3", 5)
+    assert role_of("g_x_stage2") == ("x", "g", 2) and role_of("o_stage4") == ("after", "o", 4)
+    assert role_of("Mconv5_stage2") == ("generator", "5", 2) and role_of("relu1_stage1") is None
+
+
+def test_help_answers_without_a_framework():
+    path = str(Path(convert.__file__))
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{path!r}, '--help']\n"
+        f"try:\n    runpy.run_path({path!r}, run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,146 @@
+"""Label maps, centre maps and data-set arrays against MobilePose's own (heatmaps.npz, datasets.npz)."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.io
+
+torch = pytest.importorskip("torch")
+
+from common import datasets  # noqa: E402
+from common.codecs import gaussian_maps  # noqa: E402
+from common.skeletons import LPM14, LSP14  # noqa: E402
+from lpm_torch import transforms  # noqa: E402
+from lpm_torch.data import CENTER_SIGMA, belief_labels, center_map, make_clips, to_lpm  # noqa: E402
+
+pytestmark = pytest.mark.golden
+
+
+def load(path):
+    with np.load(path) as data:
+        return {name: data[name] for name in data.files}
+
+
+@pytest.fixture(scope="module")
+def maps(golden_dir):
+    return load(golden_dir / "lpm_torch/heatmaps.npz")
+
+
+@pytest.fixture(scope="module")
+def arrays(golden_dir):
+    return load(golden_dir / "lpm_torch/datasets.npz")
+
+
+@pytest.fixture(scope="module")
+def constants(golden_dir):
+    return json.loads((golden_dir / "lpm_torch/fixture.json").read_text())["heatmaps"]
+
+
+def test_label_maps(maps, constants):
+    """float32 exponentials of both: 1e-6."""
+    joints = maps["joints"]
+    everything = np.ones(joints.shape[:2])
+    labels = belief_labels(joints, everything, constants["image_size"], constants["grid"], constants["sigma"], background=False)
+    assert np.abs(labels - maps["label_each"]).max() < 1e-6
+    assert not labels[:, 14].any()
+    video = constants["label_video_joints"]
+    assert np.abs(labels[video] - maps["label_video"]).max() < 1e-6
+
+
+def test_label_maps_of_another_size(maps, constants):
+    c = constants["label_nobg_64_s1"]
+    joints = maps["joints"][c["joints"]][None]  # as they are, not rescaled to the smaller image
+    labels = belief_labels(joints, np.ones(joints.shape[:2]), c["image_size"], c["grid"], c["sigma"], background=False)
+    assert np.abs(labels[:, :14] - maps["label_nobg_64_s1"]).max() < 1e-6
+
+
+def test_centre_maps(maps, constants):
+    """float16 fixture: half a unit in its last place is 2^-12 near 1; a cell at the threshold may be 0 in one and 0.01 in the other."""
+    size = constants["image_size"]
+    for joints, expected, (x, y) in zip(maps["joints"], maps["center_each_f16"], maps["center_xy"]):
+        ours = center_map(joints[None], size, transposed=True)
+        assert ours.shape == (1, size, size)
+        assert np.abs(ours[0] - expected.astype(np.float32)).max() < 3e-4
+        upright = center_map(joints[None], size, transposed=False)[0]
+        assert np.array_equal(upright, ours[0].T)
+        row, column = np.unravel_index(upright.argmax(), upright.shape)
+        assert abs(column - x) <= 0.5 and abs(row - y) <= 0.5
+    video = center_map(maps["joints"][constants["center_video_joints"]], size, transposed=True)[0]
+    assert np.abs(video - maps["center_video_f16"].astype(np.float32)).max() < 3e-4
+
+
+def test_centre_map_of_a_given_centre(maps, constants):
+    size = constants["image_size"]
+    point = np.array([constants["center_from_center"]])
+    ours = gaussian_maps(point[:, ::-1], np.ones(1, bool), (size, size), CENTER_SIGMA)[0]  # transposed, as in training
+    assert np.abs(ours - maps["center_from_center_f16"].astype(np.float32)).max() < 3e-4
+    assert constants["center_sigma"] == CENTER_SIGMA
+
+
+def write_penn(arrays, root):
+    (root / "labels").mkdir()
+    for video in {name.split("_")[2] for name in arrays if name.startswith("penn_in_")}:
+        fields = {f: arrays[f"penn_in_{video}_{f}"] for f in ("x", "y", "visibility", "bbox", "nframes", "train")}
+        scipy.io.savemat(root / "labels" / f"{video}.mat", {**fields, "dimensions": np.array([[480, 640, len(fields["x"])]])})
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_penn_clips(arrays, tmp_path, split):
+    """Windows, the order of joints, and the neck; 1e-9: the loader subtracts the files' first pixel, which is added again here."""
+    write_penn(arrays, tmp_path)
+    pose_set = datasets.load("penn_action", tmp_path, split)
+    clips = make_clips(pose_set, arrays[f"penn_{split}_x"].shape[1])
+    joints, visible = to_lpm(pose_set)
+    joints, given, origin = transforms.source_rows(pose_set, joints)
+    assert given is None and origin == 1
+    assert [f"{s:04d}" for s in pose_set.sequence[clips[:, 0]]] == arrays[f"penn_{split}_video"].tolist()
+    assert np.array_equal(pose_set.frame[clips[:, 0]], arrays[f"penn_{split}_start"])
+    expected = np.stack([arrays[f"penn_{split}_x"], arrays[f"penn_{split}_y"]], axis=-1)
+    assert np.abs(joints[clips] - expected).max() < 1e-9
+    assert np.array_equal(visible[clips] == 2, arrays[f"penn_{split}_visibility"] == 1)
+
+
+def test_penn_frame_names(arrays, tmp_path):
+    write_penn(arrays, tmp_path)
+    pose_set = datasets.load("penn_action", tmp_path, "valid")
+    expected = arrays["penn_keys_for_start5_video0001"].tolist()
+    names = [f"{name}.jpg" for name in pose_set.image_id[make_clips(pose_set, len(expected))[1]]]
+    assert names == expected
+
+
+def test_mpii_rows(arrays, tmp_path):
+    """Joints are whole numbers, as MobilePose truncated them; its boxes are cut to the picture of the fixture's name."""
+    (tmp_path / "annot").mkdir()
+    (tmp_path / "annot/train.json").write_text(str(arrays["mpii_json"]))
+    pose_set = datasets.load("mpii", tmp_path, "train")
+    mapped, visible = to_lpm(pose_set)
+    joints, given, _ = transforms.source_rows(pose_set, mapped)
+    assert np.array_equal(joints, np.stack([arrays["mpii_x"], arrays["mpii_y"]], axis=-1))
+    assert np.array_equal(visible > 0, arrays["mpii_vis"] > 0)
+    name = next(n for n in arrays if n.startswith("mpii_bbox_"))
+    width, height = map(int, name.removeprefix("mpii_bbox_").split("x"))
+    image = np.zeros((height, width, 3), np.uint8)
+    boxes = [transforms.open_view(image, joints[i], 85, given[i]).box for i in range(len(joints))]
+    assert np.array_equal(boxes, arrays[name])
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_lsp_rows(arrays, tmp_path, split):
+    """The flag 1 means occluded: visible = 1 - flag, both with coordinates."""
+    count = int(arrays["lsp_train_len"]) + int(arrays["lsp_valid_len"])
+    stored = np.zeros((3, 14, count))
+    first = 0 if split == "train" else int(arrays["lsp_train_len"])
+    raw = arrays[f"lsp_{split}_raw3"]
+    stored[:, :, first : first + raw.shape[2]] = raw
+    scipy.io.savemat(tmp_path / "joints.mat", {"joints": stored})
+    pose_set = datasets.load("lsp", tmp_path, split)
+    assert len(pose_set) == int(arrays[f"lsp_{split}_len"]) and pose_set.skeleton is LSP14
+    joints, visible = to_lpm(pose_set)
+    joints, given, _ = transforms.source_rows(pose_set, joints)
+    assert given is None and joints.shape[1] == len(LPM14)
+    for i in range(raw.shape[2]):
+        expected = arrays[f"lsp_{split}_{i}"]
+        assert np.array_equal(joints[i], expected[:2].T)
+        assert np.array_equal(visible[i] == 2, expected[2] == 1)
+        assert pose_set.images[i].endswith(str(arrays[f"lsp_{split}_{i}_image"]))

@@ -1,0 +1,326 @@
+"""train.py as a user runs it: resume after kills, overfit, several processes, refusals, settings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.datasets import load
+from common.geometry import pad_box
+from common.runlog import read_log
+from lpm_torch import config, engine, predict, train
+from lpm_torch.model import build_model
+from tests.lpm_torch import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+# dropout on, so that PyTorch's random state matters
+LPM = (*tiny.TINY, "--model=lpm", "--dataset=LSP", "--limit=8", "--max_epochs=3", "--ema=0.9", "--loss_norm=mean", "--init=kaiming")
+CPM = (*tiny.TINY, "--model=cpm", "--dataset=LSP", "--limit=8", "--max_epochs=1", "--init=kaiming")
+
+
+def options(folder: Path, *arguments: str) -> list[str]:
+    """The command line of a run whose files all lie in `folder`."""
+    return [*arguments, f"--data_dir={tiny.lsp()}", f"--model_dir={folder}/experiments", f"--log_dir={folder}/logs"]
+
+
+def last(folder: Path, model: str = "lpm", dataset: str = "LSP") -> dict:
+    return torch.load(folder / "experiments" / model / dataset / "last.pth.tar", weights_only=True)
+
+
+def same(a, b) -> bool:
+    """Equality of nested states, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_same_run(a: dict, b: dict) -> None:
+    for field in ("epoch", "batch", "step", "state_dict", "optimizer", "schedule", "ema", "torch_random"):
+        assert same(a[field], b[field]), field
+
+
+def kill_when(command: list[str], condition) -> bool:
+    """Run until `condition()`, then SIGKILL; whether the run was still going."""
+    process = subprocess.Popen([sys.executable, str(ROOT / "lpm_torch/train.py"), *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not condition():
+        time.sleep(0.001)
+    killed = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    error = process.communicate()[1]
+    assert killed or process.returncode == 0, error
+    return killed
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert train.main(options(folder, *LPM, "--workers=1")) == 0
+    return last(folder)
+
+
+def test_killed_run_ends_as_an_uninterrupted_one(tmp_path, uninterrupted):
+    """`--save_minutes=0` saves after every step; once the kill comes while a checkpoint is being written. Bit for bit."""
+    command = options(tmp_path, *LPM, "--workers=1", "--save_minutes=0", "--resume=auto")
+    directory = tmp_path / "experiments" / "lpm" / "LSP"
+    index = directory / "index.json"
+
+    def saves() -> int:
+        return len(json.loads(index.read_text())["files"]) if index.exists() else 0
+
+    def writing() -> bool:
+        return saves() >= 6 and any(directory.glob(".tmp*.last.pth.tar"))
+
+    assert kill_when(command, lambda: saves() >= 3), "the run ended before it could be killed"
+    assert 2 <= last(tmp_path)["step"] < uninterrupted["step"]
+    kill_when(command, writing)
+    assert train.main(command) == 0
+    assert_same_run(last(tmp_path), uninterrupted)
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch, capsys, uninterrupted):
+    command = options(tmp_path, *LPM, "--save_minutes=0", "--resume=auto")
+    real, calls = engine.loss_of, []
+
+    def breaks_at_the_sixth(*arguments):
+        calls.append(1)
+        return real(*arguments) * (float("nan") if len(calls) == 6 else 1.0)
+
+    monkeypatch.setattr(engine, "loss_of", breaks_at_the_sixth)
+    assert train.main(command) == 1
+    assert "last good state is kept" in capsys.readouterr().err
+    state = last(tmp_path)
+    assert state["step"] == 5 and all(torch.isfinite(v).all() for v in state["state_dict"].values())
+    monkeypatch.undo()
+    assert train.main(command) == 0
+    assert_same_run(last(tmp_path), uninterrupted)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys):
+    """An infinite learning rate breaks the weights while the loss is still finite: no file may hold them."""
+    assert train.main(options(tmp_path, *CPM, "--lr=inf", "--save_minutes=0")) == 1
+    assert "is not finite at step 1" in capsys.readouterr().err
+    assert not list((tmp_path / "experiments").rglob("*.pth.tar"))
+
+
+def test_max_epochs_reached(tmp_path, capsys):
+    command = options(tmp_path, *CPM, "--resume=auto")
+    assert train.main(command) == 0
+    before = last(tmp_path, "cpm")
+    capsys.readouterr()
+    assert train.main(command) == 0
+    assert "nothing to train: the checkpoint has 1 epochs" in capsys.readouterr().out
+    assert_same_run(last(tmp_path, "cpm"), before)
+
+
+def test_new_run_leaves_the_old_files(tmp_path):
+    command = options(tmp_path, *CPM)
+    assert train.main(command) == 0
+    assert train.main(command) == 0
+    assert (tmp_path / "experiments/cpm/LSP/old_1/last.pth.tar").is_file()
+
+
+def test_original_checkpoint_resumes(tmp_path, capsys):
+    """MobilePose's file: epoch, state_dict with `module.`, optimizer."""
+    path = tmp_path / "cpm_LSP_last.pth.tar"
+    model = build_model("cpm", width=0.0625)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    model(torch.zeros(1, 1, 3, 64, 64), torch.zeros(1, 1, 64, 64))[0].sum().backward()
+    optimizer.step()
+    torch.save({"epoch": 2, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}, "optimizer": optimizer.state_dict()}, path)
+    assert train.main(options(tmp_path, *CPM, "--max_epochs=3", f"--checkpoint_name={path}")) == 0
+    assert "original" in capsys.readouterr().out
+    state = last(tmp_path, "cpm")
+    assert state["epoch"] == 3
+    assert {int(s["step"]) for s in state["optimizer"]["state"].values()} == {1 + 4}  # one step before, four batches of two here
+
+
+def test_one_image_is_learned_and_found_again(tmp_path):
+    """Train on one person, then ask predict.py for the same: every joint within one cell of the belief maps (1/15 of the crop)."""
+    flat = ("--p_flip=0", "--rotate=0", "--scale_low=1", "--scale_high=1", "--jitter=0")
+    learn = ("--init=kaiming", "--norm=batch", "--sigma=1", "--background", "--masked_loss", "--deep_supervision", "--center_map=correct")
+    size = ("--width=0.125", "--resolution=128", "--limit=1", "--batch_size=1", "--max_epochs=120", "--lr=3e-3", "--schedule=cosine")
+    pads = ("--pad_pixels=0", "--pad_ratio=0.15")
+    assert train.main(options(tmp_path, *CPM, *flat, *learn, *size, *pads)) == 0
+    person = load("lsp", tiny.lsp(), "train")
+    box = pad_box(person.box, 0.0, 0.15)[0]
+    out = tmp_path / "out"
+    where = f"--box={','.join(f'{v:.2f}' for v in box)}"
+    model = ("--model=cpm", "--dataset=LSP", f"--model_dir={tmp_path}/experiments")
+    assert predict.main([person.images[0], *model, where, f"--out={out}"]) == 0
+    row = json.loads((out / "joints.jsonl").read_text())
+    order = [row["joint_names"].index(name) for name in person.skeleton.joints]
+    error = np.linalg.norm(np.array(row["joints"])[order] - person.joints[0], axis=-1)
+    assert np.nanmax(error) < max(box[2:]) / 15
+
+
+def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
+    """Losses agree to 1e-5 relative; weights to a tenth of the learning rate, because Adam's first steps are lr x sign of the gradient and
+    sums in another order change the sign of gradients that are zero but for rounding."""
+    lr = 1e-4
+    shared = (*CPM, f"--lr={lr}", "--norm=none", "--dropout=0", "--max_epochs=2")
+    single, summed, spread = (tmp_path / name for name in ("single", "summed", "spread"))
+    assert train.main(options(single, *shared, "--batch_size=4")) == 0
+    assert train.main(options(summed, *shared, "--accumulate=2")) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "lpm_torch/train.py")]
+    done = subprocess.run([*launch, *options(spread, *shared)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    def losses(folder: Path) -> list[float]:
+        entries = read_log(folder / "logs/cpm/LSP/log.jsonl")
+        return [e["Epoch Train Loss"] for e in entries if "Epoch Train Loss" in e]
+
+    expected, weights = losses(single), last(single, "cpm")["state_dict"]
+    assert len(expected) == 2
+    start = build_model("cpm", width=0.0625, init="kaiming", dropout=0.0)
+    for other in (summed, spread):
+        np.testing.assert_allclose(losses(other), expected, rtol=1e-5)
+        found = last(other, "cpm")["state_dict"]
+        assert max((found[k] - weights[k]).abs().max().item() for k in weights) < 0.1 * lr
+    assert set(weights) == set(start.state_dict())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Folder with the checkpoint of a tiny CPM."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert train.main(options(folder, *CPM)) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--model=lpm"], ["'cpm'", "'lpm'"]),
+        (["--width=0.125"], ["0.0625", "0.125"]),
+        (["--mode=compat"], ["'correct'", "'compat'"]),
+        (["--center_map=correct"], ["'compat'", "'correct'"]),
+    ],
+)
+@pytest.mark.parametrize("option", ["init_weight", "checkpoint_name"])
+def test_checkpoint_of_another_run_is_refused(tmp_path, trained, capsys, change, words, option):
+    path = trained / "experiments/cpm/LSP/last.pth.tar"
+    assert train.main(options(tmp_path, *CPM, *change, f"--{option}={path}")) == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in words), message
+
+
+def test_settings_that_shape_the_loss_are_enforced_on_resume(tmp_path, trained, capsys):
+    path = trained / "experiments/cpm/LSP/last.pth.tar"
+    for change in ("--masked_loss", "--loss_norm=mean", "--deep_supervision", "--background"):
+        assert train.main(options(tmp_path, *CPM, change, f"--checkpoint_name={path}")) == 2
+        assert change.lstrip("-").split("=")[0] in capsys.readouterr().err
+
+
+def test_unusable_checkpoint_files(tmp_path, trained, capsys):
+    good = trained / "experiments/cpm/LSP/last.pth.tar"
+    foreign, truncated, joints, partial = (tmp_path / n for n in ("foreign.pth.tar", "truncated.pth.tar", "joints.pt", "partial.pt"))
+    foreign.write_text("no weights")
+    truncated.write_bytes(good.read_bytes()[:-1000])
+    torch.save(build_model("cpm", joints=16, width=0.0625).state_dict(), joints)
+    weights = torch.load(good, weights_only=True)["state_dict"]
+    torch.save({k: v for k, v in weights.items() if not k.startswith("conv1_stage1")}, partial)
+    expected = {foreign: "not a readable", truncated: "not a readable", tmp_path / "none": "does not exist", joints: "17", partial: "conv1_stage1"}
+    for path, words in expected.items():
+        assert train.main(options(tmp_path, *CPM, f"--init_weight={path}")) == 2
+        message = capsys.readouterr().err
+        assert words in message and path.name in message
+    assert train.main(options(tmp_path, *CPM, f"--checkpoint_name={foreign}")) == 2
+    assert foreign.name in capsys.readouterr().err
+
+
+def test_missing_data_is_said_before_pytorch_is_loaded(tmp_path):
+    code = f"import sys; from lpm_torch import train; code = train.main(['--data_dir={tmp_path}/none']); print('torch' in sys.modules); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and done.stdout.strip() == "False"
+    assert "python -m common.datasets.synthetic penn_action" in done.stderr
+    assert "http" in done.stderr
+
+
+def test_bad_input_exits_with_2(tmp_path, capsys):
+    settings = tmp_path / "bad.ini"
+    settings.write_text("lr = 1e-4\nlearning_rate = 1\n")
+    cases = {
+        (f"--config={settings}",): "learning_rate",
+        (f"--config={tmp_path}/none.ini",): "none.ini",
+        ("--gpus=0,x",): "0,x",
+        ("--train_split=nonsense",): "nonsense",
+    }
+    for arguments, word in cases.items():
+        assert train.main(options(tmp_path, *CPM, *arguments)) == 2
+        assert word in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--model=lpm_new"])
+    assert stopped.value.code == 2
+
+
+# the original's options and defaults
+ORIGINAL = {
+    "model": "lpm", "t": 5, "depth": 4, "block": "res", "init_weight": None, "lr": 1e-3, "step_size": None, "gamma": 1.0, "batch_size": 4,
+    "weight_decay": 0.0, "max_epochs": 100, "resolution": 256, "subset_size": None, "clip": None, "log_freq": 800, "checkpoint_name": None,
+    "model_dir": "experiments", "data_dir": "data", "gpus": None, "pck_r": 0.2, "dataset": "PennAction", "debug": False,
+}  # fmt: skip
+
+
+def test_options_and_defaults_of_the_original():
+    defaults = train.parse_args(["--preset=none"])
+    assert {name: getattr(defaults, name) for name in ORIGINAL} == ORIGINAL
+    given = {k: v for k, v in ORIGINAL.items() if v is not None and k != "debug"} | {"init_weight": "a", "step_size": 7, "subset_size": 3}
+    given |= {"clip": 0.5, "checkpoint_name": "b", "gpus": "0"}
+    words = [f"--{k}={v}" for k, v in given.items()]
+    parsed = train.parse_args([*words, "--debug", "--log_dir=./logs", "--experiment=Pose Estimation Training", "--host=none", "--preset=none"])
+    assert {k: getattr(parsed, k) for k in given} == given and parsed.debug
+
+
+def test_settings_come_from_preset_file_and_command_line_in_that_order(tmp_path):
+    settings = tmp_path / "run.ini"
+    settings.write_text("lr = 5e-4\nmax_epochs = 7\nexperiment = Pose Estimation Training\n")
+    found = train.parse_args(["--preset=paper", f"--config={settings}", "--max_epochs=9"])
+    assert (found.lr, found.max_epochs, found.step_size) == (5e-4, 9, 60000)
+    for preset in config.PRESETS:
+        assert isinstance(train.parse_args([f"--preset={preset}"]), config.Config)
+    synthetic = train.parse_args([f"--data_dir={tiny.lsp()}", "--dataset=LSP"])
+    assert synthetic.width == config.PRESETS["smoke"]["width"]
+
+
+@pytest.mark.parametrize("name", ["lpm_pretrain_lsp", "lpm_pretrain_mpii", "lpm_train_penn"])
+def test_setting_files_hold_the_original_values(name):
+    found = train.parse_args([f"--config={ROOT / 'lpm_torch/configs' / name}.ini"])
+    epochs, dataset = {"lpm_pretrain_lsp": (200, "LSP"), "lpm_pretrain_mpii": (40, "MPII"), "lpm_train_penn": (1000, "PennAction")}[name]
+    assert (found.model, found.t, found.lr, found.step_size, found.gamma) == ("lpm", 5, 8e-5, 60000, 0.33333)
+    assert (found.batch_size, found.weight_decay, found.resolution, found.pck_r) == (4, 8e-6, 256, 0.2)
+    assert (found.max_epochs, found.dataset) == (epochs, dataset)
+
+
+@pytest.mark.parametrize("model", ["lpm_raw", "lpm_official", "hourglass", "coord_lpm"])
+def test_other_networks_train_validate_and_draw(tmp_path, model):
+    """One epoch of every other network, with its validation, its log and its debug pictures."""
+    more = ["--depth=2"] if model == "hourglass" else []
+    arguments = options(tmp_path, *CPM, f"--model={model}", "--valid_split=valid", "--limit=4", *more)
+    assert train.main(arguments) == 0
+    entries = read_log(tmp_path / f"logs/{model}/LSP/log.jsonl")
+    found = {name for entry in entries for name in entry}
+    assert {"Train Loss", "Train Accuracy", "Learning Rate", "Epoch Train Loss", "Epoch Valid Loss", "Epoch Valid Accuracy"} <= found
+    assert (tmp_path / f"experiments/{model}/LSP/best.pth.tar").is_file()
+
+
+def test_debug_pictures(tmp_path, monkeypatch):
+    from common.poses import read_image
+    from lpm_torch import debug
+
+    monkeypatch.setattr(debug, "ROOT", tmp_path)
+    assert train.main(options(tmp_path, *CPM, "--debug", "--log_freq=3")) == 0
+    folder = tmp_path / "output/cpm/LSP/epoch_1"
+    assert sorted(p.name for p in folder.iterdir()) == ["1_stage_0_.jpg", "4_stage_0_.jpg"]
+    picture = read_image(folder / "1_stage_0_.jpg")
+    assert picture.shape[1] >= 2 * debug.SIDE and picture.std() > 10

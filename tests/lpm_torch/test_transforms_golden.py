@@ -1,0 +1,111 @@
+"""MobilePose's transforms against what its own code answered (transforms.npz).
+
+Tolerances of the fixture: coordinates and boxes exact (boxes to 1e-6: other order of float operations), pictures mean <= 1 and max <= 3 grey
+values, since scikit-image's resize is done with OpenCV here.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lpm_torch import transforms  # noqa: E402
+from lpm_torch.config import Config  # noqa: E402
+from lpm_torch.data import prepare  # noqa: E402
+
+pytestmark = pytest.mark.golden
+
+
+@pytest.fixture(scope="module")
+def golden(golden_dir):
+    with np.load(golden_dir / "lpm_torch/transforms.npz") as data:
+        return {name: data[name] for name in data.files}
+
+
+@pytest.fixture(scope="module")
+def constants(golden_dir):
+    return json.loads((golden_dir / "lpm_torch/fixture.json").read_text())["transforms"]
+
+
+def view_of(golden, box=None, image=None, joints=None):
+    joints = np.stack([golden["x"], golden["y"]], axis=-1) if joints is None else joints
+    box = golden["bbox"] if box is None else box
+    return transforms.View(golden["image"] if image is None else image, joints, np.array(box, float), np.eye(2, 3))
+
+
+def compare(view, golden, name, image=None):
+    assert np.array_equal(view.joints, np.stack([golden[f"{name}_x"], golden[f"{name}_y"]], axis=-1))
+    assert np.allclose(view.box, golden[f"{name}_bbox"], rtol=0, atol=1e-6)
+    expected = golden[image or f"{name}_img"].astype(float)
+    expected = expected.transpose(1, 2, 0) if expected.shape[0] == 3 else expected
+    error = np.abs(view.image.astype(float) - expected)
+    assert error.mean() <= 1 and error.max() <= 3
+
+
+def test_scale(golden, constants):
+    compare(transforms.scale(view_of(golden), constants["scale"]), golden, "scale")
+
+
+def test_flip(golden):
+    compare(transforms.flip(view_of(golden)), golden, "flip")
+
+
+def test_crop(golden, constants):
+    compare(transforms.crop(view_of(golden), constants["crop_size"]), golden, "crop")
+    compare(transforms.crop(view_of(golden, constants["crop2_box"]), constants["crop_size"]), golden, "crop2")
+
+
+def test_rotate(golden, constants):
+    part = golden["rot20_img"].shape[1]
+    joints = np.trunc(np.stack([np.clip(golden["x"], 0, part - 1), golden["y"]], axis=-1))
+    for angle in constants["rotate_angles"]:
+        view = view_of(golden, image=golden["image"][:, :part], joints=joints)
+        compare(transforms.rotate(view, angle), golden, f"rot{angle:.0f}")
+
+
+def test_jitter(golden, constants):
+    """The original keeps fractions, which the next step truncates when it saves a picture; here they are truncated at once: below 1."""
+    image = golden["image"].copy()
+    transforms.jitter(image, constants["jitter"])
+    error = golden["jitter_img"] - image
+    assert error.min() > -1e-3 and error.max() < 1
+
+
+def test_normalise(golden):
+    """Done on whole batches; float16 fixture: 2^-10 relative. The means are the true ones of LSP, rounded to five digits."""
+    batch = {"frames": torch.from_numpy(golden["image"])[None, None]}
+    ours = prepare(batch, torch.device("cpu"), Config(dataset="LSP"))["frames"][0, 0].permute(1, 2, 0).numpy()
+    assert np.allclose(ours, golden["norm_img"].astype(np.float32), rtol=2e-3, atol=2e-3)
+
+
+def test_image_transformer(golden, constants):
+    size = constants["output_size"]
+    joints = view_of(golden).joints
+    for name, box, draw in (
+        ("img_tf", constants["img_tf_box"], transforms.Draw()),
+        ("img_tfb", constants["img_tfb_box"], transforms.Draw()),
+        ("img_flip", None, transforms.Draw(flip=True)),
+    ):
+        view = transforms.open_view(golden["image"], joints, size / 3, None if box is None else np.array(box, float))
+        compare(transforms.transform(view, draw, size), golden, name, f"{name}_unnorm")
+
+
+@pytest.mark.parametrize("name", ["vid", "vids", "vidr"])
+def test_video_transformer(golden, constants, name):
+    size = constants["output_size"]
+    draw = {
+        "vid": transforms.Draw(),
+        "vids": transforms.Draw(scale=constants["vids_scale"]),
+        "vidr": transforms.Draw(angle=float(np.ravel(golden["vidr_angle"])[0])),
+    }[name]
+    for t in range(len(golden["vid_x_in"])):
+        image = np.roll(golden["image"], constants["video_roll_px_per_frame"] * t, axis=1)
+        joints = np.stack([golden["vid_x_in"][t], golden["vid_y_in"][t]], axis=-1)
+        view = transforms.transform(transforms.open_view(image, joints, size / 3), draw, size)
+        assert np.array_equal(view.joints, np.stack([golden[f"{name}_x"][t], golden[f"{name}_y"][t]], axis=-1))
+        assert np.allclose(view.box, golden[f"{name}_bbox"][t], rtol=0, atol=1e-6)
+        if name == "vid":
+            error = np.abs(view.image.astype(float) - golden["vid_unnorm"][t].transpose(1, 2, 0))
+            assert error.mean() <= 1 and error.max() <= 3

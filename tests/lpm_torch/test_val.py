@@ -1,0 +1,354 @@
+"""val.py and valid.py: the prediction file, modes, limits, baselines; test.py: the original's files, its table, the official protocol."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import loadmat
+
+from common.datasets import load
+from common.metrics.mobilepose import whole_clips
+from common.predictions import load_predictions
+from common.skeletons import CPM14, LPM14, PENN13
+from lpm_torch import official, test, val
+from lpm_torch.config import Config
+from lpm_torch.engine import decode
+from lpm_torch.model import build_model
+from tests.lpm_torch import tiny
+
+SETTINGS = {"width": 0.0625, "resolution": 64, "t": 5, "workers": 0, "threads": 1, "batch_size": 2, "init": "kaiming"}
+CPU = torch.device("cpu")
+
+
+def save(folder: Path, **settings) -> Path:
+    """A random network as train.py saves it."""
+    config = Config(**{**SETTINGS, **settings})
+    torch.manual_seed(0)
+    net = build_model(config.model, width=config.width, init="kaiming")
+    path = folder / f"{config.model}_{config.mode}.pth.tar"
+    torch.save({"epoch": 0, "state_dict": net.state_dict(), "config": vars(config)}, path)
+    return path
+
+
+def penn(*arguments: str) -> list[str]:
+    return ["--model=lpm", "--dataset=PennAction", f"--data_dir={tiny.penn()}", *arguments]
+
+
+def score(out: Path, checkpoint: Path, *arguments: str):
+    assert val.main(penn(f"--checkpoint_name={checkpoint}", f"--out={out}", *arguments)) == 0
+    return load_predictions(out)
+
+
+def test_prediction_file(tmp_path):
+    checkpoint = save(tmp_path)
+    found = score(tmp_path / "p.npz", checkpoint, f"--json={tmp_path / 's.json'}")
+    people = load("penn_action", tiny.penn(), "test")
+    assert found.skeleton == PENN13 and (found.dataset, found.split) == ("penn_action", "test")
+    assert np.array_equal(found.image_id, people.image_id) and np.array_equal(found.frame, people.frame)
+    assert np.isfinite(found.joints).all() and np.isfinite(found.score).all()
+    meta = found.meta
+    assert meta["house"] == "lpm_torch" and meta["model"] == "lpm" and meta["synthetic"] is True
+    assert "oracle" in meta["boxes"] and meta["flip_test"] is False and len(meta["weights_hash"]) == 64
+    assert meta["settings"]["resolution"] == 64 and "torch" in meta["versions"]
+    # the crop that was looked at holds the person's box
+    inside = (found.box[:, :2] <= people.box[:, :2]) & (found.box[:, :2] + found.box[:, 2:] >= people.box[:, :2] + people.box[:, 2:])
+    assert inside.all()
+    assert "pck_box@0.2" in json.loads((tmp_path / "s.json").read_text())
+
+
+def test_tails_are_scored_in_mode_correct_only(tmp_path):
+    """Seven frames in clips of five: MobilePose never looked at the last two."""
+    people = load("penn_action", tiny.penn(), "test")
+    assert len(score(tmp_path / "a.npz", save(tmp_path))) == len(people) == 7
+    found = score(tmp_path / "b.npz", save(tmp_path, mode="compat"))
+    whole = whole_clips(people.sequence, people.frame)
+    assert np.array_equal(found.image_id, people.image_id[whole]) and whole.sum() == 5
+
+
+def test_mode_is_checked(tmp_path, capsys):
+    checkpoint = save(tmp_path)
+    assert val.main(penn(f"--checkpoint_name={checkpoint}", "--mode=compat")) == 2
+    message = capsys.readouterr().err
+    assert "correct" in message and "compat" in message
+    assert val.main(["--model=cpm", *penn(f"--checkpoint_name={checkpoint}")[1:]]) == 2
+    message = capsys.readouterr().err
+    assert "lpm" in message and "cpm" in message
+
+
+def test_limit_random_weights_and_flip(tmp_path):
+    checkpoint = save(tmp_path)
+    assert len(score(tmp_path / "l.npz", checkpoint, "--limit=1")) == 5
+    plain, random = score(tmp_path / "p.npz", checkpoint), score(tmp_path / "r.npz", checkpoint, "--random_weights")
+    flipped = score(tmp_path / "f.npz", checkpoint, "--flip_test")
+    assert not np.array_equal(plain.score, random.score) and not np.array_equal(plain.score, flipped.score)
+    assert flipped.meta["flip_test"] is True
+
+
+def test_averaged_weights_are_the_default(tmp_path):
+    path = save(tmp_path)
+    state = torch.load(path, weights_only=True)
+    state["ema"] = {"shadow": {k: torch.zeros_like(v) for k, v in state["state_dict"].items()}, "count": 1}
+    torch.save(state, path)
+    assert score(tmp_path / "a.npz", path).score.max() == 0
+    assert score(tmp_path / "r.npz", path, "--weights=raw").score.max() > 0
+
+
+def test_module_prefix_and_file_of_the_original(tmp_path):
+    """A MobilePose file has neither settings nor plain names; it is read with the original's settings."""
+    net = build_model("lpm", width=1.0)
+    path = tmp_path / "lpm_Penn_best.pth.tar"
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, path)
+    args = val.parse_args(penn(f"--checkpoint_name={path}"))
+    model, config, _ = val.load_model(path, args)
+    assert (config.t, config.resolution, config.center_map) == (5, 256, "compat")
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_weights_of_the_authors_take_their_settings(tmp_path):
+    path = tmp_path / "penn.pt"
+    torch.save(build_model("lpm_official").state_dict(), path)
+    args = val.parse_args(["--model=lpm_official", *penn(f"--checkpoint_name={path}")[1:]])
+    _, config, _ = val.load_model(path, args)
+    assert (config.resolution, config.background) == (368, True)
+
+
+def test_run_file_for_the_tables(tmp_path):
+    from common.crosscheck import compare, load_runs
+
+    checkpoint, folder = save(tmp_path), tmp_path / "results"
+    score(tmp_path / "p.npz", checkpoint, f"--result={folder / 'lpm_penn.json'}")
+    (run,) = load_runs(folder)
+    assert run["model"] == "lpm" and run["meta"]["seed"] == 0 and "--result" in run["command"]
+    lines = [line for line in compare([run], "lpm_torch") if line["measured"] is not None]
+    assert lines and all(line["images"] == "synthetic" and not line["comparable"] for line in lines)
+
+
+def test_flipped_maps_come_back(tmp_path):
+    """A network that answers the mirrored input with the mirrored answer must give the same joints, to half a cell."""
+    from lpm_torch.engine import unflip_maps
+
+    generator = np.random.default_rng(0)
+    for model, cells in (("lpm", 31), ("lpm_official", 46)):
+        config = Config(model=model, resolution=256 if model == "lpm" else 368)
+        x, y = generator.uniform(40, config.resolution - 40, (2, 14))
+        from lpm_torch.config import half_pixel
+        from lpm_torch.data import belief_labels
+
+        def maps(points, config=config, cells=cells):
+            seen = np.ones((1, 14), np.int8)
+            return torch.from_numpy(belief_labels(points[None], seen, config.resolution, cells, 1.0, True, half_pixel(config)))
+
+        upright = maps(np.stack([x, y], -1))
+        mirrored = maps(np.stack([config.resolution - 1 - x, y], -1)[LPM14.mirror])
+        # a map's shift by one whole cell leaves cells/size of a cell
+        assert (unflip_maps(mirrored, config) - upright).abs().max() < 0.15
+        assert np.abs(decode(unflip_maps(mirrored, config), config)[0] - decode(upright, config)[0]).max() < 0.6 * config.resolution / cells
+
+
+def test_missing_checkpoint_and_data(tmp_path, capsys):
+    assert val.main(penn(f"--model_dir={tmp_path}")) == 2
+    assert "train.py" in capsys.readouterr().err
+    assert val.main(["--model=lpm", f"--data_dir={tmp_path}/none"]) == 2
+    assert "common.datasets.synthetic penn_action" in capsys.readouterr().err
+
+
+# ---- test.py ----------------------------------------------------------------------------------------------------------------------
+
+
+def run_test(out: Path, checkpoint: Path, *arguments: str) -> dict:
+    assert test.main(penn(f"--checkpoint_name={checkpoint}", f"--out={out}", *arguments)) == 0
+    return {name: loadmat(out / f"{name}.mat")[name] for name in ("gt", "pred", "vis", "box", "pred_image")}
+
+
+@pytest.mark.parametrize("mode", ["correct", "compat"])
+def test_files_of_the_original(tmp_path, mode):
+    checkpoint = save(tmp_path, mode=mode)
+    arrays = run_test(tmp_path, checkpoint)
+    people = load("penn_action", tiny.penn(), "test").select(slice(5))
+    assert arrays["gt"].shape == arrays["pred"].shape == (5, 15, 2) and arrays["gt"].dtype == np.float32
+    assert arrays["vis"].shape == (5, 14) and arrays["vis"].dtype == np.float64
+    assert arrays["box"].shape == (5, 4) and arrays["box"].dtype == np.float32
+    assert arrays["pred_image"].shape == (5, 14, 2)
+    assert loadmat(tmp_path / "pred_image.mat")["image_id"].tolist() == people.image_id.tolist()
+    # multiples of a cell, within the crop
+    cell = 64 / 7
+    np.testing.assert_allclose(arrays["gt"] / cell, np.round(arrays["gt"] / cell), atol=1e-4)
+    # (y, x): row and column of the annotated joints, brought back to the image, lie within a cell of them
+    elbow = LPM14.index("right_elbow")
+    assert arrays["vis"][:, elbow].tolist() == [1, 1, 0, 1, 1]
+    head, ankle = LPM14.index("head_top"), LPM14.index("right_ankle")
+    truth = people.joints[:, PENN13.index("right_ankle")] - people.joints[:, PENN13.index("head")]
+    side = np.maximum(people.box[:, 2], people.box[:, 3]) + 2 * 256 / 3
+    found = (arrays["gt"][:, ankle] - arrays["gt"][:, head])[:, ::-1] * (side / 64)[:, None]
+    assert np.abs(found - truth).max() < 2 * cell * side.max() / 64
+    if mode == "correct":
+        sides = arrays["box"][:, 2:] - arrays["box"][:, :2]
+        np.testing.assert_allclose(sides.max(1), 64, atol=1e-3)
+
+
+def test_image_coordinates_are_those_of_val(tmp_path):
+    checkpoint = save(tmp_path)
+    arrays = run_test(tmp_path, checkpoint)
+    found = score(tmp_path / "p.npz", checkpoint, "--limit=1")
+    order = [LPM14.joints.index({"head": "head_top"}.get(j, j)) for j in PENN13.joints]
+    np.testing.assert_allclose(arrays["pred_image"][:, order], found.joints, atol=1e-3)
+
+
+def test_still_images_count_as_t_frames(tmp_path):
+    checkpoint, out = save(tmp_path, model="cpm", dataset="LSP"), tmp_path / "out"
+    common = ["--model=cpm", "--dataset=LSP", f"--data_dir={tiny.lsp()}", f"--checkpoint_name={checkpoint}", f"--out={out}"]
+    assert test.main([*common, "--limit=3"]) == 0
+    assert loadmat(out / "pred.mat")["pred"].shape == loadmat(out / "gt.mat")["gt"].shape == (3, 15, 2)
+    recurrent = save(tmp_path, model="lpm", dataset="LSP")
+    assert test.main(["--model=lpm", *common[1:3], f"--checkpoint_name={recurrent}", f"--out={out}", "--limit=3"]) == 0
+    assert loadmat(out / "pred.mat")["pred"].shape == loadmat(out / "vis.mat")["vis"].shape[:1] + (15, 2) == (15, 15, 2)
+    assert test.main([*common, "--protocol=mp"]) == 2
+
+
+def test_table_of_the_original(tmp_path, capsys):
+    run_test(tmp_path, save(tmp_path), "--protocol=mp", f"--json={tmp_path / 's.json'}")
+    text = capsys.readouterr().out
+    assert "right_hip = neck" in text and "SYNTHETIC" in text
+    assert "total" in json.loads((tmp_path / "s.json").read_text())["penn_mobilepose@0.2:compat"]
+
+
+@pytest.mark.golden
+def test_table_of_the_original_counts_as_its_script(golden_dir):
+    """The same integers as Octave running the original's PENN_test.m."""
+    stored = np.load(golden_dir / "lpm_torch/octave.npz")
+    result = test.mp_table({name: stored[f"penn_test_in_{name}"] for name in ("gt", "pred", "vis", "box")})
+    assert list(result.counts.values()) == stored["penn_test_obj"].astype(int).tolist()
+    hits = [round(v / 100 * n) if n else 0 for v, n in zip(result.values.values(), result.counts.values())]
+    assert hits == stored["penn_test_detected"].astype(int).tolist()
+    assert result.total == pytest.approx(100 * float(stored["penn_test_acc"]) if stored["penn_test_acc"] <= 1 else float(stored["penn_test_acc"]))
+
+
+# ---- the official protocol --------------------------------------------------------------------------------------------------------
+
+
+class Beacon(torch.nn.Module):
+    """Sees red pixels: its map is the crop's red excess, averaged to cells; counts the frames since the state was made."""
+
+    def __init__(self, cells: int):
+        super().__init__()
+        self.cells, self.starts, self.seen = cells, 0, []
+
+    def init_state(self, frames, center):
+        self.starts += 1
+        return 0
+
+    def step(self, frames, center, state):
+        self.seen.append(state)
+        red = (frames[:, 2] - frames[:, 0]).clamp(min=0)[:, None]
+        maps = torch.nn.functional.interpolate(red, size=(self.cells, self.cells), mode="area")
+        return maps.expand(-1, 15, -1, -1), state + 1
+
+
+@pytest.mark.parametrize("box", [[70.0, 50, 60, 80], [0.0, 0, 30, 40], [10.0, 5, 180, 140]])
+def test_seven_scales_find_a_beacon_where_it_is(box):
+    """A red disc is found whatever crop, scale and border are, within 2 pixels or, where a large box leaves one scale only, half a cell of
+    8 pixels of that scale; `lpm_official` reads BGR."""
+    import cv2
+
+    image = np.full((150, 200, 3), 128, np.uint8)
+    place = (int(box[0] + 0.5 * box[2]), int(box[1] + 0.4 * box[3]))
+    cv2.circle(image, place, 7, (128, 128, 255), -1)
+    config = Config(model="lpm_official", resolution=96, threads=1)
+    benchmark = official.Benchmark(Beacon(12), config, CPU, official.SCALES["penn_action"])
+    joints, score = benchmark(image, np.array(box))
+    assert np.abs(joints - place).max() <= max(2, 4 / official.scale_of(1.4, np.array(box), 96)) and (score > 0).all()
+
+
+def test_scale_fits_large_people():
+    assert official.scale_of(1.4, np.array([0, 0, 100.0, 50]), 368) == 1.4
+    assert official.scale_of(1.4, np.array([0, 0, 300.0, 50]), 368) == pytest.approx(368 / 300 / 1.05)
+
+
+def test_enlarging_puts_a_cell_where_it_stands():
+    """MobilePose: cell i is pixel i * size / cells; the authors: the middle of its square."""
+    maps = torch.zeros(1, 31, 31)
+    maps[0, 10, 20] = 1
+    for half, expected in ((False, (20 * 256 / 31, 10 * 256 / 31)), (True, (20.5 * 256 / 31 - 0.5, 10.5 * 256 / 31 - 0.5))):
+        big = official.enlarge(maps, 256, half)[0]
+        y, x = divmod(int(big.argmax()), 256)
+        assert abs(x - expected[0]) <= 0.6 and abs(y - expected[1]) <= 0.6
+
+
+def test_overlap_at_and_beyond_the_borders():
+    picture, square = official.overlap(np.array([-3, 4]), 10, 20, 12)
+    assert (picture, square) == ((slice(4, 12), slice(0, 7)), (slice(0, 8), slice(3, 10)))
+    picture, _ = official.overlap(np.array([30, 0]), 10, 20, 12)
+    assert picture[1].start >= picture[1].stop
+
+
+def test_state_goes_through_a_sequence_and_not_beyond():
+    net, config = Beacon(12), Config(model="lpm_official", resolution=96)
+    people = load("penn_action", tiny.penn(), "train")
+    found, kept = official.predict_official(net, config, people, CPU)
+    assert net.starts == 2 and net.seen == [*range(7), *range(5)]
+    assert len(found) == len(kept) == len(people) and "seven" not in found.meta and len(found.meta["scales"]) == 7
+
+
+def test_authors_penn_models_exchange_sides():
+    """Their channel R-Sho is the data set's left shoulder."""
+
+    class Sides(Beacon):
+        def step(self, frames, center, state):
+            maps = torch.zeros(len(frames), 15, 12, 12)
+            for j, name in enumerate(CPM14.joints):
+                maps[:, j, 6, 3 if name.startswith("right") else 8] = 1
+            return maps, state
+
+    people = load("penn_action", tiny.penn(), "test")
+    found, _ = official.predict_official(Sides(12), Config(model="lpm_official", resolution=96), people, CPU, "cpm14")
+    left, right = (found.joints[:, PENN13.index(f"{s}_shoulder"), 0] for s in ("left", "right"))
+    assert (left < right).all()
+
+
+@pytest.mark.parametrize("model", ["lpm", "lpm_official", "cpm"])
+def test_official_protocol_from_the_command_line(tmp_path, model, capsys):
+    checkpoint = save(tmp_path, model=model)
+    arguments = [f"--model={model}", *penn("--protocol=official", f"--checkpoint_name={checkpoint}", f"--out={tmp_path}")[1:]]
+    assert test.main(arguments) == 0
+    found = load_predictions(tmp_path / "official.npz")
+    assert len(found) == 7 and "pck_box@0.2" in capsys.readouterr().out
+
+
+def test_official_protocol_of_sub_jhmdb(tmp_path):
+    from common.datasets import synthetic
+
+    people_root = tmp_path / "JHMDB"
+    synthetic.make("jhmdb", people_root, 2)
+    checkpoint = save(tmp_path, model="lpm_official")
+    arguments = ["--model=lpm_official", "--dataset=JHMDB", f"--data_dir={people_root}", "--split=test1", "--protocol=official", "--limit=1"]
+    assert test.main([*arguments, f"--checkpoint_name={checkpoint}", f"--out={tmp_path}"]) == 0
+    found = load_predictions(tmp_path / "official.npz")
+    assert found.meta["stand_ins"] == ["belly"] and found.meta["scales"][0] == 1.2 and np.isfinite(found.joints).all()
+
+
+def test_networks_that_cannot_follow_a_sequence(tmp_path, capsys):
+    checkpoint = save(tmp_path, model="lpm_raw")
+    assert test.main(["--model=lpm_raw", *penn("--protocol=official", f"--checkpoint_name={checkpoint}")[1:]]) == 2
+    assert "lpm_raw" in capsys.readouterr().err
+
+
+@pytest.mark.golden
+def test_maps_of_the_authors(golden_dir):
+    """Label and centre maps of the authors' Matlab code, float16 and float32 files: 1e-3 and 1e-5."""
+    from lpm_torch.data import belief_labels
+
+    stored = np.load(golden_dir / "lpm_torch/octave.npz")
+    config = Config(model="lpm_official", resolution=stored["off_cmap_test"].shape[0])
+    center = official.Benchmark(Beacon(46), config, CPU, (1.0,)).center[0, 0].numpy()
+    np.testing.assert_allclose(center, stored["off_cmap_test"].astype(np.float32), atol=1e-3)
+    expected = stored["off_lmap"].transpose(3, 2, 1, 0)
+    x, y, seen = stored["off_in_lm"]
+    joints = np.stack([x, y], -1).transpose(1, 0, 2)  # that code takes any coordinate as counted from 0
+    cells = expected.shape[-1]
+    found = belief_labels(joints, (seen.T >= 0).astype(np.int8), config.resolution, cells, 7 / 8, True, half_pixel=True)
+    # joints left of or above the first cell never reach that code: its augmentation has marked them absent
+    inside = (joints > 4).all(-1)
+    assert inside.sum() > 10
+    np.testing.assert_allclose(found[:, :-1][inside], expected[:, :-1][inside], atol=1e-5)

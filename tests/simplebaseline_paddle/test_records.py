@@ -1,0 +1,114 @@
+"""Centre, scale and choice of persons for MPII, COCO and detection files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from common import datasets
+from common.poses import DataError
+from simplebaseline_paddle.config import Config
+from simplebaseline_paddle.records import center_and_scale, records_for
+
+COCO_CONFIG = Config(dataset="coco", mode="compat", boxes="gt")
+
+
+@pytest.mark.golden
+def test_coco_records(golden_dir):
+    root = golden_dir / "simplebaseline_paddle/coco"
+    expected = json.loads((root / "expected_db.json").read_text())["db"]
+    pose_set = datasets.load("coco", root, "val")
+    records = records_for(pose_set, COCO_CONFIG)
+    assert [p.rpartition("/")[2] for p in records.images] == [r["filename"] for r in expected]
+    np.testing.assert_allclose(records.center, [r["center"] for r in expected], atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(records.scale, [r["scale"] for r in expected], atol=1e-6, rtol=1e-6)
+    seen = np.array([r["vis"] for r in expected]) > 0
+    np.testing.assert_array_equal(records.seen, seen)
+    truth = np.array([r["joints"] for r in expected])[..., :2]
+    np.testing.assert_array_equal(records.joints[seen], truth[seen])
+    chosen = records_for(pose_set, Config(dataset="coco", mode="compat", boxes="gt_selected"))
+    stats = json.loads((root / "expected_stats.json").read_text())
+    assert (len(records), len(chosen)) == (stats["n_db"], stats["n_selected"])
+    np.testing.assert_array_equal(chosen.rows, records.rows[[r["selected"] for r in expected]])
+
+
+@pytest.mark.golden
+def test_boxes_to_centre_and_scale(golden_dir):
+    cases = json.loads((golden_dir / "simplebaseline_paddle/coco/expected_db.json").read_text())["box2cs"]
+    assert any(c["center"][0] == -1 for c in cases)
+    for case in cases:
+        width = round(case["aspect"] * 256)
+        config = Config(dataset="coco", height=256, width=width)
+        center, scale = center_and_scale(np.array([case["box"]], float), config, compat=True)
+        np.testing.assert_allclose(center[0], case["center"], atol=1e-6)
+        np.testing.assert_allclose(scale[0], case["scale"], atol=1e-6)
+        if case["center"][0] == -1:
+            padded = center_and_scale(np.array([case["box"]], float), config)[1]
+            np.testing.assert_allclose(padded, 1.25 * scale, rtol=1e-6)
+
+
+@pytest.mark.golden
+def test_mpii_records(pose_data):
+    pose_set = datasets.load("mpii", pose_data / "mpii", "valid")
+    entries = json.loads((pose_data / "mpii/annot/valid.json").read_text())
+    records = records_for(pose_set, Config(dataset="mpii"))
+    assert len(records) == len(entries)
+    center = np.array([e["center"] for e in entries]) + np.array([[0, 15]]) * np.array([[e["scale"]] for e in entries]) - 1
+    np.testing.assert_allclose(records.center, center, atol=1e-9)
+    np.testing.assert_allclose(records.scale, 1.25 * np.array([[e["scale"]] * 2 for e in entries]), rtol=1e-12)
+
+
+@pytest.mark.golden
+def test_published_detections(pose_data):
+    """The real boxes of the detector with AP 56.4 for four images."""
+    path = next((pose_data / "coco_mini4").glob("person_detection_results/*.json"))
+    pose_set = datasets.load("coco", pose_data / "coco_mini4", "val")
+    config = Config(dataset="coco", boxes="detections")
+    records = records_for(pose_set, config, path)
+    entries = [e for e in json.loads(path.read_text()) if e["category_id"] == 1]
+    assert len(records) == len(entries)
+    np.testing.assert_allclose(records.box_score, [e["score"] for e in entries])
+    fewer = records_for(pose_set, config, path, image_threshold=0.5)
+    assert len(fewer) == sum(e["score"] >= 0.5 for e in entries) < len(records)
+    # a padded box contains the detector's and has the input's aspect
+    boxes, inner = records.box, np.array([e["bbox"] for e in entries])
+    assert (boxes[:, :2] <= inner[:, :2] + 0.01).all() and (boxes[:, 2:] >= inner[:, 2:]).all()
+    np.testing.assert_allclose(boxes[:, 2] / boxes[:, 3], 0.75, rtol=1e-5)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"image_id": 1, "category_id": 1, "score": 1.0}, "entry 0 has no field bbox"),
+        ({"image_id": 1, "category_id": 1, "score": 1.0, "bbox": [1, 2]}, "instead of"),
+        ({"image_id": -5, "category_id": 1, "score": 1.0, "bbox": [1, 2, 3, 4]}, "not in coco/val"),
+    ],
+)
+def test_bad_detection_files(golden_dir, tmp_path, entry, message):
+    pose_set = datasets.load("coco", golden_dir / "simplebaseline_paddle/coco", "val")
+    path = tmp_path / "detections.json"
+    path.write_text(json.dumps([entry]))
+    with pytest.raises(DataError, match=message):
+        records_for(pose_set, Config(dataset="coco", boxes="detections"), path)
+
+
+@pytest.mark.golden
+def test_boxes_without_area_are_left_out(golden_dir, tmp_path):
+    pose_set = datasets.load("coco", golden_dir / "simplebaseline_paddle/coco", "val")
+    image = int(pose_set.image_id[0])
+    good = {"image_id": image, "category_id": 1, "score": 1.0, "bbox": [1, 2, 3, 4]}
+    path = tmp_path / "detections.json"
+    path.write_text(json.dumps([good, {**good, "bbox": [5, 5, 0, 0]}, {**good, "category_id": 3}]))
+    assert len(records_for(pose_set, Config(dataset="coco", boxes="detections"), path)) == 1
+
+
+def test_a_person_without_any_box_is_named():
+    from common.poses import PoseSet
+    from common.skeletons import MPII16
+
+    joints = np.full((1, 16, 2), np.nan)
+    nothing = np.full((1, 4), np.nan)
+    pose_set = PoseSet("mpii", MPII16, "valid", ["a.jpg"], np.array(["a"]), np.array([0]), joints, np.zeros((1, 16), np.int8), nothing)
+    with pytest.raises(DataError, match="person 0 of valid .a.jpg. has neither a scale nor a box"):
+        records_for(pose_set, Config(dataset="mpii"))
