@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE = Path(__file__).resolve().parent
 NETWORKS = ("resnet_50", "resnet_101", "resnet_152")
 PREPARED = ("default", "mpii", "penn_action")  # a `.mat` file in the original's layout
-FOLDERS = ("lsp", "lspet", "mpii", "coco", "penn_action", "jhmdb", "ai_challenger", "json")  # a folder that common.datasets reads
+FOLDERS = ("lsp", "lspet", "mpii", "coco", "aic", "penn_action", "jhmdb", "ai_challenger", "json")  # a folder that common.datasets reads
 DATASET_TYPES = tuple(dict.fromkeys((*PREPARED, *FOLDERS)))
 
 # The 40 pairs of joints of COCO that the multi-person demo looks at (the original's demo/pose_cfg_multi.yaml).
@@ -75,8 +75,8 @@ class Config:
     # data
     dataset: str = setting("", "the .mat file, or the data set's folder")
     dataset_type: str = setting("default", "what `dataset` is", DATASET_TYPES)
-    dataset_phase: str | None = setting(None, "split (coco: train2014 and so on)")
-    dataset_ann: str | None = setting(None, "coco: person_keypoints or image_info")
+    dataset_phase: str | None = setting(None, "split (coco, aic: train2014 and so on)")
+    dataset_ann: str | None = setting(None, "coco, aic: person_keypoints or image_info")
     coco_only_images_with_people: bool = setting(False, "skip images without a person")
     shuffle: bool = setting(True, "random order of the images")
     mirror: bool = setting(False, "train on mirrored copies too")

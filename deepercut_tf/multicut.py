@@ -96,6 +96,38 @@ def greedy_start(graph: Graph, class_count: int) -> tuple[np.ndarray, np.ndarray
     return classes, contract(graph.pointer, graph.index, weight)
 
 
+def kernighan_lin(graph: Graph, classes: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Improve (classes, clusters) until a whole round gains less than 1e-6; the state of that round's beginning then.
+
+    A round: joins and moves between neighbouring clusters, splits, class changes; clusters are made connected before each.
+    """
+    from deepercut_tf.multicut_kernels import EPSILON, components, sweep, sweep_classes
+
+    flat = (graph.pointer, graph.index, graph.cost, graph.unary)
+    clusters, count = components(graph.pointer, graph.index, clusters)
+    active = np.ones(len(clusters), bool)
+    while True:
+        before = classes.copy(), clusters.copy()
+        touched = np.zeros(len(clusters), bool)
+        gain = sweep(_adjacent(graph, clusters, count), count, flat, clusters, classes, active, touched)
+        clusters, count = components(graph.pointer, graph.index, clusters)
+        every = np.stack([np.arange(count), np.full(count, -1)], axis=1)
+        gain += sweep(every, count, flat, clusters, classes, active, touched)
+        clusters, count = components(graph.pointer, graph.index, clusters)
+        if graph.unary.shape[1] > 1:
+            gain += sweep_classes(flat, clusters, classes, touched)
+        if gain < EPSILON:
+            return before
+        active = touched
+
+
+def _adjacent(graph: Graph, clusters: np.ndarray, count: int) -> np.ndarray:
+    """(M,2) pairs a < b of clusters that share an edge, ascending."""
+    source, target = np.repeat(clusters, np.diff(graph.pointer)), clusters[graph.index]
+    crossing = source < target
+    return np.stack(np.divmod(np.unique(source[crossing] * count + target[crossing]), max(count, 1)), axis=1)
+
+
 def solve_nl_lmp(
     unary: np.ndarray,
     pwidx: np.ndarray,
@@ -112,7 +144,7 @@ def solve_nl_lmp(
     instead of being no neighbours. `logit_in_solver`: both are probabilities. `solver_type` has no effect, as in the original.
     Deterministic; ValueError for wrong shapes, indices or values that are not finite.
     """
-    from deepercut_tf.multicut_kernels import components, kernighan_lin
+    from deepercut_tf.multicut_kernels import components
 
     unary, pw = np.asarray(unary, np.float64), np.asarray(pw, np.float64)
     if logit_in_solver:
@@ -122,7 +154,7 @@ def solve_nl_lmp(
     if not len(unary):
         return np.zeros((0, 2), np.uint64)
     classes, clusters = greedy_start(graph, unary.shape[1])
-    clusters, classes = kernighan_lin(graph.pointer, graph.index, graph.cost, graph.unary, clusters, classes)
+    classes, clusters = kernighan_lin(graph, classes, clusters)
     clusters, _ = components(graph.pointer, graph.index, clusters)
     result = np.stack([classes, clusters], axis=1).astype(np.uint64)
     result[classes == unary.shape[1], 0] = SUPPRESSED

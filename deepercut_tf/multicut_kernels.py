@@ -107,11 +107,12 @@ def components(pointer, index, label):
         while depth > 0:
             depth -= 1
             v = stack[depth]
-            near = index[pointer[v] : pointer[v + 1]]
-            near = near[(label[near] == label[v]) & (part[near] < 0)]
-            part[near] = count
-            stack[depth : depth + len(near)] = near
-            depth += len(near)
+            for slot in range(pointer[v], pointer[v + 1]):
+                w = index[slot]
+                if part[w] < 0 and label[w] == label[v]:
+                    part[w] = count
+                    stack[depth] = w
+                    depth += 1
         count += 1
     return part, count
 
@@ -136,9 +137,9 @@ def _slots(nodes, pointer, index):
 
 
 @njit(cache=True)
-def _pair_cost(slots, cost, v, w, k, l):
-    """Cost of local node v in class k and w in class l sharing a cluster; call it for neighbours only."""
-    return cost[slots[v, w], k, l] if v < w else cost[slots[w, v], l, k]
+def _pair_cost(slots, cost, v, w, k, other):
+    """Cost of local node v in class k and w in class `other` sharing a cluster; call it for neighbours only."""
+    return cost[slots[v, w], k, other] if v < w else cost[slots[w, v], other, k]
 
 
 @njit(cache=True)
@@ -236,25 +237,19 @@ def _bisect(slots, cost, unary, side, label):
 def _update(nodes, first, a, b, graph, label, classes):
     """`_bisect` between the first nodes (`first` of them, cluster a) and the others (cluster b); returns the gain, sets labels and classes."""
     pointer, index, cost, unary = graph
-    side = np.zeros(len(nodes), np.int64)
-    side[first:] = 1
-    own_class = classes[nodes]
-    gain = _bisect(_slots(nodes, pointer, index), cost, unary[nodes], side, own_class)
+    m = len(nodes)
+    side, own_class, own_unary = np.zeros(m, np.int64), np.empty(m, np.int64), np.empty((m, unary.shape[1]))
+    for i in range(m):
+        side[i] = i >= first
+        own_class[i] = classes[nodes[i]]
+        for k in range(unary.shape[1]):
+            own_unary[i, k] = unary[nodes[i], k]
+    gain = _bisect(_slots(nodes, pointer, index), cost, own_unary, side, own_class)
     if gain > 0:
-        for i in range(len(nodes)):
+        for i in range(m):
             label[nodes[i]] = a if side[i] == 0 else b
             classes[nodes[i]] = own_class[i]
     return gain
-
-
-@njit(cache=True)
-def _members(head, following, size, cluster):
-    nodes = np.empty(size[cluster], np.int64)
-    v = head[cluster]
-    for i in range(size[cluster]):
-        nodes[i] = v
-        v = following[v]
-    return nodes
 
 
 @njit(cache=True)
@@ -269,119 +264,71 @@ def _chain(nodes, label, cluster, head, following, size):
 
 
 @njit(cache=True)
-def _clusters(label, count):
-    """Linked lists of the members of every cluster, ascending."""
-    head, following, size = np.full(count, -1), np.full(len(label), -1), np.zeros(count, np.int64)
-    for v in range(len(label) - 1, -1, -1):
+def sweep(pairs, count, graph, label, classes, active, touched):
+    """UPDATE of each row (a, b) of clusters of which one is active; b = -1 splits a, again and again while that gains. The total gain.
+
+    Labels of split-off parts count up from `count`. Nodes of changed clusters become active and touched.
+    """
+    n = len(label)
+    head, following, size = np.full(count + n, -1), np.full(n, -1), np.zeros(count + n, np.int64)
+    for v in range(n - 1, -1, -1):
         following[v] = head[label[v]]
         head[label[v]] = v
         size[label[v]] += 1
-    return head, following, size
-
-
-@njit(cache=True)
-def _adjacent(pointer, index, label, count):
-    """Keys a * count + b, ascending, of the pairs of clusters a < b that share an edge."""
-    source = np.repeat(label, pointer[1:] - pointer[:-1])
-    target = label[index]
-    crossing = source < target
-    return np.unique(source[crossing] * count + target[crossing])
-
-
-@njit(cache=True)
-def _sweep_pairs(graph, label, count, classes, active, touched):
-    """UPDATE of every pair of neighbouring clusters of which one changed lately; the total gain."""
-    pointer, index, _, _ = graph
-    head, following, size = _clusters(label, count)
-    total = 0.0
-    for key in _adjacent(pointer, index, label, count):
-        a, b = key // count, key % count
-        if size[a] == 0 or size[b] == 0 or not (active[head[a]] or active[head[b]]):
-            continue
-        nodes = np.concatenate((_members(head, following, size, a), _members(head, following, size, b)))
-        gain = _update(nodes, size[a], a, b, graph, label, classes)
-        if gain > 0:
-            total += gain
-            active[nodes] = True
-            touched[nodes] = True
-            _chain(nodes, label, a, head, following, size)
-            _chain(nodes, label, b, head, following, size)
-    return total
-
-
-@njit(cache=True)
-def _sweep_splits(graph, label, count, classes, active, touched):
-    """UPDATE of every cluster that changed lately against an empty one, again until nothing splits off; the total gain."""
     total, fresh = 0.0, count
-    for a in range(count):
-        nodes = np.flatnonzero(label == a)
-        while len(nodes) > 0 and active[nodes[0]]:
-            gain = _update(nodes, len(nodes), a, fresh, graph, label, classes)
+    for row in range(len(pairs)):
+        a, b = pairs[row, 0], pairs[row, 1]
+        split = b < 0
+        while size[a] > 0 and (active[head[a]] or (not split and size[b] > 0 and active[head[b]])) and (split or size[b] > 0):
+            second = fresh if split else b
+            nodes, i = np.empty(size[a] + size[second], np.int64), 0
+            for cluster in (a, second):
+                v = head[cluster]
+                while v >= 0:
+                    nodes[i] = v
+                    v = following[v]
+                    i += 1
+            gain = _update(nodes, size[a], a, second, graph, label, classes)
             if gain <= 0:
                 break
             total += gain
+            for v in nodes:
+                active[v] = True
+                touched[v] = True
+            _chain(nodes, label, a, head, following, size)
+            _chain(nodes, label, second, head, following, size)
+            if not split:
+                break
             fresh += 1
-            active[nodes] = True
-            touched[nodes] = True
-            nodes = nodes[label[nodes] == a]
     return total
 
 
 @njit(cache=True)
-def _sweep_classes(graph, label, classes, touched):
+def sweep_classes(graph, label, classes, touched):
     """Best single class change after another with clusters fixed, every node at most once; the total gain."""
     pointer, index, cost, unary = graph
     n, count = unary.shape
     level = unary.copy()  # what a node costs in each class, as its cluster stands
     for v in range(n):
         for slot in range(pointer[v], pointer[v + 1]):
-            w = index[slot]
-            if label[w] == label[v]:
-                level[v] += cost[slot, :, classes[w]]
+            if label[index[slot]] == label[v]:
+                for k in range(count):
+                    level[v, k] += cost[slot, k, classes[index[slot]]]
     free, total = np.ones(n, np.bool_), 0.0
-    present = np.empty(n)
-    for v in range(n):
-        present[v] = level[v, classes[v]]
     while True:
         chosen, new, step = -1, -1, EPSILON
-        for k in range(count):
-            change = np.where(free, present - level[:, k], -np.inf)
-            v = np.argmax(change)
-            if change[v] > step:
-                chosen, new, step = v, k, change[v]
+        for v in range(n):
+            for k in range(count):
+                if free[v] and level[v, classes[v]] - level[v, k] > step:
+                    chosen, new, step = v, k, level[v, classes[v]] - level[v, k]
         if chosen < 0:
             return total
         total += step
-        free[chosen] = False
+        free[chosen], touched[chosen] = False, True
         for slot in range(pointer[chosen], pointer[chosen + 1]):
             w = index[slot]
             if label[w] == label[chosen]:
-                level[w] += cost[slot, new] - cost[slot, classes[chosen]]
-                present[w] = level[w, classes[w]]
                 touched[w] = True
+                for k in range(count):
+                    level[w, k] += cost[slot, new, k] - cost[slot, classes[chosen], k]
         classes[chosen] = new
-        present[chosen] = level[chosen, new]
-        touched[chosen] = True
-
-
-@njit(cache=True)
-def kernighan_lin(pointer, index, cost, unary, label, classes):
-    """Improve labels and classes until a whole round gains less than EPSILON; (labels, classes), of that round's beginning then.
-
-    A round: joins and moves between neighbouring clusters, splits, class changes; clusters are connected before each.
-    """
-    graph = (pointer, index, cost, unary)
-    active = np.ones(len(label), np.bool_)
-    label, count = components(pointer, index, label)
-    while True:
-        before = (label.copy(), classes.copy())
-        touched = np.zeros(len(label), np.bool_)
-        gain = _sweep_pairs(graph, label, count, classes, active, touched)
-        label, count = components(pointer, index, label)
-        gain += _sweep_splits(graph, label, count, classes, active, touched)
-        label, count = components(pointer, index, label)
-        if unary.shape[1] > 1:
-            gain += _sweep_classes(graph, label, classes, touched)
-        if gain < EPSILON:
-            return before
-        active = touched

@@ -43,8 +43,8 @@ class BatchNorm(Layer):
             y, mean, variance, count = self._across_processes(x, per_channel)
             variance = variance * (count / max(count - 1, 1))
         elif per_channel == 1:
-            # one value is its own mean; torch refuses this case
-            y, mean, variance = x - x.detach(), x.detach().flatten(), torch.zeros_like(self.mean_sum)
+            # one value is its own mean, without a gradient; torch refuses this case
+            y, mean, variance = x - x, x.detach().flatten(), torch.zeros_like(self.mean_sum)
         else:
             mean, variance = torch.zeros_like(self.mean_sum), torch.zeros_like(self.variance_sum)
             # momentum 1: the buffers receive this batch's mean and unbiased variance

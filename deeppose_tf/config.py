@@ -28,6 +28,8 @@ OUTSIDE_LIMIT = 3.0
 # DT: network outputs are cut to this range before they are scored, and further ones are refused in un-projection
 OUTPUT_LIMIT, UNPROJECT_LIMIT = 0.5, 0.501
 SUMMARY_STEP = 50  # DT: TensorBoard entries
+FC_UNITS = 4096  # of fc6 and fc7 at width 1
+CHANNEL_STEP = 8  # channels are rounded down to multiples of it
 
 _LSP_PAIRS = "[[8,9],[7,10],[6,11],[2,3],[1,4],[0,5]]"
 _MPII_PAIRS = "[[12,13],[11,14],[10,15],[2,3],[1,4],[0,5]]"
@@ -179,6 +181,16 @@ PRESETS: dict[str, dict] = {
     "cpu": {**_LSP_SCRATCH, **SMALL, "max_iter": 20000, "test_step": 2000, "snapshot_step": 5000, "log_step": 50},
     "smoke": {**_LSP_SCRATCH, **SMOKE, "fix_conv_iter": 0, "o_dir": str(ROOT / "out/smoke")},
 }  # fmt: skip
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels of a layer at a width."""
+    return max(CHANNEL_STEP, int(channels * width) // CHANNEL_STEP * CHANNEL_STEP)
+
+
+def width_of(fc_units: int) -> float:
+    """A width at which `scaled` gives a network with so many units in fc7: the middle of its range."""
+    return 1.0 if fc_units == FC_UNITS else (fc_units + CHANNEL_STEP / 2) / FC_UNITS
 
 
 def is_synthetic(csv_path: str | Path) -> bool:

@@ -238,13 +238,32 @@ def unproject(values: np.ndarray, box: np.ndarray, mode: str) -> np.ndarray:
     return ((values + 0.5) * box[:, None, 2:] + box[:, None, :2] - shift).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Share:
+    """The sample numbers of process `rank` of `world`, which reads its part of every batch of `batch_size`, from number `first` on."""
+
+    first: int
+    steps: int
+    batch_size: int
+    rank: int
+    world: int
+
+    def __len__(self) -> int:
+        return self.steps * (self.batch_size // self.world)
+
+    def __getitem__(self, position: int) -> int:
+        own = self.batch_size // self.world
+        step, place = divmod(position, own)
+        return self.first + step * self.batch_size + self.rank * own + place
+
+
 class Stream:
     """The samples of a run, one after another over all epochs: number k is person `order(k // N)[k % N]`. Picklable.
 
-    `first` and `step` pick the samples of one process of a distributed run; `keys` is how many it needs.
+    `keys` are the numbers that this process needs, in its order.
     """
 
-    def __init__(self, persons: Persons, crops: Crops, seed: int, keys: np.ndarray | range):
+    def __init__(self, persons: Persons, crops: Crops, seed: int, keys: range | Share):
         self.persons, self.crops, self.seed, self.keys = persons, crops, seed, keys
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
 

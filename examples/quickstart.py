@@ -51,7 +51,7 @@ JOBS = (
     Job(
         house="lpm_torch", model="cpm", dataset="lsp", folder="LSP", make=(), train_split="train", test_split="test",
         protocol="pck_torso@0.2",
-        train=("lpm_torch/train.py", "--model=cpm", "--dataset=LSP", "--preset=smoke", "--log_dir={out}/logs", *_LPM),
+        train=("lpm_torch/train.py", "--model=cpm", "--dataset=LSP", "--preset=smoke", "--max_epochs=6", "--log_dir={out}/logs", *_LPM),
         score=("lpm_torch/val.py", "--model=cpm", "--dataset=LSP", "--split=test", "--out={out}/{what}.npz", *_LPM),
     ),
 )  # fmt: skip

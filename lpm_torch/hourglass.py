@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.poses import DataError
-from lpm_torch.layers import Channels, conv, fit
+from lpm_torch.layers import Channels, SameConv, fit
 from lpm_torch.lstm import GATES
 
 
@@ -20,7 +20,7 @@ class ConvBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = conv(inputs, outputs, 3)
+        self.conv1 = SameConv(inputs, outputs, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,inputs,h,w) -> (N,outputs,h,w)."""
@@ -85,7 +85,7 @@ class ConvGRUCell(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         for gate in ("reset_gate", "update_gate", "out_gate"):
-            layer = conv(2 * channels, channels, 3)
+            layer = SameConv(2 * channels, channels, 3)
             nn.init.orthogonal_(layer.weight)
             nn.init.zeros_(layer.bias)
             self.add_module(gate, layer)
@@ -185,8 +185,8 @@ class RecurrentHourglass(nn.Module):
 def _encoder(c: Channels, inputs: int = 3) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for channels in (inputs, c.body, c.body):
-        layers += [conv(channels, c.body, 9), nn.ReLU(), nn.MaxPool2d(3, 2)]
-    return [*layers, conv(c.body, c.feature, 5), nn.ReLU()]
+        layers += [SameConv(channels, c.body, 9), nn.ReLU(), nn.MaxPool2d(3, 2)]
+    return [*layers, SameConv(c.body, c.feature, 5), nn.ReLU()]
 
 
 class _Named(nn.Sequential):
@@ -203,9 +203,9 @@ class CoordLSTM(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         for q in ("i", "o", "g", "f"):
-            self.add_module(f"{q}_x", conv(channels, channels, 3))
+            self.add_module(f"{q}_x", SameConv(channels, channels, 3))
         for q in ("i", "o", "g", "f"):
-            self.add_module(f"{q}_h", conv(channels, channels, 3))
+            self.add_module(f"{q}_h", SameConv(channels, channels, 3))
 
     def forward(self, x: Tensor, hidden: Tensor | None, cell: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B,C,g,g) input, state or None (zeros) -> hidden state, cell. All gates are sigmoid; h-biases act from the start."""
@@ -226,7 +226,7 @@ class CoordStage(nn.Module):
         self.encode = _Named("encode", _encoder(c))
         self.lstm = CoordLSTM(c.lstm)
         plan = [(c.lstm, c.body, 11), (c.body, c.body, 11), (c.body, c.body, 11), (c.body, c.body, 1), (c.body, c.maps, 1)]
-        layers = [layer for a, b, k in plan for layer in (conv(a, b, k), nn.ReLU())]
+        layers = [layer for a, b, k in plan for layer in (SameConv(a, b, k), nn.ReLU())]
         self.generate = _Named("generate", layers[:-1])
 
 
@@ -240,8 +240,8 @@ class CoordLPM(nn.Module):
         super().__init__()
         self.channels = c = Channels.scaled(width, joints)
         first = _encoder(c)
-        first += [conv(c.feature, c.head, 9), nn.ReLU(), nn.Dropout(dropout), conv(c.head, c.head, 1), nn.ReLU(), nn.Dropout(dropout)]
-        self.process = _Named("process", [*first, conv(c.head, c.maps, 1)])
+        first += [SameConv(c.feature, c.head, 9), nn.ReLU(), nn.Dropout(dropout), SameConv(c.head, c.head, 1), nn.ReLU(), nn.Dropout(dropout)]
+        self.process = _Named("process", [*first, SameConv(c.head, c.maps, 1)])
         self.stage = CoordStage(c)
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):

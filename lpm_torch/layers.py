@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lpm_torch.fft_conv import fft_conv2d, worthwhile
+
 
 class Channels(NamedTuple):
     """Channel counts of a network; `width` 1.0 gives the original's 128, 512, 32 and (lstm) 48."""
@@ -28,16 +30,24 @@ class Channels(NamedTuple):
         return cls(*(max(1, round(n * width)) for n in (128, 512, 32)), maps)
 
 
-def conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    """A stride-1 convolution that keeps the size (odd kernels)."""
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-
-
-class NormalisedConv(nn.Conv2d):
-    """A convolution followed by batch normalisation (`<name>.norm`)."""
+class SameConv(nn.Conv2d):
+    """A stride-1 convolution that keeps the size (odd kernels); computed through spectra where that is faster."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if worthwhile(x, weight):
+            return fft_conv2d(x, weight, bias)
+        return super()._conv_forward(x, weight, bias)
+
+
+
+class NormalisedConv(SameConv):
+    """A convolution followed by batch normalisation (`<name>.norm`)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__(inputs, outputs, kernel)
         self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +68,7 @@ def add_batch_norm(model: PoseMachine) -> None:
 def add_convs(module: nn.Module, pattern: str, channels: list[int], kernels: list[int], first: int = 1) -> None:
     """Register a chain of convolutions as `pattern` with {} replaced by first, first+1, ..."""
     for k, kernel in enumerate(kernels):
-        module.add_module(pattern.format(k + first), conv(channels[k], channels[k + 1], kernel))
+        module.add_module(pattern.format(k + first), SameConv(channels[k], channels[k + 1], kernel))
 
 
 def chain(layers: list[nn.Module], x: Tensor, last_relu: bool) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.poses import DataError
-from lpm_torch.layers import Channels, PoseMachine, add_convs, add_generator, add_initial, chain, conv, first_belief
+from lpm_torch.layers import Channels, PoseMachine, SameConv, add_convs, add_generator, add_initial, chain, first_belief
 
 GATES = ("g", "f", "i", "o")
 
@@ -227,9 +227,9 @@ def add_gates(module: nn.Module, c: Channels, s: int, first: bool = False) -> No
     for q in GATES:
         if first and q == "f":
             continue
-        module.add_module(f"{q}_x_stage{s}", conv(c.lstm, c.lstm, 3))
+        module.add_module(f"{q}_x_stage{s}", SameConv(c.lstm, c.lstm, 3))
         if not first:
-            module.add_module(f"{q}_h_stage{s}", conv(c.lstm, c.lstm, 3))
+            module.add_module(f"{q}_h_stage{s}", SameConv(c.lstm, c.lstm, 3))
             module.add_module(f"{q}_stage{s}", nn.BatchNorm2d(c.lstm))
 
 
@@ -267,8 +267,8 @@ class LPMOfficial(RecurrentPoseMachine):
         c = self.channels
         add_convs(self, "conv{}_stage2", [3, c.body, c.body, c.body, c.feature], [9, 9, 9, 5])
         for q in GATES:
-            self.add_module(f"{q}_x", conv(c.lstm, c.lstm, 3))
-            self.add_module(f"{q}_h", conv(c.lstm, c.lstm, 3))
+            self.add_module(f"{q}_x", SameConv(c.lstm, c.lstm, 3))
+            self.add_module(f"{q}_h", SameConv(c.lstm, c.lstm, 3))
             self.add_module(f"scale_{q}", GateBias(c.lstm, self.GATE_BIAS[q]))
         add_generator(self, c, "Mres{}")
         for module in self.modules():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import timedelta
 
 from common.poses import DataError
 from lpm_torch.config import Config
@@ -21,10 +22,12 @@ class Machine:
         self.device = torch.device("cuda", ids[local % len(ids)]) if torch.cuda.is_available() else torch.device("cpu")
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+            torch.backends.cudnn.benchmark = True  # crops have one size
         elif config.threads:
             torch.set_num_threads(config.threads)
         if self.world > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            # the others wait while one process validates
+            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
 
     @property
     def is_main(self) -> bool:
@@ -40,6 +43,12 @@ class Machine:
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(total)
         return total.item() / self.world
+
+
+def plain_message(error: Exception) -> str:
+    """An error's own words; those that come out of a loader process carry that process's traceback."""
+    text = str(error)
+    return text.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
 
 
 def device_numbers(gpus: str | None) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.poses import DataError
 from lpm_torch.hourglass import CoordLPM, RecurrentHourglass
-from lpm_torch.layers import Channels, PoseMachine, add_batch_norm, add_convs, add_generator, add_initial, chain, conv, first_belief
+from lpm_torch.layers import Channels, PoseMachine, SameConv, add_batch_norm, add_convs, add_generator, add_initial, chain, first_belief
 from lpm_torch.lstm import LPM, LPMOfficial, LPMRaw
 
 MODELS = ("cpm", "lpm", "lpm_raw", "lpm_official", "hourglass", "coord_lpm")
@@ -37,7 +37,7 @@ class CPM(PoseMachine):
         add_convs(self, "conv{}_stage2", [3, c.body, c.body, c.body, c.feature], [9, 9, 9, 5])
         for s in range(2, self.STAGES + 1):
             if s > 2:
-                self.add_module(f"conv1_stage{s}", conv(c.body, c.feature, 5))
+                self.add_module(f"conv1_stage{s}", SameConv(c.body, c.feature, 5))
             add_generator(self, c, "Mconv{}" + f"_stage{s}")
         self.final_layer = nn.Conv2d(c.maps, c.maps, 2)
 

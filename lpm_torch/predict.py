@@ -22,6 +22,7 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
 from lpm_torch.config import DATASETS, MODELS, Config  # noqa: E402
+from lpm_torch.machine import plain_message  # noqa: E402
 
 LOST = 0.1  # mean belief peak under which a tracked person counts as lost
 
@@ -163,7 +164,7 @@ def main(argv=None) -> int:
     try:
         out = run(args)
     except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_message(error)}", file=sys.stderr)
         return 2
     print(f"joints and drawings are in {out}")
     return 0

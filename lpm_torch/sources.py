@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from common import datasets
 from common.poses import PoseSet
 from lpm_torch.config import data_root
@@ -9,6 +11,7 @@ from lpm_torch.config import data_root
 LOADERS = {"PennAction": "penn_action", "MPII": "mpii", "JHMDB": "jhmdb"}
 
 
+@functools.cache  # a run asks for the same split again and again
 def load_pose_set(dataset: str, data_dir: str, split: str) -> PoseSet:
     """The PoseSet behind `--dataset NAME --data_dir DIR --split S`; LSP stands for LSP, LSPET or both, whichever DIR holds.
 

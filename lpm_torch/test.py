@@ -20,6 +20,7 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError, PoseSet  # noqa: E402
 from lpm_torch.config import DATASETS, Config  # noqa: E402
+from lpm_torch.machine import plain_message  # noqa: E402
 from lpm_torch.val import common_arguments, load_model, pick_checkpoint, score_and_write  # noqa: E402
 
 PROTOCOLS = ("mp", "official")
@@ -161,7 +162,7 @@ def main(argv=None) -> int:
         if args.protocol == "mp":
             report_mp(arrays, pose_set, args.json)
     except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_message(error)}", file=sys.stderr)
         return 2
     return 0
 

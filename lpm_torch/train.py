@@ -25,7 +25,7 @@ sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow oth
 from common.poses import DataError  # noqa: E402
 from common.settings import add_arguments, read_settings_file, resolve  # noqa: E402
 from lpm_torch.config import PRESETS, Config, data_root  # noqa: E402
-from lpm_torch.machine import Machine, launch_all_gpus  # noqa: E402
+from lpm_torch.machine import Machine, launch_all_gpus, plain_message  # noqa: E402
 
 
 def parse_args(argv=None) -> Config:
@@ -172,7 +172,7 @@ def main(argv=None) -> int:
         launch_all_gpus(config, __file__)
         directory = train(config)
     except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_message(error)}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"stopped: {error}. The last good state is kept: lower --lr, set --clip, and go on with --resume=auto", file=sys.stderr)

@@ -21,6 +21,7 @@ sys.path[0] = str(ROOT)
 from common.poses import DataError, PoseSet  # noqa: E402
 from common.predictions import Predictions, predictions_for  # noqa: E402
 from lpm_torch.config import DATASETS, MODELS, PRESETS, Config  # noqa: E402
+from lpm_torch.machine import plain_message  # noqa: E402
 
 # groups of the original's log; the neck is in none of its figures
 GROUPS = {"head_top": "Head", "head": "Head", "shoulder": "Shoulder", "elbow": "Elbow", "wrist": "Wrist", "hip": "Hip", "knee": "Knee", "ankle": "Ank"}
@@ -199,7 +200,7 @@ def main(argv=None) -> int:
         if args.result:
             write_result(args.result, config, predictions, results, sys.argv[1:] if argv is None else argv)
     except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_message(error)}", file=sys.stderr)
         return 2
     return 0
 

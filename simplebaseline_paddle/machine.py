@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from common.poses import DataError
 
@@ -11,6 +12,10 @@ class Machine:
     """Device, rank and world size of this process; `python -m paddle.distributed.launch` sets the latter. DataError without the GPU asked for."""
 
     def __init__(self, use_gpu: bool | None = None, threads: int = 0):
+        if threads:
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # read when Paddle is first imported
+        warnings.filterwarnings("ignore", "No ccache found")
+        warnings.filterwarnings("ignore", "When training, we now always track")
         import paddle
 
         there = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
@@ -18,8 +23,6 @@ class Machine:
             raise DataError("--use_gpu, but PaddlePaddle sees no CUDA device here; leave it out, or install paddlepaddle-gpu")
         self.gpu = there if use_gpu is None else use_gpu
         self.threads = threads
-        if threads and not self.gpu:
-            paddle.set_num_threads(threads) if hasattr(paddle, "set_num_threads") else None
         self.rank, self.world = int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
         if self.world > 1:
             import paddle.distributed as distributed

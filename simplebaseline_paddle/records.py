@@ -165,7 +165,7 @@ def from_detections(pose_set: PoseSet, path: str | Path, config: Config, image_t
 
     Boxes without an area are left out. DataError when the file is none or is for other images.
     """
-    entries = _read_detections(Path(path))
+    entries = read_detections(Path(path))
     if pose_set.regions is None:
         raise DataError(f"detection files are for COCO; {pose_set.name} has none. Use --boxes=gt")
     unknown = sorted({e["image_id"] for e in entries} - set(pose_set.regions))
@@ -188,7 +188,7 @@ def from_detections(pose_set: PoseSet, path: str | Path, config: Config, image_t
     )  # fmt: skip
 
 
-def _read_detections(path: Path) -> list[dict]:
+def read_detections(path: Path) -> list[dict]:
     """Person entries of a detection file, checked. DataError naming the entry and field."""
     from common.datasets.files import read_json
 

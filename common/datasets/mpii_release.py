@@ -28,6 +28,7 @@ class Persons:
     head_box: np.ndarray  # (N,4) x1, y1, x2, y2
     center: np.ndarray  # (N,2) objpos
     scale: np.ndarray  # (N,)
+    flagged: np.ndarray  # (N,) bool: whether the person's points have the field is_visible
 
     def __len__(self) -> int:
         return len(self.image)
@@ -85,7 +86,8 @@ def _person(rect) -> tuple:
     head = [_number(getattr(rect, corner, np.nan)) for corner in ("x1", "y1", "x2", "y2")]
     position = _structs(getattr(rect, "objpos", None))
     center = [_number(position[0].x), _number(position[0].y)] if position else [np.nan, np.nan]
-    return joints, visible, head, center, _number(getattr(rect, "scale", np.nan))
+    flagged = any(hasattr(point, "is_visible") for point in points)
+    return joints, visible, head, center, _number(getattr(rect, "scale", np.nan)), flagged
 
 
 def rows_of_list(persons: Persons, path: Path) -> np.ndarray:

@@ -137,11 +137,21 @@ def test_pipeline(pipeline, name):
 
 
 def check_image(image, stats, samples):
-    """A crop against the fixture's statistics and samples; where the fixture's are contrast-normalised (mean 0), so is the crop first."""
-    if np.abs(stats[:, 0]).max() < 1e-3:
-        mean, deviation = image.reshape(-1, 3).mean(0), image.reshape(-1, 3).std(0)
-        image = (image - mean) / (deviation + 1e-5)
-        np.testing.assert_allclose(image[::29, ::29][:8, :8], samples, atol=1e-5)
+    """A crop against the fixture's statistics and samples; where the fixture's are contrast-normalised (mean 0), so is the crop first, by the
+    network's own layer. To 5e-4 then: the original adds 51,529 pixels in float32."""
+    from deeppose_tf.model import contrast_normalise
+
+    if np.abs(stats[:, 0]).max() < 1e-2:
+        image = np.asarray(contrast_normalise(image[None].astype(np.float32)))[0]
+        np.testing.assert_allclose(image[::29, ::29][:8, :8], samples, atol=5e-4)
     else:
         np.testing.assert_array_equal(image[::29, ::29][:8, :8], samples)
         np.testing.assert_allclose(image.reshape(-1, 3).mean(0), stats[:, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("case", ["", "flat_"])
+def test_contrast(geometry, case):
+    from deeppose_tf.model import contrast_normalise
+
+    found = np.asarray(contrast_normalise(geometry[f"gcn/{case}in"][None].astype(np.float32)))[0]
+    np.testing.assert_allclose(found, geometry[f"gcn/{case}out"], atol=1e-5)

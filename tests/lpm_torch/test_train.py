@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def uninterrupted(tmp_path_factory) -> dict:
     return last(folder)
 
 
+@pytest.mark.slow
 def test_killed_run_ends_as_an_uninterrupted_one(tmp_path, uninterrupted):
     """`--save_minutes=0` saves after every step; once the kill comes while a checkpoint is being written. Bit for bit."""
     command = options(tmp_path, *LPM, "--workers=1", "--save_minutes=0", "--resume=auto")
@@ -145,6 +147,7 @@ def test_original_checkpoint_resumes(tmp_path, capsys):
     assert {int(s["step"]) for s in state["optimizer"]["state"].values()} == {1 + 4}  # one step before, four batches of two here
 
 
+@pytest.mark.slow
 def test_one_image_is_learned_and_found_again(tmp_path):
     """Train on one person, then ask predict.py for the same: every joint within one cell of the belief maps (1/15 of the crop)."""
     flat = ("--p_flip=0", "--rotate=0", "--scale_low=1", "--scale_high=1", "--jitter=0")
@@ -164,11 +167,12 @@ def test_one_image_is_learned_and_found_again(tmp_path):
     assert np.nanmax(error) < max(box[2:]) / 15
 
 
+@pytest.mark.slow
 def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
     """Losses agree to 1e-5 relative; weights to a tenth of the learning rate, because Adam's first steps are lr x sign of the gradient and
     sums in another order change the sign of gradients that are zero but for rounding."""
     lr = 1e-4
-    shared = (*CPM, f"--lr={lr}", "--norm=none", "--dropout=0", "--max_epochs=2")
+    shared = (*CPM, f"--lr={lr}", "--norm=none", "--dropout=0", "--max_epochs=2", "--ema=0.9")
     single, summed, spread = (tmp_path / name for name in ("single", "summed", "spread"))
     assert train.main(options(single, *shared, "--batch_size=4")) == 0
     assert train.main(options(summed, *shared, "--accumulate=2")) == 0
@@ -312,6 +316,28 @@ def test_other_networks_train_validate_and_draw(tmp_path, model):
     found = {name for entry in entries for name in entry}
     assert {"Train Loss", "Train Accuracy", "Learning Rate", "Epoch Train Loss", "Epoch Valid Loss", "Epoch Valid Accuracy"} <= found
     assert (tmp_path / f"experiments/{model}/LSP/best.pth.tar").is_file()
+
+
+@pytest.mark.parametrize("dataset", ["LSP", "PennAction"])
+@pytest.mark.parametrize("change", [["--mode=compat"], ["--amp=bf16", "--ema=0.9"]])
+def test_modes_and_mixed_precision_on_images_and_video(tmp_path, dataset, change):
+    root = tiny.lsp() if dataset == "LSP" else tiny.penn()
+    arguments = options(tmp_path, *LPM, f"--dataset={dataset}", "--max_epochs=1", "--limit=2", "--valid_split=valid", *change)
+    assert train.main([*arguments, f"--data_dir={root}"]) == 0
+    assert (tmp_path / f"experiments/lpm/{dataset}/best.pth.tar").is_file()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_bad_frame_is_named(tmp_path, capsys, workers, damage):
+    root = tmp_path / "PennAction"
+    shutil.copytree(tiny.penn(), root)
+    frame = root / "frames/0001/000001.jpg"
+    frame.unlink() if damage == "missing" else frame.write_bytes(frame.read_bytes()[:100])
+    arguments = options(tmp_path, *LPM, "--dataset=PennAction", f"--workers={workers}")
+    assert train.main([*arguments, f"--data_dir={root}"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: image") and "0001/000001.jpg" in message and "common.datasets check" in message
 
 
 def test_debug_pictures(tmp_path, monkeypatch):

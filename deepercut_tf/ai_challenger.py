@@ -1,0 +1,131 @@
+"""AI Challenger's keypoint annotations <-> COCO's layout, as galaxy-fangfang/AI-challenger-pose-estimation maps them.
+
+Slots of the 17 COCO keypoints: 0 neck, 1 head top, 2 to 4 unused, 5 to 16 shoulders, elbows, wrists, hips, knees, ankles as in COCO.
+Flags: AI Challenger 1 visible, 2 occluded, 3 not labelled -> COCO 2, 1, 0.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from common.datasets.files import read_json
+from common.poses import DataError
+from common.skeletons import AIC14, COCO17, Skeleton
+
+AIC17 = Skeleton("aic17", ("neck", "head_top", "unused_1", "unused_2", "unused_3", *COCO17.joints[5:]))
+# slot -> AI Challenger's joint number; slots 2 to 4 stay empty
+SLOTS = {slot: AIC14.index(joint) for slot, joint in enumerate(AIC17.joints) if joint in AIC14.joints}
+_FLAG = {1: 2, 2: 1, 3: 0}
+
+
+def convert(entries: list[dict], sizes: dict[str, tuple[int, int]], compat: bool = False) -> dict:
+    """COCO content from AI Challenger `entries`; `sizes` image_id -> (width, height), images without one are left out.
+
+    Correct: with a category, file extensions, the neck counted, unlabelled joints zeroed, persons numbered from 1 (pycocotools takes a match
+    with number 0 for none). `compat` writes what the original wrote.
+    DataError naming image and person for a bad entry.
+    """
+    images, annotations = [], []
+    for number, entry in enumerate(entries):
+        try:
+            if entry["image_id"] not in sizes:
+                continue
+            images.append(_image(entry, number, sizes[entry["image_id"]], compat))
+            for who, points in entry["keypoint_annotations"].items():
+                annotations.append(_annotation(points, entry["human_annotations"][who], number, len(annotations) + (not compat), compat))
+        except (KeyError, TypeError, ValueError) as error:
+            name = entry.get("image_id") if isinstance(entry, dict) else number
+            raise DataError(f"AI Challenger annotations: image {name} cannot be read ({type(error).__name__}: {error})") from error
+    content = {"info": {"description": "AI challenger keypoint in mscoco format"}, "images": images, "annotations": annotations, "neck": []}
+    return content if compat else content | {"categories": [_category()]}
+
+
+def _image(entry: dict, number: int, size: tuple[int, int], compat: bool) -> dict:
+    name = entry["image_id"] if compat else entry["image_id"] + ".jpg"
+    url = entry["url"] if compat else entry.get("url", "")
+    captured = "data_captured" if compat else "date_captured"  # the original's spelling
+    return {
+        "license": 0, "file_name": name, "width": size[0], "height": size[1], captured: 0, "coco_url": url, "flickr_url": url, "id": number,
+    }  # fmt: skip
+
+
+def _annotation(points: list, box: list, image: int, number: int, compat: bool) -> dict:
+    table = np.asarray(points).reshape(14, 3)
+    flags = [_FLAG.get(int(v), 2) for v in table[:, 2]]
+    keypoints = []
+    for slot in range(len(AIC17)):
+        joint = SLOTS.get(slot)
+        if joint is None or (not compat and flags[joint] == 0):
+            keypoints += [0, 0, 0]
+        else:
+            keypoints += [*table[joint, :2].tolist(), flags[joint]]
+    x0, y0, x1, y1 = box
+    counted = [flag > 0 for joint, flag in enumerate(flags) if not compat or AIC14.joints[joint] != "neck"]
+    return {
+        "num_keypoints": sum(counted), "image_id": image, "id": number, "keypoints": keypoints, "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": (x1 - x0) * (y1 - y0), "iscrowd": 0, "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+    } | ({} if compat else {"category_id": 1})  # fmt: skip
+
+
+def _category() -> dict:
+    skeleton = [[a + 1, b + 1] for a, b in AIC17.limbs]
+    return {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(AIC17.joints), "skeleton": skeleton}
+
+
+def read_entries(path: str | Path) -> list[dict]:
+    """The annotation file's list; DataError when it is none."""
+    entries = read_json(Path(path))
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and "image_id" in e for e in entries):
+        raise DataError(f"{path} is no list of {{image_id, keypoint_annotations, human_annotations}}; give AI Challenger's annotation file")
+    return entries
+
+
+def image_sizes(entries: list[dict], folder: str | Path, keep_missing: bool = False) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """({image_id: (width, height)} from FOLDER/image_id.jpg, image_ids without a readable file).
+
+    `keep_missing`: those get the smallest size that holds their boxes and joints.
+    """
+    from PIL import Image
+
+    sizes, missing = {}, []
+    for entry in entries:
+        try:
+            with Image.open(Path(folder) / f"{entry['image_id']}.jpg") as file:
+                sizes[entry["image_id"]] = file.size
+        except OSError:
+            missing.append(entry["image_id"])
+            if keep_missing:
+                sizes[entry["image_id"]] = _smallest_size(entry)
+    return sizes, missing
+
+
+def _smallest_size(entry: dict) -> tuple[int, int]:
+    corners = [box[2:] for box in entry["human_annotations"].values()]
+    points = [row[:2] for p in entry["keypoint_annotations"].values() for row in np.reshape(p, (14, 3)).tolist() if row[2] != 3]
+    width, height = np.ceil(np.max([*corners, *points, [1, 1]], axis=0)).astype(int).tolist()
+    return width, height
+
+
+def submission(image_ids: list[str], people: list[np.ndarray], flags: list[np.ndarray]) -> list[dict]:
+    """AI Challenger's submission format: per image its persons' (P,14,2) joints and (P,14) flags; a joint with flag 0 or NaN is 0, 0, 0.
+
+    `image_ids` lose what follows their first dot, as the official evaluator cuts them.
+    """
+    return [
+        {"image_id": str(image_id).split(".")[0], "keypoint_annotations": _humans(joints, flag)}
+        for image_id, joints, flag in zip(image_ids, people, flags, strict=True)
+    ]
+
+
+def _humans(joints: np.ndarray, flags: np.ndarray) -> dict[str, list]:
+    table = np.concatenate([joints, flags[..., None]], axis=-1)
+    table = np.where((flags[..., None] > 0) & np.isfinite(table), table, 0.0)
+    return {f"human{p + 1}": person.ravel().tolist() for p, person in enumerate(table)}
+
+
+def from_slots(joints: np.ndarray, flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(P,17,2) joints and (P,17) flags in COCO's slots -> (P,14,2), (P,14) in AI Challenger's order."""
+    order = [slot for slot, _ in sorted(SLOTS.items(), key=lambda pair: pair[1])]
+    return joints[:, order], flags[:, order]

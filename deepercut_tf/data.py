@@ -1,0 +1,280 @@
+"""Images -> network batches: sampling order, scale jitter, mirroring, resizing, targets, padding; and the tf.data pipeline over them.
+
+Everything but `tf_dataset` is NumPy and Pillow. A draw (order, mirror flag, scale) depends on the seed and its number alone, so a run goes
+on from any iteration with the same data. Resizing is Pillow's bilinear filter to (int(W s), int(H s)), as the original's.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from common.poses import DataError, read_image
+from deepercut_tf.config import Config, require
+from deepercut_tf.items import Item, ItemSet
+from deepercut_tf.joints import mirror_joints, symmetric_order
+from deepercut_tf.targets import Targets, make_targets, map_size
+
+SMALLEST = 100  # training leaves out images with a shorter side (unscaled pixels)
+
+
+@dataclass
+class Sample:
+    """One image as the network reads it. `image` (H,W,3) uint8 RGB; coordinates p of the file are at scale * (p - origin) in it."""
+
+    image: np.ndarray
+    targets: Targets | None
+    index: int
+    scale: float
+    origin: tuple[float, float] = (0.0, 0.0)
+
+
+def image_size(item: Item) -> tuple[int, int]:
+    """Height and width of an image, from the annotations or the file's header; DataError when there is neither."""
+    if item.size is not None:
+        return item.size
+    from PIL import Image
+
+    try:
+        with Image.open(item.image) as file:
+            return file.height, file.width
+    except OSError as error:
+        raise DataError(f"image {item.image} cannot be read ({error}); put it there or take it out of the data set") from error
+
+
+def make_sample(
+    item_set: ItemSet, index: int, config: Config, scale: float, mirror: bool, statistics: np.ndarray | None = None, with_targets: bool = True
+) -> Sample:
+    """Read image `index`, crop, resize by `scale`, mirror, and make its targets. `statistics`: see `targets.make_targets`."""
+    item = item_set.items[index]
+    image = read_image(item.image)[..., ::-1]
+    persons, origin = item.persons, (0.0, 0.0)
+    if config.crop:
+        image, origin = _crop(image, item, config)
+        persons = [np.concatenate([p[:, :1], p[:, 1:] - origin], axis=1) for p in persons]
+    width = image.shape[1]
+    image = resize(image, scale)
+    if mirror:
+        order = symmetric_order(config.all_joints, config.num_joints)
+        persons = [mirror_joints(p, width, order, item_set.mirror_shift) for p in persons]
+        image = image[:, ::-1]
+    targets = None
+    if with_targets:
+        scaled = [(p[:, 0].astype(int), p[:, 1:] * scale) for p in persons]
+        size = map_size(*image.shape[:2])
+        targets = make_targets(scaled, size, scale, config, statistics)
+        mask = ignore_mask(item_set, item, config)
+        if mask is not None:
+            shown = mask[:, ::-1] if mirror and config.mode == "correct" else mask
+            targets = replace(targets, weights=np.broadcast_to(score_weights(shown, size)[..., None], targets.score.shape))
+    return Sample(np.ascontiguousarray(image), targets, index, scale, origin)
+
+
+def resize(image: np.ndarray, scale: float) -> np.ndarray:
+    """(H,W,3) uint8 by `scale`, sides cut to whole pixels; the same array for 1. DataError when nothing is left."""
+    if scale == 1:
+        return image
+    from PIL import Image
+
+    width, height = int(image.shape[1] * scale), int(image.shape[0] * scale)
+    if width < 1 or height < 1:
+        raise DataError(f"an image of {image.shape[1]}x{image.shape[0]} pixels at scale {scale:g} has no pixel left; use a larger scale")
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _crop(image: np.ndarray, item: Item, config: Config) -> tuple[np.ndarray, tuple[float, float]]:
+    if item.crop is None:
+        raise DataError(f"{item.image}: crop: true needs the field crop of the .mat file")
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = (int(v) for v in item.crop - 1)
+    x1, x2 = max(x1 - config.crop_pad, 0), min(x2 + config.crop_pad, width - 1)
+    y1, y2 = max(y1 - config.crop_pad, 0), min(y2 + config.crop_pad, height - 1)
+    if x2 < x1 or y2 < y1:
+        raise DataError(f"{item.image}: field crop {item.crop.tolist()} lies outside the image of {width}x{height} pixels")
+    return image[y1 : y2 + 1, x1 : x2 + 1], (float(x1), float(y1))
+
+
+def ignore_mask(item_set: ItemSet, item: Item, config: Config) -> np.ndarray | None:
+    """(H,W) uint8, 1 where people are who are not annotated (mode correct: crowds too); None where there are none."""
+    regions = [r for r in item_set.regions(item) if config.mode == "correct" or not r.get("iscrowd")]
+    if not regions:
+        return None
+    from pycocotools import mask
+
+    return mask.decode(mask.merge([{"size": r["size"], "counts": r["counts"]} for r in regions]))
+
+
+def score_weights(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h,w) float32, 0 where the mask lies, resized to the map as the original did (8-bit bilinear, so 0 or 1)."""
+    from PIL import Image
+
+    small = Image.fromarray(np.ascontiguousarray(mask)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return 1 - np.asarray(small, np.float32)
+
+
+# ---- which image comes when ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step trains on: images (one, or consecutive frames of a video), a scale and a mirror flag. `number` counts all draws."""
+
+    number: int
+    indices: tuple[int, ...]
+    scale: float
+    mirror: bool
+
+
+class Sampler:
+    """Endless order of a data set: a permutation an epoch, of twice the images when mirrored copies are used."""
+
+    def __init__(self, item_set: ItemSet, config: Config):
+        self.items, self.config = item_set.items, config
+        self.size = len(self.items) * (2 if config.mirror else 1)
+        self.sequences = item_set.sequences
+        self._epoch, self._order = -1, np.zeros(0, int)
+
+    def draws(self, start: int = 0) -> Iterator[Draw]:
+        """Accepted draws from number `start` on. DataError when a whole epoch has no image that may be trained on."""
+        number, refused = start, 0
+        while refused <= self.size:
+            draw = self._draw(number)
+            number += 1
+            accepted = all(self._accepts(self.items[i], draw.scale) for i in draw.indices)
+            refused = 0 if accepted else refused + 1
+            if accepted:
+                yield draw
+        raise DataError(f"no image has both sides of {SMALLEST} pixels and fits max_input_size {self.config.max_input_size}; change that key")
+
+    def _draw(self, number: int) -> Draw:
+        epoch, place = divmod(number, self.size)
+        if epoch != self._epoch:
+            generator = np.random.default_rng([self.config.seed, 0, epoch])
+            self._order = generator.permutation(self.size) if self.config.shuffle else np.arange(self.size)
+            self._epoch = epoch
+        index = int(self._order[place])
+        low, high = self.config.scale_jitter_lo, self.config.scale_jitter_up
+        scale = self.config.global_scale
+        if low is not None and high is not None:
+            scale *= np.random.default_rng([self.config.seed, 1, number]).uniform(low, high)
+        mirror, index = index >= len(self.items), index % len(self.items)
+        return Draw(number, self._frames(index), scale, mirror)
+
+    def _frames(self, index: int) -> tuple[int, ...]:
+        """The image, or with video_batch the `batch_size` frames from it on, shifted back to fit; a short sequence repeats its last."""
+        if not self.config.video_batch:
+            return (index,)
+        item, count = self.items[index], self.config.batch_size
+        if item.sequence is None or item.frame is None or not 0 <= item.sequence < len(self.sequences):
+            raise DataError(f"{item.image}: video_batch needs the fields seq_id and frame_id of the .mat file")
+        frames = self.sequences[item.sequence]
+        start = max(min(item.frame, len(frames) - count), 0)
+        return tuple(frames[min(start + i, len(frames) - 1)] for i in range(count))
+
+    def _accepts(self, item: Item, scale: float) -> bool:
+        height, width = image_size(item)
+        limit = self.config.max_input_size
+        return min(height, width) >= SMALLEST and (limit is None or height * scale * width * scale <= limit**2)
+
+
+# ---- batches ------------------------------------------------------------------------------------------------------------------
+
+
+def collate(samples: list[Sample], config: Config, bucket: int = 0) -> dict[str, np.ndarray]:
+    """Samples as one batch: the original's keys, each (B,...). Smaller images are padded with the mean pixel at the right and bottom,
+    to multiples of `bucket` if given; weights and masks are 0 there. A batch of one image without `bucket` is that image.
+
+    `part_score_weights` are the loss weights: 1 (0 on padding) unless `weigh_part_predictions`.
+    """
+    height, width = (max(s.image.shape[axis] for s in samples) for axis in (0, 1))
+    if bucket:
+        height, width = (-(-side // bucket) * bucket for side in (height, width))
+    shape = map_size(height, width)
+    inputs = np.empty((len(samples), height, width, 3), np.uint8)
+    inputs[:] = np.round(config.mean_rgb).astype(np.uint8)
+    batch = {"inputs": inputs}
+    for i, sample in enumerate(samples):
+        inputs[i, : sample.image.shape[0], : sample.image.shape[1]] = sample.image
+        for name, value in _named_targets(sample.targets, config).items():
+            place = batch.setdefault(name, np.zeros((len(samples), *shape, value.shape[-1]), np.float32))
+            place[i, : value.shape[0], : value.shape[1]] = value
+    return batch
+
+
+def _named_targets(targets: Targets | None, config: Config) -> dict[str, np.ndarray]:
+    if targets is None:
+        return {}
+    weights = targets.weights if config.weigh_part_predictions else np.ones_like(targets.score)
+    named = {"part_score_targets": targets.score, "part_score_weights": weights}
+    more = {
+        "locref_targets": targets.locref,
+        "locref_mask": targets.locref_mask,
+        "pairwise_targets": targets.pairwise,
+        "pairwise_mask": targets.pairwise_mask,
+    }
+    return named | {name: value for name, value in more.items() if value is not None}
+
+
+def batches(
+    item_set: ItemSet, config: Config, statistics: np.ndarray | None, start: int = 0, workers: int = 2, share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Endless (number of the next draw, batch). `share` (k, n): of n workers' batches the k-th only, each reading its own images.
+
+    With `batch_size` > 1 a batch has so many draws, with `video_batch` so many frames of one. A damaged image is left out with a warning.
+    """
+    require(config, "pos_dist_thresh", why="training")
+    draws = Sampler(item_set, config).draws(start)
+    per_batch = 1 if config.video_batch else config.batch_size
+
+    def build(chosen: list[Draw]) -> dict[str, np.ndarray] | None:
+        samples = [s for draw in chosen for i in draw.indices if (s := _sample_or_none(item_set, i, config, draw, statistics)) is not None]
+        return collate(samples, config, config.bucket) if samples else None
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        ahead, failed = [], 0
+        while True:
+            while len(ahead) < 2 * max(workers, 1):
+                group = [[next(draws) for _ in range(per_batch)] for _ in range(share[1])]
+                ahead.append((group[-1][-1].number + 1, pool.submit(build, group[share[0]])))
+            number, result = ahead.pop(0)
+            batch = result.result()
+            failed = 0 if batch is not None else failed + 1
+            if failed > len(item_set):
+                raise DataError(f"no image of {item_set.root} can be read; run `python -m common.datasets check` on it")
+            if batch is not None:
+                yield number, batch
+
+
+def _sample_or_none(item_set: ItemSet, index: int, config: Config, draw: Draw, statistics) -> Sample | None:
+    try:
+        return make_sample(item_set, index, config, draw.scale, draw.mirror, statistics)
+    except DataError as error:
+        if item_set.items[index].image not in str(error) or "cannot be decoded" not in str(error) and "does not exist" not in str(error):
+            raise
+        warnings.warn(f"left out: {error}", stacklevel=2)
+        return None
+
+
+def tf_dataset(item_set: ItemSet, config: Config, statistics: np.ndarray | None, start: int = 0, workers: int = 2, share=(0, 1)):
+    """The same as a prefetched tf.data.Dataset of dicts (with `draw`, the number of the next draw, an int64 scalar)."""
+    import tensorflow as tf
+
+    joints = config.num_joints
+    channels = {"part_score_targets": joints, "part_score_weights": joints}
+    if config.location_refinement:
+        channels |= {"locref_targets": 2 * joints, "locref_mask": 2 * joints}
+    if config.pairwise_predict:
+        pairs = 2 * joints * (joints - 1)
+        channels |= {"pairwise_targets": pairs, "pairwise_mask": pairs}
+    signature = {name: tf.TensorSpec((None, None, None, count), tf.float32) for name, count in channels.items()}
+    signature |= {"inputs": tf.TensorSpec((None, None, None, 3), tf.uint8), "draw": tf.TensorSpec((), tf.int64)}
+
+    def generate():
+        for number, batch in batches(item_set, config, statistics, start, workers, share):
+            yield {**batch, "draw": np.int64(number)}
+
+    return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(4)

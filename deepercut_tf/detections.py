@@ -1,0 +1,114 @@
+"""Network maps -> joints of one person (argmax) or detections of all (non-maximum suppression). NumPy only.
+
+Coordinates are pixels of the network's input: cell (row j, column i) stands for (8 i + 4, 8 j + 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepercut_tf.config import Config
+from deepercut_tf.pair_statistics import PairStatistics
+
+
+@dataclass(frozen=True)
+class Maps:
+    """One image's maps in pixels: `score` (h,w,J) probabilities, `locref` (h,w,J,2), `pairwise` (h,w,J(J-1),2) or None."""
+
+    score: np.ndarray
+    locref: np.ndarray
+    pairwise: np.ndarray | None = None
+
+
+def unpack_maps(outputs: dict[str, np.ndarray], config: Config, statistics: PairStatistics | None = None) -> Maps:
+    """Maps of a network output for one image (leading axis 1): `part_prob`, `locref`, `pairwise_pred`.
+
+    Offsets are brought to pixels (`locref_stdev`; the statistics' deviation and mean) and pairs into our order. Without location
+    refinement all offsets are 0.
+    """
+    score = np.asarray(outputs["part_prob"])[0]
+    height, width, joints = score.shape
+    locref = np.zeros((height, width, joints, 2), score.dtype)
+    if config.location_refinement:
+        locref = np.asarray(outputs["locref"])[0].reshape(height, width, joints, 2) * config.locref_stdev
+    pairwise = None
+    if config.pairwise_predict:
+        raw = np.asarray(outputs["pairwise_pred"])[0].reshape(height, width, joints * (joints - 1), 2)
+        pairwise = raw[:, :, statistics.channel] * statistics.deviation + statistics.mean
+    return Maps(score, locref, pairwise)
+
+
+def argmax_pose(maps: Maps, stride: float = 8.0) -> np.ndarray:
+    """(J,3) float64 rows x, y, probability of each joint's best cell (the first in row order of equal ones)."""
+    height, width, joints = maps.score.shape
+    flat = maps.score.reshape(-1, joints)
+    best = flat.argmax(0)
+    grid = np.stack([best % width, best // width], axis=1) * stride + 0.5 * stride
+    offset = maps.locref.reshape(-1, joints, 2)[best, np.arange(joints)].astype(np.float64)
+    return np.concatenate([grid + offset, flat[best, np.arange(joints)].astype(np.float64)[:, None]], axis=1)
+
+
+def arrows(maps: Maps, pose: np.ndarray, stride: float = 8.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each joint's cell says about the other joints of its person: (P,2) pairs k -> m, (P,2) starts, (P,2) ends in pixels.
+
+    The start is the refined joint, the end the cell's middle plus the predicted offset. `pose` from `argmax_pose`.
+    """
+    width, joints = maps.score.shape[1:]
+    best = maps.score.reshape(-1, joints).argmax(0)
+    grid = np.stack([best % width, best // width], axis=1) * stride + 0.5 * stride
+    pairs = np.array([(k, m) for k in range(joints) for m in range(joints) if k != m]).reshape(-1, 2)
+    ends = grid[pairs[:, 0]] + maps.pairwise.reshape(-1, len(pairs), 2)[best[pairs[:, 0]], np.arange(len(pairs))]
+    return pairs, pose[pairs[:, 0], :2], ends
+
+
+@dataclass(frozen=True)
+class Detections:
+    """N detections of all joints, in joint order, the best of a joint first. Positions (x, y) in pixels."""
+
+    joint: np.ndarray  # (N,)
+    conf: np.ndarray  # (N,)
+    grid: np.ndarray  # (N,2) middle of the cell
+    coord: np.ndarray  # (N,2) refined position
+    pairwise: np.ndarray  # (N,J(J-1),2) offsets from the cell's middle to the other joints; (N,0,2) without pairwise maps
+
+    def __len__(self) -> int:
+        return len(self.joint)
+
+
+def disc(radius: float) -> np.ndarray:
+    """(2R+1,2R+1) uint8 disc of radius R = ceil(radius) cells."""
+    r = int(np.ceil(radius))
+    y, x = np.mgrid[-r : r + 1, -r : r + 1]
+    return (x**2 + y**2 <= r**2).astype(np.uint8)
+
+
+def detect(maps: Maps, nms_radius: float, min_score: float, stride: float = 8.0) -> Detections:
+    """Non-maximum suppression per joint: best cell first, down to `min_score`, each suppressing a disc of `nms_radius` cells around it.
+
+    Of equal probabilities the first in row order comes first (the original leaves their order open).
+    """
+    mask = disc(nms_radius).astype(bool)
+    found = [_suppress(maps.score[..., k], mask, min_score) for k in range(maps.score.shape[-1])]
+    joint = np.repeat(np.arange(len(found)), [len(cells) for cells in found])
+    cells = np.concatenate(found) if found else np.zeros((0, 2), int)
+    rows, columns = cells[:, 0], cells[:, 1]
+    grid = cells[:, ::-1] * stride + 0.5 * stride
+    pairwise = np.zeros((len(cells), 0, 2)) if maps.pairwise is None else maps.pairwise[rows, columns].astype(np.float64)
+    conf = maps.score[rows, columns, joint].astype(np.float64)
+    return Detections(joint, conf, grid, grid + maps.locref[rows, columns, joint].astype(np.float64), pairwise)
+
+
+def _suppress(score: np.ndarray, mask: np.ndarray, min_score: float) -> np.ndarray:
+    """(n,2) accepted cells (row, column) of one score map."""
+    rows, columns = np.nonzero(score >= min_score)
+    order = np.argsort(-score[rows, columns], kind="stable")
+    reach = mask.shape[0] // 2
+    taken = np.zeros((score.shape[0] + 2 * reach, score.shape[1] + 2 * reach), bool)
+    accepted = []
+    for row, column in zip(rows[order].tolist(), columns[order].tolist()):
+        if not taken[row + reach, column + reach]:
+            accepted.append((row, column))
+            taken[row : row + 2 * reach + 1, column : column + 2 * reach + 1] |= mask
+    return np.array(accepted, int).reshape(-1, 2)

@@ -1,0 +1,111 @@
+"""PCK of predictions.mat (written by test.py) against the data set of pose_cfg.yaml: the original's two lines, and ours.
+
+    python deepercut_tf/eval_pck.py --config deepercut_tf/models/mpii/test/pose_cfg.yaml
+
+A joint is right within `pck_threshold` x the longer side of the box around the image's annotated joints (this is not PCKh). Joints are
+compared image by image in the data set's order; images without joints are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+from common.poses import DataError  # noqa: E402
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", help="pose_cfg.yaml (default: $POSE_PARAM_PATH, else the working directory)")
+    parser.add_argument("--predictions", default="predictions.mat", help="file of test.py (default: predictions.mat)")
+    parser.add_argument("--threshold", type=float, help="default: the key pck_threshold")
+    parser.add_argument("--allow_unknown", action="store_true", help="ignore unknown keys of the settings file")
+    return parser.parse_args(argv)
+
+
+def per_joint_pck(persons, predicted, joints: int, threshold: float):
+    """(J,) percentages, NaN for a joint that is never annotated.
+
+    `persons`: one array (n,3) of id, x, y an image (may be empty); `predicted`: (J,2 or 3) an image.
+    """
+    import numpy as np
+
+    from common.metrics.counting import distances, percentages, within
+    from common.metrics.pck import extent
+
+    truth = np.full((len(persons), joints, 2), np.nan)
+    for i, person in enumerate(persons):
+        truth[i, person[:, 0].astype(int)] = person[:, 1:]
+    labelled = np.isfinite(truth[..., 0])
+    found = np.array([np.asarray(p, np.float64)[:, :2] for p in predicted]).reshape(truth.shape)
+    return percentages(within(distances(truth, found), extent(truth)[:, None], threshold), labelled)
+
+
+def report(per_joint, all_joints: list[list[int]], names: list[str], skip_missing: bool = True) -> str:
+    """The two lines: names, and means of the groups' joints with the mean over all joints; `skip_missing` leaves NaN joints out of means."""
+    import warnings
+
+    import numpy as np
+
+    mean = np.nanmean if skip_missing else np.mean
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a group without any annotation is NaN
+        values = [mean(per_joint[group]) for group in all_joints] + [mean(per_joint)]
+    return "".join(f" & {name}" for name in [*names, "total"]) + "\n" + "".join(f" & {value:.1f}" for value in values)
+
+
+def read_predictions(path: str | Path, images: int, joints: int) -> list:
+    """The (J,3) arrays of predictions.mat, one an image; DataError when they are of another number or joint set."""
+    from common.datasets.files import read_mat
+
+    if not Path(path).is_file():
+        raise DataError(f"{path} does not exist; write it with python deepercut_tf/test.py, or give --predictions")
+    found = list(read_mat(Path(path), "joints").ravel())
+    if len(found) != images:
+        raise DataError(f"{path} has predictions for {len(found)} images, the data set has {images}; run test.py on this data set")
+    bad = [i for i, table in enumerate(found) if table.shape != (joints, 3)]
+    if bad:
+        raise DataError(f"{path}: entry {bad[0]} has shape {found[bad[0]].shape}, expected ({joints},3); it is of another joint set")
+    return found
+
+
+def run(args: argparse.Namespace) -> str:
+    """The report. DataError on bad input."""
+    import numpy as np
+
+    from deepercut_tf.config import find_config_file, load_config, require
+    from deepercut_tf.items import load_items
+
+    config = load_config(find_config_file(args.config), allow_unknown=args.allow_unknown)
+    if args.threshold is None:
+        require(config, "pck_threshold", why="eval_pck.py")
+    item_set, config = load_items(config)
+    crowded = sum(len(item.persons) > 1 for item in item_set.items)
+    if crowded:
+        print(f"note: {crowded} images have several persons; the first one of each is scored", file=sys.stderr)
+    persons = [item.persons[0] if item.persons else np.zeros((0, 3)) for item in item_set.items]
+    predicted = read_predictions(args.predictions, len(persons), config.num_joints)
+    threshold = config.pck_threshold if args.threshold is None else args.threshold
+    return report(
+        per_joint_pck(persons, predicted, config.num_joints, threshold), config.all_joints, config.all_joints_names, config.mode == "correct"
+    )
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    args = parse_args(argv)
+    try:
+        print(run(args))
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

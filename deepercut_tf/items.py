@@ -1,0 +1,225 @@
+"""What a data set is here: a list of images, each with all its annotated persons (no framework, no pixels).
+
+`.mat` files in the original's layout (dataset_type default, mpii, penn_action) or a folder that common.datasets reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from common import datasets
+from common.datasets import files
+from common.poses import DataError, DataMissing, PoseSet
+from common.skeletons import COCO17, MPII14, PENN13, Skeleton, skeleton_map
+from deepercut_tf.ai_challenger import AIC17
+from deepercut_tf.config import PREPARED, Config, house_path, require
+from deepercut_tf.joints import check_joint_set, skeleton_of_settings, with_joints
+
+# x' = width - x + shift of a mirrored image, as the original's three data sets have it
+_COMPAT_SHIFT = {"mpii": 0, "penn_action": 1}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image. Joint rows are (id, x, y), one array (n,3) a person; coordinates 0-based unless the set's `origin` says otherwise."""
+
+    image: str
+    image_id: object
+    persons: list[np.ndarray]
+    size: tuple[int, int] | None = None  # height, width
+    crop: np.ndarray | None = None  # (4,) x1, y1, x2, y2, counted from 1, inclusive
+    sequence: int | None = None
+    frame: int | None = None
+    rows: tuple[int, ...] = ()  # rows of the PoseSet
+
+
+@dataclass
+class ItemSet:
+    """The images of a data set. `has_truth`: whether it is annotated. `mirror_shift`: see `joints.mirror_joints`."""
+
+    items: list[Item]
+    skeleton: Skeleton
+    has_truth: bool = True
+    mirror_shift: int = -1
+    synthetic: bool = False
+    root: str = ""
+    pose_set: PoseSet | None = None
+    sequences: list[list[int]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def regions(self, item: Item) -> list[dict]:
+        """RLE {size, counts, iscrowd, ...} of the unannotated people and crowds of an image."""
+        found = (self.pose_set.regions or {}) if self.pose_set is not None else {}
+        return found[item.image_id] if item.image_id in found else []
+
+
+def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
+    """The images behind `dataset` and `dataset_type`, and the settings with the data set's joint set.
+
+    DataMissing (official source and stand-in command) when it is not there, DataError naming file and field when it is damaged.
+    """
+    require(config, "dataset", why="a data set")
+    path = house_path(config.dataset)
+    if path.suffix == ".mat" or config.dataset_type == "default":
+        found = _load_prepared(path, config)
+        joint_set = config if config.dataset_type == "default" else with_joints(config, found.skeleton, announce)
+    else:
+        found = _load_folder(path, config)
+        joint_set = with_joints(config, found.skeleton, announce)
+    if config.data_range:
+        first, last = config.data_range
+        found = replace(found, items=found.items[int(first) : int(last)])
+    if not found.items:
+        raise DataError(f"{path}: no image in this data set (dataset_phase {config.dataset_phase}, data_range {config.data_range})")
+    return found, joint_set
+
+
+# ---- folders ------------------------------------------------------------------------------------------------------------------
+
+
+def _load_folder(path: Path, config: Config) -> ItemSet:
+    if config.dataset_type in ("coco", "aic"):
+        require(config, "dataset_phase", "dataset_ann", why=f"dataset_type: {config.dataset_type}")
+        if config.dataset_ann == "image_info":
+            return _image_info(path, config)
+    split = config.dataset_phase or "train"
+    pose_set = datasets.load("coco" if config.dataset_type == "aic" else config.dataset_type, path, split)
+    if config.dataset_type == "aic":  # ai2coco's file: other joints in COCO's slots
+        pose_set = replace(pose_set, skeleton=AIC17)
+    return items_of(pose_set, config)
+
+
+def items_of(pose_set: PoseSet, config: Config) -> ItemSet:
+    """Group the persons of a PoseSet by image; images without a person come from its `regions`. Ignored rows are no persons.
+
+    MPII's 16 joints become the original's 14.
+    """
+    skeleton = MPII14 if pose_set.name == "mpii" else pose_set.skeleton
+    joints, visible = skeleton_map(pose_set.skeleton, skeleton).apply(pose_set.joints, pose_set.visible)
+    ignore = pose_set.ignore if pose_set.ignore is not None else np.zeros(len(pose_set), bool)
+    by_image: dict[object, list[int]] = {}
+    only_people = config.coco_only_images_with_people
+    if pose_set.regions is not None and not only_people:
+        by_image = {image_id: [] for image_id in pose_set.regions}
+    for row, image_id in enumerate(pose_set.image_id.tolist()):
+        by_image.setdefault(image_id, []).append(row)
+    folder = Path(pose_set.images[0]).parent if len(pose_set) else Path()
+    items = []
+    for image_id, rows in by_image.items():
+        crowd_only = rows and pose_set.regions is not None and _crowds_only(pose_set, image_id, rows)
+        if only_people and (not rows or crowd_only):
+            continue
+        people = [_rows_of(joints[row], visible[row]) for row in rows if not ignore[row] and (visible[row] > 0).any()]
+        size = pose_set.image_size[rows[0]] if rows and pose_set.image_size is not None else None
+        items.append(
+            Item(
+                image=pose_set.images[rows[0]] if rows else _image_without_person(folder, pose_set.name, image_id),
+                image_id=image_id,
+                persons=people,
+                size=None if size is None else (int(size[1]), int(size[0])),
+                rows=tuple(rows),
+            )
+        )
+    return ItemSet(items, skeleton, synthetic=pose_set.synthetic, root=pose_set.root, pose_set=pose_set)
+
+
+def _crowds_only(pose_set: PoseSet, image_id, rows: list[int]) -> bool:
+    crowds = {r["id"] for r in pose_set.regions[image_id] if r.get("iscrowd")}
+    return bool(crowds) and all(int(pose_set.person_id[row]) in crowds for row in rows)
+
+
+def _rows_of(joints: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    present = np.flatnonzero(visible > 0)
+    return np.concatenate([present[:, None], joints[present]], axis=1).astype(np.float64)
+
+
+def _image_without_person(folder: Path, name: str, image_id) -> str:
+    """Where the loader names no file for an image without a person: COCO's pictures are called by their number."""
+    if name != "coco":
+        return f"{folder}/{image_id}.jpg"
+    prefix = f"COCO_{folder.name}_" if folder.name.endswith("2014") else ""
+    return f"{folder}/{prefix}{int(image_id):012d}.jpg"
+
+
+def _image_info(root: Path, config: Config) -> ItemSet:
+    """COCO's image_info files: pictures without annotations."""
+    path = root / "annotations" / f"image_info_{config.dataset_phase}.json"
+    if not path.is_file():
+        raise files.missing("coco", root, f"annotations/{path.name}")
+    content = files.read_json(path)
+    folder = files.first_existing((root / "images", root), config.dataset_phase) or root / "images"
+    try:
+        items = [
+            Item(f"{folder}/{config.dataset_phase}/{i['file_name']}", i["id"], [], (int(i["height"]), int(i["width"])))
+            for i in content["images"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: field images lacks {error}; take the image_info file as COCO publishes it") from error
+    return ItemSet(items, AIC17 if config.dataset_type == "aic" else COCO17, has_truth=False, synthetic=files.is_synthetic(root), root=str(root))
+
+
+# ---- .mat files in the original's layout --------------------------------------------------------------------------------------
+
+
+def _load_prepared(path: Path, config: Config) -> ItemSet:
+    if config.dataset_type not in PREPARED:
+        raise DataError(f"dataset_type {config.dataset_type} reads a folder, not {path}; .mat files are default, mpii or penn_action")
+    if not path.is_file():
+        if config.dataset_type == "default":
+            raise DataMissing(f"data set file {path} does not exist; write one as README.md describes, or use another dataset_type")
+        name, make = config.dataset_type, "deepercut_tf/prepare_mpii.py" if config.dataset_type == "mpii" else None
+        then = f", then: python {make} ROOT {path.parent}" if make else ""
+        raise DataMissing(f"{files.missing(name, path.parent, path.name)}{then}; or set `dataset` to the folder itself")
+    if config.dataset_type == "default":
+        require(config, "num_joints", "all_joints", "all_joints_names", why="dataset_type: default")
+        check_joint_set(config)
+        skeleton = skeleton_of_settings(config)
+    else:
+        skeleton = {"mpii": MPII14, "penn_action": PENN13}[config.dataset_type]
+    content = files.read_mat(path)
+    if "dataset" not in content or content["dataset"].dtype.names is None:
+        raise DataError(f"{path} has no struct array `dataset`; it is not in the original's layout (image, size, joints)")
+    # the original's MATLAB wrote coordinates from 1 for these two; our prepare_mpii.py says what it wrote
+    origin = int(content["origin"].ravel()[0]) if "origin" in content else int(config.dataset_type != "default")
+    shift = -origin if config.mode == "correct" else 0
+    rows, names = content["dataset"].ravel(), content["dataset"].dtype.names
+    items = [_prepared_item(path, i, row, names, len(skeleton), shift, config) for i, row in enumerate(rows)]
+    mirror_shift = _COMPAT_SHIFT.get(config.dataset_type, -1) if config.mode == "compat" else -1
+    sequences = _sequences(content) if config.video_batch else []
+    return ItemSet(items, skeleton, "joints" in names, mirror_shift, files.is_synthetic(path.parent), str(path), sequences=sequences)
+
+
+def _prepared_item(path: Path, index: int, row, names, joints: int, shift: int, config: Config) -> Item:
+    try:
+        image = str(np.ravel(row["image"])[0])
+        _, height, width = (int(v) for v in np.ravel(row["size"]))
+        crop = np.ravel(row["crop"]).astype(np.float64) if "crop" in names else None
+        people = [np.asarray(cell) for cell in np.ravel(row["joints"])] if "joints" in names else []
+    except (IndexError, ValueError) as error:
+        raise DataError(f"{path}: entry {index} of `dataset` cannot be read ({error}); fields are image, size [3,h,w], joints {{n x 3}}") from error
+    people = people[:1] if config.mode == "compat" else people
+    persons = [_person(path, index, cell, joints, shift) for cell in people if cell.size]
+    number = {k: int(np.ravel(row[k])[0]) if k in names else None for k in ("seq_id", "frame_id")}
+    where = image if Path(image).is_absolute() or Path(image).exists() else str(path.parent / image)
+    return Item(where, index, persons, (height, width), crop, number["seq_id"], number["frame_id"])
+
+
+def _person(path: Path, index: int, cell: np.ndarray, joints: int, shift: int) -> np.ndarray:
+    if cell.ndim != 2 or cell.shape[1] != 3:
+        raise DataError(f"{path}: entry {index}, field joints: shape {cell.shape}, expected (n,3) = joint id, x, y")
+    table = cell.astype(np.float64)
+    if table[:, 0].min() < 0 or table[:, 0].max() >= joints:
+        raise DataError(f"{path}: entry {index}, field joints: id outside 0..{joints - 1}; check num_joints and the ids (from 0)")
+    table[:, 1:] += shift
+    return table
+
+
+def _sequences(content: dict) -> list[list[int]]:
+    if "sequences" not in content:
+        raise DataError("video_batch needs the variable `sequences` (lists of image numbers) in the .mat file")
+    return [np.ravel(cell).astype(int).tolist() for cell in np.ravel(content["sequences"])]

@@ -1,0 +1,240 @@
+"""The networks, in Keras 3 layers and `keras.ops` alone: they run on TensorFlow, PyTorch and JAX (`KERAS_BACKEND`).
+
+ResNet v1 (He et al., 2016) as TensorFlow-Slim builds it with output stride 16: the stride sits in a block's LAST unit, block4 is dilated by
+2. Heads are transposed convolutions to stride 8. Input (B,H,W,3) RGB 0..255; outputs (B, 2 ceil(H/16), 2 ceil(W/16), channels).
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+from common.poses import DataError
+from deepercut_tf.config import Config, require
+
+UNITS = {"resnet_50": (3, 4, 6, 3), "resnet_101": (3, 4, 23, 3), "resnet_152": (3, 8, 36, 3)}
+WIDTHS = (64, 128, 256, 512)  # a unit puts out four times as many channels
+EPSILON = 1e-5
+DECAY = 0.997  # of the moving statistics, in mode train
+
+
+def scope_of(net_type: str) -> str:
+    """Variable scope of the backbone: resnet_50 -> resnet_v1_50."""
+    return net_type.replace("resnet_", "resnet_v1_")
+
+
+@keras.saving.register_keras_serializable("deepercut_tf")
+class ConvNorm(keras.layers.Layer):
+    """Convolution without bias, batch normalisation, ReLU unless `relu` is false.
+
+    Stride 2 pads by kernel-1 explicitly, the smaller half first (TensorFlow-Slim's conv2d_same), stride 1 pads SAME. `frozen`: moving
+    statistics always, though scale and offset are trained; the normalisation is folded into the kernel then.
+    """
+
+    def __init__(self, filters: int, kernel: int, stride: int = 1, rate: int = 1, relu: bool = True, frozen: bool = True, scope: str = "", **options):
+        super().__init__(**options)
+        self.filters, self.kernel_size, self.stride, self.rate = filters, kernel, stride, rate
+        self.relu, self.frozen, self.scope = relu, frozen, scope
+
+    def build(self, shape):
+        """Create the variables for inputs of `shape` (B,H,W,C)."""
+        fan_in = self.kernel_size**2 * shape[-1]
+        # slim's variance scaling: 1.3 makes up for the truncation
+        initializer = keras.initializers.TruncatedNormal(stddev=float(np.sqrt(1.3 * 2 / fan_in)), seed=keras.random.SeedGenerator())
+        self.weights_ = self.add_weight(shape=(self.kernel_size, self.kernel_size, shape[-1], self.filters), initializer=initializer, name="weights")
+        self.gamma = self.add_weight(shape=(self.filters,), initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=(self.filters,), initializer="zeros", name="beta")
+        self.moving_mean = self.add_weight(shape=(self.filters,), initializer="zeros", trainable=False, name="moving_mean")
+        self.moving_variance = self.add_weight(shape=(self.filters,), initializer="ones", trainable=False, name="moving_variance")
+
+    def call(self, x, training=False):
+        """(B,H,W,C) -> (B,ceil(H/stride),ceil(W/stride),filters)."""
+        if training and not self.frozen:
+            x = self._normalise_batch(self._convolve(x, self.weights_))
+        else:
+            factor = self.gamma / ops.sqrt(self.moving_variance + EPSILON)
+            x = self._convolve(x, self.weights_ * factor) + (self.beta - self.moving_mean * factor)
+        return ops.relu(x) if self.relu else x
+
+    def _convolve(self, x, kernel):
+        if self.stride == 1:
+            return ops.conv(x, kernel, strides=1, padding="same", dilation_rate=self.rate, data_format="channels_last")
+        total = self.kernel_size + (self.kernel_size - 1) * (self.rate - 1) - 1
+        if total:
+            before, after = total // 2, total - total // 2
+            x = ops.pad(x, [(0, 0), (before, after), (before, after), (0, 0)])
+        return ops.conv(x, kernel, strides=self.stride, padding="valid", dilation_rate=self.rate, data_format="channels_last")
+
+    def _normalise_batch(self, x):
+        mean, variance = ops.moments(x, axes=(0, 1, 2))
+        self.moving_mean.assign(self.moving_mean * DECAY + mean * (1 - DECAY))
+        self.moving_variance.assign(self.moving_variance * DECAY + variance * (1 - DECAY))
+        return (x - mean) * (self.gamma / ops.sqrt(variance + EPSILON)) + self.beta
+
+    def compute_output_shape(self, shape):
+        """Ceiling division by the stride."""
+        sides = [None if side is None else -(-side // self.stride) for side in shape[1:3]]
+        return (shape[0], *sides, self.filters)
+
+    def get_config(self) -> dict:
+        """For saving."""
+        names = {"filters": self.filters, "kernel": self.kernel_size, "stride": self.stride, "rate": self.rate, "relu": self.relu}
+        return {**super().get_config(), **names, "frozen": self.frozen, "scope": self.scope}
+
+
+@keras.saving.register_keras_serializable("deepercut_tf")
+class Heads(keras.layers.Layer):
+    """Transposed 3x3 convolutions of stride 2 on one feature map, run as one. `channels`: scope name -> number of output channels."""
+
+    def __init__(self, channels: dict[str, int], **options):
+        super().__init__(**options)
+        self.channels = channels
+
+    def build(self, shape):
+        """Create a kernel (3,3,out,in) and a bias a head."""
+        self.kernels, self.biases = {}, {}
+        for name, count in self.channels.items():
+            limit = float(np.sqrt(6 / (9 * (count + shape[-1]))))  # Glorot
+            initializer = keras.initializers.RandomUniform(-limit, limit, seed=keras.random.SeedGenerator())
+            self.kernels[name] = self.add_weight(shape=(3, 3, count, shape[-1]), initializer=initializer, name=f"{name}_weights")
+            self.biases[name] = self.add_weight(shape=(count,), initializer="zeros", name=f"{name}_biases")
+
+    def call(self, x):
+        """(B,h,w,C) -> {scope name: (B,2h,2w,channels)}."""
+        kernel = ops.concatenate([self.kernels[name] for name in self.channels], axis=2)
+        bias = ops.concatenate([self.biases[name] for name in self.channels], axis=0)
+        out = ops.conv_transpose(x, kernel, strides=2, padding="same", data_format="channels_last") + bias
+        ends = np.cumsum(list(self.channels.values())).tolist()
+        return {name: out[..., end - count : end] for (name, count), end in zip(self.channels.items(), ends)}
+
+    def compute_output_spec(self, x):
+        """Twice the sides."""
+        sides = [None if side is None else 2 * side for side in x.shape[1:3]]
+        return {name: keras.KerasTensor((x.shape[0], *sides, count), dtype=x.dtype) for name, count in self.channels.items()}
+
+    def get_config(self) -> dict:
+        """For saving."""
+        return {**super().get_config(), "channels": self.channels}
+
+
+@keras.saving.register_keras_serializable("deepercut_tf")
+class SubtractMean(keras.layers.Layer):
+    """Pixels (B,H,W,3) of any number type -> float32 minus the RGB mean."""
+
+    def __init__(self, mean, **options):
+        super().__init__(**{"autocast": False, **options})
+        self.mean = [float(v) for v in mean]
+
+    def call(self, images):
+        """Same shape."""
+        return ops.cast(images, self.compute_dtype) - ops.convert_to_tensor(self.mean, dtype=self.compute_dtype)
+
+    def compute_output_spec(self, images):
+        """Same shape."""
+        return keras.KerasTensor(images.shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict:
+        """For saving."""
+        return {**super().get_config(), "mean": self.mean}
+
+
+OUTPUTS = {"part_pred": "part_pred", "locref_pred": "locref", "pairwise_pred": "pairwise_pred"}  # scope -> key of the output
+
+
+def head_channels(config: Config) -> dict[str, int]:
+    """Scope name -> channels of the heads on block4."""
+    joints = config.num_joints
+    channels = {"part_pred": joints}
+    if config.location_refinement:
+        channels["locref_pred"] = 2 * joints
+    if config.pairwise_predict:
+        channels["pairwise_pred"] = 2 * joints * (joints - 1)
+    return channels
+
+
+def build_model(config: Config, intermediate: bool = False, features: bool = False) -> keras.Model:
+    """The network of the settings: RGB (B,H,W,3) -> {part_pred logits, locref, pairwise_pred, and with `intermediate` part_pred_interm}.
+
+    `intermediate`: with the second score map, if the settings have one; training alone needs it. `features`: block4's output too.
+    DataError when net_type or num_joints is missing.
+    """
+    require(config, "net_type", "num_joints", why="the network")
+    frozen, scope = not config.train_statistics, scope_of(config.net_type)
+    images = keras.Input((None, None, 3), name="inputs", dtype="uint8")
+    x = SubtractMean(config.mean_pixel, name="subtract_mean")(images)
+    x = ConvNorm(_channels(64, config), 7, 2, frozen=frozen, scope=f"{scope}/conv1", name="conv1")(x)
+    x = keras.layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
+    wanted = config.intermediate_unit if intermediate else None
+    interm = None
+    for block, (count, base) in enumerate(zip(UNITS[config.net_type], WIDTHS), start=1):
+        rate = 2 if block == 4 else 1
+        for unit in range(1, count + 1):
+            # stride 16 is reached after block2
+            stride = 2 if unit == count and block < 3 else 1
+            x = _bottleneck(x, _channels(base, config), stride, rate, unit == 1, frozen, f"{scope}/block{block}/unit_{unit}/bottleneck_v1")
+            if block == 3 and unit == wanted:
+                interm = x
+    outputs = {OUTPUTS[name]: value for name, value in Heads(head_channels(config), name="heads")(x).items()}
+    if wanted is not None:
+        outputs["part_pred_interm"] = Heads({"intermediate_supervision": config.num_joints}, name="heads_interm")(interm)["intermediate_supervision"]
+    if features:
+        outputs["features"] = x
+    return keras.Model(images, outputs, name=config.net_type)
+
+
+def _channels(count: int, config: Config) -> int:
+    return max(8, int(round(count * config.width)))
+
+
+def _bottleneck(x, base: int, stride: int, rate: int, first: bool, frozen: bool, scope: str):
+    name = "_".join(scope.split("/")[1:3])
+
+    def conv(x, filters, kernel, stride, rate, relu, part):
+        return ConvNorm(filters, kernel, stride, rate, relu, frozen, f"{scope}/{part}", name=f"{name}_{part}")(x)
+
+    if first:
+        shortcut = conv(x, 4 * base, 1, stride, 1, False, "shortcut")
+    else:
+        shortcut = x if stride == 1 else x[:, ::stride, ::stride]
+    y = conv(x, base, 1, 1, 1, True, "conv1")
+    y = conv(y, base, 3, stride, rate, True, "conv2")
+    y = conv(y, 4 * base, 1, 1, 1, False, "conv3")
+    return keras.layers.Activation("relu", name=f"{name}_out")(keras.layers.Add(name=f"{name}_add")([shortcut, y]))
+
+
+def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """The original's variable name -> our variable, backbone first, in the network's order."""
+    found = {}
+    for layer in model.layers:
+        if isinstance(layer, ConvNorm):
+            found[f"{layer.scope}/weights"] = layer.weights_
+            for part in ("gamma", "beta", "moving_mean", "moving_variance"):
+                found[f"{layer.scope}/BatchNorm/{part}"] = getattr(layer, part)
+        elif isinstance(layer, Heads):
+            for name in layer.channels:
+                found[f"pose/{name}/block4/weights"] = layer.kernels[name]
+                found[f"pose/{name}/block4/biases"] = layer.biases[name]
+    return found
+
+
+def load_variables(model: keras.Model, values: dict[str, np.ndarray], source: str, only_backbone: bool = False) -> list[str]:
+    """Assign arrays by the original's names; returns the names that were assigned. Further names in `values` are ignored.
+
+    DataError listing what the file lacks (`only_backbone`: of the backbone; heads keep their values) or the first wrong shape.
+    """
+    wanted = {n: v for n, v in named_variables(model).items() if not (only_backbone and n.startswith("pose/"))}
+    missing = [name for name in wanted if name not in values]
+    if missing:
+        raise DataError(
+            f"{source} lacks {len(missing)} variables of {model.name}, among them {', '.join(missing[:3])}; check net_type and the heads in pose_cfg.yaml"
+        )
+    for name, variable in wanted.items():
+        if tuple(variable.shape) != np.shape(values[name]):
+            raise DataError(
+                f"{source}: variable {name} has shape {np.shape(values[name])}, the settings need {tuple(variable.shape)}; "
+                "it is of another num_joints, net_type or width"
+            )
+    for name, variable in wanted.items():
+        variable.assign(np.asarray(values[name], np.float32))
+    return list(wanted)

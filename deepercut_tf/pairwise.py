@@ -1,0 +1,135 @@
+"""Which detections belong to one person: geometric features of a pair, logistic regression on them, and the graph of the solver.
+
+DeeperCut, arXiv 1605.03170, section 4; files of the spatial model in the original's layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.checkpoints import atomic_write
+from common.datasets.files import read_mat
+from common.poses import DataError
+from deepercut_tf.detections import Detections
+from deepercut_tf.targets import pair_id
+
+SAME_PART_SLOPE, SAME_PART_BIAS = 0.2, 7.5  # two detections of one joint: even odds at 37.5 pixels
+
+
+@dataclass(frozen=True)
+class SpatialModel:
+    """Logistic regressions of the pairs of joints c1 < c2; rows of NaN where there is none."""
+
+    low: np.ndarray  # (J,J,8) X_min
+    high: np.ndarray  # (J,J,8) X_max
+    weight: np.ndarray  # (J,J,9), the last is the bias
+
+    @classmethod
+    def empty(cls, joints: int) -> SpatialModel:
+        """A model without any pair."""
+        return cls(*(np.full((joints, joints, n), np.nan) for n in (8, 8, 9)))
+
+
+def model_file(folder: str | Path, c1: int, c2: int) -> Path:
+    """File of the pair c1 < c2 (the names count joints from 1)."""
+    return Path(folder) / f"spatial_model_cidx_{c1 + 1}_{c2 + 1}.mat"
+
+
+def load_spatial_model(folder: str | Path, joints: int, needed: list[list[int]] | None = None) -> SpatialModel:
+    """Read the files that are there. DataError naming the first missing file of the `needed` pairs (all for None or empty), or a damaged one."""
+    model = SpatialModel.empty(joints)
+    for c1, c2 in wanted_pairs(needed, joints):
+        path = model_file(folder, c1, c2)
+        if not path.is_file():
+            raise DataError(f"{path} does not exist (key pairwise_model_dir): make the model with deepercut_tf/train_spatial_model.py")
+        content = read_mat(path, "spatial_model")
+        try:
+            options, regression = content["training_opts"][0][0][0], content["log_reg"][0][0][0]
+            low, high = (np.ravel(options[name][0][0] if options[name].dtype == object else options[name]) for name in ("X_min", "X_max"))
+            weight = np.ravel(regression["w"][0][0] if regression["w"].dtype == object else regression["w"])
+            model.low[c1, c2], model.high[c1, c2], model.weight[c1, c2] = low, high, weight
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise DataError(f"{path}: spatial_model is not laid out as training_opts.X_min, X_max (8), log_reg.w (9) ({error})") from error
+    return model
+
+
+def save_spatial_model(folder: str | Path, model: SpatialModel) -> list[Path]:
+    """Write one file a pair that the model has; returns the paths."""
+    from scipy.io import savemat
+
+    paths = []
+    for c1, c2 in np.argwhere(np.isfinite(model.weight[..., 0])):
+        options = {"X_min": model.low[c1, c2][None], "X_max": model.high[c1, c2][None]}
+        content = {"spatial_model": {"training_opts": options, "log_reg": {"w": model.weight[c1, c2][None]}}}
+        path = model_file(folder, int(c1), int(c2))
+        paths.append(atomic_write(path, lambda temporary, content=content: savemat(temporary, content, appendmat=False)))
+    return paths
+
+
+def wanted_pairs(sparse_graph: list[list[int]] | None, joints: int) -> list[tuple[int, int]]:
+    """The pairs c1 < c2 that `sparse_graph` names in either order; all when it is empty. DataError for a joint that does not exist."""
+    if not sparse_graph:
+        return [(a, b) for a in range(joints) for b in range(a + 1, joints)]
+    bad = [pair for pair in sparse_graph if len(pair) != 2 or not all(0 <= int(j) < joints for j in pair) or pair[0] == pair[1]]
+    if bad:
+        raise DataError(f"sparse_graph: {bad[0]} is no pair of two of the {joints} joints")
+    return sorted({(min(a, b), max(a, b)) for a, b in sparse_graph})
+
+
+def pair_features(found: Detections, a: np.ndarray, b: np.ndarray, joints: int) -> np.ndarray:
+    """(M,8) features of the pairs of detections a[i], b[i] of different joints: how well each one's prediction meets the other.
+
+    f = distance and angle (radians, 0..pi) between predicted and found offset, from a to b and from b to a; then exp(-f).
+    """
+    k, m = found.joint[a], found.joint[b]
+    number = np.array([[pair_id(p, q, joints) if p != q else 0 for q in range(joints)] for p in range(joints)], int)
+    parts = []
+    for start, end, channel in ((a, b, number[k, m]), (b, a, number[m, k])):
+        real = found.coord[end] - found.grid[start]
+        predicted = found.pairwise[start, channel]
+        angle = np.arctan2(real[:, 1], real[:, 0]) - np.arctan2(predicted[:, 1], predicted[:, 0])
+        parts += [np.linalg.norm(real - predicted, axis=1), np.abs((angle + np.pi) % (2 * np.pi) - np.pi)]
+    features = np.stack(parts, axis=1)
+    return np.concatenate([features, np.exp(-features)], axis=1)
+
+
+def different_part_probability(features: np.ndarray, k: np.ndarray, m: np.ndarray, model: SpatialModel) -> np.ndarray:
+    """(M,) probability that detections of joints k < m with `features` (M,8) belong to one person."""
+    low, high, weight = model.low[k, m], model.high[k, m], model.weight[k, m]
+    scaled = (features - low) / (high - low)
+    exponent = (scaled * weight[:, :8]).sum(1) + weight[:, 8]
+    return 1 / (1 + np.exp(-exponent))
+
+
+def same_part_probability(found: Detections, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(M,) probability that two detections of one joint are the same joint of the same person."""
+    distance = np.linalg.norm(found.coord[a] - found.coord[b], axis=1)
+    return 1 / (1 + np.exp(SAME_PART_SLOPE * distance - SAME_PART_BIAS))
+
+
+def pair_graph(found: Detections, joints: int, model: SpatialModel, sparse_graph: list[list[int]] | None = None):
+    """(pwidx (M,2) int64, probability (M,) float64): every pair of detections of one joint, and of the pairs of joints in `sparse_graph`.
+
+    Sorted by first joint, second joint, first detection, second detection. DataError naming a pair of joints that the model lacks.
+    """
+    used = np.eye(joints, dtype=bool)
+    for c1, c2 in wanted_pairs(sparse_graph, joints):
+        used[c1, c2] = True
+    a, b = np.triu_indices(len(found), 1)
+    keep = used[found.joint[a], found.joint[b]]
+    a, b = a[keep], b[keep]
+    order = np.lexsort((b, a, found.joint[b], found.joint[a]))
+    a, b = a[order], b[order]
+    same = found.joint[a] == found.joint[b]
+    probability = np.empty(len(a))
+    probability[same] = same_part_probability(found, a[same], b[same])
+    a2, b2 = a[~same], b[~same]
+    lacking = np.isnan(model.weight[found.joint[a2], found.joint[b2], 0])
+    if lacking.any():
+        c1, c2 = found.joint[a2][lacking][0], found.joint[b2][lacking][0]
+        raise DataError(f"the spatial model lacks the joints {c1} and {c2}: {model_file('', int(c1), int(c2))} was not loaded")
+    probability[~same] = different_part_probability(pair_features(found, a2, b2, joints), found.joint[a2], found.joint[b2], model)
+    return np.stack([a, b], axis=1), probability

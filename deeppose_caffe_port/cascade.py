@@ -1,0 +1,126 @@
+"""Both stages as one predictor: pictures -> joints, in batches, stage 2 on the patches of all joints of many persons at once (spec section 6).
+
+mode correct: the training transform (OpenCV resize, mean image, the prototxt's scale). mode compat: what the test scripts did instead
+(caffe.io's resize, the mean image's channel averages, 1/255).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.poses import DataError
+from common.weights.caffe import read_blob
+from deeppose_caffe_port.config import Config
+from deeppose_caffe_port.images import caffe_io_resize, patch, resize
+from deeppose_caffe_port.model import TEST, CaffeNet
+from deeppose_caffe_port.prepare import PATCH_UNIT
+from deeppose_caffe_port.solver import choose_device
+
+SCALE = 1 / 256  # of transform_param in the project's train_test.prototxt
+
+
+class Regressor:
+    """A deploy net with its weights and its mean image: pictures (h,w,3) uint8 BGR of any size -> outputs (N,K)."""
+
+    def __init__(self, deploy: Path, weights: Path | None, mean: Path, config: Config):
+        """`weights` None keeps the random ones (a baseline). DataError when a file is missing or does not fit."""
+        self.config, self.device = config, choose_device(config.device)
+        self.net = CaffeNet.from_file(deploy, TEST)
+        if weights is not None:
+            untouched = self.net.load(weights)
+            if untouched:
+                raise DataError(f"{weights} has no weights for layer {untouched[0]} of {deploy}; give the snapshot of this net")
+        self.input = next(name for name in self.net.shapes)
+        self.side = self.net.shapes[self.input][-1]
+        self.output = self.net.outputs[-1]
+        self.outputs = self.net.shapes[self.output][-1]
+        image = read_blob(mean).reshape(-1, *read_blob(mean).shape[-2:])
+        if image.shape != self.net.shapes[self.input][1:]:
+            raise DataError(f"mean file {mean} has shape {image.shape}, {deploy} takes {self.net.shapes[self.input][1:]}")
+        self.mean = torch.from_numpy(image).to(self.device)
+        self.channel_mean = image.reshape(len(image), -1).mean(1)
+        layout = {"memory_format": torch.channels_last} if self.device.type == "cuda" or config.amp == "bf16" else {}
+        self.net.to(self.device, **layout)
+        self.network = torch.compile(self.net, dynamic=True) if config.compile else self.net
+        self.pool = ThreadPoolExecutor(max(config.workers, 1))
+
+    def prepare(self, picture: np.ndarray) -> np.ndarray:
+        """(3,S,S): uint8 in mode correct (the mean comes off on the device), finished float32 in mode compat."""
+        if self.config.mode == "correct":
+            return np.ascontiguousarray(resize(picture, self.side).transpose(2, 0, 1))
+        # the division in float32: caffe.io.load_image
+        scaled = caffe_io_resize((picture / np.float32(255)).astype(np.float64), self.side)
+        return (scaled - self.channel_mean / 255).transpose(2, 0, 1).astype(np.float32)
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """(N,K) float64 outputs of N pictures, in batches of at most `batch_size` times the joints."""
+        limit, results = self.config.batch_size * len(self.config.skeleton), []
+        limit = limit if self.side <= PATCH_UNIT else self.config.batch_size
+        for start in range(0, len(pictures), limit):
+            batch = torch.from_numpy(np.stack(list(self.pool.map(self.prepare, pictures[start : start + limit]))))
+            batch = batch.to(self.device, non_blocking=True)
+            if batch.dtype == torch.uint8:
+                batch = (batch.float() - self.mean) * SCALE
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp == "bf16"):
+                out = self.network({self.input: batch})[0][self.output]
+            results.append(out.double().cpu().numpy())
+        return np.concatenate(results) if results else np.zeros((0, self.outputs))
+
+
+class Cascade:
+    """Stage 1, and stage 2 applied `refinements` times."""
+
+    def __init__(self, config: Config, stage1: Regressor, stage2: Regressor | None = None):
+        joints = len(config.skeleton)
+        if stage1.outputs != 2 * joints:
+            raise DataError(f"stage 1 puts out {stage1.outputs} values, {joints} joints of {config.name} need {2 * joints}; check --dataset")
+        if stage2 is not None and stage2.outputs != 2:
+            raise DataError(f"stage 2 puts out {stage2.outputs} values instead of 2")
+        self.config, self.stage1, self.stage2 = config, stage1, stage2
+
+    def stages(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Joints (N,J,2), in picture pixels, after stage 1 and after each refinement."""
+        half = np.array(self.config.size) / 2
+        found = [self.stage1(pictures).reshape(len(pictures), -1, 2) + half]
+        for _ in range(self.config.refinements if self.stage2 else 0):
+            found.append(self.refine(pictures, found[-1]))
+        return found
+
+    def refine(self, pictures: Sequence[np.ndarray], joints: np.ndarray) -> np.ndarray:
+        """One refinement: each joint moves by what stage 2 sees in a patch around it; the diameter is the prediction's."""
+        a, b = self.config.diameter
+        side = self.config.alpha * np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)
+        patches = [patch(picture, center, s) for picture, points, s in zip(pictures, joints, side) for center in points]
+        moves = self.stage2(patches).reshape(joints.shape)
+        return joints + moves / PATCH_UNIT * side[:, None, None]
+
+
+def pick_snapshot(config: Config, stage: int) -> Path:
+    """The snapshot of a stage: a path, an iteration, or by default the last one in its folder. DataError saying how to make one."""
+    wanted = config.snapshot1 if stage == 1 else config.snapshot2
+    folder = config.model_folder(stage) / "snapshot"
+    if wanted and not str(wanted).isdecimal():
+        return Path(wanted)
+    files = {int(p.stem.rpartition("_")[2]): p for p in folder.glob("*_iter_*.caffemodel") if p.stem.rpartition("_")[2].isdecimal()}
+    if wanted and int(wanted) in files:
+        return files[int(wanted)]
+    if files and not wanted:
+        return files[max(files)]
+    have = f"there are those of iterations {', '.join(map(str, sorted(files)))}" if files else f"train first: bash examples/train_k2hpd_deeppose.sh --dataset={config.dataset}"
+    raise DataError(f"no snapshot{f' of iteration {wanted}' if wanted else ''} in {folder}; {have}, or give a .caffemodel with --snapshot{stage}")
+
+
+def load_cascade(config: Config, refine: bool = True, random_weights: bool = False) -> Cascade:
+    """The stages of a project folder with their snapshots."""
+    parts = []
+    for stage in (1, 2) if refine else (1,):
+        folder = config.model_folder(stage)
+        weights = None if random_weights else pick_snapshot(config, stage)
+        parts.append(Regressor(folder / "deploy.prototxt", weights, folder / "train_mean.binaryproto", config))
+    return Cascade(config, *parts)

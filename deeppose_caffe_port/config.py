@@ -1,0 +1,193 @@
+"""Settings of the two-stage project once, with their source (spec section 1 and the sections named), and the presets.
+
+Networks and solvers have their settings where Caffe has them, in prototxt files; `Net` and `Training` are what prototxts.py writes there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.poses import DataError
+from common.settings import resolve, setting
+from common.skeletons import K2HPD15, LSP14, MPII16, Skeleton
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("deeppose", "deeppose_refine")  # names of the model folders, of the nets' files and of the snapshots
+# data set -> its name in the project's folders, skeleton, splits to train and test on
+DATASETS = {
+    "k2hpd": ("K2HPD", K2HPD15, "train", "test"),
+    "lsp": ("LSP", LSP14, "train", "test"),
+    "lspet": ("LSPET", LSP14, "1-4000", "4001-5000"),
+    "mpii": ("MPII", MPII16, "train", "valid"),
+}
+SEED = 10086  # of shuffling and of the choice of patches (sections 3.1, 3.5)
+STEPS = ("import_data", "get_stage1", "get_k2hpd", "create_lmdb", "train", "accuracy", "output",
+         "get_stage2", "get_k2hpd2", "create_lmdb2", "train2", "accuracy2")  # fmt: skip
+
+
+@dataclass
+class Config:
+    """Settings of every program of this house."""
+
+    dataset: str = setting("k2hpd", "data set of common", tuple(DATASETS))
+    data_dir: str = setting("data", "folder of the data set (default: data/NAME of this repository)")
+    work: str | None = setting(None, "project folder: lists, LMDBs, prototxts, snapshots (default: experiments/deeppose_caffe_port/NAME)")
+    mode: str = setting("correct", "data handling: as it should be, or as the original did it", ("correct", "compat"))
+    train_split: str | None = setting(None, "training split (default: the data set's)")
+    test_split: str | None = setting(None, "test split (default: the data set's)", flag="--split")
+    limit: int | None = setting(None, "first N persons of each split only (dry run)")
+    width: int | None = setting(None, "width of the prepared images (K2HPD: 256, whole images; others: 256, crops of persons)")
+    height: int | None = setting(None, "their height (K2HPD: 212; others: 256)")
+    pad: float = setting(0.2, "margin around the joints' box of crops, as a share of its longer side")
+    allow_16bit: bool = setting(False, "take 16-bit images, divided by 256; without it they are an error (section 2)")
+    copies: int = setting(0, "further augmented copies of each training image: rotated, scaled, shifted (the original has none)")
+    alpha: float = setting(0.8, "side of a stage-2 patch as a share of the body diameter")
+    patch_rate: int = setting(15, "one patch in so many joints is kept")
+    displacements: int = setting(0, "random displacements of each kept patch, drawn from stage 1's errors (DeepPose; the original has none)")
+    spread: float = setting(1.0, "factor on the standard deviation of those displacements")
+    holdout: int = setting(1000, "patches at the list's end that become stage 2's test set")
+    allow_small: bool = setting(False, "accept fewer patches than the hold-out: an empty training list (as in the original)")
+    preset: str = setting("auto", "networks and solvers: the original's, or small ones; auto: smoke on synthetic data, else paper", ("auto", "paper", "cpu", "smoke"))
+    refinements: int = setting(1, "how often stage 2 is applied when testing (DeepPose repeats it)")
+    batch_size: int = setting(32, "images a batch when testing")
+    device: str = setting("auto", "cpu, cuda, cuda:N; auto: CUDA if there is any and the solver asks for GPU mode")
+    amp: str = setting("off", "mixed precision", ("off", "bf16"))
+    compile: bool = setting(False, "torch.compile the networks")
+    workers: int = setting(2, "threads that decode and resize images")
+    snapshot1: str | None = setting(None, "stage-1 snapshot: a .caffemodel or its iteration (default: the last one there)")
+    snapshot2: str | None = setting(None, "stage-2 snapshot, likewise")
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in folders."""
+        return DATASETS[self.dataset][0]
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """Joints that the networks regress."""
+        return DATASETS[self.dataset][1]
+
+    @property
+    def splits(self) -> tuple[str, str]:
+        """Splits to train and test on."""
+        return self.train_split or DATASETS[self.dataset][2], self.test_split or DATASETS[self.dataset][3]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the prepared images."""
+        standard = (256, 212) if self.whole_images else (256, 256)
+        return self.width or standard[0], self.height or standard[1]
+
+    @property
+    def whole_images(self) -> bool:
+        """Whether images are used as they are, instead of crops around persons."""
+        return self.dataset == "k2hpd"
+
+    @property
+    def data_root(self) -> Path:
+        """Folder of the data set."""
+        return ROOT / "data" / self.name if self.data_dir == "data" else Path(self.data_dir)
+
+    @property
+    def project(self) -> Path:
+        """Project folder."""
+        return Path(self.work) if self.work else ROOT / "experiments" / "deeppose_caffe_port" / self.name
+
+    @property
+    def diameter(self) -> tuple[int, int]:
+        """Ends of the body diameter: right shoulder and left hip (K2HPD: 3 and 12)."""
+        return self.skeleton.index("right_shoulder"), self.skeleton.index("left_hip")
+
+    def model_folder(self, stage: int) -> Path:
+        """Folder of stage 1 or 2: prototxts, LMDBs, mean, snapshots."""
+        return self.project / "models" / STAGES[stage - 1]
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network of the project: input side, conv1, and a multiplier of all hidden channels. Paper values: section 4."""
+
+    side: int
+    kernel: int
+    stride: int
+    width: float = 1.0
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class Training:
+    """What differs between solver files. Paper values: section 5."""
+
+    batch: int
+    max_iter: int
+    snapshot: int
+    weight_decay: float
+    base_lr: float = 1e-4
+    policy: str = 'lr_policy: "inv"\ngamma: 0.0001\npower: 0.75'
+    kind: str = "SGD"
+    display: int = 20
+    test_interval: int = 500
+    test_iter: int = 100
+    clip: float | None = None
+
+
+_STEPS = "lr_policy: \"multistep\"\ngamma: 0.1\nstepvalue: {}\nstepvalue: {}"
+# preset -> (net, training) of stages 1 and 2
+PRESETS: dict[str, tuple[tuple[Net, Training], tuple[Net, Training]]] = {
+    "paper": (
+        (Net(227, 11, 4), Training(32, 120000, 20000, 0.005)),
+        (Net(64, 10, 1), Training(64, 120000, 20000, 0.001)),
+    ),
+    "cpu": (
+        (Net(147, 11, 4, 0.5), Training(32, 6000, 2000, 1e-4, 1e-3, _STEPS.format(3500, 5200), "Adam", test_iter=200)),
+        (Net(40, 6, 1, 0.25, 0.0), Training(64, 6000, 2000, 1e-4, 1e-3, _STEPS.format(3500, 5200), "Adam", test_iter=200)),
+    ),
+    "smoke": (
+        (Net(115, 11, 4, 0.25, 0.0), Training(32, 1200, 400, 1e-4, 1e-3, _STEPS.format(700, 1000), "Adam", test_interval=200)),
+        (Net(40, 6, 1, 0.25, 0.0), Training(64, 1200, 400, 1e-4, 1e-3, _STEPS.format(700, 1000), "Adam", test_interval=200)),
+    ),
+}
+_SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1}
+# Settings of the workflow that go with a preset.
+WORKFLOW: dict[str, dict] = {"paper": {"mode": "compat"}, "cpu": {**_SMALL, "copies": 3}, "smoke": _SMALL}
+# What a project folder keeps of the settings it was made with; other programs take it from there.
+STORED = ("dataset", "mode", "train_split", "test_split", "width", "height", "pad", "copies", "alpha", "patch_rate", "displacements", "spread",
+          "holdout", "preset", "limit")  # fmt: skip
+# Those that must not change between the steps.
+FIXED = ("dataset", "mode", "width", "height", "pad", "alpha", "preset")
+
+
+def settle(given: dict, fresh: bool = False) -> Config:
+    """The settings from what the command line gives, the project folder's own (unless `fresh`), and the preset's.
+
+    DataError when a given setting contradicts the project folder; ValueError on an unknown value.
+    """
+    wanted = resolve(Config, given)
+    file = wanted.project / "project.json"
+    stored = {} if fresh or not file.is_file() else _read(file)
+    for name in FIXED:
+        if name in given and name in stored and getattr(wanted, name) != stored[name]:
+            raise DataError(
+                f"{file}: field {name} is {stored[name]!r}, this call gives {given[name]!r}; leave it out, or give another folder with --work"
+            )
+    preset = stored.get("preset", wanted.preset)
+    if preset == "auto":
+        preset = "smoke" if any((folder / "SYNTHETIC").exists() for folder in (wanted.data_root, wanted.data_root / "K2HPD")) else "paper"
+    return resolve(Config, WORKFLOW[preset], stored, {**given, "preset": preset})
+
+
+def _read(file: Path) -> dict:
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return {name: stored[name] for name in STORED}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is not a project file ({error}); run `workflow.py import_data` again") from error
+
+
+def store(config: Config) -> None:
+    """Write project.json."""
+    from common.checkpoints import write_json
+
+    write_json(config.project / "project.json", {name: getattr(config, name) for name in STORED})

@@ -1,0 +1,105 @@
+"""Images of the project: reading depth pictures, crops of persons, patches around joints, and the resizing of training and of testing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.geometry import apply_affine, box_center, crop_affine, pad_box, warp
+from common.poses import DataError, PoseSet, read_image
+from deeppose_caffe_port.config import Config
+
+
+def read_picture(path: str | Path, allow_16bit: bool = False) -> np.ndarray:
+    """(H,W,3) uint8 BGR, grey replicated. DataError when it is missing, unreadable, or not 8-bit and that was not allowed (section 2)."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if Path(path).is_file() else None
+    if image is None:
+        return read_image(path)  # its message says what is wrong
+    if image.dtype != np.uint8:
+        if not (allow_16bit and image.dtype == np.uint16):
+            raise DataError(
+                f"image {path} has {image.dtype.itemsize * 8} bits; training and testing of the original scale those differently."
+                " Convert it to 8 bits, or give --allow_16bit"
+            )
+        image = (image >> 8).astype(np.uint8)
+    if image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR) if image.shape[2] == 4 else image
+
+
+class Pictures:
+    """The pictures that the networks see of a PoseSet: whole images (K2HPD), or square crops around each person's annotated joints."""
+
+    def __init__(self, pose_set: PoseSet, config: Config):
+        self.pose_set, self.config = pose_set, config
+
+    def __len__(self) -> int:
+        return len(self.pose_set)
+
+    def matrix(self, row: int) -> np.ndarray:
+        """(2,3): image pixels -> pixels of the picture."""
+        if self.config.whole_images:
+            return np.eye(2, 3)
+        box = pad_box(self.pose_set.box[row], ratio=self.config.pad)
+        return crop_affine(box_center(box), max(box[2:].max(), 1.0), self.config.size)
+
+    def image(self, row: int, matrix: np.ndarray | None = None) -> np.ndarray:
+        """(height, width, 3) uint8 BGR."""
+        path = self.pose_set.images[row]
+        if self.config.whole_images and matrix is None:
+            image = read_picture(path, self.config.allow_16bit)
+            if image.shape[1::-1] != self.config.size:
+                raise DataError(f"image {path} is {image.shape[1]}x{image.shape[0]}, expected {self.config.size}; set --width and --height")
+            return image
+        picture = read_picture(path, self.config.allow_16bit) if self.config.whole_images else read_image(path)
+        return warp(picture, self.matrix(row) if matrix is None else matrix, self.config.size)
+
+    def joints(self, row: int, matrix: np.ndarray | None = None) -> np.ndarray:
+        """(J,2) joints in pixels of the picture; NaN where unlabelled."""
+        return apply_affine(self.matrix(row) if matrix is None else matrix, self.pose_set.joints[row])
+
+
+def patch(image: np.ndarray, center: np.ndarray, side: float) -> np.ndarray:
+    """The square of 2h+1 pixels around the truncated `center`, h = half of the truncated side; black outside the image (section 3.5)."""
+    half = int(side) // 2
+    x, y = (int(c) for c in center)
+    height, width = image.shape[:2]
+    out = np.zeros((2 * half + 1, 2 * half + 1, 3), np.uint8)
+    left, top = max(x - half, 0), max(y - half, 0)
+    right, bottom = min(x + half + 1, width), min(y + half + 1, height)
+    if right > left and bottom > top:
+        out[top - y + half : bottom - y + half, left - x + half : right - x + half] = image[top:bottom, left:right]
+    return out
+
+
+def resize(image: np.ndarray, side: int) -> np.ndarray:
+    """(side, side, 3) as the LMDB tool resizes: OpenCV's bilinear."""
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+def caffe_io_resize(image: np.ndarray, side: int) -> np.ndarray:
+    """(side, side, 3) float64 as pycaffe's caffe.io.resize_image did on scikit-image of 2018 (section 6).
+
+    Bilinear at (i + 0.5) in/out - 0.5, samples outside count as the image's minimum, so borders darken. `image` is float in [0, 1].
+    """
+    if image.shape[:2] == (side, side):
+        return image
+    low, high = image.min(), image.max()
+    if high == low:
+        return np.full((side, side, image.shape[2]), low)
+    rows, columns = (_bilinear(n, side) for n in image.shape[:2])
+    scaled = (image - low) / (high - low)
+    return np.einsum("ih,hwc,jw->ijc", rows, scaled, columns, optimize=True) * (high - low) + low
+
+
+def _bilinear(size: int, out: int) -> np.ndarray:
+    """(out, size) weights of linear interpolation; those of samples outside are missing."""
+    position = (np.arange(out) + 0.5) * size / out - 0.5
+    first = np.floor(position).astype(int)
+    weights = np.zeros((out, size))
+    for offset, weight in ((0, 1 - (position - first)), (1, position - first)):
+        inside = (first + offset >= 0) & (first + offset < size)
+        weights[np.flatnonzero(inside), (first + offset)[inside]] += weight[inside]
+    return weights

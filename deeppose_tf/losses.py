@@ -1,0 +1,25 @@
+"""The training loss, in `keras.ops`."""
+
+from __future__ import annotations
+
+from keras import ops
+
+
+def per_example_loss(predicted, targets, valid):
+    """(N,) sums of squared errors over the valid coordinates, divided by the number of valid joints; 0 for an example without any.
+
+    predicted (N,2J), targets (N,J,2), valid (N,J). DT's `joint_euclidean_loss`: no square root, despite its name.
+    """
+    valid = ops.cast(valid, "float32")
+    error = ops.reshape(predicted, ops.shape(targets)) - targets
+    total = ops.sum(ops.square(error) * valid[..., None], axis=(1, 2))
+    return total / ops.maximum(ops.sum(valid, axis=1), 1.0)
+
+
+def pose_loss(predicted, targets, valid, mode: str = "correct"):
+    """Mean of `per_example_loss`. An example without a valid joint makes it NaN in mode compat (DT) and is left out otherwise."""
+    losses = per_example_loss(predicted, targets, valid)
+    counted = ops.cast(ops.any(ops.cast(valid, "bool"), axis=1), "float32")
+    if mode == "compat":
+        return ops.mean(ops.where(counted > 0, losses, float("nan")))
+    return ops.sum(losses) / ops.maximum(ops.sum(counted), 1.0)

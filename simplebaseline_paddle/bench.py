@@ -1,0 +1,155 @@
+"""Speed against the obvious peers, in CPU seconds of one run.
+
+    python simplebaseline_paddle/bench.py inference [--preset coco_256x192 --persons 32]   # scoring against the bare predictor and eager
+    python simplebaseline_paddle/bench.py loader [--persons 200]                           # decode, augment, warp, target
+
+inference: images of random JPEGs through loader, network and decoding as val.py does it (without flip test), against Paddle's oneDNN
+predictor alone on tensors that lie ready, and against the eager network. Runs in one thread and one process; sides take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+from simplebaseline_paddle.config import PRESETS, Config  # noqa: E402
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("inference", "loader"))
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="mpii_256x256")
+    parser.add_argument("--persons", type=int, default=None, help="default: 32 for inference, 200 for loader")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=3, help="timed runs of each side (default: 3)")
+    parser.add_argument("--size", default="640x480", help="width x height of the JPEGs (default: 640x480)")
+    parser.add_argument("--json", help="also write the figures here")
+    args = parser.parse_args(argv)
+    args.persons = args.persons or (32 if args.what == "inference" else 200)
+    return args
+
+
+def make_people(folder: Path, count: int, size: str):
+    """(Records, skeleton) of `count` persons, each in a JPEG of its own with natural amounts of detail."""
+    import cv2
+    import numpy as np
+
+    from common.skeletons import MPII16
+    from simplebaseline_paddle.records import Records
+
+    width, height = map(int, size.split("x"))
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(min(count, 50)):
+        # noise of several scales, because decoding time depends on detail
+        layers = [cv2.resize(rng.integers(0, 255, (height // s, width // s, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC) for s in (4, 16, 64)]
+        paths.append(str(folder / f"{i}.jpg"))
+        cv2.imwrite(paths[-1], np.mean(layers, axis=0).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    center = rng.uniform(0.4, 0.6, (count, 2)) * (width, height)
+    scale = np.repeat(rng.uniform(1.5, 2.4, (count, 1)), 2, axis=1)
+    joints = center[:, None] + rng.uniform(-100, 100, (count, len(MPII16), 2))
+    records = Records(
+        images=[paths[i % len(paths)] for i in range(count)], image_id=np.arange(count), rows=np.arange(count), center=center, scale=scale,
+        joints=joints, seen=np.ones(joints.shape[:2], bool), box_score=np.ones(count), note="random",
+    )  # fmt: skip
+    return records, MPII16
+
+
+def cpu_seconds(sides: dict, runs: int) -> dict[str, float]:
+    """Median CPU seconds of each side, in turns, after one untimed call each."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for call in sides.values():
+        call()
+    for _ in range(runs):
+        for name, call in sides.items():
+            start = time.process_time()
+            call()
+            times[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
+    """CPU seconds of scoring, of the bare predictor and of the eager network for the same persons."""
+    import numpy as np
+
+    from common.settings import resolve
+    from simplebaseline_paddle.data import PersonDataset, make_loader
+    from simplebaseline_paddle.engine import predict
+    from simplebaseline_paddle.infer import make_forward
+    from simplebaseline_paddle.model import build_model
+
+    config = resolve(Config, PRESETS[args.preset], {"workers": 0, "flip_test": False, "kp_dim": 16}).checked()
+    records, skeleton = make_people(folder, args.persons, args.size)
+    model = build_model(config, 0)
+    fast, eager = (make_forward(model, config.input_size, e, threads=1) for e in ("auto", "eager"))
+    width, height = config.input_size
+    ready = np.random.default_rng(0).standard_normal((args.batch_size, 3, height, width), np.float32)
+    batches = -(-args.persons // args.batch_size)
+    dataset = PersonDataset(records, skeleton, config, training=False)
+
+    def score():
+        loader = make_loader(dataset, args.batch_size, False)
+        return [joints for _, joints, *_ in predict(fast, loader, records, config, skeleton, progress=False)]
+
+    sides = {
+        "val.py's loop": score,
+        "bare predictor": lambda: [fast(ready) for _ in range(batches)],
+        "eager": lambda: [eager(ready) for _ in range(batches)],
+    }
+    seconds = cpu_seconds(sides, args.runs)
+    ours = seconds["val.py's loop"]
+    return {
+        "network": config.name, "persons": args.persons, "cpu_seconds": seconds,
+        "persons_per_cpu_second": {k: args.persons / v for k, v in seconds.items()},
+        "loop_over_bare_predictor": ours / seconds["bare predictor"], "eager_over_loop": seconds["eager"] / ours,
+    }  # fmt: skip
+
+
+def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
+    """Training samples a CPU second: JPEGs decoded whole, and decoded smaller where the crop allows it."""
+    from dataclasses import replace
+
+    from common.settings import resolve
+    from simplebaseline_paddle.data import PersonDataset
+
+    config = resolve(Config, PRESETS[args.preset], {"kp_dim": 16}).checked()
+    records, skeleton = make_people(folder, args.persons, args.size)
+    sets = {n: PersonDataset(records, skeleton, replace(config, fast_decode=f), training=True) for n, f in (("whole", False), ("reduced", True))}
+    seconds = cpu_seconds({n: lambda d=d: [d[0, i] for i in range(args.persons)] for n, d in sets.items()}, args.runs)
+    return {"images": args.size, "crop": f"{config.input_size[0]}x{config.input_size[1]}", "samples_per_cpu_second": {n: args.persons / s for n, s in seconds.items()}}
+
+
+def main(argv=None) -> int:
+    """Print the figures and optionally write them."""
+    args = parse_args(argv)
+    import json
+
+    import cv2
+
+    from common.checkpoints import versions, write_json
+    from simplebaseline_paddle.machine import Machine
+
+    cv2.setNumThreads(0)
+    if args.what == "inference":
+        Machine(use_gpu=False, threads=1)
+    with tempfile.TemporaryDirectory() as folder:
+        result = (bench_inference if args.what == "inference" else bench_loader)(args, Path(folder))
+    result["versions"] = versions()
+    print(json.dumps(result, indent=1))
+    if args.json:
+        write_json(args.json, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

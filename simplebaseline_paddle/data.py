@@ -1,0 +1,119 @@
+"""Records -> crops, augmentation, targets -> Paddle batches.
+
+Images travel as uint8 and are normalised where the network runs. Every draw comes from a generator keyed by (seed, epoch, person): batches
+depend neither on the number of workers nor on a resume.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from paddle import io
+
+from common.poses import read_image
+from common.skeletons import Skeleton
+from simplebaseline_paddle import transforms
+from simplebaseline_paddle.config import STRIDE, Config, augmentation_of
+from simplebaseline_paddle.records import Records
+from simplebaseline_paddle.transforms import Augmentation, Person
+
+_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+def read_reduced(path: str, factor: int) -> tuple[np.ndarray, int]:
+    """(image, factor): a JPEG decoded at 1/`factor` of its size, other images whole (factor 1). DataError as `read_image`."""
+    if factor > 1 and path.lower().endswith((".jpg", ".jpeg")) and Path(path).is_file():
+        image = cv2.imread(path, _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is not None:
+            return image, factor
+    return read_image(path), 1
+
+
+class PersonDataset(io.Dataset):
+    """Persons as network input. Items are dicts of arrays: image (H,W,3) uint8 BGR and index, for training also target (K,h,w) and weight (K,1).
+
+    Keys are (epoch, index).
+    """
+
+    def __init__(self, records: Records, skeleton: Skeleton, config: Config, training: bool):
+        super().__init__()
+        self.records, self.skeleton, self.config, self.training = records, skeleton, config, training
+        self.factors = augmentation_of(config)
+        self.fast = training and config.fast_decode and config.mode == "correct"
+        self._last: tuple = (None, None)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+        epoch, index = key
+        records, config = self.records, self.config
+        person = Person(records.center[index], records.scale[index], records.joints[index], records.seen[index])
+        change = self._draw(epoch, index) if self.training else Augmentation()
+        factor = transforms.reduction(person.scale * change.scale, config.input_size[0]) if self.fast else 1
+        image, factor = self._image(records.images[index], factor)
+        pixels, joints, seen = transforms.crop(image, person, config.input_size, self.skeleton, change, factor)
+        item = {"image": pixels, "index": np.int64(index)}
+        if self.training:
+            compat = config.mode == "compat"
+            item["target"], item["weight"] = transforms.targets(joints, seen, config.map_size, config.sigma, STRIDE, compat)
+        return item
+
+    def _draw(self, epoch: int, index: int) -> Augmentation:
+        rng = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, epoch, index]))
+        return transforms.draw_augmentation(rng, *self.factors)
+
+    def _image(self, path: str, factor: int) -> tuple[np.ndarray, int]:
+        """The image, kept for the next person: in scoring, those of one image follow each other."""
+        if self._last[0] != (path, factor):
+            self._last = ((path, factor), read_reduced(path, factor))
+        return self._last[1]
+
+
+class EpochBatches(io.BatchSampler):
+    """Batches of (epoch, index) in an order fixed by (seed, epoch), shared among `world` processes, starting `skip` batches into the epoch.
+
+    Training batches are shuffled, whole and of equal number in every process: process r takes every world-th person of each global batch.
+    Otherwise every person comes exactly once in one of the processes.
+    """
+
+    def __init__(self, length: int, batch: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1):
+        self.length, self.batch, self.seed, self.shuffle, self.rank, self.world = length, batch, seed, shuffle, rank, world
+        self.epoch = self.skip = 0
+
+    def __iter__(self):
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length) if self.shuffle else np.arange(self.length)
+        if self.shuffle:
+            batches = [order[b * self.batch : (b + 1) * self.batch][self.rank :: self.world] for b in range(self.total)]
+        else:
+            own = np.array_split(order, self.world)[self.rank]  # neighbours share images
+            batches = [own[i : i + self.batch] for i in range(0, len(own), self.batch)]
+        for indices in batches[self.skip :]:
+            yield [(self.epoch, int(i)) for i in indices]
+
+    @property
+    def total(self) -> int:
+        """Batches of a whole epoch."""
+        if not self.shuffle:
+            return -(-len(np.array_split(np.arange(self.length), self.world)[self.rank]) // self.batch)
+        return max(self.length // self.batch, int(self.length > 0 and self.world == 1))
+
+    def __len__(self) -> int:
+        return max(self.total - self.skip, 0)
+
+
+def _quiet_worker(_: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def make_loader(dataset: PersonDataset, batch: int, shuffle: bool, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0) -> io.DataLoader:
+    """Batches of `batch` persons (over all processes in training) with `config.workers` processes that hand them over in shared memory."""
+    sampler = EpochBatches(len(dataset), batch, dataset.config.seed, shuffle, rank, world)
+    sampler.epoch, sampler.skip = epoch, skip
+    workers = dataset.config.workers
+    return io.DataLoader(
+        dataset, batch_sampler=sampler, num_workers=workers, use_shared_memory=workers > 0, worker_init_fn=_quiet_worker if workers else None,
+        use_buffer_reader=False,
+    )  # fmt: skip

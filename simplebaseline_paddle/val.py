@@ -1,0 +1,270 @@
+"""Score a checkpoint on a labelled split and write the prediction file.
+
+    python simplebaseline_paddle/val.py                                                    # data/coco, newest checkpoint of train.py
+    python simplebaseline_paddle/val.py --dataset mpii --checkpoint pose-resnet50-mpii-384x384 --data_root DIR
+    python simplebaseline_paddle/val.py --checkpoint pose_resnet_50_256x192.pth.tar --preset coco_256x192 \\
+        --boxes detections --detections COCO_val2017_detections_AP_H_56_person.json
+    python -m paddle.distributed.launch --nproc_per_node 4 simplebaseline_paddle/val.py ...
+
+Checkpoints of train.py bring their settings; the originals' files (Fluid folder, .pth.tar) say their depth and joints, the input size comes
+from --preset or --height and --width. Every result states which boxes were used. On CPUs the network runs in Paddle's predictor with oneDNN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+from common.poses import DataError, PoseSet  # noqa: E402
+from common.predictions import Predictions, predictions_for  # noqa: E402
+from simplebaseline_paddle.arguments import drop_ignored, plain_switches, switches  # noqa: E402
+from simplebaseline_paddle.config import BOXES, DATASETS, PRESETS, Config, data_root, run_directory  # noqa: E402
+from simplebaseline_paddle.infer import ENGINES  # noqa: E402
+
+PROTOCOL = {"mpii": "pckh@0.5", "coco": "oks_ap", "lsp": "pck_torso@0.2", "lspet": "pck_torso@0.2", "penn_action": "pck_box@0.2", "ai_challenger": "aic_map"}
+# options that win over a checkpoint's own settings
+_OVERRIDES = ("kp_dim", "depth", "height", "width", "colour", "mode", "boxes", "style", "flip_test", "shift_heatmap", "post_process", "workers", "limit")
+
+
+def common_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every program that runs a checkpoint asks for."""
+    add = parser.add_argument
+    add("--checkpoint", help="Fluid folder, .pdparams or .pth.tar (default: best, else last of train.py's output folder)")
+    add("--model_save_dir", default="output", help="as in train.py (default: output)")
+    add("--preset", choices=("auto", *PRESETS), default="auto", help="settings of a file that has none: auto is smoke on synthetic data, else paper")
+    add("--kp_dim", "--joints", type=int, help="joints (default: the checkpoint's, which it must equal)")
+    add("--depth", type=int, help="layers of the ResNet (default: the checkpoint's, which it must equal)")
+    add("--height", type=int, help="input height (default: the checkpoint's)")
+    add("--width", type=int, help="input width (default: the checkpoint's)")
+    add("--style", choices=("pytorch", "caffe"), help="place of the stride, which weights do not show (default: the checkpoint's, else pytorch)")
+    add("--colour", choices=("bgr", "rgb"), help="channel order (default: the checkpoint's, else bgr)")
+    add("--mode", choices=("correct", "compat"), help="data handling (default: the checkpoint's, which it must equal)")
+    add("--weights", choices=("averaged", "raw"), default="averaged", help="the moving average where the checkpoint has one (default)")
+    add("--random_weights", action="store_true", help="the network with fresh random weights (a baseline)")
+    add("--engine", choices=ENGINES, default="auto", help="predictor (auto), tensorrt on GPUs, or eager")
+    add("--use_gpu", action=argparse.BooleanOptionalAction, help="compute on the GPU (default: where there is one)")
+    add("--threads", type=int, default=0, help="CPU threads; 0 leaves Paddle's choice")
+    add("--workers", type=int, help="loader processes (default: the checkpoint's, else 2)")
+    add("--batch_size", type=int, default=32, help="persons a batch (default: 32; the original's 128 needs more memory, with equal results)")
+    add("--limit", type=int, help="the first N persons only")
+    for name, text in (("flip_test", "average with the mirrored image"), ("shift_heatmap", "shift its maps by one cell"),
+                       ("post_process", "quarter-cell refinement")):  # fmt: skip
+        add(f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=f"{text} (default: on)")
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--dataset", choices=DATASETS, default="coco", help="data set (default: coco)")
+    add("--data_root", help="its folder (default: data/DATASET)")
+    add("--split", default="valid", help="split to score (default: valid)")
+    common_arguments(parser)
+    add("--boxes", choices=BOXES, help="COCO persons: the Paddle project's selection of annotated boxes (default), all of them, or --detections")
+    add("--detections", help="COCO detection JSON; implies --boxes detections")
+    add("--image_threshold", type=float, default=0.0, help="least score of a detection (default: 0)")
+    add("--oks_threshold", type=float, default=0.9, help="OKS above which the worse of two poses goes (default: 0.9)")
+    add("--joint_threshold", type=float, default=0.2, help="joint score above which a joint counts in a person's score (default: 0.2)")
+    add("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
+    add("--out", help="prediction file (default: output/simplebase-DATASET/SPLIT.npz)")
+    add("--json", help="also write the scores here, as `common.evaluate --json`")
+    add("--result", help="also write a run file for common.crosscheck here")
+    names = switches() | {"random_weights"}
+    args = parser.parse_args(plain_switches(drop_ignored(sys.argv[1:] if argv is None else argv), names))
+    if args.detections and args.boxes is None:
+        args.boxes = "detections"
+    return args
+
+
+@contextmanager
+def averaged_weights(model, ema):
+    """Inside, `model` has the moving average's weights (`ema` may be None); the training weights come back afterwards."""
+    if ema is None:
+        yield
+        return
+    own = {k: v.clone() for k, v in model.state_dict().items()}
+    model.set_state_dict(ema.shadow)
+    try:
+        yield
+    finally:
+        model.set_state_dict(own)
+
+
+def pick_checkpoint(args: argparse.Namespace) -> Path | None:
+    """The checkpoint that the options name; without one the best of the run directory, else the last, else None."""
+    if args.checkpoint:
+        return Path(args.checkpoint)
+    directory = run_directory(Config(dataset=args.dataset, model_save_dir=args.model_save_dir))
+    return next((directory / f"{n}.pdparams" for n in ("best", "last") if (directory / f"{n}.pdparams").is_file()), None)
+
+
+def load_model(args: argparse.Namespace, joints: int | None, synthetic: bool = False):
+    """(network, settings, checkpoint or None): of the checkpoint, or fresh random weights where there is none, which is said.
+
+    DataError when a checkpoint of another joint count, depth or mode is given.
+    """
+    from common.settings import resolve
+    from simplebaseline_paddle.checkpoint import load_network
+    from simplebaseline_paddle.model import build_model
+
+    options = {k: getattr(args, k, None) for k in _OVERRIDES}
+    options["kp_dim"] = options["kp_dim"] or joints
+    preset = PRESETS[("smoke" if synthetic else "paper") if args.preset == "auto" else args.preset]
+    base = {**preset, "dataset": args.dataset, "data_root": getattr(args, "data_root", None)}
+    path = pick_checkpoint(args)
+    if path is not None:
+        model, config = load_network(path, {**options, "dataset": args.dataset}, base, args.weights == "averaged")
+        if args.random_weights:
+            model = build_model(config, config.seed)
+        return model, config, path
+    if not args.random_weights:
+        train = f"python {ROOT / 'simplebaseline_paddle/train.py'} --dataset {args.dataset}"
+        print(f"NO CHECKPOINT: scoring an untrained network with random weights. Make one with `{train}`, or give --checkpoint", file=sys.stderr)
+    config = resolve(Config, base, {k: v for k, v in options.items() if v is not None}).checked()
+    return build_model(config, config.seed), config, None
+
+
+def predict_records(model, config: Config, pose_set: PoseSet, records, machine, engine: str = "auto", batch_size: int = 32, picture: Path | None = None):
+    """(Predictions for the persons of `records`, the PoseSet to score them against).
+
+    In a distributed run every process predicts its share and the first gets all of them, each person once; the others get only theirs.
+    """
+    import numpy as np
+
+    from simplebaseline_paddle.data import PersonDataset, make_loader
+    from simplebaseline_paddle.engine import predict
+    from simplebaseline_paddle.infer import make_forward
+    from simplebaseline_paddle.pictures import heatmap_grid, save_grid
+
+    dataset = PersonDataset(records, pose_set.skeleton, config, training=False)
+    loader = make_loader(dataset, batch_size, False, machine.rank, machine.world)
+    forward = make_forward(model, config.input_size, engine, machine.gpu, machine.threads)
+    shape = (len(records), len(pose_set.skeleton))
+    joints, score, count = np.full((*shape, 2), np.nan), np.zeros(shape, np.float32), np.zeros(shape[0], np.int64)
+    for index, found, confidence, images, maps in predict(forward, loader, records, config, pose_set.skeleton, machine.is_main):
+        joints[index], score[index] = found, confidence
+        np.add.at(count, index, 1)
+        if picture and machine.is_main:
+            save_grid(picture, heatmap_grid(images[:8], maps[:8]))
+            picture = None
+    if machine.world > 1:
+        joints, score, count = gather(joints, score, count)
+    if machine.is_main and (count != 1).any():
+        raise RuntimeError(f"person {np.argmax(count != 1)} was predicted {count[np.argmax(count != 1)]} times instead of once")
+    return assemble(config, pose_set, records, joints, score)
+
+
+def gather(joints, score, count):
+    """Every process's share, put together; a person that is nobody's keeps NaN."""
+    import numpy as np
+    import paddle
+
+    parts: list = []
+    paddle.distributed.all_gather_object(parts, (joints, score, count))
+    out_joints, out_score = np.full_like(joints, np.nan), np.zeros_like(score)
+    for own_joints, own_score, own_count in parts:
+        out_joints[own_count > 0], out_score[own_count > 0] = own_joints[own_count > 0], own_score[own_count > 0]
+    return out_joints, out_score, sum(part[2] for part in parts)
+
+
+def assemble(config: Config, pose_set: PoseSet, records, joints, score) -> tuple[Predictions, PoseSet]:
+    """Predictions and the PoseSet to score them against: for COCO the whole split (so that persons not looked at count as missed)."""
+    meta = {"model": config.name, "boxes": records.note, "flip_test": config.flip_test, "mode": config.mode, "settings": asdict(config)}
+    boxes = {"box": records.box, "box_score": records.box_score, "area": records.area}
+    if pose_set.name != "coco":
+        kept = pose_set.select(records.rows)
+        return predictions_for(kept, joints, score, meta, **{**boxes, "area": kept.area if kept.area is not None else records.area}), kept
+    import numpy as np
+
+    person = np.where(records.rows >= 0, pose_set.person_id[records.rows], -1 - np.arange(len(records)))
+    predictions = Predictions(
+        skeleton=pose_set.skeleton, joints=joints.astype(np.float32), score=score.astype(np.float32), person_score=score.mean(1), **boxes,
+        image_id=records.image_id, person_id=person, frame=np.full(len(records), -1), dataset=pose_set.name, split=pose_set.split,
+        meta={"synthetic": pose_set.synthetic, **meta},
+    )  # fmt: skip
+    return predictions, pose_set
+
+
+def score_and_write(args: argparse.Namespace, config: Config, checkpoint: Path | None, predictions: Predictions, pose_set: PoseSet) -> None:
+    """Write the prediction file, print the originals' table and the protocols' figures, and write them as JSON if asked."""
+    from common.checkpoints import sha256_of, versions
+    from common.evaluate import comparable, score, table, write_json
+    from common.predictions import save_predictions
+
+    trained = checkpoint if not args.random_weights else None
+    hashed = sha256_of(trained) if trained and trained.is_file() else None
+    predictions.meta |= {"house": "simplebaseline_paddle", "checkpoint": str(trained or "random weights"), "weights_hash": hashed, "versions": versions()}
+    out = Path(args.out) if args.out else run_directory(config) / f"{args.split}.npz"
+    save_predictions(out, predictions)
+    print(f"predictions: {out}")
+    results = score(pose_set, predictions, args.protocol)
+    verdicts = {name: comparable(pose_set, predictions, name) for name in results}
+    if args.json:
+        write_json(args.json, results, verdicts)
+    if args.result:
+        from common.crosscheck import save_run
+
+        entries = {name: {**r.as_dict(), "comparable": verdicts[name][0], "comparison": verdicts[name][1]} for name, r in results.items()}
+        meta = {k: v for k, v in predictions.meta.items() if k not in ("settings", "versions")} | {"preset": args.preset, "seed": config.seed}
+        save_run(args.result, house="simplebaseline_paddle", model=config.name, dataset=pose_set.name, split=pose_set.split, protocols=entries,
+                 meta=meta, command="python simplebaseline_paddle/val.py " + " ".join(sys.argv[1:]))  # fmt: skip
+    print(table(pose_set, predictions, results, verdicts))
+    print("\n" + original_table(config, results))
+
+
+def original_table(config: Config, results: dict) -> str:
+    """The line that the Paddle project prints, with three decimals; empty when none of its figures was asked for."""
+    columns = {}
+    if "pckh@0.5" in results:
+        groups = {"head_top": "Head", **{n: n.title() for n in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")}}
+        result = results["pckh@0.5"]
+        columns |= {title: result.groups[name] for name, title in groups.items() if name in result.groups} | {"Mean": result.total}
+    if "mean@0.1:compat" in results:
+        columns["Mean@0.1"] = results["mean@0.1:compat"].total
+    if "oks_ap" in results:
+        columns |= results["oks_ap"].values
+    if not columns:
+        return ""
+    cells = [f"SIMPLEBASE RESNET{config.depth}", *[f"{value:.3f}" for value in columns.values()]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (["Arch", *columns], ["---"] * len(cells), cells))
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    try:
+        args = parse_args(argv)
+        from simplebaseline_paddle.sources import load_pose_set
+
+        pose_set = load_pose_set(args.dataset, args.data_root, args.split)
+        synthetic = (data_root(args.data_root, args.dataset) / "SYNTHETIC").exists()
+        run(args, pose_set, synthetic)
+    except (DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(args: argparse.Namespace, pose_set: PoseSet, synthetic: bool) -> None:
+    """Predict, write and score."""
+    from simplebaseline_paddle.machine import Machine
+    from simplebaseline_paddle.records import records_for
+
+    machine = Machine(args.use_gpu, args.threads)
+    model, config, checkpoint = load_model(args, len(pose_set.skeleton), synthetic)
+    records = records_for(pose_set, config, args.detections, args.image_threshold)
+    if machine.is_main:
+        print(f"{config.name}, {len(records)} persons, boxes: {records.note}")
+    picture = run_directory(config) / "visualization@val.jpg"
+    predictions, truth = predict_records(model, config, pose_set, records, machine, args.engine, args.batch_size, picture)
+    if machine.is_main:
+        score_and_write(args, config, checkpoint, predictions, truth)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

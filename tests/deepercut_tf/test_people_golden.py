@@ -1,0 +1,186 @@
+"""From network maps to persons, pairwise statistics and PCK, against what the original produced."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deepercut_tf.config import make_config
+from deepercut_tf.detections import Detections, Maps, argmax_pose, arrows, detect, disc, unpack_maps
+from deepercut_tf.eval_pck import per_joint_pck, report
+from deepercut_tf.joints import joint_groups
+from deepercut_tf.multicut import logit_cost
+from deepercut_tf.pair_statistics import collect, load_statistics, ordered_pairs, save_statistics
+from deepercut_tf.pairwise import SpatialModel, load_spatial_model, pair_graph, save_spatial_model
+from deepercut_tf.people import assemble, group_by_masks, solve_detections
+
+pytestmark = pytest.mark.golden
+EXACT = {"rtol": 0, "atol": 1e-6}  # as the fixtures ask; both sides compute in float64
+
+
+@pytest.fixture(scope="module")
+def stored(golden_dir):
+    return np.load(golden_dir / "deepercut_tf" / "multiperson.npz")
+
+
+@pytest.fixture(scope="module")
+def ties(golden_dir):
+    return json.loads((golden_dir / "deepercut_tf" / "fixture.json").read_text())["multiperson_with_ties"]
+
+
+def cases(stored):
+    return [(f"m{case['id']:02d}", case) for case in json.loads(str(stored["meta_json"]))]
+
+
+def detections(stored, name):
+    joint = np.repeat(np.arange(len(stored[name + "_det_count"])), stored[name + "_det_count"])
+    grid, coord = stored[name + "_det_coord_grid"].reshape(-1, 2), stored[name + "_det_coord"].reshape(-1, 2)
+    return Detections(joint, stored[name + "_det_conf"].ravel(), grid, coord, stored[name + "_det_pairwise"])
+
+
+def spatial_model(stored, name, joints):
+    model = SpatialModel.empty(joints)
+    for (a, b), low, high, weight in zip(*(stored[f"{name}_sm_{key}"] for key in ("pairs", "Xmin", "Xmax", "w"))):
+        model.low[a, b], model.high[a, b], model.weight[a, b] = low, high, weight
+    return model
+
+
+def test_detections(stored, ties):
+    for name, case in cases(stored):
+        if name in ties:
+            continue
+        maps = Maps(stored[name + "_scmap"], stored[name + "_locref"], stored[name + "_pairwise_diff"])
+        found = detect(maps, case["nms_radius"], case["det_min_score"], case["stride"])
+        expected = detections(stored, name)
+        assert len(found) == len(expected)
+        for key in ("joint", "conf", "grid", "coord", "pairwise") if len(expected) else ():
+            np.testing.assert_allclose(getattr(found, key), getattr(expected, key), **EXACT)
+    for key in stored.files:
+        if key.startswith("nmsgrid_"):
+            np.testing.assert_array_equal(disc(float(key.removeprefix("nmsgrid_"))), stored[key])
+
+
+def test_pair_graph(stored):
+    for name, case in cases(stored):
+        found = detections(stored, name)
+        pairs, probability = pair_graph(found, case["num_joints"], spatial_model(stored, name, case["num_joints"]), case["sparse_graph"])
+        used = len(pairs)
+        np.testing.assert_array_equal(pairs, stored[name + "_pwidx"][:used])
+        np.testing.assert_allclose(probability, stored[name + "_pw"][:used, 0], **EXACT)
+        # the original allocates all pairs of joints and leaves the rest 0
+        assert not stored[name + "_pwidx"][used:].any() and not stored[name + "_pw"][used:].any()
+
+
+def test_spatial_model_files(stored, tmp_path):
+    """The files that we write read back the same."""
+    name, case = cases(stored)[1]
+    model = spatial_model(stored, name, case["num_joints"])
+    save_spatial_model(tmp_path, model)
+    read = load_spatial_model(tmp_path, case["num_joints"])
+    for key in ("low", "high", "weight"):
+        np.testing.assert_array_equal(getattr(read, key), getattr(model, key))
+
+
+def test_solver_and_persons(stored):
+    for name, case in cases(stored):
+        joints, found = case["num_joints"], detections(stored, name)
+        labelling = solve_detections(found, joints, spatial_model(stored, name, joints), case["sparse_graph"])
+        if len(found):
+            np.testing.assert_allclose(logit_cost(found.conf), stored[name + "_solver_unary"][:, 0], **EXACT)
+            np.testing.assert_array_equal(labelling[:, 0], stored[name + "_solver_result"][:, 0])
+            own = assemble(found, labelling, joints)
+            assert sorted(map(str, np.nan_to_num(own.joints).round(5).tolist())) == sorted(map(str, stored[name + "_person_conf_correct"].round(5).tolist()))
+            labelling = stored[name + "_solver_result"]
+            correct = assemble(found, labelling, joints).joints
+            np.testing.assert_allclose(np.nan_to_num(correct), stored[name + "_person_conf_correct"], **EXACT)
+        compat = assemble(found, labelling, joints, "compat").joints
+        np.testing.assert_allclose(compat, stored[name + "_person_conf"], **EXACT)
+
+
+def test_argmax_and_arrows(stored):
+    for name, _ in cases(stored):
+        maps = Maps(stored[name + "_scmap"], stored[name + "_locref"], stored[name + "_pairwise_diff"])
+        pose = argmax_pose(maps)
+        np.testing.assert_allclose(pose, stored[name + "_argmax_pose"], **EXACT)
+        np.testing.assert_allclose(argmax_pose(Maps(maps.score, 0 * maps.locref)), stored[name + "_argmax_pose_nolocref"], **EXACT)
+        pairs, starts, ends = arrows(maps, pose)
+        place = {tuple(pair): i for i, pair in enumerate(pairs.tolist())}
+        order = [place[tuple(pair)] for pair in stored[name + "_arrow_keys"].tolist()]
+        np.testing.assert_allclose(starts[order], stored[name + "_arrow_start"], **EXACT)
+        np.testing.assert_allclose(ends[order], stored[name + "_arrow_end"], **EXACT)
+
+
+def test_grouping_by_masks(stored):
+    checked = 0
+    for name, _ in cases(stored):
+        if name + "_segm" not in stored.files:
+            continue
+        shape = stored[name + "_segm_shape"]
+        masks = np.unpackbits(stored[name + "_segm"])[: np.prod(shape)].reshape(shape)
+        maps = Maps(stored[name + "_scmap"], stored[name + "_locref"])
+        found = group_by_masks(maps, masks)
+        np.testing.assert_allclose(found.reshape(len(found), -1), stored[name + "_segm_keypoints"], **EXACT)
+        checked += 1
+    assert checked
+
+
+def test_unpacking(stored, tmp_path):
+    """De-normalisation with the statistics at the fixture's global scale, which is read off its first pair."""
+    joints = stored["x_scmap"].shape[-1]
+    raw, unpacked = stored["x_in_pairwise_pred"][0].astype(float), stored["x_pairwise"].astype(float)
+    slope = np.polyfit(raw[..., 0].ravel(), unpacked[..., 0, 0].ravel(), 1)[0]
+    save_statistics(tmp_path / "stats.mat", stored["x_means"], stored["x_stds"], joints)
+    np.testing.assert_array_equal(ordered_pairs(joints), stored["x_graph"])
+    statistics = load_statistics(tmp_path / "stats.mat", joints, scale=slope / stored["x_stds"][0, 0])
+    config = make_config({"location_refinement": True, "pairwise_predict": True, "num_joints": joints})
+    outputs = {"part_prob": stored["x_in_part_prob"], "locref": stored["x_in_locref"], "pairwise_pred": stored["x_in_pairwise_pred"]}
+    maps = unpack_maps(outputs, config, statistics)
+    np.testing.assert_array_equal(maps.score, stored["x_scmap"])
+    # float32 network outputs times numbers up to 100
+    np.testing.assert_allclose(maps.locref, stored["x_locref"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(maps.pairwise, stored["x_pairwise"], rtol=1e-5, atol=1e-4)
+
+
+def test_pairwise_statistics(golden_dir):
+    data = np.load(golden_dir / "deepercut_tf" / "pairwise_stats.npz")
+    joints = data["joints"].shape[1]
+    from common.skeletons import MPII14
+
+    widths = [float(data["width"])] * len(data["joints"]) if data["mirror"] else None
+    mean, deviation, count = collect(list(data["joints"].astype(float)), joints, widths, joint_groups(MPII14)[0])
+    assert (count == len(data["joints"]) * (2 if data["mirror"] else 1)).all()
+    np.testing.assert_array_equal(ordered_pairs(joints), data["graph"])
+    np.testing.assert_allclose(mean, data["means"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(deviation, data["std_devs"], rtol=0, atol=1e-9)
+
+
+def test_collected_offsets(golden_dir):
+    """The raw offsets of the target fixtures give the same means and deviations as our table of persons."""
+    stored = np.load(golden_dir / "deepercut_tf" / "targets.npz")
+    for case in json.loads(str(stored["meta_json"])):
+        name = f"t{case['id']:02d}_"
+        if name + "collect_keys" not in stored.files:
+            continue
+        cuts = np.cumsum(stored[name + "njp"])[:-1]
+        rows = np.concatenate([stored[name + "joint_id"][:, None], stored[name + "coords"]], axis=1)
+        mean, deviation, count = collect(np.split(rows, cuts), case["num_joints"])
+        pairs = [tuple(p) for p in ordered_pairs(case["num_joints"]).tolist()]
+        values = np.split(stored[name + "collect_vals"], np.cumsum(stored[name + "collect_counts"])[:-1])
+        for key, offsets in zip(stored[name + "collect_keys"].tolist(), values):
+            row = pairs.index(tuple(key))
+            assert count[row] == len(offsets)
+            np.testing.assert_allclose(mean[row], offsets.mean(0), rtol=0, atol=1e-9)
+            np.testing.assert_allclose(deviation[row], offsets.std(0), rtol=0, atol=1e-9)
+        assert count.sum() == stored[name + "collect_counts"].sum()
+
+
+def test_eval_pck(golden_dir):
+    from common.skeletons import MPII14
+
+    groups, names = joint_groups(MPII14, "mpii")
+    for case in json.loads((golden_dir / "deepercut_tf" / "eval_pck.json").read_text()):
+        persons = [np.array(p, float).reshape(-1, 3) for p in case["joints"]]
+        found = per_joint_pck(persons, case["pred"], len(case["per_joint_pck"]), case["pck_threshold"])
+        expected = np.array([np.nan if v is None else v for v in case["per_joint_pck"]], float)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+        assert report(found, groups, names, skip_missing=False) + "\n" == case["stdout"]

@@ -1,0 +1,205 @@
+"""Nets, layers and Caffe's files against what a real Caffe computed ($GOLDEN_DIR/deeppose_caffe_port)."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+
+from common.weights.caffe import messages, read_caffemodel, read_net
+from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
+from deeppose_caffe_port.random_stream import CaffeRandom
+
+torch.set_num_threads(1)  # the nets are tiny
+pytestmark = pytest.mark.golden
+# float32 sums in another order; of the largest value of the array
+TOLERANCE = 1e-4
+# what is zero in exact arithmetic (a bias before BatchNorm) is rounding noise in both programs
+NOISE = 1e-5
+
+
+def folder() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("GOLDEN_DIR", "/nonexistent")) / "deeppose_caffe_port"
+
+
+def names(pattern: str) -> list[str]:
+    return sorted(p.stem if p.suffix else p.name for p in folder().glob(pattern))
+
+
+@pytest.fixture
+def golden(golden_dir) -> pathlib.Path:
+    return golden_dir / "deeppose_caffe_port"
+
+
+def close(found, expected, what: str) -> None:
+    found = found.detach().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
+    error = np.abs(found.reshape(expected.shape) - expected).max(initial=0)
+    assert error <= max(TOLERANCE * np.abs(expected).max(initial=0), NOISE), f"{what}: {error}"
+
+
+@pytest.mark.parametrize("case", names("fwd_*"))
+def test_forward_and_backward(golden, case):
+    home = golden / case
+    meta, io = json.loads((home / "meta.json").read_text()), np.load(home / "io.npz")
+    net = CaffeNet.from_file(home / "train.prototxt", TRAIN, random=CaffeRandom(meta["seed_init"]))
+    for blob, (layer, arrays) in zip(net.blobs(), [(k, v) for k, v in read_caffemodel(home / "init.caffemodel").items() for _ in v]):
+        assert blob.layer == layer
+        assert np.array_equal(blob.tensor.detach().numpy(), arrays[blob.index]), f"filler of {layer}, blob {blob.index}"
+    assert net.load(home / "weights.caffemodel") == []
+    net.context.random = CaffeRandom(meta["seed_dropout"])
+    captured: dict[str, torch.Tensor] = {}
+    _, loss = net({"data": torch.from_numpy(io["x"]), "label": torch.from_numpy(io["y"])}, captured)
+    chain: dict[str, torch.Tensor] = {}
+    for key, value in captured.items():
+        if value.requires_grad:
+            value.retain_grad()
+            chain.setdefault(key.split("/")[1], value)  # Caffe's diff of an in-place chain ends at its first output
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), meta["loss"], rtol=1e-5)
+    kinds = set()
+    for key in io.files:
+        kind, *rest = key.split("/")
+        kinds.add(kind)
+        if kind == "train_after":
+            close(captured["/".join(rest)], io[key], key)
+        elif kind == "grad":
+            weight = net.layers[rest[0]].blobs[int(rest[1])]
+            close(weight.grad if weight.grad is not None else torch.zeros_like(weight), io[key], key)
+        elif kind == "blobdiff" and rest[0] in chain:
+            close(chain[rest[0]].grad, io[key], key)
+        elif kind == "bn_after":
+            close(net.layers[rest[0]].blobs[int(rest[1])], io[key], key)
+    assert {"train_after", "grad", "blobdiff", "bn_after", "test_after"} <= kinds
+
+
+@pytest.mark.parametrize("case", names("fwd_*"))
+def test_fused_pass_is_the_same(golden, case):
+    """BatchNorm with its Scale in one pass and ReLU in place, as training runs it."""
+    home = golden / case
+    meta, io = json.loads((home / "meta.json").read_text()), np.load(home / "io.npz")
+    net = CaffeNet.from_file(home / "train.prototxt", TRAIN, random=CaffeRandom(meta["seed_dropout"]))
+    net.load(home / "weights.caffemodel")
+    net.context.random = CaffeRandom(meta["seed_dropout"])
+    assert len(net.fused) < len(net.steps)
+    _, loss = net({"data": torch.from_numpy(io["x"]), "label": torch.from_numpy(io["y"])})
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), meta["loss"], rtol=1e-5)
+    for key in io.files:
+        kind, *rest = key.split("/")
+        if kind == "grad" and (weight := net.layers[rest[0]].blobs[int(rest[1])]).requires_grad:
+            close(weight.grad, io[key], key)
+
+
+@pytest.mark.parametrize("case", names("fwd_*"))
+def test_deploy(golden, case):
+    home, captured = golden / case, {}
+    io = np.load(home / "io.npz")
+    net = CaffeNet.from_file(home / "deploy.prototxt", TEST)
+    assert net.load(home / "weights.caffemodel") == []
+    net({"data": torch.from_numpy(io["x"])}, captured)
+    keys = [k for k in io.files if k.startswith("test_after/")]
+    assert keys
+    for key in keys:
+        close(captured[key.removeprefix("test_after/")], io[key], key)
+
+
+def weights_of(io, case: str) -> list[np.ndarray]:
+    count = sum(key.startswith(f"{case}/w") and key.removeprefix(f"{case}/w").isdigit() for key in io.files)
+    return [io[f"{case}/w{i}"] for i in range(count)]
+
+
+@pytest.mark.parametrize("case", [n for n in names("ops/*.prototxt") if n != "euclid"])
+def test_layer(golden, case):
+    home = golden / "ops"
+    io, meta = np.load(home / "ops_modified.npz"), json.loads((home / "meta.json").read_text())
+    net = CaffeNet.from_file(home / f"{case}.prototxt", TRAIN, random=CaffeRandom(meta["rng_seed_before_net"][case]))
+    weights, op = weights_of(io, case), net.layers["op"]
+    fillers = {f.type for _, p in op.param.ListFields() if hasattr(p, "ListFields") for _, f in p.ListFields() if hasattr(f, "variance_norm")}
+    if not fillers & {"gaussian", "msra"}:  # boost's normal numbers cannot be made again
+        assert all(np.array_equal(b.detach().numpy(), w) for b, w in zip(op.blobs, weights)), "filler"
+    net.load_blobs({"op": weights} if weights else {})
+    net.context.random = CaffeRandom(meta["rng_seed_before_forward"][case])
+    x = torch.from_numpy(io[f"{case}/x"]).requires_grad_()
+    y = net({"x": x})[0]["y"]
+    close(y, io[f"{case}/y"], "y")
+    assert y.shape == io[f"{case}/y"].shape == net.shapes["y"]
+    y.backward(torch.from_numpy(io[f"{case}/dy"]))
+    close(x.grad, io[f"{case}/dx"], "dx")
+    for i, blob in enumerate(op.blobs):
+        if blob.grad is not None:
+            close(blob.grad, io[f"{case}/dw{i}"], f"dw{i}")
+        if f"{case}/w{i}_after" in io.files:
+            close(blob, io[f"{case}/w{i}_after"], f"w{i}_after")
+    after = [io[f"{case}/w{i}_after"] if f"{case}/w{i}_after" in io.files else w for i, w in enumerate(weights)]
+    for key, blobs in (("y_test", after), ("y_test_factor0", [np.zeros_like(w) for w in weights])):
+        if f"{case}/{key}" in io.files:
+            test = CaffeNet.from_file(home / f"{case}.prototxt", TEST)
+            test.load_blobs({"op": blobs} if blobs else {})
+            close(test({"x": x.detach()})[0]["y"], io[f"{case}/{key}"], key)
+
+
+@pytest.mark.parametrize("kind", [n.removeprefix("ops_") for n in names("ops/*.npz")])
+def test_euclidean_loss_in_both_normalisations(golden, kind):
+    home = golden / "ops"
+    io = np.load(home / f"ops_{kind}.npz")
+    net = CaffeNet.from_file(home / "euclid.prototxt", TRAIN, euclidean="stock" if kind == "vanilla" else kind)
+    a, b = (torch.from_numpy(io[f"euclid/{n}"]).requires_grad_() for n in "ab")
+    outputs, loss = net({"a": a, "b": b})
+    loss.backward()
+    close(outputs["loss"], io["euclid/loss"], "loss")
+    close(a.grad, io["euclid/da"], "da")
+    close(b.grad, io["euclid/db"], "db")
+
+
+def test_v1_net_and_weights(golden):
+    home = golden / "v1_legacy"
+    io = np.load(home / "io.npz")
+    for weights in ("v1.caffemodel", "v2_from_caffe.caffemodel"):
+        net = CaffeNet.from_file(home / "v1.prototxt", TEST)
+        assert net.load(home / weights) == []
+        close(net({"data": torch.from_numpy(io["x"])})[0]["fc"], io["y"], weights)
+
+
+def test_saved_net_is_as_caffe_saves_it(golden, tmp_path):
+    """Our file of the upgraded V1 net against Caffe's own: same layers, parameters and blobs."""
+    home = golden / "v1_legacy"
+    net = CaffeNet.from_file(home / "v1.prototxt", TEST)
+    net.load(home / "v1.caffemodel")
+    net.save(tmp_path / "ours.caffemodel")
+    ours, theirs = (
+        {layer.name: layer for layer in read_net(p).layer} for p in (tmp_path / "ours.caffemodel", home / "v2_from_caffe.caffemodel")
+    )
+    assert theirs.keys() <= ours.keys()
+    for name, layer in theirs.items():
+        assert (ours[name].type, list(ours[name].bottom), list(ours[name].top)) == (layer.type, list(layer.bottom), list(layer.top))
+        assert [b.SerializeToString() for b in ours[name].blobs] == [b.SerializeToString() for b in layer.blobs]
+        assert list(ours[name].param) == list(layer.param)
+
+
+@pytest.mark.parametrize("case", ["fwd_stage1_like"])
+def test_opencv_reads_what_we_write(golden, case, tmp_path):
+    """An independent Caffe reader: same deploy net, our weight file, same output."""
+    import cv2
+
+    home = golden / case
+    io = np.load(home / "io.npz")
+    net = CaffeNet.from_file(home / "deploy.prototxt", TEST)
+    net.load(home / "weights.caffemodel")
+    net.save(tmp_path / "net.caffemodel")
+    theirs = cv2.dnn.readNetFromCaffe(str(home / "deploy.prototxt"), str(tmp_path / "net.caffemodel"))
+    theirs.setInput(io["x"])
+    output = net.outputs[-1]
+    close(net({"data": torch.from_numpy(io["x"])})[0][output], theirs.forward(output), "cv2.dnn")
+
+
+@pytest.mark.parametrize("path", [str(p.relative_to(folder())) for p in sorted(folder().rglob("*.caffemodel"))])
+def test_binary_files_survive_unchanged(golden, path):
+    data = (golden / path).read_bytes()
+    net = messages()["NetParameter"]()
+    net.ParseFromString(data)
+    again = messages()["NetParameter"]()
+    again.ParseFromString(net.SerializeToString())
+    assert again == net
+    assert len(net.SerializeToString()) == len(data)

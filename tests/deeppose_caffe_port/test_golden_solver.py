@@ -1,0 +1,154 @@
+"""The solver against complete runs of a real Caffe ($GOLDEN_DIR/deeppose_caffe_port/sgd_*, solver_types, lr_policies.json)."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from common.weights.caffe import read_blob, read_caffemodel, read_net, read_solverstate
+from common.weights.caffe_text import parse_text
+from deeppose_caffe_port import engine
+from deeppose_caffe_port.data import LmdbSource
+from deeppose_caffe_port.learning_rate import LearningRate, check_policy
+from deeppose_caffe_port.model import TEST, CaffeNet
+from deeppose_caffe_port.solver import Solver
+
+torch.set_num_threads(1)  # the nets are tiny
+pytestmark = pytest.mark.golden
+TOLERANCE = 1e-4  # of the largest weight of a blob: the same sums in another order, over the whole run
+
+
+def folder() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("GOLDEN_DIR", "/nonexistent")) / "deeppose_caffe_port"
+
+
+RUNS = sorted(str(p.parent.relative_to(folder())) for p in folder().rglob("solver.prototxt"))
+LMDB_RUNS = [r for r in RUNS if (folder() / r / "mean.binaryproto").exists()]
+POLICIES = sorted(json.loads((folder() / "lr_policies.json").read_text())["policies"]) if folder().is_dir() else []
+
+
+@pytest.fixture
+def golden(golden_dir) -> pathlib.Path:
+    return golden_dir / "deeppose_caffe_port"
+
+
+def copy_of(run: pathlib.Path, to: pathlib.Path, snapshots: bool = False) -> pathlib.Path:
+    skip = () if snapshots else ("snap_iter_*",)
+    shutil.copytree(run, to, ignore=shutil.ignore_patterns(*skip), copy_function=shutil.copyfile)
+    for path in (to, *to.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return to
+
+
+def train(home: pathlib.Path, resume: str | None = None) -> list[str]:
+    lines: list[str] = []
+    solver = Solver(home / "solver.prototxt", home, announce=lines.append)
+    if resume:
+        solver.restore(home / resume)
+    engine.train_steps(solver)
+    return lines
+
+
+def same_snapshots(found: pathlib.Path, expected: pathlib.Path, pattern: str = "snap_iter_*") -> int:
+    files = sorted(expected.glob(pattern + ".caffemodel"))
+    for file in files:
+        ours, theirs = read_caffemodel(found / file.name), read_caffemodel(file)
+        assert ours.keys() == theirs.keys()
+        for layer in theirs:
+            for i, (a, b) in enumerate(zip(ours[layer], theirs[layer], strict=True)):
+                assert a.shape == b.shape
+                np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * max(np.abs(b).max(), 1e-3), err_msg=f"{file.name} {layer} {i}")
+        mine = read_solverstate((found / file.name).with_suffix(".solverstate"))
+        caffe = read_solverstate(file.with_suffix(".solverstate"))
+        assert mine[:3] == caffe[:3]
+        for i, (a, b) in enumerate(zip(mine[3], caffe[3], strict=True)):
+            assert a.shape == b.shape
+            np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * max(np.abs(b).max(), 1e-3), err_msg=f"{file.name} history {i}")
+    return len(files)
+
+
+def numbers(lines: list[str]) -> list[tuple[str, list[float]]]:
+    """Lines without their figures, and the figures; speeds and what Caffe's reading threads say left out."""
+    found = []
+    for line in lines:
+        line = re.sub(r" \([^*)]*iters\)", "", line)
+        if "prefetching" in line or "Restoring" in line:
+            continue
+        figures = re.findall(r"(?<![#\w])-?\d+\.?\d*(?:e[-+]?\d+)?", line)
+        found.append((re.sub(r"(?<![#\w])-?\d+\.?\d*(?:e[-+]?\d+)?", "N", line), [float(f) for f in figures]))
+    return found
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_run(golden, run, tmp_path):
+    """Weights, histories, iteration and step of every snapshot, and every line of the log."""
+    home = copy_of(golden / run, tmp_path / "run")
+    lines = train(home)
+    assert same_snapshots(home, golden / run)
+    expected = (golden / run / "train_log.txt").read_text().splitlines()
+    theirs = numbers(expected)
+    kinds = {text for text, _ in theirs}  # some logs were stored without the lines of outputs and snapshots
+    ours = [line for line in numbers(lines) if line[0] in kinds]
+    assert [text for text, _ in ours] == [text for text, _ in theirs]
+    for (text, a), (_, b) in zip(ours, theirs):
+        np.testing.assert_allclose(a, b, rtol=2e-5, err_msg=text)  # Caffe prints six digits
+
+
+@pytest.mark.parametrize("run", [r for r in LMDB_RUNS if "dropout" not in r])
+def test_resume_from_caffes_own_state(golden, run, tmp_path):
+    """Dropout runs cannot: Caffe does not store where its random numbers were."""
+    home = copy_of(golden / run, tmp_path / "run", snapshots=True)
+    states = sorted(home.glob("*.solverstate"), key=lambda p: int(re.findall(r"\d+", p.stem)[-1]))
+    for later in states[1:]:
+        later.unlink()
+        later.with_suffix(".caffemodel").unlink()
+    train(home, states[0].name)
+    assert same_snapshots(home, golden / run) == len(states)
+
+
+@pytest.mark.parametrize("run", LMDB_RUNS)
+def test_predictions_and_mean(golden, run):
+    home = golden / run
+    stored = np.load(home / "predict.npz")
+    np.testing.assert_array_equal(read_blob(home / "mean.binaryproto").reshape(stored["mean"].shape), stored["mean"])
+    last = max(home.glob("*.caffemodel"), key=lambda p: int((re.findall(r"\d+", p.stem) or [0])[-1]))
+    net = CaffeNet.from_file(home / "deploy.prototxt", TEST)
+    net.load(last)
+    source = LmdbSource(home / "test_lmdb", len(stored["label"]), int(np.prod(stored["label"].shape[1:])))
+    pixels, labels = source.next_batch()
+    np.testing.assert_array_equal(labels.numpy().reshape(stored["label"].shape), stored["label"])
+    x = (pixels.float() - torch.from_numpy(stored["mean"])) / 256
+    found = net({"data": x})[0][net.outputs[0]]
+    np.testing.assert_allclose(found.detach().numpy(), stored["pred"].reshape(found.shape), rtol=0, atol=TOLERANCE * np.abs(stored["pred"]).max())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_learning_rates(golden, policy):
+    stored = json.loads((golden / "lr_policies.json").read_text())
+    text = f"{stored['policies'][policy]['solver']} base_lr: {stored['base_lr']} max_iter: {stored['max_iter']}"
+    solver = parse_text(text, "SolverParameter").message
+    check_policy(solver)
+    rate = LearningRate(solver)
+    found = [rate.at(i) for i in range(len(stored["policies"][policy]["lr"]))]
+    np.testing.assert_allclose(found, stored["policies"][policy]["lr"], rtol=1e-5)  # logged with six digits
+
+
+@pytest.mark.parametrize("run", LMDB_RUNS[:1])
+def test_snapshot_holds_what_caffes_holds(golden, run, tmp_path):
+    """Every field of every layer but the weights, which test_run compares."""
+    home = copy_of(golden / run, tmp_path / "run")
+    train(home)
+    file = sorted((golden / run).glob("snap_iter_*.caffemodel"))[-1]
+    ours, theirs = read_net(home / file.name), read_net(file)
+    automatic = [layer.name for layer in theirs.layer if layer.type == "Split"]
+    assert ours.name == theirs.name
+    bare = [[layer for layer in net.layer if layer.name not in automatic] for net in (ours, theirs)]
+    for a, b in zip(*bare, strict=True):
+        a.ClearField("blobs")
+        b.ClearField("blobs")
+        assert a == b

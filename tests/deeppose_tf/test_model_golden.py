@@ -1,0 +1,180 @@
+"""AlexNet, loss and updates against the original's answers ($GOLDEN_DIR/deeppose_tf/alexnet_forward.npz). Tolerances are relative to the
+largest value: 1e-5 for activations (float32 sums in another order), 1e-3 for gradients, 2 % for the losses of later steps, which amplify it."""
+
+import pathlib
+import zlib
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.golden
+FORWARD, GRADIENT, LATER = 1e-5, 1e-3, 0.02
+
+
+@pytest.fixture(scope="module")
+def fixture(golden_dir):
+    path = golden_dir / "deeppose_tf/alexnet_forward.npz"
+    if not path.exists():
+        pytest.skip("this set of fixtures has no alexnet_forward.npz")
+    with np.load(path, allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}
+
+
+def golden_weights(fixture) -> dict[str, np.ndarray]:
+    """The fixture's weights from their recipe, checked by its sums."""
+    from deeppose_tf.model import CONVOLUTIONS, HEAD
+
+    joints = int(fixture["n_joints"])
+    shapes = {f"{n}/weight": (k, k, i, f) for (n, (k, _, f, _, _, _)), i in zip(CONVOLUTIONS.items(), (3, 48, 256, 192, 192))}
+    shapes |= {"fc6/weight": (9216, 4096), "fc7/weight": (4096, 4096), f"{HEAD}/weight": (4096, 2 * joints)}
+    shapes |= {name.replace("weight", "bias"): shape[-1:] for name, shape in shapes.items()}
+    weights = {}
+    for name, shape in shapes.items():
+        draw = np.random.RandomState(zlib.crc32((str(fixture["salt"]) + name).encode()) & 0xFFFFFFFF).standard_normal(shape)
+        scale = 0.05 if name.endswith("bias") else 0.2 / np.sqrt(4096) if name.startswith(HEAD) else np.sqrt(2 / np.prod(shape[:-1]))
+        weights[name] = (draw * scale).astype(np.float32)
+        wide = weights[name].astype(np.float64)
+        expected = [wide.sum(), np.linalg.norm(wide), wide.ravel()[0], wide.ravel()[-1]]
+        np.testing.assert_allclose(expected, fixture[f"w_check/{name}"], rtol=1e-9, atol=1e-9)
+    return weights
+
+
+@pytest.fixture(scope="module")
+def weights(fixture):
+    return golden_weights(fixture)
+
+
+@pytest.fixture(scope="module")
+def images(fixture):
+    """(2,227,227,3) uint8."""
+    rng = np.random.RandomState(int(fixture["img_seed"]))
+    raw = rng.randint(0, 256, (2, 227, 227, 3))
+    low = rng.randint(0, 256, (2, 8, 8, 3)).repeat(29, 1).repeat(29, 2)[:, :227, :227]
+    images = np.floor(0.75 * low + 0.25 * raw).astype(np.uint8)
+    assert images.sum((1, 2, 3)).tolist() == fixture["in_raw_sum"].tolist()
+    return images
+
+
+def network(fixture, weights, gcn: bool):
+    from deeppose_tf.model import build_network, set_weights
+
+    model = build_network(int(fixture["n_joints"]), gcn=gcn, dropout_keep=1.0)
+    set_weights(model, weights)
+    return model
+
+
+# layer of the fixture -> layer of ours
+LAYERS = {"conv1_relu": "conv1", "conv1_lrn": "conv1_lrn", "pool1": "pool1", "conv2_relu": "conv2", "conv2_lrn": "conv2_lrn", "pool2": "pool2",
+          "conv3_relu": "conv3", "conv4_relu": "conv4", "conv5_relu": "conv5", "pool5": "pool5", "fc6_relu": "fc6", "fc7_relu": "fc7",
+          "fc_regression": "fc_regression"}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["raw", "gcn"])
+def test_forward(fixture, weights, images, case):
+    import keras
+
+    model = network(fixture, weights, gcn=case == "gcn")
+    names = [name for name in LAYERS if f"{case}/{name}/samples" in fixture]
+    assert names
+    probe = keras.Model(model.input, [model.get_layer(LAYERS[name]).output for name in names] + [model.get_layer("pixels").output])
+    *outputs, pixels = (np.asarray(o) for o in probe(images))
+    if case == "gcn":
+        np.testing.assert_allclose(np.linalg.norm(pixels.reshape(2, -1), axis=1), fixture["in_gcn_l2"], rtol=FORWARD)
+    for name, output in zip(names, outputs):
+        assert output.shape == tuple(fixture[f"{case}/{name}/shape"]), name
+        flat = output.reshape(2, -1)
+        stats = np.stack([flat.mean(1), flat.std(1), flat.min(1), flat.max(1), np.linalg.norm(flat, axis=1)], 1)
+        largest = np.abs(fixture[f"{case}/{name}/stats"][:, 2:4]).max()
+        np.testing.assert_allclose(stats[:, :4], fixture[f"{case}/{name}/stats"][:, :4], atol=FORWARD * largest, err_msg=name)
+        np.testing.assert_allclose(stats[:, 4], fixture[f"{case}/{name}/stats"][:, 4], rtol=FORWARD, err_msg=name)
+        np.testing.assert_allclose(flat[:, fixture[f"{case}/{name}/idx"]], fixture[f"{case}/{name}/samples"], atol=FORWARD * largest, err_msg=name)
+    largest = np.abs(fixture[f"{case}/output"]).max()
+    np.testing.assert_allclose(model.predict_on_batch(images), fixture[f"{case}/output"], atol=FORWARD * largest)
+
+
+def test_loss(fixture):
+    import tensorflow as tf
+
+    from deeppose_tf.losses import per_example_loss, pose_loss
+
+    predicted = tf.constant(fixture["loss/pred"])
+    targets, valid = fixture["loss/gt"].astype(np.float32), fixture["loss/valid"].any(-1)
+    np.testing.assert_allclose(per_example_loss(predicted, targets, valid), fixture["loss/per_example"], rtol=1e-5)
+    for mode in ("compat", "correct"):
+        with tf.GradientTape() as tape:
+            tape.watch(predicted)
+            loss = pose_loss(predicted, targets, valid, mode)
+        assert float(loss) == pytest.approx(float(fixture["loss/pose_loss"]), rel=1e-5)
+        np.testing.assert_allclose(tape.gradient(loss, predicted), fixture["loss/grad_wrt_pred"], rtol=1e-4, atol=1e-7)
+    none = valid.copy()
+    none[0] = False
+    assert np.isnan(fixture["loss/pose_loss_one_example_all_invalid"]) and np.isnan(pose_loss(predicted, targets, none, "compat"))
+    rest = np.delete(fixture["loss/per_example"], 0).mean()
+    assert float(pose_loss(predicted, targets, none)) == pytest.approx(rest, rel=1e-5)
+
+
+def test_training_steps(fixture, weights, images):
+    from deeppose_tf.engine import Trainer
+    from deeppose_tf.model import get_weights
+    from deeppose_tf.optimizers import make_optimizer
+
+    model = network(fixture, weights, gcn=True)
+    trainer = Trainer(model, make_optimizer("adagrad"), mode="compat")
+    targets, valid = fixture["train/gt"].astype(np.float32), fixture["train/valid"].all(-1)
+    rate, losses = float(fixture["train/lr"]), []
+    batch = (images, targets, valid)
+    for step in range(len(fixture["train/losses"]) - 1):
+        result = trainer.step(batch, conv_lr=rate, fc_lr=rate, summary=step == 0)
+        losses.append(float(result["loss"]))
+        if step == 0:
+            checks = {k.removeprefix("train/grad_half_sqnorm/"): float(v) for k, v in fixture.items() if k.startswith("train/grad_half")}
+            assert checks.keys() == result["grad_norms"].keys()
+            for name, expected in checks.items():
+                assert float(result["grad_norms"][name]) == pytest.approx(expected, rel=2 * GRADIENT), name
+            check_weights(fixture, get_weights(model))
+    losses.append(float(trainer.loss(batch)))
+    np.testing.assert_allclose(losses[0], fixture["train/losses"][0], rtol=FORWARD * 10)
+    np.testing.assert_allclose(losses, fixture["train/losses"], rtol=LATER)
+    predicted = model.predict_on_batch(images)
+    assert np.abs(predicted - fixture["train/output_after5"]).max() < 0.1 * np.abs(fixture["train/output_after5"]).max()
+
+
+def check_weights(fixture, found):
+    """Sum, norm, first, last and middle value of every trained variable after one step. One step moves a weight by at most the learning rate
+    (Adagrad), so the tolerance of a value is a part of that; of a sum, of as many steps as there are weights with a gradient near zero."""
+    rate = float(fixture["train/lr"])
+    names = [k.removeprefix("train/after1/") for k in fixture if k.startswith("train/after1/") and "fc8" not in k]
+    assert names
+    for name in names:
+        wide = found[name].astype(np.float64).ravel()
+        got = np.array([wide.sum(), np.linalg.norm(wide), wide[0], wide[-1], wide[len(wide) // 2]])
+        expected = fixture[f"train/after1/{name}"]
+        np.testing.assert_allclose(got[2:], expected[2:], atol=0.1 * rate, err_msg=name)
+        np.testing.assert_allclose(got[0], expected[0], atol=1e-3 * rate * len(wide) + 1e-6, err_msg=name)
+        np.testing.assert_allclose(got[1], expected[1], rtol=1e-6, err_msg=name)
+
+
+def test_logged_weight_decay(fixture, weights):
+    """To 2e-4: the original adds 57 million squares in float32."""
+    from deeppose_tf.engine import weight_decay_term
+
+    seed = zlib.crc32((str(fixture["salt"]) + "fc8/weight").encode()) & 0xFFFFFFFF
+    unused = {"fc8/weight": (np.random.RandomState(seed).standard_normal((4096, 1)) * np.sqrt(2 / 4096)).astype(np.float32)}
+    seed = zlib.crc32((str(fixture["salt"]) + "fc8/bias").encode()) & 0xFFFFFFFF
+    unused["fc8/bias"] = (np.random.RandomState(seed).standard_normal(1) * 0.05).astype(np.float32)
+    assert weight_decay_term({**weights, **unused}) == pytest.approx(float(fixture["loss/weight_decay_term_initial"]), rel=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_legacy_checkpoints(golden_dir, tmp_path, kind):
+    from common.weights import tf1
+
+    folder = golden_dir / "deeppose_tf" / f"legacy_ckpt_{kind}"
+    if not folder.exists():
+        pytest.skip(f"this set has no {folder.name}")
+    (prefix,) = {pathlib.Path(str(p).split(".")[0]) for p in folder.iterdir()}
+    found = tf1.read_checkpoint(prefix)
+    assert int(found.pop("global_iter_counter")) == int(prefix.name.split("-")[1]) and found
+    for name, array in found.items():
+        expected = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(array.shape) * 0.05
+        assert array.dtype == np.float32 and np.array_equal(array, expected.astype(np.float32)), name

@@ -1,0 +1,145 @@
+"""CSV files: what the original wrote from the same releases, and bad input."""
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+import scipy.io
+
+from common.poses import DataError
+from deeppose_tf import prepare
+from deeppose_tf.sources import read_csv
+
+
+@pytest.fixture(scope="module")
+def fixture(golden_dir):
+    path = golden_dir / "deeppose_tf/dataset_prep.npz"
+    if not path.exists():
+        pytest.skip("this set of fixtures has no dataset_prep.npz")
+    return np.load(path, allow_pickle=False)
+
+
+def numbers(line: str) -> list[float]:
+    return [float(v) for v in line.split(",")[1:]]
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", ["lspet", "lsp"])
+def test_lsp_lines(fixture, tmp_path, name):
+    """Python 2 wrote 12 significant digits: compared as numbers, to that."""
+    import pathlib
+
+    expected = [str(line) for line in fixture[f"{name}/csv_lines"]]
+    images = [pathlib.Path(line.split(",")[0]) for line in expected]
+    lines = [line for line, _ in prepare.lsp_lines(images, *prepare.lsp_table(fixture[f"{name}/joints_mat"]), tmp_path)]
+    for line, other in zip(lines, expected, strict=True):
+        assert line.split(",")[0] == other.split(",")[0]
+        np.testing.assert_allclose(numbers(line), numbers(other), rtol=1e-11)
+        assert [v == "-1" for v in line.split(",")] == [v in ("-1", "-1.0") for v in other.split(",")]
+
+
+@pytest.mark.golden
+def test_mpii(fixture, tmp_path):
+    (tmp_path / "r.mat").write_bytes(fixture["mpii/mat_bytes"].tobytes())
+    assert prepare.prepare_mpii(tmp_path / "r.mat", tmp_path).strip() == str(fixture["mpii/stdout"]).strip()
+    rows = [json.loads(line) for line in (tmp_path / "data.json").read_text().splitlines()]
+    assert rows == [json.loads(str(line)) for line in fixture["mpii/data_json_lines"]]
+    for split in ("train", "test"):
+        lines = (tmp_path / f"{split}_joints.csv").read_text().splitlines()
+        for line, other in zip(lines, map(str, fixture[f"mpii/{split}_csv"]), strict=True):
+            assert line.split(",")[0] == other.split(",")[0]
+            np.testing.assert_allclose(numbers(line), numbers(other), rtol=1e-11)
+
+
+@pytest.mark.golden
+def test_split_of_the_release(fixture):
+    count = len(fixture["split19919/train_indices"]) + len(fixture["split19919/test_indices"])
+    train, test = prepare.mpii_split([{"filename": str(i)} for i in range(count)])
+    assert np.array_equal(train, fixture["split19919/train_indices"]) and np.array_equal(test, fixture["split19919/test_indices"])
+    if count == 19919:  # the real release
+        assert zlib.crc32(np.concatenate([test, train]).astype("<i4").tobytes()) == 1630895818  # of the original's permutation
+
+
+@pytest.mark.golden
+def test_real_csv_rows(pose_data):
+    folder = pose_data / "eval_refs/deeppose_tf_csv"
+    paths = sorted(folder.rglob("*.csv"))
+    assert paths
+    for path in paths:
+        pose_set = read_csv(path, "mpii" if "mpii" in path.parts else "lsp", ignore_label=-100500 if "mpii" in path.parts else -1)
+        assert len(pose_set) == len(path.read_text().splitlines()) and (pose_set.visible > 0).any()
+
+
+def test_split_by_image_keeps_photographs_together():
+    rows = [{"filename": f"{i // 3}.jpg"} for i in range(300)]
+    train, test = prepare.mpii_split(rows, "image")
+    assert len(test) == 30 and not {rows[i]["filename"] for i in train} & {rows[i]["filename"] for i in test}
+    assert sorted([*train, *test]) == list(range(300))
+
+
+def release(folder, shape, count, digits):
+    """A small LSP or LSPET release."""
+    import cv2
+
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.RandomState(count)
+    joints = rng.uniform(5, 90, (count, 14, 3))
+    joints[..., 2] = rng.randint(0, 2, (count, 14))
+    joints[0, 0, 0] = -2.5
+    scipy.io.savemat(folder / "joints.mat", {"joints": joints.transpose(2, 1, 0) if shape == "lsp" else joints.transpose(1, 2, 0)})
+    for i in range(count):
+        cv2.imwrite(str(folder / f"images/im{i + 1:0{digits}d}.jpg"), rng.randint(0, 256, (100, 100, 3)).astype(np.uint8))
+    return joints
+
+
+def prepared(tmp_path, **options):
+    joints = {"lspet": release(tmp_path / "lsp_ext", "lspet", 6, 5), "lsp": release(tmp_path / "lsp", "lsp", 4, 4)}
+    ext, small = tmp_path / "lsp_ext", tmp_path / "lsp"
+    return joints, prepare.prepare_lsp(ext / "images", ext / "joints.mat", small / "images", small / "joints.mat", ext, **options)
+
+
+def test_lsp_files(tmp_path, capsys):
+    joints, counts = prepared(tmp_path, held_out=2)
+    assert counts == {"train_joints.csv": 6, "train_lsp_small_joints.csv": 2, "test_joints.csv": 2, "val_joints.csv": 2}
+    assert "10000" in capsys.readouterr().err
+    compat = read_csv(tmp_path / "lsp_ext/train_joints.csv", mode="compat")
+    np.testing.assert_array_equal(compat.joints[1], joints["lspet"][1, :, :2])
+    assert np.isnan(compat.joints[0, 0]).all() and compat.visible[0, 0] == 0  # one coordinate is not above 0
+    correct = read_csv(tmp_path / "lsp_ext/train_joints.csv")
+    assert np.array_equal(correct.visible[1:4] > 0, joints["lspet"][1:4, :, 2] > 0)
+    assert (correct.visible[5] > 0).all()  # LSP's flag means occluded, its coordinates are good
+    assert read_csv(tmp_path / "lsp_ext/test_joints.csv").image_id.tolist() == [3, 4]
+
+
+def test_lsp_strict_counts(tmp_path):
+    with pytest.raises(DataError, match="holds 6 images"):
+        prepared(tmp_path, strict=True)
+
+
+def test_lsp_shape():
+    with pytest.raises(ValueError, match="shape"):
+        prepare.lsp_table(np.zeros((5, 14, 2)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a.jpg,1,2\n", "line 1 has 3 columns"), ("", "no persons"), (",".join(["a.jpg", *["x"] * 28]), "no number"),
+     (",".join(["a.jpg", *["nan"] * 28]), "not finite")],
+)  # fmt: skip
+def test_bad_csv(tmp_path, text, message):
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_csv(tmp_path / "p.csv")
+
+
+def test_poses(tmp_path):
+    release(tmp_path / "lspet", "lspet", 5, 5)
+    assert prepare.main(["poses", "lspet", str(tmp_path / "lspet"), "2-4", str(tmp_path / "some_joints.csv")]) == 0
+    found = read_csv(tmp_path / "some_joints.csv")
+    assert found.image_id.tolist() == [2, 3, 4] and 0 < (found.visible > 0).sum() < found.visible.size
+
+
+def test_missing_release(capsys):
+    assert prepare.main(["mpii", "--mat", "nowhere.mat"]) == 2
+    assert "human-pose.mpi-inf.mpg.de" in capsys.readouterr().err

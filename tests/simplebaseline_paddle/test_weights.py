@@ -1,0 +1,213 @@
+"""Weight files: PaddlePaddle 1.x folders and combined files, PyTorch's, ours; every refusal."""
+
+import json
+import pickle
+import struct
+
+import numpy as np
+import paddle
+import pytest
+
+from common.poses import DataError
+from common.weights import fluid, torch_pickle
+from simplebaseline_paddle import names, weight_files
+from simplebaseline_paddle.checkpoint import arrays_of, load_backbone, load_network, put_weights
+from simplebaseline_paddle.model import PoseResNet
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network of the smallest depth and its tensors."""
+    paddle.seed(1)
+    model = PoseResNet(18, 16)
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("_mean", "_variance")):
+            tensor.set_value(np.random.RandomState(len(name)).rand(*tensor.shape).astype(np.float32) + 0.5)
+    model.eval()
+    return model, arrays_of(model)
+
+
+@pytest.mark.golden
+def test_fluid_files(golden_dir):
+    root = golden_dir / "simplebaseline_paddle/ckpt"
+    expected = dict(np.load(root / "expected_values.npz"))
+    shapes = json.loads((root / "expected_shapes.json").read_text())
+    found = fluid.read_folder(root / "per_param")
+    assert found.keys() == expected.keys() == shapes.keys()
+    for name, array in found.items():
+        assert [list(array.shape), array.dtype.name] == shapes[name]
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    combined = fluid.read_combined(root / "combined/__params__", expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(combined[name], array, err_msg=name)
+    for name, array in np.load(root / "dtypes_expected.npz").items():
+        value, lod = fluid.read_variable(root / "dtypes" / name)
+        assert value.dtype == array.dtype
+        np.testing.assert_array_equal(value, array)
+        assert [level.tolist() for level in lod] == ([[0, 1, 2]] if name == "v_f32" else [])
+
+
+@pytest.mark.golden
+def test_fluid_files_as_paddle_reads_and_writes_them(golden_dir, tmp_path):
+    root = golden_dir / "simplebaseline_paddle/ckpt"
+    theirs, ours = paddle.load(str(root / "per_param")), fluid.read_folder(root / "per_param")
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(np.asarray(tensor), ours[name], err_msg=name)
+    fluid.write_folder(tmp_path / "again", ours)
+    fluid.write_combined(tmp_path / "__params__", ours)
+    for name in ours:
+        assert (tmp_path / "again" / name).read_bytes() == (root / "per_param" / name).read_bytes(), name
+    assert (tmp_path / "__params__").read_bytes() == (root / "combined/__params__").read_bytes()
+
+
+@pytest.mark.golden
+def test_the_fixtures_network_computes_what_it_did(golden_dir):
+    """The toy network from the saved files, with Paddle 3's layers."""
+    root = golden_dir / "simplebaseline_paddle/ckpt"
+    stored, weights = np.load(root / "toy_io.npz"), fluid.read_folder(root / "per_param")
+    nn, shape = paddle.nn, {n: w.shape for n, w in weights.items()}
+    toy = nn.Sequential(
+        nn.Conv2D(3, shape["conv2d_0.w_0"][0], 3, padding=1, bias_attr=False), nn.BatchNorm2D(shape["batch_norm_0.w_0"][0]), nn.ReLU(),
+        nn.Conv2DTranspose(*shape["conv2d_transpose_0.w_0"][:2], 4, stride=2, padding=1, bias_attr=False),
+        nn.Conv2D(*shape["conv2d_1.w_0"][1::-1], 1),
+    )  # fmt: skip
+    order = ["conv2d_0.w_0", *[f"batch_norm_0.{s}" for _, _, s in names.BATCH_NORM], "conv2d_transpose_0.w_0", "conv2d_1.w_0", "conv2d_1.b_0"]
+    toy.set_state_dict({own: weights[name] for own, name in zip(toy.state_dict(), order, strict=True)})
+    toy.eval()
+    np.testing.assert_allclose(toy(paddle.to_tensor(stored["x"])).numpy(), stored["y_after"], atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 11, 15, 19, 22, 30])
+def test_a_fluid_file_cut_short(tmp_path, cut):
+    fluid.write_folder(tmp_path, {"x": np.arange(6, dtype=np.float32).reshape(2, 3)})
+    data = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(data[:cut])
+    with pytest.raises(DataError, match=r"x: byte \d+"):
+        fluid.read_variable(tmp_path / "x")
+
+
+def test_other_damage_to_fluid_files(tmp_path):
+    fluid.write_folder(tmp_path, {"x": np.arange(6, dtype=np.int64)})
+    good = (tmp_path / "x").read_bytes()
+    damages = {
+        "follow the variable": good + b"\0", "LoD version is 1": struct.pack("<I", 1) + good[4:],
+        "data type 99": good.replace(b"\x08\x03\x10", b"\x08\x63\x10"), "unknown tag": good.replace(b"\x08\x03\x10", b"\x09\x03\x10"),
+    }  # fmt: skip
+    for message, data in damages.items():
+        (tmp_path / "x").write_bytes(data)
+        with pytest.raises(DataError, match=message):
+            fluid.read_variable(tmp_path / "x")
+
+
+def test_packed_dimensions_and_lod(tmp_path):
+    values = np.arange(6, dtype="<f4")
+    level = struct.pack("<Q", 24) + np.array([0, 1, 2], "<u8").tobytes()
+    descriptor = b"\x08\x05\x12\x02\x02\x03"
+    (tmp_path / "x").write_bytes(struct.pack("<IQ", 0, 1) + level + struct.pack("<Ii", 0, len(descriptor)) + descriptor + values.tobytes())
+    array, lod = fluid.read_variable(tmp_path / "x")
+    np.testing.assert_array_equal(array, values.reshape(2, 3))
+    np.testing.assert_array_equal(lod[0], [0, 1, 2])
+
+
+@pytest.mark.parametrize("kind", ["fluid", "weights.pth.tar", "weights.pdparams", "combined"])
+def test_weights_survive_every_format(tmp_path, small, kind):
+    model, arrays = small
+    path = tmp_path / kind
+    if kind == "combined":
+        path = tmp_path / "__params__"
+        fluid.write_combined(path, {n: arrays[ours] for n, ours in names.fluid_names(18).items()})
+    elif path.suffix == ".pdparams":
+        paddle.save(model.state_dict(), str(path))
+    else:
+        weight_files.write_weights(path, arrays, 18)
+    found = weight_files.read_state(path)["state_dict"]
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    again, config = load_network(path, {"height": 64, "width": 64})
+    assert (config.depth, config.kp_dim) == (18, 16)
+    image = paddle.to_tensor(np.random.RandomState(0).randn(1, 3, 64, 64).astype(np.float32))
+    np.testing.assert_array_equal(again(image).numpy(), model(image).numpy())
+
+
+def test_a_folder_of_a_training_run_gives_the_network_only(tmp_path, small):
+    arrays = {n: small[1][ours] for n, ours in names.fluid_names(18).items()}
+    extra = {"@LR_DECAY_COUNTER@": np.array([7]), "learning_rate": np.ones(1, np.float32), "conv2d_0.w_0_moment1_0": arrays["conv2d_0.w_0"]}
+    fluid.write_folder(tmp_path, {**arrays, **extra})
+    assert weight_files.read_state(tmp_path)["state_dict"].keys() == small[1].keys()
+
+
+def test_a_missing_variable_is_named(tmp_path, small):
+    fluid.write_folder(tmp_path, {n: small[1][ours] for n, ours in names.fluid_names(18).items()})
+    (tmp_path / "batch_norm_7.w_2").unlink()
+    with pytest.raises(DataError, match="lacks"):
+        load_network(tmp_path, {})
+
+
+def test_another_depth_or_joint_count_is_said(tmp_path, small):
+    path = tmp_path / "w.pth"
+    weight_files.write_weights(path, small[1], 18)
+    with pytest.raises(DataError, match="kp_dim is 16 in the checkpoint, 17 was asked for"):
+        load_network(path, {"kp_dim": 17})
+    with pytest.raises(DataError, match="depth is 18 in the checkpoint, 50 was asked for"):
+        load_network(path, {"depth": 50})
+    with pytest.raises(DataError, match="kp_dim 16 in the file, 17 here"):
+        put_weights(PoseResNet(18, 17), small[1], path)
+
+
+def test_not_a_number_is_refused(small):
+    broken = {**small[1], "conv1.weight": np.full_like(small[1]["conv1.weight"], np.nan)}
+    with pytest.raises(DataError, match="not finite"):
+        put_weights(PoseResNet(18, 16), broken, "file")
+
+
+def test_the_backbone_alone(tmp_path, small):
+    """An ImageNet folder: strangers such as a classifier, a step counter and a learning rate stay out; the head keeps its weights."""
+    table = {n: ours for n, ours in names.fluid_names(18).items() if names.is_backbone(ours)}
+    fluid.write_folder(tmp_path, {n: small[1][ours] for n, ours in table.items()})
+    fluid.write_folder(tmp_path, {"fc_0.w_0": np.ones((4, 4), np.float32), "learning_rate": np.ones(1, np.float32)})
+    model = PoseResNet(18, 17)
+    before = model.final_layer.weight.numpy().copy()
+    assert load_backbone(model, tmp_path) == len(table)
+    np.testing.assert_array_equal(model.layer4[1].conv2.weight.numpy(), small[1]["layer4.1.conv2.weight"])
+    np.testing.assert_array_equal(model.final_layer.weight.numpy(), before)
+    with pytest.raises(DataError, match="same depth"):
+        load_backbone(PoseResNet(34, 17), tmp_path)
+
+
+def test_the_backbone_of_paddle_vision_has_our_names():
+    from paddle.vision.models.resnet import ResNet
+    from paddle.vision.models.resnet import BottleneckBlock as Theirs
+
+    theirs = ResNet(Theirs, 50, num_classes=0, with_pool=False).state_dict()
+    ours = {n: t for n, t in PoseResNet(50, 16).state_dict().items() if names.is_backbone(n)}
+    assert {n: tuple(t.shape) for n, t in theirs.items()} == {n: tuple(t.shape) for n, t in ours.items()}
+
+
+def test_torch_names_go_both_ways(small):
+    wrapped = {f"module.{names.to_torch(n)}": a for n, a in small[1].items()} | {"module.bn1.num_batches_tracked": np.array(3)}
+    assert names.from_torch(wrapped).keys() == small[1].keys()
+
+
+def test_nothing_runs_from_a_foreign_pickle(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("this must not be printed",))
+
+    for name, reader in (("a.pdparams", weight_files.read_pdparams), ("b.pth", torch_pickle.read_torch)):
+        with open(tmp_path / name, "wb") as file:
+            pickle.dump({"state_dict": Evil()}, file, protocol=2)
+        with pytest.raises(DataError):
+            reader(tmp_path / name)
+
+
+def test_unknown_and_missing_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello, this is no checkpoint")
+    for path, message in (("nowhere", "does not exist"), ("notes.txt", "unknown kind")):
+        with pytest.raises(DataError, match=message):
+            weight_files.read_state(tmp_path / path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no variable"):
+        weight_files.read_state(tmp_path / "empty")

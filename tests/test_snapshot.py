@@ -1,0 +1,131 @@
+"""The original's snapshot test, `python tests/test_snapshot.py {lsp,mpii} SNAPSHOT`: scores a checkpoint of deeppose_tf on the test persons at
+box extensions 1.0 to 2.0 and prints the original's block for each. pytest collects this file too and tests the command itself.
+
+SNAPSHOT is a checkpoint of ours (prefix or .npz) or a TensorFlow 1 checkpoint of the original.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """The original's two arguments, and what it had fixed in its code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=("lsp", "mpii"), help="test persons: datasets/lsp_ext/test_joints.csv or datasets/mpii/test_joints.csv")
+    parser.add_argument("snapshot", help="checkpoint, for example out/lsp_alexnet_scratch/checkpoint-10000")
+    parser.add_argument("--ext", type=float, nargs="+", help="box extensions (default: 1.0 1.2 1.4 1.6 1.8 2.0)")
+    parser.add_argument("--csv", type=Path, help="other persons")
+    parser.add_argument("--img_path_prefix", help="folder before the image paths of the CSV (default: datasets/mpii/images for mpii)")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--mode", choices=("correct", "compat"), help="default: the checkpoint's; the original's checkpoints: compat")
+    parser.add_argument("--limit", type=int, help="the first N persons only")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Print the blocks; {extension: {figure: value}}."""
+    from deeppose_tf.config import PRESETS
+    from deeppose_tf.prepare import ready_csv
+    from deeppose_tf.report import scalars
+    from deeppose_tf.restore import load_network
+    from deeppose_tf.sources import read_csv
+    from deeppose_tf.val import SWEEP, SWEEP_HEIGHT, print_sweep, step_of, sweep
+
+    model, config, place = load_network(args.snapshot, args.dataset, args.mode)
+    preset = PRESETS[f"{args.dataset}_alexnet_scratch"]
+    path = args.csv or ROOT / "datasets" / {"lsp": "lsp_ext", "mpii": "mpii"}[args.dataset] / "test_joints.csv"
+    ready_csv(path, args.dataset)
+    prefix = preset.get("img_path_prefix", "") if args.img_path_prefix is None else args.img_path_prefix
+    pose_set = read_csv(path, args.dataset, prefix=prefix, ignore_label=preset["ignore_label"], mode=config.mode, limit=args.limit)
+    # the original reduces LSP's pictures here, but not when it trains
+    height = SWEEP_HEIGHT if config.mode == "compat" or args.dataset == "mpii" else None
+    found = sweep(model, config.mode, pose_set, args.ext or SWEEP, downscale_height=height)["by_extension"]
+    print_sweep(step_of(place), found)
+    if pose_set.synthetic:
+        print("SYNTHETIC data: these figures say nothing about photographs")
+    return {str(extension): scalars("test", evaluation) for extension, (evaluation, _) in found.items()}
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    args = parse_args(argv)
+    from common.checkpoints import write_json
+    from common.poses import DataError
+
+    try:
+        figures = run(args)
+        if args.json:
+            write_json(args.json, figures)
+    except (DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+# ---- the command's own test -----------------------------------------------------------------------------------------------------
+
+
+def small_checkpoint(folder: Path, joints: int = 14) -> tuple[Path, dict]:
+    """A narrow network's random weights, written as the original's checkpoint."""
+    from common.weights.tf1 import write_v2
+    from deeppose_tf.model import build_network, get_weights
+
+    weights = get_weights(build_network(joints, width=0.1, init="he", seed=3))
+    import numpy as np
+
+    return write_v2(folder / "checkpoint-12", {**weights, "global_iter_counter": np.array(12, np.int32)}), weights
+
+
+def persons_csv(folder: Path, count: int = 5) -> Path:
+    """A CSV of persons on noise pictures."""
+    import cv2
+    import numpy as np
+
+    rng, lines = np.random.RandomState(0), []
+    for i in range(count):
+        cv2.imwrite(str(folder / f"im{i + 1:04d}.jpg"), rng.randint(0, 256, (120, 90, 3)).astype(np.uint8))
+        lines.append(",".join([str(folder / f"im{i + 1:04d}.jpg"), *map(str, rng.uniform(10, 80, 28))]))
+    (folder / "persons.csv").write_text("\n".join(lines) + "\n")
+    return folder / "persons.csv"
+
+
+def test_command(tmp_path, capsys):
+    """Every extension's block is there, its figures are those of the JSON file, and they change with the crop."""
+    import json
+
+    prefix, _ = small_checkpoint(tmp_path)
+    csv = persons_csv(tmp_path)
+    assert main(["lsp", str(prefix), "--csv", str(csv), "--json", str(tmp_path / "f.json")]) == 0
+    text, figures = capsys.readouterr().out, json.loads((tmp_path / "f.json").read_text())
+    assert [line.split(": ")[1] for line in text.splitlines() if line.startswith("BBOX EXTENSION")] == list(figures)
+    assert len(figures) == 6 and text.count("Step 12 test/parts_PCP:\nHead\tTorso\tU Arm\tL Arm\tU Leg\tL Leg\tmean\n") == 6
+    losses = [line.split(" = ")[1] for line in text.splitlines() if "pose_loss" in line]
+    assert losses == [f"{f['test/pose_loss']:.3f}" for f in figures.values()]
+    assert len({f["test/pose_loss"] for f in figures.values()}) == 6
+
+
+def test_bad_snapshots(tmp_path, capsys):
+    """A missing one, one of other joints, and a file that is cut short are each named with exit code 2."""
+    csv = persons_csv(tmp_path, 1)
+    prefix, _ = small_checkpoint(tmp_path)
+    data = tmp_path / "checkpoint-12.data-00000-of-00001"
+    for snapshot, dataset, words in (("nowhere", "lsp", "does not exist"), (prefix, "mpii", "14 joints")):
+        assert main([dataset, str(snapshot), "--csv", str(csv)]) == 2
+        assert words in capsys.readouterr().err
+    data.write_bytes(data.read_bytes()[:-1000])
+    assert main(["lsp", str(prefix), "--csv", str(csv)]) == 2
+    assert "cut short" in capsys.readouterr().err
+    (tmp_path / "foreign").write_text("no checkpoint")
+    assert main(["lsp", str(tmp_path / "foreign"), "--csv", str(csv)]) == 2
+    assert "not a whole TensorFlow checkpoint" in capsys.readouterr().err
+
+
+if __name__ == "__main__":
+    sys.exit(main())
