@@ -1,6 +1,13 @@
-"""Baselines that see no image: what a figure must beat before it says anything."""
+"""Baselines that see no image: what a figure must beat before it says anything.
+
+`python -m common.baselines --dataset lspet --data_root DIR --train 1-4000 --split 4001-5000 --house HOUSE [--result FILE]`
+scores the mean pose by every protocol that applies and, with `--result`, writes a run file beside the house's own.
+"""
 
 from __future__ import annotations
+
+import argparse
+import sys
 
 import numpy as np
 
@@ -27,3 +34,43 @@ def mean_pose(train: PoseSet, test: PoseSet) -> Predictions:
 
 def _side(pose_set: PoseSet) -> np.ndarray:
     return np.maximum(pose_set.box[:, 2:].max(-1), 1.0)[:, None, None]
+
+
+def main(argv=None) -> int:
+    """Entry point; exit code 2 on bad input."""
+    from common import datasets
+    from common.crosscheck import save_run
+    from common.evaluate import comparable, score, table
+    from common.poses import DataError
+
+    parser = argparse.ArgumentParser(prog="python -m common.baselines", description="Score the mean pose of the training split.")
+    for name, text in (("dataset", "name in common.datasets"), ("data_root", "its folder"), ("train", "split to average"), ("split", "split to score")):
+        parser.add_argument(f"--{name}", required=True, help=text)
+    parser.add_argument("--house", default="common", help="house whose results the run file stands beside (default: common)")
+    parser.add_argument("--result", help="write a run file for common.crosscheck and common.tables")
+    args = parser.parse_args(argv)
+    try:
+        train, test = (datasets.load(args.dataset, args.data_root, split) for split in (args.train, args.split))
+        predictions = mean_pose(train, test)
+        results = score(test, predictions)
+    except (DataError, ValueError) as error:
+        print(f"baselines: {error}", file=sys.stderr)
+        return 2
+    print(table(test, predictions, results, {name: comparable(test, predictions, name) for name in results}))
+    if args.result:
+        words = f"--dataset {args.dataset} --data_root DIR --train {args.train} --split {args.split} --house {args.house}"
+        save_run(
+            args.result,
+            house=args.house,
+            model="mean pose",
+            dataset=args.dataset,
+            split=args.split,
+            protocols={name: result.as_dict() for name, result in results.items()},
+            meta={k: predictions.meta[k] for k in ("boxes", "flip_test", "synthetic")},
+            command=f"python -m common.baselines {words}",
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

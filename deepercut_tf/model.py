@@ -29,13 +29,15 @@ class ConvNorm(keras.layers.Layer):
     """Convolution without bias, batch normalisation, ReLU unless `relu` is false.
 
     Stride 2 pads by kernel-1 explicitly, the smaller half first (TensorFlow-Slim's conv2d_same), stride 1 pads SAME. `frozen`: moving
-    statistics always, though scale and offset are trained; the normalisation is folded into the kernel then.
+    statistics always, though scale and offset are trained. `folded`: for prediction, with a bias instead of the normalisation.
     """
 
-    def __init__(self, filters: int, kernel: int, stride: int = 1, rate: int = 1, relu: bool = True, frozen: bool = True, scope: str = "", **options):
+    def __init__(
+        self, filters: int, kernel: int, stride: int = 1, rate: int = 1, relu: bool = True, frozen: bool = True, folded: bool = False, scope: str = "", **options
+    ):
         super().__init__(**options)
         self.filters, self.kernel_size, self.stride, self.rate = filters, kernel, stride, rate
-        self.relu, self.frozen, self.scope = relu, frozen, scope
+        self.relu, self.frozen, self.folded, self.scope = relu, frozen, folded, scope
 
     def build(self, shape):
         """Create the variables for inputs of `shape` (B,H,W,C)."""
@@ -43,6 +45,9 @@ class ConvNorm(keras.layers.Layer):
         # slim's variance scaling: 1.3 makes up for the truncation
         initializer = keras.initializers.TruncatedNormal(stddev=float(np.sqrt(1.3 * 2 / fan_in)), seed=keras.random.SeedGenerator())
         self.weights_ = self.add_weight(shape=(self.kernel_size, self.kernel_size, shape[-1], self.filters), initializer=initializer, name="weights")
+        self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="biases") if self.folded else None
+        if self.folded:
+            return
         self.gamma = self.add_weight(shape=(self.filters,), initializer="ones", name="gamma")
         self.beta = self.add_weight(shape=(self.filters,), initializer="zeros", name="beta")
         self.moving_mean = self.add_weight(shape=(self.filters,), initializer="zeros", trainable=False, name="moving_mean")
@@ -50,11 +55,14 @@ class ConvNorm(keras.layers.Layer):
 
     def call(self, x, training=False):
         """(B,H,W,C) -> (B,ceil(H/stride),ceil(W/stride),filters)."""
-        if training and not self.frozen:
-            x = self._normalise_batch(self._convolve(x, self.weights_))
+        x = self._convolve(x, self.weights_)
+        if self.folded:
+            x = x + self.bias
+        elif training and not self.frozen:
+            x = self._normalise_batch(x)
         else:
             factor = self.gamma / ops.sqrt(self.moving_variance + EPSILON)
-            x = self._convolve(x, self.weights_ * factor) + (self.beta - self.moving_mean * factor)
+            x = x * factor + (self.beta - self.moving_mean * factor)
         return ops.relu(x) if self.relu else x
 
     def _convolve(self, x, kernel):
@@ -80,7 +88,7 @@ class ConvNorm(keras.layers.Layer):
     def get_config(self) -> dict:
         """For saving."""
         names = {"filters": self.filters, "kernel": self.kernel_size, "stride": self.stride, "rate": self.rate, "relu": self.relu}
-        return {**super().get_config(), **names, "frozen": self.frozen, "scope": self.scope}
+        return {**super().get_config(), **names, "frozen": self.frozen, "folded": self.folded, "scope": self.scope}
 
 
 @keras.saving.register_keras_serializable("deepercut_tf")
@@ -153,17 +161,19 @@ def head_channels(config: Config) -> dict[str, int]:
     return channels
 
 
-def build_model(config: Config, intermediate: bool = False, features: bool = False) -> keras.Model:
+def build_model(config: Config, intermediate: bool = False, features: bool = False, folded: bool = False) -> keras.Model:
     """The network of the settings: RGB (B,H,W,3) -> {part_pred logits, locref, pairwise_pred, and with `intermediate` part_pred_interm}.
 
     `intermediate`: with the second score map, if the settings have one; training alone needs it. `features`: block4's output too.
+    `folded`: with biases instead of normalisation, for the variables of `folded_variables`.
     DataError when net_type or num_joints is missing.
     """
     require(config, "net_type", "num_joints", why="the network")
     frozen, scope = not config.train_statistics, scope_of(config.net_type)
     images = keras.Input((None, None, 3), name="inputs", dtype="uint8")
     x = SubtractMean(config.mean_pixel, name="subtract_mean")(images)
-    x = ConvNorm(_channels(64, config), 7, 2, frozen=frozen, scope=f"{scope}/conv1", name="conv1")(x)
+    kind = {"frozen": frozen, "folded": folded}
+    x = ConvNorm(_channels(64, config), 7, 2, scope=f"{scope}/conv1", name="conv1", **kind)(x)
     x = keras.layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
     wanted = config.intermediate_unit if intermediate else None
     interm = None
@@ -172,7 +182,7 @@ def build_model(config: Config, intermediate: bool = False, features: bool = Fal
         for unit in range(1, count + 1):
             # stride 16 is reached after block2
             stride = 2 if unit == count and block < 3 else 1
-            x = _bottleneck(x, _channels(base, config), stride, rate, unit == 1, frozen, f"{scope}/block{block}/unit_{unit}/bottleneck_v1")
+            x = _bottleneck(x, _channels(base, config), stride, rate, unit == 1, kind, f"{scope}/block{block}/unit_{unit}/bottleneck_v1")
             if block == 3 and unit == wanted:
                 interm = x
     outputs = {OUTPUTS[name]: value for name, value in Heads(head_channels(config), name="heads")(x).items()}
@@ -187,11 +197,11 @@ def _channels(count: int, config: Config) -> int:
     return max(8, int(round(count * config.width)))
 
 
-def _bottleneck(x, base: int, stride: int, rate: int, first: bool, frozen: bool, scope: str):
+def _bottleneck(x, base: int, stride: int, rate: int, first: bool, kind: dict, scope: str):
     name = "_".join(scope.split("/")[1:3])
 
     def conv(x, filters, kernel, stride, rate, relu, part):
-        return ConvNorm(filters, kernel, stride, rate, relu, frozen, f"{scope}/{part}", name=f"{name}_{part}")(x)
+        return ConvNorm(filters, kernel, stride, rate, relu, scope=f"{scope}/{part}", name=f"{name}_{part}", **kind)(x)
 
     if first:
         shortcut = conv(x, 4 * base, 1, stride, 1, False, "shortcut")
@@ -203,13 +213,19 @@ def _bottleneck(x, base: int, stride: int, rate: int, first: bool, frozen: bool,
     return keras.layers.Activation("relu", name=f"{name}_out")(keras.layers.Add(name=f"{name}_add")([shortcut, y]))
 
 
+_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
 def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     """The original's variable name -> our variable, backbone first, in the network's order."""
     found = {}
     for layer in model.layers:
         if isinstance(layer, ConvNorm):
             found[f"{layer.scope}/weights"] = layer.weights_
-            for part in ("gamma", "beta", "moving_mean", "moving_variance"):
+            if layer.folded:
+                found[f"{layer.scope}/biases"] = layer.bias
+                continue
+            for part in _NORM:
                 found[f"{layer.scope}/BatchNorm/{part}"] = getattr(layer, part)
         elif isinstance(layer, Heads):
             for name in layer.channels:
@@ -238,3 +254,15 @@ def load_variables(model: keras.Model, values: dict[str, np.ndarray], source: st
     for name, variable in wanted.items():
         variable.assign(np.asarray(values[name], np.float32))
     return list(wanted)
+
+
+def folded_variables(model: keras.Model) -> dict[str, np.ndarray]:
+    """The variables of the same network with `folded`: normalisation by moving statistics put into kernels and biases."""
+    values = {name: ops.convert_to_numpy(v) for name, v in named_variables(model).items()}
+    folded = {name: value for name, value in values.items() if "/BatchNorm/" not in name}
+    for scope in [name.removesuffix("/BatchNorm/gamma") for name in values if name.endswith("/BatchNorm/gamma")]:
+        gamma, beta, mean, variance = (values[f"{scope}/BatchNorm/{part}"] for part in _NORM)
+        factor = gamma / np.sqrt(variance + EPSILON)
+        folded[f"{scope}/weights"] = values[f"{scope}/weights"] * factor
+        folded[f"{scope}/biases"] = beta - mean * factor
+    return folded

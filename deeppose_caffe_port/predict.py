@@ -1,0 +1,145 @@
+"""Find one person's joints in any image, folder, video or camera; draw them and write them as JSON lines (the original's pytest.py).
+
+    python deeppose_caffe_port/predict.py picture.png                            # both stages, last snapshots of the K2HPD project
+    python deeppose_caffe_port/predict.py picture.png --stage=1 --snapshot1=MODEL1.caffemodel
+    python deeppose_caffe_port/predict.py clip.mp4 --dataset=lspet --box=40,20,180,360 --smooth
+
+K2HPD's network takes whole depth images of its size. For the others the person is looked for in --box (x,y,w,h), without it in the whole
+picture; in a video the box follows the last pose. `--show` opens a window too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+from common.poses import DataError  # noqa: E402
+from common.settings import add_arguments  # noqa: E402
+from deeppose_caffe_port.config import Config, settle  # noqa: E402
+
+_OWN = ("source", "stage", "box", "out", "track", "smooth", "show")
+
+
+def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
+    """(own options, project settings given)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("source", help="image, folder, video or camera number")
+    add("--stage", type=int, choices=(1, 2), default=2, help="1: stage 1 alone; 2: both (default)")
+    add("--box", help="x,y,w,h of the person in the first picture (default: the whole picture)")
+    add("--out", default="output/predict", help="folder for drawings and joints.jsonl (default: output/predict)")
+    add("--track", action=argparse.BooleanOptionalAction, help="the pictures are one video (default: yes for videos and cameras)")
+    add("--smooth", action="store_true", help="One-Euro filter over the frames of a video")
+    add("--show", action="store_true", help="also show each drawing in a window")
+    add_arguments(parser, Config)
+    given = vars(parser.parse_args(argv))
+    return argparse.Namespace(**{name: given.pop(name) for name in _OWN}), given
+
+
+class Looker:
+    """One person in one picture after another: crop, both stages, joints in image pixels, the next box."""
+
+    def __init__(self, cascade, config: Config, box=None, track: bool = False):
+        self.cascade, self.config, self.first_box, self.track, self.box = cascade, config, box, track, None
+
+    def __call__(self, image):
+        """(H,W,3) uint8 BGR -> joints (J,2) in image pixels, and the box that was looked at."""
+        import numpy as np
+
+        from common.geometry import apply_affine, box_center, crop_affine, invert_affine, pad_box, warp
+        from common.poses import box_of_joints
+
+        height, width = image.shape[:2]
+        box = np.array(self.box if self.box is not None else self.first_box or (-0.5, -0.5, width, height), float)
+        if self.config.whole_images and (width, height) == self.config.size and self.first_box is None:
+            return self.cascade.stages([image])[-1][0], box
+        side = box[2:] if self.config.whole_images else max(box[2:].max(), 1.0)
+        matrix = crop_affine(box_center(box), side, self.config.size)
+        found = self.cascade.stages([warp(image, matrix, self.config.size)])[-1][0]
+        joints = apply_affine(invert_affine(matrix), found)
+        if self.track and not self.config.whole_images:
+            self.box = pad_box(box_of_joints(joints[None]), ratio=self.config.pad)[0]
+            lost = self.box[2:].max() < 8 or (self.box[:2] > (width, height)).any() or (self.box[:2] + self.box[2:] < 0).any()
+            self.box = None if lost else self.box
+        return joints, box
+
+
+def parse_box(text: str | None):
+    """x,y,w,h as numbers; DataError otherwise."""
+    if text is None:
+        return None
+    try:
+        box = tuple(float(v) for v in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4 or min(box[2:]) <= 0:
+        raise DataError(f"--box={text} is not x,y,w,h with positive w and h")
+    return box
+
+
+def run(own: argparse.Namespace, config: Config) -> Path:
+    """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
+    from tqdm import tqdm
+
+    from common import video
+    from common.draw import draw_pose, save_image
+    from deeppose_caffe_port.cascade import load_cascade
+
+    frames, box = video.frames(own.source), parse_box(own.box)
+    moving = frames.count != 1 and not Path(own.source).is_dir()
+    look = Looker(load_cascade(config, own.stage == 2), config, box, moving if own.track is None else own.track)
+    smooth = video.OneEuroFilter(frames.fps) if own.smooth else None
+    out = Path(own.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with video.VideoWriter(out / "overlay.mp4", frames.fps) if moving else nullcontext() as writer, open(out / "joints.jsonl", "w") as lines:
+        try:
+            for index, name, image in tqdm(frames, total=frames.count, dynamic_ncols=True):
+                if config.limit is not None and index >= config.limit:
+                    break
+                joints, used = look(image)
+                joints = smooth(joints) if smooth else joints
+                row = {"image": name, "frame": index, "joints": joints.round(2).tolist(), "box": used.tolist()}
+                lines.write(json.dumps({**row, "joint_names": config.skeleton.joints}) + "\n")
+                lines.flush()
+                drawn = draw_pose(image, joints, config.skeleton)
+                writer.write(drawn) if moving else save_image(out / f"{Path(name).stem}_pose.png", drawn)
+                if not moving:
+                    print(f"{name}\n{joints.round(2)}")
+                if own.show:
+                    show(drawn)
+        except KeyboardInterrupt:
+            print("stopped")
+    return out
+
+
+def show(image) -> None:
+    """A window; DataError where OpenCV was built without them."""
+    import cv2
+
+    try:
+        cv2.imshow("deeppose", image)
+        cv2.waitKey(1)
+    except cv2.error as error:
+        raise DataError("--show needs an OpenCV with windows (opencv-python instead of opencv-python-headless)") from error
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    own, given = parse_args(argv)
+    try:
+        out = run(own, settle(given))
+    except (DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"joints and drawings are in {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
