@@ -21,14 +21,6 @@ PREPARED = ("default", "mpii", "penn_action")  # a `.mat` file in the original's
 FOLDERS = ("lsp", "lspet", "mpii", "coco", "aic", "penn_action", "jhmdb", "ai_challenger", "json")  # a folder that common.datasets reads
 DATASET_TYPES = tuple(dict.fromkeys((*PREPARED, *FOLDERS)))
 
-# The 40 pairs of joints of COCO that the multi-person demo looks at (the original's demo/pose_cfg_multi.yaml).
-_PAIRS = (
-    "0-1 0-2 1-2 2-4 1-3 0-4 0-3 0-6 1-6 2-6 3-6 4-6 0-5 1-5 2-5 3-5 4-5 5-6 6-8 5-7 4-8 3-7 8-10 7-9 6-10 5-9"
-    " 6-12 6-11 5-12 5-11 11-12 12-14 11-13 12-13 11-14 13-14 14-16 13-15 12-16 11-15"
-)
-COCO_SPARSE_GRAPH = [[int(j) for j in pair.split("-")] for pair in _PAIRS.split()]
-
-
 def _listing(default, text: str):
     """A field whose value is a list."""
     return field(default_factory=lambda: [*default] if default is not None else None, metadata={"help": text, "list": True})
@@ -103,6 +95,7 @@ class Config:
     # ours
     mode: str = setting("correct", "ours: repair the original's errors, or repeat them", ("correct", "compat"))
     bn_mode: str = setting("auto", "ours: batch statistics; auto: frozen with init_weights, else train", ("auto", "frozen", "train"))
+    bn_decay: float = setting(0.997, "ours: decay of the moving statistics in mode train; short runs need less")
     width: float = setting(1.0, "ours: channel multiplier of the backbone; 1 is the original network")
     warmup: int = setting(0, "ours: iterations of linear warm-up")
     clip: float | None = setting(None, "ours: global gradient-norm clip")
@@ -209,6 +202,12 @@ def require(config: Config, *names: str, why: str) -> None:
 
 def house_path(text: str) -> Path:
     """A path of a settings file: as it is, or, when that does not exist, relative to this house or the repository's root."""
-    path = Path(text)
+    path = output_path(text)
     options = [path] if path.is_absolute() else [path, HOUSE / path, ROOT / path]
     return next((option for option in options if option.exists()), path)
+
+
+def output_path(text: str) -> Path:
+    """Where to write: as given, but `output/...` lies in the repository's root wherever a program is started."""
+    path = Path(text)
+    return ROOT / path if path.parts[:1] == ("output",) else path

@@ -16,7 +16,6 @@ from deepercut_tf.config import Config, require
 UNITS = {"resnet_50": (3, 4, 6, 3), "resnet_101": (3, 4, 23, 3), "resnet_152": (3, 8, 36, 3)}
 WIDTHS = (64, 128, 256, 512)  # a unit puts out four times as many channels
 EPSILON = 1e-5
-DECAY = 0.997  # of the moving statistics, in mode train
 
 
 def scope_of(net_type: str) -> str:
@@ -32,12 +31,10 @@ class ConvNorm(keras.layers.Layer):
     statistics always, though scale and offset are trained. `folded`: for prediction, with a bias instead of the normalisation.
     """
 
-    def __init__(
-        self, filters: int, kernel: int, stride: int = 1, rate: int = 1, relu: bool = True, frozen: bool = True, folded: bool = False, scope: str = "", **options
-    ):
+    def __init__(self, filters: int, kernel: int, stride=1, rate=1, relu=True, frozen=True, folded=False, decay=0.997, scope="", **options):
         super().__init__(**options)
         self.filters, self.kernel_size, self.stride, self.rate = filters, kernel, stride, rate
-        self.relu, self.frozen, self.folded, self.scope = relu, frozen, folded, scope
+        self.relu, self.frozen, self.folded, self.decay, self.scope = relu, frozen, folded, decay, scope
 
     def build(self, shape):
         """Create the variables for inputs of `shape` (B,H,W,C)."""
@@ -76,8 +73,8 @@ class ConvNorm(keras.layers.Layer):
 
     def _normalise_batch(self, x):
         mean, variance = ops.moments(x, axes=(0, 1, 2))
-        self.moving_mean.assign(self.moving_mean * DECAY + mean * (1 - DECAY))
-        self.moving_variance.assign(self.moving_variance * DECAY + variance * (1 - DECAY))
+        self.moving_mean.assign(self.moving_mean * self.decay + mean * (1 - self.decay))
+        self.moving_variance.assign(self.moving_variance * self.decay + variance * (1 - self.decay))
         return (x - mean) * (self.gamma / ops.sqrt(variance + EPSILON)) + self.beta
 
     def compute_output_shape(self, shape):
@@ -88,7 +85,7 @@ class ConvNorm(keras.layers.Layer):
     def get_config(self) -> dict:
         """For saving."""
         names = {"filters": self.filters, "kernel": self.kernel_size, "stride": self.stride, "rate": self.rate, "relu": self.relu}
-        return {**super().get_config(), **names, "frozen": self.frozen, "folded": self.folded, "scope": self.scope}
+        return {**super().get_config(), **names, "frozen": self.frozen, "folded": self.folded, "decay": self.decay, "scope": self.scope}
 
 
 @keras.saving.register_keras_serializable("deepercut_tf")
@@ -172,7 +169,7 @@ def build_model(config: Config, intermediate: bool = False, features: bool = Fal
     frozen, scope = not config.train_statistics, scope_of(config.net_type)
     images = keras.Input((None, None, 3), name="inputs", dtype="uint8")
     x = SubtractMean(config.mean_pixel, name="subtract_mean")(images)
-    kind = {"frozen": frozen, "folded": folded}
+    kind = {"frozen": frozen, "folded": folded, "decay": config.bn_decay}
     x = ConvNorm(_channels(64, config), 7, 2, scope=f"{scope}/conv1", name="conv1", **kind)(x)
     x = keras.layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
     wanted = config.intermediate_unit if intermediate else None

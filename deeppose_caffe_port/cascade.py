@@ -79,7 +79,9 @@ class Cascade:
     def __init__(self, config: Config, stage1: Regressor, stage2: Regressor | None = None):
         joints = len(config.skeleton)
         if stage1.outputs != 2 * joints:
-            raise DataError(f"stage 1 puts out {stage1.outputs} values, {joints} joints of {config.name} need {2 * joints}; check --dataset")
+            raise DataError(
+                f"stage 1 puts out {stage1.outputs} values, {joints} joints of {config.name} need {2 * joints}; check --dataset"
+            )
         if stage2 is not None and stage2.outputs != 2:
             raise DataError(f"stage 2 puts out {stage2.outputs} values instead of 2")
         self.config, self.stage1, self.stage2 = config, stage1, stage2
@@ -94,8 +96,7 @@ class Cascade:
 
     def refine(self, pictures: Sequence[np.ndarray], joints: np.ndarray) -> np.ndarray:
         """One refinement: each joint moves by what stage 2 sees in a patch around it; the diameter is the prediction's."""
-        a, b = self.config.diameter
-        side = self.config.alpha * np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)
+        side = self.config.alpha * self.config.diameters(joints)
         patches = [patch(picture, center, s) for picture, points, s in zip(pictures, joints, side) for center in points]
         moves = self.stage2(patches).reshape(joints.shape)
         return joints + moves / PATCH_UNIT * side[:, None, None]
@@ -112,8 +113,14 @@ def pick_snapshot(config: Config, stage: int) -> Path:
         return files[int(wanted)]
     if files and not wanted:
         return files[max(files)]
-    have = f"there are those of iterations {', '.join(map(str, sorted(files)))}" if files else f"train first: bash examples/train_k2hpd_deeppose.sh --dataset={config.dataset}"
-    raise DataError(f"no snapshot{f' of iteration {wanted}' if wanted else ''} in {folder}; {have}, or give a .caffemodel with --snapshot{stage}")
+    have = (
+        f"there are those of iterations {', '.join(map(str, sorted(files)))}"
+        if files
+        else f"train first: bash examples/train_k2hpd_deeppose.sh --dataset={config.dataset}"
+    )
+    raise DataError(
+        f"no snapshot{f' of iteration {wanted}' if wanted else ''} in {folder}; {have}, or give a .caffemodel with --snapshot{stage}"
+    )
 
 
 def load_cascade(config: Config, refine: bool = True, random_weights: bool = False) -> Cascade:

@@ -16,14 +16,21 @@ _FIELDS = ("fingerprint", "type", "euclidean", "masked", "mode", "world")
 def open_store(solver: Solver) -> CheckpointStore:
     """The checkpoints beside the snapshots: PREFIX_checkpoints/{last,previous}.pt."""
     folder = solver.folder / f"{solver.prefix}_checkpoints"
-    return CheckpointStore(folder, torch.save, lambda path: torch.load(path, map_location="cpu", weights_only=True), suffix=".pt",
-                           unit="step", writer=solver.is_main, announce=solver.say)  # fmt: skip
+    return CheckpointStore(folder, lambda path, state: torch.save(state, path), lambda path: torch.load(path, map_location="cpu", weights_only=True),
+                           suffix=".pt", unit="step", writer=solver.is_main, announce=solver.say)  # fmt: skip
 
 
 def run_config(solver: Solver, mode: str) -> dict:
     """What must be the same when a run goes on."""
     o = solver.options
-    return {"fingerprint": solver.net.fingerprint(), "type": solver.updater.kind, "euclidean": o.euclidean, "masked": o.masked, "mode": mode, "world": o.world}
+    return {
+        "fingerprint": solver.net.fingerprint(),
+        "type": solver.updater.kind,
+        "euclidean": o.euclidean,
+        "masked": o.masked,
+        "mode": mode,
+        "world": o.world,
+    }
 
 
 def state_of(solver: Solver, mode: str) -> dict:

@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from common.poses import DataError
 from common.settings import resolve, setting
 from common.skeletons import K2HPD15, LSP14, MPII16, Skeleton
@@ -45,11 +47,17 @@ class Config:
     copies: int = setting(0, "further augmented copies of each training image: rotated, scaled, shifted (the original has none)")
     alpha: float = setting(0.8, "side of a stage-2 patch as a share of the body diameter")
     patch_rate: int = setting(15, "one patch in so many joints is kept")
-    displacements: int = setting(0, "random displacements of each kept patch, drawn from stage 1's errors (DeepPose; the original has none)")
+    displacements: int = setting(
+        0, "random displacements of each kept patch, drawn from stage 1's errors (DeepPose; the original has none)"
+    )
     spread: float = setting(1.0, "factor on the standard deviation of those displacements")
     holdout: int = setting(1000, "patches at the list's end that become stage 2's test set")
     allow_small: bool = setting(False, "accept fewer patches than the hold-out: an empty training list (as in the original)")
-    preset: str = setting("auto", "networks and solvers: the original's, or small ones; auto: smoke on synthetic data, else paper", ("auto", "paper", "cpu", "smoke"))
+    preset: str = setting(
+        "auto",
+        "networks and solvers: the original's, or small ones; auto: smoke on synthetic data, else paper",
+        ("auto", "paper", "cpu", "smoke"),
+    )
     refinements: int = setting(1, "how often stage 2 is applied when testing (DeepPose repeats it)")
     batch_size: int = setting(32, "images a batch when testing")
     device: str = setting("auto", "cpu, cuda, cuda:N; auto: CUDA if there is any and the solver asks for GPU mode")
@@ -95,10 +103,13 @@ class Config:
         """Project folder."""
         return Path(self.work) if self.work else ROOT / "experiments" / "deeppose_caffe_port" / self.name
 
-    @property
-    def diameter(self) -> tuple[int, int]:
-        """Ends of the body diameter: right shoulder and left hip (K2HPD: 3 and 12)."""
-        return self.skeleton.index("right_shoulder"), self.skeleton.index("left_hip")
+    def diameters(self, joints: np.ndarray) -> np.ndarray:
+        """(N,J,2) -> (N,) body diameters: right shoulder to left hip (K2HPD: joints 3 and 12), the other diagonal where one is unlabelled."""
+        found = np.full(len(joints), np.nan)
+        for ends in (("right_shoulder", "left_hip"), ("left_shoulder", "right_hip")):
+            a, b = self.skeleton.indices(ends)
+            found = np.where(np.isnan(found), np.linalg.norm(joints[:, a] - joints[:, b], axis=-1), found)
+        return found
 
     def model_folder(self, stage: int) -> Path:
         """Folder of stage 1 or 2: prototxts, LMDBs, mean, snapshots."""
@@ -133,7 +144,7 @@ class Training:
     clip: float | None = None
 
 
-_STEPS = "lr_policy: \"multistep\"\ngamma: 0.1\nstepvalue: {}\nstepvalue: {}"
+_STEPS = 'lr_policy: "multistep"\ngamma: 0.1\nstepvalue: {}\nstepvalue: {}'
 # preset -> (net, training) of stages 1 and 2
 PRESETS: dict[str, tuple[tuple[Net, Training], tuple[Net, Training]]] = {
     "paper": (
@@ -146,10 +157,10 @@ PRESETS: dict[str, tuple[tuple[Net, Training], tuple[Net, Training]]] = {
     ),
     "smoke": (
         (Net(115, 11, 4, 0.25, 0.0), Training(32, 1200, 400, 1e-4, 1e-3, _STEPS.format(700, 1000), "Adam", test_interval=200)),
-        (Net(40, 6, 1, 0.25, 0.0), Training(64, 1200, 400, 1e-4, 1e-3, _STEPS.format(700, 1000), "Adam", test_interval=200)),
+        (Net(32, 5, 1, 0.25, 0.0), Training(64, 1200, 400, 1e-4, 1e-3, _STEPS.format(700, 1000), "Adam", test_interval=200)),
     ),
 }
-_SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1}
+_SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6}
 # Settings of the workflow that go with a preset.
 WORKFLOW: dict[str, dict] = {"paper": {"mode": "compat"}, "cpu": {**_SMALL, "copies": 3}, "smoke": _SMALL}
 # What a project folder keeps of the settings it was made with; other programs take it from there.

@@ -99,7 +99,9 @@ class LmdbSource:
             pixels, labels[i] = self.record(start + i)
             if pixels.shape != self.shape:
                 key = self.keys[(start + i) % len(self.keys)].decode(errors="replace")
-                raise DataError(f"LMDB {self.path}, record {key}: shape {pixels.shape}, the first has {self.shape}; resize all images alike")
+                raise DataError(
+                    f"LMDB {self.path}, record {key}: shape {pixels.shape}, the first has {self.shape}; resize all images alike"
+                )
             data[i] = pixels
         self.position = (self.position + self.batch_size * self.world) % len(self.keys)
         return torch.from_numpy(data), torch.from_numpy(labels)

@@ -1,6 +1,6 @@
 """Losses of a training log -> loss.data and a plot (the original's draw_loss; section 6.2).
 
-    python deeppose_caffe_port/draw_loss.py LOG [--out FOLDER]          # log of this program, or of Caffe itself
+python deeppose_caffe_port/draw_loss.py LOG [--out FOLDER]          # log of this program, or of Caffe itself
 """
 
 from __future__ import annotations

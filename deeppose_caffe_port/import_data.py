@@ -50,7 +50,9 @@ def _link(config: Config, pose_set: PoseSet, images: Path) -> list[str]:
     for path in pose_set.images:
         source, target = Path(path), images / Path(path).name
         if not source.is_file():
-            raise DataError(f"image {path} does not exist; `python -m common.datasets check {config.dataset} {config.data_root}` lists all such")
+            raise DataError(
+                f"image {path} does not exist; `python -m common.datasets check {config.dataset} {config.data_root}` lists all such"
+            )
         if not target.is_symlink() and not target.exists():
             os.symlink(source.absolute(), target)
     folder = Path(pose_set.images[0]).parent.parent.parent

@@ -37,7 +37,9 @@ class Pooling(Layer):
             if max(self.pad) and (count - 1) * s >= n + p:
                 count -= 1
             if count < 1 or (count - 1) * s >= n + p:
-                raise self.error(f"has kernel {k}, stride {s}, pad {p} on {n} pixels: Caffe would make an empty window there; crop its bottom")
+                raise self.error(
+                    f"has kernel {k}, stride {s}, pad {p} on {n} pixels: Caffe would make an empty window there; crop its bottom"
+                )
             out.append(count)
         return tuple(out)
 

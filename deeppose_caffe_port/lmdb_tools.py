@@ -92,7 +92,9 @@ def compute_image_mean(lmdb_folder: Path, out: Path) -> np.ndarray:
     for index in range(len(source)):
         pixels, _ = source.record(index)
         if pixels.shape != source.shape:
-            raise DataError(f"LMDB {lmdb_folder}: record {index} has shape {pixels.shape}, the first {source.shape}; resize all images alike")
+            raise DataError(
+                f"LMDB {lmdb_folder}: record {index} has shape {pixels.shape}, the first {source.shape}; resize all images alike"
+            )
         total += pixels
     total /= np.float32(len(source))
     write_blob(out, total)

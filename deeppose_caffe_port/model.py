@@ -87,7 +87,9 @@ class CaffeNet(nn.Module):
     def _add(self, param, where: str) -> None:
         kind = LAYERS.get(param.type)
         if kind is None:
-            raise DataError(f"{where}: layer {param.name} has type {param.type!r}, which is not known here; known: {', '.join(sorted(LAYERS))}")
+            raise DataError(
+                f"{where}: layer {param.name} has type {param.type!r}, which is not known here; known: {', '.join(sorted(LAYERS))}"
+            )
         missing = [b for b in param.bottom if b not in self.shapes]
         if missing:
             raise DataError(f"{where}: layer {param.name} reads the blob {missing[0]!r}, which no layer before it makes")
@@ -98,7 +100,9 @@ class CaffeNet(nn.Module):
         self.layers[key] = module
         self.order.append(module)
         if len(module.top_shapes) != len(param.top):
-            raise DataError(f"{where}: layer {param.name} ({param.type}) makes {len(module.top_shapes)} tops, the prototxt names {len(param.top)}")
+            raise DataError(
+                f"{where}: layer {param.name} ({param.type}) makes {len(module.top_shapes)} tops, the prototxt names {len(param.top)}"
+            )
         for top, shape in zip(param.top, module.top_shapes):
             if top in self.shapes and top not in param.bottom:
                 raise DataError(f"{where}: layer {param.name} makes the blob {top!r}, which another layer has made")
@@ -113,7 +117,9 @@ class CaffeNet(nn.Module):
                 continue
             owner = self._shared.setdefault(shared, getattr(module, name))
             if owner.shape != getattr(module, name).shape:
-                raise DataError(f"{where}: layer {module.param.name} shares {shared!r} of shape {tuple(owner.shape)}, its own shape differs")
+                raise DataError(
+                    f"{where}: layer {module.param.name} shares {shared!r} of shape {tuple(owner.shape)}, its own shape differs"
+                )
             setattr(module, name, owner)
 
     def _find_outputs(self) -> list[str]:
@@ -148,7 +154,9 @@ class CaffeNet(nn.Module):
             weights.update({top: w for top, w in zip(module.param.top, given) if w})
         return weights
 
-    def forward(self, feeds: Mapping[str, Tensor] | None = None, capture: dict[str, Tensor] | None = None) -> tuple[dict[str, Tensor], Tensor | None]:
+    def forward(
+        self, feeds: Mapping[str, Tensor] | None = None, capture: dict[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Outputs and the weighted sum of losses. `capture` receives `LAYER/TOP` of every layer, each computed on its own."""
         feeds, blobs, losses = feeds or {}, {}, []
         for step in self.fused if capture is None else self.steps:
@@ -218,7 +226,9 @@ class CaffeNet(nn.Module):
                 continue
             found = weights[module.param.name]
             if len(found) != len(module.blob_names):
-                raise DataError(f"{source}: layer {module.param.name} has {len(found)} blobs, the net of {self.file} needs {len(module.blob_names)}")
+                raise DataError(
+                    f"{source}: layer {module.param.name} has {len(found)} blobs, the net of {self.file} needs {len(module.blob_names)}"
+                )
             for i, (array, target) in enumerate(zip(found, module.blobs)):
                 if not _same_shape(array.shape, tuple(target.shape)):
                     raise DataError(

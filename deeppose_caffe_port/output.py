@@ -1,6 +1,6 @@
 """Stage 1's predictions on its training list, mirrored pictures included: data/NAME/stage1/output.txt (the original's pyoutput.py).
 
-    python deeppose_caffe_port/output.py --work=DIR [--snapshot1=ITERATION|FILE]
+python deeppose_caffe_port/output.py --work=DIR [--snapshot1=ITERATION|FILE]
 """
 
 from __future__ import annotations

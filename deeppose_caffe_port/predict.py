@@ -97,7 +97,10 @@ def run(own: argparse.Namespace, config: Config) -> Path:
     smooth = video.OneEuroFilter(frames.fps) if own.smooth else None
     out = Path(own.out)
     out.mkdir(parents=True, exist_ok=True)
-    with video.VideoWriter(out / "overlay.mp4", frames.fps) if moving else nullcontext() as writer, open(out / "joints.jsonl", "w") as lines:
+    with (
+        video.VideoWriter(out / "overlay.mp4", frames.fps) if moving else nullcontext() as writer,
+        open(out / "joints.jsonl", "w") as lines,
+    ):
         try:
             for index, name, image in tqdm(frames, total=frames.count, dynamic_ncols=True):
                 if config.limit is not None and index >= config.limit:

@@ -185,8 +185,7 @@ def get_stage2(config: Config) -> dict[str, float]:
     home, count = dataset_folder(config), len(config.skeleton)
     names, values = read_list(home / "stage1" / "output.txt", 4 * count)
     truth, guess = values.reshape(-1, 2, count, 2).transpose(1, 0, 2, 3)
-    a, b = config.diameter
-    side = config.alpha * np.linalg.norm(truth[:, a] - truth[:, b], axis=-1)
+    side = config.alpha * config.diameters(truth)
     target = home / "stage2"
     shutil.rmtree(target / "data", ignore_errors=True)
     (target / "data").mkdir(parents=True)

@@ -73,7 +73,9 @@ def body(net: Net, outputs: int, deploy: bool) -> str:
     for number, out in ((6, 4096), (7, 1024)):
         text += _dense(f"fc{number}", bottom, _channels(out, net.width)) + _layer(f"relu{number}", "ReLU", f"fc{number}", f"fc{number}")
         if net.dropout:
-            text += _layer(f"drop{number}", "Dropout", f"fc{number}", f"fc{number}", f"  dropout_param {{\n    dropout_ratio: {net.dropout:g}\n  }}\n")
+            text += _layer(
+                f"drop{number}", "Dropout", f"fc{number}", f"fc{number}", f"  dropout_param {{\n    dropout_ratio: {net.dropout:g}\n  }}\n"
+            )
         bottom = f"fc{number}"
     return text + _dense("predict", bottom, outputs)
 

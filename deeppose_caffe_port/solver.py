@@ -203,7 +203,9 @@ class Solver:
             return
         elapsed, done = now - self._clock[0], it - self._clock[1]
         self._clock = (now, it)
-        self.announce(f"Iteration {it} ({done / max(elapsed, 1e-9):.5g} iter/s, {elapsed:.5g}s/{self.param.display} iters), loss = {loss:.6g}")
+        self.announce(
+            f"Iteration {it} ({done / max(elapsed, 1e-9):.5g} iter/s, {elapsed:.5g}s/{self.param.display} iters), loss = {loss:.6g}"
+        )
         self._announce_outputs("Train", self.net, outputs)
         self.announce(f"Iteration {it}, lr = {rate:.6g}")
         self.on_values(it, {"loss": loss, "lr": rate})

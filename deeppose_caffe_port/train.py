@@ -26,7 +26,21 @@ from deeppose_caffe_port.config import Config, settle  # noqa: E402
 from deeppose_caffe_port.machine import join, leave, processes  # noqa: E402
 
 EFFECTS = ("stop", "snapshot", "none")
-_OWN = ("solver", "folder", "snapshot", "weights", "gpu", "stage", "resume", "euclidean", "masked", "sigint_effect", "sighup_effect", "save_minutes", "log_dir")
+_OWN = (
+    "solver",
+    "folder",
+    "snapshot",
+    "weights",
+    "gpu",
+    "stage",
+    "resume",
+    "euclidean",
+    "masked",
+    "sigint_effect",
+    "sighup_effect",
+    "save_minutes",
+    "log_dir",
+)
 
 
 def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
@@ -40,7 +54,12 @@ def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
     add("--gpu", "-gpu", help="CUDA device number, like --device cuda:N")
     add("--stage", type=int, choices=(1, 2), default=1, help="stage of the project, when no --solver is given (default: 1)")
     add("--resume", choices=("none", "auto"), default="none", help="auto: go on from our newest checkpoint, if any (default: none)")
-    add("--euclidean", choices=("modified", "stock"), default="modified", help="EuclideanLoss over all elements (this project) or over the batch")
+    add(
+        "--euclidean",
+        choices=("modified", "stock"),
+        default="modified",
+        help="EuclideanLoss over all elements (this project) or over the batch",
+    )
     add("--masked", action="store_true", help="NaN labels mean unlabelled: left out of the loss (always on for data sets with such joints)")
     add("--sigint_effect", "-sigint_effect", choices=EFFECTS, default="stop", help="what Ctrl-C does (default: snapshot and stop)")
     add("--sighup_effect", "-sighup_effect", choices=EFFECTS, default="snapshot", help="what SIGHUP does (default: snapshot)")
@@ -119,7 +138,13 @@ def train(own: argparse.Namespace, config: Config) -> Path:
             print(f"{weights}: {'all weights' if not missing else 'initial values kept in ' + ', '.join(missing)}", file=sys.stderr)
     log = None
     if solver.is_main:
-        settings = {"solver": str(path), "folder": str(folder.absolute()), "device": str(solver.device), "mode": config.mode, **vars(options)}
+        settings = {
+            "solver": str(path),
+            "folder": str(folder.absolute()),
+            "device": str(solver.device),
+            "mode": config.mode,
+            **vars(options),
+        }
         log_folder = Path(own.log_dir) if own.log_dir else (solver.folder / solver.prefix).parent / "log"
         log = Log(log_folder, settings, solver.iteration if state or own.snapshot else None)
         solver.announce, solver.on_values = log.line, log.values

@@ -127,8 +127,6 @@ class Converter:
         fresh = out.with_name(f".{out.name}.tmp")
         shutil.rmtree(fresh, ignore_errors=True)
         self._network("saved_model").export(str(fresh), verbose=False)
-        if out.exists():
-            raise DataError(f"{out} exists; remove it, or choose another name")
         fresh.rename(out)
 
     def _write_onnx(self, out: Path) -> None:
@@ -174,7 +172,8 @@ def answer(kind: str, out: Path, images, converter: Converter):
     if kind == "saved_model":
         import tensorflow as tf
 
-        return np.asarray(tf.saved_model.load(str(out)).serve(images))
+        loaded = tf.saved_model.load(str(out))  # its variables go with it
+        return np.asarray(loaded.serve(images))
     from deeppose_tf.engine import forward
     from deeppose_tf.model import get_weights, network_for, set_weights
     from deeppose_tf.weight_files import fit, read_weights
@@ -201,14 +200,16 @@ def convert(source: str, out: Path, kind: str, licence: str = "not given", toler
     """Write, check, and write the card; the difference found. DataError when it is above `tolerance`; nothing is kept then."""
     from common.checkpoints import sha256_of, write_json
 
+    if out.is_dir():
+        raise DataError(f"{out} exists; remove it, or choose another name")
     converter = Converter(source)
     out.parent.mkdir(parents=True, exist_ok=True)
-    converter.write(kind, out)
     try:
+        converter.write(kind, out)
         difference = converter.check(kind, out)
         if not difference <= tolerance:
             raise DataError(f"{out}: its answers differ from the source's by {difference:.2g} of the largest output; nothing is kept")
-    except DataError:
+    except BaseException:
         remove(kind, out)
         raise
     place = converter.place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -144,9 +144,9 @@ def to_picture(shares: np.ndarray, boxes: np.ndarray, factor: np.ndarray, mode: 
     return to_stored(unproject(shares, boxes, mode).astype(np.float64), factor, mode).astype(np.float32)
 
 
-def predict(model: keras.Model, persons: Persons, crops: Crops, batch_size: int = 128) -> Iterator[Predicted]:
-    """Predict every person, in order, a batch at a time."""
-    run, first = forward(model), 0
+def predict(run: Callable, persons: Persons, crops: Crops, batch_size: int = 128) -> Iterator[Predicted]:
+    """Predict every person, in order, a batch at a time, with `run` = `forward(model)`."""
+    first = 0
     for images, targets, valid, boxes in in_order(persons, crops, batch_size):
         shares = run(images)
         joints = to_picture(shares, boxes, persons.factor[first : first + len(images)], crops.mode)

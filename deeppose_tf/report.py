@@ -46,11 +46,13 @@ class Evaluation:
 
 
 def evaluate(run, persons: Persons, pose_set: PoseSet, crops: Crops, batch_size: int = 128) -> tuple[Evaluation, np.ndarray]:
-    """Predict all persons with `run` = `engine.predict` bound to a model; also the joints in pixels of the stored pictures (N,J,2).
+    """Predict all persons with `run` = `engine.forward(model)`; also the joints in pixels of the stored pictures (N,J,2).
 
     Mode correct compares with the annotation; compat, as DT does, in the reduced pictures with the truth as it was cut for the network.
     """
-    batches = list(run(persons, crops, batch_size))
+    from deeppose_tf.engine import predict
+
+    batches = list(predict(run, persons, crops, batch_size))
     shares, targets, valid, boxes, joints = (
         np.concatenate([getattr(b, name) for b in batches]) for name in ("shares", "targets", "valid", "boxes", "joints")
     )

@@ -93,12 +93,13 @@ class Run:
         strategy = start_tensorflow(config)
         from contextlib import nullcontext
 
-        from deeppose_tf.engine import Trainer
+        from deeppose_tf.engine import Trainer, forward
         from deeppose_tf.model import RESTORED_LAYERS, get_weights, network_for, set_weights
         from deeppose_tf.optimizers import make_optimizer
 
         with strategy.scope() if strategy else nullcontext():
             self.model = network_for(config)
+        self.forward = forward(self.model)
         self.unused = unused_head(get_weights(self.model), config.seed)
         self.optimizer = make_optimizer(config.optimizer)
         self.trainer = Trainer(self.model, self.optimizer, config.mode, strategy=strategy, xla=config.xla, weight_decay=config.weight_decay)

@@ -120,16 +120,13 @@ class Loop:
 
     def score(self) -> None:
         """Evaluation blocks of test and val; the test's mPCP chooses the best checkpoint."""
-        from functools import partial
-
         from deeppose_tf.data import Crops
-        from deeppose_tf.engine import predict
         from deeppose_tf.report import block, evaluate, scalars
 
         run, config, metric = self.run, self.config, None
         crops = Crops.for_testing(config.mode, config.test_extension)
         for tag, split in run.tests.items():
-            found, _ = evaluate(partial(predict, run.model), split.persons, split.pose_set, crops, min(config.batch_size, 128))
+            found, _ = evaluate(run.forward, split.persons, split.pose_set, crops, min(config.batch_size, 128))
             print(block(run.counter, tag, found), flush=True)
             self.log.scalars(run.counter, **scalars(tag, found))
             metric = found.pcp().total if tag == "test" else metric

@@ -73,19 +73,17 @@ def check_skeleton(pose_set: PoseSet, config) -> None:
 
 def sweep(model, mode: str, pose_set: PoseSet, extensions, *, downscale_height: int | None = None, batch_size: int = 128) -> dict:
     """{extension: (Evaluation, joints (N,J,2) in stored pixels)}, and under `persons` who was scored; extension None is the tight box."""
-    from functools import partial
-
     from deeppose_tf.data import Crops, Persons
-    from deeppose_tf.engine import predict
+    from deeppose_tf.engine import forward
     from deeppose_tf.report import evaluate
 
     persons = Persons(pose_set, mode, downscale_height=downscale_height, cache_mb=512)
     if persons.dropped:
         print(f"left out: {persons.dropped_text()}")
-    found = {}
+    found, network = {}, forward(model)
     for extension in extensions:
         crops = Crops.for_testing(mode, None if extension is None else (extension, extension))
-        found[extension] = evaluate(partial(predict, model), persons, pose_set, crops, batch_size)
+        found[extension] = evaluate(network, persons, pose_set, crops, batch_size)
     return {"persons": persons, "by_extension": found}
 
 

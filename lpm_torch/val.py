@@ -213,7 +213,8 @@ def score_and_write(
     from common.evaluate import comparable, score, table, write_json
     from common.predictions import save_predictions
 
-    predictions.meta |= {"house": "lpm_torch", "checkpoint": str(checkpoint), "weights_hash": sha256_of(checkpoint), "versions": versions()}
+    # no folder of this machine in files that travel
+    predictions.meta |= {"house": "lpm_torch", "checkpoint": checkpoint.name, "weights_hash": sha256_of(checkpoint), "versions": versions()}
     save_predictions(out, predictions)
     print(f"predictions: {out}")
     results = score(pose_set, predictions, protocols)

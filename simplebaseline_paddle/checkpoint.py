@@ -110,7 +110,8 @@ def load_network(path: str | Path, options: dict, fallback: dict | None = None, 
     for field in ("depth", "kp_dim", *(MEANING_FIELDS if stored else ())):
         theirs = found[field] if field in found else stored[field]
         if field in given and given[field] != theirs:
-            raise DataError(f"{path}: {field} is {theirs} in the checkpoint, {given[field]} was asked for; give another checkpoint, or --{field} {theirs}")
+            hint = " (16 joints: MPII, 17: COCO; --dataset must match)" if field == "kp_dim" else ""
+            raise DataError(f"{path}: {field} is {theirs} in the checkpoint, {given[field]} was asked for{hint}; give another checkpoint or --{field}")
     known = {k: v for k, v in (stored or fallback or {}).items() if k in Config.__dataclass_fields__}
     config = resolve(Config, known, found, given).checked()
     model = build_model(config)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import paddle
 from paddle import io
 
 from common.poses import read_image
@@ -108,12 +109,28 @@ def _quiet_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def make_loader(dataset: PersonDataset, batch: int, shuffle: bool, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0) -> io.DataLoader:
+class SerialLoader:
+    """Batches made in the calling process; Paddle's own loader without workers waits for ever when a picture cannot be read."""
+
+    def __init__(self, dataset: PersonDataset, sampler: EpochBatches):
+        self.dataset, self.sampler = dataset, sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self):
+        for keys in self.sampler:
+            items = [self.dataset[key] for key in keys]
+            yield {name: paddle.to_tensor(np.stack([item[name] for item in items])) for name in items[0]}
+
+
+def make_loader(dataset: PersonDataset, batch: int, shuffle: bool, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0):
     """Batches of `batch` persons (over all processes in training) with `config.workers` processes that hand them over in shared memory."""
     sampler = EpochBatches(len(dataset), batch, dataset.config.seed, shuffle, rank, world)
     sampler.epoch, sampler.skip = epoch, skip
     workers = dataset.config.workers
+    if not workers:
+        return SerialLoader(dataset, sampler)
     return io.DataLoader(
-        dataset, batch_sampler=sampler, num_workers=workers, use_shared_memory=workers > 0, worker_init_fn=_quiet_worker if workers else None,
-        use_buffer_reader=False,
-    )  # fmt: skip
+        dataset, batch_sampler=sampler, num_workers=workers, use_shared_memory=True, worker_init_fn=_quiet_worker, use_buffer_reader=False
+    )

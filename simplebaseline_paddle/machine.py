@@ -35,3 +35,13 @@ class Machine:
     def is_main(self) -> bool:
         """Whether this process logs, validates and saves."""
         return self.rank == 0
+
+    def mean(self, value: float) -> float:
+        """The mean of a number over all processes, each of which must call this."""
+        if self.world == 1:
+            return value
+        import paddle
+
+        total = paddle.to_tensor([value], dtype="float64")
+        paddle.distributed.all_reduce(total)
+        return float(total) / self.world

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
 from common.poses import DataError  # noqa: E402
-from simplebaseline_paddle.arguments import parse_config  # noqa: E402
+from simplebaseline_paddle.arguments import message_of, parse_config  # noqa: E402
 from simplebaseline_paddle.config import Config  # noqa: E402
 
 
@@ -66,9 +66,10 @@ def train_epochs(run, log) -> None:
         run.epoch, run.batch = run.epoch + 1, 0
         # every process scores its share
         metric = validate(run, log) if config.valid_split != "none" else None
+        loss = run.machine.mean(values["loss"])
         if log:
-            log.scalars(run.step, **{"Epoch Train Loss": values["loss"], "epoch": run.epoch})
-            print(f"[epoch {run.epoch}] loss {values['loss']:.6g}, accuracy {watch.mean_accuracy():.3f}")
+            log.scalars(run.step, **{"Epoch Train Loss": loss, "epoch": run.epoch})
+            print(f"[epoch {run.epoch}] loss {loss:.6g}, accuracy {watch.mean_accuracy():.3f}")
             watch.save(metric)
 
 
@@ -140,7 +141,7 @@ def main(argv=None) -> int:
         data_ready(config)
         directory = train(config)
     except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"stopped: {error}. The last good state is kept: lower --lr, and go on with --resume auto", file=sys.stderr)

@@ -23,7 +23,7 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError, PoseSet  # noqa: E402
 from common.predictions import Predictions, predictions_for  # noqa: E402
-from simplebaseline_paddle.arguments import drop_ignored, plain_switches, switches  # noqa: E402
+from simplebaseline_paddle.arguments import drop_ignored, message_of, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import BOXES, DATASETS, PRESETS, Config, data_root, run_directory  # noqa: E402
 from simplebaseline_paddle.infer import ENGINES  # noqa: E402
 
@@ -114,19 +114,18 @@ def load_model(args: argparse.Namespace, joints: int | None, synthetic: bool = F
     from simplebaseline_paddle.model import build_model
 
     options = {k: getattr(args, k, None) for k in _OVERRIDES}
-    options["kp_dim"] = options["kp_dim"] or joints
+    options |= {"kp_dim": args.kp_dim or joints, "model_save_dir": args.model_save_dir, "dataset": args.dataset}
     preset = PRESETS[("smoke" if synthetic else "paper") if args.preset == "auto" else args.preset]
-    base = {**preset, "dataset": args.dataset, "data_root": getattr(args, "data_root", None)}
     path = pick_checkpoint(args)
     if path is not None:
-        model, config = load_network(path, {**options, "dataset": args.dataset}, base, args.weights == "averaged")
+        model, config = load_network(path, options, preset, args.weights == "averaged")
         if args.random_weights:
             model = build_model(config, config.seed)
         return model, config, path
     if not args.random_weights:
         train = f"python {ROOT / 'simplebaseline_paddle/train.py'} --dataset {args.dataset}"
         print(f"NO CHECKPOINT: scoring an untrained network with random weights. Make one with `{train}`, or give --checkpoint", file=sys.stderr)
-    config = resolve(Config, base, {k: v for k, v in options.items() if v is not None}).checked()
+    config = resolve(Config, preset, {k: v for k, v in options.items() if v is not None}).checked()
     return build_model(config, config.seed), config, None
 
 
@@ -202,8 +201,10 @@ def score_and_write(args: argparse.Namespace, config: Config, checkpoint: Path |
     predictions.meta |= {"house": "simplebaseline_paddle", "checkpoint": str(trained or "random weights"), "weights_hash": hashed, "versions": versions()}
     out = Path(args.out) if args.out else run_directory(config) / f"{args.split}.npz"
     save_predictions(out, predictions)
-    print(f"predictions: {out}")
+    print(f"predictions: {out}" + "".join(f", {path}" for path in write_official(out, predictions, pose_set, args)))
     results = score(pose_set, predictions, args.protocol)
+    if "oks_ap" in results:
+        results["oks_ap"] = rescored(results["oks_ap"], pose_set, predictions, args)
     verdicts = {name: comparable(pose_set, predictions, name) for name in results}
     if args.json:
         write_json(args.json, results, verdicts)
@@ -216,6 +217,36 @@ def score_and_write(args: argparse.Namespace, config: Config, checkpoint: Path |
                  meta=meta, command="python simplebaseline_paddle/val.py " + " ".join(sys.argv[1:]))  # fmt: skip
     print(table(pose_set, predictions, results, verdicts))
     print("\n" + original_table(config, results))
+
+
+def rescored(result, pose_set: PoseSet, predictions: Predictions, args: argparse.Namespace):
+    """The COCO result with the thresholds of the options; the registered protocol has the originals' 0.9 and 0.2."""
+    from dataclasses import replace
+
+    from common.metrics.coco import oks_ap
+
+    if (args.oks_threshold, args.joint_threshold) == (0.9, 0.2):
+        return result
+    figures = oks_ap(pose_set, predictions, args.oks_threshold, args.joint_threshold)
+    how = f"{result.aggregation}; OKS-NMS at {args.oks_threshold:g}, joints above {args.joint_threshold:g}"
+    return replace(result, total=figures["AP"], values=figures, aggregation=how)
+
+
+def write_official(out: Path, predictions: Predictions, pose_set: PoseSet, args: argparse.Namespace) -> list[Path]:
+    """The files that the originals write, beside ours: `pred.mat` (counted from 1) for MPII, the result JSON for COCO."""
+    from common.checkpoints import atomic_write, write_json
+
+    if pose_set.name == "coco":
+        from common.metrics.coco import coco_results
+
+        path = out.with_name(f"keypoints_{args.split}_results.json")
+        return [write_json(path, coco_results(predictions, args.oks_threshold, args.joint_threshold))]
+    if pose_set.name != "mpii":
+        return []
+    import scipy.io
+
+    path = out.with_name("pred.mat")
+    return [atomic_write(path, lambda temporary: scipy.io.savemat(temporary, {"preds": predictions.joints + 1.0}))]
 
 
 def original_table(config: Config, results: dict) -> str:
@@ -245,7 +276,7 @@ def main(argv=None) -> int:
         synthetic = (data_root(args.data_root, args.dataset) / "SYNTHETIC").exists()
         run(args, pose_set, synthetic)
     except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 2
     return 0
 

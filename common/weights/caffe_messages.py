@@ -80,8 +80,7 @@ MESSAGES = {
     "BatchNormParameter": "use_global_stats 1 bool, moving_average_fraction 2 float 0.999, eps 3 float 1e-5",
     "ELUParameter": "alpha 1 float 1",
     "BiasParameter": "axis 1 int32 1, num_axes 2 int32 1, filler 3 FillerParameter",
-    "ScaleParameter": "axis 1 int32 1, num_axes 2 int32 1, filler 3 FillerParameter, bias_term 4 bool false,"
-    " bias_filler 5 FillerParameter",
+    "ScaleParameter": "axis 1 int32 1, num_axes 2 int32 1, filler 3 FillerParameter, bias_term 4 bool false, bias_filler 5 FillerParameter",
     "InputParameter": "shape 1 BlobShape*",
     "V1LayerParameter": "bottom 2 string*, top 3 string*, name 4 string, type 5 LayerType, blobs 6 BlobProto*, blobs_lr 7 float*,"
     " weight_decay 8 float*, concat_param 9 ConcatParameter, convolution_param 10 ConvolutionParameter, data_param 11 DataParameter,"

@@ -13,7 +13,8 @@ _TOKEN = re.compile(
     r"""(?P<space>\s+|\#[^\n]*)|(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?P<word>[A-Za-z_][\w]*)"""
     r"""|(?P<number>[-+]?(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[fF]?|inf(?:inity)?\b|nan\b))|(?P<mark>[{}<>\[\]:,;])"""
 )
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
+_ESCAPE = re.compile(rb"\\([0-7]{1,3}|[xX][0-9a-fA-F]{1,2}|.)", re.DOTALL)
+_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
 _BOOL = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _INTEGER_TYPES = {3, 5, 13}  # int64, int32, uint32 of FieldDescriptor.type
 _RANGES = {3: (-(2**63), 2**63 - 1), 5: (-(2**31), 2**31 - 1), 13: (0, 2**32 - 1)}
@@ -211,8 +212,22 @@ class _Parser:
         text = token.text[1:-1]
         while self.now.kind == "string":  # adjacent strings are one
             text += self.take().text[1:-1]
-        text = re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), text)
-        return text.encode() if field.type == field.TYPE_BYTES else text
+        data = _ESCAPE.sub(_unescaped, text.encode())
+        if field.type == field.TYPE_BYTES:
+            return data
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise self.error(token, f"{name.text} is not UTF-8 text ({error})") from error
+
+
+def _unescaped(match: re.Match) -> bytes:
+    found = match[1]
+    if found[:1] in b"xX" and len(found) > 1:
+        return bytes([int(found[1:], 16)])
+    if found.isdigit():
+        return bytes([int(found, 8) & 255])
+    return _ESCAPES.get(found, found)
 
 
 def _is_repeated(field) -> bool:

@@ -116,7 +116,9 @@ def test_layer(golden, case):
     io, meta = np.load(home / "ops_modified.npz"), json.loads((home / "meta.json").read_text())
     net = CaffeNet.from_file(home / f"{case}.prototxt", TRAIN, random=CaffeRandom(meta["rng_seed_before_net"][case]))
     weights, op = weights_of(io, case), net.layers["op"]
-    fillers = {f.type for _, p in op.param.ListFields() if hasattr(p, "ListFields") for _, f in p.ListFields() if hasattr(f, "variance_norm")}
+    fillers = {
+        f.type for _, p in op.param.ListFields() if hasattr(p, "ListFields") for _, f in p.ListFields() if hasattr(f, "variance_norm")
+    }
     if not fillers & {"gaussian", "msra"}:  # boost's normal numbers cannot be made again
         assert all(np.array_equal(b.detach().numpy(), w) for b, w in zip(op.blobs, weights)), "filler"
     net.load_blobs({"op": weights} if weights else {})

@@ -124,7 +124,9 @@ def test_predictions_and_mean(golden, run):
     np.testing.assert_array_equal(labels.numpy().reshape(stored["label"].shape), stored["label"])
     x = (pixels.float() - torch.from_numpy(stored["mean"])) / 256
     found = net({"data": x})[0][net.outputs[0]]
-    np.testing.assert_allclose(found.detach().numpy(), stored["pred"].reshape(found.shape), rtol=0, atol=TOLERANCE * np.abs(stored["pred"]).max())
+    np.testing.assert_allclose(
+        found.detach().numpy(), stored["pred"].reshape(found.shape), rtol=0, atol=TOLERANCE * np.abs(stored["pred"]).max()
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -82,7 +82,7 @@ def test_reads_files_that_caffe_wrote(golden_dir, tmp_path):
 
 def test_unknown_fields_survive():
     net = messages()["NetParameter"]()
-    extra = b"\xaa\x06\x03abc"  # LayerParameter field 101, which the table does not have
+    extra = b"\x82\x7d\x03abc"  # field 2000, which no Caffe has
     net.layer.add(name="a").MergeFromString(extra)
     again = messages()["NetParameter"]()
     again.ParseFromString(net.SerializeToString())

@@ -104,8 +104,13 @@ def test_forward(folder, fixture, filled):
                 np.testing.assert_allclose(array, expected.astype(np.float32), rtol=0, atol=limit, err_msg=f"{name} {key}")
 
 
-def test_train_step(folder, fixture, filled):
-    """Loss and maps 1e-4 relative, gradient norms 1e-3, as the fixture suggests; sums after Adam as float32 rounding allows."""
+def test_train_step(folder, fixture, filled, monkeypatch):
+    """Loss and maps 1e-4 relative, gradient norms 1e-3, as the fixture suggests; sums after Adam as float32 rounding allows.
+
+    With direct convolutions, as the original: at these random weights rounding decides single ReLUs, and lpm's gradients in the fixture
+    lie up to 1e-2 (norm of the difference) from float64's, those through spectra 2e-5.
+    """
+    monkeypatch.setattr("lpm_torch.layers.worthwhile", lambda x, weight: False)
     settings, seed, name = fixture["forward"]["train"], fixture["seed"], filled[0]
     order = json.loads((folder / f"params_{name}.json").read_text())
     model = with_weights(filled, dropout=settings["dropout"]).train()

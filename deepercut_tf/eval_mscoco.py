@@ -1,0 +1,71 @@
+"""COCO's keypoint evaluation of a result file of test_multiperson.py.
+
+    python deepercut_tf/eval_mscoco.py --config FILE --pred predictions.json
+
+Scores are kept; the original cut coordinates to whole pixels and, with its constant score of 1, made AP depend on the order of the persons
+(--mode compat repeats that on its file NAME-0.json).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+from common.poses import DataError  # noqa: E402
+from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    settings_arguments(parser)
+    parser.add_argument("--pred", default="predictions.json", help="COCO result file (default: predictions.json)")
+    return parser.parse_args(argv)
+
+
+def as_the_original(entries: list[dict]) -> list[dict]:
+    """Coordinates cut to whole pixels, v = 1 where it was positive."""
+    cut = []
+    for entry in entries:
+        points = entry["keypoints"]
+        table = [[int(x), int(y), int(v > 0)] for x, y, v in zip(points[::3], points[1::3], points[2::3])]
+        cut.append({**entry, "keypoints": [v for row in table for v in row]})
+    return cut
+
+
+def run(args: argparse.Namespace) -> dict[str, float]:
+    """The ten figures. DataError on bad input."""
+    from common import datasets
+    from common.checkpoints import write_json
+    from common.datasets.files import read_json
+    from common.importers import load_any
+    from common.metrics.coco import oks_ap
+    from deepercut_tf.config import house_path, require
+
+    config = settings_of(args)
+    require(config, "dataset", "dataset_phase", why="eval_mscoco.py")
+    path = Path(args.pred)
+    if config.mode == "compat":
+        path = write_json(path.with_name(f"{path.stem}-0.json"), as_the_original(read_json(path)))
+    truth = datasets.load("coco", house_path(config.dataset), config.dataset_phase)
+    return oks_ap(truth, load_any(path, truth))
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    args = parse_args(argv)
+    try:
+        for name, value in run(args).items():
+            print(f"{name:10} {value:.3f}")
+    except (DataError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

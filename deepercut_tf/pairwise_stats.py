@@ -1,0 +1,68 @@
+"""Mean and deviation of the offsets between the joints of a person, over a training set: writes `pairwise_stats_fn`.
+
+    python deepercut_tf/pairwise_stats.py --config deepercut_tf/models/coco/train/pose_cfg.yaml
+
+Offsets are in unscaled pixels (loading multiplies by global_scale); with `mirror` mirrored copies count too. Every image counts once; no
+image is decoded. A pair that never occurs gets mean 0 and deviation 1, with a warning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+from common.poses import DataError  # noqa: E402
+from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    settings_arguments(parser)
+    parser.add_argument("--out", help="file to write (default: the key pairwise_stats_fn)")
+    parser.add_argument("--limit", type=int, help="the first N images only")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> Path:
+    """Collect and write; returns the file. DataError on bad input."""
+    import numpy as np
+
+    from deepercut_tf.config import output_path
+    from deepercut_tf.data import image_size
+    from deepercut_tf.items import load_items
+    from deepercut_tf.pair_statistics import collect, ordered_pairs, save_statistics
+
+    item_set, config = load_items(settings_of(args))
+    items = [item for item in item_set.items[: args.limit] if item.persons]
+    persons = [person for item in items for person in item.persons]
+    widths = [image_size(item)[1] for item in items for _ in item.persons] if config.mirror else None
+    mean, deviation, count = collect(persons, config.num_joints, widths, config.all_joints, item_set.mirror_shift)
+    rare = np.flatnonzero(count == 0)
+    if len(rare):
+        first = ordered_pairs(config.num_joints)[rare[0]].tolist()
+        print(f"warning: {len(rare)} pairs of joints never occur together, first {first}: mean 0, deviation 1", file=sys.stderr)
+    mean, deviation = np.nan_to_num(mean), np.where(np.nan_to_num(deviation) > 0, deviation, 1.0)
+    path = output_path(args.out or config.pairwise_stats_fn)
+    save_statistics(path, mean, deviation, config.num_joints)
+    print(f"{len(persons)} persons in {len(items)} images, {int(count.sum())} pairs")
+    return path
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    args = parse_args(argv)
+    try:
+        print(run(args))
+    except (DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

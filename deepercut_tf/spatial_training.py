@@ -1,0 +1,82 @@
+"""Fitting the pairwise logistic regressions: which pairs of detections belong to one person (our own design; the original's was not released)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepercut_tf.detections import Detections
+from deepercut_tf.pairwise import SpatialModel, pair_features, wanted_pairs
+
+LEAST = 20  # positive pairs that a regression of its own needs
+PENALTY = 1e-3  # L2 on the weights, a pair
+
+
+def owners(found: Detections, persons: list[np.ndarray], reach: float) -> np.ndarray:
+    """(N,) index of the person whose joint of that kind is nearest within `reach` pixels, -1 for none; rows (id, x, y) a person."""
+    best, owner = np.full(len(found), np.inf), np.full(len(found), -1)
+    for number, person in enumerate(persons):
+        for joint, x, y in person:
+            of = found.joint == joint
+            distance = np.hypot(found.coord[of, 0] - x, found.coord[of, 1] - y)
+            nearer = (distance <= reach) & (distance < best[of])
+            best[of] = np.where(nearer, distance, best[of])
+            owner[of] = np.where(nearer, number, owner[of])
+    return owner
+
+
+def training_pairs(found: Detections, owner: np.ndarray, joints: int, sparse_graph=None):
+    """(joints k < m (M,2), features (M,8), label (M,)) of an image's pairs of different joints; pairs of two unowned detections are left out."""
+    used = np.zeros((joints, joints), bool)
+    used[tuple(np.array(wanted_pairs(sparse_graph, joints)).reshape(-1, 2).T)] = True
+    a, b = np.triu_indices(len(found), 1)
+    keep = used[found.joint[a], found.joint[b]] & ((owner[a] >= 0) | (owner[b] >= 0))
+    a, b = a[keep], b[keep]
+    if not len(a):
+        return np.zeros((0, 2), int), np.zeros((0, 8)), np.zeros(0, bool)
+    return np.stack([found.joint[a], found.joint[b]], axis=1), pair_features(found, a, b, joints), owner[a] == owner[b]
+
+
+def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float = PENALTY, steps: int = 50) -> np.ndarray:
+    """(F+1,) weights and bias of an L2 logistic regression, by Newton's method; the bias is not penalised."""
+    design = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    ridge = np.diag([penalty * len(x)] * x.shape[1] + [1e-9])
+    weight = np.zeros(design.shape[1])
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(design @ weight, -30, 30)))
+        gradient = design.T @ (p - y) + ridge @ weight
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge
+        step = np.linalg.solve(hessian + 1e-9 * np.eye(len(weight)), gradient)
+        weight -= step
+        if np.abs(step).max() < 1e-8:
+            break
+    return weight
+
+
+def fit(pairs: np.ndarray, features: np.ndarray, label: np.ndarray, joints: int, sparse_graph=None, seed: int = 0) -> tuple[SpatialModel, list]:
+    """(model, pairs of joints without enough examples) from the pairs of all images; as many negatives as positives are drawn.
+
+    A pair of joints with fewer than 20 positives or negatives takes a regression over all pairs. ValueError when even all have too few.
+    """
+    rng, model, shared = np.random.default_rng(seed), SpatialModel.empty(joints), []
+    if min(label.sum(), (~label).sum()) < LEAST:
+        found = f"{int(label.sum())} pairs of one person and {int((~label).sum())} of two"
+        raise ValueError(f"only {found} were detected; train the network longer or use more images")
+    whole = _balanced(features, label, rng)
+    for k, m in wanted_pairs(sparse_graph, joints):
+        of = (pairs[:, 0] == k) & (pairs[:, 1] == m)
+        enough = min(label[of].sum(), (~label[of]).sum()) >= LEAST
+        if not enough:
+            shared.append((k, m))
+        x, y = _balanced(features[of], label[of], rng) if enough else whole
+        low, high = x.min(0), x.max(0)
+        high = np.where(high > low, high, low + 1)
+        model.low[k, m], model.high[k, m] = low, high
+        model.weight[k, m] = fit_logistic((x - low) / (high - low), y)
+    return model, shared
+
+
+def _balanced(features: np.ndarray, label: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray]:
+    yes, no = np.flatnonzero(label), np.flatnonzero(~label)
+    count = min(len(yes), len(no))
+    rows = np.concatenate([rng.permutation(yes)[:count], rng.permutation(no)[:count]])
+    return features[rows], label[rows].astype(float)

@@ -1,0 +1,149 @@
+"""Train or resume a network from a pose_cfg.yaml.
+
+    cd deepercut_tf/models/mpii/train && python ../../../train.py           # the original's way: settings in the working directory
+    python deepercut_tf/train.py --config deepercut_tf/models/smoke/pose_cfg.yaml --set dataset=DIR
+    python deepercut_tf/train.py --config FILE --resume                     # heads, optimiser, iteration and data order go on
+    python deepercut_tf/train.py --config FILE --distribute mirrored        # all GPUs of a machine; multiworker: TF_CONFIG
+
+Snapshots (SNAPSHOT_DIR/PREFIX-N, TensorFlow 1 format) and the resume state lie in `snapshot_dir`. Exit code 2 on bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
+
+from common.poses import DataError  # noqa: E402
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    settings_arguments(parser)
+    parser.add_argument("--resume", nargs="?", const="auto", help="go on from the newest state in snapshot_dir, or from this file")
+    parser.add_argument("--limit", type=int, help="stop after N iterations (a dry run)")
+    parser.add_argument("--distribute", choices=("none", "mirrored", "multiworker"), default="none", help="tf.distribute strategy (default: none)")
+    return parser.parse_args(argv)
+
+
+def settings_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which settings file, and single settings on top of it."""
+    parser.add_argument("--config", help="pose_cfg.yaml or its folder (default: $POSE_PARAM_PATH, else the working directory)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting on top of the file (YAML value); repeatable")
+    parser.add_argument("--mode", choices=("correct", "compat"), help="shorthand for --set mode=...")
+    parser.add_argument("--allow_unknown", action="store_true", help="ignore unknown keys of the settings file")
+
+
+def settings_of(args: argparse.Namespace):
+    """The Config that the options name. DataError on a missing file, unknown key or bad value."""
+    import yaml
+
+    from deepercut_tf.config import find_config_file, load_config
+
+    overrides = {}
+    for text in args.set:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise DataError(f"--set {text}: write KEY=VALUE")
+        overrides[name] = yaml.safe_load(value) if value else None
+    if args.mode:
+        overrides["mode"] = args.mode
+    return load_config(find_config_file(args.config), overrides, args.allow_unknown)
+
+
+def train(config, item_set, resume: str | None = None, limit: int | None = None, distribute: str = "none") -> Path:
+    """Run to the last iteration (at most `limit` of them) and return the snapshot folder. DataError, or FloatingPointError on a loss that is
+    not finite.
+    """
+    from common.runlog import RunLog
+    from deepercut_tf.config import output_path
+    from deepercut_tf.machine import make_strategy
+    from deepercut_tf.run import Run
+
+    strategy, share = make_strategy(distribute)
+    run = Run(config, item_set, strategy, share)
+    found = run.begin(resume)
+    if item_set.synthetic:
+        print(f"SYNTHETIC data in {item_set.root}: figures from it say nothing about photographs")
+    with RunLog(output_path(config.log_dir), config=asdict(config), resume_step=run.iteration if found else None) if share[0] == 0 else nullcontext() as log:
+        iterate(run, log, limit)
+    return run.directory
+
+
+def iterate(run, log, limit: int | None) -> None:
+    """The remaining iterations, with log, pictures and snapshots."""
+    from common.runlog import check_finite
+    from deepercut_tf.run import last_iteration, learning_rate
+
+    config = run.config
+    last = last_iteration(config) if limit is None else min(last_iteration(config), run.iteration + limit - 1)
+    if run.iteration > last:
+        print(f"nothing to train: iteration {run.iteration - 1} of {last} is done")
+        return
+    totals, started = [], time.monotonic()
+    for batch in run.batches():
+        iteration, rate = run.iteration, learning_rate(config, run.iteration)
+        losses = {name: float(value) for name, value in run.trainer.step(batch, rate, iteration + 1).items()}
+        check_finite("loss", losses["total_loss"], iteration)
+        run.draw, run.iteration = first_number(batch["draw"]), iteration + 1
+        totals.append(losses["total_loss"])
+        if log:
+            log.scalars(iteration, **losses, lr=rate)
+            if config.image_iters and iteration % config.image_iters == 0:
+                show_maps(run, log, batch, iteration)
+        if log and (iteration % config.display_iters == 0 or iteration == last):
+            speed = (time.monotonic() - started) / len(totals)
+            print(f"iteration: {iteration} loss: {sum(totals) / len(totals):.4f} lr: {rate} ({speed:.2f} s each)", flush=True)
+            totals, started = [], time.monotonic()
+        if (iteration > 0 and iteration % config.save_iters == 0) or iteration == last:
+            run.save(snapshot=True)
+        if iteration == last:
+            return
+
+
+def first_number(value) -> int:
+    """A batch's draw number, of the last replica when there are several."""
+    parts = getattr(value, "values", (value,))
+    return max(int(part) for part in parts)
+
+
+def show_maps(run, log, batch: dict, iteration: int) -> None:
+    """The first image with its summed score targets and with the network's scores, in TensorBoard."""
+    import numpy as np
+
+    from deepercut_tf.pictures import score_picture
+
+    batch = {name: getattr(value, "values", (value,))[0] for name, value in batch.items()}
+    image = np.asarray(batch["inputs"])[0]
+    logits = np.clip(np.asarray(run.model(batch["inputs"][:1], training=False)["part_pred"])[0], -50, 50)
+    log.image("score targets", score_picture(image, np.asarray(batch["part_score_targets"])[0].max(-1)), iteration)
+    log.image("scores", score_picture(image, (1 / (1 + np.exp(-logits))).max(-1)), iteration)
+
+
+def main(argv=None) -> int:
+    """Exit code 0, 2 with a message on bad input, 1 when training diverged."""
+    args = parse_args(argv)
+    try:
+        from deepercut_tf.items import load_items
+
+        item_set, config = load_items(settings_of(args))  # before TensorFlow is imported: missing data is said at once
+        directory = train(config, item_set, args.resume, args.limit, args.distribute)
+    except (DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"stopped: {error}. The last good state is kept: lower the rates in multi_step, set clip, and go on with --resume", file=sys.stderr)
+        return 1
+    print(f"snapshots are in {directory.absolute()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Score weights on a labelled data set and write the prediction file.
+
+    python deepercut_tf/val.py --config FILE --weights SNAPSHOT                     # one person an image, or all with pairwise_predict
+    python deepercut_tf/val.py --config FILE --weights SNAPSHOT --boxes oracle      # one person in every annotated box (an upper bound)
+
+The data set must be a folder that common.datasets reads (`dataset_type` other than default, or mpii and penn_action as folders).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+from common.poses import DataError  # noqa: E402
+from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    settings_arguments(parser)
+    parser.add_argument("--weights", help="weights file, or folder of snapshots (default: the key init_weights)")
+    parser.add_argument("--split", help="split to score (default: the key dataset_phase)")
+    parser.add_argument("--people", choices=("auto", "one", "all"), default="auto", help="auto: all with pairwise_predict, else one (default: auto)")
+    parser.add_argument("--boxes", choices=("none", "oracle"), default="none", help="oracle: look for one person in each annotated box (default: none)")
+    parser.add_argument("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
+    parser.add_argument("--out", help="prediction file (default: output/deepercut_tf/DATASET/SPLIT.npz)")
+    parser.add_argument("--json", help="also write the scores here, as `common.evaluate --json`")
+    parser.add_argument("--limit", type=int, help="the first N images only")
+    parser.add_argument("--random_weights", action="store_true", help="fresh random weights instead (a baseline)")
+    return parser.parse_args(argv)
+
+
+def predict_one(finder, item_set, items, boxes: str):
+    """Predictions row by row of the PoseSet: the picture's one pose for every person in it, or the pose inside each annotated box."""
+    import numpy as np
+
+    from common.predictions import predictions_for
+    from common.skeletons import skeleton_map
+
+    rows, poses = [], []
+    for item, image in _images(items):
+        one = finder.single(image) if boxes == "none" and item.rows else None
+        for row in item.rows:
+            rows.append(row)
+            poses.append(one if one is not None else in_box(finder, image, item_set.pose_set.box[row]))
+    poses = np.array(poses).reshape(len(rows), -1, 3)
+    kept = item_set.pose_set.select(np.array(rows, int))
+    to_own = skeleton_map(item_set.skeleton, kept.skeleton)
+    joints, score = to_own.apply(poses[..., :2]), np.stack([poses[..., list(s), 2].mean(-1) if s else np.zeros(len(rows)) for s in to_own.sources], axis=-1)
+    meta = finder.meta() | {"boxes": "oracle (annotated boxes)" if boxes == "oracle" else "none"}
+    return predictions_for(kept, joints, score, meta), kept
+
+
+def in_box(finder, image, box, margin: float = 0.15):
+    """(J,3) the one person of the part of the picture around a box x, y, w, h."""
+    import numpy as np
+
+    x, y, w, h = box
+    grow = margin * max(w, h)
+    left, top = max(int(x - grow), 0), max(int(y - grow), 0)
+    part = image[top : max(int(np.ceil(y + h + grow)), top + 16), left : max(int(np.ceil(x + w + grow)), left + 16)]
+    if not part.size:
+        return np.full((finder.config.num_joints, 3), np.nan)
+    return finder.single(np.ascontiguousarray(part)) + np.array([left, top, 0])
+
+
+def predict_all(finder, item_set, items):
+    """Predictions of all persons, image by image."""
+    import numpy as np
+
+    from common.poses import box_of_joints
+    from common.predictions import Predictions
+
+    people, image_id = [], []
+    for item, image in _images(items):
+        found = finder.people(image)
+        people.append(found)
+        image_id += [item.image_id] * len(found)
+    joints = np.concatenate([p.joints for p in people]) if people else np.zeros((0, finder.config.num_joints, 2))
+    score = np.concatenate([p.score for p in people]) if people else np.zeros((0, finder.config.num_joints))
+    person_score = np.concatenate([p.person_score for p in people]) if people else np.zeros(0)
+    pose_set, box = item_set.pose_set, box_of_joints(joints)
+    wanted = {item.image_id for item in items}
+    kept = pose_set.select(np.array([i in wanted for i in pose_set.image_id.tolist()], bool))
+    return Predictions(
+        skeleton=item_set.skeleton, joints=joints.astype(np.float32), score=score.astype(np.float32), person_score=person_score,
+        box=box, box_score=person_score, area=box[:, 2] * box[:, 3], image_id=np.array(image_id, dtype=pose_set.image_id.dtype),
+        person_id=np.arange(len(joints)), frame=np.full(len(joints), -1), dataset=pose_set.name, split=pose_set.split,
+        meta=finder.meta() | {"boxes": "none", "final": True, "synthetic": pose_set.synthetic},
+    ), kept  # fmt: skip
+
+
+def _images(items):
+    import numpy as np
+    from tqdm import tqdm
+
+    from common.poses import read_image
+
+    for item in tqdm(items, desc="val", unit="image"):
+        yield item, np.ascontiguousarray(read_image(item.image)[..., ::-1])
+
+
+def run(args: argparse.Namespace) -> None:
+    """Predict, write, score. DataError on bad input."""
+    from dataclasses import replace
+
+    from common.evaluate import comparable, score, table, write_json
+    from common.predictions import save_predictions
+    from deepercut_tf.inference import PoseFinder
+    from deepercut_tf.items import load_items
+
+    config = settings_of(args)
+    item_set, config = load_items(replace(config, dataset_phase=args.split or config.dataset_phase, coco_only_images_with_people=False))
+    if item_set.pose_set is None:
+        raise DataError(f"val.py scores a data-set folder; for {config.dataset} use test.py and eval_pck.py")
+    finder, items = PoseFinder(config, args.weights, args.random_weights), item_set.items[: args.limit]
+    together = config.pairwise_predict if args.people == "auto" else args.people == "all"
+    together = together and args.boxes == "none"
+    predictions, pose_set = predict_all(finder, item_set, items) if together else predict_one(finder, item_set, items, args.boxes)
+    out = Path(args.out) if args.out else ROOT / "output" / "deepercut_tf" / pose_set.name / f"{pose_set.split}.npz"
+    save_predictions(out, predictions)
+    print(f"predictions: {out}")
+    results = score(pose_set, predictions, args.protocol)
+    verdicts = {name: comparable(pose_set, predictions, name) for name in results}
+    if args.json:
+        write_json(args.json, results, verdicts)
+    print(table(pose_set, predictions, results, verdicts))
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    args = parse_args(argv)
+    try:
+        run(args)
+    except (DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Speed against the obvious peers, in one run: a plain PyTorch module of the same net, OpenCV's Caffe reader, and reading of the LMDB.
+
+    python deeppose_caffe_port/bench.py net [--stage=1 --batch=16 --threads=1 --device=cpu --json=OUT]
+    python deeppose_caffe_port/bench.py reader [--threads=2]         # LMDB batches and preparation against what training consumes
+
+`net` times forward and backward passes in TRAIN phase in turn, so that a change of the machine's load meets all of them, and the medians of CPU
+seconds (of wall seconds on a GPU) are compared. Real Caffe is not here; a plain module took 0.72 of its CPU time where it was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+CAFFE_SHARE = 0.72  # plain module / real Caffe, CPU time of forward and backward on one thread (spec section 9)
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("net", "reader"))
+    parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="network (default: 1)")
+    parser.add_argument("--batch", type=int, default=16, help="batch (default: 16)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--repeat", type=int, default=5, help="measurements, of which the median counts (default: 5)")
+    parser.add_argument("--compile", action="store_true", help="also measure under torch.compile")
+    parser.add_argument("--json", type=Path, help="write the result here too")
+    return parser.parse_args(argv)
+
+
+def plain_module(net):
+    """The same net as a user would write it: nn.Sequential of PyTorch's own layers, with the same weights."""
+    import torch
+    from torch import nn
+
+    modules: list[nn.Module] = []
+    for layer in net.order:
+        kind, p = layer.param.type, layer.param
+        if kind == "Convolution":
+            blob = layer.weight
+            module = nn.Conv2d(blob.shape[1] * layer.group, blob.shape[0], layer.kernel, layer.stride, layer.pad, groups=layer.group)
+        elif kind == "BatchNorm":
+            module = nn.BatchNorm2d(len(layer.mean_sum), eps=layer.eps)
+        elif kind == "ReLU":
+            module = nn.ReLU(inplace=True)
+        elif kind == "LRN":
+            module = nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
+        elif kind == "Pooling":
+            module = nn.MaxPool2d(layer.kernel, layer.stride, ceil_mode=True)
+        elif kind == "InnerProduct":
+            modules += [nn.Flatten()] if p.name == "fc6" else []
+            module = nn.Linear(layer.weight.shape[1], layer.weight.shape[0])
+        elif kind == "Dropout":
+            module = nn.Dropout(p.dropout_param.dropout_ratio)
+        else:
+            continue
+        if kind in ("Convolution", "InnerProduct"):
+            with torch.no_grad():
+                module.weight.copy_(layer.weight)
+                module.bias.copy_(layer.bias)
+        modules.append(module)
+    return nn.Sequential(*modules)
+
+
+class NetBench:
+    """The networks with equal weights, one batch, and the timing of all of them in turn."""
+
+    def __init__(self, args: argparse.Namespace):
+        import torch
+
+        from common.weights.caffe_text import parse_text
+        from deeppose_caffe_port.config import PRESETS
+        from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
+        from deeppose_caffe_port.prototxts import body, deploy
+        from deeppose_caffe_port.random_stream import CaffeRandom
+
+        self.args, self.torch = args, torch
+        torch.set_num_threads(args.threads)
+        shape, outputs = PRESETS["paper"][args.stage - 1][0], (30, 2)[args.stage - 1]
+        head = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: {args.batch} dim: 3 dim: {shape.side} dim: {shape.side} }} }} }}\n'
+        self.deploy = deploy(shape, args.stage, outputs, 15)
+        text = head + body(shape, outputs, deploy=False)
+        self.device = torch.device(args.device)
+        self.ours = CaffeNet(parse_text(text, "NetParameter"), TRAIN, random=CaffeRandom(1)).to(self.device)
+        self.plain = plain_module(self.ours).to(self.device).train()
+        self.low = CaffeNet(parse_text(text, "NetParameter"), TRAIN, random=CaffeRandom(1))
+        self.low.to(self.device, memory_format=torch.channels_last)
+        self.test = CaffeNet(parse_text(self.deploy, "NetParameter"), TEST, random=CaffeRandom(1))
+        self.test.load_state_dict(self.ours.state_dict())
+        if self.device.type == "cuda":
+            for net in (self.ours, self.low):
+                net.context.dropout = "torch"
+        self.x = torch.rand(args.batch, 3, shape.side, shape.side, device=self.device)
+
+    def training(self) -> dict:
+        """Name -> forward function of a TRAIN pass."""
+        torch = self.torch
+
+        def low():
+            with torch.autocast(self.device.type, torch.bfloat16):
+                return self.low({"data": self.x})[0]["predict"]
+
+        runners = {"plain module": lambda: self.plain(self.x), "ours": lambda: self.ours({"data": self.x})[0]["predict"], "ours, bf16": low}
+        if self.args.compile:
+            compiled = torch.compile(self.ours)
+            runners["ours, compiled"] = lambda: compiled({"data": self.x})[0]["predict"]
+        return runners
+
+    def inference(self) -> dict:
+        """Name -> function of a TEST pass; OpenCV's reader on a CPU."""
+        plain = self.plain
+        runners = {"plain module": lambda: plain.eval()(self.x), "ours": lambda: self.test.to(self.device)({"data": self.x})[0]["predict"]}
+        if self.device.type == "cpu":
+            runners["cv2.dnn"] = self.opencv()
+        return runners
+
+    def opencv(self):
+        """The deploy net in OpenCV, from our own files."""
+        import cv2
+
+        cv2.setNumThreads(self.args.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "net.prototxt").write_text(self.deploy)
+            self.test.save(Path(folder, "net.caffemodel"))
+            net = cv2.dnn.readNetFromCaffe(f"{folder}/net.prototxt", f"{folder}/net.caffemodel")
+        x = self.x.numpy()
+
+        def run():
+            net.setInput(x)
+            return net.forward("predict")
+
+        return run
+
+    def clock(self) -> float:
+        """CPU seconds of the process; on a GPU wall seconds with an empty queue."""
+        if self.device.type == "cuda":
+            self.torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    def once(self, forward, backward: bool) -> float:
+        """Seconds of one pass."""
+        start = self.clock()
+        if backward:
+            forward().float().square().mean().backward()
+        else:
+            with self.torch.inference_mode():
+                forward()
+        return self.clock() - start
+
+    def run(self) -> dict:
+        """Median seconds of each runner in both modes, and its share of the plain module's."""
+        result: dict = {"settings": {k: str(v) for k, v in vars(self.args).items() if k != "json"}}
+        for mode, runners in (("training", self.training()), ("inference", self.inference())):
+            times: dict[str, list[float]] = {name: [] for name in runners}
+            for turn in range(self.args.repeat + 1):
+                for name, forward in runners.items():
+                    spent = self.once(forward, mode == "training")
+                    if turn:  # the first is a warm-up
+                        times[name].append(spent)
+            medians = {name: statistics.median(values) for name, values in times.items()}
+            result[mode] = {"seconds": medians, "share": {name: value / medians["plain module"] for name, value in medians.items()}}
+        return result
+
+
+def reader(args: argparse.Namespace) -> dict:
+    """Images a second: LMDB batches alone, with prefetching, and making the LMDB."""
+    import numpy as np
+    import torch
+
+    from deeppose_caffe_port.data import LmdbSource, Prefetch
+    from deeppose_caffe_port.lmdb_tools import convert_imageset
+    from deeppose_caffe_port.prepare import save
+
+    side, labels, count = ((227, 30, 512), (64, 2, 2048))[args.stage - 1]
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        names = [f"{i:04d}.png" for i in range(64)]
+        for name in names:
+            save(home / name, np.kron(random.integers(0, 255, (53, 64, 3)), np.ones((4, 4, 1))).astype(np.uint8))
+        wall = time.perf_counter()
+        convert_imageset(
+            [names[i % 64] for i in range(count)], random.random((count, labels)), home / "lmdb", side, root=home, workers=args.threads
+        )
+        made = count / (time.perf_counter() - wall)
+        source = LmdbSource(home / "lmdb", args.batch, labels)
+        batches = count // args.batch
+        start, cpu = time.perf_counter(), time.process_time()
+        for _ in range(batches):
+            source.next_batch()
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+        feed = Prefetch({("data", "label"): source}, torch.device(args.device))
+        start = time.perf_counter()
+        for _ in range(batches):
+            feed.next()
+        ahead = time.perf_counter() - start
+        feed.close()
+    images = batches * args.batch
+    return {"settings": {"stage": args.stage, "batch": args.batch}, "made_per_s": made, "read_per_s": images / wall,
+            "read_cpu_ms_per_image": 1000 * cpu / images, "read_ahead_per_s": images / ahead}  # fmt: skip
+
+
+def main(argv=None) -> int:
+    """Print the table and optionally write it."""
+    args = parse_args(argv)
+    if args.what == "reader":
+        result = reader(args)
+        for name, value in result.items():
+            print(f"{name}: {value}")
+    else:
+        result = NetBench(args).run()
+        for mode in ("training", "inference"):
+            for name, seconds in result[mode]["seconds"].items():
+                share = result[mode]["share"][name]
+                note = f", about {share * CAFFE_SHARE:.2f} of real Caffe's" if mode == "training" and args.device == "cpu" else ""
+                print(f"stage {args.stage} {mode:9s} {name:15s} {seconds:8.3f} s   {share:.2f} of the plain module's{note}")
+    if args.json:
+        from common.checkpoints import write_json
+
+        write_json(args.json, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""Training: learns, resumes as if never stopped, refuses what does not fit, pads without a trace."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow")
+
+from common.poses import DataError  # noqa: E402
+from deepercut_tf.config import make_config  # noqa: E402
+from deepercut_tf.data import collate, make_sample  # noqa: E402
+from deepercut_tf.detections import argmax_pose  # noqa: E402
+from deepercut_tf.engine import Predictor, Trainer  # noqa: E402
+from deepercut_tf.items import load_items  # noqa: E402
+from deepercut_tf.losses import pose_losses  # noqa: E402
+from deepercut_tf.model import build_model  # noqa: E402
+from deepercut_tf.run import Run, learning_rate  # noqa: E402
+from deepercut_tf.train import iterate  # noqa: E402
+
+JOINTS = 4
+BASE = {
+    "dataset_type": "default",
+    "num_joints": JOINTS,
+    "all_joints": [[0, 1], [2, 3]],
+    "all_joints_names": ["knee", "ankle"],
+    "net_type": "resnet_50",
+    "width": 0.125,
+    "pos_dist_thresh": 12,
+    "location_refinement": True,
+    "locref_loss_weight": 0.05,
+    "display_iters": 10,
+    "save_iters": 100,
+    "multi_step": [[0.002, 5]],
+    "bn_decay": 0.9,
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Three pictures with coloured discs at the joints, in the original's .mat layout."""
+    import cv2
+
+    from deepercut_tf.prepare_mpii import write_dataset
+
+    folder, rng, entries = tmp_path_factory.mktemp("discs"), np.random.default_rng(0), []
+    for i in range(3):
+        image = rng.integers(90, 110, (112, 128, 3)).astype(np.uint8)
+        points = np.array([[30, 30], [90, 36], [36, 84], [96, 80]]) + rng.integers(-8, 8, (JOINTS, 2))
+        for k, (x, y) in enumerate(points):
+            cv2.circle(image, (int(x), int(y)), 9, [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)][k], -1)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+        entries.append((f"{i}.png", image.shape[:2], np.concatenate([np.arange(JOINTS)[:, None], points], axis=1).astype(np.int32)))
+    return write_dataset(folder / "dataset.mat", entries, 0)
+
+
+def settings(dataset, tmp_path, **more):
+    return make_config({**BASE, "dataset": str(dataset), "snapshot_dir": str(tmp_path / "run"), "log_dir": str(tmp_path / "log"), **more})
+
+
+class Silent:
+    """A run log that keeps the losses."""
+
+    def __init__(self):
+        self.losses = []
+
+    def scalars(self, step, **values):
+        self.losses.append(values["total_loss"])
+
+
+def test_one_image_is_learnt(dataset, tmp_path):
+    """From random weights with batch statistics: the joints of a picture to 2 pixels within 150 steps."""
+    item_set, config = load_items(settings(dataset, tmp_path, optimizer="adam", adam_lr=0.003))
+    sample = make_sample(item_set, 0, config, 1.0, False)
+    batch = collate([sample], config)
+    model = build_model(config)
+    trainer = Trainer(model, config)
+    first = float(trainer.step(batch, 0.003, 1)["total_loss"])
+    for number in range(2, 151):
+        loss = float(trainer.step(batch, 0.003, number)["total_loss"])
+    assert loss < first / 10
+    pose = argmax_pose(Predictor(model, config).maps(sample.image))
+    assert np.abs(pose[:, :2] - item_set.items[0].persons[0][:, 1:]).max() < 2
+
+
+def test_resumed_run_equals_an_uninterrupted_one(dataset, tmp_path):
+    """Weights, momentum, data order and jitter go on: the same weights to 1e-5 (threads may add up in another order)."""
+    more = {"scale_jitter_lo": 0.9, "scale_jitter_up": 1.2, "mirror": True}
+    weights = {}
+    for name, stops in (("whole", (5,)), ("halves", (2, 5))):
+        for i, last in enumerate(stops):
+            config = settings(dataset, tmp_path / name, **more, multi_step=[[0.002, 5]])
+            item_set, config = load_items(config)
+            run = Run(config, item_set)
+            assert run.begin("auto" if i else None) == bool(i)
+            log = Silent()
+            iterate(run, log, last + 1 - run.iteration)
+            weights[name] = run.weights()
+            assert run.iteration == last + 1
+    for key, value in weights["whole"].items():
+        np.testing.assert_allclose(weights["halves"][key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+def test_snapshots_start_other_runs(dataset, tmp_path):
+    """A snapshot is a TF1 checkpoint; init_weights takes the backbone alone; a state of another network is refused."""
+    from deepercut_tf.inference import PoseFinder
+    from deepercut_tf.weight_files import read_weights
+
+    item_set, config = load_items(settings(dataset, tmp_path, multi_step=[[0.002, 1]]))
+    run = Run(config, item_set)
+    run.begin(None)
+    iterate(run, Silent(), None)
+    values, stored = read_weights(tmp_path / "run" / "snapshot-1")
+    assert stored["num_joints"] == JOINTS and all(np.array_equal(values[k], v) for k, v in run.weights().items())
+    fresh = Run(make_config({**BASE, "dataset": str(dataset), "snapshot_dir": str(tmp_path / "b"), "init_weights": str(tmp_path / "run")}), item_set)
+    fresh.begin(None)
+    new = fresh.weights()
+    assert np.array_equal(new["resnet_v1_50/conv1/weights"], values["resnet_v1_50/conv1/weights"])
+    assert not np.array_equal(new["pose/part_pred/block4/weights"], values["pose/part_pred/block4/weights"])
+    other = {**BASE, "num_joints": 3, "all_joints": [[0], [1], [2]], "all_joints_names": ["a", "b", "c"]}
+    with pytest.raises(DataError, match="num_joints"):
+        PoseFinder(make_config(other), tmp_path / "run" / "snapshot-1")
+    with pytest.raises(DataError, match="width"):
+        Run(make_config({**BASE, "width": 0.25, "dataset": str(dataset), "snapshot_dir": str(tmp_path / "run")}), item_set).begin("auto")
+
+
+def test_schedule():
+    config = make_config({"multi_step": [[0.005, 10], [0.02, 20]], "warmup": 4})
+    # the boundary iteration still has the old rate
+    assert [learning_rate(config, i) for i in (10, 11, 20)] == [0.005, 0.02, 0.02]
+    assert learning_rate(config, 0) == pytest.approx(0.005 / 4)
+
+
+def test_padding_leaves_no_trace_in_the_loss(dataset, tmp_path):
+    """A batch of a small and a large picture: weights and masks are 0 on the padding, the loss is that of the labelled cells."""
+    item_set, config = load_items(settings(dataset, tmp_path))
+    samples = [make_sample(item_set, 0, config, 1.0, False), make_sample(item_set, 1, config, 0.8, False)]
+    batch = collate(samples, config, bucket=64)
+    assert batch["inputs"].shape[1] % 64 == 0
+    rows, columns = samples[1].targets.score.shape[:2]
+    assert not batch["part_score_weights"][1, rows:].any() and not batch["locref_mask"][1, :, columns:].any()
+    rng = np.random.default_rng(1)
+    shape = batch["part_score_targets"].shape
+    outputs = {"part_pred": rng.normal(size=shape), "locref": rng.normal(size=(*shape[:3], 2 * JOINTS))}
+    before = {k: float(v) for k, v in pose_losses({k: v.astype(np.float32) for k, v in outputs.items()}, batch, config).items()}
+    outputs["part_pred"][1, rows:] = 50
+    outputs["locref"][1, :, columns:] = 50
+    after = {k: float(v) for k, v in pose_losses({k: v.astype(np.float32) for k, v in outputs.items()}, batch, config).items()}
+    assert after == before
+    alone = collate([samples[0]], config)
+    np.testing.assert_array_equal(alone["inputs"][0], samples[0].image)
+
+
+def test_losses_by_hand():
+    """Sum over the number of non-zero weights; Huber and squared error; 0 where nothing counts."""
+    from deepercut_tf.losses import offset_loss, score_loss
+
+    def f32(*values):
+        return np.array(values, np.float32)
+
+    logits, targets = f32(0.0, 2.0, -3.0), f32(1.0, 0.0, 0.0)
+    entropy = np.log(2), np.log1p(np.exp(2)), np.log1p(np.exp(-3))
+    assert float(score_loss(logits, targets, f32(1, 0, 2))) == pytest.approx((entropy[0] + 2 * entropy[2]) / 2, rel=1e-6)
+    assert float(offset_loss(f32(0.5, 3.0), f32(0, 0), f32(1, 1), True)) == pytest.approx((0.125 + 2.5) / 2)
+    assert float(offset_loss(f32(0.5, 3.0), f32(0, 0), f32(1, 1), False)) == pytest.approx((0.25 + 9) / 2)
+    assert float(offset_loss(f32(0.5), f32(0), f32(0), True)) == 0
+
+
+def test_diverging_run_stops(dataset, tmp_path):
+    item_set, config = load_items(settings(dataset, tmp_path, bn_mode="frozen", multi_step=[[1000000.0, 5]]))
+    run = Run(config, item_set)
+    run.begin(None)
+    with pytest.raises(FloatingPointError, match="diverged"):
+        iterate(run, Silent(), None)
+    assert not (tmp_path / "run" / "last.state.npz").exists()
+
+
+def test_evaluation_chain(dataset, tmp_path, monkeypatch):
+    """test.py writes predictions.mat by image, eval_pck.py scores it; a small picture keeps its place."""
+    import cv2
+
+    from deepercut_tf import eval_pck, test
+    from deepercut_tf.weight_files import write_weights
+
+    item_set, config = load_items(settings(dataset, tmp_path))
+    run = Run(config, item_set)
+    write_weights(tmp_path / "w.npz", run.weights(), {})
+    import shutil
+
+    shutil.copytree(dataset.parent, tmp_path / "set")
+    cv2.imwrite(str(tmp_path / "set" / "1.png"), np.full((40, 48, 3), 100, np.uint8))
+    import yaml
+
+    own = {**BASE, "dataset": str(tmp_path / "set" / "dataset.mat"), "pck_threshold": 0.2, "scoremap_dir": str(tmp_path / "maps")}
+    (tmp_path / "pose_cfg.yaml").write_text(yaml.safe_dump(own))
+    arguments = ["--config", str(tmp_path / "pose_cfg.yaml")]
+    assert test.main([*arguments, "--weights", str(tmp_path / "w.npz"), "--out", str(tmp_path / "p.mat"), "--cache"]) == 0
+    assert len(list((tmp_path / "maps").glob("*_locreg.mat"))) == 3
+    found = eval_pck.read_predictions(tmp_path / "p.mat", 3, JOINTS)
+    assert found[1][:, 0].max() < 64
+    assert eval_pck.main([*arguments, "--predictions", str(tmp_path / "p.mat")]) == 0
+    assert eval_pck.main([*arguments, "--predictions", str(tmp_path / "absent.mat")]) == 2
+
+
+def test_card_and_conversion(dataset, tmp_path):
+    """convert.py: TF1 checkpoint -> .npz -> TF1 checkpoint, the same arrays, with a card."""
+    from deepercut_tf import convert
+    from deepercut_tf.weight_files import read_weights
+
+    item_set, config = load_items(settings(dataset, tmp_path, multi_step=[[0.002, 0]]))
+    run = Run(config, item_set)
+    run.begin(None)
+    iterate(run, Silent(), None)
+    snapshot = tmp_path / "run" / "snapshot-0"
+    assert convert.main([str(snapshot), str(tmp_path / "a.npz")]) == 0
+    card = json.loads((tmp_path / "a.npz.json").read_text())
+    assert card["check"]["largest difference"] <= card["check"]["tolerance"] and len(card["source_sha256"]) == 64
+    (tmp_path / "c.yaml").write_text(json.dumps({**BASE}))
+    assert convert.main([str(tmp_path / "a.npz"), str(tmp_path / "b"), "--config", str(tmp_path / "c.yaml")]) == 0
+    first, second = read_weights(snapshot)[0], read_weights(tmp_path / "b")[0]
+    assert all(np.array_equal(first[k], second[k]) for k in second)
+    assert convert.main([str(tmp_path / "absent"), str(tmp_path / "d"), "--config", str(tmp_path / "c.yaml")]) == 2

@@ -1,0 +1,202 @@
+"""Caffe's files: text with line and column of what is wrong, unknown fields, old nets, LMDB records."""
+
+import lmdb
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.poses import DataError
+from common.weights import caffe
+from common.weights.caffe_messages import ENUMS, MESSAGES, messages
+from common.weights.caffe_text import parse_text, read_text
+from common.weights.caffe_upgrade import type_name, upgrade_net
+from deeppose_caffe_port.data import LmdbSource, Prefetch
+from deeppose_caffe_port.lmdb_tools import datum, write_lmdb
+
+
+@pytest.mark.parametrize(
+    "text, place, says",
+    [
+        ('layer {\n  name: "a"\n', ":3:1:", "} is missing; the block was opened in line 1"),
+        ("layer {\n  name: a\n}", ":2:9:", "needs a string"),
+        ("layer {\n  nam: 1 }", ":2:3:", "did you mean name"),
+        ('name "x"', ":1:6:", "colon"),
+        ("layer { convolution_param { pad: -1 } }", ":1:34:", "at least 0"),
+        ("input_dim: 1.5", ":1:12:", "whole number"),
+        ("\n\n  layer { phase: TRIAN }", ":3:18:", "TRAIN, TEST"),
+        ("layer $", ":1:7:", "unexpected"),
+        ('name: "a" name: "b"', ":1:11:", "twice"),
+        ("force_backward: maybe", ":1:17:", "true or false"),
+        ("input_dim: [1, 2", ":1:17:", "]"),
+        ("} layer { }", ":1:1:", "field name"),
+        ("layer: 3", ":1:8:", "braces"),
+        ("input_dim: 99999999999", ":1:12:", "whole number"),
+    ],
+)
+def test_syntax_errors_say_where(text, place, says):
+    with pytest.raises(DataError) as error:
+        parse_text(text, "NetParameter", "net.prototxt")
+    assert f"net.prototxt{place}" in str(error.value)
+    assert says in str(error.value)
+
+
+def test_everything_that_protobuf_text_allows():
+    text = """
+    # comment
+    name: 'it' "'s \\"one\\"" ; input_dim: [1, 0x10, 3] input_dim: 4,
+    layer < name: "b" type: "Scale" exclude: { phase: 1 } scale_param { bias_term: t filler { value: 1.5e-2f min: -inf } } >
+    layer: [ { name: "c" unheard_of_param { a: 1 b { c: "}" } } }, { name: "d" } ]
+    """
+    net = parse_text(text, "NetParameter").message
+    assert net.name == 'it\'s "one"'
+    assert list(net.input_dim) == [1, 16, 3, 4]
+    assert [layer.name for layer in net.layer] == ["b", "c", "d"]
+    assert net.layer[0].exclude[0].phase == 1
+    assert net.layer[0].scale_param.filler.value == pytest.approx(0.015)
+    assert net.layer[0].scale_param.filler.min == -np.inf
+
+
+@given(st.floats(width=32, allow_nan=False), st.integers(-(2**31), 2**31 - 1), st.booleans(), st.text(max_size=20))
+def test_what_protobuf_writes_is_read_back(number, whole, flag, name):
+    solver = messages()["SolverParameter"](base_lr=number, max_iter=whole, debug_info=flag, snapshot_prefix=name, stepvalue=[1, 2])
+    solver.net_param.layer.add(name=name).convolution_param.kernel_size.append(3)
+    assert parse_text(text_format.MessageToString(solver, as_utf8=False), "SolverParameter").message == solver
+
+
+def test_table_is_consistent():
+    """Every type that the table names exists, and no field number occurs twice."""
+    for name, fields in MESSAGES.items():
+        numbers = [int(field.split()[1]) for field in fields.split(", ")]
+        assert len(numbers) == len(set(numbers)), name
+    assert len(messages()) == len(MESSAGES)
+    assert all(type_name(int(v.split("=")[1])) for v in ENUMS["LayerType"].split() if not v.startswith("NONE"))
+
+
+def test_unknown_fields_are_kept(tmp_path):
+    """A field that the table lacks (number 200 of a layer) survives reading and writing."""
+    net = messages()["NetParameter"]()
+    layer = net.layer.add(name="a", type="Strange")
+    layer.blobs.append(caffe.array_blob(np.ones(2, np.float32)))
+    raw = layer.SerializeToString() + b"\xc2\x0c\x03abc"  # tag 200, length-delimited
+    data = b"\xa2\x06" + bytes([len(raw)]) + raw  # tag 100
+    assert b"abc" in caffe.parse_net(data).SerializeToString()
+    caffe.write_net(tmp_path / "net.caffemodel", caffe.parse_net(data))
+    assert b"abc" in (tmp_path / "net.caffemodel").read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_truncated_model(tmp_path, share):
+    caffe.write_caffemodel(tmp_path / "w.caffemodel", {"conv": ("Convolution", [np.ones((4, 3, 3, 3))])})
+    data = (tmp_path / "w.caffemodel").read_bytes()
+    (tmp_path / "w.caffemodel").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match="w.caffemodel"):
+        caffe.read_caffemodel(tmp_path / "w.caffemodel")
+
+
+def test_solverstate_and_mean_round_trip(tmp_path):
+    arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros(1, np.float32)]
+    caffe.write_solverstate(tmp_path / "s.solverstate", 7, "w.caffemodel", 2, arrays)
+    found = caffe.read_solverstate(tmp_path / "s.solverstate")
+    assert found[:3] == (7, "w.caffemodel", 2)
+    assert all(np.array_equal(a, b) for a, b in zip(found[3], arrays))
+    caffe.write_blob(tmp_path / "m.binaryproto", np.ones((3, 4, 5), np.float32))
+    assert caffe.read_blob(tmp_path / "m.binaryproto").shape == (1, 3, 4, 5)
+    (tmp_path / "bad.solverstate").write_bytes(b"\xff\xff")
+    with pytest.raises(DataError, match="bad.solverstate"):
+        caffe.read_solverstate(tmp_path / "bad.solverstate")
+    with pytest.raises(DataError, match="does not exist"):
+        caffe.read_blob(tmp_path / "none.binaryproto")
+
+
+def test_prototxt_that_is_none(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read_text(tmp_path / "none.prototxt", "NetParameter")
+    (tmp_path / "b.prototxt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not a text file"):
+        read_text(tmp_path / "b.prototxt", "NetParameter")
+
+
+def test_upgrade_of_old_nets():
+    text = """input: "data" input_shape { dim: 2 dim: 3 }
+    layers { name: "d" type: DATA top: "x" data_param { source: "db" scale: 0.5 mean_file: "m" batch_size: 1 } }
+    layers { name: "f" type: INNER_PRODUCT bottom: "x" top: "f" blobs_lr: 1 blobs_lr: 2 weight_decay: 1 param: "shared" }
+    layers { name: "l" type: SOFTMAX_LOSS bottom: "f" bottom: "y" top: "l" include { phase: TRAIN } }"""
+    net = upgrade_net(parse_text(text, "NetParameter").message)
+    assert [layer.type for layer in net.layer] == ["Input", "Data", "InnerProduct", "SoftmaxWithLoss"]
+    assert list(net.layer[0].input_param.shape[0].dim) == [2, 3]
+    assert net.layer[1].transform_param.scale == 0.5 and net.layer[1].transform_param.mean_file == "m"
+    assert [(p.lr_mult, p.decay_mult, p.name) for p in net.layer[2].param] == [(1, 1, "shared"), (2, 1, "")]
+    assert net.layer[3].include[0].phase == 0
+    mixed = parse_text('layer { name: "a" } layers { name: "b" }', "NetParameter").message
+    with pytest.raises(DataError, match="one of the two"):
+        upgrade_net(mixed)
+
+
+def records(count: int, labels: int, side: int = 4) -> list[tuple[bytes, bytes]]:
+    images = np.random.default_rng(0).integers(0, 255, (count, side, side, 3)).astype(np.uint8)
+    return [(f"{i:08d}".encode(), datum(images[i], np.full(labels, i))) for i in range(count)]
+
+
+def test_reading_goes_on_from_the_start_and_shares_out(tmp_path):
+    write_lmdb(iter(records(5, 2)), tmp_path / "db", 1 << 20)
+    source = LmdbSource(tmp_path / "db", 2, 2)
+    order = [int(v) for _ in range(5) for v in source.next_batch()[1][:, 0, 0, 0]]
+    assert order == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
+    parts = [LmdbSource(tmp_path / "db", 1, 2, rank, 2) for rank in (0, 1)]
+    shared = [int(part.next_batch()[1][0, 0, 0, 0]) for _ in range(5) for part in parts]
+    assert shared == order, "two processes read what one with the doubled batch reads"
+
+
+def test_prefetch_gives_the_same_and_reports_what_was_consumed(tmp_path):
+    import torch
+
+    write_lmdb(iter(records(5, 2)), tmp_path / "db", 1 << 20)
+    feed = Prefetch({("data", "label"): LmdbSource(tmp_path / "db", 2, 2)}, torch.device("cpu"))
+    first, second = feed.next(), feed.next()
+    assert first["label"][:, 0, 0, 0].tolist() == [0, 1] and second["label"][:, 0, 0, 0].tolist() == [2, 3]
+    assert feed.positions == {"data": 4}
+    feed.close()
+
+
+def test_encoded_and_stock_datums(tmp_path):
+    import cv2
+
+    image = np.random.default_rng(0).integers(0, 255, (4, 5, 3)).astype(np.uint8)
+    encoded = messages()["Datum"](data=cv2.imencode(".png", image)[1].tobytes(), encoded=True, label=7)
+    floats = messages()["Datum"](channels=1, height=2, width=2, float_data=[1, 2, 3, 4], label=3)
+    for name, record in (("a", encoded), ("b", floats)):
+        write_lmdb(iter([(b"0", record.SerializeToString())]), tmp_path / name, 1 << 20)
+    pixels, label = LmdbSource(tmp_path / "a", 1).record(0)
+    assert np.array_equal(pixels, image.transpose(2, 0, 1)) and label == 7
+    pixels, label = LmdbSource(tmp_path / "b", 1).record(0)
+    assert pixels.ravel().tolist() == [1, 2, 3, 4] and label == 3
+
+
+def test_bad_lmdbs(tmp_path):
+    write_lmdb(iter(records(3, 2)), tmp_path / "short", 1 << 20)
+    with pytest.raises(DataError, match=r"record 00000000: field float_data has 2 labels, label_num is 6"):
+        LmdbSource(tmp_path / "short", 1, 6)
+    with pytest.raises(DataError, match="does not exist"):
+        LmdbSource(tmp_path / "none", 1)
+    with pytest.raises(DataError, match="exists already"):
+        write_lmdb(iter(records(1, 2)), tmp_path / "short", 1 << 20)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "data.mdb").write_bytes(b"nothing" * 1000)
+    with pytest.raises(DataError, match="cannot be opened"):
+        LmdbSource(tmp_path / "broken", 1)
+    with lmdb.open(str(tmp_path / "foreign")) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"key", b"\xff\xff\xff")
+    with pytest.raises(DataError, match="record key: not a Datum"):
+        LmdbSource(tmp_path / "foreign", 1)
+
+
+def test_a_failed_lmdb_leaves_nothing(tmp_path):
+    def failing():
+        yield from records(2, 2)
+        raise DataError("image gone")
+
+    with pytest.raises(DataError, match="image gone"):
+        write_lmdb(failing(), tmp_path / "db", 1 << 20)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,297 @@
+"""The project's own two stages, from a data set to scores, on a few synthetic pictures; and what bad input says."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from common.datasets import synthetic
+from common.poses import DataError
+from common.predictions import load_predictions
+from deeppose_caffe_port import bench, convert, draw_loss, predict, prepare, val, workflow
+from deeppose_caffe_port.cascade import Cascade
+from deeppose_caffe_port.config import PRESETS, Config, settle
+from deeppose_caffe_port.images import patch, read_picture
+from deeppose_caffe_port.import_data import import_data
+from deeppose_caffe_port.prototxts import project_files
+
+torch.set_num_threads(1)
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+HOUSE = ROOT / "deeppose_caffe_port"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    synthetic.make("k2hpd", root / "k2hpd", count=20)
+    synthetic.make("lspet", root / "lspet", count=10)
+    return root
+
+
+def shorten(project: pathlib.Path) -> None:
+    """Two iterations a stage."""
+    for file in project.glob("models/*/solver.prototxt"):
+        text = re.sub(r"max_iter: \d+", "max_iter: 2", file.read_text())
+        file.write_text(re.sub(r"test_iter: \d+", "test_iter: 1", text))
+
+
+def options(data, project, dataset: str = "k2hpd") -> list[str]:
+    split = ["--train_split=1-6", "--test_split=7-10"] if dataset == "lspet" else []
+    return [
+        f"--work={project}",
+        f"--dataset={dataset}",
+        f"--data_dir={data / dataset}",
+        "--patch_rate=1",
+        "--holdout=8",
+        "--batch_size=3",
+        *split,
+    ]
+
+
+@pytest.fixture(scope="module", params=["k2hpd", "lspet"])
+def project(request, data, tmp_path_factory):
+    """A project folder in which the whole workflow has run."""
+    folder, words = tmp_path_factory.mktemp(request.param), options(data, "", request.param)[1:]
+    assert workflow.main(["import_data", f"--work={folder}", *words]) == 0
+    shorten(folder)
+    assert workflow.main(["run_all", "--start_at=get_stage1", f"--work={folder}", *words]) == 0
+    return folder, [f"--work={folder}", *words]
+
+
+def test_all_steps_leave_their_files(project):
+    folder, _ = project
+    name = next((folder / "data").iterdir()).name
+    for file in ("project.json", f"data/{name}/stage1/output.txt", f"data/{name}/stage2/images.txt"):
+        assert (folder / file).is_file(), file
+    for model in ("deeppose", "deeppose_refine"):
+        for file in (
+            "train_data_lmdb/data.mdb",
+            "train_mean.binaryproto",
+            f"snapshot/{model}_iter_2.caffemodel",
+            f"snapshot/{model}_iter_2.solverstate",
+        ):
+            assert (folder / "models" / model / file).is_file(), file
+    assert (folder / "SYNTHETIC").exists()
+    assert "SYNTHETIC" in (folder / "models/deeppose/snapshot/log/train.log").read_text()
+
+
+def test_scores_and_prediction_file(project, tmp_path):
+    _, words = project
+    assert val.main([*words, f"--out={tmp_path / 'p.npz'}", f"--json={tmp_path / 's.json'}", f"--results={tmp_path / 'r.json'}"]) == 0
+    predictions = load_predictions(tmp_path / "p.npz")
+    assert predictions.meta["synthetic"] and predictions.meta["model"] == "deeppose_refine"
+    assert np.isfinite(predictions.joints).all()
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert all(entry["n"] >= 0 and not entry["comparable"] for entry in scores.values())
+    assert json.loads((tmp_path / "r.json").read_text())["house"] == "deeppose_caffe_port"
+    assert val.main([*words, "--stage=1", f"--out={tmp_path / 'one.npz'}", "--rate=2"]) == 0
+    assert 0 < len(load_predictions(tmp_path / "one.npz")) < len(predictions)
+    assert val.main([*words, "--random_weights", f"--out={tmp_path / 'random.npz'}"]) == 0
+
+
+def test_predictions_do_not_depend_on_the_batch(project, tmp_path):
+    _, words = project
+    files = []
+    for size in (1, 4):
+        files.append(tmp_path / f"{size}.npz")
+        assert (
+            val.main([*(w for w in words if "batch_size" not in w), f"--batch_size={size}", f"--out={files[-1]}", "--refinements=2"]) == 0
+        )
+    a, b = (load_predictions(f).joints for f in files)
+    # a patch is cut at whole pixels: a last digit may move it
+    assert (np.abs(a - b) < 1e-2).mean() > 0.9
+
+
+def test_predict_draws_and_writes(project, tmp_path):
+    folder, words = project
+    images = sorted((folder / "data").glob("*/depth_data/depth_images/*.png"))[:2]
+    for source in (images[0], images[0].parent):
+        assert predict.main([str(source), *words, f"--out={tmp_path / 'out'}", "--limit=2"]) == 0
+        lines = (tmp_path / "out/joints.jsonl").read_text().splitlines()
+        assert len(lines) == (1 if source.is_file() else 2)
+        assert len(json.loads(lines[0])["joints"]) == len(json.loads(lines[0])["joint_names"])
+    assert list((tmp_path / "out").glob("*_pose.png"))
+    assert predict.main([str(images[0]), *words, "--box=1,2,0,3", f"--out={tmp_path / 'out'}"]) == 2
+
+
+def test_a_stage_converts_and_draws_its_loss(project, tmp_path):
+    folder, _ = project
+    model = folder / "models/deeppose"
+    args = ["--model", str(model / "deploy.prototxt"), "--weights", str(model / "snapshot/deeppose_iter_2.caffemodel")]
+    assert convert.main([*args, "--out", str(tmp_path / "net.pt")]) == 0
+    assert convert.main([args[0], args[1], "--weights", str(tmp_path / "net.pt"), "--out", str(tmp_path / "back.caffemodel")]) == 0
+    card = json.loads((tmp_path / "back.caffemodel.json").read_text())
+    assert card["checks"]["cv2.dnn"] < convert.TOLERANCE
+    assert draw_loss.main([str(model / "snapshot/log/train.log"), "--out", str(tmp_path)]) == 0
+    assert [line.split()[0] for line in (tmp_path / "loss.data").read_text().splitlines()][0] == "0"
+
+
+def test_conversion_that_answers_otherwise_is_not_kept(project, tmp_path, monkeypatch):
+    folder, _ = project
+    model = folder / "models/deeppose"
+    monkeypatch.setattr(
+        convert, "opencv_outputs", lambda prototxt, weights, net: {n: np.full(net.shapes[n], 1e3, np.float32) for n in net.outputs}
+    )
+    out = tmp_path / "net.caffemodel"
+    words = ["--model", str(model / "deploy.prototxt"), "--weights", str(model / "snapshot/deeppose_iter_2.caffemodel"), "--out", str(out)]
+    assert convert.main(words) == 2
+    assert not out.exists() and not list(tmp_path.iterdir())
+
+
+def test_settings_of_the_project_folder_hold(project):
+    folder, words = project
+    assert settle({"work": str(folder)}).mode == "correct"
+    with pytest.raises(DataError, match="mode"):
+        settle({"work": str(folder), "mode": "compat"})
+    assert val.main([*words, "--mode=compat"]) == 2
+
+
+def test_unlabelled_joints_go_through_both_stages(data, tmp_path):
+    """nan in the lists, masked in the loss, no patch made of them."""
+    config = settle(
+        {"work": str(tmp_path), "dataset": "lspet", "data_dir": str(data / "lspet"), "train_split": "1-4", "test_split": "5-6", "copies": 1}
+    )
+    import_data(config)
+    home = prepare.dataset_folder(config)
+    lines = prepare.read_annotations(home / "train_annos.txt", 14)
+    assert len(lines) == 8 and sum(line.name.startswith("copy0") for line in lines) == 4
+    lines[0].points[config.skeleton.index("right_hip")] = np.nan  # an end of a diagonal: the other one is the diameter then
+    text = ",".join("nan" if np.isnan(v) else f"{v:.3f}" for v in lines[0].points.ravel())
+    prepare.write_lines(home / "train_annos.txt", [f"{lines[0].name} {text}\n"])
+    prepare.get_stage1(config)
+    prepare.get_k2hpd(config)
+    names, values = prepare.read_list(config.model_folder(1) / "train_images.txt", 28)
+    assert np.isnan(values).sum() == 4, "the joint in the picture and its counterpart in the mirrored one"
+    absolute = values.reshape(-1, 14, 2) + np.array(config.size) / 2
+    rows = [
+        n + "".join(f" {v:f}" for v in np.concatenate([a.ravel(), np.nan_to_num(a, nan=3.0).ravel()])) + "\n"
+        for n, a in zip(names, absolute)
+    ]
+    prepare.write_lines(home / "stage1/output.txt", rows)
+    figures = prepare.get_stage2(replace(config, patch_rate=1, displacements=0))
+    assert figures["dropped"] == 2 and figures["patches"] == 2 * 14 - 2
+
+
+def test_patches_outside_the_image_are_black_and_of_full_size():
+    image = np.full((20, 30, 3), 255, np.uint8)
+    for center in ((-40, 5), (5, -40), (300, 5), (5, 300), (1e6, -1e6)):
+        found = patch(image, np.array(center), 13.9)
+        assert found.shape == (13, 13, 3) and not found.any(), center
+    assert patch(image, np.array([0.9, -0.9]), 4).astype(bool).sum() == 3 * 3 * 3
+    assert patch(image, np.array([5, 5]), 0.3).shape == (1, 1, 3)
+
+
+def test_degenerate_person_is_refined_without_error():
+    class Fake:
+        outputs, side = 30, 64
+
+        def __call__(self, pictures):
+            return np.zeros((len(pictures), self.outputs))
+
+    refiner = Fake()
+    refiner.outputs = 2
+    stages = Cascade(Config(), Fake(), refiner).stages([np.zeros((212, 256, 3), np.uint8)] * 2)
+    assert [s.shape for s in stages] == [(2, 15, 2)] * 2 and (stages[1] == stages[0]).all()
+
+
+def test_committed_prototxts_are_the_papers():
+    files = project_files("paper", 15)
+    assert {str(p.relative_to(HOUSE)) for p in HOUSE.rglob("*.prototxt")} == set(files)
+    for name, text in files.items():
+        assert (HOUSE / name).read_text() == text, name
+
+
+def test_paper_networks_have_the_originals_blobs():
+    """Values in all blobs, section 4 of the specification (own count: 44,314,400 and 44,279,652, of which 706 are statistics)."""
+    from common.weights.caffe_text import parse_text
+    from deeppose_caffe_port.model import TEST, CaffeNet
+
+    for stage, (count, last) in enumerate(((44_314_400, 30), (44_279_652, 2)), 1):
+        text = project_files("paper", 15)[f"models/{('deeppose', 'deeppose_refine')[stage - 1]}/deploy.prototxt"]
+        net = CaffeNet(parse_text(text.replace('"xavier"', '"constant"'), "NetParameter"), TEST)
+        blobs = list(net.blobs())
+        assert sum(b.tensor.numel() for b in blobs) == count and len(blobs) == 26
+        assert sum(b.tensor.numel() for b in blobs if b.lr_mult == 0) == 706
+        assert net.shapes["conv1"][1:] == (96, 55, 55) and net.shapes["pool5"][1:] == (256, 6, 6) and net.shapes["predict"][1] == last
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_builds(preset):
+    from common.weights.caffe_text import parse_text
+    from deeppose_caffe_port.learning_rate import check_policy
+    from deeppose_caffe_port.model import TEST, CaffeNet
+
+    for name, text in project_files(preset, 14).items():
+        if name.endswith("solver.prototxt"):
+            check_policy(parse_text(text, "SolverParameter").message)
+        elif name.endswith("deploy.prototxt"):
+            CaffeNet(parse_text(text.replace('"xavier"', '"constant"'), "NetParameter"), TEST)
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("a.png 1,2,3", "line 2: expected a file name and an even number of at least 30"),
+        ("a.png " + ",".join(["1"] * 31), "31 numbers"),
+        ("a.png " + ",".join(["x"] * 30), "line 2"),
+        ("a.png 1 2", "3 words"),
+    ],
+)
+def test_bad_annotation_lines(tmp_path, line, says):
+    (tmp_path / "train_annos.txt").write_text("b.png " + ",".join(["1"] * 30) + f"\n{line}\n")
+    with pytest.raises(DataError, match=re.escape(says)):
+        prepare.read_annotations(tmp_path / "train_annos.txt", 15)
+
+
+def test_nul_bytes_are_removed(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\0b.png " + b",".join([b"1"] * 38) + b"\n\0\n")
+    lines = prepare.read_annotations(tmp_path / "a.txt", 15)
+    assert lines[0].name == "b.png" and lines[0].points.shape == (19, 2)
+
+
+def test_16_bit_pictures_need_the_option(tmp_path):
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((4, 4), 0x1234, np.uint16))
+    with pytest.raises(DataError, match="16 bits.*--allow_16bit"):
+        read_picture(tmp_path / "deep.png")
+    assert (read_picture(tmp_path / "deep.png", allow_16bit=True) == 0x12).all()
+
+
+def test_missing_depth_image_is_named_and_nothing_is_half_written(data, tmp_path):
+    words = options(data, tmp_path / "w")
+    broken = tmp_path / "k2hpd"
+    broken.mkdir()
+    for name in ("train_annos.txt", "test_annos.txt"):
+        (broken / name).write_bytes((data / "k2hpd" / name).read_bytes())
+    assert workflow.main(["import_data", *words[:2], f"--data_dir={broken}"]) == 2
+    assert not (tmp_path / "w/project.json").exists()
+
+
+def test_holdout_that_leaves_nothing(project, capsys):
+    _, words = project
+    assert workflow.main(["get_k2hpd2", *(w for w in words if "holdout" not in w), "--holdout=100000"]) == 2
+    assert "none is left to train on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", ["train.py", "val.py", "workflow.py", "accuracy.py"])
+def test_without_data_the_message_names_the_stand_in(program, tmp_path):
+    words = ["run_all"] if program == "workflow.py" else []
+    answer = subprocess.run(
+        [sys.executable, str(HOUSE / program), *words, f"--data_dir={tmp_path / 'none'}", f"--work={tmp_path / 'w'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 2
+    assert f"python -m common.datasets.synthetic k2hpd {tmp_path / 'none'}" in answer.stderr
+
+
+def test_bench_of_the_reader(capsys):
+    assert bench.main(["reader", "--stage=2", "--batch=64"]) == 0
+    assert "read_per_s" in capsys.readouterr().out

@@ -1,0 +1,158 @@
+"""Crops and targets in mode correct, who is left out, reproducible samples. No framework is imported."""
+
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+
+from common.poses import DataError, PoseSet, box_of_joints
+from common.skeletons import LSP14
+from deeppose_tf import data
+from deeppose_tf.images import ImageStore, image_size, reduced_size
+from deeppose_tf.sources import read_csv
+
+from tests.deeppose_tf.tiny import write_persons
+
+PAIRS = tuple(LSP14.flip_pairs)
+
+
+def pose_set_of(path, joints):
+    joints = np.asarray(joints, float)
+    visible = np.where(np.isfinite(joints).all(-1), 2, 0).astype(np.int8)
+    n = len(joints)
+    return PoseSet(name="lsp", skeleton=LSP14, split="x", images=[str(path)] * n, image_id=np.arange(n), person_id=np.zeros(n, int),
+                   joints=joints, visible=visible, box=box_of_joints(joints), root="memory")  # fmt: skip
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A picture of 100 x 80 with a bright dot at (40, 30)."""
+    image = np.zeros((80, 100, 3), np.uint8)
+    cv2.circle(image, (40, 30), 2, (255, 255, 255), -1)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    return tmp_path / "a.png"
+
+
+def spread_joints(**at):
+    """Joints within (10..90, 10..70) with some placed by number."""
+    joints = np.stack([np.linspace(12, 88, 14), np.linspace(12, 68, 14)], -1)
+    for name, value in at.items():
+        joints[int(name[1:])] = value
+    return joints
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("rotate", [0.0, 30.0])
+def test_the_target_points_at_the_dot(picture, flip, rotate):
+    """Wherever the crop, the mirror and the rotation put it, the dot's centre of mass in the crop is where the target says (to half a crop
+    pixel, the dot being 5 source pixels wide)."""
+    persons = data.Persons(pose_set_of(picture, [spread_joints(j3=(40, 30))]), "correct")
+    crops = data.Crops("correct", (1.0, 1.6), 0.2, flip, rotate, PAIRS)
+    seen = set()
+    for seed in range(12):
+        image, targets, valid, _ = data.example(persons, 0, crops, np.random.RandomState(seed))
+        weight = image[..., 0].astype(float)
+        assert weight.sum() > 0
+        centre = np.array([(weight.sum(0) * np.arange(227)).sum(), (weight.sum(1) * np.arange(227)).sum()]) / weight.sum()
+        distance = np.abs((targets + 0.5) * 227 - 0.5 - centre).max(1)
+        joint = int(distance.argmin())
+        assert distance[joint] < 0.6 and valid.all()
+        seen.add(joint)
+    mirrored = int(LSP14.mirror[3])
+    assert seen == ({3, mirrored} if flip else {3})
+
+
+def test_unproject_inverts_the_crop():
+    rng = np.random.RandomState(0)
+    boxes = np.stack([*rng.randint(0, 50, (2, 20)), *rng.randint(5, 90, (2, 20))], -1)
+    joints = rng.uniform(-10, 150, (20, 14, 2))
+    targets = np.stack([data.crop_targets(j, tuple(b), "correct") for j, b in zip(joints, boxes)])
+    np.testing.assert_allclose(data.unproject(targets, boxes, "correct"), joints, atol=1e-4)
+
+
+def test_correct_boxes_are_intersected_and_compat_ones_slide():
+    box, size = np.array([-20.0, 10.0, 50.0, 100.0]), np.array([100, 80])
+    assert data.pixel_box(box, size, "correct") == (0, 10, 31, 70)
+    assert data.pixel_box(box, size, "compat") == (0, 10, 50, 70)
+    for mode in ("correct", "compat"):
+        x, y, w, h = data.pixel_box(np.array([150.0, 90.0, 5.0, 5.0]), size, mode)
+        assert 0 <= x < 100 and 0 <= y < 80 and w >= 1 and h >= 1 and x + w <= 100 and y + h <= 80
+
+
+def test_reduction_round_trip():
+    joints, factor = np.random.RandomState(0).uniform(0, 100, (5, 14, 2)), np.array([1, 1.5, 2, 3, 7.3])
+    for mode in ("correct", "compat"):
+        np.testing.assert_allclose(data.to_stored(data.to_reduced(joints, factor, mode), factor, mode), joints)
+
+
+def test_who_is_left_out(picture):
+    none = np.full((14, 2), np.nan)
+    small = np.tile([[50.0, 40.0]], (14, 1)) + np.arange(14)[:, None] * 0.2
+    right, left = spread_joints(j5=(110, 40)), spread_joints(j5=(-40, 40))
+    rows = pose_set_of(picture, [spread_joints(), none, small, right, left])
+    compat = data.Persons(rows, "compat", min_dim=6)
+    assert compat.rows.tolist() == [0, 4]
+    assert compat.joints[1, 5].tolist() == [0, 40]  # clipped, however far
+    assert compat.dropped == {"a joint right of or below the image": 1, "no valid joint": 1, "smaller than 6 pixels": 1}
+    correct = data.Persons(rows, "correct", min_dim=6)
+    assert correct.rows.tolist() == [0, 3, 4]
+    assert not correct.valid[1:, 5].any() and correct.valid[0].all()
+    with pytest.raises(DataError, match="1 with no valid joint"):
+        data.Persons(rows.select([1]), "correct")
+
+
+def test_missing_images_are_counted(tmp_path):
+    path = write_persons(tmp_path, 4)
+    (tmp_path / "im0002.jpg").unlink()
+    (tmp_path / "im0003.jpg").unlink()
+    with pytest.raises(DataError, match="2 of 4 images"):
+        data.Persons(read_csv(path), "correct")
+
+
+def test_image_sizes(tmp_path):
+    image = np.random.RandomState(0).randint(0, 256, (37, 53, 3)).astype(np.uint8)
+    for suffix in ("jpg", "png", "bmp"):
+        cv2.imwrite(str(tmp_path / f"a.{suffix}"), image)
+        assert image_size(tmp_path / f"a.{suffix}") == (53, 37)
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:10])
+    with pytest.raises(DataError, match=r"b\.jpg"):
+        image_size(tmp_path / "b.jpg")
+    for factor in (1.0, 1.37, 2.6):
+        width, height = reduced_size(53, 37, factor)
+        from deeppose_tf.images import reduced
+
+        assert reduced(image, factor).shape[:2] == (height, width)
+
+
+def test_store_is_bounded_and_not_pickled(tmp_path):
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((300, 1000, 3), i, np.uint8))
+    store = ImageStore(2)  # room for two of them
+    for i in (0, 1, 2, 0, 2):
+        assert store.read(str(tmp_path / f"{i}.png"))[0, 0, 0] == i
+    assert len(store._kept) == 2 and store.room >= 0
+    assert len(pickle.dumps(store)) < 1000
+
+
+def test_stream_visits_everyone_each_epoch_and_depends_on_nothing_else(tmp_path):
+    persons = data.Persons(read_csv(write_persons(tmp_path, 7)), "correct")
+    crops = data.Crops("correct", (1.0, 2.0), 0.1, True, 0.0, PAIRS)
+    stream = data.Stream(persons, crops, 3, data.Share(0, 21, 1, 0, 1))
+    assert [sorted(stream.order(e).tolist()) for e in range(3)] == [list(range(7))] * 3
+    assert stream.order(0).tolist() != stream.order(1).tolist()
+    for first, rank, world in ((0, 0, 1), (4, 1, 2)):
+        share = data.Share(first, 3, 4, rank, world)
+        part = data.Stream(persons, crops, 3, share)
+        for position in range(len(part)):
+            for a, b in zip(part[position], stream[share[position]]):
+                assert np.array_equal(a, b)
+    numbers = [data.Share(8, 2, 4, r, 2)[p] for r in range(2) for p in range(4)]
+    assert sorted(numbers) == list(range(8, 16))
+
+
+def test_settings_that_cannot_be_meant():
+    with pytest.raises(ValueError, match="extension"):
+        data.Crops("correct", (0.5, 1.0))
+    with pytest.raises(ValueError, match="shift"):
+        data.Crops("correct", (1.0, 1.0), 1.5)

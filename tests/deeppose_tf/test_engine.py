@@ -1,0 +1,187 @@
+"""The network's own operations against TensorFlow's, update rules against their formulas, the training step's options, and the report."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common.skeletons import LSP14
+from deeppose_tf import report
+from deeppose_tf.config import CHANNEL_STEP, scaled, width_of
+from deeppose_tf.engine import Trainer
+from deeppose_tf.losses import pose_loss
+from deeppose_tf.model import CONVOLUTIONS, GroupedConvolution, LocalResponseNorm, build_network, get_weights, set_weights
+from deeppose_tf.optimizers import make_optimizer
+
+
+def test_lrn_is_tensorflows_with_its_gradient():
+    """To 1e-5: sums in another order."""
+    x = tf.constant(np.random.RandomState(0).standard_normal((2, 5, 6, 24)).astype(np.float32) * 100)
+    layer = LocalResponseNorm()
+    results = []
+    for function in (layer, lambda v: tf.nn.local_response_normalization(v, 2, 1.0, 2e-5, 0.75)):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+            loss = tf.reduce_sum(tf.sin(y))
+        results.append((y.numpy(), tape.gradient(loss, x).numpy()))
+    for ours, theirs in zip(*results):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+    assert np.abs(results[0][0] - x.numpy()).max() > 1  # it does something here
+
+
+def test_grouped_convolution_is_two_halves():
+    x = np.random.RandomState(0).standard_normal((1, 6, 6, 8)).astype(np.float32)
+    layer = GroupedConvolution(12, 3, padding="same", groups=2)
+    y = layer(x).numpy()
+    kernel = layer.kernel.numpy()
+    assert kernel.shape == (3, 3, 4, 12)
+    for half in range(2):
+        alone = tf.nn.conv2d(x[..., 4 * half : 4 * half + 4], kernel[..., 6 * half : 6 * half + 6], 1, "SAME")
+        np.testing.assert_allclose(y[..., 6 * half : 6 * half + 6], alone, atol=1e-5)
+
+
+def test_shapes_and_parameters():
+    """57 x 57 after conv1, 9216 features, and the original's number of weights (56,982,940 with fc8 and 14 joints)."""
+    model = build_network(14)
+    assert model.get_layer("conv1").output.shape == (None, 57, 57, 96)
+    assert model.get_layer("flatten").output.shape == (None, 9216)
+    assert sum(w.size for w in get_weights(model).values()) + 4097 == 56_982_940 + 0 * CHANNEL_STEP
+    assert build_network(14, conv1_padding="valid", width=0.1).get_layer("conv1").output.shape[1] == 55
+
+
+def test_initial_weights_are_the_originals():
+    """Normal with the table's deviations, cut at two of them; biases as in the table; reproducible by the seed."""
+    weights = get_weights(build_network(14, seed=5))
+    for name, (_, _, _, _, deviation, bias) in CONVOLUTIONS.items():
+        w = weights[f"{name}/weight"]
+        assert np.abs(w).max() <= 2 * deviation * 1.0001 and w.std() == pytest.approx(0.88 * deviation, rel=0.02)
+        assert (weights[f"{name}/bias"] == np.float32(bias)).all()
+    again = get_weights(build_network(14, seed=5))
+    assert all(np.array_equal(weights[n], again[n]) for n in weights)
+
+
+@pytest.mark.parametrize("width", [0.02, 0.1, 0.25, 0.33, 0.7, 1.0])
+def test_width_is_found_in_the_weights(width):
+    found = width_of(scaled(4096, width))
+    assert all(scaled(c, found) == scaled(c, width) for c in (4096,)) and abs(found - width) < 0.003
+
+
+def variables(rng):
+    return {name: tf.Variable(rng.standard_normal(shape).astype(np.float32)) for name, shape in (("conv1/weight", (3, 4)), ("fc6/bias", (5,)))}
+
+
+@pytest.mark.parametrize("name", ["adagrad", "momentum", "sgd"])
+def test_update_rules(name):
+    rng = np.random.RandomState(0)
+    own = variables(rng)
+    expected = {n: v.numpy().astype(np.float64) for n, v in own.items()}
+    slot = {n: np.full(v.shape, 1e-4 if name == "adagrad" else 0.0) for n, v in own.items()}
+    rule = make_optimizer(name)
+    rule.build(own)
+    for _ in range(4):
+        for n, v in own.items():
+            g = rng.standard_normal(v.shape).astype(np.float32)
+            rule.apply(n, v, tf.constant(g), tf.constant(0.01))
+            if name == "adagrad":
+                slot[n] += g.astype(float) ** 2
+                expected[n] -= 0.01 * g / np.sqrt(slot[n])
+            elif name == "momentum":
+                slot[n] = 0.9 * slot[n] + g
+                expected[n] -= 0.01 * slot[n]
+            else:
+                expected[n] -= 0.01 * g
+    for n, v in own.items():
+        np.testing.assert_allclose(v, expected[n], rtol=1e-5, atol=1e-6)
+
+
+def batch(count=4, seed=0):
+    rng = np.random.RandomState(seed)
+    images = rng.randint(0, 256, (count, 227, 227, 3)).astype(np.uint8)
+    return images, rng.uniform(-0.5, 0.5, (count, 14, 2)).astype(np.float32), rng.rand(count, 14) < 0.8
+
+
+def trained(steps=2, train_conv=True, **options):
+    """(weights before, weights after, losses) of a small network."""
+    network = {k: options.pop(k) for k in ("amp", "dropout_keep") if k in options}
+    model = build_network(14, width=0.05, init="he", seed=2, **{"dropout_keep": 1.0, **network})
+    before = get_weights(model)
+    before = {n: w.copy() for n, w in before.items()}
+    trainer = Trainer(model, make_optimizer("adagrad"), "correct", **options)
+    losses = [float(trainer.step(batch(), conv_lr=0.001, fc_lr=0.002, train_conv=train_conv)["loss"]) for _ in range(steps)]
+    return before, get_weights(model), losses
+
+
+def test_step_lowers_the_loss_and_the_rates_are_the_layers():
+    before, after, losses = trained(3)
+    assert losses[-1] < losses[0]
+    # Adagrad's first step is almost the rate wherever the gradient is well above 0.01
+    _, once, _ = trained(1)
+    assert np.abs(once["conv5/weight"] - before["conv5/weight"]).max() == pytest.approx(0.001, rel=0.05)
+    assert np.abs(once["fc_regression/weight"] - before["fc_regression/weight"]).max() == pytest.approx(0.002, rel=0.05)
+
+
+def test_frozen_convolutions():
+    before, after, _ = trained(2, train_conv=False)
+    for name in before:
+        assert np.array_equal(before[name], after[name]) == (name.split("/")[0] in CONVOLUTIONS), name
+
+
+def test_weight_decay_is_trained_only_when_asked_for():
+    _, without, _ = trained(1)
+    _, with_decay, _ = trained(1, weight_decay=10.0)
+    assert np.linalg.norm(with_decay["fc6/weight"]) < np.linalg.norm(without["fc6/weight"])
+
+
+@pytest.mark.parametrize("options", [{"xla": True}, {"amp": "bf16"}])
+def test_xla_and_mixed_precision(options):
+    """XLA to float32's rounding, bfloat16 (8 bits of fraction) to 2 %."""
+    _, _, expected = trained(2)
+    _, after, losses = trained(2, **options)
+    np.testing.assert_allclose(losses, expected, rtol=0.02 if "amp" in options else 1e-4)
+    assert all(w.dtype == np.float32 for w in after.values())
+
+
+def test_dropout_depends_on_the_seed_state_alone():
+    _, first, losses = trained(2, dropout_keep=0.5)
+    _, again, same = trained(2, dropout_keep=0.5)
+    assert losses == same and all(np.array_equal(first[n], again[n]) for n in first)
+
+
+def test_loss_without_valid_joints():
+    images, targets, valid = batch(3)
+    predicted = tf.zeros((3, 28))
+    valid[:] = False
+    assert float(pose_loss(predicted, targets, valid)) == 0
+    assert np.isnan(float(pose_loss(predicted, targets, valid, "compat")))
+
+
+def test_set_weights_takes_what_it_knows():
+    model = build_network(14, width=0.02)
+    set_weights(model, {"fc6/bias": np.full_like(get_weights(model)["fc6/bias"], 3), "other/weight": np.zeros(3)})
+    assert (get_weights(model)["fc6/bias"] == 3).all()
+
+
+def evaluation(shares, targets):
+    valid = np.ones(shares.shape[:2], bool)
+    boxes = np.tile([[0, 0, 200, 200]], (len(shares), 1))
+    return report.Evaluation(200 * (targets + 0.5), 200 * (shares + 0.5), valid, 0.1, report.spread(shares, targets, valid), LSP14, boxes)
+
+
+def test_block_and_collapse_warning():
+    rng = np.random.RandomState(0)
+    targets = rng.uniform(-0.5, 0.5, (30, 14, 2))
+    good = report.block(7, "test", evaluation(targets, targets)).split("\n")
+    assert good[0] == "30" and good[1] == "Step 7 test/pose_loss = 0.100" and good[2] == "Step\t 7\t test/mPCP\t 1.000"
+    assert good[4] == "Head\tTorso\tU Arm\tL Arm\tU Leg\tL Leg\tmean" and good[5] == "\t".join(["1.000"] * 7)
+    assert "Head\tNeck\tShoulder\tElbow\tWrist\tHip\tKnee\tAnkle" in good and not any("warning" in line for line in good)
+    collapsed = evaluation(np.broadcast_to(targets.mean(0), targets.shape), targets)
+    assert collapsed.spread == pytest.approx(0, abs=1e-6) and "the same pose" in report.block(7, "test", collapsed)
+
+
+def test_curves_rise_and_are_drawn(tmp_path):
+    rng = np.random.RandomState(0)
+    targets = rng.uniform(-0.5, 0.5, (30, 14, 2))
+    lines = report.curves(evaluation(targets + rng.normal(0, 0.1, targets.shape), targets))
+    assert all(list(values) == sorted(values) and values[0] < values[-1] for values in lines.values())
+    report.plot_curves(tmp_path / "c.png", lines)
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"

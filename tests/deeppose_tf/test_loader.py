@@ -1,0 +1,64 @@
+"""Both loaders give the same batches whatever the number of workers, also where a run is resumed. They run in a process of their own, which
+imports no framework, as training starts them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+
+
+from deeppose_tf import data, loader
+from deeppose_tf.sources import read_csv
+
+from tests.deeppose_tf.tiny import write_persons
+
+PROGRAM = """
+import hashlib, json, sys
+from deeppose_tf import data, loader
+from deeppose_tf.sources import read_csv
+
+def main():
+    path, kind, workers, first, steps = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+    persons = data.Persons(read_csv(path), "correct", cache_mb=1)
+    crops = data.Crops("correct", (1.0, 2.0), 0.1, True, 0.0, ((0, 5), (1, 4)))
+    stream = data.Stream(persons, crops, 5, data.Share(first, steps, 4, 0, 1))
+    found = [[hashlib.sha256(part.tobytes()).hexdigest() for part in batch] + [len(batch[0])] for batch in loader.batches(stream, 4, kind=kind, workers=workers)]
+    print(json.dumps({"batches": found, "frameworks": [m for m in ("tensorflow", "keras", "torch") if m in sys.modules]}))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def batches_of(tmp_path, csv, *arguments):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    import os
+    import pathlib
+
+    root = str(pathlib.Path(loader.__file__).parents[1])
+    answer = subprocess.run([sys.executable, str(script), str(csv), *map(str, arguments)], capture_output=True, text=True, timeout=120,
+                            env={**os.environ, "PYTHONPATH": root})  # fmt: skip
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    found = json.loads(answer.stdout.splitlines()[-1])
+    assert not found["frameworks"]
+    return found["batches"]
+
+
+def test_same_batches_from_both_loaders(tmp_path):
+    csv = write_persons(tmp_path / "d", 10)
+    expected = batches_of(tmp_path, csv, "pool", 1, 0, 5)  # two epochs: the third batch straddles them
+    assert len(expected) == 5 and len({b[0] for b in expected}) == 5
+    assert batches_of(tmp_path, csv, "pool", 2, 0, 5) == expected
+    assert batches_of(tmp_path, csv, "chainer", 1, 0, 5) == expected
+    assert batches_of(tmp_path, csv, "chainer", 2, 8, 3) == expected[2:]  # a resumed run
+
+
+def test_in_order(tmp_path):
+    persons = data.Persons(read_csv(write_persons(tmp_path, 7)), "correct")
+    crops = data.Crops.for_testing("correct", (1.2, 1.2))
+    found = list(loader.in_order(persons, crops, 3))
+    assert [len(b[0]) for b in found] == [3, 3, 1]
+    for i, box in enumerate(np.concatenate([b[3] for b in found])):
+        assert np.array_equal(box, data.example(persons, i, crops, np.random.RandomState(0))[3])

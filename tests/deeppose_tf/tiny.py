@@ -1,0 +1,31 @@
+"""Small data and settings that the tests share."""
+
+import numpy as np
+
+from deeppose_tf.config import Config
+
+SMALL = {
+    "width": 0.02, "init": "he", "batch_size": 4, "gcn": True, "fliplr": True, "shift": 0.1, "bbox_extension_min": 1.2, "bbox_extension_max": 1.6,
+    "loader": "pool", "workers": 1, "threads": 2, "val_csv_fn": "",
+}  # fmt: skip
+
+
+def write_persons(folder, count=10, joints=14, size=(120, 90), seed=0):
+    """A CSV of persons on noise pictures of `size` = (height, width); returns its path."""
+    import cv2
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, lines = np.random.RandomState(seed), []
+    for i in range(count):
+        name = folder / f"im{i + 1:04d}.jpg"
+        low = rng.randint(0, 256, (12, 9, 3)).astype(np.uint8)
+        cv2.imwrite(str(name), cv2.resize(low, size[::-1]))
+        lines.append(",".join([str(name), *(repr(float(v)) for v in rng.uniform(10, 80, 2 * joints))]))
+    path = folder / f"persons{count}_joints.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def small_config(csv, out, **changes) -> Config:
+    """Settings of a run of seconds."""
+    return Config(**{**SMALL, "train_csv_fn": str(csv), "test_csv_fn": str(csv), "o_dir": str(out), **changes})
