@@ -95,7 +95,9 @@ def predict_pose_set(
         joints[rows], score[rows] = found, confidence
     done = np.unique(dataset.clips)
     kept = pose_set.select(done)
-    meta = {"model": config.model, "boxes": "oracle (annotated boxes)", "flip_test": config.flip_test, "settings": asdict(config)}
+    # what the figure depends on; folders of this machine say nothing elsewhere
+    settings = {name: value for name, value in asdict(config).items() if not name.endswith("_dir") and name not in ("init_weight", "checkpoint_name")}
+    meta = {"model": config.model, "boxes": "oracle (annotated boxes)", "flip_test": config.flip_test, "settings": settings}
     return to_predictions(kept, joints[done], score[done], LPM14, meta, _crop_boxes(kept, config)), kept
 
 
