@@ -85,7 +85,8 @@ class NetBench:
         self.args, self.torch = args, torch
         torch.set_num_threads(args.threads)
         shape, outputs = PRESETS["paper"][args.stage - 1][0], (30, 2)[args.stage - 1]
-        head = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: {args.batch} dim: 3 dim: {shape.side} dim: {shape.side} }} }} }}\n'
+        dims = " ".join(f"dim: {n}" for n in (args.batch, 3, shape.side, shape.side))
+        head = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}\n'
         self.deploy = deploy(shape, args.stage, outputs, 15)
         text = head + body(shape, outputs, deploy=False)
         self.device = torch.device(args.device)

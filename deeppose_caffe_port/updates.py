@@ -11,7 +11,7 @@ from common.poses import DataError
 from deeppose_caffe_port.model import Blob
 
 TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
-_CHUNK = 1 << 16  # elements; weight, gradient and history of a chunk stay in the cache through all passes over them
+_CHUNK = 1 << 18  # elements; weight, gradient and history of a chunk stay in the cache through all passes over them
 
 
 def solver_type(solver, name: str = "solver") -> str:
@@ -130,7 +130,11 @@ class Updater:
 
 
 def _chunks(*tensors: Tensor):
-    """The tensors cut alike into flat views that fit the cache (on a CPU); as they are elsewhere or when they are not contiguous."""
-    if tensors[0].device.type != "cpu" or tensors[0].numel() <= _CHUNK or not all(t.is_contiguous() for t in tensors):
+    """The tensors cut alike into flat views that fit the cache (on a CPU); as they are elsewhere or where their layouts differ."""
+    if tensors[0].device.type != "cpu" or tensors[0].numel() <= _CHUNK:
         return [tensors]
-    return zip(*(t.view(-1).split(_CHUNK) for t in tensors))
+    if all(t.is_contiguous() for t in tensors):
+        return zip(*(t.view(-1).split(_CHUNK) for t in tensors))
+    if all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
+        return zip(*(t.permute(0, 2, 3, 1).view(-1).split(_CHUNK) for t in tensors))
+    return [tensors]

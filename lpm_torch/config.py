@@ -53,7 +53,7 @@ class Config:
     sigma: float = setting(2.0, "standard deviation of the target Gaussians in map cells (MP: 2)")
     background: bool = setting(False, "fill the background channel with 1 - max (LP); MP leaves it zero")
     masked_loss: bool = setting(False, "leave unlabelled joints out of the loss; MP teaches zero maps")
-    loss_norm: str = setting("compat", "loss scale: MP's (times stages) or the mean over stages", ("compat", "mean"))
+    loss_norm: str = setting("compat", "loss scale: MP's (times stages), the mean over stages, or the LPM authors' Caffe sum", ("compat", "mean", "caffe"))
     deep_supervision: bool = setting(False, "cpm: loss on all six stages (CPM paper); MP uses the last one")
     center_map: str = setting("compat", "centre map: transposed (MP) or upright", ("compat", "correct"))
     # augmentation and crop
@@ -120,6 +120,7 @@ _OFFICIAL = {
     "step_size": 40000,
     "gamma": 0.333,
     "clip": 100.0,
+    "loss_norm": "caffe",
     "batch_size": 4,
     "resolution": 368,
     "sigma": 7 / 8,

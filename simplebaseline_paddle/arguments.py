@@ -57,12 +57,6 @@ def drop_ignored(argv: list[str], announce=print) -> list[str]:
     return out
 
 
-def message_of(error: Exception) -> str:
-    """What to tell the user; of an error in a loader process, the last line of its trace."""
-    text = str(error).strip()
-    return text.splitlines()[-1].partition(": ")[2] if text.startswith("DataLoader worker") else text
-
-
 def parse_config(parser: argparse.ArgumentParser, argv: list[str] | None) -> Config:
     """A training run's settings from preset and command line. ValueError for an unknown value."""
     import sys

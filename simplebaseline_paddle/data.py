@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddle import io
 
-from common.poses import read_image
+from common.poses import DataError, read_image
 from common.skeletons import Skeleton
 from simplebaseline_paddle import transforms
 from simplebaseline_paddle.config import STRIDE, Config, augmentation_of
@@ -109,28 +109,63 @@ def _quiet_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-class SerialLoader:
-    """Batches made in the calling process; Paddle's own loader without workers waits for ever when a picture cannot be read."""
+class _Messages(io.Dataset):
+    """A data set whose items may be the texts of errors: in worker processes, Paddle's loader answers an exception by hanging or dying."""
 
-    def __init__(self, dataset: PersonDataset, sampler: EpochBatches):
-        self.dataset, self.sampler = dataset, sampler
+    def __init__(self, dataset: PersonDataset):
+        super().__init__()
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key):
+        try:
+            return self.dataset[key]
+        except DataError as error:
+            return str(error)
+
+
+def _collate(items: list) -> dict:
+    texts = [item for item in items if isinstance(item, str)]
+    if texts:
+        return {"index": np.zeros(1, np.int64), "error": texts[:1]}
+    return {name: np.stack([item[name] for item in items]) for name in items[0]}
+
+
+class Loader:
+    """Batches as dicts of tensors, from `workers` processes by shared memory, with 0 from this one. DataError when a picture cannot be read."""
+
+    def __init__(self, dataset: PersonDataset, sampler: EpochBatches, workers: int):
+        self.dataset, self.sampler, self.workers = _Messages(dataset), sampler, workers
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self):
+        for batch in self._batches():
+            if "error" in batch:
+                raise DataError(batch["error"][0])
+            yield batch
+
+    def _batches(self):
+        if self.workers:
+            return iter(
+                io.DataLoader(
+                    self.dataset, batch_sampler=self.sampler, num_workers=self.workers, collate_fn=_collate, worker_init_fn=_quiet_worker,
+                    use_shared_memory=True, use_buffer_reader=False,
+                )
+            )  # fmt: skip
+        return self._serial()
+
+    def _serial(self):
         for keys in self.sampler:
-            items = [self.dataset[key] for key in keys]
-            yield {name: paddle.to_tensor(np.stack([item[name] for item in items])) for name in items[0]}
+            batch = _collate([self.dataset[key] for key in keys])
+            yield batch if "error" in batch else {name: paddle.to_tensor(array) for name, array in batch.items()}
 
 
-def make_loader(dataset: PersonDataset, batch: int, shuffle: bool, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0):
-    """Batches of `batch` persons (over all processes in training) with `config.workers` processes that hand them over in shared memory."""
+def make_loader(dataset: PersonDataset, batch: int, shuffle: bool, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0) -> Loader:
+    """Batches of `batch` persons (in training over all processes together), starting `skip` batches into the epoch."""
     sampler = EpochBatches(len(dataset), batch, dataset.config.seed, shuffle, rank, world)
     sampler.epoch, sampler.skip = epoch, skip
-    workers = dataset.config.workers
-    if not workers:
-        return SerialLoader(dataset, sampler)
-    return io.DataLoader(
-        dataset, batch_sampler=sampler, num_workers=workers, use_shared_memory=True, worker_init_fn=_quiet_worker, use_buffer_reader=False
-    )
+    return Loader(dataset, sampler, dataset.config.workers)

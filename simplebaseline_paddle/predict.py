@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
-from simplebaseline_paddle.arguments import drop_ignored, message_of, plain_switches, switches  # noqa: E402
+from simplebaseline_paddle.arguments import drop_ignored, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import DATASETS  # noqa: E402
 from simplebaseline_paddle.val import common_arguments, load_model  # noqa: E402
 
@@ -203,7 +203,7 @@ def main(argv=None) -> int:
     try:
         out = run(parse_args(argv))
     except (DataError, ValueError) as error:
-        print(f"error: {message_of(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"joints and drawings are in {out}")
     return 0

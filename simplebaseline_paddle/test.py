@@ -17,7 +17,7 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
 from simplebaseline_paddle import predict  # noqa: E402
-from simplebaseline_paddle.arguments import drop_ignored, message_of, plain_switches, switches  # noqa: E402
+from simplebaseline_paddle.arguments import drop_ignored, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import DATASETS  # noqa: E402
 from simplebaseline_paddle.val import common_arguments  # noqa: E402
 
@@ -41,7 +41,7 @@ def main(argv=None) -> int:
         args.out = str(ROOT / args.out) if args.out == "output/test" else args.out
         out = predict.run(args)
     except (DataError, ValueError) as error:
-        print(f"error: {message_of(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"joints and drawings are in {out}")
     return 0

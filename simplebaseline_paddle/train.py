@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
 from common.poses import DataError  # noqa: E402
-from simplebaseline_paddle.arguments import message_of, parse_config  # noqa: E402
+from simplebaseline_paddle.arguments import parse_config  # noqa: E402
 from simplebaseline_paddle.config import Config  # noqa: E402
 
 
@@ -141,7 +141,7 @@ def main(argv=None) -> int:
         data_ready(config)
         directory = train(config)
     except (DataError, ValueError) as error:
-        print(f"error: {message_of(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"stopped: {error}. The last good state is kept: lower --lr, and go on with --resume auto", file=sys.stderr)

@@ -23,7 +23,7 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError, PoseSet  # noqa: E402
 from common.predictions import Predictions, predictions_for  # noqa: E402
-from simplebaseline_paddle.arguments import drop_ignored, message_of, plain_switches, switches  # noqa: E402
+from simplebaseline_paddle.arguments import drop_ignored, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import BOXES, DATASETS, PRESETS, Config, data_root, run_directory  # noqa: E402
 from simplebaseline_paddle.infer import ENGINES  # noqa: E402
 
@@ -276,7 +276,7 @@ def main(argv=None) -> int:
         synthetic = (data_root(args.data_root, args.dataset) / "SYNTHETIC").exists()
         run(args, pose_set, synthetic)
     except (DataError, ValueError) as error:
-        print(f"error: {message_of(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -111,7 +111,7 @@ def test_absent_data_says_where_to_get_it(tmp_path, name):
         datasets.load(name, root, "train")
     text = str(caught.value)
     assert f"python -m common.datasets.synthetic {name} {root}" in text
-    assert name == "json" or "authors: http" in text or "official page is gone" in text
+    assert name == "json" or "authors: http" in text or "No official page is known" in text
     assert main(["check", name, str(root)]) == 2
 
 

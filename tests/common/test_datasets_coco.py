@@ -127,7 +127,7 @@ def test_ai_challenger(tmp_path):
     _aic(tmp_path / "lone/keypoint_annotations.json", v=4)
     with pytest.raises(DataError, match=r"human1: a joint has v outside 1\.\.3"):
         load("ai_challenger", tmp_path / "lone", "all")
-    with pytest.raises(DataMissing, match="official page is gone.*synthetic ai_challenger"):
+    with pytest.raises(DataMissing, match="official page is known.*synthetic ai_challenger"):
         load("ai_challenger", tmp_path / "nowhere", "valid")
 
 

@@ -11,7 +11,7 @@ import torch
 
 from common.poses import DataError
 from common.weights.caffe import read_caffemodel, read_solverstate, write_blob
-from deeppose_caffe_port import engine, train
+from deeppose_caffe_port import engine, train, updates
 from deeppose_caffe_port.checkpoint import restore, state_of
 from deeppose_caffe_port.lmdb_tools import datum, write_lmdb
 from deeppose_caffe_port.solver import Options, Solver
@@ -175,6 +175,24 @@ def test_bf16_and_compiled_options_follow_float32(project):
         solver.close()
     assert losses["bf16"] == pytest.approx(losses["off"], rel=0.05)
     assert losses["bf16"] != losses["off"]
+
+
+@pytest.mark.parametrize("kind", updates.TYPES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_updates_in_chunks_are_the_same(project, monkeypatch, kind, layout):
+    """Large weights are updated in pieces that fit the cache."""
+    (project / "solver.prototxt").write_text(SOLVER + f'type: "{kind}"' + (" momentum2: 0.99 delta: 1e-6" if "Ada" in kind else ""))
+    found = []
+    for chunk in (1 << 20, 7):
+        monkeypatch.setattr(updates, "_CHUNK", chunk)
+        solver = solver_in(project)
+        solver.net.to(memory_format=layout)
+        solver.updater = updates.Updater(solver.param, list(solver.net.blobs()))
+        for _ in range(3):
+            solver.iterate()
+        solver.close()
+        found.append([b.tensor.detach().clone() for b in solver.updater.blobs])
+    assert all(torch.equal(a, b) for a, b in zip(*found))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from common.skeletons import LSP14
 from deeppose_tf import report
-from deeppose_tf.config import CHANNEL_STEP, scaled, width_of
+from deeppose_tf.config import scaled, width_of
 from deeppose_tf.engine import Trainer
 from deeppose_tf.losses import pose_loss
 from deeppose_tf.model import CONVOLUTIONS, GroupedConvolution, LocalResponseNorm, build_network, get_weights, set_weights
@@ -41,11 +41,11 @@ def test_grouped_convolution_is_two_halves():
 
 
 def test_shapes_and_parameters():
-    """57 x 57 after conv1, 9216 features, and the original's number of weights (56,982,940 with fc8 and 14 joints)."""
+    """57 x 57 after conv1, 9216 features, and the original's number of trained weights."""
     model = build_network(14)
     assert model.get_layer("conv1").output.shape == (None, 57, 57, 96)
     assert model.get_layer("flatten").output.shape == (None, 9216)
-    assert sum(w.size for w in get_weights(model).values()) + 4097 == 56_982_940 + 0 * CHANNEL_STEP
+    assert sum(w.size for w in get_weights(model).values()) == 56_982_940
     assert build_network(14, conv1_padding="valid", width=0.1).get_layer("conv1").output.shape[1] == 55
 
 
@@ -114,10 +114,11 @@ def trained(steps=2, train_conv=True, **options):
 def test_step_lowers_the_loss_and_the_rates_are_the_layers():
     before, after, losses = trained(3)
     assert losses[-1] < losses[0]
-    # Adagrad's first step is almost the rate wherever the gradient is well above 0.01
+    # Adagrad's first step is rate x g / sqrt(1e-4 + g^2): never more than the rate, nearly the rate where the gradient is well above 0.01
     _, once, _ = trained(1)
-    assert np.abs(once["conv5/weight"] - before["conv5/weight"]).max() == pytest.approx(0.001, rel=0.05)
-    assert np.abs(once["fc_regression/weight"] - before["fc_regression/weight"]).max() == pytest.approx(0.002, rel=0.05)
+    moved = {name: np.abs(once[name] - before[name]).max() for name in before}
+    assert all(moved[name] <= (0.001 if name.split("/")[0] in CONVOLUTIONS else 0.002) * 1.001 for name in moved)
+    assert moved["conv5/weight"] > 0.0002 and moved["fc_regression/bias"] > 0.0019
 
 
 def test_frozen_convolutions():

@@ -1,0 +1,280 @@
+"""Data sets, sampling, targets and settings: rules one by one, and what bad input answers."""
+
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from common.datasets import synthetic
+from common.poses import DataError, DataMissing
+from deepercut_tf import ai2coco_art_neckhead_json, eval_mscoco, pairwise_stats, train, val
+from deepercut_tf.ai_challenger import AIC17, convert, from_slots, submission
+from deepercut_tf.config import find_config_file, load_config, make_config
+from deepercut_tf.data import Sampler, make_sample
+from deepercut_tf.items import load_items
+from deepercut_tf.joints import joint_groups, skeleton_of_settings
+from deepercut_tf.pair_statistics import load_statistics
+from deepercut_tf.pairwise import wanted_pairs
+from deepercut_tf.prepare_mpii import crop_box, prepare
+from deepercut_tf.targets import make_targets, map_size, pair_id
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    root = tmp_path_factory.mktemp("synthetic") / "coco"
+    synthetic.main(["coco", str(root), "--count", "8"])
+    path = root / "annotations" / "person_keypoints_train2017.json"
+    content = json.loads(path.read_text())
+    # somebody without keypoints, as COCO has
+    content["annotations"][-1] |= {"keypoints": [0] * 51, "num_keypoints": 0}
+    path.write_text(json.dumps(content))
+    return root
+
+
+def coco_config(root, **more):
+    keys = {"dataset": str(root), "dataset_type": "coco", "dataset_phase": "train2017", "dataset_ann": "person_keypoints", "pos_dist_thresh": 14}
+    return make_config({**keys, "location_refinement": True, **more})
+
+
+def one_joint(**more):
+    return make_config({"num_joints": 2, "pos_dist_thresh": 17, "location_refinement": True, **more})
+
+
+def person(*rows):
+    rows = np.array(rows, float)
+    return rows[:, 0].astype(int), rows[:, 1:]
+
+
+# ---- targets ------------------------------------------------------------------------------------------------------------------
+
+
+def test_nearer_joint_has_the_cell():
+    """Cell (20, 20) lies nearer to the second person; the first keeps what is as near."""
+    persons = [person((0, 10, 20)), person((0, 27, 20))]
+    targets = make_targets(persons, (6, 6), 1.0, one_joint())
+    assert targets.locref[2, 2, 0] == np.float32((27 - 20) / 7.2801)
+    tie = make_targets([person((0, 14, 20)), person((0, 26, 20))], (6, 6), 1.0, one_joint())
+    assert tie.locref[2, 2, 0] == np.float32((14 - 20) / 7.2801)
+    # without location refinement the original lets the first person keep a cell, which shows in the pairwise entries
+    assert make_targets(persons, (6, 6), 1.0, one_joint(location_refinement=False)).score.sum() == targets.score.sum()
+
+
+def test_threshold_is_inclusive_and_in_pixels():
+    """A cell's middle at exactly the threshold is positive; joints outside the picture mark the cells inside that are near enough."""
+    assert make_targets([person((0, 4 + 17, 4))], (2, 4), 1.0, one_joint()).score[0, :, 0].tolist() == [1, 1, 1, 1]
+    assert make_targets([person((0, 4 + 17.1, 4))], (2, 4), 1.0, one_joint()).score[0, 0, 0] == 0
+    outside = make_targets([person((0, -6, 4))], (2, 4), 1.0, one_joint())
+    assert outside.score[0, :, 0].tolist() == [1, 0, 0, 0]
+    assert make_targets([], (2, 2), 1.0, one_joint()).score.sum() == 0
+
+
+def test_former_owner_of_pairwise_entries():
+    """Correct: the nearer person's cell forgets the offsets of the former owner; compat keeps those the new owner has not."""
+    statistics = np.stack([np.zeros((2, 2, 2)), np.ones((2, 2, 2))])
+    persons = [person((0, 10, 20), (1, 40, 20)), person((0, 21, 20))]
+    place = slice(2 * pair_id(0, 1, 2), 2 * pair_id(0, 1, 2) + 2)
+    masks = [make_targets(persons, (6, 6), 1.0, one_joint(pairwise_predict=True, mode=mode), statistics).pairwise_mask for mode in ("correct", "compat")]
+    assert masks[0][2, 2, place].tolist() == [0, 0] and masks[1][2, 2, place].tolist() == [1, 1]
+    with pytest.raises(DataError, match="no pair"):
+        wanted_pairs([[0, 5]], 2)
+    assert wanted_pairs([[1, 0], [0, 1]], 3) == [(0, 1)]
+
+
+# ---- data sets ----------------------------------------------------------------------------------------------------------------
+
+
+def test_coco_images_persons_and_masks(coco):
+    """Every image once, people together; crowds and people without keypoints are no persons, but masked out (mirrored with the image)."""
+    item_set, config = load_items(coco_config(coco, weigh_part_predictions=True, mirror=True))
+    content = json.loads((coco / "annotations" / "person_keypoints_train2017.json").read_text())
+    assert len(item_set) == len(content["images"]) and item_set.synthetic and config.num_joints == 17
+    labelled = [a for a in content["annotations"] if not a["iscrowd"] and a["num_keypoints"]]
+    assert sum(len(item.persons) for item in item_set.items) == len(labelled)
+    masked = [i for i, item in enumerate(item_set.items) if any(r for r in item_set.regions(item))]
+    plain = make_sample(item_set, masked[0], config, 1.0, False)
+    mirrored = make_sample(item_set, masked[0], config, 1.0, True)
+    assert plain.targets.weights.min() == 0
+    width = 8 * plain.targets.weights.shape[1]
+    if width == plain.image.shape[1]:
+        np.testing.assert_array_equal(mirrored.targets.weights, plain.targets.weights[:, ::-1])
+    np.testing.assert_array_equal(mirrored.image, plain.image[:, ::-1])
+
+
+def test_sampler_order(coco):
+    """An epoch has every image, plain and mirrored, once; it depends on the seed and the draw's number alone."""
+    item_set, config = load_items(coco_config(coco, mirror=True, scale_jitter_lo=0.8, scale_jitter_up=1.2))
+    size = 2 * len(item_set)
+    draws = list(islice(Sampler(item_set, config).draws(), 2 * size))
+    assert {(d.indices[0], d.mirror) for d in draws[:size]} == {(i, m) for i in range(len(item_set)) for m in (False, True)}
+    assert draws[:size] != draws[size:] and all(0.8 <= d.scale <= 1.2 for d in draws)
+    assert list(islice(Sampler(item_set, config).draws(draws[5].number), 3)) == draws[5:8]
+    with pytest.raises(DataError, match="max_input_size"):
+        next(Sampler(item_set, make_config({"max_input_size": 20})).draws())
+
+
+def test_mpii_from_the_release(tmp_path):
+    """Prepared persons of 400 pixels; joints on the same pixels of the crop as in the picture."""
+    from scipy.io import loadmat
+
+    from common import datasets
+
+    synthetic.main(["mpii", str(tmp_path / "mpii"), "--count", "3"])
+    path = prepare(tmp_path / "mpii", tmp_path / "out", "correct", None)
+    item_set, config = load_items(make_config({"dataset": str(path), "dataset_type": "mpii"}))
+    release = datasets.load("mpii", tmp_path / "mpii", "all") if "all" in datasets.splits("mpii", tmp_path / "mpii") else None
+    assert len(item_set) == loadmat(path)["dataset"].size and config.num_joints == 14 and item_set.synthetic
+    for item in item_set.items:
+        table = item.persons[0]
+        assert (table[:, 1:] >= 0).all() and (table[:, 1] < item.size[1]).all() and (table[:, 2] < item.size[0]).all()
+        transform = np.loadtxt(str(item.image).replace("/im", "/T_im").replace(".png", ".txt"))
+        back = np.concatenate([table[:, 1:] + 1, np.ones((len(table), 1))], axis=1) @ transform.T
+        assert np.isfinite(back).all()
+    compat = prepare(tmp_path / "mpii", tmp_path / "old", "compat", None)
+    one_based, _ = load_items(make_config({"dataset": str(compat), "dataset_type": "mpii", "mode": "compat"}))
+    np.testing.assert_array_equal(one_based.items[0].persons[0][:, 1:], item_set.items[0].persons[0][:, 1:] + 1)
+    assert release is None or len(release)
+
+
+def test_other_people_are_cut_away():
+    """The box ends 20 pixels before the neighbours' joints, only with `isolate`, and stays in the picture."""
+    points, others = np.array([[200.0, 100], [300, 500]]), np.array([[150.0, 100], [390, 90], [250, 20]])
+    assert crop_box(points, others, (600, 600), True).tolist() == [170, 1, 370, 600]
+    assert crop_box(points, others, (600, 600), False).tolist() == [135, 35, 365, 565]
+
+
+def test_original_mat_layout(tmp_path):
+    """All persons of an entry (compat: the first), 1-based files shifted, empty joints allowed, ids checked."""
+    from scipy.io import savemat
+
+    def write(cells, name="d.mat"):
+        table = np.empty((1, 1), [("image", object), ("size", object), ("joints", object)])
+        inner = np.empty((1, len(cells)), object)
+        for i, cell in enumerate(cells):
+            inner[0, i] = np.array(cell)
+        table[0, 0] = ("a.png", np.array([[3, 120, 110]]), inner)
+        savemat(tmp_path / name, {"dataset": table})
+        return str(tmp_path / name)
+
+    two = write([[[0, 5, 6]], [[1, 7, 8]]])
+    item_set, _ = load_items(make_config({"dataset": two, "dataset_type": "mpii"}))
+    assert [p.tolist() for p in item_set.items[0].persons] == [[[0, 4, 5]], [[1, 6, 7]]]
+    compat, _ = load_items(make_config({"dataset": two, "dataset_type": "mpii", "mode": "compat"}))
+    assert [p.tolist() for p in compat.items[0].persons] == [[[0, 5, 6]]] and compat.mirror_shift == 0
+    empty, _ = load_items(make_config({"dataset": write([np.zeros((0, 0))], "e.mat"), "dataset_type": "mpii"}))
+    assert empty.items[0].persons == []
+    with pytest.raises(DataError, match="id outside 0..13"):
+        load_items(make_config({"dataset": write([[[14, 5, 6]]], "f.mat"), "dataset_type": "mpii"}))
+
+
+def test_converter_and_back(pose_data, tmp_path):
+    """The real 1000 images' annotations: every person survives the way there and back; as a data set it has AI Challenger's joints."""
+    source = next((pose_data / "aic").rglob("keypoint_*annotations*.json"))
+    copied = tmp_path / source.name
+    copied.write_bytes(source.read_bytes())
+    (tmp_path / "none").mkdir()
+    arguments = ["--keypoint_json", str(copied), "--img_dir", str(tmp_path / "none")]
+    assert ai2coco_art_neckhead_json.main(arguments) == 2
+    assert ai2coco_art_neckhead_json.main([*arguments, "--keep_missing"]) == 0
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / f"coco_art_neckhead_{source.name}").rename(tmp_path / "annotations" / "person_keypoints_train2014.json")
+    item_set, config = load_items(coco_config(tmp_path, dataset_type="aic", dataset_phase="train2014"))
+    assert item_set.skeleton == AIC17 and [1] in config.all_joints and [2] in config.all_joints
+    entries = json.loads(source.read_text())
+    people = [p for e in entries for p in e["keypoint_annotations"].values()]
+    pose_set = item_set.pose_set
+    assert len(pose_set) == len(people)
+    joints, flags = from_slots(pose_set.joints, pose_set.visible)
+    expected = np.array(people, float).reshape(-1, 14, 3)
+    expected[expected[..., 2] == 3] = 0
+    back = submission(["x.jpg"], [joints], [flags])[0]
+    found = np.array(list(back["keypoint_annotations"].values())).reshape(-1, 14, 3)
+    assert back["image_id"] == "x"
+    np.testing.assert_array_equal(found[..., :2], expected[..., :2])
+
+
+test_converter_and_back = pytest.mark.golden(test_converter_and_back)
+
+
+def test_unknown_flags_of_the_converter():
+    entry = {"image_id": "a", "keypoint_annotations": {"human1": [0] * 42}, "human_annotations": {"human1": [0, 0, 5, 5]}}
+    assert convert([entry], {"a": (9, 9)})["annotations"][0]["num_keypoints"] == 14  # anything but 1, 2, 3 counts as visible, as in the original
+
+
+# ---- settings -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["models/mpii/train", "models/mpii/test", "models/coco/train", "models/smoke", "models/smoke_multi", "models/lspet"])
+def test_shipped_settings(file):
+    from deepercut_tf.config import HOUSE
+
+    assert load_config(find_config_file(str(HOUSE / file))).net_type.startswith("resnet_")
+    assert len(load_config(HOUSE / "demo" / "pose_cfg_multi.yaml").sparse_graph) == 40
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"net_typ": "resnet_50"}, "net_typ"),
+        ({"net_type": "vgg"}, "resnet_152"),
+        ({"adam_lr": "5e-x"}, "adam_lr"),
+        ({"video": True}, "never published"),
+        ({"net_type": "resnet_50", "intermediate_supervision": True}, r"1\.\.6"),
+        ({"mirror": True, "shuffle": False}, "shuffle"),
+        ({"multi_step": [[0.1, 20], [0.01, 10]]}, "ascend"),
+        ({"multi_step": [0.1]}, "multi_step"),
+        ({"all_joints": 3}, "list"),
+        ({"stride": 4}, "stride"),
+    ],
+)
+def test_bad_settings_are_named(values, message):
+    with pytest.raises(DataError, match=message):
+        make_config(values)
+    make_config({"net_typ": 1}, allow_unknown=True)
+
+
+def test_skeletons_of_settings():
+    """A data set's own joints, or a known skeleton where the groups are its."""
+    config = make_config({"num_joints": 3, "all_joints": [[0, 2], [1]], "all_joints_names": ["paw", "tail"]})
+    assert skeleton_of_settings(config).joints == ("right_paw", "tail", "left_paw")
+    groups, names = joint_groups(AIC17)
+    assert groups[0] == [0] and names[1] == "head_top"
+    assert map_size(17, 33) == (4, 6)
+
+
+def test_bad_input_of_the_commands(tmp_path, monkeypatch, capsys, coco):
+    """Exit code 2 and what is missing, with the source and the stand-in command for data sets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("POSE_PARAM_PATH", raising=False)
+    assert train.main([]) == 2
+    assert "pose_cfg.yaml" in capsys.readouterr().err
+    settings = tmp_path / "pose_cfg.yaml"
+    settings.write_text("dataset_type: coco\ndataset: nowhere\ndataset_phase: val2017\ndataset_ann: person_keypoints\nnum_joints: 17\nnet_type: resnet_50\n")
+    for command in (train.main, val.main, pairwise_stats.main, eval_mscoco.main):
+        assert command([]) == 2, command
+        assert "cocodataset.org" in (text := capsys.readouterr().err) and "common.datasets.synthetic coco" in text
+    assert train.main(["--set", "nonsense=1"]) == 2
+    assert "nonsense" in capsys.readouterr().err
+    (tmp_path / "bad.json").write_text('[{"image_id": 1, "keypoints": [1, 2, 3], "score": 1, "category_id": 1}]')
+    assert eval_mscoco.main(["--set", f"dataset={coco}", "--pred", "bad.json"]) == 2
+    with pytest.raises(DataMissing, match="prepare_mpii"):
+        load_items(make_config({"dataset": "absent.mat", "dataset_type": "mpii"}))
+    with pytest.raises(DataError, match="pairwise_stats.py"):
+        load_statistics(tmp_path / "absent.mat", 3)
+
+
+def test_statistics_command(coco, tmp_path):
+    """The file that pairwise_stats.py writes has every pair, and is that of another joint set for another number of joints."""
+    (tmp_path / "pose_cfg.yaml").write_text(
+        f"dataset_type: coco\ndataset: {coco}\ndataset_phase: train2017\ndataset_ann: person_keypoints\nmirror: true\npairwise_stats_fn: {tmp_path}/s.mat\n"
+    )
+    assert pairwise_stats.main(["--config", str(tmp_path)]) == 0
+    statistics = load_statistics(tmp_path / "s.mat", 17, scale=0.5)
+    assert statistics.mean.shape == (17 * 16, 2) and (statistics.deviation > 0).all()
+    whole = load_statistics(tmp_path / "s.mat", 17)
+    np.testing.assert_allclose(whole.mean, 2 * statistics.mean)
+    # mirrored copies: left shoulder -> right shoulder is the mirror image of the other way round
+    pairs = {tuple(p): i for i, p in enumerate((k, m) for k in range(17) for m in range(17) if k != m)}
+    np.testing.assert_allclose(whole.mean[pairs[5, 6], 0], -whole.mean[pairs[6, 5], 0], atol=1e-9)
+    with pytest.raises(DataError, match="another joint set"):
+        load_statistics(tmp_path / "s.mat", 18)

@@ -1,0 +1,142 @@
+"""Several persons from ideal maps, the fit of the pairwise model, multi-scale maps, and empty answers."""
+
+import numpy as np
+import pytest
+
+from common.poses import DataError
+from deepercut_tf.config import make_config
+from deepercut_tf.detections import Detections, Maps, argmax_pose, detect
+from deepercut_tf.pairwise import SpatialModel, pair_graph
+from deepercut_tf.people import find_people
+from deepercut_tf.pictures import ColorTracker
+from deepercut_tf.spatial_training import fit, fit_logistic, owners, training_pairs
+from deepercut_tf.targets import make_targets
+
+JOINTS = 5
+SHAPE = np.array([[0, -60], [-25, -20], [25, -20], [-15, 40], [15, 40]], float)
+
+
+def persons_at(*centres, rng=None, spread=0.0):
+    noise = rng.normal(0, spread, (len(centres), JOINTS, 2)) if rng is not None else np.zeros((len(centres), JOINTS, 2))
+    return [SHAPE + np.array(c) + n for c, n in zip(centres, noise)]
+
+
+def ideal_maps(persons, size=(30, 60), noise=None):
+    """What a perfect network answers: targets as maps, with deviation 1 and mean 0 of the statistics."""
+    config = make_config({"num_joints": JOINTS, "pos_dist_thresh": 12, "location_refinement": True, "pairwise_predict": True, "locref_stdev": 1.0})
+    statistics = np.stack([np.zeros((JOINTS, JOINTS, 2)), np.ones((JOINTS, JOINTS, 2))])
+    targets = make_targets([(np.arange(JOINTS), p) for p in persons], size, 1.0, config, statistics)
+    locref, pairwise = targets.locref.reshape(*size, JOINTS, 2), targets.pairwise.reshape(*size, -1, 2).astype(float)
+    if noise is not None:
+        pairwise = pairwise + noise.normal(0, 4, pairwise.shape)
+    # the nearest cell is the surest
+    return Maps(targets.score * (0.95 - 0.01 * np.linalg.norm(locref, axis=-1)), locref, pairwise)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The pairwise model, fitted on noisy pictures of one to three persons."""
+    rng, parts = np.random.default_rng(0), []
+    for _ in range(25):
+        centres = [(x + rng.uniform(-15, 15), 120 + rng.uniform(-25, 25)) for x in (90, 230, 370)[: rng.integers(1, 4)]]
+        persons = persons_at(*centres, rng=rng, spread=4)
+        found = detect(ideal_maps(persons, noise=rng), 3.0, 0.5)
+        rows = [np.concatenate([np.arange(JOINTS)[:, None], p], axis=1) for p in persons]
+        parts.append(training_pairs(found, owners(found, rows, 17), JOINTS))
+    fitted, shared = fit(*(np.concatenate(c) for c in zip(*parts)), JOINTS)
+    assert not shared
+    return fitted
+
+
+def test_two_people_and_no_more(model):
+    """Both persons whole, at their places, nobody besides; the same without one's head."""
+    persons = persons_at((100, 120), (240, 130))
+    people = find_people(detect(ideal_maps(persons), 3.0, 0.5), JOINTS, model)
+    assert len(people) == 2 and people.present.all()
+    found = people.joints[np.argsort(people.joints[:, 0, 0])]
+    np.testing.assert_allclose(found, persons, atol=1e-3)
+    maps = ideal_maps(persons)
+    maps.score[:, 20:, 0] = 0
+    people = find_people(detect(maps, 3.0, 0.5), JOINTS, model)
+    assert sorted(people.present.sum(1).tolist()) == [4, 5] and np.isnan(people.joints).sum() == 2
+
+
+def test_a_stray_detection_is_no_person(model):
+    """An improbable joint far from everybody is suppressed; in mode compat it comes out as a person of its own, as in the original."""
+    maps = ideal_maps(persons_at((100, 120)))
+    maps.score[25, 55, 2] = 0.3
+    found = detect(maps, 3.0, 0.2)
+    assert len(find_people(found, JOINTS, model)) == 1
+    assert len(find_people(found, JOINTS, model, mode="compat")) == 2
+
+
+def test_nobody(model):
+    """No detections: no persons; one joint of one person is a person of one joint."""
+    empty = detect(ideal_maps([]), 3.0, 0.5)
+    people = find_people(empty, JOINTS, model)
+    assert len(people) == 0 and people.joints.shape == (0, JOINTS, 2) and len(people.with_joints(3)) == 0
+    maps = ideal_maps(persons_at((100, 120)))
+    maps.score[..., 1:] = 0
+    people = find_people(detect(maps, 3.0, 0.5), JOINTS, model)
+    assert people.present.sum(1).tolist() == [1] and people.person_score[0] == pytest.approx(people.score[0, 0] / JOINTS)
+
+
+def test_one_joint_and_one_cell():
+    """A single joint and maps of a single cell keep their axes."""
+    maps = Maps(np.full((1, 1, 1), 0.7), np.full((1, 1, 1, 2), 0.25), np.zeros((1, 1, 0, 2)))
+    np.testing.assert_allclose(argmax_pose(maps), [[4.25, 4.25, 0.7]])
+    people = find_people(detect(maps, 5.0, 0.2), 1, SpatialModel.empty(1))
+    np.testing.assert_allclose(people.joints, [[[4.25, 4.25]]])
+
+
+def test_a_missing_pair_is_named():
+    found = Detections(np.array([0, 1]), np.full(2, 0.9), np.zeros((2, 2)), np.ones((2, 2)), np.ones((2, 2, 2)))
+    with pytest.raises(DataError, match="spatial_model_cidx_1_2.mat"):
+        pair_graph(found, 2, SpatialModel.empty(2))
+
+
+def test_ties_come_in_row_order():
+    score = np.full((3, 12, 1), 0.5)
+    found = detect(Maps(score, np.zeros((3, 12, 1, 2))), 5.0, 0.2)
+    assert found.grid.tolist() == [[4, 4], [52, 4]]
+
+
+def test_logistic_regression():
+    """Against scikit-learn where it is installed: weights of the same penalty; separates what can be separated."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    y = (x @ np.array([2.0, -1, 0]) + 0.5 + rng.logistic(size=400) > 0).astype(float)
+    weight = fit_logistic(x, y, penalty=1e-2)
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    reference = linear_model.LogisticRegression(C=1 / (1e-2 * len(x)), tol=1e-10, max_iter=1000).fit(x, y)
+    np.testing.assert_allclose(weight, [*reference.coef_[0], reference.intercept_[0]], atol=1e-4)
+
+
+def test_too_few_pairs_are_refused():
+    with pytest.raises(ValueError, match="train the network longer"):
+        fit(np.zeros((3, 2), int), np.zeros((3, 8)), np.array([True, False, False]), 2)
+
+
+def test_maps_of_another_scale():
+    """A picture at twice the size gives the same joints once its maps are on the small picture's grid."""
+    from deepercut_tf.inference import resample
+
+    persons = persons_at((100, 120))
+    large = ideal_maps([2 * p for p in persons], size=(60, 120))
+    # smooth the offsets' support: bilinear sampling needs neighbours that answer
+    small = resample(large, (30, 60), 2.0)
+    reference = ideal_maps(persons)
+    assert small.score.shape == reference.score.shape and small.pairwise.shape == reference.pairwise.shape
+    np.testing.assert_allclose(argmax_pose(small)[:, :2], persons[0], atol=4)
+    cell = tuple(np.argwhere(small.score[..., 0] == small.score[..., 0].max())[0])
+    np.testing.assert_allclose(small.pairwise[cell][0], reference.pairwise[cell][0], atol=4)
+
+
+def test_colours_follow_people():
+    """The order changes and one person leaves: colours stay with their owners; a new person gets a new colour."""
+    track = ColorTracker()
+    a, b = persons_at((100, 120), (400, 120))
+    first = track(np.array([a, b]))
+    assert track(np.array([b + 5, a - 5])) == first[::-1]
+    assert track(np.array([a, a + [2000, 0]]))[0] == first[0]
+    assert track(np.zeros((0, JOINTS, 2))) == []
