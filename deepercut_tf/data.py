@@ -259,10 +259,8 @@ def _sample_or_none(item_set: ItemSet, index: int, config: Config, draw: Draw, s
         return None
 
 
-def tf_dataset(item_set: ItemSet, config: Config, statistics: np.ndarray | None, start: int = 0, workers: int = 2, share=(0, 1)):
-    """The same as a prefetched tf.data.Dataset of dicts (with `draw`, the number of the next draw, an int64 scalar)."""
-    import tensorflow as tf
-
+def batch_channels(config: Config) -> dict[str, int]:
+    """Name -> channels of every map of a batch."""
     joints = config.num_joints
     channels = {"part_score_targets": joints, "part_score_weights": joints}
     if config.location_refinement:
@@ -270,8 +268,22 @@ def tf_dataset(item_set: ItemSet, config: Config, statistics: np.ndarray | None,
     if config.pairwise_predict:
         pairs = 2 * joints * (joints - 1)
         channels |= {"pairwise_targets": pairs, "pairwise_mask": pairs}
-    signature = {name: tf.TensorSpec((None, None, None, count), tf.float32) for name, count in channels.items()}
-    signature |= {"inputs": tf.TensorSpec((None, None, None, 3), tf.uint8), "draw": tf.TensorSpec((), tf.int64)}
+    return channels
+
+
+def batch_spec(config: Config) -> dict:
+    """tf.TensorSpec of every part of a batch: any number of images of any size, so that one compiled step serves all."""
+    import tensorflow as tf
+
+    maps = {name: tf.TensorSpec((None, None, None, count), tf.float32) for name, count in batch_channels(config).items()}
+    return maps | {"inputs": tf.TensorSpec((None, None, None, 3), tf.uint8)}
+
+
+def tf_dataset(item_set: ItemSet, config: Config, statistics: np.ndarray | None, start: int = 0, workers: int = 2, share=(0, 1)):
+    """The same as a prefetched tf.data.Dataset of dicts (with `draw`, the number of the next draw, an int64 scalar)."""
+    import tensorflow as tf
+
+    signature = batch_spec(config) | {"draw": tf.TensorSpec((), tf.int64)}
 
     def generate():
         for number, batch in batches(item_set, config, statistics, start, workers, share):

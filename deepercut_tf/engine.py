@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from deepercut_tf.config import Config
+from deepercut_tf.data import batch_spec
 from deepercut_tf.detections import Maps, unpack_maps
 from deepercut_tf.losses import pose_losses
 from deepercut_tf.model import build_model, folded_variables, load_variables, named_variables
@@ -20,10 +21,10 @@ class Trainer:
     """The compiled training step. Variables and optimiser slots go by the original's names.
 
     SGD is TensorFlow 1's momentum (a = 0.9 a + g, w -= lr a); Adam too is TensorFlow 1's. With a tf.distribute `strategy` every replica
-    steps on its own batch and gradients are averaged. ValueError on another Keras backend than TensorFlow.
+    steps on its own batch, of the distributed data set's `spec`, and gradients are averaged. ValueError on another Keras backend than TensorFlow.
     """
 
-    def __init__(self, model: keras.Model, config: Config, strategy=None):
+    def __init__(self, model: keras.Model, config: Config, strategy=None, spec: dict | None = None):
         if keras.backend.backend() != "tensorflow":
             raise ValueError(f"training needs KERAS_BACKEND=tensorflow; it is {keras.backend.backend()}, which can predict only")
         import tensorflow as tf
@@ -41,7 +42,9 @@ class Trainer:
         else:
             with strategy.scope():
                 self.slots = make_slots()
-        self._compiled = tf.function(self._distributed if strategy else self._step, reduce_retracing=True)
+        number = tf.TensorSpec((), tf.float32)
+        # one trace for all image sizes; with partly known sizes, as retracing would find them, TensorFlow 2.21 computed wrong shapes
+        self._compiled = tf.function(self._distributed if strategy else self._step, input_signature=[spec or batch_spec(config), number, number])
 
     def step(self, batch: dict, rate: float, number: int) -> dict:
         """One update with a batch of `data.collate` (or a replica's each) at learning rate `rate`; `number` counts updates from 1 (for Adam).

@@ -55,11 +55,12 @@ class Run:
         else:
             with strategy.scope():
                 self.model = build_model(config, intermediate=True)
-        self.trainer = Trainer(self.model, config, strategy)
+        self.iteration = self.draw = 0
+        spec = None if strategy is None else {name: part for name, part in self.batches().element_spec.items() if name != "draw"}
+        self.trainer = Trainer(self.model, config, strategy, spec)
         self.directory = output_path(config.snapshot_dir)
         self.directory.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written should fail now, not at the first snapshot
         self.store = open_store(self.directory, writer=share[0] == 0)
-        self.iteration = self.draw = 0
 
     def begin(self, resume: str | None) -> bool:
         """Start anew (None), or go on from the newest state (`auto`) or a file; whether a state was found. DataError when it does not fit."""

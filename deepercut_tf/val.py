@@ -30,6 +30,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
     parser.add_argument("--out", help="prediction file (default: output/deepercut_tf/DATASET/SPLIT.npz)")
     parser.add_argument("--json", help="also write the scores here, as `common.evaluate --json`")
+    parser.add_argument("--result", help="also write a run file for common.crosscheck here, such as deepercut_tf/results/resnet50_lspet.json")
     parser.add_argument("--limit", type=int, help="the first N images only")
     parser.add_argument("--random_weights", action="store_true", help="fresh random weights instead (a baseline)")
     return parser.parse_args(argv)
@@ -105,8 +106,22 @@ def _images(items):
         yield item, np.ascontiguousarray(read_image(item.image)[..., ::-1])
 
 
-def run(args: argparse.Namespace) -> None:
-    """Predict, write, score. DataError on bad input."""
+def write_result(path: str, predictions, results: dict, command: str) -> None:
+    """The run file; without folders of this machine."""
+    from common.crosscheck import save_run
+
+    meta = {k: v for k, v in predictions.meta.items() if k not in ("weights", "settings")}
+    settings = predictions.meta["settings"]
+    folders = ("dataset", "snapshot_dir", "log_dir", "init_weights", "pairwise_stats_fn", "pairwise_model_dir")
+    meta["settings"] = {k: v for k, v in settings.items() if k not in folders}
+    save_run(
+        path, house="deepercut_tf", model=settings["net_type"], dataset=predictions.dataset, split=predictions.split,
+        protocols={name: result.as_dict() for name, result in results.items()}, meta=meta | {"seed": settings["seed"]}, command=command,
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace, words: list[str]) -> None:
+    """Predict, write, score; `words` is the command line. DataError on bad input."""
     from dataclasses import replace
 
     from common.evaluate import comparable, score, table, write_json
@@ -129,6 +144,8 @@ def run(args: argparse.Namespace) -> None:
     verdicts = {name: comparable(pose_set, predictions, name) for name in results}
     if args.json:
         write_json(args.json, results, verdicts)
+    if args.result:
+        write_result(args.result, predictions, results, "python deepercut_tf/val.py " + " ".join(words))
     print(table(pose_set, predictions, results, verdicts))
 
 
@@ -136,7 +153,7 @@ def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
     try:
-        run(args)
+        run(args, sys.argv[1:] if argv is None else argv)
     except (DataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

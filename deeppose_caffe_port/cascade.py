@@ -15,21 +15,20 @@ import torch
 
 from common.poses import DataError
 from common.weights.caffe import read_blob
+from common.weights.caffe_text import read_text
 from deeppose_caffe_port.config import Config
-from deeppose_caffe_port.images import caffe_io_resize, patch, resize
+from deeppose_caffe_port.images import caffe_io_input, patch, resize
 from deeppose_caffe_port.model import TEST, CaffeNet
 from deeppose_caffe_port.prepare import PATCH_UNIT
 from deeppose_caffe_port.solver import choose_device
-
-SCALE = 1 / 256  # of transform_param in the project's train_test.prototxt
 
 
 class Regressor:
     """A deploy net with its weights and its mean image: pictures (h,w,3) uint8 BGR of any size -> outputs (N,K)."""
 
-    def __init__(self, deploy: Path, weights: Path | None, mean: Path, config: Config):
-        """`weights` None keeps the random ones (a baseline). DataError when a file is missing or does not fit."""
-        self.config, self.device = config, choose_device(config.device)
+    def __init__(self, deploy: Path, weights: Path | None, mean: Path, config: Config, scale: float = 1 / 256):
+        """`weights` None keeps the random ones (a baseline); `scale` is that of the training transform. DataError when a file is missing or does not fit."""
+        self.config, self.scale, self.device = config, scale, choose_device(config.device)
         self.net = CaffeNet.from_file(deploy, TEST)
         if weights is not None:
             untouched = self.net.load(weights)
@@ -51,22 +50,19 @@ class Regressor:
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
         """(3,S,S): uint8 in mode correct (the mean comes off on the device), finished float32 in mode compat."""
-        if self.config.mode == "correct":
-            return np.ascontiguousarray(resize(picture, self.side).transpose(2, 0, 1))
-        # the division in float32: caffe.io.load_image
-        scaled = caffe_io_resize((picture / np.float32(255)).astype(np.float64), self.side)
-        return (scaled - self.channel_mean / 255).transpose(2, 0, 1).astype(np.float32)
+        if self.config.mode == "compat":
+            return caffe_io_input(picture, self.side, self.channel_mean)
+        return np.ascontiguousarray(resize(picture, self.side).transpose(2, 0, 1))
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """(N,K) float64 outputs of N pictures, in batches of at most `batch_size` times the joints."""
-        limit, results = self.config.batch_size * len(self.config.skeleton), []
-        limit = limit if self.side <= PATCH_UNIT else self.config.batch_size
+        """(N,K) float64 outputs of N pictures, in batches of `batch_size` persons (stage 2: times the joints of each)."""
+        limit, results = self.config.batch_size * (len(self.config.skeleton) if self.outputs == 2 else 1), []
         for start in range(0, len(pictures), limit):
             batch = torch.from_numpy(np.stack(list(self.pool.map(self.prepare, pictures[start : start + limit]))))
             batch = batch.to(self.device, non_blocking=True)
             if batch.dtype == torch.uint8:
-                batch = (batch.float() - self.mean) * SCALE
+                batch = (batch.float() - self.mean) * self.scale
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp == "bf16"):
                 out = self.network({self.input: batch})[0][self.output]
             results.append(out.double().cpu().numpy())
@@ -129,5 +125,12 @@ def load_cascade(config: Config, refine: bool = True, random_weights: bool = Fal
     for stage in (1, 2) if refine else (1,):
         folder = config.model_folder(stage)
         weights = None if random_weights else pick_snapshot(config, stage)
-        parts.append(Regressor(folder / "deploy.prototxt", weights, folder / "train_mean.binaryproto", config))
+        scale = _training_scale(folder / "train_test.prototxt")
+        parts.append(Regressor(folder / "deploy.prototxt", weights, folder / "train_mean.binaryproto", config, scale))
     return Cascade(config, *parts)
+
+
+def _training_scale(path: Path) -> float:
+    """scale of the first Data layer's transform_param."""
+    net = read_text(path, "NetParameter").message
+    return next((layer.transform_param.scale for layer in net.layer if layer.type == "Data"), 1.0)

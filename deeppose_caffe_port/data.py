@@ -6,7 +6,6 @@ the device is uint8, and mean and scale are applied there.
 
 from __future__ import annotations
 
-import functools
 import queue
 import threading
 from collections.abc import Iterator
@@ -24,8 +23,19 @@ from deeppose_caffe_port.layers import Layer, Shape, layer
 _REMEDY = "make it with `workflow.py create_lmdb`, or with Caffe's convert_imageset"
 
 
-@functools.cache
+_environments: dict[Path, tuple] = {}
+
+
 def _environment(path: Path):
+    """The environment of an LMDB folder, opened once a process; anew when the file was replaced meanwhile."""
+    stat = (path / "data.mdb").stat()
+    stamp = (stat.st_ino, stat.st_mtime_ns)
+    if path not in _environments or _environments[path][0] != stamp:
+        _environments[path] = (stamp, _open(path))
+    return _environments[path][1]
+
+
+def _open(path: Path):
     import lmdb
 
     # one environment a file and process is all that LMDB allows; no lock file, so that read-only folders work

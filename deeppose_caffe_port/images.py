@@ -94,6 +94,13 @@ def caffe_io_resize(image: np.ndarray, side: int) -> np.ndarray:
     return np.einsum("ih,hwc,jw->ijc", rows, scaled, columns, optimize=True) * (high - low) + low
 
 
+def caffe_io_input(picture: np.ndarray, side: int, channel_mean: np.ndarray) -> np.ndarray:
+    """(3, side, side) float32 as the test scripts fed it: v/255 resized by caffe.io, minus the mean image's channel averages / 255."""
+    # the division in float32, as caffe.io.load_image did it
+    scaled = caffe_io_resize((picture / np.float32(255)).astype(np.float64), side)
+    return (scaled - channel_mean / 255).transpose(2, 0, 1).astype(np.float32)
+
+
 def _bilinear(size: int, out: int) -> np.ndarray:
     """(out, size) weights of linear interpolation; those of samples outside are missing."""
     position = (np.arange(out) + 0.5) * size / out - 0.5

@@ -8,16 +8,16 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-from common.poses import DataError  # noqa: E402
-from deepercut_tf.config import make_config  # noqa: E402
-from deepercut_tf.data import collate, make_sample  # noqa: E402
-from deepercut_tf.detections import argmax_pose  # noqa: E402
-from deepercut_tf.engine import Predictor, Trainer  # noqa: E402
-from deepercut_tf.items import load_items  # noqa: E402
-from deepercut_tf.losses import pose_losses  # noqa: E402
-from deepercut_tf.model import build_model  # noqa: E402
-from deepercut_tf.run import Run, learning_rate  # noqa: E402
-from deepercut_tf.train import iterate  # noqa: E402
+from common.poses import DataError
+from deepercut_tf.config import make_config
+from deepercut_tf.data import collate, make_sample
+from deepercut_tf.detections import argmax_pose
+from deepercut_tf.engine import Predictor, Trainer
+from deepercut_tf.items import load_items
+from deepercut_tf.losses import pose_losses
+from deepercut_tf.model import build_model
+from deepercut_tf.run import Run, learning_rate
+from deepercut_tf.train import iterate
 
 JOINTS = 4
 BASE = {

@@ -149,6 +149,12 @@ def test_reading_goes_on_from_the_start_and_shares_out(tmp_path):
     assert shared == order, "two processes read what one with the doubled batch reads"
 
 
+def test_a_replaced_lmdb_is_read_anew(tmp_path):
+    for count in (3, 5):
+        write_lmdb(iter(records(count, 2)), tmp_path / "db", 1 << 20, replace=True)
+        assert len(LmdbSource(tmp_path / "db", 1, 2)) == count
+
+
 def test_prefetch_gives_the_same_and_reports_what_was_consumed(tmp_path):
     import torch
 

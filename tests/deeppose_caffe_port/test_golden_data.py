@@ -14,7 +14,7 @@ from common.weights.caffe import read_blob
 from deeppose_caffe_port import prepare
 from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.data import LmdbSource
-from deeppose_caffe_port.images import caffe_io_resize, patch, read_picture
+from deeppose_caffe_port.images import caffe_io_input, patch, read_picture
 from deeppose_caffe_port.lmdb_tools import compute_image_mean, convert_imageset
 
 pytestmark = pytest.mark.golden
@@ -133,7 +133,7 @@ def test_preprocessing_of_the_test_scripts(project, arrays, kind, side):
     for key in keys:
         name = key.split("/")[1]
         image = read_picture(folder / name) if folder else arrays[f"crop/{name}"]
-        found = caffe_io_resize((image / np.float32(255)).astype(np.float64), side)[..., 0] - arrays["mean_channels"][0] / 255
+        found = caffe_io_input(image, side, arrays["mean_channels"])[0]
         np.testing.assert_allclose(found, arrays[key], rtol=0, atol=1e-6, err_msg=key)
 
 

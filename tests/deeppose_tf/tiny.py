@@ -6,7 +6,7 @@ from deeppose_tf.config import Config
 
 SMALL = {
     "width": 0.02, "init": "he", "batch_size": 4, "gcn": True, "fliplr": True, "shift": 0.1, "bbox_extension_min": 1.2, "bbox_extension_max": 1.6,
-    "loader": "pool", "workers": 1, "threads": 2, "val_csv_fn": "",
+    "loader": "pool", "workers": 1, "val_csv_fn": "",
 }  # fmt: skip
 
 

@@ -1,0 +1,168 @@
+"""Weights in and out: every format answers as its source does, layouts are the formats' own, and unsafe or broken files are refused."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from common.poses import DataError
+from common.weights import caffe, tables, tf1
+from deeppose_tf import convert, weight_files
+from deeppose_tf.config import IM_SIZE
+from deeppose_tf.model import build_network, get_weights
+from deeppose_tf.restore import load_network
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A small network as a TensorFlow 1 checkpoint of the original, and its weights."""
+    folder = tmp_path_factory.mktemp("source")
+    weights = get_weights(build_network(14, width=0.02, init="he", seed=4))
+    slots = {f"{n}/Adagrad": np.full_like(w, 0.5) for n, w in weights.items()}
+    return tf1.write_v2(folder / "checkpoint-30", {**weights, **slots, "global_iter_counter": np.array(30, np.int32)}), weights
+
+
+@pytest.mark.parametrize(("kind", "name"), [("tf1", "checkpoint-30"), ("tf1_old", "old"), ("npz", "a.npz"), ("h5", "a.weights.h5"),
+                                            ("caffemodel", "a.caffemodel"), ("saved_model", "saved"), ("onnx", "a.onnx")])  # fmt: skip
+def test_every_format_answers_as_its_source(source, tmp_path, kind, name):
+    """1e-4 of the largest output, which ONNX Runtime's other order of sums needs; weights themselves are equal."""
+    prefix, weights = source
+    assert convert.main([str(prefix), str(tmp_path / name), "--to", kind, "--licence", "test"]) == 0
+    card = json.loads((tmp_path / f"{name}.json").read_text())
+    assert card["relative_difference"] < 1e-4 and card["licence"] == "test" and len(card["sha256"]) == 64
+    if kind not in ("saved_model", "onnx"):
+        found = weight_files.read_weights(tmp_path / name)
+        assert all(np.array_equal(found[n], w) for n, w in weights.items())
+    if kind in ("tf1", "tf1_old", "npz"):
+        assert found["global_iter_counter"] == 30 and (found["fc6/weight/Adagrad"] == 0.5).all() and found["fc8/weight"].shape[1] == 1
+
+
+def test_tensorflow_reads_what_is_written(source, tmp_path):
+    import tensorflow as tf
+
+    prefix, weights = source
+    for kind in ("tf1", "tf1_old"):
+        convert.convert(str(prefix), tmp_path / kind, kind)
+        reader = tf.train.load_checkpoint(str(tmp_path / kind))
+        assert all(np.array_equal(reader.get_tensor(n), w) for n, w in weights.items())
+        assert reader.get_tensor("global_iter_counter") == 30
+
+
+def test_we_read_what_tensorflow_writes(tmp_path):
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        values = {"a/weight": np.arange(12.0, dtype=np.float32).reshape(3, 4), "n": np.array(-5), "flags": np.array([True, False]), "d": np.array([1e-300])}
+        variables = [v1.get_variable(n, initializer=v, use_resource=False) for n, v in values.items()]
+        session.run(v1.global_variables_initializer())
+        for name, version in (("one", v1.train.SaverDef.V1), ("two", v1.train.SaverDef.V2)):
+            v1.train.Saver(variables, write_version=version).save(session, str(tmp_path / name))
+    for name in ("one", "two"):
+        found = tf1.read_checkpoint(tmp_path / name)
+        assert found.keys() == values.keys()
+        assert all(np.array_equal(found[n], v) and found[n].dtype == v.dtype for n, v in values.items())
+
+
+def test_caffe_layouts():
+    """A Caffe network's arithmetic on C, H, W order gives what the converted weights give on H, W, C order."""
+    rng = np.random.RandomState(0)
+    image, kernel = rng.standard_normal((6, 6, 8)), rng.standard_normal((5, 8, 3, 3))
+    fc6 = rng.standard_normal((7, 5 * 36))
+    found = weight_files.from_caffe({"conv5": [kernel, np.zeros(5)], "fc6": [fc6, np.zeros(7)], "fc7": [fc6[:, :4], np.zeros(7)], "data": []})
+    patch = image[:3, :3]
+    np.testing.assert_allclose(np.einsum("hwc,hwco->o", patch, found["conv5/weight"]), np.einsum("hwc,ochw->o", patch, kernel), rtol=1e-4)
+    maps = rng.standard_normal((6, 6, 5))
+    np.testing.assert_allclose(maps.ravel() @ found["fc6/weight"], fc6 @ maps.transpose(2, 0, 1).ravel(), rtol=1e-4)
+    assert np.array_equal(found["fc7/weight"], fc6[:, :4].T.astype(np.float32)) and "data/weight" not in found
+    back = weight_files.to_caffe(found)
+    assert np.array_equal(back["conv5"][1][0], kernel.astype(np.float32)) and np.array_equal(back["fc6"][1][0], fc6.astype(np.float32))
+
+
+def test_caffemodel_of_alexnet_initialises(tmp_path):
+    weights = {n: w for n, w in get_weights(build_network(14, width=0.02, seed=8)).items() if not n.startswith("fc_reg")}
+    caffe.write_caffemodel(tmp_path / "bvlc_alexnet.caffemodel", weight_files.to_caffe(weights), "AlexNet")
+    assert convert.main([str(tmp_path / "bvlc_alexnet.caffemodel"), str(tmp_path / "bvlc_alexnet.tf"), "--to", "tf1_old"]) == 0
+    found = weight_files.read_weights(tmp_path / "bvlc_alexnet.tf")
+    assert found.keys() == weights.keys() and all(np.array_equal(found[n], w) for n, w in weights.items())
+
+
+@pytest.mark.parametrize("layout", ["dict", "list"])
+def test_npy(tmp_path, layout):
+    weight, bias = np.ones((3, 3, 2, 4), np.float32), np.arange(4, dtype=np.float32)
+    layers = {"conv3": {"weights": weight, "biases": bias} if layout == "dict" else [weight, bias]}
+    np.save(tmp_path / "w.npy", np.array(layers, object) if layout == "dict" else layers, allow_pickle=True)
+    found = weight_files.read_weights(tmp_path / "w.npy")
+    assert np.array_equal(found["conv3/weight"], weight) and np.array_equal(found["conv3/bias"], bias)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("this must not run",)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path, capsys):
+    with open(tmp_path / "w.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
+        pickle.dump({"conv1": Evil()}, file)
+    with pytest.raises(DataError, match="print"):
+        weight_files.read_weights(tmp_path / "w.npy")
+    assert "must not run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["tf1", "tf1_old"])
+def test_broken_checkpoints_are_refused(source, tmp_path, kind):
+    prefix, _ = source
+    convert.convert(str(prefix), tmp_path / "c", kind)
+    data = tmp_path / ("c.data-00000-of-00001" if kind == "tf1" else "c")
+    whole = data.read_bytes()
+    data.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="cut short"):
+        tf1.read_checkpoint(tmp_path / "c")
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 4
+    data.write_bytes(flipped)
+    with pytest.raises(DataError, match="checksum"):
+        tf1.read_checkpoint(tmp_path / "c")
+    data.unlink()
+    with pytest.raises(DataError, match="lacks its file|does not exist"):
+        tf1.read_checkpoint(tmp_path / "c")
+
+
+@pytest.mark.parametrize("size", [0, 1, 131071, 131072, 262147])
+def test_crc32c(size):
+    """Against the byte-at-a-time definition, on both sides of the size where lanes begin."""
+    data = np.random.RandomState(size).bytes(size)
+    register = 0xFFFFFFFF
+    for byte in data:
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ (0x82F63B78 if register & 1 else 0)
+    assert tables.crc32c(data) == register ^ 0xFFFFFFFF
+    assert tables.crc32c(b"123456789") == 0xE3069283  # the published check value
+
+
+def test_nothing_is_kept_when_the_answers_differ(source, tmp_path, monkeypatch, capsys):
+    prefix, _ = source
+    monkeypatch.setattr(convert, "answer", lambda kind, out, images, converter: np.zeros((2, 28)))
+    for kind in ("npz", "tf1", "saved_model"):
+        assert convert.main([str(prefix), str(tmp_path / "x"), "--to", kind]) == 2
+        assert "nothing is kept" in capsys.readouterr().err and not list(tmp_path.glob("x*"))
+
+
+def test_network_from_a_checkpoint_of_unknown_width(source):
+    prefix, weights = source
+    model, config, _ = load_network(prefix)
+    assert (config.n_joints, config.dataset_name, config.mode, config.gcn) == (14, "lsp", "compat", True)
+    assert model.input_shape == (None, IM_SIZE, IM_SIZE, 3)
+    assert all(np.array_equal(get_weights(model)[n], w) for n, w in weights.items())
+    with pytest.raises(DataError, match="14 joints"):
+        load_network(prefix, "mpii")
+
+
+def test_imagenet_weights_are_no_network(tmp_path):
+    tf1.write_v1(tmp_path / "w", {"conv1/weight": np.zeros((11, 11, 3, 8), np.float32)})
+    with pytest.raises(DataError, match="no fc_regression"):
+        load_network(tmp_path / "w")
+    assert convert.main([str(tmp_path / "w"), str(tmp_path / "w.onnx")]) == 2
