@@ -77,6 +77,18 @@ def train(config, item_set, resume: str | None = None, limit: int | None = None,
     return run.directory
 
 
+def check_files(config) -> None:
+    """Before TensorFlow is imported: DataError for initial weights or pairwise statistics that are not there."""
+    from deepercut_tf.config import house_path
+    from deepercut_tf.pair_statistics import load_statistics
+    from deepercut_tf.weight_files import check_weights
+
+    if config.init_weights:
+        check_weights(config.init_weights)
+    if config.pairwise_predict:
+        load_statistics(house_path(config.pairwise_stats_fn), config.num_joints, config.global_scale, config.tensorflow_pairwise_order)
+
+
 def iterate(run, log, limit: int | None) -> None:
     """The remaining iterations, with log, pictures and snapshots."""
     from common.runlog import check_finite
@@ -133,7 +145,8 @@ def main(argv=None) -> int:
     try:
         from deepercut_tf.items import load_items
 
-        item_set, config = load_items(settings_of(args))  # before TensorFlow is imported: missing data is said at once
+        item_set, config = load_items(settings_of(args))
+        check_files(config)
         directory = train(config, item_set, args.resume, args.limit, args.distribute)
     except (DataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -94,6 +94,19 @@ def drop_old_snapshots(directory: Path, prefix: str, keep: int = 5) -> None:
             Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
+SOURCES = "http://download.tensorflow.org/models/resnet_v1_{50,101,152}_2016_08_28.tar.gz"
+
+
+def check_weights(given: str) -> None:
+    """DataError when the key init_weights names no file; says where ImageNet's weights come from."""
+    path = find_snapshot(given)
+    if not path.is_file() and tf1.find_checkpoint(path) is None:
+        raise DataError(
+            f"init_weights {given} does not exist. ImageNet weights: {SOURCES}, unpacked to deepercut_tf/models/pretrained; or give a snapshot,"
+            " or take the key out to start from random weights"
+        )
+
+
 def find_snapshot(given: str | Path) -> Path:
     """A weights file as it is given (relative to the working directory, else to this house); in a folder the newest snapshot, else `last`."""
     from deepercut_tf.config import house_path

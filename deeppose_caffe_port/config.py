@@ -156,8 +156,8 @@ PRESETS: dict[str, tuple[tuple[Net, Training], tuple[Net, Training]]] = {
         (Net(40, 6, 1, 0.25, 0.0), Training(64, 6000, 2000, 1e-4, 1e-3, _STEPS.format(3500, 5200), "Adam", test_iter=200)),
     ),
     "smoke": (
-        (Net(115, 11, 4, 0.25, 0.0), Training(32, 1200, 400, 1e-4, 1e-3, _STEPS.format(700, 1000), "Adam", test_interval=200)),
-        (Net(32, 5, 1, 0.25, 0.0), Training(64, 1200, 400, 1e-4, 1e-3, _STEPS.format(700, 1000), "Adam", test_interval=200)),
+        (Net(115, 11, 4, 0.25, 0.0), Training(32, 600, 300, 1e-4, 1e-3, _STEPS.format(400, 540), "Adam", test_interval=200)),
+        (Net(32, 5, 1, 0.25, 0.0), Training(64, 600, 300, 1e-4, 1e-3, _STEPS.format(400, 540), "Adam", test_interval=200)),
     ),
 }
 _SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6}

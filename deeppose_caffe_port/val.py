@@ -10,6 +10,7 @@ Pictures are K2HPD's whole images, of other data sets crops around the annotated
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from common.poses import DataError  # noqa: E402
 from common.settings import add_arguments  # noqa: E402
 from deeppose_caffe_port.config import Config, settle  # noqa: E402
 
-_OWN = ("stage", "out", "json", "protocol", "rate", "seed", "random_weights", "results")
+_OWN = ("stage", "out", "json", "protocol", "rate", "seed", "random_weights", "result", "note")
 
 
 def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
@@ -30,7 +31,8 @@ def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
     add("--stage", type=int, choices=(1, 2), default=2, help="1: stage 1 alone; 2: both (default)")
     add("--out", help="prediction file (default: PROJECT/output/SPLIT_stageN.npz)")
     add("--json", help="also write the scores here, as `common.evaluate --json`")
-    add("--results", help="also write them as a run file for common.crosscheck, to this name")
+    add("--result", help="also write a run file for common.crosscheck here, such as deeppose_caffe_port/results/lspet.json")
+    add("--note", help="a remark that goes into it, such as how the networks were trained")
     add("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
     add("--rate", type=int, default=1, help="keep one image in RATE, drawn at random (default: 1, all)")
     add("--seed", type=int, default=0, help="seed of --rate (default: 0)")
@@ -96,21 +98,22 @@ def score(config: Config, own: argparse.Namespace, refine: bool) -> dict:
     verdicts = {name: comparable(pose_set, last, name) for name in results[last.meta["model"]]}
     if own.json:
         write_json(own.json, results[last.meta["model"]], verdicts)
-    if own.results:
-        save_result(own.results, pose_set, last, results[last.meta["model"]])
+    if own.result:
+        save_result(own.result, pose_set, last, results[last.meta["model"]], own.note)
     print(table(pose_set, last, results[last.meta["model"]], verdicts))
     if len(stages) > 1:
         print("\n" + gains(pose_set, [p.joints for p in stages], results))
     return results
 
 
-def save_result(path: str, pose_set, predictions, results: dict) -> None:
+def save_result(path: str, pose_set, predictions, results: dict, note: str | None) -> None:
     """A run file for the README's table."""
     from common.crosscheck import save_run
 
     protocols = {name: result.as_dict() for name, result in results.items()}
-    command = "python deeppose_caffe_port/" + " ".join(["val.py", *sys.argv[1:]])
-    meta = {k: v for k, v in predictions.meta.items() if k not in ("versions", "checkpoint")}
+    words = [w for w in sys.argv[1:] if not w.startswith("--note")]
+    command = "python deeppose_caffe_port/" + shlex.join(["val.py", *words])
+    meta = {k: v for k, v in predictions.meta.items() if k not in ("versions", "checkpoint")} | ({"note": note} if note else {})
     save_run(path, house="deeppose_caffe_port", model=predictions.meta["model"], dataset=pose_set.name, split=pose_set.split,
              protocols=protocols, meta=meta, command=command)  # fmt: skip
 

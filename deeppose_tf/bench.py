@@ -5,8 +5,8 @@
     python -m deeppose_tf.bench --what loader --images DIR  # crops a second of both loaders
 
 The plain step is what one writes first: TensorFlow's own convolutions in two groups, its LRN, its pooling, Keras's Adagrad, one tf.function,
-tensors that are there already. Both take turns in one process, so that the machine's load meets both; the median counts. CPU time is that of
-all threads and of the loader's processes.
+tensors that are there already. Each has a process of its own with the same number of threads; they take turns, so that the machine's load meets
+both, and the median counts. CPU time is that of all threads and of the loader's processes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def plain_step(weights: dict[str, np.ndarray]):
 
     variables = {name: tf.Variable(value) for name, value in weights.items()}
     optimizer = keras.optimizers.Adagrad(0.0005, initial_accumulator_value=1e-4, epsilon=0)
-    optimizer.build([keras.Variable(v) if False else v for v in variables.values()])
+    optimizer.build(list(variables.values()))
 
     def convolution(x, name, stride=1, groups=1):
         kernel = variables[f"{name}/weight"]
@@ -144,30 +144,78 @@ def stream_for(persons, count: int):
     return Stream(persons, Crops.for_training(config), config.seed, Share(0, count, 1, 0, 1))
 
 
-def bench_step(args: argparse.Namespace) -> dict:
-    """Median CPU and wall seconds of both steps."""
+def make_plain(args: argparse.Namespace, folder: Path):
+    """The plain step on tensors that are ready."""
+    import tensorflow as tf
+
+    from deeppose_tf.model import build_network, get_weights
+
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(max(1, args.threads // 2))
+    step, rng = plain_step(get_weights(build_network(JOINTS))), np.random.RandomState(0)
+    images = tf.constant(rng.standard_normal((args.batch_size, 227, 227, 3)).astype(np.float32))
+    targets = tf.constant(rng.uniform(-0.5, 0.5, (args.batch_size, JOINTS, 2)).astype(np.float32))
+    valid = tf.ones((args.batch_size, JOINTS))
+    return lambda: step(images, targets, valid)
+
+
+def make_ours(args: argparse.Namespace, folder: Path):
+    """The training step of train.py, fed by its loader."""
+    from deeppose_tf.config import Config
     from deeppose_tf.loader import batches
     from deeppose_tf.machine import start_tensorflow
 
+    stream = stream_for(persons_for(args, folder), args.batch_size * (args.repeat + 6))
+    ready = batches(stream, args.batch_size, kind=args.loader, workers=args.workers)
+    start_tensorflow(Config(threads=args.threads))
+    from deeppose_tf.engine import Trainer
+    from deeppose_tf.model import build_network
+    from deeppose_tf.optimizers import make_optimizer
+
+    trainer = Trainer(build_network(JOINTS, amp=args.amp), make_optimizer("adagrad"), "correct", xla=args.xla)
+    return lambda: trainer.step(next(ready), conv_lr=0.0005, fc_lr=0.0005)["loss"]
+
+
+def serve(name: str, args: argparse.Namespace, pipe) -> None:
+    """A process that does a step of its own whenever it is asked, and answers (CPU, wall) seconds; (0, 0) once it is ready."""
     with tempfile.TemporaryDirectory() as folder:
-        stream = stream_for(persons_for(args, Path(folder)), args.batch_size * (args.repeat + 6))
-        ready = batches(stream, args.batch_size, kind=args.loader, workers=args.workers)
-        from deeppose_tf.config import Config
+        run = {"plain": make_plain, "ours": make_ours}[name](args, Path(folder))
+        float(run())
+        pipe.send((0.0, 0.0))
+        while pipe.recv():
+            cpu, wall = cpu_seconds(), time.perf_counter()
+            float(run())
+            pipe.send((cpu_seconds() - cpu, time.perf_counter() - wall))
 
-        start_tensorflow(Config(threads=args.threads))
-        import tensorflow as tf
 
-        from deeppose_tf.engine import Trainer
-        from deeppose_tf.model import build_network, get_weights
-        from deeppose_tf.optimizers import make_optimizer
+def bench_step(args: argparse.Namespace) -> dict:
+    """Median CPU and wall seconds of both steps."""
+    context, pipes, processes = multiprocessing.get_context("spawn"), {}, []
+    for name in ("plain", "ours"):
+        pipes[name], other = context.Pipe()
+        processes.append(context.Process(target=serve, args=(name, args, other)))
+        processes[-1].start()
+        other.close()
+        pipes[name].recv()  # one after the other: both are large while they are built
 
-        model = build_network(JOINTS, amp=args.amp)
-        plain = plain_step(get_weights(model))
-        trainer = Trainer(model, make_optimizer("adagrad"), "correct", xla=args.xla)
-        images, targets, valid, _ = next(ready)
-        tensors = (tf.cast(images, tf.float32) / 128 - 1, tf.constant(targets), tf.cast(valid, tf.float32))
-        runners = {"plain": lambda: plain(*tensors), "ours": lambda: trainer.step(next(ready), conv_lr=0.0005, fc_lr=0.0005)["loss"]}
-        return take_turns(runners, args.repeat)
+    def turn(name: str):
+        pipes[name].send(True)
+        return pipes[name].recv()
+
+    times = {name: [] for name in pipes}
+    for _turn in range(args.repeat + 1):
+        for name in pipes:
+            times[name].append(turn(name))
+    for pipe in pipes.values():
+        pipe.send(False)
+    for process in processes:
+        process.join()
+    return medians(times)
+
+
+def medians(times: dict[str, list]) -> dict:
+    """{name: {cpu, wall}} of lists of pairs, without the first of each."""
+    return {name: {"cpu": statistics.median(c for c, _ in t[1:]), "wall": statistics.median(w for _, w in t[1:])} for name, t in times.items()}
 
 
 def take_turns(runners: dict, repeat: int) -> dict:
@@ -178,7 +226,7 @@ def take_turns(runners: dict, repeat: int) -> dict:
             cpu, wall = cpu_seconds(), time.perf_counter()
             float(run())
             times[name].append((cpu_seconds() - cpu, time.perf_counter() - wall))
-    return {name: {"cpu": statistics.median(c for c, _ in t[1:]), "wall": statistics.median(w for _, w in t[1:])} for name, t in times.items()}
+    return medians(times)
 
 
 def bench_inference(args: argparse.Namespace) -> dict:
@@ -231,7 +279,7 @@ def main(argv=None) -> int:
         print(f"{args.what} {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
     if args.what == "step":
         print(f"ours, loader included, needs {result['ours']['cpu'] / result['plain']['cpu']:.2f} of the plain step's CPU time")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB, load {os.getloadavg()[0]:.1f}")
+    print(f"peak memory {max(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20:.1f} GB, load {os.getloadavg()[0]:.1f}")
     if args.json:
         from common.checkpoints import write_json
 

@@ -40,7 +40,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--out", type=Path, help="prediction file (default: output/deeppose_tf/NAME.npz)")
     add("--json", type=Path, help="also write the protocols' scores here, as `common.evaluate --json`")
     add("--curves", type=Path, help="also draw PCP and PCKh over their thresholds (PNG)")
-    add("--save_run", type=Path, help="also write the run for the results table (results/NAME.json)")
+    add("--result", type=Path, help="also write the run for the results tables (deeppose_tf/results/NAME.json)")
     add("--model_name", help="the network's name in that table (default: alexnet_scratch or alexnet_imagenet, as it was trained)")
     add("--random_weights", action="store_true", help="fresh random weights instead of the checkpoint's (a baseline)")
     args = parser.parse_args(argv)
@@ -152,12 +152,12 @@ def write_scores(args: argparse.Namespace, config, pose_set: PoseSet, prediction
     print(table(pose_set, predictions, results, verdicts))
     if args.json:
         write_json(args.json, results, verdicts)
-    if args.save_run:
+    if args.result:
         kept = ("boxes", "flip_test", "synthetic", "seed", "mode", "backend", "random_weights", "missing_rows")
-        meta = {k: predictions.meta[k] for k in kept if k in predictions.meta}
+        meta = {k: predictions.meta[k] for k in kept if k in predictions.meta} | {"note": f"width {config.width:g}, mode {config.mode}"}
         name = args.model_name or ("alexnet_imagenet" if config.snapshot and not config.resume else "alexnet_scratch")
         save_run(
-            args.save_run, house="deeppose_tf", model=name, dataset=pose_set.name, split=pose_set.split,
+            args.result, house="deeppose_tf", model=name, dataset=pose_set.name, split=pose_set.split,
             protocols={name: result.as_dict() for name, result in results.items()}, meta=meta, command="python " + " ".join(sys.argv),
         )  # fmt: skip
 

@@ -42,6 +42,7 @@ class PersonDataset(io.Dataset):
         super().__init__()
         self.records, self.skeleton, self.config, self.training = records, skeleton, config, training
         self.factors = augmentation_of(config)
+        self.augmented = training and config.augmentation != "none"
         self.fast = training and config.fast_decode and config.mode == "correct"
         self._last: tuple = (None, None)
 
@@ -52,7 +53,7 @@ class PersonDataset(io.Dataset):
         epoch, index = key
         records, config = self.records, self.config
         person = Person(records.center[index], records.scale[index], records.joints[index], records.seen[index])
-        change = self._draw(epoch, index) if self.training else Augmentation()
+        change = self._draw(epoch, index) if self.augmented else Augmentation()
         factor = transforms.reduction(person.scale * change.scale, config.input_size[0]) if self.fast else 1
         image, factor = self._image(records.images[index], factor)
         pixels, joints, seen = transforms.crop(image, person, config.input_size, self.skeleton, change, factor)

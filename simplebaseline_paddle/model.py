@@ -7,13 +7,24 @@ Attribute paths equal those of microsoft/human-pose-estimation.pytorch and, for 
 from __future__ import annotations
 
 import paddle
-from paddle import nn
+from paddle import ParamAttr, nn
+from paddle.nn.initializer import Constant, Normal
 
 from simplebaseline_paddle.config import BLOCKS
 
 # Kernel of a transposed convolution of stride 2 -> (padding, output padding) that doubles the size exactly
 DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}
-INITS = ("compat", "kaiming")
+SMALL = 0.001  # standard deviation of every new weight in the Paddle project, of the head's in Microsoft's
+
+
+def conv(channels: int, out: int, kernel: int, init: str, stride: int = 1) -> nn.Conv2D:
+    """A convolution of the backbone, without bias, padded to keep the size at stride 1.
+
+    `init`: `kaiming` (He normal, fan out), which trains from scratch; `compat` N(0, 0.001^2), the Paddle project's without a pretrained
+    backbone; `zeros` when weights come from a file.
+    """
+    weight = {"kaiming": Normal(0.0, (2.0 / (out * kernel**2)) ** 0.5), "compat": Normal(0.0, SMALL), "zeros": Constant(0.0)}[init]
+    return nn.Conv2D(channels, out, kernel, stride=stride, padding=kernel // 2, weight_attr=ParamAttr(initializer=weight), bias_attr=False)
 
 
 class BasicBlock(nn.Layer):
@@ -21,14 +32,14 @@ class BasicBlock(nn.Layer):
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, stride: int, style: str):
+    def __init__(self, channels: int, width: int, stride: int, style: str, init: str):
         super().__init__()
-        self.conv1 = nn.Conv2D(channels, width, 3, stride=stride, padding=1, bias_attr=False)
+        self.conv1 = conv(channels, width, 3, init, stride)
         self.bn1 = nn.BatchNorm2D(width)
-        self.conv2 = nn.Conv2D(width, width, 3, padding=1, bias_attr=False)
+        self.conv2 = conv(width, width, 3, init)
         self.bn2 = nn.BatchNorm2D(width)
         self.relu = nn.ReLU()
-        self.downsample = shortcut(channels, width, stride)
+        self.downsample = shortcut(channels, width, stride, init)
 
     def forward(self, x):
         out = self.relu(self.bn1(self.conv1(x)))
@@ -41,17 +52,17 @@ class Bottleneck(nn.Layer):
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int, style: str):
+    def __init__(self, channels: int, width: int, stride: int, style: str, init: str):
         super().__init__()
         first, middle = (stride, 1) if style == "caffe" else (1, stride)
-        self.conv1 = nn.Conv2D(channels, width, 1, stride=first, bias_attr=False)
+        self.conv1 = conv(channels, width, 1, init, first)
         self.bn1 = nn.BatchNorm2D(width)
-        self.conv2 = nn.Conv2D(width, width, 3, stride=middle, padding=1, bias_attr=False)
+        self.conv2 = conv(width, width, 3, init, middle)
         self.bn2 = nn.BatchNorm2D(width)
-        self.conv3 = nn.Conv2D(width, width * 4, 1, bias_attr=False)
+        self.conv3 = conv(width, width * 4, 1, init)
         self.bn3 = nn.BatchNorm2D(width * 4)
         self.relu = nn.ReLU()
-        self.downsample = shortcut(channels, width * 4, stride)
+        self.downsample = shortcut(channels, width * 4, stride, init)
 
     def forward(self, x):
         out = self.relu(self.bn1(self.conv1(x)))
@@ -60,11 +71,11 @@ class Bottleneck(nn.Layer):
         return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
-def shortcut(channels: int, out: int, stride: int) -> nn.Sequential | None:
+def shortcut(channels: int, out: int, stride: int, init: str) -> nn.Sequential | None:
     """The projection of a block whose output has another shape than its input, else None (identity)."""
     if stride == 1 and channels == out:
         return None
-    return nn.Sequential(nn.Conv2D(channels, out, 1, stride=stride, bias_attr=False), nn.BatchNorm2D(out))
+    return nn.Sequential(conv(channels, out, 1, init, stride), nn.BatchNorm2D(out))
 
 
 class PoseResNet(nn.Layer):
@@ -75,10 +86,10 @@ class PoseResNet(nn.Layer):
         kernels: tuple[int, ...] = (4, 4, 4), deconv_bias: bool = False, final_kernel: int = 1, init: str = "kaiming",
     ):  # fmt: skip
         super().__init__()
-        if depth not in BLOCKS or init not in INITS or len(filters) != len(kernels) or final_kernel not in (1, 3):
-            raise ValueError(f"no PoseResNet with depth {depth}, init {init}, filters {filters}, kernels {kernels}, final kernel {final_kernel}")
+        if depth not in BLOCKS or len(filters) != len(kernels) or final_kernel not in (1, 3):
+            raise ValueError(f"no PoseResNet with depth {depth}, filters {filters}, kernels {kernels}, final kernel {final_kernel}")
         block = BasicBlock if depth < 50 else Bottleneck
-        self.conv1 = nn.Conv2D(3, 64, 7, stride=2, padding=3, bias_attr=False)
+        self.conv1 = conv(3, 64, 7, init, 2)
         self.bn1 = nn.BatchNorm2D(64)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2D(3, stride=2, padding=1)
@@ -87,12 +98,13 @@ class PoseResNet(nn.Layer):
             width = 64 * 2**stage
             blocks = []
             for b in range(count):
-                blocks.append(block(channels, width, 2 if stage and not b else 1, style))
+                blocks.append(block(channels, width, 2 if stage and not b else 1, style, init))
                 channels = width * block.expansion
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.deconv_layers = nn.Sequential(*deconv_stack(channels, filters, kernels, deconv_bias))
-        self.final_layer = nn.Conv2D(filters[-1] if filters else channels, joints, final_kernel, padding=final_kernel // 2)
-        initialise(self, init)
+        self.deconv_layers = nn.Sequential(*deconv_stack(channels, filters, kernels, deconv_bias, init))
+        weight, bias = head_init(init)
+        last = filters[-1] if filters else channels
+        self.final_layer = nn.Conv2D(last, joints, final_kernel, padding=final_kernel // 2, weight_attr=weight, bias_attr=bias)
 
     def forward(self, image):
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
@@ -100,35 +112,23 @@ class PoseResNet(nn.Layer):
         return self.final_layer(self.deconv_layers(x))
 
 
-def deconv_stack(channels: int, filters: tuple[int, ...], kernels: tuple[int, ...], bias: bool) -> list[nn.Layer]:
+def deconv_stack(channels: int, filters: tuple[int, ...], kernels: tuple[int, ...], bias: bool, init: str) -> list[nn.Layer]:
     """Transposed convolution, batch norm and ReLU for every entry of `filters`."""
     layers: list[nn.Layer] = []
     for out, kernel in zip(filters, kernels, strict=True):
         padding, extra = DECONV_PADDING[kernel]
-        conv = nn.Conv2DTranspose(channels, out, kernel, stride=2, padding=padding, output_padding=extra, bias_attr=None if bias else False)
-        layers += [conv, nn.BatchNorm2D(out), nn.ReLU()]
+        weight, offset = head_init(init)
+        grow = nn.Conv2DTranspose(
+            channels, out, kernel, stride=2, padding=padding, output_padding=extra, weight_attr=weight, bias_attr=offset if bias else False
+        )
+        layers += [grow, nn.BatchNorm2D(out), nn.ReLU()]
         channels = out
     return layers
 
 
-def initialise(model: PoseResNet, init: str) -> None:
-    """Weights of a new network. Head: N(0, 0.001^2), bias 0, as both originals.
-
-    Backbone: `kaiming` (He normal, fan out), which trains from scratch; `compat` N(0, 0.001^2) as the Paddle project without a pretrained
-    backbone. Batch norm starts at 1 and 0.
-    """
-    small, zero = nn.initializer.Normal(0.0, 0.001), nn.initializer.Constant(0.0)
-    for name, layer in model.named_sublayers():
-        if not isinstance(layer, (nn.Conv2D, nn.Conv2DTranspose)):
-            continue
-        head = name.startswith(("deconv_layers", "final_layer"))
-        if head or init == "compat":
-            small(layer.weight)
-        else:
-            out, _, height, width = layer.weight.shape
-            nn.initializer.Normal(0.0, (2.0 / (out * height * width)) ** 0.5)(layer.weight)
-        if layer.bias is not None:
-            zero(layer.bias)
+def head_init(init: str) -> tuple[ParamAttr, ParamAttr]:
+    """Weights and biases of the head: N(0, 0.001^2) and 0, as in both originals."""
+    return ParamAttr(initializer=Constant(0.0) if init == "zeros" else Normal(0.0, SMALL)), ParamAttr(initializer=Constant(0.0))
 
 
 def arguments_of(config) -> dict:
@@ -145,7 +145,8 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def build_model(config, seed: int | None = None) -> PoseResNet:
-    """A new network for a run's settings; `seed` makes its random weights repeatable."""
-    if seed is not None:
-        paddle.seed(seed)
+    """A network for a run's settings, with random weights that `seed` makes repeatable; without one all zero, for weights from a file."""
+    if seed is None:
+        return PoseResNet(**{**arguments_of(config), "init": "zeros"})
+    paddle.seed(seed)
     return PoseResNet(**arguments_of(config))

@@ -174,6 +174,7 @@ def from_detections(pose_set: PoseSet, path: str | Path, config: Config, image_t
             f"detection file {path}: {len(unknown)} images, first image_id {unknown[0]}, are not in {pose_set.name}/{pose_set.split} "
             f"({pose_set.root}); give the file of that split"
         )
+    flat = sum(min(e["bbox"][2:]) <= 0 for e in entries)
     kept = [e for e in entries if e["score"] >= image_threshold and min(e["bbox"][2:]) > 0]
     box = np.array([e["bbox"] for e in kept], np.float64).reshape(-1, 4)
     center, scale = center_and_scale(box, config, "coco", config.mode == "compat")
@@ -184,7 +185,8 @@ def from_detections(pose_set: PoseSet, path: str | Path, config: Config, image_t
         images=[known.get(e["image_id"], f"{folder}/{e['image_id']:012d}.jpg") for e in kept],
         image_id=np.array([e["image_id"] for e in kept], np.int64), rows=np.full(len(kept), -1), center=center, scale=scale,
         joints=np.zeros((len(kept), joints, 2)), seen=np.ones((len(kept), joints), bool),
-        box_score=np.array([e["score"] for e in kept], np.float64), note=f"detector ({Path(path).name}, score >= {image_threshold:g})",
+        box_score=np.array([e["score"] for e in kept], np.float64),
+        note=f"detector ({Path(path).name}, score >= {image_threshold:g}" + (f", {flat} boxes without area left out)" if flat else ")"),
     )  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def validate(run, log) -> float | None:
     config = run.config
     pose_set = load_pose_set(config.dataset, config.data_root, config.valid_split)
     with averaged_weights(run.model, run.ema):
-        predictions, kept = predict_records(run.model, config, pose_set, records_for(pose_set, config), run.machine, engine="eager")
+        predictions, kept = predict_records(run.model, config, pose_set, records_for(pose_set, config), run.machine)
     if log is None:
         return None
     name = PROTOCOL.get(pose_set.name)

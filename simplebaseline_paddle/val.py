@@ -209,14 +209,28 @@ def score_and_write(args: argparse.Namespace, config: Config, checkpoint: Path |
     if args.json:
         write_json(args.json, results, verdicts)
     if args.result:
-        from common.crosscheck import save_run
-
-        entries = {name: {**r.as_dict(), "comparable": verdicts[name][0], "comparison": verdicts[name][1]} for name, r in results.items()}
-        meta = {k: v for k, v in predictions.meta.items() if k not in ("settings", "versions")} | {"preset": args.preset, "seed": config.seed}
-        save_run(args.result, house="simplebaseline_paddle", model=config.name, dataset=pose_set.name, split=pose_set.split, protocols=entries,
-                 meta=meta, command="python simplebaseline_paddle/val.py " + " ".join(sys.argv[1:]))  # fmt: skip
+        write_result(args, config, predictions, results)
     print(table(pose_set, predictions, results, verdicts))
     print("\n" + original_table(config, results))
+
+
+def write_result(args: argparse.Namespace, config: Config, predictions: Predictions, results: dict) -> None:
+    """The run file for the tables; without folders of this machine."""
+    from common.crosscheck import save_run
+
+    folders = ("data_root", "model_save_dir", "checkpoint", "pretrained_model")
+    meta = {k: v for k, v in predictions.meta.items() if k not in ("settings", "checkpoint")}
+    meta["settings"] = {k: v for k, v in predictions.meta["settings"].items() if k not in folders}
+    words = [f"--dataset {args.dataset}", f"--split {args.split}", *([] if config.flip_test else ["--no-flip_test"])]
+    words += [f"--boxes {config.boxes}"] if args.dataset == "coco" else []
+    # the published tables tell P's networks from T's, which have the same shape
+    model = ("paddle_" if args.checkpoint and Path(args.checkpoint).is_dir() else "") + config.name
+    save_run(
+        args.result, house="simplebaseline_paddle", model=model, dataset=predictions.dataset, split=predictions.split,
+        protocols={name: result.as_dict() for name, result in results.items()}, meta=meta | {"seed": config.seed},
+        command=" ".join(["python simplebaseline_paddle/val.py", *words]),
+    )  # fmt: skip
+    print(f"run file: {args.result}")
 
 
 def rescored(result, pose_set: PoseSet, predictions: Predictions, args: argparse.Namespace):

@@ -255,6 +255,9 @@ def test_bad_input_of_the_commands(tmp_path, monkeypatch, capsys, coco):
         assert "cocodataset.org" in (text := capsys.readouterr().err) and "common.datasets.synthetic coco" in text
     assert train.main(["--set", "nonsense=1"]) == 2
     assert "nonsense" in capsys.readouterr().err
+    for name in ("init_weights=absent.ckpt", "pairwise_predict=true"):
+        assert train.main(["--set", f"dataset={coco}", "--set", "dataset_phase=train2017", "--set", name]) == 2
+        assert "resnet_v1_" in (text := capsys.readouterr().err) or "pairwise_stats.py" in text
     (tmp_path / "bad.json").write_text('[{"image_id": 1, "keypoints": [1, 2, 3], "score": 1, "category_id": 1}]')
     assert eval_mscoco.main(["--set", f"dataset={coco}", "--pred", "bad.json"]) == 2
     with pytest.raises(DataMissing, match="prepare_mpii"):

@@ -15,7 +15,7 @@ import torch
 from common.datasets import synthetic
 from common.poses import DataError
 from common.predictions import load_predictions
-from deeppose_caffe_port import bench, convert, draw_loss, predict, prepare, val, workflow
+from deeppose_caffe_port import bench, convert, draw_loss, predict, prepare, train, val, workflow
 from deeppose_caffe_port.cascade import Cascade
 from deeppose_caffe_port.config import PRESETS, Config, settle
 from deeppose_caffe_port.images import patch, read_picture
@@ -84,7 +84,7 @@ def test_all_steps_leave_their_files(project):
 
 def test_scores_and_prediction_file(project, tmp_path):
     _, words = project
-    assert val.main([*words, f"--out={tmp_path / 'p.npz'}", f"--json={tmp_path / 's.json'}", f"--results={tmp_path / 'r.json'}"]) == 0
+    assert val.main([*words, f"--out={tmp_path / 'p.npz'}", f"--json={tmp_path / 's.json'}", f"--result={tmp_path / 'r.json'}"]) == 0
     predictions = load_predictions(tmp_path / "p.npz")
     assert predictions.meta["synthetic"] and predictions.meta["model"] == "deeppose_refine"
     assert np.isfinite(predictions.joints).all()
@@ -200,6 +200,20 @@ def test_degenerate_person_is_refined_without_error():
     refiner.outputs = 2
     stages = Cascade(Config(), Fake(), refiner).stages([np.zeros((212, 256, 3), np.uint8)] * 2)
     assert [s.shape for s in stages] == [(2, 15, 2)] * 2 and (stages[1] == stages[0]).all()
+
+
+def test_training_a_stage_prepares_what_is_missing(data, tmp_path, monkeypatch):
+    """The bare command on data alone: lists, LMDBs and mean first, then the training; nothing is made twice."""
+    short = [(net, replace(training, max_iter=1, test_iter=1)) for net, training in PRESETS["smoke"]]
+    monkeypatch.setitem(PRESETS, "smoke", tuple(short))
+    words = options(data, tmp_path / "w")
+    assert train.main(words) == 0
+    assert (tmp_path / "w/models/deeppose/snapshot/deeppose_iter_1.caffemodel").is_file()
+    made = (tmp_path / "w/models/deeppose/train_data_lmdb/data.mdb").stat().st_mtime_ns
+    assert train.main([*words, "--resume=auto"]) == 0
+    assert (tmp_path / "w/models/deeppose/train_data_lmdb/data.mdb").stat().st_mtime_ns == made
+    assert train.main([*words, "--stage=2"]) == 0
+    assert (tmp_path / "w/models/deeppose_refine/snapshot/deeppose_refine_iter_1.caffemodel").is_file()
 
 
 def test_committed_prototxts_are_the_papers():

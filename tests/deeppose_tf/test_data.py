@@ -11,7 +11,6 @@ from common.skeletons import LSP14
 from deeppose_tf import data
 from deeppose_tf.images import ImageStore, image_size, reduced_size
 from deeppose_tf.sources import read_csv
-
 from tests.deeppose_tf.tiny import write_persons
 
 PAIRS = tuple(LSP14.flip_pairs)

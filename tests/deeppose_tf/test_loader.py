@@ -7,10 +7,8 @@ import sys
 
 import numpy as np
 
-
 from deeppose_tf import data, loader
 from deeppose_tf.sources import read_csv
-
 from tests.deeppose_tf.tiny import write_persons
 
 PROGRAM = """
@@ -23,7 +21,8 @@ def main():
     persons = data.Persons(read_csv(path), "correct", cache_mb=1)
     crops = data.Crops("correct", (1.0, 2.0), 0.1, True, 0.0, ((0, 5), (1, 4)))
     stream = data.Stream(persons, crops, 5, data.Share(first, steps, 4, 0, 1))
-    found = [[hashlib.sha256(part.tobytes()).hexdigest() for part in batch] + [len(batch[0])] for batch in loader.batches(stream, 4, kind=kind, workers=workers)]
+    ready = loader.batches(stream, 4, kind=kind, workers=workers)
+    found = [[hashlib.sha256(part.tobytes()).hexdigest() for part in batch] + [len(batch[0])] for batch in ready]
     print(json.dumps({"batches": found, "frameworks": [m for m in ("tensorflow", "keras", "torch") if m in sys.modules]}))
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 def test_val_writes_predictions_and_scores(run, tmp_path, capsys):
     out, csv = run
     arguments = ["--o_dir", str(out), "--csv", str(csv), "--ext", "1.5", "1.0", "--out", str(tmp_path / "p.npz"), "--json", str(tmp_path / "s.json"),
-                 "--curves", str(tmp_path / "c.png"), "--save_run", str(tmp_path / "r.json")]  # fmt: skip
+                 "--curves", str(tmp_path / "c.png"), "--result", str(tmp_path / "r.json")]  # fmt: skip
     assert val.main(arguments) == 0
     text, found = capsys.readouterr().out, load_predictions(tmp_path / "p.npz")
     assert text.count("BBOX EXTENSION") == 2 and "pcp_strict@0.5" in text

@@ -28,13 +28,13 @@ def recipe_input(tag, shape, seed):
     return _random_state(tag, seed).standard_normal(shape).astype(np.float32)
 
 
-def recipe_network(depth, joints, seed, init="kaiming"):
+def recipe_network(depth, joints, seed):
     """PoseResNet with the fixtures' weights, and {PaddlePaddle 1.x name: array}."""
     from simplebaseline_paddle.checkpoint import put_weights
     from simplebaseline_paddle.model import PoseResNet
     from simplebaseline_paddle.names import fluid_names, from_fluid
 
-    model = PoseResNet(depth, joints)
+    model = PoseResNet(depth, joints, init="zeros")
     own = model.state_dict()
     fluid = {name: recipe_weight(name, tuple(own[ours].shape), seed) for name, ours in fluid_names(depth).items()}
     put_weights(model, from_fluid(fluid), "recipe")

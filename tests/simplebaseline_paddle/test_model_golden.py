@@ -39,7 +39,7 @@ def test_names_and_shapes(folder):
         depth, joints = map(int, re.fullmatch(r"param_table_r(\d+)_k(\d+)", path.stem).groups())
         from simplebaseline_paddle.model import PoseResNet
 
-        state, rows = PoseResNet(depth, joints).state_dict(), json.loads(path.read_text())
+        state, rows = PoseResNet(depth, joints, init="zeros").state_dict(), json.loads(path.read_text())
         table = fluid_names(depth)
         assert [[fluid, to_torch(ours), list(state[ours].shape)] for fluid, ours in table.items()] == rows
         assert set(table.values()) == set(state)

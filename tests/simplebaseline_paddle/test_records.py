@@ -100,7 +100,8 @@ def test_boxes_without_area_are_left_out(golden_dir, tmp_path):
     good = {"image_id": image, "category_id": 1, "score": 1.0, "bbox": [1, 2, 3, 4]}
     path = tmp_path / "detections.json"
     path.write_text(json.dumps([good, {**good, "bbox": [5, 5, 0, 0]}, {**good, "category_id": 3}]))
-    assert len(records_for(pose_set, Config(dataset="coco", boxes="detections"), path)) == 1
+    records = records_for(pose_set, Config(dataset="coco", boxes="detections"), path)
+    assert len(records) == 1 and "1 boxes without area left out" in records.note
 
 
 def test_a_person_without_any_box_is_named():
