@@ -2,12 +2,14 @@
 
 A README marks the places, and what stands between the marks is replaced:
     <!-- measured:begin --> <!-- measured:end -->         what was measured, a table a protocol with a column for every group or part
+    <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, a copy of the last out/quickstart/report.json
     <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported | measured | difference | comparable? | why not (short in the root's README)
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -60,6 +62,13 @@ def short(lines: list[dict]) -> str:
     return "\n".join("| " + " | ".join(row[i].removeprefix("| ") for i in keep) + " |" for row in rows)
 
 
+def quickstart(path: Path = ROOT / "examples" / "quickstart.json") -> str:
+    """The quickstart's report as a Markdown table."""
+    names = ("house", "model", "dataset", "n", "protocol", "score", "mean pose", "random weights", "minutes")
+    rows = [[f"{row[n]:.1f}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in json.loads(path.read_text(encoding="utf-8"))]
+    return "\n".join(map(_row, [["house", "network", "synthetic", "persons", "protocol", "trained", *names[6:]], ["---"] * len(names), *rows]))
+
+
 def refreshed(text: str, generated: dict[str, str]) -> str:
     """`text` with every marked place filled; places without both marks stay as they are."""
     for name, content in generated.items():
@@ -70,14 +79,14 @@ def refreshed(text: str, generated: dict[str, str]) -> str:
 
 def readmes() -> dict[Path, str]:
     """Each README of the repository and what it should say."""
-    runs = load_runs(ROOT)
+    runs, first_run = load_runs(ROOT), quickstart()
     result = {}
     for path in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))):
         house = None if path.parent == ROOT else path.parent.name
         lines = compare(runs, house)
         table = short(lines) if house is None else markdown([line for line in lines if line["reported"] is not None])
         own = [run for run in runs if run["house"] == house]
-        result[path] = refreshed(path.read_text(encoding="utf-8"), {"crosscheck": table, "measured": measured(own)})
+        result[path] = refreshed(path.read_text(encoding="utf-8"), {"crosscheck": table, "measured": measured(own), "quickstart": first_run})
     return result
 
 
