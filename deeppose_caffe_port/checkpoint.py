@@ -35,11 +35,10 @@ def run_config(solver: Solver, mode: str) -> dict:
 
 def state_of(solver: Solver, mode: str) -> dict:
     """The whole state of a training."""
-    positions = {number: feed.positions for number, feed in solver._feeds.items() if feed}
     return make_state(
         epoch=0, batch=0, step=solver.iteration, model=_plain(solver.net.state_dict()), optimizer=[h.detach().clone() for h in solver.updater.history],
         schedule=solver.rate.current_step, config=run_config(solver, mode), random_state=collect_random_state(),
-        caffe_random=solver.random.get_state(), positions=positions, losses=[float(v) for v in solver.losses],
+        caffe_random=solver.random.get_state(), positions=solver.positions(), losses=[float(v) for v in solver.losses],
         torch_random=torch.get_rng_state(), cuda_random=torch.cuda.get_rng_state_all() if solver.device.type == "cuda" else [],
     )  # fmt: skip
 

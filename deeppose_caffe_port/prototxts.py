@@ -36,11 +36,12 @@ def _convolution(name: str, bottom: str, out: int, kernel: int, pad: int = 0, gr
     return _layer(name, "Convolution", bottom, name, f"{_PARAMS}  convolution_param {{\n{text}{_FILLERS}  }}\n")
 
 
-def _normalised(number: int, deploy: bool) -> str:
+def _normalised(number: int, net: Net, deploy: bool) -> str:
     """BatchNorm, Scale, ReLU in place behind conv1 or conv2, then LRN and pooling."""
     blob, n = f"conv{number}", number
     frozen = "  param {\n    lr_mult: 0\n  }\n" * 3
-    stats = "  batch_norm_param {\n    use_global_stats: true\n  }\n" if deploy else ""
+    fields = ["use_global_stats: true"] * deploy + [f"moving_average_fraction: {net.fraction:g}"] * (net.fraction != 0.999 and not deploy)
+    stats = f"  batch_norm_param {{\n    {fields[0]}\n  }}\n" if fields else ""
     lrn = "  lrn_param {\n    local_size: 5\n    alpha: 0.0001\n    beta: 0.75\n  }\n"
     return (
         _layer(f"bn{n}", "BatchNorm", blob, blob, frozen + stats)
@@ -61,12 +62,12 @@ def _dense(name: str, bottom: str, out: int) -> str:
 
 def body(net: Net, outputs: int, deploy: bool) -> str:
     """All layers from conv1 to predict (section 4)."""
-    text = _convolution("conv1", "data", _channels(96, net.width), net.kernel, stride=net.stride) + _normalised(1, deploy)
+    text = _convolution("conv1", "data", _channels(96, net.width), net.kernel, stride=net.stride) + _normalised(1, net, deploy)
     bottom = "pool1"
     for name, out, kernel, pad, group in _CONVOLUTIONS:
         text += _convolution(name, bottom, _channels(out, net.width), kernel, pad, group)
         if name == "conv2":
-            text, bottom = text + _normalised(2, deploy), "pool2"
+            text, bottom = text + _normalised(2, net, deploy), "pool2"
         else:
             text, bottom = text + _layer(f"relu{name[-1]}", "ReLU", name, name), name
     text, bottom = text + _pool("pool5", bottom), "pool5"

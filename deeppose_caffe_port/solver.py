@@ -253,6 +253,10 @@ class Solver:
             self.test()
         self.say("Optimization Done.")
 
+    def positions(self) -> dict[int, dict[str, int]]:
+        """Record that each reader goes on with: by net (0 the train net, then the test nets) and first top of the Data layer."""
+        return {number: feed.positions for number, feed in self._feeds.items() if feed}
+
     def close(self) -> None:
         """End the reading threads."""
         for feed in self._feeds.values():

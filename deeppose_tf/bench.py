@@ -279,7 +279,8 @@ def main(argv=None) -> int:
         print(f"{args.what} {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
     if args.what == "step":
         print(f"ours, loader included, needs {result['ours']['cpu'] / result['plain']['cpu']:.2f} of the plain step's CPU time")
-    print(f"peak memory {max(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20:.1f} GB, load {os.getloadavg()[0]:.1f}")
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
+    print(f"peak memory {peak:.1f} GB, load {os.getloadavg()[0]:.1f}")
     if args.json:
         from common.checkpoints import write_json
 

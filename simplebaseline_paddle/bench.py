@@ -126,7 +126,8 @@ def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
     records, skeleton = make_people(folder, args.persons, args.size)
     sets = {n: PersonDataset(records, skeleton, replace(config, fast_decode=f), training=True) for n, f in (("whole", False), ("reduced", True))}
     seconds = cpu_seconds({n: lambda d=d: [d[0, i] for i in range(args.persons)] for n, d in sets.items()}, args.runs)
-    return {"images": args.size, "crop": f"{config.input_size[0]}x{config.input_size[1]}", "samples_per_cpu_second": {n: args.persons / s for n, s in seconds.items()}}
+    width, height = config.input_size
+    return {"images": args.size, "crop": f"{width}x{height}", "samples_per_cpu_second": {n: args.persons / s for n, s in seconds.items()}}
 
 
 def main(argv=None) -> int:

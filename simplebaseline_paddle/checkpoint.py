@@ -112,7 +112,9 @@ def load_network(path: str | Path, options: dict, fallback: dict | None = None, 
         if field in given and given[field] != theirs:
             hint = " (16 joints: MPII, 17: COCO; --dataset must match)" if field == "kp_dim" else ""
             raise DataError(f"{path}: {field} is {theirs} in the checkpoint, {given[field]} was asked for{hint}; give another checkpoint or --{field}")
-    known = {k: v for k, v in (stored or fallback or {}).items() if k in Config.__dataclass_fields__}
+    known = {k: v for k, v in (stored or fallback or {}).items() if k in Config.__dataclass_fields__ and k != "limit"}
+    if not stored:
+        known.setdefault("dataset", {14: "lsp", 17: "coco"}.get(found["kp_dim"], "mpii"))
     config = resolve(Config, known, found, given).checked()
     model = build_model(config)
     put_weights(model, weights, path)

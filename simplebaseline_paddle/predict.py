@@ -32,7 +32,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", help="image, folder, video or camera number")
-    add("--dataset", choices=DATASETS, default="mpii", help="whose joints, and whose output folder to take the checkpoint from (default: mpii)")
+    add("--dataset", choices=DATASETS, help="whose joints, and whose output folder has the checkpoint (default: the checkpoint's; folder: mpii)")
     common_arguments(parser)
     own_arguments(parser)
     return parser.parse_args(plain_switches(drop_ignored(sys.argv[1:] if argv is None else argv), switches() | {"random_weights"}))
@@ -131,7 +131,7 @@ def prepare(args: argparse.Namespace):
     from simplebaseline_paddle.val import pick_checkpoint
 
     if pick_checkpoint(args) is None and not args.random_weights:
-        raise DataError(f"no checkpoint of {args.dataset} in {args.model_save_dir}: train first, or give --checkpoint PATH")
+        raise DataError(f"no checkpoint of {args.dataset or 'mpii'} in {args.model_save_dir}: train first, or give --checkpoint PATH")
     machine = Machine(args.use_gpu, args.threads)
     model, config, _ = load_model(args, None)
     known = {"mpii": SKELETONS["mpii16"], "coco": COCO17, "lsp": SKELETONS["lsp14"], "lspet": SKELETONS["lsp14"], "penn_action": SKELETONS["penn13"],
@@ -139,7 +139,7 @@ def prepare(args: argparse.Namespace):
     skeleton = known.get(config.dataset)
     if skeleton is None or len(skeleton) != config.kp_dim:
         names = [d for d, s in known.items() if len(s) == config.kp_dim]
-        raise DataError(f"the checkpoint has {config.kp_dim} joints, --dataset {config.dataset} another number; try --dataset {' or '.join(names) or '?'}")
+        raise DataError(f"the checkpoint has {config.kp_dim} joints, {config.dataset} another number; try --dataset {' or '.join(names) or '?'}")
     return Looker(model, config, machine, skeleton, args.engine)
 
 

@@ -7,7 +7,7 @@ from common.poses import PoseSet
 from simplebaseline_paddle.config import data_root
 
 # `train` and `valid` where a data set calls them otherwise
-_SPLITS = {("lsp", "valid"): "test", ("lspet", "valid"): "test", ("penn_action", "valid"): "test", ("jhmdb", "valid"): "test"}
+_SPLITS = {("lsp", "valid"): "test", ("penn_action", "valid"): "test", ("jhmdb", "valid"): "test"}
 
 
 def load_pose_set(dataset: str, root: str | None, split: str) -> PoseSet:

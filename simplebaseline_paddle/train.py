@@ -154,7 +154,9 @@ def data_ready(config: Config) -> None:
     """Fail before Paddle is imported when the data is not there."""
     from simplebaseline_paddle.sources import load_pose_set
 
-    load_pose_set(config.dataset, config.data_root, config.train_split)
+    for split in (config.train_split, config.valid_split):
+        if split != "none":
+            load_pose_set(config.dataset, config.data_root, split)
 
 
 if __name__ == "__main__":

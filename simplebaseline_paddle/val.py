@@ -100,7 +100,7 @@ def pick_checkpoint(args: argparse.Namespace) -> Path | None:
     """The checkpoint that the options name; without one the best of the run directory, else the last, else None."""
     if args.checkpoint:
         return Path(args.checkpoint)
-    directory = run_directory(Config(dataset=args.dataset, model_save_dir=args.model_save_dir))
+    directory = run_directory(Config(dataset=args.dataset or "mpii", model_save_dir=args.model_save_dir))
     return next((directory / f"{n}.pdparams" for n in ("best", "last") if (directory / f"{n}.pdparams").is_file()), None)
 
 
@@ -173,7 +173,10 @@ def gather(joints, score, count):
 
 
 def assemble(config: Config, pose_set: PoseSet, records, joints, score) -> tuple[Predictions, PoseSet]:
-    """Predictions and the PoseSet to score them against: for COCO the whole split (so that persons not looked at count as missed)."""
+    """Predictions and the PoseSet to score them against: for COCO the whole split (so that persons not looked at count as missed).
+
+    With a limit, only the images that were looked at.
+    """
     meta = {"model": config.name, "boxes": records.note, "flip_test": config.flip_test, "mode": config.mode, "settings": asdict(config)}
     boxes = {"box": records.box, "box_score": records.box_score, "area": records.area}
     if pose_set.name != "coco":
@@ -187,7 +190,7 @@ def assemble(config: Config, pose_set: PoseSet, records, joints, score) -> tuple
         image_id=records.image_id, person_id=person, frame=np.full(len(records), -1), dataset=pose_set.name, split=pose_set.split,
         meta={"synthetic": pose_set.synthetic, **meta},
     )  # fmt: skip
-    return predictions, pose_set
+    return predictions, pose_set if config.limit is None else pose_set.select(np.isin(pose_set.image_id, records.image_id))
 
 
 def score_and_write(args: argparse.Namespace, config: Config, checkpoint: Path | None, predictions: Predictions, pose_set: PoseSet) -> None:

@@ -141,7 +141,8 @@ def test_training_steps(fixture, weights, images):
 
 def check_weights(fixture, found):
     """Sum, norm, first, last and middle value of every trained variable after one step. One step moves a weight by at most the learning rate
-    (Adagrad), so the tolerance of a value is a part of that; of a sum, of as many steps as there are weights with a gradient near zero."""
+    (Adagrad), so the tolerance of a value is a part of that; of a sum, a whole step of one weight in a hundred. Thread counts alone move both
+    by a third of these."""
     rate = float(fixture["train/lr"])
     names = [k.removeprefix("train/after1/") for k in fixture if k.startswith("train/after1/") and "fc8" not in k]
     assert names
@@ -149,8 +150,8 @@ def check_weights(fixture, found):
         wide = found[name].astype(np.float64).ravel()
         got = np.array([wide.sum(), np.linalg.norm(wide), wide[0], wide[-1], wide[len(wide) // 2]])
         expected = fixture[f"train/after1/{name}"]
-        np.testing.assert_allclose(got[2:], expected[2:], atol=0.1 * rate, err_msg=name)
-        np.testing.assert_allclose(got[0], expected[0], atol=1e-3 * rate * len(wide) + 1e-6, err_msg=name)
+        np.testing.assert_allclose(got[2:], expected[2:], atol=0.3 * rate, err_msg=name)
+        np.testing.assert_allclose(got[0], expected[0], atol=5e-3 * rate * len(wide) + 1e-6, err_msg=name)
         np.testing.assert_allclose(got[1], expected[1], rtol=1e-6, err_msg=name)
 
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+from dataclasses import asdict
 
 import numpy as np
 import paddle
@@ -12,6 +13,7 @@ from common.poses import DataError
 from common.weights import fluid, torch_pickle
 from simplebaseline_paddle import names, weight_files
 from simplebaseline_paddle.checkpoint import arrays_of, load_backbone, load_network, put_weights
+from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.model import PoseResNet
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -155,6 +157,24 @@ def test_another_depth_or_joint_count_is_said(tmp_path, small):
         load_network(path, {"depth": 50})
     with pytest.raises(DataError, match="kp_dim 16 in the file, 17 here"):
         put_weights(PoseResNet(18, 17), small[1], path)
+
+
+def test_a_foreign_file_of_17_joints_is_coco(tmp_path):
+    path = tmp_path / "w.pth"
+    weight_files.write_weights(path, arrays_of(PoseResNet(18, 17, init="zeros")), 18)
+    config = load_network(path, {})[1]
+    assert (config.dataset, config.input_size) == ("coco", (288, 384))
+
+
+def test_a_checkpoints_settings_hold_but_not_its_limit(small, tmp_path):
+    """A dry run's `--limit` must not follow its weights into the scoring."""
+    path = tmp_path / "w.pdparams"
+    stored = asdict(Config(depth=18, kp_dim=16, height=64, width=96, sigma=1.0, limit=3))
+    paddle.save({"state_dict": small[0].state_dict(), "config": stored}, str(path))
+    config = load_network(path, {"flip_test": False})[1]
+    assert config == Config(**{**stored, "limit": None, "flip_test": False})
+    with pytest.raises(DataError, match="mode is correct in the checkpoint, compat was asked for"):
+        load_network(path, {"mode": "compat"})
 
 
 def test_not_a_number_is_refused(small):
