@@ -87,15 +87,20 @@ def _lrn(x, band):
     def gradient(*arguments, upstream=None):
         upstream = arguments[0] if upstream is None else upstream
         # y = x f(n), n = k + alpha (x^2 B): dx = dy f - 2 alpha beta x ((dy y / n) B), B symmetric
-        spread = ops.matmul(upstream * y * inverse, band)
+        spread = _across_channels(upstream * y * inverse, band)
         return upstream * factor - x * (spread * (2 * LRN_ALPHA * LRN_BETA)), None
 
     return y, gradient
 
 
+def _across_channels(x, band):
+    # flat, because the four-dimensional product becomes a Tensordot, which tf2onnx now and then folds into a MatMul of wrong shape
+    return ops.reshape(ops.matmul(ops.reshape(x, (-1, band.shape[0])), band), ops.shape(x))
+
+
 def _lrn_factor(x, band):
     """1/n and n^-0.75."""
-    root = ops.rsqrt(LRN_BIAS + ops.matmul(ops.square(x), band * LRN_ALPHA))
+    root = ops.rsqrt(LRN_BIAS + _across_channels(ops.square(x), band * LRN_ALPHA))
     return ops.square(root), root * ops.sqrt(root)
 
 
