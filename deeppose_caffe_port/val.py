@@ -61,7 +61,7 @@ def predict_pose_set(cascade, pose_set, config: Config):
     pictures = Pictures(pose_set, config)
     parts = list(engine.predict(cascade, pictures))
     found = [np.concatenate(stage) for stage in zip(*(joints for _, joints in parts))]
-    boxes = "none: whole images" if config.whole_images else "oracle (annotated joints)"
+    boxes = "none (whole images)" if config.whole_images else "oracle (annotated joints)"
     meta = {"house": "deeppose_caffe_port", "boxes": boxes, "flip_test": False, "mode": config.mode, "preset": config.preset}
     return [predictions_for(pose_set, joints, meta={**meta, "model": name}) for joints, name in zip(found, stage_names(len(found)))]
 
@@ -89,7 +89,9 @@ def score(config: Config, own: argparse.Namespace, refine: bool) -> dict:
     files = [] if own.random_weights else [pick_snapshot(config, s) for s in ((1, 2) if refine else (1,))]
     for predictions in stages:
         predictions.meta |= {"weights": "random"} if own.random_weights else {"checkpoint": list(map(str, files))}
-        predictions.meta |= {"weights_hash": [sha256_of(f) for f in files], "versions": versions(), "seed": own.seed}
+        predictions.meta |= {"weights_hash": [sha256_of(f) for f in files], "versions": versions()} | (
+            {"rate": own.rate, "rate_seed": own.seed} if own.rate > 1 else {}
+        )
     last = stages[-1]
     out = Path(own.out) if own.out else config.project / "output" / f"{pose_set.split}_stage{1 + refine}.npz"
     save_predictions(out, last)
@@ -111,7 +113,7 @@ def save_result(path: str, pose_set, predictions, results: dict, note: str | Non
     from common.crosscheck import save_run
 
     protocols = {name: result.as_dict() for name, result in results.items()}
-    words = [w for w in sys.argv[1:] if not w.startswith("--note")]
+    words = [w for w in sys.argv[1:] if not w.startswith(("--note", "--result"))]
     command = "python deeppose_caffe_port/" + shlex.join(["val.py", *words])
     meta = {k: v for k, v in predictions.meta.items() if k not in ("versions", "checkpoint")} | ({"note": note} if note else {})
     save_run(path, house="deeppose_caffe_port", model=predictions.meta["model"], dataset=pose_set.name, split=pose_set.split,

@@ -140,8 +140,11 @@ def test_training_steps(fixture, weights, images):
 
 
 def check_weights(fixture, found):
-    """Sum, norm, first, last and middle value of every trained variable after one step. One step moves a weight by at most the learning rate
-    (Adagrad), so the tolerance of a value is a part of that; of a sum, a whole step of one weight in twenty: rounding decides small gradients."""
+    """Sum, norm, first, last and middle value of every trained variable after one step, with tolerances in steps (one is at most the rate).
+
+    They are wide because the original's two optimisers race: its fully connected weights are updated in place while the gradient still flows
+    through them, so that its layers differ from the gradient's own Adagrad step, by 1e-6 of a step in fc_regression up to a tenth in conv1
+    (ours: 1e-3 everywhere). Gradients and update rule are checked tightly on their own, the latter in test_engine.py."""
     rate = float(fixture["train/lr"])
     names = [k.removeprefix("train/after1/") for k in fixture if k.startswith("train/after1/") and "fc8" not in k]
     assert names
