@@ -54,6 +54,12 @@ JOBS = (
         train=("lpm_torch/train.py", "--model=cpm", "--dataset=LSP", "--preset=smoke", "--max_epochs=6", "--log_dir={out}/logs", *_LPM),
         score=("lpm_torch/val.py", "--model=cpm", "--dataset=LSP", "--split=test", "--out={out}/{what}.npz", *_LPM),
     ),
+    Job(
+        house="deeppose_caffe_port", model="deeppose_refine", dataset="k2hpd", folder="K2HPD", make=(), train_split="train", test_split="test",
+        protocol="pdj@0.5",
+        train=("deeppose_caffe_port/workflow.py", "run_all", "--data_dir={data}", "--work={out}/project"),
+        score=("deeppose_caffe_port/val.py", "--data_dir={data}", "--work={out}/project", "--out={out}/{what}.npz"),
+    ),
 )  # fmt: skip
 
 
