@@ -2,7 +2,7 @@
 
 A README marks the places, and what stands between the marks is replaced:
     <!-- measured:begin --> <!-- measured:end -->         what was measured, a table a protocol with a column for every group or part
-    <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, a copy of the last out/quickstart/report.json
+    <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, rows of out/quickstart/report.json (one or several `--only` runs)
     <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported | measured | difference | comparable? | why not (short in the root's README)
 """
 
