@@ -142,7 +142,8 @@ def test_training_steps(fixture, weights, images):
 def check_weights(fixture, found):
     """Sum, norm, first, last and middle value of every trained variable after one step, with tolerances in steps (one is at most the rate).
 
-    They were widened until they passed. The likely reason, not proven: the original's two optimisers race, its fully connected weights are updated in place while the gradient still flows
+    They were widened until they passed. The likely reason, not proven: the original's two optimisers race. Its
+    fully connected weights are updated in place while the gradient still flows
     through them, so that its layers differ from the gradient's own Adagrad step, by 1e-6 of a step in fc_regression up to a tenth in conv1
     (ours: 1e-3 everywhere). Gradients and update rule are checked tightly on their own, the latter in test_engine.py."""
     rate = float(fixture["train/lr"])
