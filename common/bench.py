@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import platform
 import statistics
 import sys
 import tempfile
@@ -251,6 +251,14 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def figures(rows: list[dict], command: str) -> dict:
+    """The measurements as `common.tables` puts them into a README: `columns`, `rows`, `command`, `note`."""
+    columns = ["what", "CPU seconds", "peer", "peer's CPU seconds", "ratio", "same answer"]
+    cells = [[r["name"], r["seconds"], r["peer"], r["peer_seconds"], r["ratio"], "yes" if r["same"] else "NO"] for r in rows]
+    note = f"medians of {rows[0]['runs']} runs of both sides in turn, CPU time of one process; numpy {np.__version__}, {platform.machine()}"
+    return {"command": command, "note": note, "columns": columns, "rows": cells}
+
+
 def main(argv=None) -> int:
     """Entry point; 1 when an answer differs from its peer's."""
     parser = argparse.ArgumentParser(
@@ -267,9 +275,9 @@ def main(argv=None) -> int:
     rows = run(args.persons or default, args.runs)
     print(table(rows))
     if args.json:
-        temporary = Path(f"{args.json}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, args.json)
+        from common.checkpoints import write_json
+
+        write_json(args.json, figures(rows, f"python -m common.bench {args.what} --persons {args.persons or default} --runs {args.runs}"))
     return 0 if all(r["same"] for r in rows) else 1
 
 

@@ -113,6 +113,35 @@ def write_json(path: str | Path, results: dict[str, Result], verdicts: dict[str,
     os.replace(temporary, path)
 
 
+def add_scoring_arguments(parser: argparse.ArgumentParser, out: str, house: str) -> None:
+    """What every house's val.py asks about the scores; `out` is the default prediction file as its help shows it."""
+    add = parser.add_argument
+    add("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
+    add("--out", type=Path, help=f"prediction file (default: {out})")
+    add("--json", type=Path, help="also write the scores here, as `common.evaluate --json`")
+    add("--result", type=Path, help=f"also write a run file for common.crosscheck here, such as {house}/results/NAME.json")
+
+
+def publish(
+    out: str | Path, predictions: Predictions, pose_set: PoseSet, protocols=None, json_out: str | Path | None = None, adjust=None
+) -> dict[str, Result]:
+    """What every house's val.py does with its predictions: save them as `out`, score them, print the table, write `json_out` if given.
+
+    `adjust(results)` may replace figures first. Returns the results. DataError as in `score`.
+    """
+    from common.predictions import save_predictions
+
+    save_predictions(out, predictions)
+    print(f"predictions: {out}")
+    results = score(pose_set, predictions, protocols)
+    results = adjust(results) if adjust else results
+    verdicts = {name: comparable(pose_set, predictions, name) for name in results}
+    if json_out:
+        write_json(json_out, results, verdicts)
+    print(table(pose_set, predictions, results, verdicts))
+    return results
+
+
 def parse_arguments(argv=None) -> argparse.Namespace:
     """The command line; argparse exits with code 2 on a bad one."""
     parser = argparse.ArgumentParser(

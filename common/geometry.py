@@ -5,6 +5,8 @@ An affine map is a (2,3) float64 matrix M with p' = M @ (x, y, 1); stacks (...,2
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from common.skeletons import Skeleton
@@ -16,16 +18,14 @@ def crop_affine(center, side, size, rotation: float = 0.0, flip: bool = False) -
     `center` (x, y) is the middle of the box and lands in the middle of the crop; `side` = (w, h) or one number is the box in image pixels;
     `rotation` in degrees turns the picture counter-clockwise as seen; `flip` mirrors the crop left-right afterwards.
     """
-    width, height = size
-    side_w, side_h = np.broadcast_to(np.asarray(side, float), (2,))
-    angle = np.deg2rad(rotation)
-    scale = np.diag([width / side_w, height / side_h])
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    linear = scale @ turn
-    if flip:
-        linear[0] *= -1
-    middle = np.array([(width - 1) / 2, (height - 1) / 2])
-    return np.concatenate([linear, (middle - linear @ np.asarray(center, float))[:, None]], axis=1)
+    # written out in plain numbers: a loader calls this for every crop, and numpy's calls on 2x2 arrays cost more than the sums
+    (width, height), (x, y) = size, (float(v) for v in center)
+    side_w, side_h = (float(v) for v in side) if np.ndim(side) else (float(side),) * 2
+    angle = math.radians(rotation)
+    cos, sin = math.cos(angle), math.sin(angle)
+    across, down = (-width if flip else width) / side_w, height / side_h
+    a, b, c, d = across * cos, across * sin, -down * sin, down * cos
+    return np.array([[a, b, (width - 1) / 2 - (a * x + b * y)], [c, d, (height - 1) / 2 - (c * x + d * y)]])
 
 
 def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -55,7 +55,8 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill=0) -
     import cv2
 
     # 1e-6: a crop of exactly 1/8 should be reduced by 8 whatever the last digit of the determinant
-    shrink = int(1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6) + 1e-6)
+    (a, b, _), (c, d, _) = matrix.tolist()
+    shrink = int(1 / max(math.sqrt(abs(a * d - b * c)), 1e-6) + 1e-6)
     if shrink >= 2 and min(image.shape[:2]) >= 2 * shrink:
         height, width = (image.shape[0] // shrink) * shrink, (image.shape[1] // shrink) * shrink
         image = cv2.resize(image[:height, :width], (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -111,10 +112,9 @@ def read_image(path: str | Path) -> np.ndarray:
         return read_frame(str(path))
     import cv2
 
-    data = None
-    if Path(path).is_file():
-        data = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    # os.path, because making a Path costs a tenth of decoding a small picture
+    data = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if os.path.isfile(path) else None
     if data is None:
-        state = "cannot be decoded" if Path(path).exists() else "does not exist"
+        state = "cannot be decoded" if os.path.exists(path) else "does not exist"
         raise DataError(f"image {path} {state}; run `python -m common.datasets check NAME ROOT` to list all such files")
     return data

@@ -76,6 +76,7 @@ def save_predictions(path: str | Path, predictions: Predictions) -> None:
             raise ValueError(f"prediction field {name} has {len(array)} rows, joints have {len(predictions)}")
     texts = {"skeleton": predictions.skeleton.name, "dataset": predictions.dataset, "split": predictions.split}
     texts["meta"] = json.dumps(predictions.meta, sort_keys=True)
+    texts["joint_names"] = predictions.skeleton.joints  # so that a user's own skeleton can be read anywhere
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -99,10 +100,11 @@ def load_predictions(path: str | Path) -> Predictions:
             f"prediction file {path} lacks the field {missing[0]!r}; a prediction file has {', '.join(_ARRAYS)}, skeleton, dataset, split, meta"
         )
     try:
-        skeleton = get_skeleton(str(stored["skeleton"]))
+        names = stored.get("joint_names")  # files of older versions have none
+        skeleton = get_skeleton(str(stored["skeleton"]), None if names is None else tuple(names.ravel().tolist()))
         meta = json.loads(str(stored.get("meta", "{}")))
     except ValueError as error:
-        raise DataError(f"prediction file {path}: field skeleton or meta: {error}") from error
+        raise DataError(f"prediction file {path}: field skeleton, joint_names or meta: {error}") from error
     _check_shapes(path, stored, skeleton)
     return Predictions(
         skeleton=skeleton,

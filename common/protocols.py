@@ -46,6 +46,7 @@ class Protocol:
 
     @property
     def mode(self) -> str:
+        """`compat` where an original counts differently, else `correct`; the name tells."""
         return "compat" if self.name.endswith(":compat") else "correct"
 
     def lacking(self, pose_set: PoseSet) -> list[str]:
@@ -172,6 +173,14 @@ def _k2hpd(name: str, figure) -> Protocol:
     return Protocol(name, "all", "stick length and right shoulder to left hip", None, score)
 
 
+def _as_mobilepose_reads(pose_set: PoseSet) -> np.ndarray:
+    """(N,J,2) joints, on Penn Action with the file's placeholders of hidden joints, which stretch MobilePose's crop to the picture's corner.
+
+    The annotation tool left them at about (1, 1), counted from 1; the loader drops them, so each is put back at the corner itself.
+    """
+    return np.nan_to_num(pose_set.joints, nan=0.0) if pose_set.name == "penn_action" else pose_set.joints
+
+
 def _extent(threshold: float, needs: tuple[str, ...] = _HEAD + _ARMS_AND_LEGS) -> Protocol:
     """MobilePose's training accuracy, on its own 14 joints and crops, in image pixels."""
 
@@ -181,7 +190,7 @@ def _extent(threshold: float, needs: tuple[str, ...] = _HEAD + _ARMS_AND_LEGS) -
             rows = mobilepose.whole_clips(pose_set.sequence, pose_set.frame)
             pose_set, predicted, batch = pose_set.select(rows), predicted[rows], batch * mobilepose.CLIP_LENGTH
         to_lpm = skeleton_map(pose_set.skeleton, LPM14)
-        truth, visible = to_lpm.apply(pose_set.joints, np.where(_labelled(pose_set), pose_set.visible, 0))
+        truth, visible = to_lpm.apply(_as_mobilepose_reads(pose_set), np.where(_labelled(pose_set), pose_set.visible, 0))
         box = mobilepose.crop_box(truth, pose_set.image_size, pose_set.box if pose_set.name == "mpii" else None)
         # it drops what LSP flags as occluded and Penn Action as not visible
         seen = visible == 2 if pose_set.name in ("lsp", "penn_action") else visible > 0
@@ -200,7 +209,7 @@ def _penn_mobilepose(threshold: float) -> Protocol:
 
     def score(pose_set: PoseSet, predicted: np.ndarray) -> Result:
         rows = mobilepose.whole_clips(pose_set.sequence, pose_set.frame)
-        truth, seen = mobilepose.with_penn_neck(pose_set.joints[rows], pose_set.visible[rows] == 2)
+        truth, seen = mobilepose.with_penn_neck(_as_mobilepose_reads(pose_set)[rows], pose_set.visible[rows] == 2)
         guess, _ = mobilepose.with_penn_neck(predicted[rows], pose_set.visible[rows] == 2)
         size = None if pose_set.image_size is None else pose_set.image_size[rows]
         side = pck.longer_side(mobilepose.crop_box(truth, size))

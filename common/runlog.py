@@ -154,15 +154,18 @@ class _EventFile:
             self._write(step=resume_step + 1, session_log=start)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Numbers by tag, one summary."""
         self._summary(step, [self._summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
 
     def text(self, step: int, tag: str, text: str) -> None:
+        """A text for TensorBoard's text tab."""
         plugin = self._summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
         tensor = self._tensor_pb2.TensorProto(dtype=self._types_pb2.DT_STRING, string_val=[text.encode("utf-8")])
         metadata = self._summary_pb2.SummaryMetadata(plugin_data=plugin)
         self._summary(step, [self._summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
 
     def image(self, step: int, tag: str, image: np.ndarray) -> None:
+        """A picture, (H,W,3) uint8 BGR, as PNG."""
         import cv2
 
         encoded = cv2.imencode(".png", image)[1].tobytes()
@@ -170,6 +173,7 @@ class _EventFile:
         self._summary(step, [self._summary_pb2.Summary.Value(tag=tag, image=picture)])
 
     def close(self) -> None:
+        """Close the file."""
         self._writer.close()
 
     def _summary(self, step: int, values: list) -> None:

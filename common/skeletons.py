@@ -217,8 +217,15 @@ def skeleton_map(source: Skeleton, target: Skeleton) -> SkeletonMap:
     return SkeletonMap(source, target, tuple(sources), np.array(synthetic))
 
 
-def get_skeleton(name: str) -> Skeleton:
-    """A skeleton by its name; ValueError listing the known ones."""
+def get_skeleton(name: str, joints: tuple[str, ...] | None = None) -> Skeleton:
+    """A skeleton by its name; one that is not among the known ones is made from its `joints`, where these are given.
+
+    ValueError listing the known ones, or when a known one has other joints than `joints`.
+    """
+    if joints is not None and SKELETONS.get(name, Skeleton(name, joints)).joints != joints:
+        raise ValueError(f"skeleton name {name!r} is taken by one with other joints")
+    if joints is not None:
+        return SKELETONS.get(name) or Skeleton(name, joints)
     if name not in SKELETONS:
         raise ValueError(f"unknown skeleton {name!r}; known: {', '.join(SKELETONS)}")
     return SKELETONS[name]

@@ -2,8 +2,9 @@
 
 A README marks the places, and what stands between the marks is replaced:
     <!-- measured:begin --> <!-- measured:end -->         what was measured, a table a protocol with a column for every group or part
-    <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, rows of out/quickstart/report.json (one or several `--only` runs)
-    <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported | measured | difference | comparable? | why not (short in the root's README)
+    <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, a copy of out/quickstart/report.json
+    <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported | measured | difference | comparable? | why not (in the root's README `overview`)
+    <!-- figures PATH:begin --> <!-- figures:end -->      a JSON file (PATH from the repository) with `columns`, `rows`, `command`, `note`: benchmarks, trials
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from pathlib import Path
 
 from common.checkpoints import atomic_write
 from common.crosscheck import boxes_of, compare, load_runs, markdown
+from common.poses import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
-_SHORT = ("house", "model", "data", "split", "protocol", "reported", "measured", "difference", "comparable?")
+_MAIN = {"k2hpd": "pdj@0.5"}  # the protocol that stands for a run in the overview, where that is not its first
+_FRACTIONS = ("oks_ap", "aic_map")  # every other protocol gives percentages
+_FIGURES = re.compile(r"(<!-- figures (\S+):begin -->\n).*?(<!-- figures:end -->)", re.DOTALL)
 
 
 def measured(runs: list[dict]) -> str:
@@ -33,10 +37,11 @@ def measured(runs: list[dict]) -> str:
         images = "SYNTHETIC images" if rows[0][0]["meta"].get("synthetic") else "real images"
         lines = [f"**{dataset} {split}, {protocol}** ({images}, {rows[0][1]['n']} persons)", ""]
         lines += [_row(["run", "boxes", "flip test", "total", *names]), _row(["---"] * (4 + len(names)))]
+        digits = 3 if protocol in _FRACTIONS else 1
         for run, result, columns in sorted(rows, key=lambda row: row[1]["total"]):
             meta = run["meta"]
             about = [_label(run), boxes_of(meta) or "not stated", {True: "yes", False: "no", None: "not stated"}[meta.get("flip_test")]]
-            lines.append(_row([*about, f"**{result['total']:.1f}**", *("-" if columns[n] is None else f"{columns[n]:.1f}" for n in names)]))
+            lines.append(_row([*about, f"**{result['total']:.{digits}f}**", *("-" if columns[n] is None else f"{columns[n]:.{digits}f}" for n in names)]))
         blocks.append("\n".join(lines))
     commands = dict.fromkeys(f"- {_label(run)}: `{run['command']}`" + _note(run) for run in runs)
     return "\n\n".join([*blocks, "\n".join(commands)]) if blocks else "Nothing was measured yet."
@@ -55,18 +60,36 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def short(lines: list[dict]) -> str:
-    """The cross-check table without the columns that describe the setting."""
-    rows = [row.split(" | ") for row in markdown(lines).splitlines()]
-    keep = [rows[0].index(name) for name in (f"| {_SHORT[0]}", *_SHORT[1:])]
-    return "\n".join("| " + " | ".join(row[i].removeprefix("| ") for i in keep) + " |" for row in rows)
+def overview(runs: list[dict], lines: list[dict]) -> str:
+    """Each run by its data set's main protocol, and how many reported figures of each project were measured; `lines` as
+    `common.crosscheck.compare` gives them.
+    """
+
+    def main_result(run: dict) -> tuple[str, dict]:
+        name = _MAIN.get(run["dataset"], next(iter(run["protocols"])))
+        return name, run["protocols"][name]
+
+    table = [["house", "model", "data", "split", "images", "protocol", "measured"], ["---"] * 7]
+    for run in sorted(runs, key=lambda r: (r["house"], r["dataset"], main_result(r)[1]["total"] or 0)):
+        name, result = main_result(run)
+        total = "-" if result["total"] is None else f"{result['total']:.{3 if name in _FRACTIONS else 1}f}"
+        images = "SYNTHETIC" if run["meta"].get("synthetic") else "real"
+        table.append([run["house"], _label(run), run["dataset"], run["split"], images, name, total])
+    counts = [["figures reported by", "how many", "measured here", "of these comparable"], ["---"] * 4]
+    for house in dict.fromkeys(line["house"] for line in lines if line["reported"] is not None):
+        own = [line for line in lines if line["house"] == house and line["reported"] is not None]
+        known = [line for line in own if line["measured"] is not None]
+        counts.append([house, str(len(own)), str(len(known)), str(sum(bool(line["comparable"]) for line in known))])
+    return "\n".join([*map(_row, table), "", *map(_row, counts)])
 
 
-def quickstart(path: Path = ROOT / "examples" / "quickstart.json") -> str:
-    """The quickstart's report as a Markdown table."""
+def quickstart_table(result: dict) -> str:
+    """A report.json of the quickstart as a Markdown table and a line about time and memory."""
     names = ("house", "model", "dataset", "n", "protocol", "score", "mean pose", "random weights", "minutes")
-    rows = [[f"{row[n]:.1f}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in json.loads(path.read_text(encoding="utf-8"))]
-    return "\n".join(map(_row, [["house", "network", "synthetic", "persons", "protocol", "trained", *names[6:]], ["---"] * len(names), *rows]))
+    table = [["house", "network", "synthetic", "persons", "protocol", "trained", *names[6:]], ["---"] * len(names)]
+    table += [[f"{row[n]:.1f}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in result["rows"]]
+    needs = f"{result['minutes']:.1f} minutes on {result['cores']} cores, largest process {result['largest_process_gb']:.1f} GB, Python {result['python']}."
+    return "\n".join([*map(_row, table), "", needs])
 
 
 def refreshed(text: str, generated: dict[str, str]) -> str:
@@ -77,16 +100,45 @@ def refreshed(text: str, generated: dict[str, str]) -> str:
     return text
 
 
+def figures_table(result: dict) -> str:
+    """A JSON file of figures as a Markdown table, its command, and its note; floats with three digits."""
+    lines = [_row(result["columns"]), _row(["---"] * len(result["columns"])), *(_row([_cell(v) for v in row]) for row in result["rows"])]
+    return "\n".join([*lines, "", f"`{result['command']}`: {result['note']}"])
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+    return "-" if value is None else str(value)
+
+
+def with_figures(text: str, root: Path = ROOT) -> str:
+    """`text` with every `figures` mark filled from its file, or with the word that there is none yet. DataError naming a file of another form."""
+
+    def fill(match: re.Match) -> str:
+        path = root / match[2]
+        if not path.is_file():
+            return f"{match[1]}Not measured yet.\n{match[3]}"
+        try:
+            return match[1] + figures_table(json.loads(path.read_text(encoding="utf-8"))) + "\n" + match[3]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{match[2]} is no file of figures ({error!r}); write it again with the command that makes it") from error
+
+    return _FIGURES.sub(fill, text)
+
+
 def readmes() -> dict[Path, str]:
     """Each README of the repository and what it should say."""
-    runs, first_run = load_runs(ROOT), quickstart()
+    runs = load_runs(ROOT)
+    first_run = quickstart_table(json.loads((ROOT / "examples" / "quickstart.json").read_text(encoding="utf-8")))
     result = {}
     for path in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))):
         house = None if path.parent == ROOT else path.parent.name
         lines = compare(runs, house)
-        table = short(lines) if house is None else markdown([line for line in lines if line["reported"] is not None])
+        table = overview(runs, lines) if house is None else markdown([line for line in lines if line["reported"] is not None])
         own = [run for run in runs if run["house"] == house]
-        result[path] = refreshed(path.read_text(encoding="utf-8"), {"crosscheck": table, "measured": measured(own), "quickstart": first_run})
+        text = refreshed(path.read_text(encoding="utf-8"), {"crosscheck": table, "measured": measured(own), "quickstart": first_run})
+        result[path] = with_figures(text)
     return result
 
 

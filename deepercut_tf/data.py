@@ -47,9 +47,10 @@ def image_size(item: Item) -> tuple[int, int]:
 
 
 def make_sample(
-    item_set: ItemSet, index: int, config: Config, scale: float, mirror: bool, statistics: np.ndarray | None = None, with_targets: bool = True
-) -> Sample:
-    """Read image `index`, crop, resize by `scale`, mirror, and make its targets. `statistics`: see `targets.make_targets`."""
+    item_set: ItemSet, index: int, config: Config, scale: float, mirror: bool, statistics: np.ndarray | None = None, with_targets: bool = True,
+    angle: float = 0.0,
+) -> Sample:  # fmt: skip
+    """Read image `index`, crop, resize by `scale`, mirror, turn by `angle` degrees, and make its targets. `statistics`: see `make_targets`."""
     item = item_set.items[index]
     image = read_image(item.image)[..., ::-1]
     persons, origin = item.persons, (0.0, 0.0)
@@ -62,16 +63,42 @@ def make_sample(
         order = symmetric_order(config.all_joints, config.num_joints)
         persons = [mirror_joints(p, width, order, item_set.mirror_shift) for p in persons]
         image = image[:, ::-1]
+    upright, (matrix, turned) = image.shape[:2], rotation(image.shape[:2], angle)
+    if angle:
+        image = turn(image, matrix, turned, np.round(config.mean_rgb).tolist())
     targets = None
     if with_targets:
-        scaled = [(p[:, 0].astype(int), p[:, 1:] * scale) for p in persons]
+        scaled = [(p[:, 0].astype(int), p[:, 1:] * scale @ matrix[:, :2].T + matrix[:, 2]) for p in persons]
         size = map_size(*image.shape[:2])
         targets = make_targets(scaled, size, scale, config, statistics)
         mask = ignore_mask(item_set, item, config)
         if mask is not None:
             shown = mask[:, ::-1] if mirror and config.mode == "correct" else mask
+            if angle:
+                shown = turn(score_mask(shown, upright), matrix, turned, 0)
             targets = replace(targets, weights=np.broadcast_to(score_weights(shown, size)[..., None], targets.score.shape))
     return Sample(np.ascontiguousarray(image), targets, index, scale, origin)
+
+
+def rotation(size: tuple[int, int], angle: float) -> tuple[np.ndarray, tuple[int, int]]:
+    """(2,3) matrix that turns a picture of `size` (h,w) by `angle` degrees about its middle, and the turned picture's size: that of the
+    bounding box, but no side longer than the picture's longer one.
+    """
+    height, width = size
+    cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    box = height * abs(cosine) + width * abs(sine), width * abs(cosine) + height * abs(sine)
+    turned = tuple(min(int(np.ceil(side - 1e-9)), max(size)) for side in box)
+    linear = np.array([[cosine, sine], [-sine, cosine]])
+    middle, new_middle = (np.array([w - 1, h - 1]) / 2 for h, w in (size, turned))
+    return np.concatenate([linear, (new_middle - linear @ middle)[:, None]], axis=1), turned
+
+
+def turn(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill) -> np.ndarray:
+    """Warp a picture to `size` (h,w) by `rotation`'s matrix; `fill` where nothing was. Masks (two axes) stay 0 and 1."""
+    import cv2
+
+    method = cv2.INTER_LINEAR if image.ndim == 3 else cv2.INTER_NEAREST
+    return cv2.warpAffine(np.ascontiguousarray(image), matrix, size[::-1], flags=method, borderValue=fill)
 
 
 def resize(image: np.ndarray, scale: float) -> np.ndarray:
@@ -88,7 +115,7 @@ def resize(image: np.ndarray, scale: float) -> np.ndarray:
 
 def _crop(image: np.ndarray, item: Item, config: Config) -> tuple[np.ndarray, tuple[float, float]]:
     if item.crop is None:
-        raise DataError(f"{item.image}: crop: true needs the field crop of the .mat file")
+        raise DataError(f"{item.image}: crop: true needs the field crop of the .mat file, or a folder's image with one person")
     height, width = image.shape[:2]
     x1, y1, x2, y2 = (int(v) for v in item.crop - 1)
     x1, x2 = max(x1 - config.crop_pad, 0), min(x2 + config.crop_pad, width - 1)
@@ -108,6 +135,13 @@ def ignore_mask(item_set: ItemSet, item: Item, config: Config) -> np.ndarray | N
     return mask.decode(mask.merge([{"size": r["size"], "counts": r["counts"]} for r in regions]))
 
 
+def score_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask (H,W) uint8 at another size (h,w)."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(np.ascontiguousarray(mask)).resize(size[::-1], Image.Resampling.NEAREST))
+
+
 def score_weights(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(h,w) float32, 0 where the mask lies, resized to the map as the original did (8-bit bilinear, so 0 or 1)."""
     from PIL import Image
@@ -121,12 +155,13 @@ def score_weights(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step trains on: images (one, or consecutive frames of a video), a scale and a mirror flag. `number` counts all draws."""
+    """What one step trains on: images (one, or consecutive frames of a video), a scale, a mirror flag, an angle in degrees. `number` counts all draws."""
 
     number: int
     indices: tuple[int, ...]
     scale: float
     mirror: bool
+    angle: float = 0.0
 
 
 class Sampler:
@@ -162,7 +197,9 @@ class Sampler:
         if low is not None and high is not None:
             scale *= np.random.default_rng([self.config.seed, 1, number]).uniform(low, high)
         mirror, index = index >= len(self.items), index % len(self.items)
-        return Draw(number, self._frames(index), scale, mirror)
+        reach = self.config.rotate
+        angle = np.random.default_rng([self.config.seed, 2, number]).uniform(-reach, reach) if reach else 0.0
+        return Draw(number, self._frames(index), scale, mirror, float(angle))
 
     def _frames(self, index: int) -> tuple[int, ...]:
         """The image, or with video_batch the `batch_size` frames from it on, shifted back to fit; a short sequence repeats its last."""
@@ -177,8 +214,11 @@ class Sampler:
 
     def _accepts(self, item: Item, scale: float) -> bool:
         height, width = image_size(item)
+        if self.config.crop and self.config.mode == "correct" and item.crop is not None:
+            (x1, y1, x2, y2), pad = item.crop, 2 * self.config.crop_pad
+            height, width = min(y2 - y1 + 1 + pad, height), min(x2 - x1 + 1 + pad, width)
         limit = self.config.max_input_size
-        return min(height, width) >= SMALLEST and (limit is None or height * scale * width * scale <= limit**2)
+        return min(image_size(item)) >= SMALLEST and (limit is None or height * scale * width * scale <= limit**2)
 
 
 # ---- batches ------------------------------------------------------------------------------------------------------------------
@@ -251,7 +291,7 @@ def batches(
 
 def _sample_or_none(item_set: ItemSet, index: int, config: Config, draw: Draw, statistics) -> Sample | None:
     try:
-        return make_sample(item_set, index, config, draw.scale, draw.mirror, statistics)
+        return make_sample(item_set, index, config, draw.scale, draw.mirror, statistics, angle=draw.angle)
     except DataError as error:
         if item_set.items[index].image not in str(error) or "cannot be decoded" not in str(error) and "does not exist" not in str(error):
             raise

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
 
 
@@ -58,13 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        for name, value in run(args).items():
-            print(f"{name:10} {value:.3f}")
-    except (DataError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: "\n".join(f"{name:10} {value:.3f}" for name, value in run(args).items()), "{}")
 
 
 if __name__ == "__main__":

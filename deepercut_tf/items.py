@@ -122,10 +122,19 @@ def items_of(pose_set: PoseSet, config: Config) -> ItemSet:
                 image_id=image_id,
                 persons=people,
                 size=None if size is None else (int(size[1]), int(size[0])),
+                crop=_box_as_crop(pose_set, rows),
                 rows=tuple(rows),
             )
         )
     return ItemSet(items, skeleton, synthetic=pose_set.synthetic, root=pose_set.root, pose_set=pose_set)
+
+
+def _box_as_crop(pose_set: PoseSet, rows: list[int]) -> np.ndarray | None:
+    """The only person's box in the form of the .mat files' crop; None with no person or several, or without a box."""
+    if len(rows) != 1 or pose_set.box is None or not np.isfinite(pose_set.box[rows[0]]).all():
+        return None
+    x, y, w, h = pose_set.box[rows[0]]
+    return np.floor([x, y, x + w, y + h]) + 1
 
 
 def _crowds_only(pose_set: PoseSet, image_id, rows: list[int]) -> bool:

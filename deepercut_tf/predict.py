@@ -9,15 +9,14 @@ joints.jsonl: one line a picture with its persons' joints (image pixels), scores
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.predicting import add_arguments, open_source, write_answers  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
 
 
@@ -27,10 +26,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("source", help="image, folder, video or camera number")
     settings_arguments(parser)
     parser.add_argument("--weights", help="weights file, or folder of snapshots (default: the key init_weights)")
-    parser.add_argument("--out", default="output/predict", help="folder for drawings and joints.jsonl (default: output/predict)")
+    add_arguments(parser, " (one person)")
     parser.add_argument("--people", choices=("auto", "one", "all"), default="auto", help="auto: all with pairwise_predict, else one (default: auto)")
     parser.add_argument("--min_score", type=float, default=0.1, help="joints below are not drawn (default: 0.1)")
-    parser.add_argument("--smooth", action="store_true", help="One-Euro filter over the frames of a video (one person)")
     parser.add_argument("--limit", type=int, help="stop after N pictures")
     return parser.parse_args(argv)
 
@@ -72,49 +70,33 @@ def find(finder, image, together: bool):
 def run(args: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder. DataError on bad input."""
     import numpy as np
-    from tqdm import tqdm
 
-    from common import video
-    from common.draw import draw_pose, save_image
+    from common.draw import draw_pose
     from deepercut_tf.inference import PoseFinder
     from deepercut_tf.pictures import ColorTracker, draw_people
 
-    frames, config = video.frames(args.source), with_stored_joints(settings_of(args), args.weights)
-    skeleton, finder = skeleton_for(config), PoseFinder(config, args.weights)
+    source, config = open_source(args.source), with_stored_joints(settings_of(args), args.weights)
     together = config.pairwise_predict if args.people == "auto" else args.people == "all"
-    moving = frames.count != 1 and not Path(args.source).is_dir()
-    smooth, colors = video.OneEuroFilter(frames.fps) if args.smooth and not together else None, ColorTracker()
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with video.VideoWriter(out / "overlay.mp4", frames.fps) if moving else nullcontext() as writer, open(out / "joints.jsonl", "w") as lines:
-        for index, name, image in tqdm(frames, total=frames.count, dynamic_ncols=True):
-            if args.limit is not None and index >= args.limit:
-                break
-            joints, score = find(finder, image, together)
-            joints = smooth(joints[0])[None] if smooth else joints
-            persons = [
-                {"joints": [p if np.isfinite(p).all() else None for p in np.round(j, 2)], "score": np.round(s, 4)} for j, s in zip(joints, score)
-            ]
-            lines.write(json.dumps({"image": name, "frame": index, "persons": persons, "joint_names": skeleton.joints}, default=np.ndarray.tolist) + "\n")
-            lines.flush()
-            if together:
-                drawn = draw_people(image, joints, skeleton, colors(joints) if moving else None)
-            else:
-                drawn = draw_pose(image, joints[0], skeleton, score[0], min_score=args.min_score)
-            writer.write(drawn) if moving else save_image(out / f"{Path(name).stem}_pose.png", drawn)
-    return out
+    smooth, colors = source.smoother(args.smooth and not together), ColorTracker()
+    skeleton, finder = skeleton_for(config), PoseFinder(config, args.weights)
+
+    def answer(index: int, name: str, image):
+        joints, score = find(finder, image, together)
+        joints = smooth(joints)
+        persons = [{"joints": [p if np.isfinite(p).all() else None for p in np.round(j, 2)], "score": np.round(s, 4)} for j, s in zip(joints, score)]
+        if together:
+            drawing = draw_people(image, joints, skeleton, colors(joints) if source.moving else None)
+        else:
+            drawing = draw_pose(image, joints[0], skeleton, score[0], min_score=args.min_score)
+        return [{"image": name, "frame": index, "persons": persons, "joint_names": skeleton.joints}], drawing
+
+    return write_answers(source, args.out, answer, args.limit)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        out = run(args)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"joints and drawings are in {out}")
-    return 0
+    return exit_code(lambda: run(args), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 
 HEIGHT, HEAD = 400.0, 50.0  # pixels of a prepared person and its head
 MARGINS = {True: 130, False: 65}  # isolated persons, all others
@@ -157,12 +158,7 @@ def write_dataset(path: Path, entries: list, origin: int) -> Path:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        print(prepare(Path(args.root), Path(args.out), args.mode, args.limit))
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: prepare(Path(args.root), Path(args.out), args.mode, args.limit), "{}")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from deepercut_tf.weight_files import drop_old_snapshots, find_snapshot, open_st
 # What a resumed run must share with its beginning.
 RUN_FIELDS = (
     "mode", "net_type", "width", "num_joints", "location_refinement", "pairwise_predict", "intermediate_supervision",
-    "intermediate_supervision_layer", "optimizer", "global_scale", "mirror", "seed", "batch_size",
+    "intermediate_supervision_layer", "optimizer", "global_scale", "mirror", "rotate", "crop", "seed", "batch_size",
 )  # fmt: skip
 
 
 def learning_rate(config: Config, iteration: int) -> float:
-    """Rate of an iteration (from 0): that of the first entry of multi_step whose bound is not below it; adam_lr for Adam; warmed up."""
-    if config.optimizer == "adam":
+    """Rate of an iteration (from 0): that of the first entry of multi_step whose bound is not below it; adam_lr for Adam if set; warmed up."""
+    if config.optimizer == "adam" and config.adam_lr is not None:
         rate = config.adam_lr
     else:
         rate = next((rate for rate, bound in config.multi_step if iteration <= bound), config.multi_step[-1][0])
@@ -42,8 +42,6 @@ class Run:
 
     def __init__(self, config: Config, item_set: ItemSet, strategy=None, share: tuple[int, int] = (0, 1)):
         require(config, "net_type", "multi_step", "pos_dist_thresh", "display_iters", "save_iters", why="training")
-        if config.optimizer == "adam":
-            require(config, "adam_lr", why="optimizer: adam")
         keras.utils.set_random_seed(config.seed)
         self.config, self.item_set, self.strategy, self.share = config, item_set, strategy, share
         self.statistics = None

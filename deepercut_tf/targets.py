@@ -1,4 +1,4 @@
-"""Score-map, location-refinement and pairwise targets of one image (NumPy; spec of eldar/pose-tensorflow, DeeperCut section 3).
+"""Score-map, location-refinement and pairwise targets of one image (NumPy; as in eldar/pose-tensorflow; DeeperCut, section 3).
 
 Cell (row j, column i) of a map stands for the pixel (8 i + 4, 8 j + 4). Coordinates are 0-based pixels of the scaled image.
 """

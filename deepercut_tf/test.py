@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
 
 
@@ -83,12 +83,7 @@ def run(args: argparse.Namespace) -> Path:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        print(run(args))
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args), "{}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
 
 
@@ -150,12 +150,7 @@ def run(args: argparse.Namespace) -> Path:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        print(run(args))
-    except (DataError, ValueError, json.JSONDecodeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args), "{}")
 
 
 if __name__ == "__main__":

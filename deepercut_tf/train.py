@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
 from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -142,20 +143,16 @@ def show_maps(run, log, batch: dict, iteration: int) -> None:
 def main(argv=None) -> int:
     """Exit code 0, 2 with a message on bad input, 1 when training diverged."""
     args = parse_args(argv)
-    try:
+
+    def work() -> Path:
         from deepercut_tf.items import load_items
 
         item_set, config = load_items(settings_of(args))
         check_files(config)
-        directory = train(config, item_set, args.resume, args.limit, args.distribute)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"stopped: {error}. The last good state is kept: lower the rates in multi_step, set clip, and go on with --resume", file=sys.stderr)
-        return 1
-    print(f"snapshots are in {directory.absolute()}")
-    return 0
+        return train(config, item_set, args.resume, args.limit, args.distribute).absolute()
+
+    remedy = "The last good state is kept: lower the rates in multi_step, set clip, and go on with --resume"
+    return exit_code(work, "snapshots are in {}", remedy)
 
 
 if __name__ == "__main__":

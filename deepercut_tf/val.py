@@ -15,7 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from common.evaluate import add_scoring_arguments, publish  # noqa: E402
 from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
 
 
@@ -27,10 +29,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--split", help="split to score (default: the key dataset_phase)")
     parser.add_argument("--people", choices=("auto", "one", "all"), default="auto", help="auto: all with pairwise_predict, else one (default: auto)")
     parser.add_argument("--boxes", choices=("none", "oracle"), default="none", help="oracle: look for one person in each annotated box (default: none)")
-    parser.add_argument("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
-    parser.add_argument("--out", help="prediction file (default: output/deepercut_tf/DATASET/SPLIT.npz)")
-    parser.add_argument("--json", help="also write the scores here, as `common.evaluate --json`")
-    parser.add_argument("--result", help="also write a run file for common.crosscheck here, such as deepercut_tf/results/resnet50_lspet.json")
+    add_scoring_arguments(parser, "output/deepercut_tf/DATASET/SPLIT.npz", "deepercut_tf")
     parser.add_argument("--limit", type=int, help="the first N images only")
     parser.add_argument("--random_weights", action="store_true", help="fresh random weights instead (a baseline)")
     return parser.parse_args(argv)
@@ -106,8 +105,14 @@ def _images(items):
         yield item, np.ascontiguousarray(read_image(item.image)[..., ::-1])
 
 
-def write_result(path: str, predictions, results: dict, command: str) -> None:
-    """The run file; without folders of this machine."""
+def without_result(words: list[str]) -> list[str]:
+    """A command line less --result and its value."""
+    kept = [word for word, before in zip(words, ["", *words]) if "--result" not in (word, before)]
+    return [word for word in kept if not word.startswith("--result=")]
+
+
+def write_result(path: str, predictions, results: dict, preset: str, command: str) -> None:
+    """The run file, `preset` is its name in tables; without folders of this machine and the option that names itself."""
     from common.crosscheck import save_run
 
     meta = {k: v for k, v in predictions.meta.items() if k not in ("weights", "settings")}
@@ -116,7 +121,7 @@ def write_result(path: str, predictions, results: dict, command: str) -> None:
     meta["settings"] = {k: v for k, v in settings.items() if k not in folders}
     save_run(
         path, house="deepercut_tf", model=settings["net_type"], dataset=predictions.dataset, split=predictions.split,
-        protocols={name: result.as_dict() for name, result in results.items()}, meta=meta | {"seed": settings["seed"]}, command=command,
+        protocols={name: result.as_dict() for name, result in results.items()}, meta=meta | {"seed": settings["seed"], "preset": preset}, command=command,
     )  # fmt: skip
 
 
@@ -124,13 +129,14 @@ def run(args: argparse.Namespace, words: list[str]) -> None:
     """Predict, write, score; `words` is the command line. DataError on bad input."""
     from dataclasses import replace
 
-    from common.evaluate import comparable, score, table, write_json
-    from common.predictions import save_predictions
+    from deepercut_tf.config import find_config_file
     from deepercut_tf.inference import PoseFinder
     from deepercut_tf.items import load_items
 
     config = settings_of(args)
-    item_set, config = load_items(replace(config, dataset_phase=args.split or config.dataset_phase, coco_only_images_with_people=False))
+    # all pictures of the split count, also those without a person; rows of data_range are those of the training
+    only_people = config.coco_only_images_with_people and config.data_range is not None
+    item_set, config = load_items(replace(config, dataset_phase=args.split or config.dataset_phase, coco_only_images_with_people=only_people))
     if item_set.pose_set is None:
         raise DataError(f"val.py scores a data-set folder; for {config.dataset} use test.py and eval_pck.py")
     finder, items = PoseFinder(config, args.weights, args.random_weights), item_set.items[: args.limit]
@@ -138,26 +144,16 @@ def run(args: argparse.Namespace, words: list[str]) -> None:
     together = together and args.boxes == "none"
     predictions, pose_set = predict_all(finder, item_set, items) if together else predict_one(finder, item_set, items, args.boxes)
     out = Path(args.out) if args.out else ROOT / "output" / "deepercut_tf" / pose_set.name / f"{pose_set.split}.npz"
-    save_predictions(out, predictions)
-    print(f"predictions: {out}")
-    results = score(pose_set, predictions, args.protocol)
-    verdicts = {name: comparable(pose_set, predictions, name) for name in results}
-    if args.json:
-        write_json(args.json, results, verdicts)
+    results = publish(out, predictions, pose_set, args.protocol, args.json)
     if args.result:
-        write_result(args.result, predictions, results, "python deepercut_tf/val.py " + " ".join(words))
-    print(table(pose_set, predictions, results, verdicts))
+        preset = find_config_file(args.config).resolve().parent.name + ("" if together or args.boxes == "oracle" else ", one person a picture")
+        write_result(args.result, predictions, results, preset, "python deepercut_tf/val.py " + " ".join(without_result(words)))
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        run(args, sys.argv[1:] if argv is None else argv)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args, sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Speed against the obvious peers, in one run: a plain PyTorch module of the same net, OpenCV's Caffe reader, and reading of the LMDB.
 
     python deeppose_caffe_port/bench.py net [--stage=1 --batch=16 --threads=1 --device=cpu --json=OUT]
-    python deeppose_caffe_port/bench.py reader [--threads=2]         # LMDB batches and preparation against what training consumes
+    python deeppose_caffe_port/bench.py reader [--stage=1]           # LMDB and augmentation against what training consumes
 
 `net` times forward and backward passes in TRAIN phase in turn, so that a change of the machine's load meets all of them, and the medians of CPU
 seconds (of wall seconds on a GPU) are compared. Real Caffe is not here; a plain module took 0.72 of its CPU time where it was measured.
@@ -10,16 +10,18 @@ seconds (of wall seconds on a GPU) are compared. Real Caffe is not here; a plain
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
 import sys
 import tempfile
 import time
+from operator import truediv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-CAFFE_SHARE = 0.72  # plain module / real Caffe, CPU time of forward and backward on one thread (spec section 9)
+CAFFE_SHARE = 0.72  # plain module / real Caffe, CPU time of forward and backward on one thread
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -32,7 +34,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--repeat", type=int, default=5, help="measurements, of which the median counts (default: 5)")
     parser.add_argument("--compile", action="store_true", help="also measure under torch.compile")
-    parser.add_argument("--json", type=Path, help="write the result here too")
+    parser.add_argument("--json", type=Path, help="write the table here too, for a README (common.tables)")
     return parser.parse_args(argv)
 
 
@@ -158,8 +160,8 @@ class NetBench:
         return self.clock() - start
 
     def run(self) -> dict:
-        """Median seconds of each runner in both modes, and its share of the plain module's."""
-        result: dict = {"settings": {k: str(v) for k, v in vars(self.args).items() if k != "json"}}
+        """Median seconds of each runner in both modes, and the median of its shares of the plain module's time in the same turn."""
+        result: dict = {}
         for mode, runners in (("training", self.training()), ("inference", self.inference())):
             times: dict[str, list[float]] = {name: [] for name in runners}
             for turn in range(self.args.repeat + 1):
@@ -167,63 +169,79 @@ class NetBench:
                     spent = self.once(forward, mode == "training")
                     if turn:  # the first is a warm-up
                         times[name].append(spent)
-            medians = {name: statistics.median(values) for name, values in times.items()}
-            result[mode] = {"seconds": medians, "share": {name: value / medians["plain module"] for name, value in medians.items()}}
+            plain = times["plain module"]
+            shares = {name: statistics.median(map(truediv, values, plain)) for name, values in times.items()}
+            result[mode] = {"seconds": {name: statistics.median(values) for name, values in times.items()}, "share": shares}
         return result
 
 
-def reader(args: argparse.Namespace) -> dict:
-    """Images a second: LMDB batches alone, with prefetching, and making the LMDB."""
+def net_figures(args: argparse.Namespace) -> dict:
+    """`NetBench` as a table for `common.tables`."""
+    import torch
+
+    result, rows = NetBench(args).run(), []
+    for mode in ("training", "inference"):
+        for name, seconds in result[mode]["seconds"].items():
+            rows.append([mode, name, seconds, round(result[mode]["share"][name], 2)])
+    clock = "CPU s" if args.device == "cpu" else "s"
+    note = f"stage {args.stage}, batch {args.batch}, {args.threads} threads, median of {args.repeat} in turn, torch {torch.__version__}"
+    return {"note": note, "columns": ["pass", "code", f"{clock} a batch", "of the plain module"], "rows": rows}
+
+
+def reader_figures(args: argparse.Namespace) -> dict:
+    """CPU time a picture of making an LMDB, reading it, and turning the batch, beside that of training on it, as a table for `common.tables`."""
     import numpy as np
     import torch
 
-    from deeppose_caffe_port.data import LmdbSource, Prefetch
+    from deeppose_caffe_port.augment import Augment
+    from deeppose_caffe_port.data import LmdbSource
     from deeppose_caffe_port.lmdb_tools import convert_imageset
     from deeppose_caffe_port.prepare import save
 
     side, labels, count = ((227, 30, 512), (64, 2, 2048))[args.stage - 1]
-    random = np.random.default_rng(0)
+    random, spent = np.random.default_rng(0), {}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         names = [f"{i:04d}.png" for i in range(64)]
         for name in names:
             save(home / name, np.kron(random.integers(0, 255, (53, 64, 3)), np.ones((4, 4, 1))).astype(np.uint8))
-        wall = time.perf_counter()
+        start = time.process_time()
         convert_imageset(
             [names[i % 64] for i in range(count)], random.random((count, labels)), home / "lmdb", side, root=home, workers=args.threads
         )
-        made = count / (time.perf_counter() - wall)
-        source = LmdbSource(home / "lmdb", args.batch, labels)
+        spent["make the LMDB (once)"] = (time.process_time() - start) / count
+        source, turn = LmdbSource(home / "lmdb", args.batch, labels), Augment(40, 1.2)
         batches = count // args.batch
-        start, cpu = time.perf_counter(), time.process_time()
-        for _ in range(batches):
-            source.next_batch()
-        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        feed = Prefetch({("data", "label"): source}, torch.device(args.device))
-        start = time.perf_counter()
-        for _ in range(batches):
-            feed.next()
-        ahead = time.perf_counter() - start
-        feed.close()
-    images = batches * args.batch
-    return {"settings": {"stage": args.stage, "batch": args.batch}, "made_per_s": made, "read_per_s": images / wall,
-            "read_cpu_ms_per_image": 1000 * cpu / images, "read_ahead_per_s": images / ahead}  # fmt: skip
+        start = time.process_time()
+        read = [source.next_batch() for _ in range(batches)]
+        spent["read"] = (time.process_time() - start) / (batches * args.batch)
+        start = time.process_time()
+        for pixels, label in read[:8]:
+            turn(pixels, label)
+        spent["turn and scale (--rotate, --zoom)"] = (time.process_time() - start) / (len(read[:8]) * args.batch)
+    bench = NetBench(args)
+    ours = bench.training()["ours"]
+    passes = [bench.once(ours, backward=True) for _ in range(args.repeat + 1)][1:]
+    spent["train, float32"] = statistics.median(passes) / args.batch
+    rows = [[name, 1000 * seconds, 1 / seconds] for name, seconds in spent.items()]
+    note = f"stage {args.stage} of preset paper, batch {args.batch}, {args.threads} threads, torch {torch.__version__}"
+    return {"note": note, "columns": ["step", "CPU ms a picture", "pictures a CPU second"], "rows": rows}
 
 
 def main(argv=None) -> int:
     """Print the table and optionally write it."""
     args = parse_args(argv)
-    if args.what == "reader":
-        result = reader(args)
-        for name, value in result.items():
-            print(f"{name}: {value}")
-    else:
-        result = NetBench(args).run()
-        for mode in ("training", "inference"):
-            for name, seconds in result[mode]["seconds"].items():
-                share = result[mode]["share"][name]
-                note = f", about {share * CAFFE_SHARE:.2f} of real Caffe's" if mode == "training" and args.device == "cpu" else ""
-                print(f"stage {args.stage} {mode:9s} {name:15s} {seconds:8.3f} s   {share:.2f} of the plain module's{note}")
+    import torch
+
+    from common.tables import figures_table
+
+    torch.set_num_threads(args.threads)
+    result = (net_figures if args.what == "net" else reader_figures)(args)
+    words = [w for w in (sys.argv[1:] if argv is None else argv) if not w.startswith("--json")]
+    result["command"] = shlex.join(["python", "deeppose_caffe_port/bench.py", *words])
+    print(figures_table(result))
+    if args.what == "net" and args.device == "cpu":
+        print(f"A plain module took {CAFFE_SHARE} of real Caffe's CPU time where both were measured.")
     if args.json:
         from common.checkpoints import write_json
 

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -115,12 +115,7 @@ def main(argv=None) -> int:
 
         return train(words[1:])
     args = parse_args(words)
-    try:
-        {"test": test, "time": timing}[args.action](args)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: {"test": test, "time": timing}[args.action](args))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Both stages as one predictor: pictures -> joints, in batches, stage 2 on the patches of all joints of many persons at once (spec section 6).
+"""The stages as one predictor: pictures -> joints, in batches, later stages on the patches of all joints of many persons at once.
 
 mode correct: the training transform (OpenCV resize, mean image, the prototxt's scale). mode compat: what the test scripts did instead
 (caffe.io's resize, the mean image's channel averages, 1/255).
@@ -16,7 +16,7 @@ import torch
 from common.poses import DataError
 from common.weights.caffe import read_blob
 from common.weights.caffe_text import read_text
-from deeppose_caffe_port.config import Config
+from deeppose_caffe_port.config import Config, stage_name
 from deeppose_caffe_port.images import caffe_io_input, patch, resize
 from deeppose_caffe_port.model import TEST, CaffeNet
 from deeppose_caffe_port.prepare import PATCH_UNIT
@@ -26,9 +26,9 @@ from deeppose_caffe_port.solver import choose_device
 class Regressor:
     """A deploy net with its weights and its mean image: pictures (h,w,3) uint8 BGR of any size -> outputs (N,K)."""
 
-    def __init__(self, deploy: Path, weights: Path | None, mean: Path, config: Config, scale: float = 1 / 256):
+    def __init__(self, deploy: Path, weights: Path | None, mean: Path, config: Config, stage: int = 1, scale: float = 1 / 256):
         """`weights` None keeps the random ones (a baseline); `scale` is that of the training transform. DataError when a file is missing or does not fit."""
-        self.config, self.scale, self.device = config, scale, choose_device(config.device)
+        self.config, self.stage, self.scale, self.device = config, stage, scale, choose_device(config.device)
         self.net = CaffeNet.from_file(deploy, TEST)
         if weights is not None:
             untouched = self.net.load(weights)
@@ -38,6 +38,11 @@ class Regressor:
         self.side = self.net.shapes[self.input][-1]
         self.output = self.net.outputs[-1]
         self.outputs = self.net.shapes[self.output][-1]
+        if self.outputs != config.outputs(stage):
+            raise DataError(
+                f"{deploy} puts out {self.outputs} values, stage {stage} on {config.name} needs {config.outputs(stage)}; check --dataset"
+                " and --joint_outputs"
+            )
         image = read_blob(mean).reshape(-1, *read_blob(mean).shape[-2:])
         if image.shape != self.net.shapes[self.input][1:]:
             raise DataError(f"mean file {mean} has shape {image.shape}, {deploy} takes {self.net.shapes[self.input][1:]}")
@@ -56,8 +61,8 @@ class Regressor:
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """(N,K) float64 outputs of N pictures, in batches of `batch_size` persons (stage 2: times the joints of each)."""
-        limit, results = self.config.batch_size * (len(self.config.skeleton) if self.outputs == 2 else 1), []
+        """(N,K) float64 outputs of N pictures, in batches of `batch_size` persons (later stages: times the joints of each)."""
+        limit, results = self.config.batch_size * (len(self.config.skeleton) if self.stage > 1 else 1), []
         for start in range(0, len(pictures), limit):
             batch = torch.from_numpy(np.stack(list(self.pool.map(self.prepare, pictures[start : start + limit]))))
             batch = batch.to(self.device, non_blocking=True)
@@ -70,37 +75,41 @@ class Regressor:
 
 
 class Cascade:
-    """Stage 1, and stage 2 applied `refinements` times."""
+    """Stage 1 and the later stages in turn, the last of them applied `refinements` times."""
 
-    def __init__(self, config: Config, stage1: Regressor, stage2: Regressor | None = None):
-        joints = len(config.skeleton)
-        if stage1.outputs != 2 * joints:
-            raise DataError(
-                f"stage 1 puts out {stage1.outputs} values, {joints} joints of {config.name} need {2 * joints}; check --dataset"
-            )
-        if stage2 is not None and stage2.outputs != 2:
-            raise DataError(f"stage 2 puts out {stage2.outputs} values instead of 2")
-        self.config, self.stage1, self.stage2 = config, stage1, stage2
+    def __init__(self, config: Config, stage1: Regressor, *later: Regressor):
+        self.config, self.stage1 = config, stage1
+        self.later = [*later, *later[-1:] * (config.refinements - 1)]
+        repeats = [f"{stage_name(len(later) + 1)}_x{n}" for n in range(2, config.refinements + 1)] if later else []
+        self.names = [stage_name(stage) for stage in range(1, len(later) + 2)] + repeats  # of what `stages` returns
 
     def stages(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Joints (N,J,2), in picture pixels, after stage 1 and after each refinement."""
+        """Joints (N,J,2), in picture pixels, after each stage."""
         half = np.array(self.config.size) / 2
         found = [self.stage1(pictures).reshape(len(pictures), -1, 2) + half]
-        for _ in range(self.config.refinements if self.stage2 else 0):
-            found.append(self.refine(pictures, found[-1]))
+        for regressor in self.later:
+            found.append(self.refine(regressor, pictures, found[-1]))
         return found
 
-    def refine(self, pictures: Sequence[np.ndarray], joints: np.ndarray) -> np.ndarray:
-        """One refinement: each joint moves by what stage 2 sees in a patch around it; the diameter is the prediction's."""
+    def refine(self, regressor: Regressor, pictures: Sequence[np.ndarray], joints: np.ndarray) -> np.ndarray:
+        """One refinement: each joint moves by what the regressor sees in a patch around it; the diameter is the prediction's."""
         side = self.config.alpha * self.config.diameters(joints)
         patches = [patch(picture, center, s) for picture, points, s in zip(pictures, joints, side) for center in points]
-        moves = self.stage2(patches).reshape(joints.shape)
+        moves = regressor(patches)
+        if self.config.joint_outputs:
+            moves = own_outputs(moves, joints.shape[1])
+        moves = moves.reshape(joints.shape)
         return joints + moves / PATCH_UNIT * side[:, None, None]
+
+
+def own_outputs(outputs: np.ndarray, joints: int) -> np.ndarray:
+    """(N*J, 2J) outputs of the patches of N persons' joints -> (N*J, 2): of each patch those that belong to its joint."""
+    return outputs.reshape(-1, joints, joints, 2)[:, np.arange(joints), np.arange(joints)].reshape(-1, 2)
 
 
 def pick_snapshot(config: Config, stage: int) -> Path:
     """The snapshot of a stage: a path, an iteration, or by default the last one in its folder. DataError saying how to make one."""
-    wanted = config.snapshot1 if stage == 1 else config.snapshot2
+    wanted = {1: config.snapshot1, 2: config.snapshot2}.get(stage)
     folder = config.model_folder(stage) / "snapshot"
     if wanted and not str(wanted).isdecimal():
         return Path(wanted)
@@ -115,18 +124,21 @@ def pick_snapshot(config: Config, stage: int) -> Path:
         else f"train first: bash examples/train_k2hpd_deeppose.sh --dataset={config.dataset}"
     )
     raise DataError(
-        f"no snapshot{f' of iteration {wanted}' if wanted else ''} in {folder}; {have}, or give a .caffemodel with --snapshot{stage}"
+        f"no snapshot{f' of iteration {wanted}' if wanted else ''} in {folder}; {have}{f', or give a .caffemodel with --snapshot{stage}' if stage < 3 else ''}"
     )
 
 
-def load_cascade(config: Config, refine: bool = True, random_weights: bool = False) -> Cascade:
-    """The stages of a project folder with their snapshots."""
+def load_cascade(config: Config, stage: int | None = None, random_weights: bool = False) -> Cascade:
+    """The stages of a project folder up to `stage` (default: all) with their snapshots. DataError when there is no such stage."""
+    last = config.stages if stage is None else stage
+    if not 1 <= last <= config.stages:
+        raise DataError(f"there is no stage {last}: {config.project} has {config.stages}; --stages N sets how many")
     parts = []
-    for stage in (1, 2) if refine else (1,):
+    for stage in range(1, last + 1):
         folder = config.model_folder(stage)
         weights = None if random_weights else pick_snapshot(config, stage)
         scale = _training_scale(folder / "train_test.prototxt")
-        parts.append(Regressor(folder / "deploy.prototxt", weights, folder / "train_mean.binaryproto", config, scale))
+        parts.append(Regressor(folder / "deploy.prototxt", weights, folder / "train_mean.binaryproto", config, stage, scale))
     return Cascade(config, *parts)
 
 

@@ -10,7 +10,7 @@ import torch
 from common.checkpoints import CheckpointStore, check_compatible, collect_random_state, make_state, restore_random_state
 from deeppose_caffe_port.solver import Solver
 
-_FIELDS = ("fingerprint", "type", "euclidean", "masked", "mode", "world")
+_FIELDS = ("fingerprint", "type", "euclidean", "masked", "augment", "mode", "world")
 
 
 def open_store(solver: Solver) -> CheckpointStore:
@@ -28,6 +28,7 @@ def run_config(solver: Solver, mode: str) -> dict:
         "type": solver.updater.kind,
         "euclidean": o.euclidean,
         "masked": o.masked,
+        "augment": list(vars(o.augment).values()),
         "mode": mode,
         "world": o.world,
     }

@@ -1,4 +1,4 @@
-"""Settings of the two-stage project once, with their source (spec section 1 and the sections named), and the presets.
+"""Settings of the two-stage project once, with their source, and the presets.
 
 Networks and solvers have their settings where Caffe has them, in prototxt files; `Net` and `Training` are what prototxts.py writes there.
 """
@@ -16,7 +16,6 @@ from common.settings import resolve, setting
 from common.skeletons import K2HPD15, LSP14, MPII16, Skeleton
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("deeppose", "deeppose_refine")  # names of the model folders, of the nets' files and of the snapshots
 # data set -> its name in the project's folders, skeleton, splits to train and test on
 DATASETS = {
     "k2hpd": ("K2HPD", K2HPD15, "train", "test"),
@@ -24,9 +23,12 @@ DATASETS = {
     "lspet": ("LSPET", LSP14, "1-4000", "4001-5000"),
     "mpii": ("MPII", MPII16, "train", "valid"),
 }
-SEED = 10086  # of shuffling and of the choice of patches (sections 3.1, 3.5)
-STEPS = ("import_data", "get_stage1", "get_k2hpd", "create_lmdb", "train", "accuracy", "output",
-         "get_stage2", "get_k2hpd2", "create_lmdb2", "train2", "accuracy2")  # fmt: skip
+SEED = 10086  # of shuffling and of the choice of patches
+
+
+def stage_name(stage: int) -> str:
+    """Name of a stage's model folder and snapshots: deeppose, deeppose_refine, deeppose_refine3 ..."""
+    return "deeppose" if stage == 1 else f"deeppose_refine{stage if stage > 2 else ''}"
 
 
 @dataclass
@@ -43,14 +45,20 @@ class Config:
     width: int | None = setting(None, "width of the prepared images (K2HPD: 256, whole images; others: 256, crops of persons)")
     height: int | None = setting(None, "their height (K2HPD: 212; others: 256)")
     pad: float = setting(0.2, "margin around the joints' box of crops, as a share of its longer side")
-    allow_16bit: bool = setting(False, "take 16-bit images, divided by 256; without it they are an error (section 2)")
-    copies: int = setting(0, "further augmented copies of each training image: rotated, scaled, shifted (the original has none)")
+    allow_16bit: bool = setting(False, "take 16-bit images, divided by 256; without it they are an error")
+    rotate: float = setting(
+        0.0, "degrees up to which the project's training pictures and patches are turned, anew each time (not in the original)"
+    )
+    zoom: float = setting(1.0, "factor up to which they are scaled either way, likewise")
     alpha: float = setting(0.8, "side of a stage-2 patch as a share of the body diameter")
     patch_rate: int = setting(15, "one patch in so many joints is kept")
     displacements: int = setting(
         0, "random displacements of each kept patch, drawn from stage 1's errors (DeepPose; the original has none)"
     )
-    spread: float = setting(1.0, "factor on the standard deviation of those displacements")
+    held_out: float = setting(
+        0.0, "share of the training pictures that no stage is trained on; a stage's errors there are those that the next one learns to undo"
+    )
+    joint_outputs: bool = setting(False, "stage 2 has outputs for every joint (DeepPose); the original's is not told which joint it sees")
     holdout: int = setting(1000, "patches at the list's end that become stage 2's test set")
     allow_small: bool = setting(False, "accept fewer patches than the hold-out: an empty training list (as in the original)")
     preset: str = setting(
@@ -58,7 +66,8 @@ class Config:
         "networks and solvers: the original's, or small ones; auto: smoke on synthetic data, else paper",
         ("auto", "paper", "cpu", "smoke"),
     )
-    refinements: int = setting(1, "how often stage 2 is applied when testing (DeepPose repeats it)")
+    stages: int = setting(2, "stages in all; a third is trained on what the second leaves over, and so on (DeepPose has three)")
+    refinements: int = setting(1, "how often the last stage is applied when testing")
     batch_size: int = setting(32, "images a batch when testing")
     device: str = setting("auto", "cpu, cuda, cuda:N; auto: CUDA if there is any and the solver asks for GPU mode")
     amp: str = setting("off", "mixed precision", ("off", "bf16"))
@@ -112,13 +121,17 @@ class Config:
         return found
 
     def model_folder(self, stage: int) -> Path:
-        """Folder of stage 1 or 2: prototxts, LMDBs, mean, snapshots."""
-        return self.project / "models" / STAGES[stage - 1]
+        """Folder of a stage: prototxts, LMDBs, mean, snapshots."""
+        return self.project / "models" / stage_name(stage)
+
+    def outputs(self, stage: int) -> int:
+        """Values that the network of a stage puts out."""
+        return 2 * len(self.skeleton) if stage == 1 or self.joint_outputs else 2
 
 
 @dataclass(frozen=True)
 class Net:
-    """A network of the project: input side, conv1, and a multiplier of all hidden channels. Paper values: section 4."""
+    """A network of the project: input side, conv1, and a multiplier of all hidden channels.."""
 
     side: int
     kernel: int
@@ -131,7 +144,7 @@ class Net:
 
 @dataclass(frozen=True)
 class Training:
-    """What differs between solver files. Paper values: section 5."""
+    """What differs between solver files.."""
 
     batch: int
     max_iter: int
@@ -143,33 +156,40 @@ class Training:
     display: int = 20
     test_interval: int = 500
     test_iter: int = 100
-    clip: float | None = None
+    seed: int | None = None
 
 
 _STEPS = 'lr_policy: "multistep"\ngamma: 0.1\nstepvalue: {}\nstepvalue: {}'
-# preset -> (net, training) of stages 1 and 2
+# preset -> (net, training) of stage 1 and of the later ones
 PRESETS: dict[str, tuple[tuple[Net, Training], tuple[Net, Training]]] = {
     "paper": (
         (Net(227, 11, 4), Training(32, 120000, 20000, 0.005)),
         (Net(64, 10, 1), Training(64, 120000, 20000, 0.001)),
     ),
     "cpu": (
-        (Net(147, 11, 4, 0.5, 0.5, 0.98), Training(32, 6000, 2000, 1e-4, 1e-3, _STEPS.format(3500, 5200), "Adam", test_iter=200)),
-        (Net(40, 6, 1, 0.25, 0.0, 0.98), Training(64, 6000, 2000, 1e-4, 1e-3, _STEPS.format(3500, 5200), "Adam", test_iter=200)),
+        (
+            Net(115, 11, 4, 0.5, 0.5, 0.98),
+            Training(32, 9000, 3000, 1e-4, 1e-3, _STEPS.format(6500, 8400), "Adam", test_interval=1000, seed=1),
+        ),
+        (
+            Net(64, 8, 2, 0.35, 0.25, 0.98),
+            Training(64, 5600, 2800, 1e-4, 1e-3, _STEPS.format(3900, 5100), "Adam", test_interval=1000, seed=1),
+        ),
     ),
     "smoke": (
-        (Net(115, 11, 4, 0.25, 0.0, 0.95), Training(32, 600, 300, 1e-4, 1e-3, _STEPS.format(400, 540), "Adam", test_interval=200)),
-        (Net(32, 5, 1, 0.25, 0.0, 0.95), Training(64, 600, 300, 1e-4, 1e-3, _STEPS.format(400, 540), "Adam", test_interval=200)),
+        (Net(115, 11, 4, 0.25, 0.0, 0.95), Training(32, 500, 250, 1e-4, 1e-3, _STEPS.format(340, 450), "Adam", test_interval=250, seed=1)),
+        (Net(48, 6, 2, 0.25, 0.0, 0.95), Training(64, 450, 225, 1e-4, 1e-3, _STEPS.format(300, 405), "Adam", test_interval=225, seed=1)),
     ),
 }
-_SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6}
+_SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6, "joint_outputs": True}
+_LARGE = {"displacements": 2, "rotate": 40.0, "zoom": 1.2, "held_out": 0.1}
 # Settings of the workflow that go with a preset.
-WORKFLOW: dict[str, dict] = {"paper": {"mode": "compat"}, "cpu": {**_SMALL, "copies": 3}, "smoke": _SMALL}
+WORKFLOW: dict[str, dict] = {"paper": {"mode": "compat"}, "cpu": {**_SMALL, **_LARGE}, "smoke": _SMALL}
 # What a project folder keeps of the settings it was made with; other programs take it from there.
-STORED = ("dataset", "mode", "train_split", "test_split", "width", "height", "pad", "copies", "alpha", "patch_rate", "displacements", "spread",
-          "holdout", "preset", "limit")  # fmt: skip
+STORED = ("dataset", "mode", "train_split", "test_split", "width", "height", "pad", "rotate", "zoom", "alpha", "patch_rate", "displacements",
+          "held_out", "joint_outputs", "holdout", "stages", "preset", "limit")  # fmt: skip
 # Those that must not change between the steps.
-FIXED = ("dataset", "mode", "width", "height", "pad", "alpha", "preset")
+FIXED = ("dataset", "mode", "width", "height", "pad", "alpha", "joint_outputs", "preset")
 
 
 def settle(given: dict, fresh: bool = False) -> Config:
@@ -194,7 +214,7 @@ def settle(given: dict, fresh: bool = False) -> Config:
 def _read(file: Path) -> dict:
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        return {name: stored[name] for name in STORED}
+        return {name: stored[name] for name in STORED if name in stored or name in FIXED}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is not a project file ({error}); run `workflow.py import_data` again") from error
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 
 FORMS = (".caffemodel", ".pt", ".onnx")
 TOLERANCE = 1e-4  # of the largest output
@@ -131,13 +132,7 @@ def convert(args: argparse.Namespace) -> dict:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        checks = convert(args)
-    except (DataError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"written: {args.out}; checks: {checks}")
-    return 0
+    return exit_code(lambda: f"{args.out}; checks: {convert(args)}", "written: {}")
 
 
 if __name__ == "__main__":

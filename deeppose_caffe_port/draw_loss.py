@@ -1,4 +1,4 @@
-"""Losses of a training log -> loss.data and a plot (the original's draw_loss; section 6.2).
+"""Losses of a training log -> loss.data and a plot (the original's draw_loss).
 
 python deeppose_caffe_port/draw_loss.py LOG [--out FOLDER]          # log of this program, or of Caffe itself
 """

@@ -54,7 +54,7 @@ def train_steps(solver: Solver, *, signals: Signals | None = None, on_step: Call
                 return False
             wanted.clear()
         solver.finish()
-        solver.say("Optimization Done.")
+        solver.say("Optimization Done.")  # Caffe says it twice: the solver, then the tool
         return True
     finally:
         solver.close()

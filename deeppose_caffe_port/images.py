@@ -13,7 +13,7 @@ from deeppose_caffe_port.config import Config
 
 
 def read_picture(path: str | Path, allow_16bit: bool = False) -> np.ndarray:
-    """(H,W,3) uint8 BGR, grey replicated. DataError when it is missing, unreadable, or not 8-bit and that was not allowed (section 2)."""
+    """(H,W,3) uint8 BGR, grey replicated. DataError when it is missing, unreadable, or not 8-bit and that was not allowed."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if Path(path).is_file() else None
     if image is None:
         return read_image(path)  # its message says what is wrong
@@ -62,7 +62,7 @@ class Pictures:
 
 
 def patch(image: np.ndarray, center: np.ndarray, side: float) -> np.ndarray:
-    """The square of 2h+1 pixels around the truncated `center`, h = half of the truncated side; black outside the image (section 3.5)."""
+    """The square of 2h+1 pixels around the truncated `center`, h = half of the truncated side; black outside the image."""
     half = int(side) // 2
     x, y = (int(c) for c in center)
     height, width = image.shape[:2]
@@ -80,7 +80,7 @@ def resize(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def caffe_io_resize(image: np.ndarray, side: int) -> np.ndarray:
-    """(side, side, 3) float64 as pycaffe's caffe.io.resize_image did on scikit-image of 2018 (section 6).
+    """(side, side, 3) float64 as pycaffe's caffe.io.resize_image did on scikit-image of 2018.
 
     Bilinear at (i + 0.5) in/out - 0.5, samples outside count as the image's minimum, so borders darken. `image` is float in [0, 1].
     """

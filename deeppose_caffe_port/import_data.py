@@ -13,14 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from common import datasets
-from common.geometry import box_center, crop_affine, pad_box
 from common.poses import DataError, PoseSet
-from deeppose_caffe_port.config import SEED, Config, store
+from deeppose_caffe_port.config import Config, store
 from deeppose_caffe_port.images import Pictures
 from deeppose_caffe_port.prepare import dataset_folder, image_folder, read_annotations, save, write_lines
 from deeppose_caffe_port.prototxts import write_project
-
-_ROTATION, _SCALE, _SHIFT = 30.0, (0.8, 1.25), 0.06  # ranges of the augmented copies: degrees, factor, share of the side
 
 
 def load_split(config: Config, number: int) -> PoseSet:
@@ -38,9 +35,7 @@ def import_data(config: Config) -> None:
         (config.project / "SYNTHETIC").touch()
         print(f"SYNTHETIC data in {splits[0].root}: figures from it say nothing about real pictures")
     for kind, pose_set in zip(("train", "test"), splits):
-        copies = config.copies if kind == "train" else 0
         lines = _link(config, pose_set, images) if config.whole_images else _crop(config, pose_set, images, kind)
-        lines += _augmented(config, pose_set, images, copies)
         write_lines(dataset_folder(config) / f"{kind}_annos.txt", lines)
     write_project(config)
     store(config)
@@ -71,24 +66,4 @@ def _crop(config: Config, pose_set: PoseSet, images: Path, kind: str) -> list[st
         name = f"{kind}{row:08d}.png"
         save(images / name, pictures.image(row))
         lines.append(_line(name, pictures.joints(row)))
-    return lines
-
-
-def _augmented(config: Config, pose_set: PoseSet, images: Path, copies: int) -> list[str]:
-    """Rotated, scaled and shifted copies; each drawn by a generator of its own, so that one more copy leaves the others as they are."""
-    pictures, lines = Pictures(pose_set, config), []
-    width, height = config.size
-    for copy in range(copies):
-        for row in tqdm(range(len(pictures)), desc=f"copy {copy + 1}", dynamic_ncols=True, mininterval=2):
-            draw = np.random.default_rng([SEED, copy, row])
-            if config.whole_images:
-                center, side = np.array([(width - 1) / 2, (height - 1) / 2]), np.array([width, height], float)
-            else:
-                box = pad_box(pose_set.box[row], ratio=config.pad)
-                center, side = box_center(box), max(box[2:].max(), 1.0)
-            center = center + draw.uniform(-_SHIFT, _SHIFT, 2) * side
-            matrix = crop_affine(center, side * draw.uniform(*_SCALE), config.size, draw.uniform(-_ROTATION, _ROTATION))
-            name = f"copy{copy}_{row:08d}.png"
-            save(images / name, pictures.image(row, matrix))
-            lines.append(_line(name, pictures.joints(row, matrix)))
     return lines

@@ -1,7 +1,7 @@
 """What every Caffe layer is here (`Layer`, the registry), and the layers that hold weights: convolution, inner product, scale, bias.
 
 A layer is built from its LayerParameter and the shapes of its bottoms; it knows the shapes of its tops, and `forward(*bottoms)` gives them.
-`blobs` are its weights in Caffe's order. Shapes are NCHW; semantics are those of Caffe 1.0 (spec section 7.3).
+`blobs` are its weights in Caffe's order. Shapes are NCHW; semantics are those of Caffe 1.0.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Softmax(Layer):
 
 @layer("EuclideanLoss")
 class EuclideanLoss(Layer):
-    """sum (a - b)^2 / (2 D): D = all elements in the K2HPD project's Caffe, the batch size in the stock one (spec section 4.1).
+    """sum (a - b)^2 / (2 D): D = all elements in the K2HPD project's Caffe, the batch size in the stock one.
 
     With `masked`, elements whose label is NaN are left out, of D too.
     """

@@ -1,4 +1,4 @@
-"""Caffe's learning-rate policies (spec section 7.5)."""
+"""Caffe's learning-rate policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The project's LMDB tool and Caffe's compute_image_mean: lists of images with labels -> LMDB of Datums -> mean file (spec section 3.3)."""
+"""The project's LMDB tool and Caffe's compute_image_mean: lists of images with labels -> LMDB of Datums -> mean file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Caffe net as `torch.nn.Module`, built from its prototxt: phases and rules, weights in and out by layer name (spec sections 7.2, 7.6)."""
+"""A Caffe net as `torch.nn.Module`, built from its prototxt: phases and rules, weights in and out by layer name."""
 
 from __future__ import annotations
 

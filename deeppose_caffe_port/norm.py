@@ -1,4 +1,4 @@
-"""BatchNorm with Caffe's three statistics, and local response normalisation written for speed (spec section 7.3)."""
+"""BatchNorm with Caffe's three statistics, and local response normalisation written for speed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Stage 1's predictions on its training list, mirrored pictures included: data/NAME/stage1/output.txt (the original's pyoutput.py).
+"""A stage's predictions on the training list, mirrored pictures included: data/NAME/stage1/output.txt (the original's pyoutput.py).
 
-python deeppose_caffe_port/output.py --work=DIR [--snapshot1=ITERATION|FILE]
+python deeppose_caffe_port/output.py --work=DIR [--stage=1 --snapshot1=ITERATION|FILE]
 """
 
 from __future__ import annotations
@@ -12,30 +12,41 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from common.settings import add_arguments  # noqa: E402
 from deeppose_caffe_port.config import Config, settle  # noqa: E402
 
 
-def write_output(config: Config) -> Path:
-    """Each line: path, labels, predictions, absolute pixels with six decimals (section 3.4). Returns the file."""
+def write_output(config: Config, stage: int = 1) -> Path:
+    """Each line: path, labels, predictions, absolute pixels with six decimals. Returns the file, data/NAME/stageN/output.txt.
+
+    With `held_out` also output_held.txt beside it, of the training pictures that no stage is trained on.
+    """
+    from deeppose_caffe_port.cascade import load_cascade
+    from deeppose_caffe_port.prepare import dataset_folder
+
+    cascade, folder = load_cascade(config, stage), dataset_folder(config) / f"stage{stage}"
+    if config.held_out:
+        _write(config, cascade, config.model_folder(1) / "held_images.txt", folder / "output_held.txt")
+    return _write(config, cascade, config.model_folder(1) / "train_images.txt", folder / "output.txt")
+
+
+def _write(config: Config, cascade, source: Path, path: Path) -> Path:
+    """A list of the LMDB tool -> its lines with predictions."""
     import numpy as np
     from tqdm import tqdm
 
-    from deeppose_caffe_port.cascade import load_cascade
     from deeppose_caffe_port.images import read_picture
-    from deeppose_caffe_port.prepare import dataset_folder, read_list, write_lines
+    from deeppose_caffe_port.prepare import read_list, write_lines
 
-    names, labels = read_list(config.model_folder(1) / "train_images.txt", 2 * len(config.skeleton))
-    cascade, half = load_cascade(config, refine=False), np.array(config.size) / 2
-    lines, step = [], 8 * config.batch_size
+    names, labels = read_list(source, config.outputs(1))
+    half, lines, step = np.array(config.size) / 2, [], 8 * config.batch_size
     for start in tqdm(range(0, len(names), step), desc="output", dynamic_ncols=True):
         part = names[start : start + step]
-        found = cascade.stages([read_picture(config.project / name, config.allow_16bit) for name in part])[0]
+        found = cascade.stages([read_picture(config.project / name, config.allow_16bit) for name in part])[-1]
         for name, label, guess in zip(part, labels[start : start + step], found):
             values = np.concatenate([(label.reshape(-1, 2) + half).ravel(), guess.ravel()])
             lines.append(name + "".join(f" {v:f}" for v in values) + "\n")
-    path = dataset_folder(config) / "stage1" / "output.txt"
     write_lines(path, lines)
     return path
 
@@ -43,13 +54,11 @@ def write_output(config: Config) -> Path:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", type=int, default=1, help="the last stage to apply (default: 1)")
     add_arguments(parser, Config)
-    try:
-        print(f"written: {write_output(settle(vars(parser.parse_args(argv))))}")
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    given = vars(parser.parse_args(argv))
+    stage = given.pop("stage")
+    return exit_code(lambda: write_output(settle(given), stage), "written: {}")
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ picture; in a video the box follows the last pose. `--show` opens a window too.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from common import predicting  # noqa: E402
 from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from common.settings import add_arguments  # noqa: E402
 from deeppose_caffe_port.config import Config, settle  # noqa: E402
 
@@ -31,11 +31,10 @@ def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", help="image, folder, video or camera number")
-    add("--stage", type=int, choices=(1, 2), default=2, help="1: stage 1 alone; 2: both (default)")
+    add("--stage", type=int, help="the last stage to apply; 1: stage 1 alone (default: all)")
     add("--box", help="x,y,w,h of the person in the first picture (default: the whole picture)")
-    add("--out", default="output/predict", help="folder for drawings and joints.jsonl (default: output/predict)")
+    predicting.add_arguments(parser)
     add("--track", action=argparse.BooleanOptionalAction, help="the pictures are one video (default: yes for videos and cameras)")
-    add("--smooth", action="store_true", help="One-Euro filter over the frames of a video")
     add("--show", action="store_true", help="also show each drawing in a window")
     add_arguments(parser, Config)
     given = vars(parser.parse_args(argv))
@@ -70,55 +69,27 @@ class Looker:
         return joints, box
 
 
-def parse_box(text: str | None):
-    """x,y,w,h as numbers; DataError otherwise."""
-    if text is None:
-        return None
-    try:
-        box = tuple(float(v) for v in text.split(","))
-    except ValueError:
-        box = ()
-    if len(box) != 4 or min(box[2:]) <= 0:
-        raise DataError(f"--box={text} is not x,y,w,h with positive w and h")
-    return box
-
-
 def run(own: argparse.Namespace, config: Config) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
-    from tqdm import tqdm
-
-    from common import video
-    from common.draw import draw_pose, save_image
+    from common.draw import draw_pose
     from deeppose_caffe_port.cascade import load_cascade
 
-    frames, box = video.frames(own.source), parse_box(own.box)
-    moving = frames.count != 1 and not Path(own.source).is_dir()
-    look = Looker(load_cascade(config, own.stage == 2), config, box, moving if own.track is None else own.track)
-    smooth = video.OneEuroFilter(frames.fps) if own.smooth else None
-    out = Path(own.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with (
-        video.VideoWriter(out / "overlay.mp4", frames.fps) if moving else nullcontext() as writer,
-        open(out / "joints.jsonl", "w") as lines,
-    ):
-        try:
-            for index, name, image in tqdm(frames, total=frames.count, dynamic_ncols=True):
-                if config.limit is not None and index >= config.limit:
-                    break
-                joints, used = look(image)
-                joints = smooth(joints) if smooth else joints
-                row = {"image": name, "frame": index, "joints": joints.round(2).tolist(), "box": used.tolist()}
-                lines.write(json.dumps({**row, "joint_names": config.skeleton.joints}) + "\n")
-                lines.flush()
-                drawn = draw_pose(image, joints, config.skeleton)
-                writer.write(drawn) if moving else save_image(out / f"{Path(name).stem}_pose.png", drawn)
-                if not moving:
-                    print(f"{name}\n{joints.round(2)}")
-                if own.show:
-                    show(drawn)
-        except KeyboardInterrupt:
-            print("stopped")
-    return out
+    source, box = predicting.open_source(own.source), predicting.parse_box(own.box)
+    track = source.moving if own.track is None else own.track
+    smooth = source.smoother(own.smooth, track)
+    look = Looker(load_cascade(config, own.stage), config, box, track)
+
+    def answer(index: int, name: str, image):
+        joints, used = look(image)
+        joints = smooth(joints[None])[0]
+        drawing = draw_pose(image, joints, config.skeleton)
+        if not source.moving:
+            print(f"{name}\n{joints.round(2)}")
+        if own.show:
+            show(drawing)
+        return [{"image": name, "frame": index, "joints": joints.round(2), "box": used, "joint_names": config.skeleton.joints}], drawing
+
+    return predicting.write_answers(source, own.out, answer, config.limit)
 
 
 def show(image) -> None:
@@ -135,13 +106,7 @@ def show(image) -> None:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     own, given = parse_args(argv)
-    try:
-        out = run(own, settle(given))
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"joints and drawings are in {out}")
-    return 0
+    return exit_code(lambda: run(own, settle(given)), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Data preparation of the two stages: mirrored and shuffled lists, labels around the image centre, patches (spec sections 3.1 to 3.6).
+"""Data preparation of the two stages: mirrored and shuffled lists, labels around the image centre, patches.
 
 Everything happens in the project folder, in the original's files: data/NAME/{train,test}_annos.txt and depth_data/depth_images/ (made by
 `import_data` from any data set of `common`), data/NAME/stage1, data/NAME/stage2, models/*/{train,test}_images.txt. Points are 0-based pixels.
@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from common.checkpoints import atomic_write, temporary_name
 from common.poses import DataError
-from deeppose_caffe_port.config import SEED, STAGES, Config
+from deeppose_caffe_port.config import SEED, Config
 from deeppose_caffe_port.images import patch, read_picture
 
-PATCH_UNIT = 64  # stage-2 labels are in pixels of a patch of this side
+PATCH_UNIT = 64  # labels of later stages are in pixels of a patch of this side
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Line:
 
 
 class Python2Random:
-    """`random.Random(seed)` with the `randint` of Python 2, which draws one double (section 3.7)."""
+    """`random.Random(seed)` with the `randint` of Python 2, which draws one double."""
 
     def __init__(self, seed: int):
         self._random = random.Random(seed)
@@ -148,17 +148,32 @@ def number(value: float) -> str:
 
 
 def get_k2hpd(config: Config) -> None:
-    """Stage-1 lists for the LMDB tool: path and joints relative to the image centre, in pixels (section 3.2)."""
-    half = np.array(config.size) / 2
+    """Stage-1 lists for the LMDB tool: path and joints relative to the image centre, in pixels.
+
+    With `held_out`, that share of the training pictures goes into held_images.txt instead, mirrored ones with their originals.
+    """
+    half, held = np.array(config.size) / 2, _held_names(config)
+    rows: dict[str, list[str]] = {"train": [], "test": [], "held": []}
     for kind in ("train", "test"):
-        rows = []
         for line in read_annotations(dataset_folder(config) / "stage1" / f"{kind}_set.txt", len(config.skeleton)):
             offsets = line.points[: len(config.skeleton)] - half
-            rows.append(f"{image_folder(config)}{line.name} {' '.join(map(number, offsets.ravel()))}\n")
-        write_lines(config.model_folder(1) / f"{kind}_images.txt", rows)
+            text = f"{image_folder(config)}{line.name} {' '.join(map(number, offsets.ravel()))}\n"
+            rows["held" if kind == "train" and line.name in held else kind].append(text)
+    for kind, lines in rows.items():
+        if lines or kind != "held":
+            write_lines(config.model_folder(1) / f"{kind}_images.txt", lines)
 
 
-# ---- stage 2 ------------------------------------------------------------------------------------------------------------------------
+def _held_names(config: Config) -> set[str]:
+    """The last pictures of the training list, with their mirrored ones."""
+    if not config.held_out:
+        return set()
+    lines = read_annotations(dataset_folder(config) / "train_annos.txt", len(config.skeleton))
+    held = lines[len(lines) - max(round(config.held_out * len(lines)), 1) :]
+    return {line.name for line in held} | {mirrored(line, config).name for line in held}
+
+
+# ---- later stages ------------------------------------------------------------------------------------------------------------------------
 
 
 def read_list(path: Path, labels: int) -> tuple[list[str], np.ndarray]:
@@ -181,72 +196,104 @@ def read_list(path: Path, labels: int) -> tuple[list[str], np.ndarray]:
     return names, np.array(values, np.float64).reshape(-1, labels)
 
 
-def get_stage2(config: Config) -> dict[str, float]:
-    """Patches around stage 1's predictions on the training list, one joint in `patch_rate`: data/NAME/stage2 (section 3.5).
+def get_stage2(config: Config, stage: int = 2) -> dict[str, float]:
+    """Patches around the predictions of the stage before on the training list, one joint in `patch_rate`: data/NAME/stage2.
 
-    The label is (truth - prediction) / (alpha x true diameter). Samples without diameter or joint are dropped and counted. With
-    `displacements`, each kept joint also gives patches around displaced truths, as in DeepPose. Returns the figures that are printed.
+    The label is (truth - prediction) / (alpha x true diameter); with `joint_outputs` it stands at the joint's place among nan. Samples
+    without diameter or joint are dropped and counted. With `displacements`, each kept joint also gives patches around displaced truths, as
+    in DeepPose. With `held_out`, training pictures give only these, since the stages before know them by heart, and the patches of held-out
+    pictures end the list, as many as `holdout` takes from it. Returns the figures that are printed.
     """
-    home, count = dataset_folder(config), len(config.skeleton)
-    names, values = read_list(home / "stage1" / "output.txt", 4 * count)
-    truth, guess = values.reshape(-1, 2, count, 2).transpose(1, 0, 2, 3)
+    count, home = len(config.skeleton), dataset_folder(config) / f"stage{stage}"
+    names, truth, guess, unseen = _guesses(config, stage - 1)
     side = config.alpha * config.diameters(truth)
-    target = home / "stage2"
-    shutil.rmtree(target / "data", ignore_errors=True)
-    (target / "data").mkdir(parents=True)
-    draw = _Displacements(truth, guess, side, config)
-    generator, lines, labels, dropped = Python2Random(SEED), [], [], 0
-    for i, name in enumerate(tqdm(names, desc="get_stage2", dynamic_ncols=True, mininterval=2)):
+    shutil.rmtree(home / "data", ignore_errors=True)
+    (home / "data").mkdir(parents=True)
+    draw = _Displacements(truth[unseen], guess[unseen], side[unseen], config)
+    generator, lines, labels, dropped, held = Python2Random(SEED), [], [], 0, 0
+    for i, name in enumerate(tqdm(names, desc=f"get_stage{stage}", dynamic_ncols=True, mininterval=2)):
         kept = [j for j in range(count) if generator.randint(1, config.patch_rate) == 1]
         known = [j for j in kept if side[i] > 0 and np.isfinite(truth[i, j]).all()]
         dropped += len(kept) - len(known)
+        if config.held_out and unseen[i]:
+            known = known[: config.holdout - held]
+            held += len(known)
         picture = read_picture(config.project / name, config.allow_16bit) if known else None
         for j in known:
-            for k, center in enumerate([guess[i, j], *draw.around(truth[i, j], side[i])]):
+            centers = [guess[i, j]] if unseen[i] else []
+            centers += [] if config.held_out and unseen[i] else draw.around(truth[i, j], side[i], j)
+            for k, center in enumerate(centers):
                 file = f"{Path(name).stem}.{j}{f'.{k}' if k else ''}{'.jpg' if config.mode == 'compat' else '.png'}"
-                save(target / "data" / file, patch(picture, center, side[i]))
+                save(home / "data" / file, patch(picture, center, side[i]))
                 labels.append((truth[i, j] - center) / side[i])
-                lines.append(f"./data/{config.name}/stage2/data/{file} {labels[-1][0]:f} {labels[-1][1]:f}\n")
-    write_lines(target / "images.txt", lines)
+                lines.append(f"./data/{config.name}/stage{stage}/data/{file} {_label(labels[-1], j, config)}\n")
+    write_lines(home / "images.txt", lines)
+    return _figures(side, labels, dropped)
+
+
+def _figures(side: np.ndarray, labels: list, dropped: int) -> dict[str, float]:
+    """Print and return what the original printed, and two counts."""
     known = side[np.isfinite(side)]
     included = np.abs(np.array(labels).reshape(-1, 2)) <= 0.5
     figures = {
         "max of size ": known.max(initial=0), "min of size ": known.min(initial=np.inf), "mean of size": known.mean() if len(known) else 0.0,
-        "included rate": included.all(-1).mean() if len(labels) else 0.0, "dropped": dropped, "patches": len(lines),
+        "included rate": included.all(-1).mean() if labels else 0.0, "dropped": dropped, "patches": len(labels),
     }  # fmt: skip
     for key, value in figures.items():
         print(f"{key}: {value}")
     return figures
 
 
+def _label(move: np.ndarray, joint: int, config: Config) -> str:
+    """A label of a later stage as the list has it."""
+    words = ["nan"] * config.outputs(2)
+    place = 2 * joint if config.joint_outputs else 0
+    words[place : place + 2] = [f"{v:f}" for v in move]
+    return " ".join(words)
+
+
+def _guesses(config: Config, stage: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """(names, truth (N,J,2), prediction (N,J,2), which count as unseen by the stage (N,)) of its output.txt and, with `held_out`, of
+    output_held.txt behind it."""
+    home, count = dataset_folder(config) / f"stage{stage}", len(config.skeleton)
+    names, values = read_list(home / "output.txt", 4 * count)
+    unseen = np.full(len(names), not config.held_out)
+    if config.held_out:
+        others, more = read_list(home / "output_held.txt", 4 * count)
+        names, values, unseen = names + others, np.concatenate([values, more]), np.append(unseen, np.full(len(others), True))
+    truth, guess = values.reshape(-1, 2, count, 2).transpose(1, 0, 2, 3)
+    return names, truth, guess, unseen
+
+
 class _Displacements:
-    """Gaussian displacements with the mean and spread of stage 1's errors, in units of the patch side (DeepPose section 3.2)."""
+    """Gaussian displacements with the mean and spread of stage 1's errors at each joint, in units of the patch side (DeepPose section 3.2)."""
 
     def __init__(self, truth: np.ndarray, guess: np.ndarray, side: np.ndarray, config: Config):
-        usable = side > 0
-        errors = ((guess - truth)[usable] / side[usable, None, None]).reshape(-1, 2)
-        errors = errors[np.isfinite(errors).all(-1)]
-        if config.displacements and not len(errors):
+        errors = ((guess - truth) / np.where(side > 0, side, np.nan)[:, None, None])[np.isfinite(side) & (side > 0)]
+        if config.displacements and not np.isfinite(errors).any():
             raise DataError("stage1/output.txt has no person with a diameter: no displacements can be drawn; use --displacements 0")
         self.count, self.random = config.displacements, np.random.default_rng(SEED)
-        self.mean, self.std = (errors.mean(0), errors.std(0) * config.spread) if self.count else (None, None)
+        if self.count:
+            errors = np.where(np.isfinite(errors).any((0, 2))[:, None], errors, errors[np.isfinite(errors)].mean())
+            self.mean, self.std = np.nanmean(errors, 0), np.nanstd(errors, 0)
 
-    def around(self, joint: np.ndarray, side: float) -> np.ndarray:
-        """(count,2) displaced positions of one joint."""
+    def around(self, truth: np.ndarray, side: float, joint: int) -> list[np.ndarray]:
+        """`displacements` displaced positions (2,) of one joint."""
         if not self.count:
-            return np.zeros((0, 2))
-        return joint + side * self.random.normal(self.mean, self.std, (self.count, 2))
+            return []
+        return list(truth + side * self.random.normal(self.mean[joint], self.std[joint], (self.count, 2)))
 
 
-def get_k2hpd2(config: Config) -> None:
-    """Stage-2 lists: labels times 64, the last `holdout` lines as test set. DataError when nothing would be left to train on."""
-    names, values = read_list(dataset_folder(config) / "stage2" / "images.txt", 2)
+def get_k2hpd2(config: Config, stage: int = 2) -> None:
+    """Lists of a later stage: labels times 64, the last `holdout` lines as test set. DataError when nothing would be left to train on."""
+    source, folder = dataset_folder(config) / f"stage{stage}" / "images.txt", config.model_folder(stage)
+    names, values = read_list(source, config.outputs(stage))
     if len(names) <= config.holdout and not config.allow_small:
         raise DataError(
-            f"{dataset_folder(config)}/stage2/images.txt has {len(names)} patches, --holdout takes the last {config.holdout}: none is left to"
-            " train on. Lower --holdout or --patch_rate, or give --allow_small"
+            f"{source} has {len(names)} patches, --holdout takes the last {config.holdout}: none is left to train on. Lower --holdout or"
+            " --patch_rate, or give --allow_small"
         )
-    rows = [f"{name} {number(x)} {number(y)}\n" for name, (x, y) in zip(names, values * PATCH_UNIT)]
+    rows = [f"{name} {' '.join(map(number, label))}\n" for name, label in zip(names, values * PATCH_UNIT)]
     cut = max(len(rows) - config.holdout, 0)
-    write_lines(config.project / "models" / STAGES[1] / "train_images.txt", rows[:cut])
-    write_lines(config.project / "models" / STAGES[1] / "test_images.txt", rows[cut:])
+    write_lines(folder / "train_images.txt", rows[:cut])
+    write_lines(folder / "test_images.txt", rows[cut:])

@@ -1,6 +1,6 @@
 """Writes the project's prototxt files: train_test, deploy and solver of both stages, for any number of joints and any preset.
 
-With the preset `paper` and K2HPD these are the files in models/ (spec sections 4 and 5).
+With the preset `paper` and K2HPD these are the files in models/.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.checkpoints import atomic_write
-from deeppose_caffe_port.config import PRESETS, STAGES, Config, Net, Training
+from deeppose_caffe_port.config import PRESETS, Config, Net, Training, stage_name
 
-NAMES = ("DeepPose", "DeepPoseRefine")
 _PARAMS = "  param {\n    lr_mult: 1\n    decay_mult: 1\n  }\n  param {\n    lr_mult: 2\n    decay_mult: 0\n  }\n"
 _FILLERS = '    weight_filler {\n      type: "xavier"\n    }\n    bias_filler {\n      type: "constant"\n    }\n'
 # name, output channels, kernel, pad, groups of the convolutions behind the first
@@ -22,6 +21,10 @@ def _layer(name: str, kind: str, bottom: str, top: str, body: str = "") -> str:
     tops = "".join(f'  top: "{t}"\n' for t in top.split())
     bottoms = "".join(f'  bottom: "{b}"\n' for b in bottom.split())
     return f'layer {{\n  name: "{name}"\n  type: "{kind}"\n{bottoms}{tops}{body}}}\n'
+
+
+def _net_name(stage: int) -> str:
+    return "DeepPose" if stage == 1 else f"DeepPoseRefine{stage if stage > 2 else ''}"
 
 
 def _channels(count: int, width: float) -> int:
@@ -61,7 +64,7 @@ def _dense(name: str, bottom: str, out: int) -> str:
 
 
 def body(net: Net, outputs: int, deploy: bool) -> str:
-    """All layers from conv1 to predict (section 4)."""
+    """All layers from conv1 to predict."""
     text = _convolution("conv1", "data", _channels(96, net.width), net.kernel, stride=net.stride) + _normalised(1, net, deploy)
     bottom = "pool1"
     for name, out, kernel, pad, group in _CONVOLUTIONS:
@@ -83,7 +86,7 @@ def body(net: Net, outputs: int, deploy: bool) -> str:
 
 def train_test(net: Net, training: Training, stage: int, outputs: int) -> str:
     """Data layers of both phases (paths relative to the project folder), the network, the loss."""
-    model, text = f"models/{STAGES[stage - 1]}", f'{_HEADER}name: "{NAMES[stage - 1]}"\n'
+    model, text = f"models/{stage_name(stage)}", f'{_HEADER}name: "{_net_name(stage)}"\n'
     for phase, kind, batch in (("TRAIN", "train", training.batch), ("TEST", "test", 1)):
         data = (
             f"  include {{\n    phase: {phase}\n  }}\n"
@@ -98,27 +101,28 @@ def deploy(net: Net, stage: int, outputs: int, joints: int) -> str:
     """The network for prediction: one picture, or one patch for each joint."""
     dims = "".join(f"      dim: {n}\n" for n in (1 if stage == 1 else joints, 3, net.side, net.side))
     text = _layer("data", "Input", "", "data", f"  input_param {{\n    shape {{\n{dims}    }}\n  }}\n")
-    return f'{_HEADER}name: "{NAMES[stage - 1]}"\n' + text + body(net, outputs, deploy=True)
+    return f'{_HEADER}name: "{_net_name(stage)}"\n' + text + body(net, outputs, deploy=True)
 
 
 def solver(training: Training, stage: int) -> str:
-    """The solver file (section 5)."""
-    model = f"models/{STAGES[stage - 1]}"
+    """The solver file."""
+    model = f"models/{stage_name(stage)}"
     lines = [
         f'net: "{model}/train_test.prototxt"', f"test_iter: {training.test_iter}", f"test_interval: {training.test_interval}",
         f"base_lr: {training.base_lr:g}", training.policy, f"display: {training.display}", f"max_iter: {training.max_iter}",
         *([f'type: "{training.kind}"'] if training.kind != "SGD" else []), "momentum: 0.9", f"weight_decay: {training.weight_decay:g}",
-        *([f"clip_gradients: {training.clip:g}"] if training.clip else []), f"snapshot: {training.snapshot}",
-        f'snapshot_prefix: "{model}/snapshot/{STAGES[stage - 1]}"', "solver_mode: GPU",
+        *([f"random_seed: {training.seed}"] if training.seed is not None else []), f"snapshot: {training.snapshot}",
+        f'snapshot_prefix: "{model}/snapshot/{stage_name(stage)}"', "solver_mode: GPU",
     ]  # fmt: skip
     return _HEADER + "\n".join(lines) + "\n"
 
 
-def project_files(preset: str, joints: int) -> dict[str, str]:
-    """Path relative to the project folder -> text, for both stages."""
-    files = {}
-    for stage, (net, training) in enumerate(PRESETS[preset], 1):
-        outputs, folder = (2 * joints, 2)[stage - 1], f"models/{STAGES[stage - 1]}"
+def project_files(config: Config) -> dict[str, str]:
+    """Path relative to the project folder -> text, for all stages of the settings; `config.preset` is one by name, not auto."""
+    files, joints = {}, len(config.skeleton)
+    for stage in range(1, config.stages + 1):
+        net, training = PRESETS[config.preset][min(stage, 2) - 1]
+        outputs, folder = config.outputs(stage), f"models/{stage_name(stage)}"
         files[f"{folder}/train_test.prototxt"] = train_test(net, training, stage, outputs)
         files[f"{folder}/deploy.prototxt"] = deploy(net, stage, outputs, joints)
         files[f"{folder}/solver.prototxt"] = solver(training, stage)
@@ -127,7 +131,7 @@ def project_files(preset: str, joints: int) -> dict[str, str]:
 
 def write_project(config: Config) -> None:
     """The prototxts of a project folder; a file that is there already stays, with a note when it differs from the preset's."""
-    for name, text in project_files(config.preset, len(config.skeleton)).items():
+    for name, text in project_files(config).items():
         path = Path(config.project) / name
         if not path.exists():
             atomic_write(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Caffe's CPU random numbers and weight fillers: the same MT19937 words, in the same order, for the same seed (spec section 7.4)."""
+"""Caffe's CPU random numbers and weight fillers: the same MT19937 words, in the same order, for the same seed."""
 
 from __future__ import annotations
 

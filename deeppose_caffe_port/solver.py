@@ -1,4 +1,4 @@
-"""Caffe's solver: nets of a solver prototxt, iterations, tests, log lines, snapshots and how to go on from them (spec sections 7.5, 7.6).
+"""Caffe's solver: nets of a solver prototxt, iterations, tests, log lines, snapshots and how to go on from them.
 
 `Solver` holds the state and knows what one iteration is; `engine.train_steps` runs it.
 """
@@ -19,6 +19,7 @@ import torch
 from common.poses import DataError
 from common.weights.caffe import read_solverstate, write_solverstate
 from common.weights.caffe_text import TextFile, read_text
+from deeppose_caffe_port.augment import Augment
 from deeppose_caffe_port.data import Prefetch
 from deeppose_caffe_port.learning_rate import LearningRate, check_policy
 from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
@@ -37,6 +38,7 @@ class Options:
     masked: bool = False
     amp: str = "off"  # or bf16
     compile: bool = False
+    augment: Augment = Augment()  # of training batches
     rank: int = 0
     world: int = 1
 
@@ -153,7 +155,11 @@ class Solver:
             sources = net.sources()
             self._feeds[number] = Prefetch(sources, self.device) if sources else None
         feed = self._feeds[number]
-        return feed.next() if feed else {}
+        feeds = feed.next() if feed else {}
+        if self.options.augment and number == 0:
+            for pixels, labels in net.sources():
+                feeds[pixels], feeds[labels] = self.options.augment(feeds[pixels], feeds[labels])
+        return feeds
 
     def _forward(self, network, net: CaffeNet, number: int):
         feeds = self._next(number, net)

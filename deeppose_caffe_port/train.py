@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from common.settings import add_arguments  # noqa: E402
 from deeppose_caffe_port.config import Config, settle  # noqa: E402
 from deeppose_caffe_port.machine import join, leave, processes  # noqa: E402
@@ -52,7 +53,7 @@ def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
     add("--snapshot", "-snapshot", help="Caffe .solverstate to go on from")
     add("--weights", "-weights", help="Caffe .caffemodel files to start from, comma-separated")
     add("--gpu", "-gpu", help="CUDA device number, like --device cuda:N")
-    add("--stage", type=int, choices=(1, 2), default=1, help="stage of the project, when no --solver is given (default: 1)")
+    add("--stage", type=int, default=1, help="stage of the project, when no --solver is given (default: 1)")
     add("--resume", choices=("none", "auto"), default="none", help="auto: go on from our newest checkpoint, if any (default: none)")
     add(
         "--euclidean",
@@ -100,13 +101,12 @@ class Log:
 
 
 def project_solver(own: argparse.Namespace, config: Config) -> tuple[Path, Path, bool]:
-    """(solver file, folder, masked) of a stage of the project, prepared if need be."""
-    from deeppose_caffe_port.prepare import dataset_folder
+    """(solver file, folder, whether labels can be NaN) of a stage of the project, prepared if need be."""
     from deeppose_caffe_port.workflow import ready
 
     ready(config, own.stage)
-    lists = dataset_folder(config) / "train_annos.txt"
-    return config.model_folder(own.stage) / "solver.prototxt", config.project, own.masked or "nan" in lists.read_text(encoding="utf-8")
+    masked = own.masked or " nan" in (config.model_folder(own.stage) / "train_images.txt").read_text(encoding="utf-8")
+    return config.model_folder(own.stage) / "solver.prototxt", config.project, masked
 
 
 def train(own: argparse.Namespace, config: Config) -> Path:
@@ -118,12 +118,15 @@ def train(own: argparse.Namespace, config: Config) -> Path:
     else:
         path, folder, masked = project_solver(own, config)
     from deeppose_caffe_port import engine
+    from deeppose_caffe_port.augment import Augment
     from deeppose_caffe_port.checkpoint import open_store, restore, state_of
     from deeppose_caffe_port.solver import Options, Solver
 
     rank, world = processes()
     device = join(f"cuda:{own.gpu}" if own.gpu else config.device)
-    options = Options(device, own.euclidean, masked, config.amp, config.compile, rank, world)
+    aspect = config.size[0] / config.size[1] if own.stage == 1 else 1.0
+    augment = Augment(config.rotate, config.zoom, aspect) if not own.solver else Augment()
+    options = Options(device, own.euclidean, masked, config.amp, config.compile, augment, rank, world)
     solver = Solver(path, folder, options, announce=lambda line: None)
     solver.check_prefix()
     store = open_store(solver)
@@ -143,7 +146,7 @@ def train(own: argparse.Namespace, config: Config) -> Path:
             "folder": str(folder.absolute()),
             "device": str(solver.device),
             "mode": config.mode,
-            **vars(options),
+            **{**vars(options), "augment": vars(augment)},
         }
         log_folder = Path(own.log_dir) if own.log_dir else (solver.folder / solver.prefix).parent / "log"
         log = Log(log_folder, settings, solver.iteration if state or own.snapshot else None)
@@ -183,16 +186,7 @@ class Saver:
 def main(argv=None) -> int:
     """Exit code 0, 1 when training diverged, 2 with a message on bad input."""
     own, given = parse_args(argv)
-    try:
-        folder = train(own, settle(given))
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
-    print(f"snapshots are in {folder}")
-    return 0
+    return exit_code(lambda: train(own, settle(given)), "snapshots are in {}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Caffe's weight updates: SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam, with their histories as solver states store them (section 7.5)."""
+"""Caffe's weight updates: SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam, with their histories as solver states store them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.evaluate import add_scoring_arguments  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from common.settings import add_arguments  # noqa: E402
 from deeppose_caffe_port.config import Config, settle  # noqa: E402
 
@@ -28,12 +29,9 @@ def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
     """(own options, project settings given)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--stage", type=int, choices=(1, 2), default=2, help="1: stage 1 alone; 2: both (default)")
-    add("--out", help="prediction file (default: PROJECT/output/SPLIT_stageN.npz)")
-    add("--json", help="also write the scores here, as `common.evaluate --json`")
-    add("--result", help="also write a run file for common.crosscheck here, such as deeppose_caffe_port/results/lspet.json")
+    add("--stage", type=int, help="the last stage to apply; 1: stage 1 alone (default: all)")
+    add_scoring_arguments(parser, "PROJECT/output/SPLIT_stageN.npz", "deeppose_caffe_port")
     add("--note", help="a remark that goes into it, such as how the networks were trained")
-    add("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
     add("--rate", type=int, default=1, help="keep one image in RATE, drawn at random (default: 1, all)")
     add("--seed", type=int, default=0, help="seed of --rate (default: 0)")
     add("--random_weights", action="store_true", help="the same networks with fresh random weights (a baseline)")
@@ -63,20 +61,15 @@ def predict_pose_set(cascade, pose_set, config: Config):
     found = [np.concatenate(stage) for stage in zip(*(joints for _, joints in parts))]
     boxes = "none (whole images)" if config.whole_images else "oracle (annotated joints)"
     meta = {"house": "deeppose_caffe_port", "boxes": boxes, "flip_test": False, "mode": config.mode, "preset": config.preset}
-    return [predictions_for(pose_set, joints, meta={**meta, "model": name}) for joints, name in zip(found, stage_names(len(found)))]
+    return [predictions_for(pose_set, joints, meta={**meta, "model": name}) for joints, name in zip(found, cascade.names)]
 
 
-def stage_names(count: int) -> list[str]:
-    """Names of the outputs of a cascade."""
-    return ["deeppose"] + [f"deeppose_refine{i if count > 2 else ''}" for i in range(1, count)]
-
-
-def score(config: Config, own: argparse.Namespace, refine: bool) -> dict:
+def score(config: Config, own: argparse.Namespace, stage: int | None = None) -> dict:
     """Predict, write the last stage's file, print the figures; returns {protocol: Result} of each stage by its name."""
-    from common.checkpoints import sha256_of, versions
-    from common.evaluate import comparable, table, write_json
+    from common.checkpoints import sha256_of, versions, write_json
+    from common.evaluate import publish
     from common.evaluate import score as evaluate
-    from common.predictions import save_predictions
+    from common.tables import figures_table
     from deeppose_caffe_port.cascade import load_cascade, pick_snapshot
     from deeppose_caffe_port.import_data import load_split
 
@@ -84,27 +77,26 @@ def score(config: Config, own: argparse.Namespace, refine: bool) -> dict:
     if not len(pose_set):
         print("no image was drawn: nothing to score")
         return {}
-    cascade = load_cascade(config, refine, own.random_weights)
+    cascade = load_cascade(config, stage, own.random_weights)
+    last = stage or config.stages
     stages = predict_pose_set(cascade, pose_set, config)
-    files = [] if own.random_weights else [pick_snapshot(config, s) for s in ((1, 2) if refine else (1,))]
+    files = [] if own.random_weights else [pick_snapshot(config, s) for s in range(1, last + 1)]
     for predictions in stages:
         predictions.meta |= {"weights": "random"} if own.random_weights else {"checkpoint": list(map(str, files))}
         predictions.meta |= {"weights_hash": [sha256_of(f) for f in files], "versions": versions()} | (
             {"rate": own.rate, "rate_seed": own.seed} if own.rate > 1 else {}
         )
-    last = stages[-1]
-    out = Path(own.out) if own.out else config.project / "output" / f"{pose_set.split}_stage{1 + refine}.npz"
-    save_predictions(out, last)
-    print(f"predictions: {out}")
-    results = {p.meta["model"]: evaluate(pose_set, p, own.protocol) for p in stages}
-    verdicts = {name: comparable(pose_set, last, name) for name in results[last.meta["model"]]}
-    if own.json:
-        write_json(own.json, results[last.meta["model"]], verdicts)
+    out = Path(own.out) if own.out else config.project / "output" / f"{pose_set.split}_stage{last}.npz"
+    final = stages[-1]
+    results = {p.meta["model"]: evaluate(pose_set, p, own.protocol) for p in stages[:-1]}
+    results[final.meta["model"]] = publish(out, final, pose_set, own.protocol, own.json)
     if own.result:
-        save_result(own.result, pose_set, last, results[last.meta["model"]], own.note)
-    print(table(pose_set, last, results[last.meta["model"]], verdicts))
+        save_result(own.result, pose_set, final, results[final.meta["model"]], own.note)
     if len(stages) > 1:
-        print("\n" + gains(pose_set, [p.joints for p in stages], results))
+        table = gains(pose_set, [p.joints for p in stages], results)
+        print("\n" + figures_table(table))
+        if own.result:
+            write_json(Path(own.result).parent / "gain" / Path(own.result).name, table)
     return results
 
 
@@ -113,41 +105,53 @@ def save_result(path: str, pose_set, predictions, results: dict, note: str | Non
     from common.crosscheck import save_run
 
     protocols = {name: result.as_dict() for name, result in results.items()}
-    words = [w for w in sys.argv[1:] if not w.startswith(("--note", "--result"))]
-    command = "python deeppose_caffe_port/" + shlex.join(["val.py", *words])
     meta = {k: v for k, v in predictions.meta.items() if k not in ("versions", "checkpoint")} | ({"note": note} if note else {})
     save_run(path, house="deeppose_caffe_port", model=predictions.meta["model"], dataset=pose_set.name, split=pose_set.split,
-             protocols=protocols, meta=meta, command=command)  # fmt: skip
+             protocols=protocols, meta=meta, command=command_line())  # fmt: skip
 
 
-def gains(pose_set, stages, results: dict) -> str:
-    """What each stage adds: mean distance by joint in image pixels, and every protocol's total."""
+def command_line() -> str:
+    """This call, without the options that only say where its record goes."""
+    words, kept = iter(sys.argv[1:]), []
+    for word in words:
+        name, given, _ = word.partition("=")
+        if name not in ("--note", "--result"):
+            kept.append(word)
+        elif not given:
+            next(words)
+    return "python deeppose_caffe_port/" + shlex.join(["val.py", *kept])
+
+
+def gains(pose_set, stages, results: dict) -> dict:
+    """What each stage adds: mean distance by joint in image pixels, then every protocol's total, as a table for `common.tables`."""
     import numpy as np
 
     errors = [np.nanmean(np.linalg.norm(joints - pose_set.joints, axis=-1), axis=0) for joints in stages]
     names = list(results)
-    lines = ["mean distance in image pixels by stage (gain of the last over the first)"]
-    for joint, values in zip((*pose_set.skeleton.joints, "all"), zip(*(np.append(e, np.nanmean(e)) for e in errors))):
-        lines.append(f"  {joint:16s}" + " ".join(f"{v:8.3f}" for v in values) + f"   {values[0] - values[-1]:+.3f}")
-    lines.append("protocol totals: " + ", ".join(names))
+    columns = zip(*(np.append(e, np.nanmean(e)) for e in errors))
+    rows = [
+        [joint, *map(float, values), float(values[0] - values[-1])] for joint, values in zip((*pose_set.skeleton.joints, "mean"), columns)
+    ]
     for protocol in results[names[0]]:
-        lines.append(f"  {protocol:24s}" + " ".join(f"{results[n][protocol].total:8.3f}" for n in names))
-    return "\n".join(lines)
+        totals = [results[name][protocol].total for name in names]
+        rows.append([protocol, *totals, totals[-1] - totals[0]])
+    kind = "SYNTHETIC images" if pose_set.synthetic else "real images"
+    note = f"mean distance in pixels of the image by joint, then totals of protocols; {pose_set.name} {pose_set.split}, {len(pose_set)} persons, {kind}"
+    return {"columns": ["", *names, "gain"], "rows": rows, "command": command_line(), "note": note}
+
+
+def run(own: argparse.Namespace, config: Config) -> None:
+    """Score; says what data is missing before PyTorch is imported."""
+    from deeppose_caffe_port.import_data import load_split
+
+    load_split(config, 1)
+    score(config, own, own.stage)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     own, given = parse_args(argv)
-    try:
-        from deeppose_caffe_port.import_data import load_split
-
-        config = settle(given)
-        load_split(config, 1)  # says what data is missing before PyTorch is imported
-        score(config, own, refine=own.stage == 2)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(own, settle(given)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     python deeppose_caffe_port/workflow.py get_stage2 --work=DIR                    # one step of a project folder
 
 Steps: import_data (any data set of common -> the project folder), get_stage1 (mirror, shuffle), get_k2hpd (labels), create_lmdb (and mean),
-train, accuracy, output (stage 1 on its training pictures), get_stage2 (patches), get_k2hpd2, create_lmdb2, train2, accuracy2.
+train, accuracy, output (stage 1 on its training pictures), get_stage2 (patches), get_k2hpd2, create_lmdb2, train2, accuracy2; with
+--stages=3 then output2, get_stage3, get_k2hpd3, create_lmdb3, train3, accuracy3, and so on: a third stage learns what the second leaves over.
 `run_all --start_at=STEP` goes on in the middle. A repeated step replaces what it made before. Exit code 2 on bad input.
 """
 
@@ -14,21 +15,24 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from common.settings import add_arguments  # noqa: E402
-from deeppose_caffe_port.config import STEPS, Config, settle  # noqa: E402
+from deeppose_caffe_port.config import Config, settle  # noqa: E402
 
 
 def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
     """(step and its own options, project settings given)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("run_all", *STEPS), help="step, or all of them in order")
-    parser.add_argument("--start_at", choices=STEPS, default=STEPS[0], help="run_all: the first step to do (default: import_data)")
+    parser.add_argument("step", help="run_all, or a step")
+    parser.add_argument("--start_at", default="import_data", help="run_all: the first step to do (default: import_data)")
     parser.add_argument("--resume", choices=("none", "auto"), default="none", help="train steps: go on from our checkpoint (default: none)")
     add_arguments(parser, Config)
     given = vars(parser.parse_args(argv))
@@ -45,9 +49,8 @@ def create_lmdb(config: Config, stage: int = 1) -> None:
     folder = config.model_folder(stage)
     layer = read_text(folder / "deploy.prototxt", "NetParameter").message.layer[0]
     side = layer.input_param.shape[0].dim[-1]
-    labels = 2 * len(config.skeleton) if stage == 1 else 2
     for kind in ("train", "test"):
-        names, values = read_list(folder / f"{kind}_images.txt", labels)
+        names, values = read_list(folder / f"{kind}_images.txt", config.outputs(stage))
         if not names:
             raise DataError(f"{folder / f'{kind}_images.txt'} is empty: no LMDB can be made of it; lower --holdout or --patch_rate")
         target = folder / f"{kind}_data_lmdb"
@@ -64,35 +67,61 @@ def train(config: Config, stage: int, resume: str) -> None:
     program.train(own, config)
 
 
-def accuracy(config: Config, refine: bool) -> None:
-    """Score the test split with stage 1, or with both."""
+def accuracy(config: Config, stage: int) -> None:
+    """Score the test split with the stages up to this one."""
     from deeppose_caffe_port import val
 
-    val.score(config, val.parse_args([])[0], refine)
+    val.score(config, val.parse_args([])[0], stage)
 
 
-def output(config: Config) -> None:
-    """Stage 1's predictions on its training list -> data/NAME/stage1/output.txt (section 3.4)."""
+def output(config: Config, stage: int) -> None:
+    """Predictions up to a stage on the training list -> data/NAME/stageN/output.txt."""
     from deeppose_caffe_port.output import write_output
 
-    write_output(config)
+    write_output(config, stage)
 
 
-def run_step(step: str, config: Config, resume: str = "none") -> None:
-    """One step."""
+def patches(config: Config, stage: int) -> None:
+    """Patches to train a later stage on; of a third or further stage the prototxts too."""
+    from deeppose_caffe_port import prepare
+    from deeppose_caffe_port.config import store
+    from deeppose_caffe_port.prototxts import write_project
+
+    if stage > 2:
+        write_project(config)
+        store(config)
+    prepare.get_stage2(config, stage)
+
+
+def actions(config: Config, resume: str = "none") -> dict[str, Callable[[], object]]:
+    """Name -> action of every step, in order. Those of stage 3 and later are called as those of stage 2, with their number."""
     from deeppose_caffe_port import import_data, prepare
 
-    actions = {
-        "import_data": lambda: import_data.import_data(config), "get_stage1": lambda: prepare.get_stage1(config),
-        "get_k2hpd": lambda: prepare.get_k2hpd(config), "create_lmdb": lambda: create_lmdb(config), "train": lambda: train(config, 1, resume),
-        "accuracy": lambda: accuracy(config, False), "output": lambda: output(config), "get_stage2": lambda: prepare.get_stage2(config),
-        "get_k2hpd2": lambda: prepare.get_k2hpd2(config), "create_lmdb2": lambda: create_lmdb(config, 2),
-        "train2": lambda: train(config, 2, resume), "accuracy2": lambda: accuracy(config, True),
+    steps: dict[str, Callable[[], object]] = {
+        "import_data": partial(import_data.import_data, config), "get_stage1": partial(prepare.get_stage1, config),
+        "get_k2hpd": partial(prepare.get_k2hpd, config), "create_lmdb": partial(create_lmdb, config),
+        "train": partial(train, config, 1, resume), "accuracy": partial(accuracy, config, 1),
     }  # fmt: skip
-    began = time.monotonic()
-    print(f"== {step}", flush=True)
-    actions[step]()
-    print(f"== {step}: {time.monotonic() - began:.1f} s", flush=True)
+    for n in range(2, config.stages + 1):
+        steps |= {
+            f"output{n - 1 if n > 2 else ''}": partial(output, config, n - 1), f"get_stage{n}": partial(patches, config, n),
+            f"get_k2hpd{n}": partial(prepare.get_k2hpd2, config, n), f"create_lmdb{n}": partial(create_lmdb, config, n),
+            f"train{n}": partial(train, config, n, resume), f"accuracy{n}": partial(accuracy, config, n),
+        }  # fmt: skip
+    return steps
+
+
+def run_steps(steps: dict[str, Callable[[], object]], first: str, last: str | None = None) -> None:
+    """Run from one step to another (default: the last one). DataError for a step that there is not."""
+    names = list(steps)
+    for name in filter(None, (first, last)):
+        if name not in names:
+            raise DataError(f"there is no step {name}; steps are {', '.join(names)} (--stages N for those of further stages)")
+    for name in names[names.index(first) : names.index(last or names[-1]) + 1]:
+        began = time.monotonic()
+        print(f"== {name}", flush=True)
+        steps[name]()
+        print(f"== {name}: {time.monotonic() - began:.1f} s", flush=True)
 
 
 def ready(config: Config, stage: int) -> None:
@@ -101,28 +130,19 @@ def ready(config: Config, stage: int) -> None:
         from deeppose_caffe_port.import_data import load_split
 
         load_split(config, 0)
-    steps = {1: STEPS[: STEPS.index("train")], 2: STEPS[STEPS.index("output") : STEPS.index("train2")]}[stage]
+    if not 1 <= stage <= config.stages:
+        raise DataError(f"there is no stage {stage}: {config.project} has {config.stages}; --stages N sets how many")
     if (config.model_folder(stage) / "train_data_lmdb" / "data.mdb").is_file():
         return
-    for step in steps:
-        run_step(step, config)
+    first = {1: "import_data", 2: "output"}.get(stage, f"output{stage - 1}")
+    run_steps(actions(config), first, f"create_lmdb{stage if stage > 1 else ''}")
 
 
 def main(argv=None) -> int:
     """Exit code 0, 1 when training diverged, 2 with a message on bad input."""
     own, given = parse_args(argv)
-    steps = STEPS[STEPS.index(own.start_at) :] if own.step == "run_all" else (own.step,)
-    try:
-        config = settle(given, fresh=steps[0] == "import_data")
-        for step in steps:
-            run_step(step, config, own.resume)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
-    return 0
+    first, last = (own.start_at, None) if own.step == "run_all" else (own.step, own.step)
+    return exit_code(lambda: run_steps(actions(settle(given, fresh=first == "import_data"), own.resume), first, last))
 
 
 if __name__ == "__main__":

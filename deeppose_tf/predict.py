@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
+from common.predicting import add_arguments, open_source, parse_box, write_answers  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from deeppose_tf.restore import load_network, newest, snapshot_arguments  # noqa: E402
 
 
@@ -30,8 +30,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     snapshot_arguments(parser)
     parser.add_argument("--bbox", help="x,y,w,h of the person, for all pictures (default: the whole picture)")
     parser.add_argument("--boxes", type=Path, help="CSV of file name (frame name for videos), x, y, w, h")
-    parser.add_argument("--out", default="output/predict", help="folder for drawings and joints.jsonl (default: output/predict)")
-    parser.add_argument("--smooth", action="store_true", help="One-Euro filter over the frames of a video (one person)")
+    add_arguments(parser, " (one person)")
     return parser.parse_args(argv)
 
 
@@ -67,19 +66,6 @@ class Predictor:
         return to_picture(self._run(crops), np.array(cut), np.ones(len(cut)), self.config.mode)
 
 
-def parse_box(text: str | None) -> list[float] | None:
-    """x,y,w,h as numbers; DataError otherwise."""
-    if text is None:
-        return None
-    try:
-        box = [float(v) for v in text.split(",")]
-    except ValueError:
-        box = []
-    if len(box) != 4 or min(box[2:]) <= 0:
-        raise DataError(f"--bbox {text} is not x,y,w,h with positive w and h")
-    return box
-
-
 def read_boxes(path: Path | None) -> dict[str, list[list[float]]]:
     """Picture name -> boxes, from a CSV; DataError naming a bad line."""
     boxes: dict[str, list[list[float]]] = {}
@@ -90,7 +76,7 @@ def read_boxes(path: Path | None) -> dict[str, list[list[float]]]:
             for number, line in enumerate(csv.reader(file), 1):
                 if len(line) != 5:
                     raise DataError(f"{path}: line {number} has {len(line)} columns; name, x, y, w, h are needed")
-                boxes.setdefault(line[0], []).append(parse_box(",".join(line[1:])))
+                boxes.setdefault(line[0], []).append(parse_box(",".join(line[1:]), f"{path}, line {number}: box"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error})") from error
     return boxes
@@ -104,48 +90,28 @@ def boxes_of(name: str, image, listed: dict, given: list[float] | None) -> list[
 
 
 def run(args: argparse.Namespace) -> Path:
-    """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
-    from tqdm import tqdm
+    """Write joints.jsonl (a line a person) and the drawings (pictures, or one video); returns the folder."""
+    from common.draw import draw_pose
 
-    from common import video
-    from common.draw import draw_pose, save_image
-
-    frames, given, listed = video.frames(args.source), parse_box(args.bbox), read_boxes(args.boxes)
+    source, given, listed = open_source(args.source), parse_box(args.bbox, "--bbox"), read_boxes(args.boxes)
+    smooth = source.smoother(args.smooth)
     predictor = Predictor(args.snapshot or newest(args.o_dir), args.mode)
-    moving = frames.count != 1 and not Path(args.source).is_dir()
-    smooth = video.OneEuroFilter(frames.fps) if args.smooth else None
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with video.VideoWriter(out / "overlay.mp4", frames.fps) if moving else nullcontext() as writer, open(out / "joints.jsonl", "w") as lines:
-        try:
-            for index, name, image in tqdm(frames, total=frames.count, dynamic_ncols=True):
-                if args.limit is not None and index >= args.limit:
-                    break
-                boxes, drawn = boxes_of(name, image, listed, given), image
-                joints = predictor(image, boxes) if boxes else []
-                if smooth and len(joints) == 1:
-                    joints = smooth(joints[0])[None]
-                for box, person in zip(boxes, joints):
-                    row = {"image": name, "frame": index, "joints": person.round(2).tolist(), "box": box, "joint_names": predictor.skeleton.joints}
-                    lines.write(json.dumps(row) + "\n")
-                    drawn = draw_pose(drawn, person, predictor.skeleton)
-                lines.flush()
-                writer.write(drawn) if moving else save_image(out / f"{Path(name).stem}_pose.png", drawn)
-        except KeyboardInterrupt:
-            print("stopped")
-    return out
+    skeleton = predictor.skeleton
+
+    def answer(index: int, name: str, image):
+        boxes = boxes_of(name, image, listed, given)
+        joints = smooth(predictor(image, boxes)) if boxes else []
+        about = {"image": name, "frame": index}
+        rows = [{**about, "joints": person.round(2), "box": box, "joint_names": skeleton.joints} for box, person in zip(boxes, joints)]
+        return rows, draw_pose(image, joints, skeleton) if boxes else image
+
+    return write_answers(source, args.out, answer, args.limit)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        out = run(args)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"joints and drawings are in {out}")
-    return 0
+    return exit_code(lambda: run(args), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

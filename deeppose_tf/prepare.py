@@ -3,7 +3,7 @@
     python deeppose_tf/prepare.py lsp                      # datasets/lsp_ext and datasets/lsp -> datasets/lsp_ext/*.csv
     python deeppose_tf/prepare.py mpii [--split_by image]  # datasets/mpii/mpii_human_pose_v1_u12_1.mat -> data.json, *.csv
     python deeppose_tf/prepare.py poses lspet ROOT 1-4000 train_joints.csv      # any data set of common.datasets with these joints
-    python deeppose_tf/prepare.py lsp --synthetic          # stand-ins: drawn people, their CSVs, and random weights for the imagenet example
+    python deeppose_tf/prepare.py lsp --synthetic [DIR]    # stand-ins: drawn people (or those drawn in DIR), CSVs, and random weights
 
 Lines are `image,x0,y0,x1,y1,...`; LSP's missing coordinates (not above 0) are -1, each for itself, as in the original. Beside LSP's files
 `*_visible.csv` keeps the flags that the original drops; mode correct reads them.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -28,7 +29,6 @@ from deeppose_tf.config import IMAGENET_WEIGHTS, LSP_ROOT, LSPET_ROOT, MPII_ROOT
 RELEASE = "mpii_human_pose_v1_u12_1.mat"
 COUNTS = {"lspet": 10000, "lsp": 2000}
 TRAIN_IMAGES = 1000  # of LSP; half of a smaller set
-TEST_SHARE, SPLIT_SEED = 0.1, 1701  # of MPII, as in the original
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
@@ -135,14 +135,12 @@ def mpii_line(row: dict) -> str:
 def mpii_split(rows: list[dict], by: str = "person") -> tuple[np.ndarray, np.ndarray]:
     """(train, test) indices: a tenth of the persons, at random with the original's seed, is test. Two persons of one photograph can land on
     both sides; `by` = image puts whole photographs there."""
-    rng = np.random.RandomState(SPLIT_SEED)
+    from common.datasets.mpii_release import random_tenth
+
     if by == "person":
-        order = rng.permutation(len(rows))
-        count = int(TEST_SHARE * len(rows))
-        return order[count:], order[:count]
+        return random_tenth(len(rows))
     images = list(dict.fromkeys(row["filename"] for row in rows))
-    order = rng.permutation(len(images))
-    chosen = {images[i] for i in order[: int(TEST_SHARE * len(images))]}
+    chosen = {images[i] for i in random_tenth(len(images))[1]}
     test = np.array([row["filename"] in chosen for row in rows], bool)
     return np.flatnonzero(~test), np.flatnonzero(test)
 
@@ -219,17 +217,27 @@ def prepare_default(dataset_name: str) -> None:
     print(", ".join(f"{name}: {count}" for name, count in counts.items()))
 
 
-def make_stand_ins(dataset_name: str) -> None:
-    """Synthetic people where there is no data, and stand-in weights where there are none."""
+def make_stand_ins(dataset_name: str, drawn: Path | None = None) -> None:
+    """Synthetic people where there is no data (a link to the folder `drawn`, if given), and stand-in weights where there are none.
+
+    Real data is left alone. DataError when `drawn` is no folder of synthetic data.
+    """
     from common.datasets import synthetic
     from deeppose_tf.stand_in import write_stand_in
 
     root = {"lsp": LSP_ROOT, "mpii": MPII_ROOT}[dataset_name]
+    if drawn and not (drawn / "SYNTHETIC").exists():
+        raise DataError(f"--synthetic {drawn}: that folder has no file SYNTHETIC; draw it with `python -m common.datasets.synthetic {dataset_name}`")
     if not root.exists():
-        synthetic.make(dataset_name, root)
-        print(f"synthetic {dataset_name} is drawn: {root}")
+        if drawn:
+            root.parent.mkdir(parents=True, exist_ok=True)
+            root.symlink_to(os.path.relpath(drawn.resolve(), root.parent.resolve()), target_is_directory=True)
+        else:
+            synthetic.make(dataset_name, root)
+        print(f"synthetic {dataset_name} is in {root}")
     if not (root / "SYNTHETIC").exists():
-        raise DataError(f"{root} holds real data; stand-ins are for a machine without")
+        print(f"{root} holds real data: no stand-ins are made")
+        return
     prepare_default(dataset_name)
     if not IMAGENET_WEIGHTS.exists():
         write_stand_in(IMAGENET_WEIGHTS)
@@ -252,7 +260,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     mpii.add_argument("--output_dir", type=Path, default=MPII_ROOT, help=f"(default: {MPII_ROOT})")
     mpii.add_argument("--split_by", choices=("person", "image"), default="person", help="person: the original's split (default)")
     for command in (lsp, mpii):
-        command.add_argument("--synthetic", action="store_true", help="make stand-ins for missing data and weights, then prepare them")
+        command.add_argument("--synthetic", nargs="?", const=True, metavar="DIR", help="make stand-ins for missing data (DIR: drawn there already)")
     poses = commands.add_parser("poses", help="a split of common.datasets")
     for name, kind in (("name", str), ("root", Path), ("split", str), ("out", Path)):
         poses.add_argument(name, type=kind)
@@ -264,7 +272,7 @@ def run(args: argparse.Namespace) -> None:
     if args.command == "poses":
         print(f"{prepare_poses(args.name, args.root, args.split, args.out)} persons: {args.out}")
     elif args.synthetic:
-        make_stand_ins(args.command)
+        make_stand_ins(args.command, None if args.synthetic is True else Path(args.synthetic))
     elif args.command == "mpii":
         if not args.mat.is_file():
             raise DataMissing(f"{args.mat} does not exist; get it from http://human-pose.mpi-inf.mpg.de, or use --synthetic")

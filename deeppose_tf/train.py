@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's modules must not shadow others
 
 from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from common.settings import add_arguments, read_settings_file, resolve  # noqa: E402
 from deeppose_tf.config import PRESETS, SMOKE, SUMMARY_STEP, Config, is_synthetic  # noqa: E402
 from deeppose_tf.prepare import ready_csv  # noqa: E402
@@ -166,17 +167,8 @@ def dump_parameters(config: Config, directory: Path) -> None:
 def main(argv=None) -> int:
     """Exit code 0, 2 with a message on bad input, 1 when the loss diverged."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        config = parse_args(argv)
-        directory = train(config)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"stopped: {error}. The last good state is kept: lower the learning rates and go on with --resume", file=sys.stderr)
-        return 1
-    print(f"checkpoints are in {directory}")
-    return 0
+    remedy = "The last good state is kept: lower the learning rates and go on with --resume"
+    return exit_code(lambda: train(parse_args(argv)), "checkpoints are in {}", remedy)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from common.evaluate import add_scoring_arguments  # noqa: E402
 from common.poses import DataError, PoseSet  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from deeppose_tf.restore import load_network, newest, snapshot_arguments  # noqa: E402
 
 SWEEP = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)  # of the original's test_snapshot
@@ -36,11 +38,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--split", default="test", help="its split (default: test)")
     add("--ext", type=float, nargs="+", help="box extensions (default: the checkpoint's largest)")
     add("--downscale_height", type=int, help="reduce higher pictures first (default: as in training)")
-    add("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
-    add("--out", type=Path, help="prediction file (default: output/deeppose_tf/NAME.npz)")
-    add("--json", type=Path, help="also write the protocols' scores here, as `common.evaluate --json`")
+    add_scoring_arguments(parser, "output/deeppose_tf/NAME.npz", "deeppose_tf")
     add("--curves", type=Path, help="also draw PCP and PCKh over their thresholds (PNG)")
-    add("--result", type=Path, help="also write the run for the results tables (deeppose_tf/results/NAME.json)")
     add("--model_name", help="the network's name in that table (default: alexnet_scratch or alexnet_imagenet, as it was trained)")
     add("--random_weights", action="store_true", help="fresh random weights instead of the checkpoint's (a baseline)")
     args = parser.parse_args(argv)
@@ -141,17 +140,10 @@ def describe(place: Path, config, extension: float | None, random_weights: bool 
 def write_scores(args: argparse.Namespace, config, pose_set: PoseSet, predictions) -> None:
     """Prediction file, protocol table, and the optional JSON files."""
     from common.crosscheck import save_run
-    from common.evaluate import comparable, score, table, write_json
-    from common.predictions import save_predictions
+    from common.evaluate import publish
 
     out = args.out or ROOT / "output" / "deeppose_tf" / f"{pose_set.name}_{pose_set.split}.npz"
-    save_predictions(out, predictions)
-    print(f"\npredictions: {out}")
-    results = score(pose_set, predictions, args.protocol)
-    verdicts = {name: comparable(pose_set, predictions, name) for name in results}
-    print(table(pose_set, predictions, results, verdicts))
-    if args.json:
-        write_json(args.json, results, verdicts)
+    results = publish(out, predictions, pose_set, args.protocol, args.json)
     if args.result:
         kept = ("boxes", "flip_test", "synthetic", "seed", "mode", "backend", "random_weights", "missing_rows")
         meta = {k: predictions.meta[k] for k in kept if k in predictions.meta} | {"note": f"width {config.width:g}, mode {config.mode}"}
@@ -165,12 +157,7 @@ def write_scores(args: argparse.Namespace, config, pose_set: PoseSet, prediction
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        run(args)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

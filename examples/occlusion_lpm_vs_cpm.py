@@ -109,6 +109,13 @@ def summary(runs: list[dict]) -> dict:
     return {f"pck_box@{HEADLINE:g}": means, "lpm minus cpm": differences}
 
 
+def table(runs: list[dict]) -> tuple[list[str], list[list]]:
+    """(columns, rows) for the README: one row a network and seed, PCK at the headline threshold by kind of joint."""
+    at = THRESHOLDS.index(HEADLINE)
+    columns = ["network", "seed", *(f"PCK@{HEADLINE:g}, {kind} joints (n = {runs[0][kind]['joints']})" for kind in KINDS), "training, s"]
+    return columns, [[r["model"], r["seed"], *(r[kind]["pck"][at] for kind in KINDS), r["train_seconds"]] for r in runs]
+
+
 def main(argv=None) -> int:
     """Train, score, write result.json and plot.png."""
     args = parse_args(argv)
@@ -117,8 +124,12 @@ def main(argv=None) -> int:
     runs = [train_and_score(args, work, model, seed) for seed in args.seeds for model in MODELS]
     command = "bash examples/occlusion_lpm_vs_cpm.sh " + " ".join(sys.argv[1:])
     settings = {k: v for k, v in vars(args).items() if k != "out"}
+    columns, rows = table(runs)
     result = {
         "command": command.strip(),
+        "note": "SYNTHETIC video, oracle boxes; the same clips, number of updates and width for both",
+        "columns": columns,
+        "rows": rows,
         "data": "SYNTHETIC Penn Action",
         "budget": "same clips, epochs, batch size and width; train_seconds as measured",
         "settings": settings,

@@ -1,9 +1,10 @@
 """How much faster the networks are than a plain eager loop over frames with the same weights, measured in one run.
 
-    python -m lpm_torch.bench --model=lpm --resolution=256 --t=5 --batch_size=1 --threads=2 [--device=cuda --amp=bf16 --compile]
+    python -m lpm_torch.bench --model=lpm --resolution=256 --t=5 --batch_size=1 [--device=cuda --amp=bf16 --compile] [--json=FILE]
     python -m lpm_torch.bench loader --dataset=LSP --data_dir=DIR [--resolution=256 --mode=compat]
 
-`plain_lpm` and `plain_cpm` are that loop: one frame at a time, a convolution a layer and gate, nothing shared. They are the tests' oracle.
+On a CPU the process's CPU time counts (wall time says little on a busy machine), on a GPU wall time; FILE is what `common.tables` puts into
+the README. `plain_lpm` and `plain_cpm` are that loop: one frame at a time, a convolution a layer and gate, nothing shared. They are the tests' oracle.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
+
+from common.programs import exit_code  # noqa: E402
 
 
 def direct(layer, x):
@@ -95,7 +98,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=400, help="loader: clips a measurement (default: 400)")
     parser.add_argument("--model", choices=("lpm", "cpm"), default="lpm", help="network (default: lpm)")
     for name, value, text in (("resolution", 256, "input side"), ("t", 5, "frames a clip"), ("batch_size", 1, "clips"),
-                              ("threads", 2, "CPU threads"), ("repeat", 5, "measurements, of which the median counts")):  # fmt: skip
+                              ("threads", 1, "CPU threads"), ("repeat", 5, "measurements, of which the median counts")):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: {value})")
     parser.add_argument("--width", type=float, default=1.0, help="channel multiplier (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -162,17 +165,19 @@ class Bench:
         maps.float().square().mean().backward()
 
     def seconds(self, mode, net, forward) -> float:
-        """Wall time of one pass, the device's queue included."""
-        start = time.perf_counter()
+        """One pass: CPU time of all threads, on a GPU wall time with the device's queue."""
+        gpu = self.device.type == "cuda"
+        clock = time.perf_counter if gpu else time.process_time
+        start = clock()
         mode(net, forward)
-        if self.device.type == "cuda":
+        if gpu:
             self.torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return clock() - start
 
     def run(self) -> dict:
         """Median seconds of each runner in both modes; runners take turns, so that a change of the machine's load meets all of them."""
         runners = self.runners()
-        result: dict = {"settings": {k: str(v) for k, v in vars(self.args).items() if k != "json"}}
+        result: dict = {}
         for mode in (self.inference, self.training):
             times: dict[str, list[float]] = {}
             for turn in range(self.args.repeat + 1):
@@ -214,31 +219,57 @@ def loader_rates(args: argparse.Namespace) -> dict:
         if turn:
             wall.append(crops / (time.perf_counter() - start[0]))
             cpu.append(crops / (time.process_time() - start[1]))
-    return {"crops": crops, "crops_per_s": statistics.median(wall), "crops_per_cpu_s": statistics.median(cpu)}
+    rates = {"crops_per_s": statistics.median(wall), "crops_per_cpu_s": statistics.median(cpu)}
+    return {"crops": crops, "synthetic": pose_set.synthetic, **rates}
 
 
 def main(argv=None) -> int:
     """Print the figures and optionally write them. Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    if args.what == "network":
-        result = Bench(args).run()
-        print_network(args, result)
-    else:
-        from common.poses import DataError
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if not word.startswith("--json")]
 
-        try:
-            result = loader_rates(args)
-        except (DataError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        print(
-            f"{args.dataset} {args.mode} {args.resolution}: {result['crops_per_s']:.0f} crops/s, {result['crops_per_cpu_s']:.0f} a second of CPU"
-        )
-    if args.json:
+    def work() -> None:
         from common.checkpoints import write_json
 
-        write_json(args.json, result)
-    return 0
+        if args.what == "network":
+            result = Bench(args).run()
+            print_network(args, result)
+            figures = network_figures(args, result)
+        else:
+            result = loader_rates(args)
+            about = f"{args.dataset} {args.mode} {args.resolution}"
+            print(f"{about}: {result['crops_per_s']:.0f} crops/s, {result['crops_per_cpu_s']:.0f} a second of CPU")
+            figures = loader_figures(args, result)
+        if args.json:
+            write_json(args.json, {"command": " ".join(["python -m lpm_torch.bench", *words]), **figures})
+
+    return exit_code(work)
+
+
+def network_figures(args: argparse.Namespace, result: dict) -> dict:
+    """`Bench.run` as a table for `common.tables`."""
+    import torch
+
+    time_name = "s a clip" if args.device.startswith("cuda") else "CPU s a clip"
+    rows = [
+        [args.model, mode, name, seconds / args.batch_size, round(result[mode]["speedup"][name], 2)]
+        for mode in ("inference", "training")
+        for name, seconds in result[mode]["seconds"].items()
+    ]
+    memory = f", peak device memory of all together {result['peak_memory_mib']:.0f} MiB" if "peak_memory_mib" in result else ""
+    note = (
+        f"{args.resolution} pixels, {args.t} frames, batch {args.batch_size}, amp {args.amp}, threads {args.threads}, median of {args.repeat} in turn,"
+        f" torch {torch.__version__}{memory}"
+    )
+    return {"note": note, "columns": ["network", "pass", "code", time_name, "x plain loop"], "rows": rows}
+
+
+def loader_figures(args: argparse.Namespace, result: dict) -> dict:
+    """`loader_rates` as a table for `common.tables`."""
+    synthetic = "SYNTHETIC " if result["synthetic"] else ""
+    row = [f"{synthetic}{args.dataset}", args.mode, args.resolution, result["crops_per_cpu_s"], result["crops_per_s"]]
+    note = f"{result['crops']} crops with labels and centre map, median of {args.repeat}, one thread; files were read before"
+    return {"note": note, "columns": ["pictures", "mode", "pixels", "crops a CPU second", "crops a second"], "rows": [row]}
 
 
 def print_network(args: argparse.Namespace, result: dict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -68,6 +69,12 @@ def read_checkpoint(path: Path) -> dict:
         raise DataError(f"{path} has no field state_dict; give a checkpoint of lpm_torch or MobilePose, or a file of name -> tensor")
     state["state_dict"] = {k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in state["state_dict"].items()}
     return state
+
+
+def joint_order_of(path: Path) -> str:
+    """The order of the maps, `lpm14` or the authors' `cpm14`: what the converter's card beside the file says, else this house's."""
+    card = path.with_name(path.name + ".card.json")
+    return json.loads(card.read_text(encoding="utf-8")).get("joint_order", "lpm14") if card.is_file() else "lpm14"
 
 
 def load_weights(model: torch.nn.Module, path: Path, averaged: bool = False, wanted: dict | None = None) -> dict:

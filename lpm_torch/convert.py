@@ -199,7 +199,7 @@ def _check_reordered(plain: np.ndarray, permuted: np.ndarray, naming: str) -> di
 
 def from_checkpoint(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict, dict]:
     """A checkpoint of ours or of MobilePose, or plain weights: (weights, card, build_model arguments)."""
-    from lpm_torch.checkpoint import read_checkpoint
+    from lpm_torch.checkpoint import joint_order_of, read_checkpoint
     from lpm_torch.weight_files import network_of
 
     for given, option in ((len(args.input) > 1, "two files"), (args.model, "--model"), (args.reorder, "--reorder")):
@@ -216,6 +216,7 @@ def from_checkpoint(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], di
     args.t = args.t or config.get("t")
     card = {
         "kind": "checkpoint", "network": network, "epoch": state.get("epoch"), "averaged": averaged, "mapping": "same names",
+        "joint_order": joint_order_of(Path(path)),
         "settings": {k: config[k] for k in ("mode", "center_map", "background", "dataset", "resolution") if k in config}, "checks": [],
     }  # fmt: skip
     return weights, card, network

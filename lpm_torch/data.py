@@ -8,6 +8,7 @@ what the uninterrupted one would have seen. In mode compat crops and augmentatio
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -183,7 +184,8 @@ def belief_labels(
     """
     shift = 0.5 if half_pixel else 0.0
     cells = (joints + shift) * (grid / size) - shift
-    present = (visible > 0) & (np.nan_to_num(cells, nan=-1) > 0).all(-1)
+    with np.errstate(invalid="ignore"):
+        present = (visible > 0) & (cells > 0).all(-1)  # NaN is not above 0
     maps = gaussian_maps(cells, present, (grid, grid), sigma)
     rest = 1 - maps.max(-3, keepdims=True) if background else np.zeros_like(maps[..., :1, :, :])
     return np.concatenate([maps, np.maximum(rest, 0)], axis=-3)
@@ -196,7 +198,15 @@ def center_map(joints: np.ndarray, size: int, transposed: bool) -> np.ndarray:
     low, high = (points.min(0), points.max(0)) if len(points) else (np.zeros(2), np.full(2, size - 1.0))
     middle = (np.maximum(low, 0) + np.minimum(high, size - 1)) / 2
     points = middle[::-1] if transposed else middle
-    return gaussian_maps(points[None], np.ones(1, bool), (size, size), CENTER_SIGMA)
+    # only the square in which the Gaussian is above its threshold of 0.01: a quarter of a map of 256 pixels
+    reach = CENTER_SIGMA * math.sqrt(-2 * math.log(0.01)) + 1
+    (left, top), (right, bottom) = (np.clip(points + sign * reach, 0, size).astype(int).tolist() for sign in (-1, 1))
+    result = np.zeros((1, size, size), np.float32)
+    corner = np.array([left, top])
+    result[:, top : bottom + 1, left : right + 1] = gaussian_maps(
+        (points - corner)[None], np.ones(1, bool), (min(bottom + 1, size) - top, min(right + 1, size) - left), CENTER_SIGMA
+    )
+    return result
 
 
 def normalisation(config: Config) -> tuple[tuple, tuple, bool]:

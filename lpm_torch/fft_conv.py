@@ -71,8 +71,10 @@ def _convolve(spectra: Tensor, weight: Tensor, n: int, count: int, height: int, 
 
 
 class _FFTConv2d(torch.autograd.Function):
+    """The convolution and its gradients, both through spectra of tiles."""
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(N,C,H,W), (O,C,k,k), (O,) -> (N,O,H,W), zero-padded to the same size."""
         kernel = weight.shape[-1]
         n = _plan(len(x), *x.shape[-2:], weight.shape[1], kernel)[0]
         spectra = _spectra(x, n, n - kernel + 1, kernel // 2, n)
@@ -82,6 +84,7 @@ class _FFTConv2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
+        """Gradients of input (None when nobody asks), weight and bias."""
         spectra, weight = ctx.saved_tensors
         outputs, inputs, kernel, _ = weight.shape
         n, step, size = ctx.n, ctx.n - kernel + 1, grad.shape[-2:]

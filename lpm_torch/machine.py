@@ -34,6 +34,20 @@ class Machine:
         """Whether this process logs, validates and saves."""
         return self.rank == 0
 
+    def native_amp(self, amp: str) -> str:
+        """`--amp=auto` as bf16 where this device computes in it natively, else off; other values as they are.
+
+        Elsewhere bf16 is emulated, on older CPUs many times slower than float32.
+        """
+        import torch
+
+        if amp != "auto":
+            return amp
+        if self.device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported() else "off"
+        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # without a public name in torch 2.13
+        return "bf16" if any(getattr(torch.cpu, name, bool)() for name in asked) else "off"
+
     def mean(self, value: float) -> float:
         """The mean of every process's `value`."""
         if self.world == 1:
@@ -43,12 +57,6 @@ class Machine:
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(total)
         return total.item() / self.world
-
-
-def plain_message(error: Exception) -> str:
-    """An error's own words; those that come out of a loader process carry that process's traceback."""
-    text = str(error)
-    return text.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
 
 
 def device_numbers(gpus: str | None) -> list[int]:

@@ -22,29 +22,35 @@ TOLERANCE = 1e-4  # of the largest output (of 0.01 where all are smaller): float
 
 
 class _Init(nn.Module):
+    """The graph that starts a video."""
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, frame: Tensor) -> Tensor:
+        """(B,3,S,S) first frame -> first belief maps."""
         return self.model.initial(frame)
 
 
 class _Step(nn.Module):
+    """The graph of one frame, state in and out."""
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, frame: Tensor, center: Tensor, belief: Tensor, hidden: Tensor, cell: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
+        """One frame and the state before it -> the state after it, whose first part are the belief maps."""
         return tuple(self.model.step(frame, center, State(belief, hidden, cell, steps))[1])
 
 
 class _Clip(nn.Module):
+    """The graph of a whole clip."""
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, frames: Tensor, center: Tensor) -> Tensor:
+        """(B,T,3,S,S) clip -> belief maps of every frame."""
         return self.model(frames, center)[0]
 
 

@@ -12,17 +12,15 @@ starts again when the person is lost. Memory does not grow with the length of a 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.predicting import add_arguments, open_source, parse_box, write_answers  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from lpm_torch.config import DATASETS, MODELS, Config  # noqa: E402
-from lpm_torch.machine import plain_message  # noqa: E402
 
 LOST = 0.1  # mean belief peak under which a tracked person counts as lost
 
@@ -37,10 +35,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--model_dir", default="experiments", help="as in train.py (default: experiments)")
     parser.add_argument("--checkpoint_name", "--checkpoint", help="path, or a name in the model directory (default: best, else last)")
     parser.add_argument("--box", help="x,y,w,h of the person in the first picture (default: the whole picture)")
-    parser.add_argument("--out", default="output/predict", help="folder for drawings and joints.jsonl (default: output/predict)")
+    add_arguments(parser)
     parser.add_argument("--limit", type=int, help="stop after N pictures")
     parser.add_argument("--track", action=argparse.BooleanOptionalAction, help="the pictures are one video (default: yes for videos and cameras)")
-    parser.add_argument("--smooth", action="store_true", help="One-Euro filter over the frames of a video")
     parser.add_argument("--gpus", help="CUDA device (default: the first one, else the CPU)")
     parser.add_argument("--t", type=int, help="how often a still image is read (default: the checkpoint's)")
     args = parser.parse_args(argv)
@@ -108,66 +105,33 @@ class Tracker:
         return apply_affine(invert_affine(matrix), crop), score
 
 
-def parse_box(text: str | None):
-    """x,y,w,h as numbers; DataError otherwise."""
-    if text is None:
-        return None
-    try:
-        box = tuple(float(v) for v in text.split(","))
-    except ValueError:
-        box = ()
-    if len(box) != 4 or min(box[2:]) <= 0:
-        raise DataError(f"--box={text} is not x,y,w,h with positive w and h")
-    return box
-
-
 def run(args: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
-    from tqdm import tqdm
-
-    from common import video
-    from common.draw import draw_pose, save_image
+    from common.draw import draw_pose
     from common.skeletons import LPM14
     from lpm_torch.val import load_model, pick_checkpoint
 
-    frames, box = video.frames(args.source), parse_box(args.box)
-    moving = frames.count != 1 and not Path(args.source).is_dir()
-    track = moving if args.track is None else args.track
-    if args.smooth and not track:
-        raise DataError("--smooth is for videos; with a folder of frames give --track as well")
+    source, box = open_source(args.source), parse_box(args.box)
+    track = source.moving if args.track is None else args.track
+    smooth = source.smoother(args.smooth, track)
     model, config, device = load_model(pick_checkpoint(args), args)
-    tracker, smooth = Tracker(model, config, device, box, track), None
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with video.VideoWriter(out / "overlay.mp4", frames.fps) if moving else nullcontext() as writer, open(out / "joints.jsonl", "w") as lines:
-        try:
-            for index, name, image in tqdm(frames, total=frames.count, dynamic_ncols=True):
-                if args.limit is not None and index >= args.limit:
-                    break
-                if args.smooth and (smooth is None or tracker.lost):
-                    smooth = video.OneEuroFilter(frames.fps)  # a person found anew has no past
-                joints, score, used = tracker(image)
-                joints = smooth(joints) if smooth else joints
-                row = {"image": name, "frame": index, "joints": joints.round(2).tolist(), "score": score.round(4).tolist(), "box": used.tolist()}
-                lines.write(json.dumps({**row, "lost": tracker.lost, "joint_names": LPM14.joints}) + "\n")
-                lines.flush()
-                drawn = draw_pose(image, joints, LPM14, score, min_score=LOST)
-                writer.write(drawn) if moving else save_image(out / f"{name}_pose.png", drawn)
-        except KeyboardInterrupt:
-            print("stopped")
-    return out
+    tracker = Tracker(model, config, device, box, track)
+
+    def answer(index: int, name: str, image):
+        if tracker.lost:
+            smooth.restart()
+        joints, score, used = tracker(image)
+        joints = smooth(joints[None])[0]
+        row = {"image": name, "frame": index, "joints": joints.round(2), "score": score.round(4), "box": used}
+        return [{**row, "lost": tracker.lost, "joint_names": LPM14.joints}], draw_pose(image, joints, LPM14, score, min_score=LOST)
+
+    return write_answers(source, args.out, answer, args.limit)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        out = run(args)
-    except (DataError, ValueError) as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return 2
-    print(f"joints and drawings are in {out}")
-    return 0
+    return exit_code(lambda: run(args), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

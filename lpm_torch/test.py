@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -19,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.poses import DataError, PoseSet  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from lpm_torch.config import DATASETS, Config  # noqa: E402
-from lpm_torch.machine import plain_message  # noqa: E402
 from lpm_torch.val import common_arguments, load_model, pick_checkpoint, score_and_write  # noqa: E402
 
 PROTOCOLS = ("mp", "official")
@@ -137,34 +136,35 @@ def report_mp(arrays: dict, pose_set: PoseSet, path: str | None) -> None:
 
 def joint_order(args: argparse.Namespace, checkpoint: Path) -> str:
     """The order of a checkpoint's maps: the option, else what the converter's card beside it says, else this house's."""
-    card = checkpoint.with_name(checkpoint.name + ".card.json")
-    return args.joint_order or (json.loads(card.read_text()).get("joint_order", "lpm14") if card.is_file() else "lpm14")
+    from lpm_torch.checkpoint import joint_order_of
+
+    return args.joint_order or joint_order_of(checkpoint)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Predict and write the original's files, or score by LP's protocol. DataError on bad input."""
+    from lpm_torch.sources import load_pose_set
+
+    out = Path(args.out) if args.out else ROOT / "output" / args.model / args.dataset / "test"
+    pose_set = load_pose_set(args.dataset, args.data_dir, args.split)
+    path = pick_checkpoint(args)
+    model, config, device = load_model(path, args)
+    if args.protocol == "official":
+        from lpm_torch.official import predict_official
+
+        predictions, pose_set = predict_official(model, config, pose_set, device, joint_order(args, path), args.limit)
+        score_and_write(path, predictions, pose_set, out / "official.npz", ["pck_box@0.2", "pck_torso@0.2"], args.json)
+        return
+    arrays = test_arrays(model, config, pose_set, device, args.limit)
+    write_files(out, arrays, pose_set)
+    if args.protocol == "mp":
+        report_mp(arrays, pose_set, args.json)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    out = Path(args.out) if args.out else ROOT / "output" / args.model / args.dataset / "test"
-    try:
-        from lpm_torch.sources import load_pose_set
-
-        pose_set = load_pose_set(args.dataset, args.data_dir, args.split)
-        path = pick_checkpoint(args)
-        model, config, device = load_model(path, args)
-        if args.protocol == "official":
-            from lpm_torch.official import predict_official
-
-            predictions, pose_set = predict_official(model, config, pose_set, device, joint_order(args, path), args.limit)
-            score_and_write(path, predictions, pose_set, out / "official.npz", ["pck_box@0.2", "pck_torso@0.2"], args.json)
-            return 0
-        arrays = test_arrays(model, config, pose_set, device, args.limit)
-        write_files(out, arrays, pose_set)
-        if args.protocol == "mp":
-            report_mp(arrays, pose_set, args.json)
-    except (DataError, ValueError) as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
-from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from common.settings import add_arguments, read_settings_file, resolve  # noqa: E402
+from common.training import Watch  # noqa: E402
 from lpm_torch.config import PRESETS, Config, data_root  # noqa: E402
-from lpm_torch.machine import Machine, launch_all_gpus, plain_message  # noqa: E402
+from lpm_torch.machine import Machine, launch_all_gpus  # noqa: E402
 
 
 def parse_args(argv=None) -> Config:
@@ -55,13 +55,18 @@ def train(config: Config) -> Path:
     import torch
 
     from common.runlog import RunLog
-    from lpm_torch.checkpoint import find_checkpoint, load_weights
+    from lpm_torch.checkpoint import find_checkpoint, joint_order_of, load_weights
     from lpm_torch.run import Run
 
     machine = Machine(config)
+    config = replace(config, amp=machine.native_amp(config.amp))
     run = Run(config, machine)
     if config.init_weight:
-        load_weights(run.model, find_checkpoint(config.init_weight, run.directory), averaged=True, wanted=asdict(config))
+        first = find_checkpoint(config.init_weight, run.directory)
+        load_weights(run.model, first, averaged=True, wanted=asdict(config))
+        if joint_order_of(first) != "lpm14":
+            # MP's recipe does so too: possible, but the last layers must be learned anew
+            print(f"{first} has the joint order {joint_order_of(first)}: its maps have to be relearned; `convert.py --reorder` spares that", file=sys.stderr)
     resume = find_checkpoint(config.checkpoint_name, run.directory) if config.checkpoint_name else config.resume == "auto" and "auto"
     found = run.begin(resume or None)
     log_dir = ROOT / "logs" if config.log_dir == "logs" else Path(config.log_dir)
@@ -82,10 +87,9 @@ def train_epochs(run, log) -> None:
 
     from lpm_torch.engine import train_one_epoch
 
-    config, network, watch = run.config, run.network(), Watch(run, log)
+    config, network, watch = run.config, run.network(), LPMWatch(run, log)
     while run.epoch < config.max_epochs:
         run.start_epoch()
-        watch.start_epoch()
         values = train_one_epoch(
             network, run.loader, run.optimizer, run.scheduler, run.machine.device, config,
             scaler=run.scaler, ema=run.ema, first=run.batch, on_step=watch.step,
@@ -100,45 +104,22 @@ def train_epochs(run, log) -> None:
             torch.distributed.barrier()
 
 
-class Watch:
-    """What happens after every batch: counters, log, debug pictures, a checkpoint now and then."""
+class LPMWatch(Watch):
+    """After every batch: the accuracy on the belief maps, and debug pictures every `log_freq` batches."""
 
-    EVERY = 20  # batches between two entries of the log
-
-    def __init__(self, run, log):
-        self.run, self.log, self.saved, self.accuracies = run, log, time.monotonic(), []
-
-    def start_epoch(self) -> None:
-        """Begin a new mean accuracy."""
-        self.accuracies = []
-
-    def step(self, index: int, values: dict, batch: dict, out) -> None:
-        """Batch number `index` of the epoch is done."""
+    def accuracy(self, out, batch: dict) -> float:
+        """Percent of the batch's joints within `pck_r`."""
         from lpm_torch.engine import accuracy
 
+        return accuracy(out, batch, self.run.config)
+
+    def pictures(self, out, batch: dict) -> None:
+        """With --debug: truth beside prediction, as files and in the log."""
         run, config = self.run, self.run.config
-        run.batch, run.step = index + 1, run.step + 1
-        if not self.log:
-            return
-        if run.step % self.EVERY == 0 or run.batch == run.batches:
-            self.accuracies.append(accuracy(out, batch, config))
-            self.log.scalars(run.step, **{"Train Loss": values["loss"], "Train Accuracy": self.accuracies[-1], "Learning Rate": values["lr"]})
         if config.debug and (run.step - 1) % config.log_freq == 0:
             from lpm_torch.debug import write_debug
 
             self.log.image("truth and prediction", write_debug(out, batch, config, f"epoch_{run.epoch + 1}", run.step), run.step)
-        due = time.monotonic() - self.saved > 60 * config.save_minutes and run.step % config.accumulate == 0
-        if due and run.batch < run.batches:
-            self.save()
-
-    def save(self, metric: float | None = None) -> None:
-        """Write the resume state."""
-        self.run.save(metric)
-        self.saved = time.monotonic()
-
-    def mean_accuracy(self) -> float:
-        """Mean over the logged batches of the epoch (NaN when none)."""
-        return sum(self.accuracies) / len(self.accuracies) if self.accuracies else float("nan")
 
 
 def note_synthetic(pose_set) -> None:
@@ -165,20 +146,15 @@ def validate(run, log) -> float:
 
 
 def main(argv=None) -> int:
-    """Exit code 0, or 2 with a message on bad input."""
-    try:
+    """Exit code 0, 2 with a message on bad input, 1 when training diverged."""
+
+    def work() -> Path:
         config = parse_args(argv)
         data_ready(config)
         launch_all_gpus(config, __file__)
-        directory = train(config)
-    except (DataError, ValueError) as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"stopped: {error}. The last good state is kept: lower --lr, set --clip, and go on with --resume=auto", file=sys.stderr)
-        return 1
-    print(f"checkpoints are in {directory}")
-    return 0
+        return train(config)
+
+    return exit_code(work, "checkpoints are in {}", "The last good state is kept: lower --lr, set --clip, and go on with --resume=auto")
 
 
 def data_ready(config: Config) -> None:

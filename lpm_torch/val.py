@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from common.evaluate import add_scoring_arguments  # noqa: E402
 from common.poses import DataError, PoseSet  # noqa: E402
 from common.predictions import Predictions, predictions_for  # noqa: E402
+from common.programs import exit_code  # noqa: E402
+from common.training import swapped_weights  # noqa: E402
 from lpm_torch.config import DATASETS, MODELS, PRESETS, Config  # noqa: E402
-from lpm_torch.machine import plain_message  # noqa: E402
 
 # groups of the original's log; the neck is in none of its figures
 GROUPS = {"head_top": "Head", "head": "Head", "shoulder": "Shoulder", "elbow": "Elbow", "wrist": "Wrist", "hip": "Hip", "knee": "Knee", "ankle": "Ank"}
@@ -32,10 +33,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Options; those left out come from the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common_arguments(parser)
-    parser.add_argument("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
-    parser.add_argument("--out", help="prediction file (default: output/MODEL/DATASET/SPLIT.npz)")
-    parser.add_argument("--json", help="also write the scores here, as `common.evaluate --json`")
-    parser.add_argument("--result", help="also write a run file for common.crosscheck here, such as lpm_torch/results/cpm_lspet.json")
+    add_scoring_arguments(parser, "output/MODEL/DATASET/SPLIT.npz", "lpm_torch")
     parser.add_argument("--flip_test", action=argparse.BooleanOptionalAction, help="average with the mirrored image (default: the checkpoint's)")
     return parser.parse_args(argv)
 
@@ -59,18 +57,9 @@ def common_arguments(parser: argparse.ArgumentParser, datasets: tuple[str, ...] 
         add(f"--{name}", type=kind, choices=("off", "bf16", "fp16") if name == "amp" else None, help=f"{text} (default: the checkpoint's)")
 
 
-@contextmanager
 def averaged_weights(model, ema):
     """Inside, `model` has the moving average's weights (`ema` may be None); the training weights come back afterwards."""
-    if ema is None:
-        yield
-        return
-    own = {k: v.clone() for k, v in model.state_dict().items()}
-    model.load_state_dict(ema.shadow)
-    try:
-        yield
-    finally:
-        model.load_state_dict(own)
+    return swapped_weights(model.state_dict(), model.load_state_dict, ema and ema.shadow)
 
 
 def predict_pose_set(
@@ -122,14 +111,17 @@ def _crop_boxes(pose_set: PoseSet, config: Config):
 def load_model(path: Path, args: argparse.Namespace):
     """(model, config, device) of a checkpoint; options given on the command line win over its settings where the weights allow it.
 
-    Normalisation stays that of the data set that the checkpoint was trained on. DataError when it is of another network or mode.
+    Normalisation stays that of the data set that the checkpoint was trained on. DataError when it is of another network, mode or joint
+    order (which `test.py --protocol=official` alone can read).
     """
-    from lpm_torch.checkpoint import config_of, load_weights, read_checkpoint
+    from lpm_torch.checkpoint import config_of, joint_order_of, load_weights, read_checkpoint
     from lpm_torch.machine import Machine
     from lpm_torch.model import build_model
     from lpm_torch.run import model_arguments
 
     state = read_checkpoint(path)
+    if joint_order_of(path) != "lpm14" and getattr(args, "protocol", None) != "official":
+        raise DataError(f"{path} answers in the joint order {joint_order_of(path)} of the authors' models; convert it with `convert.py --reorder`")
     settings = PRESETS["official" if args.model == "lpm_official" else "paper"]  # of files that hold weights alone
     config = config_of(state, **settings, model=args.model, dataset=args.dataset if args.dataset in DATASETS else "PennAction")
     for field in ("model", "mode"):
@@ -185,46 +177,38 @@ def group_line(result) -> str:
     return "|".join(f"{GROUPS[name]}={value:.2f}" for name, value in result.groups.items() if name in GROUPS)
 
 
+def run(args: argparse.Namespace, words: list[str]) -> None:
+    """Predict, write and score; `words` is the command line. DataError on bad input."""
+    from lpm_torch.sources import load_pose_set
+
+    pose_set = load_pose_set(args.dataset, args.data_dir, args.split)
+    path = pick_checkpoint(args)
+    model, config, device = load_model(path, args)
+    predictions, pose_set = predict_pose_set(model, config, pose_set, device, args.limit)
+    accuracy = valid_accuracy(predictions, pose_set, config)
+    print(f"Valid Accuracy: {accuracy.total:.2f} ({accuracy.aggregation})\n{group_line(accuracy)}")
+    out = args.out or ROOT / "output" / args.model / args.dataset / f"{args.split}.npz"
+    results = score_and_write(path, predictions, pose_set, out, args.protocol, args.json)
+    if args.result:
+        write_result(args.result, config, predictions, results, words)
+
+
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    try:
-        from lpm_torch.sources import load_pose_set
-
-        pose_set = load_pose_set(args.dataset, args.data_dir, args.split)
-        path = pick_checkpoint(args)
-        model, config, device = load_model(path, args)
-        predictions, pose_set = predict_pose_set(model, config, pose_set, device, args.limit)
-        accuracy = valid_accuracy(predictions, pose_set, config)
-        print(f"Valid Accuracy: {accuracy.total:.2f} ({accuracy.aggregation})\n{group_line(accuracy)}")
-        out = Path(args.out) if args.out else ROOT / "output" / args.model / args.dataset / f"{args.split}.npz"
-        results = score_and_write(path, predictions, pose_set, out, args.protocol, args.json)
-        if args.result:
-            write_result(args.result, config, predictions, results, sys.argv[1:] if argv is None else argv)
-    except (DataError, ValueError) as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args, sys.argv[1:] if argv is None else argv))
 
 
 def score_and_write(
-    checkpoint: Path, predictions: Predictions, pose_set: PoseSet, out: Path, protocols: list[str] | None = None, json_out: str | None = None
+    checkpoint: Path, predictions: Predictions, pose_set: PoseSet, out: Path, protocols: list[str] | None = None, json_out: Path | None = None
 ) -> dict:
     """Write the prediction file, print the protocols' figures (None: all that apply), write them as JSON if asked, and return them."""
     from common.checkpoints import sha256_of, versions
-    from common.evaluate import comparable, score, table, write_json
-    from common.predictions import save_predictions
+    from common.evaluate import publish
 
     # no folder of this machine in files that travel
     predictions.meta |= {"house": "lpm_torch", "checkpoint": checkpoint.name, "weights_hash": sha256_of(checkpoint), "versions": versions()}
-    save_predictions(out, predictions)
-    print(f"predictions: {out}")
-    results = score(pose_set, predictions, protocols)
-    verdicts = {name: comparable(pose_set, predictions, name) for name in results}
-    if json_out:
-        write_json(json_out, results, verdicts)
-    print(table(pose_set, predictions, results, verdicts))
-    return results
+    return publish(out, predictions, pose_set, protocols, json_out)
 
 
 def write_result(path: str, config: Config, predictions: Predictions, results: dict, words: list[str]) -> None:

@@ -4,7 +4,9 @@
     python simplebaseline_paddle/bench.py loader [--persons 200]                           # decode, augment, warp, target
 
 inference: images of random JPEGs through loader, network and decoding as val.py does it (without flip test), against Paddle's oneDNN
-predictor alone on tensors that lie ready, and against the eager network. Runs in one thread and one process; sides take turns.
+predictor alone on tensors that lie ready, and against the eager network as Paddle comes (on AMD processors without AVX, see machine.py;
+`MKL_DEBUG_CPU_TYPE=5` before the command measures it as this house runs it). loader: training samples, and OpenCV's decoding and warping
+of the same pictures alone, which bounds them. Runs in one thread and one process; sides take turns.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "0")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
@@ -33,7 +36,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each side (default: 3)")
     parser.add_argument("--size", default="640x480", help="width x height of the JPEGs (default: 640x480)")
-    parser.add_argument("--json", help="also write the figures here")
+    parser.add_argument("--json", help="also write the figures here, as common.tables puts them into a README")
     args = parser.parse_args(argv)
     args.persons = args.persons or (32 if args.what == "inference" else 200)
     return args
@@ -66,7 +69,7 @@ def make_people(folder: Path, count: int, size: str):
 
 
 def cpu_seconds(sides: dict, runs: int) -> dict[str, float]:
-    """Median CPU seconds of each side, in turns, after one untimed call each."""
+    """Median CPU seconds of each side, in turns, after one untimed call each (threads of this process included)."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for call in sides.values():
         call()
@@ -104,40 +107,52 @@ def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
     sides = {
         "val.py's loop": score,
         "bare predictor": lambda: [fast(ready) for _ in range(batches)],
-        "eager": lambda: [eager(ready) for _ in range(batches)],
+        "eager": lambda: eager(ready),
     }
     seconds = cpu_seconds(sides, args.runs)
+    seconds["eager"] *= batches  # one was enough
     ours = seconds["val.py's loop"]
-    return {
-        "network": config.name, "persons": args.persons, "cpu_seconds": seconds,
-        "persons_per_cpu_second": {k: args.persons / v for k, v in seconds.items()},
-        "loop_over_bare_predictor": ours / seconds["bare predictor"], "eager_over_loop": seconds["eager"] / ours,
-    }  # fmt: skip
+    rows = [[name, args.persons / value, value / ours] for name, value in seconds.items()]
+    return {"columns": [f"{config.name}, {args.size} JPEGs", "persons a CPU second", "CPU time over val.py's"], "rows": rows}
 
 
 def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
-    """Training samples a CPU second: JPEGs decoded whole, and decoded smaller where the crop allows it."""
+    """Training samples a CPU second: JPEGs decoded whole, decoded smaller where the crop allows it, and OpenCV's part of the first alone."""
     from dataclasses import replace
 
+    import cv2
+
     from common.settings import resolve
+    from simplebaseline_paddle import transforms
     from simplebaseline_paddle.data import PersonDataset
 
     config = resolve(Config, PRESETS[args.preset], {"kp_dim": 16}).checked()
     records, skeleton = make_people(folder, args.persons, args.size)
     sets = {n: PersonDataset(records, skeleton, replace(config, fast_decode=f), training=True) for n, f in (("whole", False), ("reduced", True))}
-    seconds = cpu_seconds({n: lambda d=d: [d[0, i] for i in range(args.persons)] for n, d in sets.items()}, args.runs)
+    matrices = [transforms.affine(c, s, 0.0, config.input_size) for c, s in zip(records.center, records.scale)]
+
+    def samples(dataset: PersonDataset) -> None:
+        for i in range(args.persons):
+            dataset[0, i]
+
+    def opencv() -> None:
+        for path, matrix in zip(records.images, matrices):
+            cv2.warpAffine(cv2.imread(path), matrix, config.input_size)
+
+    sides = {n: lambda d=d: samples(d) for n, d in sets.items()} | {"OpenCV's imread and warpAffine alone": opencv}
+    seconds = cpu_seconds(sides, args.runs)
     width, height = config.input_size
-    return {"images": args.size, "crop": f"{width}x{height}", "samples_per_cpu_second": {n: args.persons / s for n, s in seconds.items()}}
+    rows = [[name, args.persons / value, value / seconds["whole"]] for name, value in seconds.items()]
+    return {"columns": [f"{args.size} JPEGs to {width}x{height}", "samples a CPU second", "CPU time over whole"], "rows": rows}
 
 
 def main(argv=None) -> int:
     """Print the figures and optionally write them."""
     args = parse_args(argv)
-    import json
-
     import cv2
 
     from common.checkpoints import versions, write_json
+    from common.tables import figures_table
     from simplebaseline_paddle.machine import Machine
 
     cv2.setNumThreads(0)
@@ -145,8 +160,10 @@ def main(argv=None) -> int:
         Machine(use_gpu=False, threads=1)
     with tempfile.TemporaryDirectory() as folder:
         result = (bench_inference if args.what == "inference" else bench_loader)(args, Path(folder))
-    result["versions"] = versions()
-    print(json.dumps(result, indent=1))
+    words = [f"--{name} {getattr(args, name)}" for name in ("preset", "persons", "batch_size", "runs", "size")]
+    result["command"] = " ".join(["python simplebaseline_paddle/bench.py", args.what, *words])
+    result["note"] = f"medians of {args.runs} runs, sides in turn, CPU time, one thread; " + ", ".join(f"{k} {v}" for k, v in versions().items())
+    print(figures_table(result))
     if args.json:
         write_json(args.json, result)
     return 0

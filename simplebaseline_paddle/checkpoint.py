@@ -16,7 +16,7 @@ from simplebaseline_paddle.weight_files import read_backbone, read_pdparams, rea
 
 SUFFIX = ".pdparams"
 # Settings that decide which tensors a network has, and what its weights were trained to read and to answer.
-GRAPH_FIELDS = ("depth", "kp_dim", "style", "deconv_filters", "deconv_kernels", "deconv_bias", "final_kernel")
+GRAPH_FIELDS = ("depth", "base_width", "kp_dim", "style", "deconv_filters", "deconv_kernels", "deconv_bias", "final_kernel")
 MEANING_FIELDS = ("mode", "colour")
 RUN_FIELDS = (*GRAPH_FIELDS, *MEANING_FIELDS, "height", "width", "sigma", "dataset")
 

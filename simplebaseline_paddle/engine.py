@@ -43,6 +43,7 @@ def train_one_epoch(
     the weights are touched.
     """
     training_mode(network, config.freeze_bn)
+    optimizer.clear_grad()  # of the last epoch's batches that were too few for an update
     losses = []
     bar = tqdm(loader, initial=first, total=first + len(loader), disable=not progress, dynamic_ncols=True, mininterval=2)
     for i, batch in enumerate(bar, start=first):

@@ -1,11 +1,25 @@
-"""Where a run computes: device and processes."""
+"""Where a run computes: device, vector units and processes."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 
 from common.poses import DataError
+
+
+def use_vector_units(cpuinfo: str | Path = "/proc/cpuinfo") -> None:
+    """Have Paddle's matrix library use AVX2 on AMD processors that have it. Call it before Paddle computes anything.
+
+    The wheels carry the MKL of 2019, which takes every processor but Intel's for an old one and stays on SSE: a training step then takes
+    2.9 times the CPU time (README). A value that the user has set is left alone; newer MKL ignore it.
+    """
+    path = Path(cpuinfo)
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    if "AuthenticAMD" in text and {"avx2", "fma"} <= set(flags):
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
 
 
 class Machine:
@@ -14,6 +28,7 @@ class Machine:
     def __init__(self, use_gpu: bool | None = None, threads: int = 0):
         if threads:
             os.environ["OMP_NUM_THREADS"] = str(threads)  # read when Paddle is first imported
+        use_vector_units()
         warnings.filterwarnings("ignore", "No ccache found")
         warnings.filterwarnings("ignore", "When training, we now always track")
         import paddle

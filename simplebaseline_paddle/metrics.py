@@ -1,4 +1,4 @@
-"""The accuracy that both originals print while training (spec section 5.3). Figures for tables come from `common.evaluate`."""
+"""The accuracy that both originals print while training. Figures for tables come from `common.evaluate`."""
 
 from __future__ import annotations
 

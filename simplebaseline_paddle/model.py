@@ -1,7 +1,7 @@
 """PoseResNet: a ResNet, three transposed convolutions and one 1x1 convolution (Xiao, Wu and Wei, ECCV 2018, section 2).
 
 Attribute paths equal those of microsoft/human-pose-estimation.pytorch and, for the backbone, of paddle.vision.models.resnet. Input
-(N,3,H,W) with H and W multiples of 32, output (N,K,H/4,W/4): raw regressions, no sigmoid. Layers, initialisation: spec sections 1.1, 1.2.
+(N,3,H,W) with H and W multiples of 32, output (N,K,H/4,W/4): raw regressions, no sigmoid.
 """
 
 from __future__ import annotations
@@ -83,19 +83,19 @@ class PoseResNet(nn.Layer):
 
     def __init__(
         self, depth: int = 50, joints: int = 16, style: str = "pytorch", filters: tuple[int, ...] = (256, 256, 256),
-        kernels: tuple[int, ...] = (4, 4, 4), deconv_bias: bool = False, final_kernel: int = 1, init: str = "kaiming",
+        kernels: tuple[int, ...] = (4, 4, 4), deconv_bias: bool = False, final_kernel: int = 1, init: str = "kaiming", base_width: int = 64,
     ):  # fmt: skip
         super().__init__()
         if depth not in BLOCKS or len(filters) != len(kernels) or final_kernel not in (1, 3):
             raise ValueError(f"no PoseResNet with depth {depth}, filters {filters}, kernels {kernels}, final kernel {final_kernel}")
         block = BasicBlock if depth < 50 else Bottleneck
-        self.conv1 = conv(3, 64, 7, init, 2)
-        self.bn1 = nn.BatchNorm2D(64)
+        self.conv1 = conv(3, base_width, 7, init, 2)
+        self.bn1 = nn.BatchNorm2D(base_width)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2D(3, stride=2, padding=1)
-        channels = 64
+        channels = base_width
         for stage, count in enumerate(BLOCKS[depth]):
-            width = 64 * 2**stage
+            width = base_width * 2**stage
             blocks = []
             for b in range(count):
                 blocks.append(block(channels, width, 2 if stage and not b else 1, style, init))
@@ -136,6 +136,7 @@ def arguments_of(config) -> dict:
     return {
         "depth": config.depth, "joints": config.kp_dim, "style": config.style, "filters": numbers(config.deconv_filters),
         "kernels": numbers(config.deconv_kernels), "deconv_bias": config.deconv_bias, "final_kernel": config.final_kernel, "init": config.init,
+        "base_width": config.base_width,
     }  # fmt: skip
 
 

@@ -86,7 +86,8 @@ def is_backbone(name: str) -> bool:
 
 
 def describe(tensors: Mapping[str, np.ndarray]) -> dict:
-    """Settings of the network that tensors (under our names) belong to: depth, kp_dim, deconv_filters, deconv_kernels, deconv_bias, final_kernel.
+    """Settings of the network that tensors (under our names) belong to: depth, kp_dim, deconv_filters, deconv_kernels, deconv_bias, final_kernel,
+    base_width.
 
     The stride's place (`style`) leaves no trace. DataError when they are no PoseResNet.
     """
@@ -99,5 +100,5 @@ def describe(tensors: Mapping[str, np.ndarray]) -> dict:
     return {
         "depth": depth, "kp_dim": int(np.shape(tensors["final_layer.weight"])[0]), "deconv_filters": ",".join(str(s[1]) for s in shapes),
         "deconv_kernels": ",".join(str(s[2]) for s in shapes), "deconv_bias": "deconv_layers.0.bias" in tensors,
-        "final_kernel": int(np.shape(tensors["final_layer.weight"])[2]),
+        "final_kernel": int(np.shape(tensors["final_layer.weight"])[2]), "base_width": int(np.shape(tensors["conv1.weight"])[0]),
     }  # fmt: skip

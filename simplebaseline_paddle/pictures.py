@@ -1,4 +1,4 @@
-"""The originals' picture of a batch: each person with its heat-maps laid over the image (spec section 6)."""
+"""The originals' picture of a batch: each person with its heat-maps laid over the image."""
 
 from __future__ import annotations
 

@@ -12,16 +12,16 @@ the detection file belongs to the picture whose name's number is its image_id, o
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from common import predicting  # noqa: E402
 from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from simplebaseline_paddle.arguments import drop_ignored, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import DATASETS  # noqa: E402
 from simplebaseline_paddle.val import common_arguments, load_model  # noqa: E402
@@ -45,26 +45,14 @@ def own_arguments(parser: argparse.ArgumentParser) -> None:
     add("--detections", help="COCO detection JSON with the persons' boxes")
     add("--min_box_score", type=float, default=0.0, help="least score of a detection (default: 0)")
     add("--min_score", type=float, default=0.2, help="joints with a lower score are not drawn; the JSON has all (default: 0.2)")
-    add("--out", default="output/predict", help="folder for drawings and joints.jsonl (default: output/predict)")
-    add("--smooth", action="store_true", help="One-Euro filter over the frames of a video; one person only")
+    predicting.add_arguments(parser, "; one person only")
 
 
 def parse_boxes(texts: list[str] | None):
     """(n,4) x, y, w, h; None without any. DataError for other text or a box without an area."""
     import numpy as np
 
-    if not texts:
-        return None
-    boxes = []
-    for text in texts:
-        try:
-            box = [float(v) for v in text.split(",")]
-        except ValueError:
-            box = []
-        if len(box) != 4 or min(box[2:]) <= 0 or not np.isfinite(box).all():
-            raise DataError(f"--box {text} is not x,y,w,h with positive w and h")
-        boxes.append(box)
-    return np.array(boxes)
+    return np.array([predicting.parse_box(text) for text in texts]) if texts else None
 
 
 class Detections:
@@ -145,33 +133,21 @@ def prepare(args: argparse.Namespace):
 
 def run(args: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
-    from tqdm import tqdm
+    from common.draw import draw_pose
 
-    from common import video
-    from common.draw import draw_pose, save_image
-
-    frames, boxes = video.frames(args.source), parse_boxes(args.box)
+    source, boxes = predicting.open_source(args.source), parse_boxes(args.box)
+    smooth = source.smoother(args.smooth)
     detections = Detections(args.detections, args.min_box_score) if args.detections else None
     looker = prepare(args)
-    moving = frames.count != 1 and not Path(args.source).is_dir()
-    smooth = video.OneEuroFilter(frames.fps) if args.smooth else None
-    out = Path(args.out) if args.out != "output/predict" else ROOT / args.out
-    out.mkdir(parents=True, exist_ok=True)
-    with video.VideoWriter(out / "overlay.mp4", frames.fps) if moving else nullcontext() as writer, open(out / "joints.jsonl", "w") as lines:
-        try:
-            for index, name, image in tqdm(frames, total=frames.count, dynamic_ncols=True):
-                if args.limit is not None and index >= args.limit:
-                    break
-                used, box_score = boxes_in(image, name, boxes, detections)
-                joints, score = looker(image, used)
-                if smooth is not None and len(joints) == 1:
-                    joints[0] = smooth(joints[0])
-                lines.write(json.dumps(row_of(index, name, joints, score, used, box_score, looker.skeleton)) + "\n")
-                lines.flush()
-                drawn = draw_pose(image, joints, looker.skeleton, score, min_score=args.min_score) if len(joints) else image
-                writer.write(drawn) if moving else save_image(out / f"{Path(name).stem}_pose.png", drawn)
-        except KeyboardInterrupt:
-            print("stopped")
+
+    def answer(index: int, name: str, image):
+        used, box_score = boxes_in(image, name, boxes, detections)
+        joints, score = looker(image, used)
+        joints = smooth(joints)
+        drawing = draw_pose(image, joints, looker.skeleton, score, min_score=args.min_score) if len(joints) else image
+        return [row_of(index, name, joints, score, used, box_score, looker.skeleton)], drawing
+
+    out = predicting.write_answers(source, Path(args.out) if args.out != "output/predict" else ROOT / args.out, answer, args.limit)
     if detections:
         detections.check_used()
     return out
@@ -200,13 +176,7 @@ def row_of(index: int, name: str, joints, score, boxes, box_score, skeleton) -> 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    try:
-        out = run(parse_args(argv))
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"joints and drawings are in {out}")
-    return 0
+    return exit_code(lambda: run(parse_args(argv)), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

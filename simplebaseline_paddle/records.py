@@ -1,4 +1,4 @@
-"""PoseSet -> persons with centre and scale, by the originals' rules (spec sections 3.1, 3.2). No framework."""
+"""PoseSet -> persons with centre and scale, by the originals' rules. No framework."""
 
 from __future__ import annotations
 

@@ -36,7 +36,10 @@ class MovingAverage:
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
         for name, value in self.model.state_dict().items():
-            self.shadow[name] = self.shadow[name] * decay + value * (1 - decay) if name in self.trained else value.detach().clone()
+            if name in self.trained:
+                self.shadow[name].scale_(decay).add_(value * (1 - decay))
+            else:
+                self.shadow[name].copy_(value, True)
 
 
 def build_optimizer(model, config: Config, steps_per_epoch: int):

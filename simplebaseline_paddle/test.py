@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
 from simplebaseline_paddle import predict  # noqa: E402
 from simplebaseline_paddle.arguments import drop_ignored, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import DATASETS  # noqa: E402
@@ -33,18 +33,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(plain_switches(drop_ignored(sys.argv[1:] if argv is None else argv), switches() | {"random_weights"}))
 
 
+def run(args: argparse.Namespace) -> Path:
+    """Predict the pictures of the folder; returns the folder of the answers. DataError when there are none."""
+    args.source = args.image_dir or str(ROOT / "data/mpii/images/test")
+    args.out = str(ROOT / args.out) if args.out == "output/test" else args.out
+    return predict.run(args)
+
+
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    try:
-        args = parse_args(argv)
-        args.source = args.image_dir or str(ROOT / "data/mpii/images/test")
-        args.out = str(ROOT / args.out) if args.out == "output/test" else args.out
-        out = predict.run(args)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"joints and drawings are in {out}")
-    return 0
+    return exit_code(lambda: run(parse_args(argv)), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
-from common.poses import DataError  # noqa: E402
+from common.programs import exit_code  # noqa: E402
+from common.training import Watch  # noqa: E402
 from simplebaseline_paddle.arguments import parse_config  # noqa: E402
 from simplebaseline_paddle.config import Config  # noqa: E402
 
@@ -57,7 +57,7 @@ def train_epochs(run, log) -> None:
     """The remaining epochs of a run, each followed by validation and a checkpoint."""
     from simplebaseline_paddle.engine import train_one_epoch
 
-    config, network, watch = run.config, run.network(), Watch(run, log)
+    config, network, watch = run.config, run.network(), BaselineWatch(run, log)
     while run.epoch < config.num_epochs:
         values = train_one_epoch(
             network, run.loader(), run.optimizer, config, scaler=run.scaler, ema=run.ema, first=run.batch, on_step=watch.step,
@@ -73,44 +73,23 @@ def train_epochs(run, log) -> None:
             watch.save(metric)
 
 
-class Watch:
-    """What happens after every batch: counters, log, pictures, a checkpoint now and then."""
+class BaselineWatch(Watch):
+    """After every batch: the original's accuracy on the maps, and a picture of them every `picture_every` batches."""
 
-    EVERY = 20  # batches between two entries of the log
-
-    def __init__(self, run, log):
-        self.run, self.log, self.saved, self.accuracies = run, log, time.monotonic(), []
-
-    def step(self, index: int, values: dict, batch: dict, maps) -> None:
-        """Batch number `index` of the epoch is done."""
+    def accuracy(self, out, batch: dict) -> float:
+        """Share of the batch's joints whose map peaks where the target does."""
         from simplebaseline_paddle.metrics import map_accuracy
 
-        run, config = self.run, self.run.config
-        run.batch, run.step = index + 1, run.step + 1
-        if not self.log:
-            return
-        if run.step % self.EVERY == 0 or run.batch == run.batches:
-            accuracy = map_accuracy(maps.astype("float32").numpy(), batch["target"].numpy(), compat=config.mode == "compat")[0]
-            self.accuracies.append(accuracy)
-            self.log.scalars(run.step, **{"Train Loss": values["loss"], "Train Accuracy": accuracy, "Learning Rate": values["lr"]})
-        if config.picture_every and run.step % config.picture_every == 0:
+        return map_accuracy(out.astype("float32").numpy(), batch["target"].numpy(), compat=self.run.config.mode == "compat")[0]
+
+    def pictures(self, out, batch: dict) -> None:
+        """The batch's first images with their maps."""
+        run = self.run
+        if run.config.picture_every and run.step % run.config.picture_every == 0:
             from simplebaseline_paddle.pictures import heatmap_grid, save_grid
 
-            grid = heatmap_grid(batch["image"].numpy()[:8], maps.astype("float32").numpy()[:8])
+            grid = heatmap_grid(batch["image"].numpy()[:8], out.astype("float32").numpy()[:8])
             save_grid(run.directory / "visualization@train.jpg", grid)
-        due = time.monotonic() - self.saved > 60 * config.save_minutes and run.step % config.accumulate == 0
-        if due and run.batch < run.batches:
-            self.save()
-
-    def save(self, metric: float | None = None) -> None:
-        """Write the resume state."""
-        self.run.save(metric)
-        self.saved = time.monotonic()
-
-    def mean_accuracy(self) -> float:
-        """Mean over the logged batches so far (NaN when none), and a fresh start."""
-        values, self.accuracies = self.accuracies, []
-        return sum(values) / len(values) if values else float("nan")
 
 
 def validate(run, log) -> float | None:
@@ -135,19 +114,14 @@ def validate(run, log) -> float | None:
 
 
 def main(argv=None) -> int:
-    """Exit code 0, or 2 with a message on bad input, 1 when training diverged."""
-    try:
+    """Exit code 0, 2 with a message on bad input, 1 when training diverged."""
+
+    def work() -> Path:
         config = parse_args(argv)
         data_ready(config)
-        directory = train(config)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"stopped: {error}. The last good state is kept: lower --lr, and go on with --resume auto", file=sys.stderr)
-        return 1
-    print(f"checkpoints are in {directory}")
-    return 0
+        return train(config)
+
+    return exit_code(work, "checkpoints are in {}", "The last good state is kept: lower --lr, and go on with --resume auto")
 
 
 def data_ready(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Crops, augmentation and targets as both originals make them (spec sections 3.3 to 3.5), in numpy and OpenCV.
+"""Crops, augmentation and targets as both originals make them, in numpy and OpenCV.
 
 Coordinates are 0-based pixels. A person is a centre and a scale (w, h) in units of 200 pixels; only the width of the scale sets the crop.
 """
@@ -128,20 +128,18 @@ def normalise(images, colour: str = "bgr"):
 
     `bgr` puts ImageNet's RGB constants on B, G, R planes in this order, as the released weights were trained; `rgb` exchanges the planes.
     """
-    images = images.transpose([0, 3, 1, 2])
-    if colour == "rgb":
-        images = images[:, ::-1] if isinstance(images, np.ndarray) else images.flip(1)
-    mean, std = (_constant(values, images) for values in (MEAN, STD))
-    return (images.astype("float32") / 255.0 - mean) / std
-
-
-def _constant(values: tuple, like):
-    array = np.array(values, np.float32).reshape(1, 3, 1, 1)
-    if isinstance(like, np.ndarray):
-        return array
+    mean, std = (np.array(values, np.float32) for values in (MEAN, STD))
+    if isinstance(images, np.ndarray):
+        # the same arithmetic, done once for each of the 256 values
+        table = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std
+        planes = range(3) if colour == "bgr" else (2, 1, 0)
+        return np.stack([table[:, c][images[..., plane]] for c, plane in enumerate(planes)], axis=1)
     import paddle
 
-    return paddle.to_tensor(array, place=like.place)
+    planes = images.transpose([0, 3, 1, 2]).astype("float32")  # first, because Paddle has no `flip` of uint8
+    planes = planes.flip(1) if colour == "rgb" else planes
+    mean, std = (paddle.to_tensor(values.reshape(1, 3, 1, 1), place=images.place) for values in (mean, std))
+    return (planes / 255.0 - mean) / std
 
 
 def flip_back(maps: np.ndarray, mirror: np.ndarray, shift: bool) -> np.ndarray:

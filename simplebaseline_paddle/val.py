@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError, PoseSet  # noqa: E402
+from common.evaluate import add_scoring_arguments, publish  # noqa: E402
+from common.poses import PoseSet  # noqa: E402
 from common.predictions import Predictions, predictions_for  # noqa: E402
+from common.programs import exit_code  # noqa: E402
+from common.training import swapped_weights  # noqa: E402
 from simplebaseline_paddle.arguments import drop_ignored, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import BOXES, DATASETS, PRESETS, Config, data_root, run_directory  # noqa: E402
 from simplebaseline_paddle.infer import ENGINES  # noqa: E402
@@ -71,10 +73,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--image_threshold", type=float, default=0.0, help="least score of a detection (default: 0)")
     add("--oks_threshold", type=float, default=0.9, help="OKS above which the worse of two poses goes (default: 0.9)")
     add("--joint_threshold", type=float, default=0.2, help="joint score above which a joint counts in a person's score (default: 0.2)")
-    add("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
-    add("--out", help="prediction file (default: output/simplebase-DATASET/SPLIT.npz)")
-    add("--json", help="also write the scores here, as `common.evaluate --json`")
-    add("--result", help="also write a run file for common.crosscheck here")
+    add_scoring_arguments(parser, "output/simplebase-DATASET/SPLIT.npz", "simplebaseline_paddle")
     names = switches() | {"random_weights"}
     args = parser.parse_args(plain_switches(drop_ignored(sys.argv[1:] if argv is None else argv), names))
     if args.detections and args.boxes is None:
@@ -82,18 +81,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-@contextmanager
 def averaged_weights(model, ema):
     """Inside, `model` has the moving average's weights (`ema` may be None); the training weights come back afterwards."""
-    if ema is None:
-        yield
-        return
-    own = {k: v.clone() for k, v in model.state_dict().items()}
-    model.set_state_dict(ema.shadow)
-    try:
-        yield
-    finally:
-        model.set_state_dict(own)
+    return swapped_weights(model.state_dict(), model.set_state_dict, ema and ema.shadow)
 
 
 def pick_checkpoint(args: argparse.Namespace) -> Path | None:
@@ -196,24 +186,16 @@ def assemble(config: Config, pose_set: PoseSet, records, joints, score) -> tuple
 def score_and_write(args: argparse.Namespace, config: Config, checkpoint: Path | None, predictions: Predictions, pose_set: PoseSet) -> None:
     """Write the prediction file, print the originals' table and the protocols' figures, and write them as JSON if asked."""
     from common.checkpoints import sha256_of, versions
-    from common.evaluate import comparable, score, table, write_json
-    from common.predictions import save_predictions
 
     trained = checkpoint if not args.random_weights else None
     hashed = sha256_of(trained) if trained and trained.is_file() else None
     predictions.meta |= {"house": "simplebaseline_paddle", "checkpoint": str(trained or "random weights"), "weights_hash": hashed, "versions": versions()}
     out = Path(args.out) if args.out else run_directory(config) / f"{args.split}.npz"
-    save_predictions(out, predictions)
-    print(f"predictions: {out}" + "".join(f", {path}" for path in write_official(out, predictions, pose_set, args)))
-    results = score(pose_set, predictions, args.protocol)
-    if "oks_ap" in results:
-        results["oks_ap"] = rescored(results["oks_ap"], pose_set, predictions, args)
-    verdicts = {name: comparable(pose_set, predictions, name) for name in results}
-    if args.json:
-        write_json(args.json, results, verdicts)
+    for path in write_official(out, predictions, pose_set, args):
+        print(f"in the originals' form: {path}")
+    results = publish(out, predictions, pose_set, args.protocol, args.json, lambda results: rescored(results, pose_set, predictions, args))
     if args.result:
         write_result(args, config, predictions, results)
-    print(table(pose_set, predictions, results, verdicts))
     print("\n" + original_table(config, results))
 
 
@@ -224,7 +206,8 @@ def write_result(args: argparse.Namespace, config: Config, predictions: Predicti
     folders = ("data_root", "model_save_dir", "checkpoint", "pretrained_model")
     meta = {k: v for k, v in predictions.meta.items() if k not in ("settings", "checkpoint")}
     meta["settings"] = {k: v for k, v in predictions.meta["settings"].items() if k not in folders}
-    words = [f"--dataset {args.dataset}", f"--split {args.split}", *([] if config.flip_test else ["--no-flip_test"])]
+    root = [f"--data_root {'DIR' if Path(args.data_root).is_absolute() else args.data_root}"] if args.data_root else []
+    words = [f"--dataset {args.dataset}", *root, f"--split {args.split}", *([] if config.flip_test else ["--no-flip_test"])]
     words += [f"--boxes {config.boxes}"] if args.dataset == "coco" else []
     # the published tables tell P's networks from T's, which have the same shape
     model = ("paddle_" if args.checkpoint and Path(args.checkpoint).is_dir() else "") + config.name
@@ -236,17 +219,17 @@ def write_result(args: argparse.Namespace, config: Config, predictions: Predicti
     print(f"run file: {args.result}")
 
 
-def rescored(result, pose_set: PoseSet, predictions: Predictions, args: argparse.Namespace):
-    """The COCO result with the thresholds of the options; the registered protocol has the originals' 0.9 and 0.2."""
+def rescored(results: dict, pose_set: PoseSet, predictions: Predictions, args: argparse.Namespace) -> dict:
+    """The results with COCO's at the thresholds of the options; the registered protocol has the originals' 0.9 and 0.2."""
     from dataclasses import replace
 
     from common.metrics.coco import oks_ap
 
-    if (args.oks_threshold, args.joint_threshold) == (0.9, 0.2):
-        return result
+    if "oks_ap" not in results or (args.oks_threshold, args.joint_threshold) == (0.9, 0.2):
+        return results
     figures = oks_ap(pose_set, predictions, args.oks_threshold, args.joint_threshold)
-    how = f"{result.aggregation}; OKS-NMS at {args.oks_threshold:g}, joints above {args.joint_threshold:g}"
-    return replace(result, total=figures["AP"], values=figures, aggregation=how)
+    how = f"{results['oks_ap'].aggregation}; OKS-NMS at {args.oks_threshold:g}, joints above {args.joint_threshold:g}"
+    return results | {"oks_ap": replace(results["oks_ap"], total=figures["AP"], values=figures, aggregation=how)}
 
 
 def write_official(out: Path, predictions: Predictions, pose_set: PoseSet, args: argparse.Namespace) -> list[Path]:
@@ -283,26 +266,14 @@ def original_table(config: Config, results: dict) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (["Arch", *columns], ["---"] * len(cells), cells))
 
 
-def main(argv=None) -> int:
-    """Exit code 0, or 2 with a message on bad input."""
-    try:
-        args = parse_args(argv)
-        from simplebaseline_paddle.sources import load_pose_set
-
-        pose_set = load_pose_set(args.dataset, args.data_root, args.split)
-        synthetic = (data_root(args.data_root, args.dataset) / "SYNTHETIC").exists()
-        run(args, pose_set, synthetic)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def run(args: argparse.Namespace, pose_set: PoseSet, synthetic: bool) -> None:
-    """Predict, write and score."""
+def run(args: argparse.Namespace) -> None:
+    """Predict, write and score. DataError on bad input."""
     from simplebaseline_paddle.machine import Machine
     from simplebaseline_paddle.records import records_for
+    from simplebaseline_paddle.sources import load_pose_set
 
+    pose_set = load_pose_set(args.dataset, args.data_root, args.split)
+    synthetic = (data_root(args.data_root, args.dataset) / "SYNTHETIC").exists()
     machine = Machine(args.use_gpu, args.threads)
     model, config, checkpoint = load_model(args, len(pose_set.skeleton), synthetic)
     records = records_for(pose_set, config, args.detections, args.image_threshold)
@@ -312,6 +283,11 @@ def run(args: argparse.Namespace, pose_set: PoseSet, synthetic: bool) -> None:
     predictions, truth = predict_records(model, config, pose_set, records, machine, args.engine, args.batch_size, picture)
     if machine.is_main:
         score_and_write(args, config, checkpoint, predictions, truth)
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    return exit_code(lambda: run(parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ import numpy as np
 
 from common.datasets import files
 from common.poses import DataError, PoseSet, box_of_joints
-from common.skeletons import SKELETONS, Skeleton
+from common.skeletons import SKELETONS, Skeleton, get_skeleton
 
 
 def load(root: str | Path, split: str) -> PoseSet:
-    """One file of the format above. A new skeleton becomes known to `common.skeletons.get_skeleton` by its name.
+    """One file of the format above. A skeleton of the user's own lives in the PoseSet (and in prediction files) alone.
 
     Raises DataMissing, or DataError naming file, field and remedy. Images need not exist.
     """
@@ -102,12 +102,9 @@ def _skeleton(path: Path, given) -> Skeleton:
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names) or not isinstance(given.get("name"), str):
         raise DataError(f"{path}: field skeleton must be {{'name': TEXT, 'joints': [TEXT, ...]}} or the name of a known one")
     try:
-        skeleton = Skeleton(given["name"], tuple(names))
+        return get_skeleton(given["name"], tuple(names))
     except ValueError as error:
-        raise DataError(f"{path}: field skeleton: {error}; name both sides left_... and right_..., each joint once") from error
-    if SKELETONS.setdefault(skeleton.name, skeleton) != skeleton:
-        raise DataError(f"{path}: skeleton name {skeleton.name!r} is taken by one with other joints; choose another name")
-    return skeleton
+        raise DataError(f"{path}: field skeleton: {error}; name both sides left_... and right_..., each joint once, or choose another name") from error
 
 
 def _persons(path: Path, index: int, image) -> list:

@@ -10,7 +10,8 @@ per person.
 
 Release form: `mpii_human_pose_v1_u12_1.mat`. Splits `train`, `valid`, `trainval` (annotated persons of training images), `test` (persons
 of the others, without joints) and `all` (every annotated person). Who belongs to `valid` is not in the release: it is found with
-gt_valid.mat when that is there; without it `valid` is an error and `train` is all of `trainval`.
+gt_valid.mat when that is there; without it `valid` is an error and `train` is all of `trainval`. `deeppose_tf_train` and `deeppose_tf_test`
+are asanakoy/deeppose_tf's: a random tenth of the persons with all 16 joints is test, so photographs are shared between the two.
 
 PoseSet: `center` and `scale` as published (centre moved by the 1 pixel only; not lowered by 15*scale, not enlarged by 1.25; NaN where the
 file has -1 or nothing), `head_size` = 0.6 x diagonal of the head box, `box` = square of side 200*scale about the centre, or tight around
@@ -176,8 +177,11 @@ def _load_release(root: Path, path: Path, split: str) -> PoseSet:
         rows = trainval
     elif split in ("trainval", "test", "all"):
         rows = {"trainval": trainval, "test": ~persons.train, "all": persons.annotated}[split]
+    elif split in ("deeppose_tf_train", "deeppose_tf_test"):
+        whole = np.flatnonzero((persons.visible > 0).all(1))
+        rows = whole[mpii_release.random_tenth(len(whole))[split.endswith("test")]]
     else:
-        raise files.unknown_split("mpii", split, "train, valid, trainval, test, all")
+        raise files.unknown_split("mpii", split, "train, valid, trainval, test, all, deeppose_tf_train, deeppose_tf_test")
     p = persons.select(rows)
     return _make(root, split, p.image.tolist(), p.person, p.joints, p.visible, p.center, p.scale, p.head_box)
 

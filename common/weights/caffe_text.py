@@ -87,19 +87,23 @@ class _Parser:
 
     @property
     def now(self) -> Token:
+        """The token that comes next."""
         return self.tokens[self.position]
 
     def take(self) -> Token:
+        """The next token, which is then behind."""
         self.position += 1
         return self.tokens[self.position - 1]
 
     def skip(self, *marks: str) -> bool:
+        """Take the next token if it is one of `marks`; whether it was."""
         if self.now.kind == "mark" and self.now.text in marks:
             self.position += 1
             return True
         return False
 
     def error(self, token: Token, text: str) -> DataError:
+        """The error to raise, with the token's place in the file."""
         return DataError(f"{self.name}:{token.line}:{token.column}: {text}")
 
     def fields(self, message, path: tuple, closing: str) -> None:

@@ -29,18 +29,22 @@ class _Reader:
         self.path, self.data, self.at = path, data, 0
 
     def error(self, text: str) -> DataError:
+        """The error to raise, with the position."""
         return DataError(f"{self.path}: byte {self.at}: {text}; this is no (whole) variable of PaddlePaddle 1.x, get the file again")
 
     def take(self, count: int, what: str) -> bytes:
+        """The next bytes; DataError when so many are not left. `what` names them."""
         if count < 0 or self.at + count > len(self.data):
             raise self.error(f"{what} needs {count} bytes, {len(self.data) - self.at} are left")
         self.at += count
         return self.data[self.at - count : self.at]
 
     def number(self, form: str, what: str) -> int:
+        """One number in `struct`'s notation."""
         return struct.unpack(form, self.take(struct.calcsize(form), what))[0]
 
     def version(self, what: str) -> None:
+        """Read a version; DataError for any but 0."""
         found = self.number("<I", what)
         if found:
             self.at -= 4

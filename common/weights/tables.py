@@ -169,10 +169,12 @@ def _entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 class _Block:
+    """A block of a table while it is built."""
     def __init__(self) -> None:
         self.out, self.restarts, self.count, self.last = bytearray(), [0], 0, b""
 
     def add(self, key: bytes, value: bytes) -> None:
+        """Append an entry; the part of the key that the one before has is left out."""
         shared = 0
         if self.count == _RESTART:
             self.restarts.append(len(self.out))
@@ -184,6 +186,7 @@ class _Block:
         self.count, self.last = self.count + 1, key
 
     def finish(self) -> bytes:
+        """The block's bytes, with the places where whole keys stand."""
         return bytes(self.out) + struct.pack(f"<{len(self.restarts) + 1}I", *self.restarts, len(self.restarts))
 
 

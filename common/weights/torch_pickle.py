@@ -47,6 +47,7 @@ class _Storage:
         self.kind, self.count, self.array = kind, count, None
 
     def fill(self, data: bytes) -> None:
+        """Interpret the bytes; bfloat16 becomes float32."""
         if self.kind == "bf16":
             self.array = (np.frombuffer(data, "<u2", self.count).astype(np.uint32) << 16).view(np.float32)
         else:
@@ -60,6 +61,7 @@ class _Tensor:
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
 
     def array(self) -> np.ndarray:
+        """The tensor as an array of its own; ValueError when it lies outside its storage."""
         base = self.storage.array
         if min([self.offset, *self.size, *self.stride], default=0) < 0:
             raise ValueError("a tensor has a negative size, stride or offset")
@@ -80,6 +82,7 @@ class _Unpickler(pickle.Unpickler):
         self._load_storage = load_storage
 
     def find_class(self, module: str, name: str) -> Any:
+        """Stand-ins for tensors and containers; everything else becomes an object that stores nothing and runs nothing."""
         known = {
             ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
             ("torch._utils", "_rebuild_tensor"): _Tensor,
@@ -95,6 +98,7 @@ class _Unpickler(pickle.Unpickler):
         return _Unknown
 
     def persistent_load(self, pid: Any) -> _Storage:
+        """The storage that a tensor refers to."""
         kind, key, _, count = pid[1:5]
         return self._load_storage(kind, str(key), int(count))
 

@@ -165,6 +165,10 @@ def test_release_matches_deeppose_preparation(golden_dir, tmp_path):
         assert (found.joints[row] + 1).tolist() == [pytest.approx(line["joint_pos"][str(k)]) for k in range(16)]
         if line["is_visible"] is not None:
             assert (found.visible[row] == 2).tolist() == [bool(line["is_visible"][str(k)]) for k in range(16)]
+    for part in ("train", "test"):
+        lines, split = [str(line).split(",") for line in fixture[f"mpii/{part}_csv"]], load("mpii", tmp_path, f"deeppose_tf_{part}")
+        assert split.image_id.tolist() == [line[0] for line in lines] and split.split == f"deeppose_tf_{part}"
+        np.testing.assert_allclose(split.joints.reshape(len(lines), 32) + 1, [[float(v) for v in line[1:]] for line in lines], rtol=1e-11)
 
 
 @pytest.mark.golden

@@ -7,7 +7,7 @@ import pytest
 
 from common.poses import DataError, PoseSet, box_of_joints
 from common.predictions import load_predictions, predictions_for, save_predictions
-from common.skeletons import LSP14
+from common.skeletons import LSP14, SKELETONS, Skeleton
 
 
 @pytest.fixture
@@ -88,9 +88,12 @@ def test_rows_are_checked_before_writing(tmp_path, predictions):
     [
         ({"score": None}, "lacks the field 'score'"),
         ({"skeleton": None}, "lacks the field 'skeleton'"),
-        ({"skeleton": np.array("lsp15")}, "unknown skeleton 'lsp15'; known: lsp14"),
-        ({"skeleton": np.array("mpii16")}, r"field joints has shape \(3, 14, 2\); 3 rows of skeleton mpii16 need \(3, 16, 2\)"),
-        ({"meta": np.array("{half")}, "skeleton or meta"),
+        ({"skeleton": np.array("lsp15"), "joint_names": None}, "unknown skeleton 'lsp15'; known: lsp14"),
+        ({"skeleton": np.array("mpii16")}, "'mpii16' is taken by one with other joints"),
+        ({"joint_names": np.array(["left_a"])}, "joint_names"),
+        ({"skeleton": np.array("mine"), "joint_names": np.array(["left_a"])}, "left_a has no counterpart"),
+        ({"skeleton": np.array("mpii16"), "joint_names": None}, r"field joints has shape \(3, 14, 2\); 3 rows of skeleton mpii16 need \(3, 16, 2\)"),
+        ({"meta": np.array("{half")}, "joint_names or meta"),
         ({"score": np.zeros((3, 13))}, r"field score has shape \(3, 13\)"),
         ({"box": np.zeros((2, 4))}, r"field box has shape \(2, 4\)"),
         ({"area": np.float64(3)}, r"field area has shape \(\)"),
@@ -105,6 +108,19 @@ def test_a_bad_field_is_named(tmp_path, predictions, changes, message):
     with pytest.raises(DataError, match=message) as error:
         load_predictions(path)
     assert str(path) in str(error.value)
+
+
+def test_a_skeleton_of_the_users_own_travels_with_the_file(tmp_path, predictions):
+    names = tuple(f"part_{i}" for i in range(len(LSP14)))
+    predictions.skeleton = Skeleton("worm", names)
+    save_predictions(tmp_path / "p.npz", predictions)
+    assert load_predictions(tmp_path / "p.npz").skeleton == Skeleton("worm", names) and "worm" not in SKELETONS
+
+
+def test_files_without_joint_names_are_read(tmp_path, predictions):
+    save_predictions(tmp_path / "p.npz", predictions)
+    rewrite(tmp_path / "p.npz", joint_names=None)
+    assert load_predictions(tmp_path / "p.npz").skeleton is LSP14
 
 
 def test_damaged_and_foreign_files(tmp_path, predictions):

@@ -190,6 +190,19 @@ def test_mobilepose_penn_leaves_tails_out():
     assert result["penn_mobilepose@0.2:compat"].n == result["pck_extent@0.2:compat"].n == 10 and result["pck_box@0.2"].n == 12
 
 
+@pytest.mark.parametrize("protocol", ["penn_mobilepose@0.2:compat", "pck_extent@0.2:compat"])
+def test_mobilepose_measures_from_the_placeholders_of_hidden_joints(protocol):
+    """A hidden joint's placeholder lies in the picture's corner: the crop reaches there, and with it grows what counts as a hit."""
+    pose_set = make_set("penn_action", n=10)
+    pose_set = replace(pose_set, joints=pose_set.joints + 3000, image_size=None)
+    visible = pose_set.visible.copy()
+    visible[:, PENN13.index("left_ankle")] = 0
+    far_off = predictions_for(pose_set, pose_set.joints + 300)
+    assert score(pose_set, far_off, [protocol])[protocol].total == 0
+    hidden = hide(pose_set, visible)
+    assert score(hidden, far_off, [protocol])[protocol].total > 0
+
+
 def test_belly_of_a_network_without_one():
     pose_set = make_set("jhmdb", n=3)
     shoulders, hips = (pose_set.joints[:, JHMDB15.indices((f"right_{p}", f"left_{p}"))].mean(1) for p in ("shoulder", "hip"))

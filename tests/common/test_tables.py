@@ -9,6 +9,7 @@ import pytest
 
 from common import baselines, tables
 from common.datasets import load, synthetic
+from common.poses import DataError
 
 
 def run(model, total, **meta):
@@ -35,6 +36,35 @@ def test_synthetic_runs_say_so():
 def test_only_marked_places_change():
     text = "a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb <!-- y:begin --> c"
     assert tables.refreshed(text, {"x": "new \\1", "y": "never"}) == "a\n<!-- x:begin -->\nnew \\1\n<!-- x:end -->\nb <!-- y:begin --> c"
+
+
+def test_overview_has_a_row_a_run_and_counts_what_was_reported():
+    runs = [run("good", 80.0), run("bad", 20.0), run("drawn", 90.0, synthetic=True)]
+    line = {"house": "h", "reported": 70.0, "measured": None, "comparable": None}
+    lines = [line, {**line, "measured": 60.0, "comparable": False}, {**line, "measured": 61.0, "comparable": True}, {**line, "reported": None}]
+    text = tables.overview(runs, lines)
+    assert [row.split(" | ")[1] for row in text.splitlines()[2:5]] == ["bad", "good", "drawn"]
+    assert "| h | drawn | lsp | test | SYNTHETIC | pck_torso@0.2 | 90.0 |" in text
+    assert text.splitlines()[-1] == "| h | 3 | 2 | 1 |"
+
+
+def test_overview_takes_the_data_sets_main_protocol():
+    own = run("net", 10.0)
+    own |= {"dataset": "k2hpd", "protocols": {"pdj@0.1": own["protocols"]["pck_torso@0.2"], "pdj@0.5": {"total": None, "n": 7}}}
+    assert "| pdj@0.5 | - |" in tables.overview([own], [])
+
+
+def test_figures_come_from_the_file_that_the_mark_names(tmp_path):
+    content = {"columns": ["what", "seconds", "n"], "rows": [["a", 0.012345, 7], ["b", 1234.5, None]], "command": "python x.py", "note": "once"}
+    (tmp_path / "bench.json").write_text(json.dumps(content))
+    text = "a\n<!-- figures bench.json:begin -->\nold\n<!-- figures:end -->\nb"
+    filled = tables.with_figures(text, tmp_path)
+    assert "| a | 0.0123 | 7 |\n| b | 1234 | - |" in filled and "`python x.py`: once" in filled and "old" not in filled
+    assert tables.with_figures(filled, tmp_path) == filled
+    assert "Not measured yet." in tables.with_figures(filled.replace("bench", "gone"), tmp_path)
+    (tmp_path / "bench.json").write_text('{"rows": []}')
+    with pytest.raises(DataError, match="bench.json"):
+        tables.with_figures(text, tmp_path)
 
 
 def test_the_readmes_are_up_to_date():

@@ -12,7 +12,7 @@ from deepercut_tf import ai2coco_art_neckhead_json, eval_mscoco, pairwise_stats,
 from deepercut_tf.ai_challenger import AIC17, convert, from_slots, submission
 from deepercut_tf.config import find_config_file, load_config, make_config
 from deepercut_tf.data import Sampler, make_sample
-from deepercut_tf.items import load_items
+from deepercut_tf.items import Item, ItemSet, load_items
 from deepercut_tf.joints import joint_groups, skeleton_of_settings
 from deepercut_tf.pair_statistics import load_statistics
 from deepercut_tf.pairwise import wanted_pairs
@@ -111,6 +111,51 @@ def test_sampler_order(coco):
     assert list(islice(Sampler(item_set, config).draws(draws[5].number), 3)) == draws[5:8]
     with pytest.raises(DataError, match="max_input_size"):
         next(Sampler(item_set, make_config({"max_input_size": 20})).draws())
+
+
+def test_rotation_takes_the_joints_along(tmp_path):
+    """A dot at the joint is at the turned joint; the mask turns as the picture; no side gets longer than the longer one was."""
+    from deepercut_tf.data import rotation, turn
+
+    image, joint = np.zeros((60, 90, 3), np.uint8), np.array([70, 20])
+    image[joint[1] - 1 : joint[1] + 2, joint[0] - 1 : joint[0] + 2] = 255
+    for angle in (-40, 0, 25, 90, 180):
+        matrix, size = rotation(image.shape[:2], angle)
+        turned, mask = turn(image, matrix, size, (0, 0, 0)), turn((image[..., 0] > 0).astype(np.uint8), matrix, size, 0)
+        rows, columns = np.nonzero(turned[..., 0] > 100)
+        expected = matrix[:, :2] @ joint + matrix[:, 2]
+        np.testing.assert_allclose([columns.mean(), rows.mean()], expected, atol=0.6)
+        np.testing.assert_allclose(np.argwhere(mask).mean(0)[::-1], expected, atol=0.6)
+        assert max(size) <= 90
+    assert rotation((60, 90), 0)[1] == (60, 90) and rotation((60, 90), 90)[1] == (90, 60)
+
+
+def test_lspet_crops_and_angles(tmp_path):
+    """crop cuts an only person's box out of a folder's picture, with joints on the same pixels; angles depend on the draw alone."""
+    synthetic.main(["lspet", str(tmp_path / "lspet"), "--count", "4"])
+    keys = {"dataset": str(tmp_path / "lspet"), "dataset_type": "lspet", "dataset_phase": "train", "pos_dist_thresh": 10, "crop_pad": 4}
+    item_set, config = load_items(make_config({**keys, "crop": True, "rotate": 30}))
+    whole, cut = (make_sample(item_set, 0, make_config({**vars(config), "crop": crop}), 1.0, False) for crop in (False, True))
+    left, top = (int(v) for v in cut.origin)
+    height, width = cut.image.shape[:2]
+    np.testing.assert_array_equal(cut.image, whole.image[top : top + height, left : left + width])
+    x, y = item_set.items[0].persons[0][:, 1:].T
+    assert x.min() >= left and y.min() >= top and x.max() <= left + width and y.max() <= top + height
+    draws = list(islice(Sampler(item_set, config).draws(), 6))
+    assert len({d.angle for d in draws}) == 6 and all(abs(d.angle) <= 30 for d in draws)
+    assert list(islice(Sampler(item_set, config).draws(draws[2].number), 2)) == draws[2:4]
+
+
+def test_frames_of_a_video_come_together():
+    """batch_size consecutive frames of one sequence, shifted back at its end; a shorter sequence repeats its last frame."""
+    places = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
+    items = [Item(f"{i}.png", i, [], (120, 160), sequence=s, frame=f) for i, (s, f) in enumerate(places)]
+    item_set = ItemSet(items, AIC17, sequences=[[0, 1, 2, 3], [4, 5]])
+    config = make_config({"video_batch": True, "batch_size": 3, "shuffle": False})
+    draws = islice(Sampler(item_set, config).draws(), 6)
+    assert [d.indices for d in draws] == [(0, 1, 2), (1, 2, 3), (1, 2, 3), (1, 2, 3), (4, 5, 5), (4, 5, 5)]
+    with pytest.raises(DataError, match="seq_id"):
+        next(Sampler(ItemSet([Item("0.png", 0, [], (120, 160))], AIC17), config).draws())
 
 
 def test_mpii_from_the_release(tmp_path):

@@ -16,7 +16,7 @@ from common.datasets import synthetic
 from common.poses import DataError
 from common.predictions import load_predictions
 from deeppose_caffe_port import bench, convert, draw_loss, predict, prepare, train, val, workflow
-from deeppose_caffe_port.cascade import Cascade
+from deeppose_caffe_port.cascade import Cascade, own_outputs
 from deeppose_caffe_port.config import PRESETS, Config, settle
 from deeppose_caffe_port.images import patch, read_picture
 from deeppose_caffe_port.import_data import import_data
@@ -43,7 +43,9 @@ def shorten(project: pathlib.Path) -> None:
 
 
 def options(data, project, dataset: str = "k2hpd") -> list[str]:
-    split = ["--train_split=1-6", "--test_split=7-10"] if dataset == "lspet" else ["--mode=compat"]
+    """K2HPD as the original does it; LSPET with all that this port adds."""
+    added = ["--train_split=1-6", "--test_split=7-10", "--stages=3", "--held_out=0.3", "--rotate=30", "--zoom=1.2"]
+    split = added if dataset == "lspet" else ["--mode=compat", "--no-joint_outputs"]
     return [
         f"--work={project}",
         f"--dataset={dataset}",
@@ -78,6 +80,7 @@ def test_all_steps_leave_their_files(project):
             f"snapshot/{model}_iter_2.solverstate",
         ):
             assert (folder / "models" / model / file).is_file(), file
+    assert (folder / "models/deeppose_refine3").exists() == (name == "LSPET")
     assert (folder / "SYNTHETIC").exists()
     assert "SYNTHETIC" in (folder / "models/deeppose/snapshot/log/train.log").read_text()
 
@@ -86,11 +89,16 @@ def test_scores_and_prediction_file(project, tmp_path):
     _, words = project
     assert val.main([*words, f"--out={tmp_path / 'p.npz'}", f"--json={tmp_path / 's.json'}", f"--result={tmp_path / 'r.json'}"]) == 0
     predictions = load_predictions(tmp_path / "p.npz")
-    assert predictions.meta["synthetic"] and predictions.meta["model"] == "deeppose_refine"
+    assert predictions.meta["synthetic"] and predictions.meta["model"] == (
+        "deeppose_refine3" if predictions.dataset == "lspet" else "deeppose_refine"
+    )
     assert np.isfinite(predictions.joints).all()
     scores = json.loads((tmp_path / "s.json").read_text())
     assert all(entry["n"] >= 0 and not entry["comparable"] for entry in scores.values())
     assert json.loads((tmp_path / "r.json").read_text())["house"] == "deeppose_caffe_port"
+    gain = json.loads((tmp_path / "gain/r.json").read_text())
+    assert len(gain["columns"]) == (5 if predictions.dataset == "lspet" else 4) and gain["rows"][0][0] == predictions.skeleton.joints[0]
+    assert gain["rows"][0][-1] == pytest.approx(gain["rows"][0][1] - gain["rows"][0][-2])
     assert val.main([*words, "--stage=1", f"--out={tmp_path / 'one.npz'}", "--rate=2"]) == 0
     assert 0 < len(load_predictions(tmp_path / "one.npz")) < len(predictions)
     assert val.main([*words, "--random_weights", f"--out={tmp_path / 'random.npz'}"]) == 0
@@ -107,6 +115,18 @@ def test_predictions_do_not_depend_on_the_batch(project, tmp_path):
     a, b = (load_predictions(f).joints for f in files)
     # a patch is cut at whole pixels: a last digit may move it
     assert (np.abs(a - b) < 1e-2).mean() > 0.9
+
+
+def test_bf16_predictions_are_near_those_of_float32(project, tmp_path):
+    """Eight bits a number through nine layers: a few hundredths of what the network puts out at most."""
+    folder, words = project
+    found = {}
+    for amp in ("off", "bf16"):
+        assert val.main([*words, "--stage=1", f"--amp={amp}", f"--out={tmp_path / amp}.npz"]) == 0
+        found[amp] = load_predictions(tmp_path / f"{amp}.npz").joints
+    moves = np.abs(found["off"] - found["off"].mean((1, 2), keepdims=True))
+    difference = np.abs(found["bf16"] - found["off"])
+    assert 0 < difference.max() < 0.05 * moves.max()
 
 
 def test_predict_draws_and_writes(project, tmp_path):
@@ -145,6 +165,49 @@ def test_conversion_that_answers_otherwise_is_not_kept(project, tmp_path, monkey
     assert not out.exists() and not list(tmp_path.iterdir())
 
 
+def test_held_out_pictures_train_no_stage(project):
+    """They are in no training list, and their patches are all that the last `holdout` lines of a later stage's list are."""
+    folder, words = project
+    if "--held_out=0.3" not in words:
+        assert not list(folder.rglob("*held*"))
+        return
+    held = {pathlib.Path(line.split()[0]).stem for line in (folder / "models/deeppose/held_images.txt").read_text().splitlines()}
+    assert len(held) == 4, "two of six persons, and their mirrored pictures"
+    for model in ("deeppose", "deeppose_refine", "deeppose_refine3"):
+        for kind in ("train", "test"):
+            stems = {
+                pathlib.Path(line.split()[0]).name.split(".")[0]
+                for line in (folder / f"models/{model}/{kind}_images.txt").read_text().splitlines()
+            }
+            assert stems and stems.isdisjoint(held) if kind == "train" or model == "deeppose" else stems <= held
+
+
+def test_patches_of_a_third_stage_start_where_the_second_ends(project):
+    """Label and centre of a held-out patch give the joint back: centre = prediction of both stages."""
+    folder, words = project
+    if "--stages=3" not in words:
+        assert workflow.main(["train3", *words]) == 2
+        return
+    config = settle({"work": str(folder)})
+    names, values = prepare.read_list(folder / "data/LSPET/stage2/output_held.txt", 4 * 14)
+    patches, labels = prepare.read_list(folder / "data/LSPET/stage3/images.txt", 28)
+    truth, guess = values.reshape(-1, 2, 14, 2).transpose(1, 0, 2, 3)
+    stage1 = prepare.read_list(folder / "data/LSPET/stage1/output_held.txt", 4 * 14)[1].reshape(-1, 2, 14, 2)[:, 1]
+    assert not np.allclose(stage1, guess)
+    side = config.alpha * config.diameters(truth)
+    rows = {pathlib.Path(name).stem: row for row, name in enumerate(names)}
+    for name, label in list(zip(patches, labels))[-config.holdout :]:
+        stem, joint = pathlib.Path(name).stem.split(".")[:2]
+        row, joint = rows[stem], int(joint)
+        assert np.isfinite(label).sum() == 2
+        np.testing.assert_allclose(guess[row, joint] + label[2 * joint : 2 * joint + 2] * side[row], truth[row, joint], atol=1e-3)
+
+
+def test_every_joint_takes_its_own_outputs():
+    outputs = np.arange(2 * 3 * 3 * 2).reshape(6, 6)  # two persons, three joints
+    assert own_outputs(outputs, 3).tolist() == [[0, 1], [8, 9], [16, 17], [18, 19], [26, 27], [34, 35]]
+
+
 def test_settings_of_the_project_folder_hold(project):
     folder, words = project
     mode, other = ("compat", "correct") if "--mode=compat" in words else ("correct", "compat")
@@ -157,12 +220,19 @@ def test_settings_of_the_project_folder_hold(project):
 def test_unlabelled_joints_go_through_both_stages(data, tmp_path):
     """nan in the lists, masked in the loss, no patch made of them."""
     config = settle(
-        {"work": str(tmp_path), "dataset": "lspet", "data_dir": str(data / "lspet"), "train_split": "1-4", "test_split": "5-6", "copies": 1}
+        {
+            "work": str(tmp_path),
+            "dataset": "lspet",
+            "data_dir": str(data / "lspet"),
+            "train_split": "1-4",
+            "test_split": "5-6",
+            "held_out": 0.0,
+        }
     )
     import_data(config)
     home = prepare.dataset_folder(config)
     lines = prepare.read_annotations(home / "train_annos.txt", 14)
-    assert len(lines) == 8 and sum(line.name.startswith("copy0") for line in lines) == 4
+    assert len(lines) == 4
     lines[0].points[config.skeleton.index("right_hip")] = np.nan  # an end of a diagonal: the other one is the diameter then
     text = ",".join("nan" if np.isnan(v) else f"{v:.3f}" for v in lines[0].points.ravel())
     prepare.write_lines(home / "train_annos.txt", [f"{lines[0].name} {text}\n"])
@@ -217,7 +287,7 @@ def test_training_a_stage_prepares_what_is_missing(data, tmp_path, monkeypatch):
 
 
 def test_committed_prototxts_are_the_papers():
-    files = project_files("paper", 15)
+    files = project_files(Config(preset="paper"))
     assert {str(p.relative_to(HOUSE)) for p in HOUSE.rglob("*.prototxt")} == set(files)
     for name, text in files.items():
         assert (HOUSE / name).read_text() == text, name
@@ -229,7 +299,7 @@ def test_paper_networks_have_the_originals_blobs():
     from deeppose_caffe_port.model import TEST, CaffeNet
 
     for stage, (count, last) in enumerate(((44_314_400, 30), (44_279_652, 2)), 1):
-        text = project_files("paper", 15)[f"models/{('deeppose', 'deeppose_refine')[stage - 1]}/deploy.prototxt"]
+        text = project_files(Config(preset="paper"))[f"models/{('deeppose', 'deeppose_refine')[stage - 1]}/deploy.prototxt"]
         net = CaffeNet(parse_text(text.replace('"xavier"', '"constant"'), "NetParameter"), TEST)
         blobs = list(net.blobs())
         assert sum(b.tensor.numel() for b in blobs) == count and len(blobs) == 26
@@ -243,7 +313,7 @@ def test_every_preset_builds(preset):
     from deeppose_caffe_port.learning_rate import check_policy
     from deeppose_caffe_port.model import TEST, CaffeNet
 
-    for name, text in project_files(preset, 14).items():
+    for name, text in project_files(Config(dataset="lsp", preset=preset, stages=3)).items():
         if name.endswith("solver.prototxt"):
             check_policy(parse_text(text, "SolverParameter").message)
         elif name.endswith("deploy.prototxt"):
@@ -308,6 +378,14 @@ def test_without_data_the_message_names_the_stand_in(program, tmp_path):
     assert f"python -m common.datasets.synthetic k2hpd {tmp_path / 'none'}" in answer.stderr
 
 
-def test_bench_of_the_reader(capsys):
-    assert bench.main(["reader", "--stage=2", "--batch=64"]) == 0
-    assert "read_per_s" in capsys.readouterr().out
+def test_bench_writes_tables_for_the_readme(tmp_path, monkeypatch, capsys):
+    net, training = PRESETS["paper"][1]
+    monkeypatch.setitem(PRESETS, "paper", (PRESETS["paper"][0], (replace(net, width=0.1), training)))
+    words = ["--stage=2", "--batch=16", "--repeat=1", f"--json={tmp_path / 'b.json'}"]
+    assert bench.main(["reader", *words]) == 0
+    table = json.loads((tmp_path / "b.json").read_text())
+    assert [row[0] for row in table["rows"]][1:] == ["read", "turn and scale (--rotate, --zoom)", "train, float32"]
+    assert all(row[1] > 0 for row in table["rows"]) and table["command"].startswith("python deeppose_caffe_port/bench.py reader --stage=2")
+    assert bench.main(["net", *words]) == 0
+    assert [row[1] for row in json.loads((tmp_path / "b.json").read_text())["rows"]].count("ours") == 2
+    assert "of the plain module" in capsys.readouterr().out

@@ -186,3 +186,16 @@ def test_curves_rise_and_are_drawn(tmp_path):
     assert all(list(values) == sorted(values) and values[0] < values[-1] for values in lines.values())
     report.plot_curves(tmp_path / "c.png", lines)
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_learning_curve(tmp_path, capsys):
+    from deeppose_tf import learning_curve
+
+    log = tmp_path / "log.jsonl"
+    assert learning_curve.main([str(tmp_path)]) == 2 and "does not exist" in capsys.readouterr().err
+    log.write_text('{"step": 0, "other": 1}\n')
+    assert learning_curve.main([str(tmp_path)]) == 2 and "no losses" in capsys.readouterr().err
+    log.write_text('{"step": 0, "test/mPCP": 0.1}\n{"step": 50, "loss": 0.5}\n{"step": 100, "test/mPCP": 0.4, "loss": null}\n')
+    assert learning_curve.series([{"step": 7, "a": 0.5}, {"step": 8, "a": None}, {"step": 9}], "a", 100.0) == ([7], [50.0])
+    assert learning_curve.main([str(tmp_path)]) == 0
+    assert (tmp_path / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"

@@ -140,6 +140,25 @@ def test_poses(tmp_path):
     assert found.image_id.tolist() == [2, 3, 4] and 0 < (found.visible > 0).sum() < found.visible.size
 
 
+def test_stand_ins(tmp_path, monkeypatch, capsys):
+    """People drawn elsewhere are linked, their CSVs and random weights made; real data is left alone."""
+    drawn, weights = tmp_path / "data/LSP", tmp_path / "weights/bvlc_alexnet.tf"
+    release(drawn, "lsp", 4, 4)
+    for name, place in (("LSP_ROOT", "datasets/lsp"), ("LSPET_ROOT", "datasets/lsp_ext")):
+        monkeypatch.setattr(prepare, name, tmp_path / place)
+    monkeypatch.setattr(prepare, "IMAGENET_WEIGHTS", weights)
+    assert prepare.main(["lsp", "--synthetic", str(drawn)]) == 2 and "no file SYNTHETIC" in capsys.readouterr().err
+    (drawn / "SYNTHETIC").touch()
+    for _again in range(2):
+        assert prepare.main(["lsp", "--synthetic", str(drawn)]) == 0
+    found = read_csv(tmp_path / "datasets/lsp_ext/train_joints.csv")
+    assert found.synthetic and (tmp_path / "datasets/lsp/images").samefile(drawn / "images") and weights.is_file()
+    (drawn / "SYNTHETIC").unlink()
+    weights.unlink()
+    assert prepare.main(["lsp", "--synthetic"]) == 0
+    assert "real data" in capsys.readouterr().out and not weights.exists()
+
+
 def test_missing_release(capsys):
     assert prepare.main(["mpii", "--mat", "nowhere.mat"]) == 2
     assert "human-pose.mpi-inf.mpg.de" in capsys.readouterr().err

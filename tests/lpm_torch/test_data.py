@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from common.codecs import decode_maps  # noqa: E402
+from common.codecs import decode_maps, gaussian_maps  # noqa: E402
 from common.geometry import apply_affine  # noqa: E402
 from common.poses import PoseSet, box_of_joints  # noqa: E402
 from common.skeletons import LPM14, LSP14, PENN13  # noqa: E402
-from lpm_torch import bench  # noqa: E402
+from lpm_torch import bench, data  # noqa: E402
 from lpm_torch.config import Config  # noqa: E402
 from lpm_torch.data import Augmentation, ClipDataset, EpochSampler, make_clips, make_loader, to_lpm  # noqa: E402
 
@@ -227,6 +227,18 @@ def test_a_person_without_joints_still_makes_a_clip(stills):
         assert not item["labels"].any() and np.isfinite(item["center"]).all() and np.isfinite(item["to_image"]).all()
 
 
+@pytest.mark.parametrize("size", [64, 256])
+def test_centre_maps_are_the_whole_gaussian(size):
+    """Only a square about the centre is computed; outside it the values are below the threshold anyway."""
+    rng = np.random.default_rng(0)
+    for low, high in ((0, size), (-300, 0), (size, 700), (-300, 700)):
+        joints = rng.uniform(low, high, (2, 14, 2))
+        middle = (np.maximum(joints.min((0, 1)), 0) + np.minimum(joints.max((0, 1)), size - 1)) / 2
+        whole = gaussian_maps(middle[None], np.ones(1, bool), (size, size), data.CENTER_SIGMA)
+        np.testing.assert_array_equal(data.center_map(joints, size, transposed=False), whole)
+        np.testing.assert_array_equal(data.center_map(joints, size, transposed=True), whole.transpose(0, 2, 1))
+
+
 @pytest.mark.golden
 def test_loader_bench_counts_crops(pose_data, tmp_path, capsys):
     for mode in ("correct", "compat"):
@@ -240,6 +252,7 @@ def test_loader_bench_counts_crops(pose_data, tmp_path, capsys):
         ]
         assert bench.main(["loader", *options]) == 0
         assert f"LSP {mode} 64: " in capsys.readouterr().out
-        assert json.loads((tmp_path / "r.json").read_text())["crops"] == 6
+        figures = json.loads((tmp_path / "r.json").read_text())
+        assert figures["rows"][0][:3] == ["LSP", mode, 64] and figures["note"].startswith("6 crops") and "--json" not in figures["command"]
     assert bench.main(["loader", f"--data_dir={tmp_path}/none"]) == 2
     assert "synthetic" in capsys.readouterr().err

@@ -1,9 +1,12 @@
 """Networks at small widths: equality with a plain loop, options, sizes, streaming."""
 
+import json
+
 import pytest
 import torch
 
 from common.poses import DataError
+from lpm_torch import bench
 from lpm_torch.bench import plain_cpm, plain_lpm
 from lpm_torch.model import MODELS, build_model
 
@@ -166,3 +169,12 @@ def test_lpm_raw_takes_shorter_clips():
     frames, center = clip(frames=4)
     with torch.inference_mode():
         close(model(frames[:, :2], center)[1], model(frames, center)[1][:, :3])
+
+
+def test_network_bench_writes_figures(tmp_path):
+    words = ["--resolution=32", "--t=2", "--width=0.05", "--repeat=1"]
+    assert bench.main([*words, f"--json={tmp_path}/r.json"]) == 0
+    figures = json.loads((tmp_path / "r.json").read_text())
+    assert [row[:3] for row in figures["rows"]] == [["lpm", p, c] for p in ("inference", "training") for c in ("plain loop", "ours")]
+    assert all(row[3] > 0 for row in figures["rows"]) and [row[4] for row in figures["rows"][::2]] == [1, 1]
+    assert figures["command"] == "python -m lpm_torch.bench " + " ".join(words)

@@ -17,6 +17,7 @@ from common.datasets import load
 from common.geometry import pad_box
 from common.runlog import read_log
 from lpm_torch import config, engine, predict, train
+from lpm_torch.machine import Machine
 from lpm_torch.model import build_model
 from tests.lpm_torch import tiny
 
@@ -251,6 +252,21 @@ def test_missing_data_is_said_before_pytorch_is_loaded(tmp_path):
     assert "http" in done.stderr
 
 
+def test_empty_data_is_named(tmp_path, capsys):
+    """No annotation, no video of the split, no clip as long as --t: each says what it looked for."""
+    (tmp_path / "none/labels").mkdir(parents=True)
+    shutil.copytree(tiny.penn(), tmp_path / "few")
+    (tmp_path / "few/labels/0003.mat").unlink()  # the only one of the test half
+    cases = (
+        ([f"--data_dir={tmp_path}/none"], "labels/0001.mat"),
+        ([f"--data_dir={tmp_path}/few", "--train_split=test"], "belongs to split test"),
+        ([f"--data_dir={tiny.penn()}", "--t=8"], "no clip of 8 frames"),
+    )
+    for words, message in cases:
+        assert train.main([*options(tmp_path, *LPM), "--dataset=PennAction", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_bad_input_exits_with_2(tmp_path, capsys):
     settings = tmp_path / "bad.ini"
     settings.write_text("lr = 1e-4\nlearning_rate = 1\n")
@@ -286,6 +302,21 @@ def test_options_and_defaults_of_the_original():
     assert {k: getattr(parsed, k) for k in given} == given and parsed.debug
 
 
+def test_automatic_precision_is_what_the_device_computes_in(monkeypatch):
+    machine = Machine(config.Config())
+    assert [machine.native_amp(amp) for amp in ("off", "bf16", "fp16")] == ["off", "bf16", "fp16"]
+    machine.device = torch.device("cpu")
+    for has, expected in ((True, "bf16"), (False, "off")):
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            monkeypatch.setattr(torch.cpu, name, lambda has=has: has)
+        assert machine.native_amp("auto") == expected
+
+
+def test_automatic_precision_is_stored_as_what_it_became(tmp_path):
+    assert train.main([*options(tmp_path, *CPM), "--amp=auto", "--limit=4"]) == 0
+    assert last(tmp_path, "cpm")["config"]["amp"] in ("off", "bf16")
+
+
 def test_settings_come_from_preset_file_and_command_line_in_that_order(tmp_path):
     settings = tmp_path / "run.ini"
     settings.write_text("lr = 5e-4\nmax_epochs = 7\nexperiment = Pose Estimation Training\n")
@@ -319,7 +350,7 @@ def test_other_networks_train_validate_and_draw(tmp_path, model):
 
 
 @pytest.mark.parametrize("dataset", ["LSP", "PennAction"])
-@pytest.mark.parametrize("change", [["--mode=compat"], ["--amp=bf16", "--ema=0.9"]])
+@pytest.mark.parametrize("change", [["--mode=compat"], ["--amp=bf16", "--ema=0.9"], ["--amp=fp16"]])
 def test_modes_and_mixed_precision_on_images_and_video(tmp_path, dataset, change):
     root = tiny.lsp() if dataset == "LSP" else tiny.penn()
     arguments = options(tmp_path, *LPM, f"--dataset={dataset}", "--max_epochs=1", "--limit=2", "--valid_split=valid", *change)

@@ -328,6 +328,18 @@ def test_official_protocol_of_sub_jhmdb(tmp_path):
     assert found.meta["stand_ins"] == ["belly"] and found.meta["scales"][0] == 1.2 and np.isfinite(found.joints).all()
 
 
+def test_weights_of_another_joint_order_are_refused(tmp_path, capsys):
+    """What the converter's card says counts; the official protocol alone reads the authors' order."""
+    checkpoint = save(tmp_path)
+    checkpoint.with_name(checkpoint.name + ".card.json").write_text('{"joint_order": "cpm14"}')
+    for program in (val, test):
+        assert program.main(penn(f"--checkpoint_name={checkpoint}")) == 2
+        message = capsys.readouterr().err
+        assert "cpm14" in message and "--reorder" in message and checkpoint.name in message
+    assert test.main(penn("--protocol=official", f"--checkpoint_name={checkpoint}", f"--out={tmp_path}", "--limit=1")) == 0
+    assert load_predictions(tmp_path / "official.npz").meta["joint_order"] == "cpm14"
+
+
 def test_networks_that_cannot_follow_a_sequence(tmp_path, capsys):
     checkpoint = save(tmp_path, model="lpm_raw")
     assert test.main(["--model=lpm_raw", *penn("--protocol=official", f"--checkpoint_name={checkpoint}")[1:]]) == 2

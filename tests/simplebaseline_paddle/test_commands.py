@@ -9,6 +9,7 @@ import pytest
 
 from simplebaseline_paddle import arguments, convert, train, val
 from simplebaseline_paddle.config import PRESETS, Config, augmentation_of
+from simplebaseline_paddle.machine import use_vector_units
 
 HOUSE = Path(__file__).resolve().parents[2] / "simplebaseline_paddle"
 PROGRAMS = ("train", "val", "test", "predict", "convert", "bench")
@@ -81,6 +82,25 @@ def test_bad_settings(arguments_, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("vendor", "flags", "own", "expected"),
+    [("AuthenticAMD", "sse2 avx2 fma", None, "5"), ("AuthenticAMD", "sse2 avx2 fma", "7", "7"), ("AuthenticAMD", "sse2", None, None),
+     ("GenuineIntel", "sse2 avx2 fma", None, None)],
+)  # fmt: skip
+def test_matrix_products_use_avx_on_amd_processors(vendor, flags, own, expected, tmp_path, monkeypatch):
+    """A user's own choice stays; other processors are left alone."""
+    import os
+
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n")
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", own or "")
+    if own is None:
+        monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
+    use_vector_units(tmp_path / "cpuinfo")
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
+    monkeypatch.undo()
+    use_vector_units(tmp_path / "no such file")
+
+
 def test_enable_ce_is_seed_90():
     assert train.parse_args(["--enable_ce", "True"]).seed == 90
 
@@ -142,6 +162,19 @@ def test_a_conversion_that_disagrees_is_not_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(convert, "_maps", off)
     assert convert.main(["--input", str(first), "--output", str(tmp_path / "w.pth"), "--height", "64", "--width", "64"]) == 2
     assert "nothing was written" in capsys.readouterr().err and not (tmp_path / "w.pth").exists()
+
+
+@pytest.mark.parametrize("what", ["loader", "inference"])
+def test_benchmarks_run(what, tmp_path):
+    """Not how fast, only that every side is measured and lands in the file; a process of its own, because it sets the threads."""
+    import json
+
+    command = [sys.executable, str(HOUSE / "bench.py"), what, "--preset", "smoke", "--persons", "2", "--batch_size", "2", "--runs", "1"]
+    done = subprocess.run([*command, "--json", str(tmp_path / "bench.json")], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert len(figures["rows"]) == 3 and all(row[1] > 0 and row[2] > 0 for row in figures["rows"])
+    assert what in figures["command"]
 
 
 def test_the_original_table():

@@ -127,7 +127,7 @@ def test_prediction_on_pictures(mpii, trained, tmp_path, capsys):
         rows = [json.loads(line) for line in (tmp_path / "out/joints.jsonl").read_text().splitlines()]
         assert [len(r["people"]) for r in rows] == people
         assert [r["image"] for r in rows] == [first.name, second.name]
-        assert (tmp_path / "out" / f"{first.stem}_pose.png").is_file()
+        assert (tmp_path / "out" / f"{first.name}_pose.png").is_file()
         for person in rows[0]["people"]:
             # a peak lies in the padded crop, whose half side is at most 0.625 x the longer side of the box
             x, y, w, h = person["box"]
@@ -176,6 +176,54 @@ def test_four_pictures_are_learnt(mpii):
     assert len(losses) == 30 and losses[-1] < 0.7 * losses[0], losses
 
 
+def first_epoch(mpii, amp="off", **settings):
+    """(losses, weights) of one epoch on eight persons, by plain momentum and with frozen batch norms: no step amplifies rounding."""
+    from simplebaseline_paddle.data import PersonDataset, make_loader
+    from simplebaseline_paddle.engine import train_one_epoch
+    from simplebaseline_paddle.model import build_model
+    from simplebaseline_paddle.records import records_for
+    from simplebaseline_paddle.run import build_optimizer
+    from simplebaseline_paddle.sources import load_pose_set
+
+    config = Config(depth=18, height=64, width=64, sigma=1, deconv_filters="16,16,16", kp_dim=16, workers=0, freeze_bn=True, amp=amp,
+                    lr_strategy="momentum", lr=0.1, **settings)  # fmt: skip
+    pose_set, losses = load_pose_set("mpii", str(mpii), "train"), []
+    records = records_for(pose_set, config).select(slice(8))
+    model = build_model(config, 0)
+    loader = make_loader(PersonDataset(records, pose_set.skeleton, config, training=True), config.batch_size, True)
+    optimizer = build_optimizer(model, config, 1)
+    train_one_epoch(model, loader, optimizer, config, on_step=lambda i, values, *rest: losses.append(values["loss"]), progress=False)
+    return losses, arrays_of(model)
+
+
+def test_accumulated_half_batches_are_one_batch(mpii):
+    whole, halves = first_epoch(mpii, batch_size=4), first_epoch(mpii, batch_size=2, accumulate=2)
+    np.testing.assert_allclose(np.reshape(halves[0], (2, 2)).mean(1), whole[0], rtol=1e-5)
+    for name, value in whole[1].items():
+        # float32 sums in another order
+        np.testing.assert_allclose(halves[1][name], value, atol=1e-6, rtol=1e-5, err_msg=name)
+    assert np.abs(whole[1]["final_layer.bias"]).max() > 1e-4  # zero before the first step
+
+
+def test_gradients_of_batches_too_few_for_an_update_are_dropped(mpii):
+    """Three batches by twos: the next epoch starts as it would after a resume, whose state holds no gradients."""
+    from simplebaseline_paddle import engine
+
+    seen = []
+    layer = paddle.nn.Linear(1, 1)
+    layer(paddle.ones([1, 1])).backward()
+    optimizer = paddle.optimizer.SGD(0.1, layer.parameters())
+    engine.train_one_epoch(layer, [], optimizer, Config(), on_step=lambda *a: seen.append(a), progress=False)
+    assert not seen and (layer.weight.grad is None or not layer.weight.grad.numpy().any())
+
+
+def test_bfloat16_stays_near_float32(mpii):
+    """bfloat16 has 8 bits of mantissa; the CPU kernels of Paddle 3.3.1 compute in float32 all the same."""
+    (wide, _), (narrow, weights) = (first_epoch(mpii, amp, batch_size=4) for amp in ("off", "bf16"))
+    np.testing.assert_allclose(narrow, wide, rtol=0.03)
+    assert all(value.dtype == np.float32 for value in weights.values())
+
+
 def test_two_processes_learn_and_score_what_one_does(mpii, tmp_path):
     """Gradients are averaged over gloo; frozen batch norms and plain momentum make the doubled batch exactly the same arithmetic."""
     more = ["--dataset", "mpii", "--data_root", str(mpii), *SMALL, "--num_epochs", "2", "--freeze_bn", "--lr_strategy", "momentum", "--ema", "0"]
@@ -221,6 +269,16 @@ def test_a_missing_image_is_named(mpii, tmp_path, capsys, workers):
     options = ["--dataset", "mpii", "--data_root", str(tmp_path), "--depth", "18", "--height", "64", "--model_save_dir", str(tmp_path)]
     assert val.main([*options, "--workers", workers]) == 2
     assert "lost.jpg does not exist" in capsys.readouterr().err
+
+
+def test_an_entry_without_a_field_is_named(mpii, tmp_path, capsys):
+    entries = json.loads((mpii / "annot/valid.json").read_text())
+    del entries[2]["joints"]
+    (tmp_path / "annot").mkdir()
+    (tmp_path / "annot/valid.json").write_text(json.dumps(entries))
+    assert val.main(["--dataset", "mpii", "--data_root", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "valid.json" in message and "joints" in message and "2" in message
 
 
 def test_our_states_do_not_need_paddle(trained):

@@ -10,6 +10,7 @@ import pytest
 from common.codecs import decode_maps
 from common.skeletons import COCO17, MPII16
 from simplebaseline_paddle import transforms
+from simplebaseline_paddle.config import MEAN, STD
 from simplebaseline_paddle.transforms import Augmentation, Person
 
 SKELETON = {"mpii": MPII16, "coco": COCO17}
@@ -170,6 +171,14 @@ def test_reduction():
     assert [transforms.reduction(np.array([s, s]), 256) for s in (1.0, 2.6, 5.2, 11.0, 30.0)] == [1, 2, 4, 8, 8]
 
 
-def test_rgb_exchanges_the_planes():
-    image = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), np.uint8)
-    np.testing.assert_array_equal(transforms.normalise(image, "rgb"), transforms.normalise(image[..., ::-1]))
+@pytest.mark.parametrize("colour", ["bgr", "rgb"])
+def test_normalisation_is_the_formula(colour):
+    """Scoring's table bit for bit, training's tensors to the rounding of Paddle's kernels."""
+    import paddle
+
+    images = np.arange(2 * 16 * 16 * 3).astype(np.uint8).reshape(2, 16, 16, 3)
+    mean, std = (np.array(values, np.float32) for values in (MEAN, STD))
+    ordered = images if colour == "bgr" else images[..., ::-1]
+    expected = ((ordered.astype(np.float32) / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(transforms.normalise(images, colour), expected)
+    np.testing.assert_allclose(transforms.normalise(paddle.to_tensor(images), colour).numpy(), expected, atol=1e-6)

@@ -166,6 +166,16 @@ def test_a_foreign_file_of_17_joints_is_coco(tmp_path):
     assert (config.dataset, config.input_size) == ("coco", (288, 384))
 
 
+def test_a_narrow_network_comes_back_narrow(tmp_path):
+    """Its width shows in the weights, so that a file without settings says it too."""
+    path = tmp_path / "w.pth"
+    model = PoseResNet(18, 16, base_width=16, init="zeros")
+    assert model.layer4[1].conv2.weight.shape == [128, 128, 3, 3]
+    weight_files.write_weights(path, arrays_of(model), 18)
+    config = load_network(path, {"height": 64, "width": 64})[1]
+    assert config.base_width == 16 and config.name == "resnet18w16_64x64"
+
+
 def test_a_checkpoints_settings_hold_but_not_its_limit(small, tmp_path):
     """A dry run's `--limit` must not follow its weights into the scoring."""
     path = tmp_path / "w.pdparams"

@@ -72,6 +72,7 @@ class Ellipsoid:
 
     @property
     def distance(self) -> float:
+        """Metres from the camera plane to the centre."""
         return float(self.centre[2])
 
 
@@ -88,6 +89,7 @@ class Capsule:
 
     @property
     def distance(self) -> float:
+        """Metres from the camera plane to the middle."""
         return float(self.start[2] + self.end[2]) / 2
 
 
