@@ -48,12 +48,12 @@ _DEEPERCUT = ("--config=deepercut_tf/models/smoke", "--set=dataset={data}")
 JOBS = (
     Job(
         house="lpm_torch", model="lpm", dataset="penn_action", folder="PennAction", train_split="train", test_split="test", protocol="pck_box@0.2",
-        train=(("lpm_torch/train.py", "--model=lpm", "--dataset=PennAction", *_LPM_TRAIN),),
+        train=(("lpm_torch/train.py", "--model=lpm", "--dataset=PennAction", "--max_epochs=30", *_LPM_TRAIN),),
         score=("lpm_torch/val.py", "--model=lpm", "--dataset=PennAction", "--split=test", "--out={out}/{what}.npz", *_LPM),
     ),
     Job(
         house="lpm_torch", model="cpm", dataset="lsp", folder="LSP", train_split="train", test_split="1001-1400", protocol="pck_torso@0.2",
-        train=(("lpm_torch/train.py", "--model=cpm", "--dataset=LSP", "--max_epochs=5", *_LPM_TRAIN),),
+        train=(("lpm_torch/train.py", "--model=cpm", "--dataset=LSP", "--max_epochs=4", *_LPM_TRAIN),),
         score=("lpm_torch/val.py", "--model=cpm", "--dataset=LSP", "--split=1001-1400", "--out={out}/{what}.npz", *_LPM),
     ),
     Job(
@@ -74,13 +74,13 @@ JOBS = (
         score=("deeppose_caffe_port/val.py", "--data_dir={data}", "--work={out}/project", "--out={out}/{what}.npz"),
     ),
     Job(
-        house="deepercut_tf", model="resnet50", dataset="lsp", folder="LSP", train_split="train", test_split="test", protocol="pck_torso@0.2",
+        house="deepercut_tf", model="resnet50", dataset="lsp", folder="LSP", train_split="train", test_split="1001-1400", protocol="pck_torso@0.2",
         train=(("deepercut_tf/train.py", *_DEEPERCUT, "--set=snapshot_dir={out}/run", "--set=log_dir={out}/log"),),
-        score=("deepercut_tf/val.py", *_DEEPERCUT, "--weights={out}/run", "--split=test", "--out={out}/{what}.npz"),
+        score=("deepercut_tf/val.py", *_DEEPERCUT, "--weights={out}/run", "--split=1001-1400", "--out={out}/{what}.npz"),
     ),
     Job(
         house="simplebaseline_paddle", model="resnet18", dataset="mpii", folder="mpii", train_split="train", test_split="valid", protocol="pckh@0.5",
-        train=(("simplebaseline_paddle/train.py", "--preset=smoke", *_MPII),),
+        train=(("simplebaseline_paddle/train.py", "--preset=smoke", "--num_epochs=18", *_MPII),),
         score=("simplebaseline_paddle/val.py", "--out={out}/{what}.npz", *_MPII),
     ),
 )  # fmt: skip
