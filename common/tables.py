@@ -20,6 +20,7 @@ from common.crosscheck import boxes_of, compare, load_runs, markdown
 from common.poses import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
+_SHORT = ("house", "model", "data", "split", "protocol", "reported", "measured", "difference", "comparable?")
 _MAIN = {"k2hpd": "pdj@0.5"}  # the protocol that stands for a run in the overview, where that is not its first
 _FRACTIONS = ("oks_ap", "aic_map")  # every other protocol gives percentages
 _FIGURES = re.compile(r"(<!-- figures (\S+):begin -->\n).*?(<!-- figures:end -->)", re.DOTALL)
@@ -83,6 +84,15 @@ def overview(runs: list[dict], lines: list[dict]) -> str:
     return "\n".join([*map(_row, table), "", *map(_row, counts)])
 
 
+def originals(lines: list[dict]) -> str:
+    """Folded: every figure that the five originals report, without the columns that describe its setting."""
+    own = [line for line in lines if line["reported"] is not None and line["house"] != "literature"]
+    rows = [row.split(" | ") for row in markdown(own).splitlines()]
+    keep = [rows[0].index(name) for name in (f"| {_SHORT[0]}", *_SHORT[1:])]
+    table = "\n".join(_row([row[i].removeprefix("| ") for i in keep]) for row in rows)
+    return f"<details><summary>Every figure that the five originals report</summary>\n\n{table}\n\n</details>"
+
+
 def quickstart_table(result: dict) -> str:
     """A report.json of the quickstart as a Markdown table and a line about time and memory."""
     names = ("house", "model", "dataset", "n", "protocol", "score", "mean pose", "random weights", "minutes")
@@ -135,7 +145,10 @@ def readmes() -> dict[Path, str]:
     for path in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))):
         house = None if path.parent == ROOT else path.parent.name
         lines = compare(runs, house)
-        table = overview(runs, lines) if house is None else markdown([line for line in lines if line["reported"] is not None])
+        if house is None:
+            table = f"{overview(runs, lines)}\n\n{originals(lines)}"
+        else:
+            table = markdown([line for line in lines if line["reported"] is not None])
         own = [run for run in runs if run["house"] == house]
         text = refreshed(path.read_text(encoding="utf-8"), {"crosscheck": table, "measured": measured(own), "quickstart": first_run})
         result[path] = with_figures(text)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common import baselines, tables
+from common.crosscheck import compare
 from common.datasets import load, synthetic
 from common.poses import DataError
 
@@ -52,6 +53,14 @@ def test_overview_takes_the_data_sets_main_protocol():
     own = run("net", 10.0)
     own |= {"dataset": "k2hpd", "protocols": {"pdj@0.1": own["protocols"]["pck_torso@0.2"], "pdj@0.5": {"total": None, "n": 7}}}
     assert "| pdj@0.5 | - |" in tables.overview([own], [])
+
+
+def test_every_figure_of_the_originals_is_listed_once_and_short():
+    lines = compare([], None)
+    rows = tables.originals(lines).splitlines()
+    reported = [line for line in lines if line["reported"] is not None and line["house"] != "literature"]
+    assert len([row for row in rows if row.startswith("| ")]) == 2 + len(reported) and len(reported) > 30
+    assert "defect" not in rows[4]
 
 
 def test_figures_come_from_the_file_that_the_mark_names(tmp_path):
