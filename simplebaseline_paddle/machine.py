@@ -13,7 +13,7 @@ def use_vector_units(cpuinfo: str | Path = "/proc/cpuinfo") -> None:
     """Have Paddle's matrix library use AVX2 on AMD processors that have it. Call it before Paddle computes anything.
 
     The wheels carry the MKL of 2019, which takes every processor but Intel's for an old one and stays on SSE: a training step then takes
-    2.9 times the CPU time (README). A value that the user has set is left alone; newer MKL ignore it.
+    several times the CPU time. A value that the user has set is left alone; newer MKL ignore it.
     """
     path = Path(cpuinfo)
     text = path.read_text(errors="replace") if path.is_file() else ""
