@@ -59,6 +59,16 @@ class Regressor:
             return caffe_io_input(picture, self.side, self.channel_mean)
         return np.ascontiguousarray(resize(picture, self.side).transpose(2, 0, 1))
 
+    @torch.no_grad()
+    def scale_outputs(self, factors: np.ndarray | float) -> None:
+        """Multiply the outputs by factors (K,) for good, in the weights of the last layer. DataError when that is no InnerProduct."""
+        last = self.net.order[-1]
+        if last.param.type != "InnerProduct" or last.param.top[0] != self.output:
+            raise last.error("is the last layer and no InnerProduct: outputs cannot be scaled in its weights")
+        rows = torch.as_tensor(factors, dtype=torch.float32, device=self.device).expand(self.outputs)
+        for tensor in last.blobs:
+            tensor.mul_(rows.reshape(-1, *[1] * (tensor.ndim - 1)))
+
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """(N,K) float64 outputs of N pictures, in batches of `batch_size` persons (later stages: times the joints of each)."""
@@ -93,13 +103,17 @@ class Cascade:
 
     def refine(self, regressor: Regressor, pictures: Sequence[np.ndarray], joints: np.ndarray) -> np.ndarray:
         """One refinement: each joint moves by what the regressor sees in a patch around it; the diameter is the prediction's."""
-        side = self.config.alpha * self.config.diameters(joints)
-        patches = [patch(picture, center, s) for picture, points, s in zip(pictures, joints, side) for center in points]
-        moves = regressor(patches)
-        if self.config.joint_outputs:
-            moves = own_outputs(moves, joints.shape[1])
-        moves = moves.reshape(joints.shape)
-        return joints + moves / PATCH_UNIT * side[:, None, None]
+        return joints + moves(self.config, regressor, pictures, joints)
+
+
+def moves(config: Config, regressor: Regressor, pictures: Sequence[np.ndarray], joints: np.ndarray) -> np.ndarray:
+    """What a later stage would move joints (N,J,2) by, in picture pixels (N,J,2)."""
+    side = config.sides(joints)
+    patches = [patch(picture, center, s) for picture, points, s in zip(pictures, joints, side) for center in points]
+    found = regressor(patches)
+    if config.joint_outputs:
+        found = own_outputs(found, joints.shape[1])
+    return found.reshape(joints.shape) / PATCH_UNIT * side[:, None, None]
 
 
 def own_outputs(outputs: np.ndarray, joints: int) -> np.ndarray:
@@ -107,13 +121,18 @@ def own_outputs(outputs: np.ndarray, joints: int) -> np.ndarray:
     return outputs.reshape(-1, joints, joints, 2)[:, np.arange(joints), np.arange(joints)].reshape(-1, 2)
 
 
-def pick_snapshot(config: Config, stage: int) -> Path:
-    """The snapshot of a stage: a path, an iteration, or by default the last one in its folder. DataError saying how to make one."""
+def pick_snapshot(config: Config, stage: int, calibrated: bool = True) -> Path:
+    """The snapshot of a stage: a path, an iteration, or by default the last one in its folder, of two the `calibrated` one if that may be.
+
+    DataError saying how to make one.
+    """
     wanted = {1: config.snapshot1, 2: config.snapshot2}.get(stage)
     folder = config.model_folder(stage) / "snapshot"
     if wanted and not str(wanted).isdecimal():
         return Path(wanted)
-    files = {int(p.stem.rpartition("_")[2]): p for p in folder.glob("*_iter_*.caffemodel") if p.stem.rpartition("_")[2].isdecimal()}
+    found = [p for p in folder.glob("*_iter_*.caffemodel") if p.stem.rpartition("_")[2].isdecimal()]
+    found = [p for p in sorted(found, key=_is_calibrated) if calibrated or not _is_calibrated(p)]
+    files = {int(p.stem.rpartition("_")[2]): p for p in found}
     if wanted and int(wanted) in files:
         return files[int(wanted)]
     if files and not wanted:
@@ -128,18 +147,24 @@ def pick_snapshot(config: Config, stage: int) -> Path:
     )
 
 
+def _is_calibrated(path: Path) -> bool:
+    return "_calibrated_iter_" in path.name
+
+
 def load_cascade(config: Config, stage: int | None = None, random_weights: bool = False) -> Cascade:
     """The stages of a project folder up to `stage` (default: all) with their snapshots. DataError when there is no such stage."""
     last = config.stages if stage is None else stage
     if not 1 <= last <= config.stages:
         raise DataError(f"there is no stage {last}: {config.project} has {config.stages}; --stages N sets how many")
-    parts = []
-    for stage in range(1, last + 1):
-        folder = config.model_folder(stage)
-        weights = None if random_weights else pick_snapshot(config, stage)
-        scale = _training_scale(folder / "train_test.prototxt")
-        parts.append(Regressor(folder / "deploy.prototxt", weights, folder / "train_mean.binaryproto", config, stage, scale))
-    return Cascade(config, *parts)
+    weights = {s: None if random_weights else pick_snapshot(config, s) for s in range(1, last + 1)}
+    return Cascade(config, *(load_regressor(config, s, weights[s]) for s in weights))
+
+
+def load_regressor(config: Config, stage: int, weights: Path | None) -> Regressor:
+    """A stage of a project folder with a snapshot, or with random weights."""
+    folder = config.model_folder(stage)
+    scale = _training_scale(folder / "train_test.prototxt")
+    return Regressor(folder / "deploy.prototxt", weights, folder / "train_mean.binaryproto", config, stage, scale)
 
 
 def _training_scale(path: Path) -> float:

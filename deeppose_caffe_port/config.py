@@ -51,6 +51,12 @@ class Config:
     )
     zoom: float = setting(1.0, "factor up to which they are scaled either way, likewise")
     alpha: float = setting(0.8, "side of a stage-2 patch as a share of the body diameter")
+    min_diameter: float = setting(
+        0.0, "smallest body diameter that a patch is made for, as a share of the picture's shorter side (the original has none)"
+    )
+    predicted_size: bool = setting(
+        False, "stage-2 patches in training as large as the prediction makes them, as in testing (the original takes the true diameter)"
+    )
     patch_rate: int = setting(15, "one patch in so many joints is kept")
     displacements: int = setting(
         0, "random displacements of each kept patch, drawn from stage 1's errors (DeepPose; the original has none)"
@@ -120,6 +126,10 @@ class Config:
             found = np.where(np.isnan(found), np.linalg.norm(joints[:, a] - joints[:, b], axis=-1), found)
         return found
 
+    def sides(self, joints: np.ndarray) -> np.ndarray:
+        """(N,J,2) -> (N,) sides of the patches around a person's joints, pixels of the prepared picture; nan without a diameter."""
+        return self.alpha * np.maximum(self.diameters(joints), self.min_diameter * min(self.size))
+
     def model_folder(self, stage: int) -> Path:
         """Folder of a stage: prototxts, LMDBs, mean, snapshots."""
         return self.project / "models" / stage_name(stage)
@@ -187,7 +197,7 @@ _LARGE = {"displacements": 2, "rotate": 40.0, "zoom": 1.2, "held_out": 0.1}
 WORKFLOW: dict[str, dict] = {"paper": {"mode": "compat"}, "cpu": {**_SMALL, **_LARGE}, "smoke": _SMALL}
 # What a project folder keeps of the settings it was made with; other programs take it from there.
 STORED = ("dataset", "mode", "train_split", "test_split", "width", "height", "pad", "rotate", "zoom", "alpha", "patch_rate", "displacements",
-          "held_out", "joint_outputs", "holdout", "stages", "preset", "limit")  # fmt: skip
+          "min_diameter", "predicted_size", "held_out", "joint_outputs", "holdout", "stages", "preset", "limit")  # fmt: skip
 # Those that must not change between the steps.
 FIXED = ("dataset", "mode", "width", "height", "pad", "alpha", "joint_outputs", "preset")
 

@@ -199,33 +199,34 @@ def read_list(path: Path, labels: int) -> tuple[list[str], np.ndarray]:
 def get_stage2(config: Config, stage: int = 2) -> dict[str, float]:
     """Patches around the predictions of the stage before on the training list, one joint in `patch_rate`: data/NAME/stage2.
 
-    The label is (truth - prediction) / (alpha x true diameter); with `joint_outputs` it stands at the joint's place among nan. Samples
-    without diameter or joint are dropped and counted. With `displacements`, each kept joint also gives patches around displaced truths, as
-    in DeepPose. With `held_out`, training pictures give only these, since the stages before know them by heart, and the patches of held-out
-    pictures end the list, as many as `holdout` takes from it. Returns the figures that are printed.
+    The label is (truth - prediction) / side of the patch, which is alpha x the true diameter, or with `predicted_size` the one that testing
+    would take; with `joint_outputs` it stands at the joint's place among nan. Samples without diameter or joint are dropped and counted.
+    With `displacements`, each kept joint also gives patches around displaced truths, as in DeepPose. With `held_out`, the errors of these
+    are those on held-out pictures, whose own patches end the list, as many as `holdout` takes from it. Returns the figures that are printed.
     """
     count, home = len(config.skeleton), dataset_folder(config) / f"stage{stage}"
-    names, truth, guess, unseen = _guesses(config, stage - 1)
-    side = config.alpha * config.diameters(truth)
+    names, truth, guess, unseen = guesses(config, stage - 1)
+    side = config.sides(truth)
+    own_side = config.sides(guess) if config.predicted_size else side
     shutil.rmtree(home / "data", ignore_errors=True)
     (home / "data").mkdir(parents=True)
-    draw = _Displacements(truth[unseen], guess[unseen], side[unseen], config)
+    draw = _Displacements(truth[unseen], guess[unseen], config)
     generator, lines, labels, dropped, held = Python2Random(SEED), [], [], 0, 0
     for i, name in enumerate(tqdm(names, desc=f"get_stage{stage}", dynamic_ncols=True, mininterval=2)):
         kept = [j for j in range(count) if generator.randint(1, config.patch_rate) == 1]
         known = [j for j in kept if side[i] > 0 and np.isfinite(truth[i, j]).all()]
         dropped += len(kept) - len(known)
-        if config.held_out and unseen[i]:
+        test_only = bool(config.held_out) and unseen[i]
+        if test_only:
             known = known[: config.holdout - held]
             held += len(known)
         picture = read_picture(config.project / name, config.allow_16bit) if known else None
         for j in known:
-            centers = [guess[i, j]] if unseen[i] else []
-            centers += [] if config.held_out and unseen[i] else draw.around(truth[i, j], side[i], j)
-            for k, center in enumerate(centers):
+            places = [(guess[i, j], own_side[i])] + ([] if test_only else draw.around(truth[i, j], side[i], j))
+            for k, (center, length) in enumerate(place for place in places if place[1] > 0):
                 file = f"{Path(name).stem}.{j}{f'.{k}' if k else ''}{'.jpg' if config.mode == 'compat' else '.png'}"
-                save(home / "data" / file, patch(picture, center, side[i]))
-                labels.append((truth[i, j] - center) / side[i])
+                save(home / "data" / file, patch(picture, center, length))
+                labels.append((truth[i, j] - center) / length)
                 lines.append(f"./data/{config.name}/stage{stage}/data/{file} {_label(labels[-1], j, config)}\n")
     write_lines(home / "images.txt", lines)
     return _figures(side, labels, dropped)
@@ -252,7 +253,7 @@ def _label(move: np.ndarray, joint: int, config: Config) -> str:
     return " ".join(words)
 
 
-def _guesses(config: Config, stage: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+def guesses(config: Config, stage: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """(names, truth (N,J,2), prediction (N,J,2), which count as unseen by the stage (N,)) of its output.txt and, with `held_out`, of
     output_held.txt behind it."""
     home, count = dataset_folder(config) / f"stage{stage}", len(config.skeleton)
@@ -266,22 +267,32 @@ def _guesses(config: Config, stage: int) -> tuple[list[str], np.ndarray, np.ndar
 
 
 class _Displacements:
-    """Gaussian displacements with the mean and spread of stage 1's errors at each joint, in units of the patch side (DeepPose section 3.2)."""
+    """Displacements like the errors of the stage before, in units of the true patch side, each with the size of patch that it came with.
 
-    def __init__(self, truth: np.ndarray, guess: np.ndarray, side: np.ndarray, config: Config):
-        errors = ((guess - truth) / np.where(side > 0, side, np.nan)[:, None, None])[np.isfinite(side) & (side > 0)]
-        if config.displacements and not np.isfinite(errors).any():
-            raise DataError("stage1/output.txt has no person with a diameter: no displacements can be drawn; use --displacements 0")
+    DeepPose (section 3.2) draws from a normal law with the errors' mean and spread. Here errors are drawn as they were seen, each with its
+    person's ratio of predicted to true size: their tails are heavy, and a pose that is predicted too small gives too small a patch.
+    """
+
+    def __init__(self, truth: np.ndarray, guess: np.ndarray, config: Config):
         self.count, self.random = config.displacements, np.random.default_rng(SEED)
-        if self.count:
-            errors = np.where(np.isfinite(errors).any((0, 2))[:, None], errors, errors[np.isfinite(errors)].mean())
-            self.mean, self.std = np.nanmean(errors, 0), np.nanstd(errors, 0)
+        true = config.sides(truth)
+        side = np.where(true > 0, true, np.nan)
+        self.errors = (guess - truth) / side[:, None, None]
+        self.ratios = config.sides(guess) / side if config.predicted_size else np.where(side > 0, 1.0, np.nan)
+        self.smallest = config.alpha * config.min_diameter * min(config.size)
+        good = np.isfinite(self.errors).all(-1) & np.isfinite(self.ratios)[:, None]
+        if self.count and not good.any():
+            raise DataError("stage1/output.txt has no person with a diameter: no displacements can be drawn; use --displacements 0")
+        rows = [np.flatnonzero(column) for column in good.T]
+        # a joint that is labelled nowhere is never displaced either
+        self.rows = [found if len(found) else np.flatnonzero(good.any(1)) for found in rows]
 
-    def around(self, truth: np.ndarray, side: float, joint: int) -> list[np.ndarray]:
-        """`displacements` displaced positions (2,) of one joint."""
+    def around(self, truth: np.ndarray, side: float, joint: int) -> list[tuple[np.ndarray, float]]:
+        """`displacements` positions (2,) around one joint, each with the side of its patch."""
         if not self.count:
             return []
-        return list(truth + side * self.random.normal(self.mean[joint], self.std[joint], (self.count, 2)))
+        drawn = self.random.choice(self.rows[joint], self.count)
+        return [(truth + side * self.errors[row, joint], max(side * self.ratios[row], self.smallest)) for row in drawn]
 
 
 def get_k2hpd2(config: Config, stage: int = 2) -> None:

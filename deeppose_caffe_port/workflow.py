@@ -5,8 +5,9 @@
     python deeppose_caffe_port/workflow.py get_stage2 --work=DIR                    # one step of a project folder
 
 Steps: import_data (any data set of common -> the project folder), get_stage1 (mirror, shuffle), get_k2hpd (labels), create_lmdb (and mean),
-train, accuracy, output (stage 1 on its training pictures), get_stage2 (patches), get_k2hpd2, create_lmdb2, train2, accuracy2; with
---stages=3 then output2, get_stage3, get_k2hpd3, create_lmdb3, train3, accuracy3, and so on: a third stage learns what the second leaves over.
+train, accuracy, output (stage 1 on its training pictures), get_stage2 (patches), get_k2hpd2, create_lmdb2, train2, calibrate2 (with
+--held_out), accuracy2; with --stages=3 then output2, get_stage3, get_k2hpd3, create_lmdb3, train3, calibrate3, accuracy3, and so on: a
+third stage learns what the second leaves over.
 `run_all --start_at=STEP` goes on in the middle. A repeated step replaces what it made before. Exit code 2 on bad input.
 """
 
@@ -93,6 +94,13 @@ def patches(config: Config, stage: int) -> None:
     prepare.get_stage2(config, stage)
 
 
+def calibrate(config: Config, stage: int) -> None:
+    """Scale a later stage's moves as its held-out pictures ask for."""
+    from deeppose_caffe_port import calibrate as program
+
+    program.calibrate(config, stage)
+
+
 def actions(config: Config, resume: str = "none") -> dict[str, Callable[[], object]]:
     """Name -> action of every step, in order. Those of stage 3 and later are called as those of stage 2, with their number."""
     from deeppose_caffe_port import import_data, prepare
@@ -106,8 +114,11 @@ def actions(config: Config, resume: str = "none") -> dict[str, Callable[[], obje
         steps |= {
             f"output{n - 1 if n > 2 else ''}": partial(output, config, n - 1), f"get_stage{n}": partial(patches, config, n),
             f"get_k2hpd{n}": partial(prepare.get_k2hpd2, config, n), f"create_lmdb{n}": partial(create_lmdb, config, n),
-            f"train{n}": partial(train, config, n, resume), f"accuracy{n}": partial(accuracy, config, n),
+            f"train{n}": partial(train, config, n, resume), f"calibrate{n}": partial(calibrate, config, n),
+            f"accuracy{n}": partial(accuracy, config, n),
         }  # fmt: skip
+        if not config.held_out:
+            del steps[f"calibrate{n}"]
     return steps
 
 

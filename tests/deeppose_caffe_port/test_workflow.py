@@ -15,6 +15,7 @@ import torch
 from common.datasets import synthetic
 from common.poses import DataError
 from common.predictions import load_predictions
+from common.weights.caffe import read_caffemodel
 from deeppose_caffe_port import bench, convert, draw_loss, predict, prepare, train, val, workflow
 from deeppose_caffe_port.cascade import Cascade, own_outputs
 from deeppose_caffe_port.config import PRESETS, Config, settle
@@ -44,7 +45,7 @@ def shorten(project: pathlib.Path) -> None:
 
 def options(data, project, dataset: str = "k2hpd") -> list[str]:
     """K2HPD as the original does it; LSPET with all that this port adds."""
-    added = ["--train_split=1-6", "--test_split=7-10", "--stages=3", "--held_out=0.3", "--rotate=30", "--zoom=1.2"]
+    added = ["--train_split=1-6", "--test_split=7-10", "--stages=3", "--held_out=0.3", "--min_diameter=0.1", "--predicted_size", "--rotate=30", "--zoom=1.2"]
     split = added if dataset == "lspet" else ["--mode=compat", "--no-joint_outputs"]
     return [
         f"--work={project}",
@@ -182,6 +183,22 @@ def test_held_out_pictures_train_no_stage(project):
             assert stems and stems.isdisjoint(held) if kind == "train" or model == "deeppose" else stems <= held
 
 
+def test_later_stages_are_calibrated_on_held_out_pictures(project):
+    """Rows of the last layer are those of the plain snapshot times one factor in [0, 1] for each joint."""
+    folder, words = project
+    if "--held_out=0.3" not in words:
+        assert not list(folder.rglob("*_calibrated_*"))
+        return
+    for model in ("deeppose_refine", "deeppose_refine3"):
+        plain, scaled = (
+            read_caffemodel(folder / f"models/{model}/snapshot/{model}{kind}_iter_2.caffemodel")["predict"] for kind in ("", "_calibrated")
+        )
+        factors = (scaled[0] * plain[0]).sum(1) / (plain[0] ** 2).sum(1)
+        np.testing.assert_allclose(factors[::2], factors[1::2], atol=1e-5)
+        assert factors.min() > -1e-5 and factors.max() < 1 + 1e-5
+        np.testing.assert_allclose(scaled[1], plain[1] * factors, atol=1e-6)
+
+
 def test_patches_of_a_third_stage_start_where_the_second_ends(project):
     """Label and centre of a held-out patch give the joint back: centre = prediction of both stages."""
     folder, words = project
@@ -194,7 +211,7 @@ def test_patches_of_a_third_stage_start_where_the_second_ends(project):
     truth, guess = values.reshape(-1, 2, 14, 2).transpose(1, 0, 2, 3)
     stage1 = prepare.read_list(folder / "data/LSPET/stage1/output_held.txt", 4 * 14)[1].reshape(-1, 2, 14, 2)[:, 1]
     assert not np.allclose(stage1, guess)
-    side = config.alpha * config.diameters(truth)
+    side = config.sides(guess)
     rows = {pathlib.Path(name).stem: row for row, name in enumerate(names)}
     for name, label in list(zip(patches, labels))[-config.holdout :]:
         stem, joint = pathlib.Path(name).stem.split(".")[:2]
