@@ -109,6 +109,15 @@ def project_solver(own: argparse.Namespace, config: Config) -> tuple[Path, Path,
     return config.model_folder(own.stage) / "solver.prototxt", config.project, masked
 
 
+def previous_weights(own: argparse.Namespace, config: Config) -> str:
+    """With `warm_start`, the snapshot of the stage before, where a later stage of the project is trained; else nothing."""
+    from deeppose_caffe_port.cascade import pick_snapshot
+
+    if own.solver or own.stage == 1 or not config.warm_start:
+        return ""
+    return str(pick_snapshot(config, own.stage - 1, calibrated=False))
+
+
 def train(own: argparse.Namespace, config: Config) -> Path:
     """Train to the end; returns the folder of the snapshots. DataError on bad input, FloatingPointError when it diverges."""
     if own.solver:
@@ -135,7 +144,7 @@ def train(own: argparse.Namespace, config: Config) -> Path:
         restore(solver, state, store.directory, config.mode)
     elif own.snapshot:
         solver.restore(own.snapshot)
-    for weights in filter(None, (own.weights or ",".join(solver.param.weights)).split(",")):
+    for weights in filter(None, (own.weights or previous_weights(own, config) or ",".join(solver.param.weights)).split(",")):
         if not (state or own.snapshot):
             missing = solver.net.load(weights)
             print(f"{weights}: {'all weights' if not missing else 'initial values kept in ' + ', '.join(missing)}", file=sys.stderr)

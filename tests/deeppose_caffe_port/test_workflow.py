@@ -303,6 +303,26 @@ def test_training_a_stage_prepares_what_is_missing(data, tmp_path, monkeypatch):
     assert (tmp_path / "w/models/deeppose_refine/snapshot/deeppose_refine_iter_1.caffemodel").is_file()
 
 
+def test_a_later_stage_can_start_from_the_weights_before(project, tmp_path, capfd):
+    """Stage 3 has stage 2's network here: its first snapshot, at rate 0, is stage 2's plain one. Stage 2's network is another than stage 1's."""
+    folder, words = project
+    if "--stages=3" not in words:
+        return
+    solver = folder / "models/deeppose_refine3/solver.prototxt"
+    before = solver.read_text()
+    try:
+        solver.write_text(re.sub(r"base_lr: \S+", "base_lr: 0", before).replace("snapshot_prefix: \"", "snapshot_prefix: \"warm/"))
+        assert train.main([*words, "--stage=3", "--warm_start"]) == 0
+    finally:
+        solver.write_text(before)
+    first = read_caffemodel(folder / "models/deeppose_refine/snapshot/deeppose_refine_iter_2.caffemodel")
+    found = read_caffemodel(next(folder.glob("warm/**/*_iter_2.caffemodel")))
+    for layer in ("conv1", "fc6", "predict"):
+        np.testing.assert_array_equal(found[layer][0], first[layer][0])
+    assert train.main([*words, "--stage=2", "--warm_start"]) == 2
+    assert "expected" in capfd.readouterr().err
+
+
 def test_committed_prototxts_are_the_papers():
     files = project_files(Config(preset="paper"))
     assert {str(p.relative_to(HOUSE)) for p in HOUSE.rglob("*.prototxt")} == set(files)
