@@ -200,9 +200,10 @@ def get_stage2(config: Config, stage: int = 2) -> dict[str, float]:
     """Patches around the predictions of the stage before on the training list, one joint in `patch_rate`: data/NAME/stage2.
 
     The label is (truth - prediction) / side of the patch, which is alpha x the true diameter, or with `predicted_size` the one that testing
-    would take; with `joint_outputs` it stands at the joint's place, among nan or (`joint_labels`) the other
-    joints' offsets. Samples without diameter or joint are dropped and counted. With `displacements`, each kept joint also gives patches around displaced truths, as in DeepPose. With `held_out`, the errors of these
-    are those on held-out pictures, whose own patches end the list, as many as `holdout` takes from it. Returns the figures that are printed.
+    would take; with `joint_outputs` it stands at the joint's place, among nan or (`joint_labels`) the other joints' offsets. Samples without
+    diameter or joint are dropped and counted. With `displacements`, each kept joint also gives patches around displaced truths, as in
+    DeepPose. With `held_out`, the errors of these are those on held-out pictures, whose own patches end the list, as many as `holdout` takes
+    from it. Returns the figures that are printed.
     """
     count, home = len(config.skeleton), dataset_folder(config) / f"stage{stage}"
     names, truth, guess, unseen = guesses(config, stage - 1)

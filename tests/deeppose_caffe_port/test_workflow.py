@@ -45,7 +45,16 @@ def shorten(project: pathlib.Path) -> None:
 
 def options(data, project, dataset: str = "k2hpd") -> list[str]:
     """K2HPD as the original does it; LSPET with all that this port adds."""
-    added = ["--train_split=1-6", "--test_split=7-10", "--stages=3", "--held_out=0.3", "--min_diameter=0.1", "--predicted_size", "--rotate=30", "--zoom=1.2"]
+    added = [
+        "--train_split=1-6",
+        "--test_split=7-10",
+        "--stages=3",
+        "--held_out=0.3",
+        "--min_diameter=0.1",
+        "--predicted_size",
+        "--rotate=30",
+        "--zoom=1.2",
+    ]
     split = added if dataset == "lspet" else ["--mode=compat", "--no-joint_outputs"]
     return [
         f"--work={project}",
@@ -311,7 +320,7 @@ def test_a_later_stage_can_start_from_the_weights_before(project, tmp_path, capf
     solver = folder / "models/deeppose_refine3/solver.prototxt"
     before = solver.read_text()
     try:
-        solver.write_text(re.sub(r"base_lr: \S+", "base_lr: 0", before).replace("snapshot_prefix: \"", "snapshot_prefix: \"warm/"))
+        solver.write_text(re.sub(r"base_lr: \S+", "base_lr: 0", before).replace('snapshot_prefix: "', 'snapshot_prefix: "warm/'))
         assert train.main([*words, "--stage=3", "--warm_start"]) == 0
     finally:
         solver.write_text(before)
