@@ -18,6 +18,7 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
 from common.programs import exit_code  # noqa: E402
+from deepercut_tf.options import positive_number  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -27,7 +28,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--img_dir", required=True, help="folder of the images, which the file does not give the sizes of")
     parser.add_argument("--compat", action="store_true", help="the original's file: no category, no extension, neck not counted")
     parser.add_argument("--keep_missing", action="store_true", help="keep images without a file, with the smallest size that holds their persons")
-    parser.add_argument("--limit", type=int, help="the first N images only")
+    parser.add_argument("--limit", type=positive_number, help="the first N images only")
     return parser.parse_args(argv)
 
 

@@ -6,6 +6,7 @@ Flags: AI Challenger 1 visible, 2 occluded, 3 not labelled -> COCO 2, 1, 0.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +30,35 @@ def convert(entries: list[dict], sizes: dict[str, tuple[int, int]], compat: bool
     """
     images, annotations = [], []
     for number, entry in enumerate(entries):
-        try:
+        with _naming(entry):
             if entry["image_id"] not in sizes:
                 continue
             images.append(_image(entry, number, sizes[entry["image_id"]], compat))
-            for who, points in entry["keypoint_annotations"].items():
-                annotations.append(_annotation(points, entry["human_annotations"][who], number, len(annotations) + (not compat), compat))
-        except (KeyError, TypeError, ValueError) as error:
-            name = entry.get("image_id") if isinstance(entry, dict) else number
-            raise DataError(f"AI Challenger annotations: image {name} cannot be read ({type(error).__name__}: {error})") from error
+            for who, table in _tables(entry):
+                annotations.append(_annotation(table, entry["human_annotations"][who], number, len(annotations) + (not compat), compat))
     content = {"info": {"description": "AI challenger keypoint in mscoco format"}, "images": images, "annotations": annotations, "neck": []}
     return content if compat else content | {"categories": [_category()]}
+
+
+@contextmanager
+def _naming(entry: dict):
+    """What is wrong with an entry as a DataError that names its image."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"AI Challenger annotations: image {entry.get('image_id')} cannot be read ({type(error).__name__}: {error}); every person needs"
+            " 14 joints of x, y, flag in keypoint_annotations and x0, y0, x1, y1 in human_annotations"
+        ) from error
+
+
+def _tables(entry: dict) -> list[tuple[str, np.ndarray]]:
+    """(name, (14,3) rows x, y, flag) of an image's persons."""
+    people = entry["keypoint_annotations"]
+    for who, points in people.items():
+        if np.size(points) != 3 * len(AIC14):
+            raise ValueError(f"{who} has {np.size(points)} numbers, not 3 for each of {len(AIC14)} joints")
+    return [(who, np.asarray(points).reshape(len(AIC14), 3)) for who, points in people.items()]
 
 
 def _image(entry: dict, number: int, size: tuple[int, int], compat: bool) -> dict:
@@ -51,8 +70,7 @@ def _image(entry: dict, number: int, size: tuple[int, int], compat: bool) -> dic
     }  # fmt: skip
 
 
-def _annotation(points: list, box: list, image: int, number: int, compat: bool) -> dict:
-    table = np.asarray(points).reshape(14, 3)
+def _annotation(table: np.ndarray, box: list, image: int, number: int, compat: bool) -> dict:
     flags = [_FLAG.get(int(v), 2) for v in table[:, 2]]
     keypoints = []
     for slot in range(len(AIC17)):
@@ -97,13 +115,14 @@ def image_sizes(entries: list[dict], folder: str | Path, keep_missing: bool = Fa
         except OSError:
             missing.append(entry["image_id"])
             if keep_missing:
-                sizes[entry["image_id"]] = _smallest_size(entry)
+                with _naming(entry):
+                    sizes[entry["image_id"]] = _smallest_size(entry)
     return sizes, missing
 
 
 def _smallest_size(entry: dict) -> tuple[int, int]:
     corners = [box[2:] for box in entry["human_annotations"].values()]
-    points = [row[:2] for p in entry["keypoint_annotations"].values() for row in np.reshape(p, (14, 3)).tolist() if row[2] != 3]
+    points = [row[:2] for _, table in _tables(entry) for row in table.tolist() if row[2] != 3]
     width, height = np.ceil(np.max([*corners, *points, [1, 1]], axis=0)).astype(int).tolist()
     return width, height
 
@@ -123,9 +142,3 @@ def _humans(joints: np.ndarray, flags: np.ndarray) -> dict[str, list]:
     table = np.concatenate([joints, flags[..., None]], axis=-1)
     table = np.where((flags[..., None] > 0) & np.isfinite(table), table, 0.0)
     return {f"human{p + 1}": person.ravel().tolist() for p, person in enumerate(table)}
-
-
-def from_slots(joints: np.ndarray, flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(P,17,2) joints and (P,17) flags in COCO's slots -> (P,14,2), (P,14) in AI Challenger's order."""
-    order = [slot for slot, _ in sorted(SLOTS.items(), key=lambda pair: pair[1])]
-    return joints[:, order], flags[:, order]

@@ -1,47 +1,54 @@
-"""Speed: our training step and prediction against a plain tf.function version of the same network; post-processing; the graph solver.
+"""Speed in CPU time, one thread, sides in turn: the network against a plain tf.function version of it; everything around it; the graph solver.
 
-    python deepercut_tf/bench.py --out deepercut_tf/results/bench.json
+    python deepercut_tf/bench.py network --json deepercut_tf/results/bench/network.json
+    python deepercut_tf/bench.py people        # a picture of 640 x 480 with several persons, without network and solver
+    python deepercut_tf/bench.py solver
 
-CPU time of the process (all its threads), medians. Ours includes reading, resizing and targets of every image; the plain version gets
-ready-made tensors. The original's figures are those of TensorFlow 1.15.5 and its C++ solver on another 2-core machine.
+network: ours with reading, resizing and targets of every image, the plain version on ready-made tensors. solver: beside the figures of the
+original's C++ (-O3, one core of another machine, instances alike but not the same).
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import itertools
+import os
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(_name, "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-ORIGINAL_SOLVER = {50: 1.5, 100: 5.0, 200: 35.0, 400: 200.0}  # ms, C++ -O3
+from deepercut_tf.options import positive_number  # noqa: E402
+
+ORIGINAL_SOLVER = {50: 1.5, 100: 5.0, 200: 35.0, 400: 200.0}  # ms
+SIZE = 256  # side of the network's pictures
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="*", default=["solver", "people", "network"], choices=("solver", "people", "network"), help="what to measure")
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures of the network part (default: 256)")
-    parser.add_argument("--limit", type=int, default=8, help="measurements each (default: 8)")
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("what", choices=tuple(PARTS), help="what to measure")
+    parser.add_argument("--runs", type=positive_number, default=9, help="measurements of each side (default: 9)")
+    parser.add_argument("--json", help="also write the figures here, as common.tables puts them into a README")
     return parser.parse_args(argv)
 
 
-def median_cpu(call, runs: int, warm: int = 2) -> float:
-    """Median CPU milliseconds of a call."""
-    import numpy as np
-
-    times = []
-    for i in range(runs + warm):
-        start = time.process_time()
-        call()
-        if i >= warm:
-            times.append(1000 * (time.process_time() - start))
-    return float(np.median(times))
+def cpu_ms(sides: dict, runs: int) -> dict[str, float]:
+    """Median CPU milliseconds of each side's call, in turn, after one untimed call each."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(runs + 1):
+        for name, call in sides.items():
+            start = time.process_time()
+            call()
+            if turn:
+                times[name].append(1000 * (time.process_time() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def pose_problem(n: int, seed: int):
@@ -61,69 +68,72 @@ def pose_problem(n: int, seed: int):
 
 
 def bench_solver(runs: int) -> dict:
-    """Milliseconds by number of nodes, after the compiled code was loaded."""
+    """Milliseconds by size of the problem, the compiled code loaded."""
     from deepercut_tf.multicut import solve_nl_lmp
 
-    return {
-        f"solver, {n} nodes": {"ours_ms": median_cpu(functools.partial(solve_nl_lmp, *pose_problem(n, n)), runs), "original_ms": original}
-        for n, original in ORIGINAL_SOLVER.items()
-    }
+    problems = {n: pose_problem(n, n) for n in ORIGINAL_SOLVER}
+    spent = cpu_ms({n: lambda p=p: solve_nl_lmp(*p) for n, p in problems.items()}, runs)
+    rows = [[f"{n} / {len(problems[n][1])}", spent[n], original] for n, original in ORIGINAL_SOLVER.items()]
+    return {"columns": ["nodes / edges (like pictures)", "here, CPU ms", "original, C++ -O3 on another machine, ms"], "rows": rows}
 
 
-def crowd_maps(people: int, seed: int = 0):
-    """Maps of COCO's 17 joints with so many persons, on the grid of a picture of 640 x 480."""
+def crowd(people: int, size: tuple[int, int] = (640, 480)):
+    """(settings, statistics, network outputs) of a picture with so many persons of COCO's 17 joints, as if a network had seen them."""
     import numpy as np
 
     from deepercut_tf.config import make_config
-    from deepercut_tf.detections import Maps
-    from deepercut_tf.targets import make_targets
+    from deepercut_tf.pair_statistics import PairStatistics, ordered_pairs
+    from deepercut_tf.targets import make_targets, map_size
 
-    rng = np.random.default_rng(seed)
-    config = make_config({"num_joints": 17, "pos_dist_thresh": 17, "location_refinement": True, "pairwise_predict": True, "locref_stdev": 1.0})
-    persons = [(np.arange(17), rng.uniform([40, 40], [600, 440]) + rng.normal(0, 40, (17, 2))) for _ in range(people)]
-    targets = make_targets(persons, (60, 80), 1.0, config, np.stack([np.zeros((17, 17, 2)), np.ones((17, 17, 2))]))
-    score = np.clip(0.9 * targets.score + rng.uniform(0, 0.1, targets.score.shape), 0, 1)
-    return Maps(score, targets.locref.reshape(60, 80, 17, 2), targets.pairwise.reshape(60, 80, -1, 2) + rng.normal(0, 3, (60, 80, 272, 2)))
+    rng = np.random.default_rng(people)
+    config = make_config({"num_joints": 17, "pos_dist_thresh": 17, "location_refinement": True, "pairwise_predict": True})
+    order = ordered_pairs(17)
+    known = PairStatistics(np.zeros((len(order), 2)), np.full((len(order), 2), 30.0), np.arange(len(order)))
+    persons = [(np.arange(17), rng.uniform([40, 40], np.array(size) - 40) + rng.normal(0, 40, (17, 2))) for _ in range(people)]
+    targets = make_targets(persons, map_size(*size[::-1]), 1.0, config, known.table(17))
+    score = np.clip(0.9 * targets.score + rng.uniform(0, 0.1, targets.score.shape), 0, 1).astype(np.float32)
+    pairwise = (targets.pairwise + rng.normal(0, 0.1, targets.pairwise.shape)).astype(np.float32)
+    return config, known, {"part_prob": score[None], "locref": targets.locref[None], "pairwise_pred": pairwise[None]}
 
 
 def bench_people(runs: int) -> dict:
-    """Detections, pair probabilities and assembly of one picture, without the solver."""
+    """Reading and resizing a picture; maps in pixels, detections, pair probabilities and assembly; not the network, not the solver."""
+    import cv2
     import numpy as np
 
-    from deepercut_tf.detections import detect
-    from deepercut_tf.multicut import solve_nl_lmp
+    from common.poses import read_image
+    from deepercut_tf.data import resize
+    from deepercut_tf.detections import detect, unpack_maps
     from deepercut_tf.pairwise import SpatialModel, pair_graph
-    from deepercut_tf.people import assemble, logit_cost
+    from deepercut_tf.people import assemble, solve_detections
 
-    joints, rows = 17, {}
+    joints, rows, sides = 17, [], {}
     model = SpatialModel(np.zeros((joints, joints, 8)), np.ones((joints, joints, 8)), np.tile([-0.1, -1, -0.1, -1, 1, 1, 1, 1, 2.0], (joints, joints, 1)))
-    for people in (2, 5, 10):
-        maps = crowd_maps(people)
-        found = detect(maps, 5.0, 0.2)
-        labels = solve_nl_lmp(logit_cost(found.conf)[:, None], *pair_costs(found, joints, model))
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "a.jpg")
+        cv2.imwrite(path, cv2.resize(np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8), (753, 565), interpolation=cv2.INTER_CUBIC))
+        sides["before"] = lambda: np.ascontiguousarray(resize(read_image(path)[..., ::-1], 0.85))
+        for people in (2, 5, 10):
+            config, known, outputs = crowd(people)
+            found = detect(unpack_maps(outputs, config, known), 5.0, 0.2)
+            labels = solve_detections(found, joints, model)
 
-        def process(maps=maps, labels=labels):
-            detections = detect(maps, 5.0, 0.2)
-            pair_graph(detections, joints, model)
-            return assemble(detections, labels, joints)
+            def process(config=config, known=known, outputs=outputs, labels=labels):
+                detections = detect(unpack_maps(outputs, config, known), 5.0, 0.2)
+                pair_graph(detections, joints, model)
+                return assemble(detections, labels, joints)
 
-        rows[f"post-processing, {people} persons, {len(found)} detections"] = {"ours_ms": median_cpu(process, runs)}
-    return rows
-
-
-def pair_costs(found, joints: int, model):
-    """Edges and their costs."""
-    from deepercut_tf.multicut import logit_cost
-    from deepercut_tf.pairwise import pair_graph
-
-    pairs, probability = pair_graph(found, joints, model)
-    return pairs, logit_cost(probability)
+            sides[people] = process
+            rows.append([people, len(found)])
+        spent = cpu_ms(sides, runs)
+    before = spent["before"]
+    rows = [[people, count, before, spent[people], before + spent[people]] for people, count in rows]
+    columns = ["persons", "detections", "JPEG 753 x 565 to 640 x 480 pixels, CPU ms", "network outputs to persons without the solver, CPU ms", "together"]
+    return {"columns": columns, "rows": rows}
 
 
-def bench_network(size: int, runs: int) -> dict:
+def bench_network(runs: int) -> dict:
     """Training step with its loader, and prediction, resnet_50 with 14 joints."""
-    import itertools
-
     import keras
 
     from deepercut_tf.data import batches
@@ -132,25 +142,25 @@ def bench_network(size: int, runs: int) -> dict:
     from deepercut_tf.plain_network import PlainNetwork
 
     with tempfile.TemporaryDirectory() as folder:
-        item_set, config = picture_set(Path(folder), size)
+        item_set, config = picture_set(Path(folder), SIZE)
         keras.utils.set_random_seed(0)
         model = build_model(config)
         trainer, predictor = Trainer(model, config), Predictor(model, config)
         plain = PlainNetwork({name: v.numpy() for name, v in named_variables(model).items()}, config)
-        stream = batches(item_set, config, None)
+        stream, count = batches(item_set, config, None), itertools.count(1)
         _, ready = next(stream)
         image = ready["inputs"]
-        count = itertools.count(1)
         # rate 0: the weights of a random network would diverge, the work is the same
-        ours = median_cpu(lambda: float(trainer.step(next(stream)[1], 0.0, next(count))["total_loss"]), runs)
-        peer = median_cpu(lambda: float(plain.step(ready, 0.0)), runs)
-        predict = median_cpu(lambda: predictor.maps(image[0]), runs)
-        peer_predict = median_cpu(lambda: [v.numpy() for v in plain.predict(image)], runs)
-    name = f"resnet_50, {size} x {size}, 14 joints"
-    return {
-        f"training step, {name}": {"ours_ms": ours, "plain_ms": peer, "ratio": ours / peer},
-        f"prediction, {name}": {"ours_ms": predict, "plain_ms": peer_predict, "ratio": predict / peer_predict},
-    }
+        sides = {
+            "step": lambda: float(trainer.step(next(stream)[1], 0.0, next(count))["total_loss"]),
+            "plain step": lambda: float(plain.step(ready, 0.0)),
+            "prediction": lambda: predictor.maps(image[0]),
+            "plain prediction": lambda: [v.numpy() for v in plain.predict(image)],
+        }
+        spent = cpu_ms(sides, runs)
+    pairs = (("training step", "step"), ("prediction", "prediction"))
+    rows = [[what, spent[name], spent[f"plain {name}"], spent[name] / spent[f"plain {name}"]] for what, name in pairs]
+    return {"columns": [f"resnet_50, {SIZE} x {SIZE}, 14 joints", "here, CPU ms", "plain tf.function, CPU ms", "ratio"], "rows": rows}
 
 
 def picture_set(folder: Path, size: int):
@@ -171,22 +181,25 @@ def picture_set(folder: Path, size: int):
     return load_items(make_config(values | {"locref_loss_weight": 0.05, "bn_mode": "frozen", "mirror": True}))
 
 
-def main(argv=None) -> int:
-    """Print the table, and write it as JSON if asked."""
-    args = parse_args(argv)
-    rows = {}
-    if "solver" in args.parts:
-        rows |= bench_solver(args.limit)
-    if "people" in args.parts:
-        rows |= bench_people(args.limit)
-    if "network" in args.parts:
-        rows |= bench_network(args.size, args.limit)
-    for name, row in rows.items():
-        print(f"{name:60}", "  ".join(f"{key} {value:.2f}" for key, value in row.items()))
-    if args.out:
-        from common.checkpoints import versions, write_json
+PARTS = {"network": bench_network, "people": bench_people, "solver": bench_solver}
 
-        write_json(args.out, {"rows": rows, "measure": "CPU time of the process, median", "versions": versions()})
+
+def main(argv=None) -> int:
+    """Print the figures, and write them if asked."""
+    args = parse_args(argv)
+    import cv2
+
+    from common.checkpoints import versions, write_json
+    from common.tables import figures_table
+
+    cv2.setNumThreads(1)
+    result = PARTS[args.what](args.runs)
+    result["command"] = f"python deepercut_tf/bench.py {args.what} --runs {args.runs}"
+    about = ", ".join(f"{name} {version}" for name, version in versions().items())
+    result["note"] = f"medians of {args.runs} runs, sides in turn, CPU time, one thread; {about}"
+    print(figures_table(result))
+    if args.json:
+        write_json(args.json, result)
     return 0
 
 

@@ -82,7 +82,7 @@ class Config:
     video_batch: bool = setting(False, "penn_action: batch_size consecutive frames a step")
     # pairwise terms and detections
     pairwise_stats_fn: str = setting("pairwise_stats.mat", "mean and deviation of the offsets between joints")
-    pairwise_stats_collect: bool = setting(False, "set by pairwise_stats.py itself")
+    pairwise_stats_collect: bool = setting(False, "no effect: pairwise_stats.py needs no switch")
     pairwise_model_dir: str | None = setting(None, "folder of spatial_model_cidx_A_B.mat")
     tensorflow_pairwise_order: bool = setting(True, "channels in our order; false: in that of the statistics file (Caffe models)")
     sparse_graph: list = _listing((), "pairs of joints whose terms are used; empty: all")
@@ -165,6 +165,13 @@ def _check(config: Config, source: str) -> None:
             f"{source}: intermediate_supervision_layer is {config.intermediate_supervision_layer}, block3 of {config.net_type} has units"
             f" 1..{units}; choose one of them, or set intermediate_supervision to false"
         )
+    scales = [config.global_scale, *(config.test_scales or [None]), *(s for s in (config.scale_jitter_lo, config.scale_jitter_up) if s is not None)]
+    if not all(isinstance(s, (int, float)) and s > 0 for s in scales):
+        raise DataError(f"{source}: global_scale, test_scales and scale_jitter_lo and _up must be numbers above 0")
+    for name, count in (("mean_pixel", 3), ("data_range", 2)):
+        given = getattr(config, name)
+        if given is not None and not (len(given) == count and all(isinstance(v, (int, float)) for v in given)):
+            raise DataError(f"{source}: {name} must be a list of {count} numbers, not {given}")
     if config.mirror and not config.shuffle:
         raise DataError(f"{source}: mirror needs shuffle: true")
     schedule = config.multi_step or []

@@ -20,7 +20,7 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
 from common.programs import exit_code  # noqa: E402
-from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 FILES = (".npz", ".onnx")  # what is one file; anything else is a checkpoint's prefix
 TOLERANCE = 1e-4  # of the largest output, float32, folded against not
@@ -28,10 +28,9 @@ TOLERANCE = 1e-4  # of the largest output, float32, folded against not
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = settings_parser(__doc__)
     parser.add_argument("source", help="checkpoint prefix, .npz or state file")
     parser.add_argument("out", help="file to write: .npz, .onnx, or a checkpoint prefix")
-    settings_arguments(parser)
     parser.add_argument("--licence", default="as the source states; not given", help="licence of the weights, for the card")
     return parser.parse_args(argv)
 

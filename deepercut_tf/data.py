@@ -102,14 +102,12 @@ def turn(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill) -> 
 
 
 def resize(image: np.ndarray, scale: float) -> np.ndarray:
-    """(H,W,3) uint8 by `scale`, sides cut to whole pixels; the same array for 1. DataError when nothing is left."""
+    """(H,W,3) uint8 by `scale`, sides cut to whole pixels, at least one; the same array for 1."""
     if scale == 1:
         return image
     from PIL import Image
 
-    width, height = int(image.shape[1] * scale), int(image.shape[0] * scale)
-    if width < 1 or height < 1:
-        raise DataError(f"an image of {image.shape[1]}x{image.shape[0]} pixels at scale {scale:g} has no pixel left; use a larger scale")
+    width, height = (max(int(side * scale), 1) for side in image.shape[1::-1])
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR))
 
 

@@ -25,8 +25,8 @@ class Maps:
 def unpack_maps(outputs: dict[str, np.ndarray], config: Config, statistics: PairStatistics | None = None) -> Maps:
     """Maps of a network output for one image (leading axis 1): `part_prob`, `locref`, `pairwise_pred`.
 
-    Offsets are brought to pixels (`locref_stdev`; the statistics' deviation and mean) and pairs into our order. Without location
-    refinement all offsets are 0.
+    Offsets are brought to pixels (`locref_stdev`; the statistics' deviation and mean), in the network's precision, and pairs into our order.
+    Without location refinement all offsets are 0.
     """
     score = np.asarray(outputs["part_prob"])[0]
     height, width, joints = score.shape
@@ -36,7 +36,10 @@ def unpack_maps(outputs: dict[str, np.ndarray], config: Config, statistics: Pair
     pairwise = None
     if config.pairwise_predict:
         raw = np.asarray(outputs["pairwise_pred"])[0].reshape(height, width, joints * (joints - 1), 2)
-        pairwise = raw[:, :, statistics.channel] * statistics.deviation + statistics.mean
+        # by far the largest array of a picture: no copy for an order that is ours already, no double precision
+        ours = np.array_equal(statistics.channel, np.arange(len(statistics.channel)))
+        pairwise = (raw if ours else raw[:, :, statistics.channel]) * statistics.deviation.astype(raw.dtype)
+        pairwise += statistics.mean.astype(raw.dtype)
     return Maps(score, locref, pairwise)
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from common.poses import DataError  # noqa: E402
 from common.programs import exit_code  # noqa: E402
-from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    settings_arguments(parser)
+    parser = settings_parser(__doc__)
     parser.add_argument("--pred", default="predictions.json", help="COCO result file (default: predictions.json)")
     return parser.parse_args(argv)
 
@@ -39,19 +39,28 @@ def as_the_original(entries: list[dict]) -> list[dict]:
 
 def run(args: argparse.Namespace) -> dict[str, float]:
     """The ten figures. DataError on bad input."""
-    from common import datasets
+    from dataclasses import replace
+
     from common.checkpoints import write_json
+    from common.datasets import coco
     from common.datasets.files import read_json
     from common.importers import load_any
     from common.metrics.coco import oks_ap
+    from common.skeletons import COCO17
+    from deepercut_tf.ai_challenger import AIC17
     from deepercut_tf.config import house_path, require
 
     config = settings_of(args)
     require(config, "dataset", "dataset_phase", why="eval_mscoco.py")
+    joints = AIC17 if config.dataset_type == "aic" else COCO17
+    truth = coco.load(house_path(config.dataset).expanduser().absolute(), config.dataset_phase, joints)
+    # COCO's evaluator knows 17 places, not what ai2coco put there
+    truth = replace(truth, skeleton=COCO17)
     path = Path(args.pred)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; write it with python deepercut_tf/test_multiperson.py, or give --pred")
     if config.mode == "compat":
         path = write_json(path.with_name(f"{path.stem}-0.json"), as_the_original(read_json(path)))
-    truth = datasets.load("coco", house_path(config.dataset), config.dataset_phase)
     return oks_ap(truth, load_any(path, truth))
 
 

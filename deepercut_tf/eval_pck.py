@@ -17,15 +17,14 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
 from common.programs import exit_code  # noqa: E402
+from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="pose_cfg.yaml (default: $POSE_PARAM_PATH, else the working directory)")
+    parser = settings_parser(__doc__)
     parser.add_argument("--predictions", default="predictions.mat", help="file of test.py (default: predictions.mat)")
     parser.add_argument("--threshold", type=float, help="default: the key pck_threshold")
-    parser.add_argument("--allow_unknown", action="store_true", help="ignore unknown keys of the settings file")
     return parser.parse_args(argv)
 
 
@@ -79,10 +78,10 @@ def run(args: argparse.Namespace) -> str:
     """The report. DataError on bad input."""
     import numpy as np
 
-    from deepercut_tf.config import find_config_file, load_config, require
+    from deepercut_tf.config import require
     from deepercut_tf.items import load_items
 
-    config = load_config(find_config_file(args.config), allow_unknown=args.allow_unknown)
+    config = settings_of(args)
     if args.threshold is None:
         require(config, "pck_threshold", why="eval_pck.py")
     item_set, config = load_items(config)

@@ -92,7 +92,7 @@ class PoseFinder:
         found = detect(maps, self.config.nms_radius, self.config.det_min_score)
         people = find_people(found, self.config.num_joints, self.spatial, self.config.sparse_graph, self.config.mode)
         if self.config.mode == "correct":
-            people = people.with_joints(self.config.min_person_joints)
+            people = people.with_joints(min(self.config.min_person_joints, self.config.num_joints))
         order = np.argsort(-people.person_score, kind="stable")
         return People(people.joints[order] / scale, people.score[order])
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from common import datasets
-from common.datasets import files
+from common.datasets import coco, files
 from common.poses import DataError, DataMissing, PoseSet
-from common.skeletons import COCO17, MPII14, PENN13, Skeleton, skeleton_map
+from common.skeletons import AIC14, COCO17, MPII14, PENN13, Skeleton, skeleton_map
 from deepercut_tf.ai_challenger import AIC17
 from deepercut_tf.config import PREPARED, Config, house_path, require
 from deepercut_tf.joints import check_joint_set, skeleton_of_settings, with_joints
@@ -88,18 +88,23 @@ def _load_folder(path: Path, config: Config) -> ItemSet:
         if config.dataset_ann == "image_info":
             return _image_info(path, config)
     split = config.dataset_phase or "train"
-    pose_set = datasets.load("coco" if config.dataset_type == "aic" else config.dataset_type, path, split)
-    if config.dataset_type == "aic":  # ai2coco's file: other joints in COCO's slots
-        pose_set = replace(pose_set, skeleton=AIC17)
+    pose_set = load_aic(path, split) if config.dataset_type == "aic" else datasets.load(config.dataset_type, path, split)
     return items_of(pose_set, config)
+
+
+def load_aic(path: Path, split: str) -> PoseSet:
+    """ai2coco's file in COCO's layout, with AI Challenger's 14 joints, as its metric wants them. DataError for a file of other joints."""
+    found = coco.load(path.expanduser().absolute(), split, AIC17)
+    joints, visible = skeleton_map(AIC17, AIC14).apply(found.joints, found.visible)
+    return replace(found, name="ai_challenger", skeleton=AIC14, joints=joints, visible=visible)
 
 
 def items_of(pose_set: PoseSet, config: Config) -> ItemSet:
     """Group the persons of a PoseSet by image; images without a person come from its `regions`. Ignored rows are no persons.
 
-    MPII's 16 joints become the original's 14.
+    Joints are the network's: MPII's 16 become the original's 14, ai2coco's stand in COCO's 17 slots.
     """
-    skeleton = MPII14 if pose_set.name == "mpii" else pose_set.skeleton
+    skeleton = {"mpii": MPII14, "aic": AIC17}.get(config.dataset_type, pose_set.skeleton)
     joints, visible = skeleton_map(pose_set.skeleton, skeleton).apply(pose_set.joints, pose_set.visible)
     ignore = pose_set.ignore if pose_set.ignore is not None else np.zeros(len(pose_set), bool)
     by_image: dict[object, list[int]] = {}

@@ -39,8 +39,9 @@ class ConvNorm(keras.layers.Layer):
     def build(self, shape):
         """Create the variables for inputs of `shape` (B,H,W,C)."""
         fan_in = self.kernel_size**2 * shape[-1]
-        # slim's variance scaling: 1.3 makes up for the truncation
-        initializer = keras.initializers.TruncatedNormal(stddev=float(np.sqrt(1.3 * 2 / fan_in)), seed=keras.random.SeedGenerator())
+        # slim's variance scaling: 1.3 makes up for the truncation; folded kernels come from another network
+        random = keras.initializers.TruncatedNormal(stddev=float(np.sqrt(1.3 * 2 / fan_in)), seed=keras.random.SeedGenerator())
+        initializer = "zeros" if self.folded else random
         self.weights_ = self.add_weight(shape=(self.kernel_size, self.kernel_size, shape[-1], self.filters), initializer=initializer, name="weights")
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="biases") if self.folded else None
         if self.folded:

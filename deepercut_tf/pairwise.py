@@ -100,14 +100,17 @@ def different_part_probability(features: np.ndarray, k: np.ndarray, m: np.ndarra
     """(M,) probability that detections of joints k < m with `features` (M,8) belong to one person."""
     low, high, weight = model.low[k, m], model.high[k, m], model.weight[k, m]
     scaled = (features - low) / (high - low)
-    exponent = (scaled * weight[:, :8]).sum(1) + weight[:, 8]
-    return 1 / (1 + np.exp(-exponent))
+    return _sigmoid((scaled * weight[:, :8]).sum(1) + weight[:, 8])
 
 
 def same_part_probability(found: Detections, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(M,) probability that two detections of one joint are the same joint of the same person."""
     distance = np.linalg.norm(found.coord[a] - found.coord[b], axis=1)
-    return 1 / (1 + np.exp(SAME_PART_SLOPE * distance - SAME_PART_BIAS))
+    return _sigmoid(SAME_PART_BIAS - SAME_PART_SLOPE * distance)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(np.minimum(-x, 700)))  # exp overflows soon after
 
 
 def pair_graph(found: Detections, joints: int, model: SpatialModel, sparse_graph: list[list[int]] | None = None):

@@ -16,15 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.programs import exit_code  # noqa: E402
-from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    settings_arguments(parser)
+    parser = settings_parser(__doc__, limit="the first N images only")
     parser.add_argument("--out", help="file to write (default: the key pairwise_stats_fn)")
-    parser.add_argument("--limit", type=int, help="the first N images only")
     return parser.parse_args(argv)
 
 

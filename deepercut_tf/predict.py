@@ -17,19 +17,16 @@ sys.path[0] = str(ROOT)
 
 from common.predicting import add_arguments, open_source, write_answers  # noqa: E402
 from common.programs import exit_code  # noqa: E402
-from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = settings_parser(__doc__, weights=True, limit="stop after N pictures")
     parser.add_argument("source", help="image, folder, video or camera number")
-    settings_arguments(parser)
-    parser.add_argument("--weights", help="weights file, or folder of snapshots (default: the key init_weights)")
     add_arguments(parser, " (one person)")
     parser.add_argument("--people", choices=("auto", "one", "all"), default="auto", help="auto: all with pairwise_predict, else one (default: auto)")
     parser.add_argument("--min_score", type=float, default=0.1, help="joints below are not drawn (default: 0.1)")
-    parser.add_argument("--limit", type=int, help="stop after N pictures")
     return parser.parse_args(argv)
 
 
@@ -69,6 +66,8 @@ def find(finder, image, together: bool):
 
 def run(args: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder. DataError on bad input."""
+    from dataclasses import replace
+
     import numpy as np
 
     from common.draw import draw_pose
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> Path:
     source, config = open_source(args.source), with_stored_joints(settings_of(args), args.weights)
     together = config.pairwise_predict if args.people == "auto" else args.people == "all"
     smooth, colors = source.smoother(args.smooth and not together), ColorTracker()
-    skeleton, finder = skeleton_for(config), PoseFinder(config, args.weights)
+    skeleton, finder = skeleton_for(config), PoseFinder(config if together else replace(config, pairwise_model_dir=None), args.weights)
 
     def answer(index: int, name: str, image):
         joints, score = find(finder, image, together)

@@ -18,6 +18,7 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
 from common.programs import exit_code  # noqa: E402
+from deepercut_tf.options import positive_number  # noqa: E402
 
 HEIGHT, HEAD = 400.0, 50.0  # pixels of a prepared person and its head
 MARGINS = {True: 130, False: 65}  # isolated persons, all others
@@ -31,7 +32,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("root", help="folder with the release file and images/")
     parser.add_argument("out", help="folder to write")
     parser.add_argument("--mode", choices=("correct", "compat"), default="correct", help="coordinates from 0, or from 1 (default: correct)")
-    parser.add_argument("--limit", type=int, help="the first N persons of each pass only")
+    parser.add_argument("--limit", type=positive_number, help="the first N persons of each pass only")
     return parser.parse_args(argv)
 
 

@@ -16,20 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.programs import exit_code  # noqa: E402
-from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+from deepercut_tf.options import settings_of, testing_parser  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    settings_arguments(parser)
-    parser.add_argument("--weights", help="weights file, or folder of snapshots (default: the key init_weights)")
-    parser.add_argument("--out", default="predictions.mat", help="file to write (default: predictions.mat)")
-    parser.add_argument("--cache", action="store_true", help="also write the score maps of every image to scoremap_dir")
-    parser.add_argument("--novis", action="store_true", help="accepted as in the original; nothing is shown unless --vis is given")
-    parser.add_argument("--vis", help="folder for drawings")
-    parser.add_argument("--limit", type=int, help="the first N images only")
-    return parser.parse_args(argv)
+    return testing_parser(__doc__, "predictions.mat", "the score maps of every image to scoremap_dir").parse_args(argv)
 
 
 def cache_name(folder: str | Path, index: int, image: str, mode: str) -> Path:

@@ -3,6 +3,7 @@
     python deepercut_tf/test_multiperson.py --config FILE --weights SNAPSHOT
     python deepercut_tf/test_multiperson.py --config FILE --weights SNAPSHOT --set use_gt_segm=true   # the original's oracle grouping
 
+With dataset_type aic or ai_challenger also submission.json, in AI Challenger's format.
 With use_gt_segm also predictions_with_segm.json: one entry a ground-truth mask, joints at the best cells inside it, score 1. That is the
 only file that the original writes, and no result: it knows where the persons are.
 """
@@ -19,20 +20,13 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
 from common.programs import exit_code  # noqa: E402
-from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+from deepercut_tf.options import settings_of, testing_parser  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    settings_arguments(parser)
-    parser.add_argument("--weights", help="weights file, or folder of snapshots (default: the key init_weights)")
-    parser.add_argument("--out", default="predictions.json", help="file to write (default: predictions.json)")
-    parser.add_argument("--cache", action="store_true", help="also write the maps of every image to scoremap_dir/IMAGE_ID.mat")
+    parser = testing_parser(__doc__, "predictions.json", "the maps of every image to scoremap_dir/IMAGE_ID.mat")
     parser.add_argument("--dev", action="store_true", help="the first 10 images only")
-    parser.add_argument("--novis", action="store_true", help="accepted as in the original; nothing is shown unless --vis is given")
-    parser.add_argument("--vis", help="folder for drawings")
-    parser.add_argument("--limit", type=int, help="the first N images only")
     return parser.parse_args(argv)
 
 
@@ -71,6 +65,16 @@ def entries_of(people, image_id) -> list[dict]:
         {"image_id": image_id, "category_id": 1, "keypoints": [float(v) for v in person.ravel()], "score": float(score)}
         for person, score in zip(table, people.person_score)
     ]
+
+
+def submission_of(item_set, items, people: list) -> list[dict]:
+    """AI Challenger's submission from the persons of every image; its image_id is the picture's name."""
+    from common.skeletons import AIC14, skeleton_map
+    from deepercut_tf.ai_challenger import submission
+
+    to_own = skeleton_map(item_set.skeleton, AIC14)
+    found = [to_own.apply(p.joints, p.present) for p in people]
+    return submission([Path(item.image).stem for item in items], [joints for joints, _ in found], [seen for _, seen in found])
 
 
 def mask_entries(maps, scale: float, item_set, item) -> list[dict]:
@@ -125,9 +129,11 @@ def run(args: argparse.Namespace) -> Path:
     item_set, config = load_items(settings_of(args))
     if not config.pairwise_predict:
         raise DataError("test_multiperson.py needs a network with pairwise_predict: true; for one person an image use test.py")
+    if config.use_gt_segm and item_set.pose_set is None:
+        raise DataError("use_gt_segm needs an annotated data set in COCO's layout; set it to false")
     finder = PoseFinder(config, args.weights)
     items = item_set.items[: 10 if args.dev else args.limit]
-    entries, oracle = [], []
+    entries, oracle, persons = [], [], []
     for item in tqdm(items, desc="test", unit="image"):
         image = read_image(item.image)
         if config.cached_scoremaps:
@@ -137,6 +143,7 @@ def run(args: argparse.Namespace) -> Path:
         if args.cache:
             write_maps(Path(config.scoremap_dir) / f"{item.image_id}.mat", maps)
         people = finder.people_of(maps, scale)
+        persons.append(people)
         entries += entries_of(people, item.image_id)
         if config.use_gt_segm:
             oracle += mask_entries(maps, scale, item_set, item)
@@ -144,6 +151,8 @@ def run(args: argparse.Namespace) -> Path:
             save_image(Path(args.vis) / f"{item.image_id}.png", draw_people(image, people.joints, item_set.skeleton))
     if config.use_gt_segm:
         write_json(Path(args.out).with_name("predictions_with_segm.json"), oracle)
+    if config.dataset_type in ("aic", "ai_challenger"):
+        write_json(Path(args.out).with_name("submission.json"), submission_of(item_set, items, persons))
     return write_json(Path(args.out), entries)
 
 

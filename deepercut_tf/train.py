@@ -20,43 +20,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
-from common.poses import DataError  # noqa: E402
 from common.programs import exit_code  # noqa: E402
+from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    settings_arguments(parser)
+    parser = settings_parser(__doc__, limit="stop after N iterations (a dry run)")
     parser.add_argument("--resume", nargs="?", const="auto", help="go on from the newest state in snapshot_dir, or from this file")
-    parser.add_argument("--limit", type=int, help="stop after N iterations (a dry run)")
     parser.add_argument("--distribute", choices=("none", "mirrored", "multiworker"), default="none", help="tf.distribute strategy (default: none)")
     return parser.parse_args(argv)
-
-
-def settings_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which settings file, and single settings on top of it."""
-    parser.add_argument("--config", help="pose_cfg.yaml or its folder (default: $POSE_PARAM_PATH, else the working directory)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting on top of the file (YAML value); repeatable")
-    parser.add_argument("--mode", choices=("correct", "compat"), help="shorthand for --set mode=...")
-    parser.add_argument("--allow_unknown", action="store_true", help="ignore unknown keys of the settings file")
-
-
-def settings_of(args: argparse.Namespace):
-    """The Config that the options name. DataError on a missing file, unknown key or bad value."""
-    import yaml
-
-    from deepercut_tf.config import find_config_file, load_config
-
-    overrides = {}
-    for text in args.set:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise DataError(f"--set {text}: write KEY=VALUE")
-        overrides[name] = yaml.safe_load(value) if value else None
-    if args.mode:
-        overrides["mode"] = args.mode
-    return load_config(find_config_file(args.config), overrides, args.allow_unknown)
 
 
 def train(config, item_set, resume: str | None = None, limit: int | None = None, distribute: str = "none") -> Path:

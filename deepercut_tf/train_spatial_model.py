@@ -18,16 +18,13 @@ sys.path[0] = str(ROOT)
 
 from common.poses import DataError  # noqa: E402
 from common.programs import exit_code  # noqa: E402
-from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    settings_arguments(parser)
-    parser.add_argument("--weights", help="weights file, or folder of snapshots (default: the key init_weights)")
+    parser = settings_parser(__doc__, weights=True, limit="the first N images only")
     parser.add_argument("--out", help="folder to write (default: the key pairwise_model_dir)")
-    parser.add_argument("--limit", type=int, help="the first N images only")
     return parser.parse_args(argv)
 
 

@@ -18,19 +18,16 @@ sys.path[0] = str(ROOT)
 from common.evaluate import add_scoring_arguments, publish  # noqa: E402
 from common.poses import DataError  # noqa: E402
 from common.programs import exit_code  # noqa: E402
-from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    settings_arguments(parser)
-    parser.add_argument("--weights", help="weights file, or folder of snapshots (default: the key init_weights)")
+    parser = settings_parser(__doc__, weights=True, limit="the first N images only")
     parser.add_argument("--split", help="split to score (default: the key dataset_phase)")
     parser.add_argument("--people", choices=("auto", "one", "all"), default="auto", help="auto: all with pairwise_predict, else one (default: auto)")
     parser.add_argument("--boxes", choices=("none", "oracle"), default="none", help="oracle: look for one person in each annotated box (default: none)")
     add_scoring_arguments(parser, "output/deepercut_tf/DATASET/SPLIT.npz", "deepercut_tf")
-    parser.add_argument("--limit", type=int, help="the first N images only")
     parser.add_argument("--random_weights", action="store_true", help="fresh random weights instead (a baseline)")
     return parser.parse_args(argv)
 
@@ -40,7 +37,6 @@ def predict_one(finder, item_set, items, boxes: str):
     import numpy as np
 
     from common.predictions import predictions_for
-    from common.skeletons import skeleton_map
 
     rows, poses = [], []
     for item, image in _images(items):
@@ -48,12 +44,21 @@ def predict_one(finder, item_set, items, boxes: str):
         for row in item.rows:
             rows.append(row)
             poses.append(one if one is not None else in_box(finder, image, item_set.pose_set.box[row]))
-    poses = np.array(poses).reshape(len(rows), -1, 3)
+    poses = np.array(poses).reshape(len(rows), finder.config.num_joints, 3)
     kept = item_set.pose_set.select(np.array(rows, int))
-    to_own = skeleton_map(item_set.skeleton, kept.skeleton)
-    joints, score = to_own.apply(poses[..., :2]), np.stack([poses[..., list(s), 2].mean(-1) if s else np.zeros(len(rows)) for s in to_own.sources], axis=-1)
+    joints, score = as_annotated(item_set, poses[..., :2], poses[..., 2])
     meta = finder.meta() | {"boxes": "oracle (annotated boxes)" if boxes == "oracle" else "none"}
     return predictions_for(kept, joints, score, meta), kept
+
+
+def as_annotated(item_set, joints, score):
+    """(N,J,2) joints and (N,J) scores of the network's joint set in that of the annotations, where the two differ (mpii, aic); score 0: none."""
+    import numpy as np
+
+    from common.skeletons import skeleton_map
+
+    to_own = skeleton_map(item_set.skeleton, item_set.pose_set.skeleton)
+    return to_own.apply(joints), np.stack([score[:, list(s)].mean(-1) if s else np.zeros(len(score)) for s in to_own.sources], axis=-1)
 
 
 def in_box(finder, image, box, margin: float = 0.15):
@@ -84,11 +89,12 @@ def predict_all(finder, item_set, items):
     joints = np.concatenate([p.joints for p in people]) if people else np.zeros((0, finder.config.num_joints, 2))
     score = np.concatenate([p.score for p in people]) if people else np.zeros((0, finder.config.num_joints))
     person_score = np.concatenate([p.person_score for p in people]) if people else np.zeros(0)
+    joints, score = as_annotated(item_set, joints, score)
     pose_set, box = item_set.pose_set, box_of_joints(joints)
     wanted = {item.image_id for item in items}
     kept = pose_set.select(np.array([i in wanted for i in pose_set.image_id.tolist()], bool))
     return Predictions(
-        skeleton=item_set.skeleton, joints=joints.astype(np.float32), score=score.astype(np.float32), person_score=person_score,
+        skeleton=pose_set.skeleton, joints=joints.astype(np.float32), score=score.astype(np.float32), person_score=person_score,
         box=box, box_score=person_score, area=box[:, 2] * box[:, 3], image_id=np.array(image_id, dtype=pose_set.image_id.dtype),
         person_id=np.arange(len(joints)), frame=np.full(len(joints), -1), dataset=pose_set.name, split=pose_set.split,
         meta=finder.meta() | {"boxes": "none", "final": True, "synthetic": pose_set.synthetic},
@@ -139,9 +145,10 @@ def run(args: argparse.Namespace, words: list[str]) -> None:
     item_set, config = load_items(replace(config, dataset_phase=args.split or config.dataset_phase, coco_only_images_with_people=only_people))
     if item_set.pose_set is None:
         raise DataError(f"val.py scores a data-set folder; for {config.dataset} use test.py and eval_pck.py")
-    finder, items = PoseFinder(config, args.weights, args.random_weights), item_set.items[: args.limit]
     together = config.pairwise_predict if args.people == "auto" else args.people == "all"
     together = together and args.boxes == "none"
+    finder = PoseFinder(config if together else replace(config, pairwise_model_dir=None), args.weights, args.random_weights)
+    items = item_set.items[: args.limit]
     predictions, pose_set = predict_all(finder, item_set, items) if together else predict_one(finder, item_set, items, args.boxes)
     out = Path(args.out) if args.out else ROOT / "output" / "deepercut_tf" / pose_set.name / f"{pose_set.split}.npz"
     results = publish(out, predictions, pose_set, args.protocol, args.json)

@@ -13,15 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.programs import exit_code  # noqa: E402
-from deepercut_tf.train import settings_arguments, settings_of  # noqa: E402
+from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    settings_arguments(parser)
+    parser = settings_parser(__doc__, limit="number of pictures (default: 20)")
     parser.add_argument("--out", default="output/vis_dataset", help="folder for the pictures (default: output/vis_dataset)")
-    parser.add_argument("--limit", type=int, default=20, help="number of pictures (default: 20)")
+    parser.set_defaults(limit=20)
     return parser.parse_args(argv)
 
 

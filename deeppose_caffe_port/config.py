@@ -65,9 +65,6 @@ class Config:
         0.0, "share of the training pictures that no stage is trained on; a stage's errors there are those that the next one learns to undo"
     )
     joint_outputs: bool = setting(False, "stage 2 has outputs for every joint (DeepPose); the original's is not told which joint it sees")
-    joint_labels: bool = setting(
-        False, "with joint_outputs: a patch is labelled with all joints of its person, not only with the one that it is around"
-    )
     warm_start: bool = setting(
         False,
         "a later stage starts from the weights of the stage before, whose network it must have (the original starts from random ones)",
@@ -190,7 +187,7 @@ PRESETS: dict[str, tuple[tuple[Net, Training], tuple[Net, Training]]] = {
         ),
         (
             Net(115, 11, 4, 0.5, 0.5, 0.98),
-            Training(64, 2800, 1400, 1e-4, 3e-4, _STEPS.format(1800, 2500), "Adam", test_interval=700, seed=1),
+            Training(64, 480, 240, 1e-4, 3e-4, _STEPS.format(320, 440), "Adam", test_interval=240, seed=1),
         ),
     ),
     "smoke": (
@@ -200,14 +197,14 @@ PRESETS: dict[str, tuple[tuple[Net, Training], tuple[Net, Training]]] = {
 }
 _SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6, "joint_outputs": True}
 _LARGE = {
-    "alpha": 2.0, "min_diameter": 0.2, "predicted_size": True, "joint_labels": True, "warm_start": True, "rotate": 40.0, "zoom": 1.2,
+    "alpha": 2.0, "min_diameter": 0.2, "predicted_size": True, "warm_start": True, "rotate": 40.0, "zoom": 1.2,
     "held_out": 0.1,
 }  # fmt: skip
 # Settings of the workflow that go with a preset.
 WORKFLOW: dict[str, dict] = {"paper": {"mode": "compat"}, "cpu": {**_SMALL, **_LARGE}, "smoke": _SMALL}
 # What a project folder keeps of the settings it was made with; other programs take it from there.
 STORED = ("dataset", "mode", "train_split", "test_split", "width", "height", "pad", "rotate", "zoom", "alpha", "patch_rate", "displacements",
-          "min_diameter", "predicted_size", "held_out", "joint_outputs", "joint_labels", "warm_start", "holdout", "stages", "preset", "limit")  # fmt: skip
+          "min_diameter", "predicted_size", "held_out", "joint_outputs", "warm_start", "holdout", "stages", "preset", "limit")  # fmt: skip
 # Those that must not change between the steps.
 FIXED = ("dataset", "mode", "width", "height", "pad", "alpha", "joint_outputs", "preset")
 

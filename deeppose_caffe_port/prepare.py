@@ -200,10 +200,9 @@ def get_stage2(config: Config, stage: int = 2) -> dict[str, float]:
     """Patches around the predictions of the stage before on the training list, one joint in `patch_rate`: data/NAME/stage2.
 
     The label is (truth - prediction) / side of the patch, which is alpha x the true diameter, or with `predicted_size` the one that testing
-    would take; with `joint_outputs` it stands at the joint's place, among nan or (`joint_labels`) the other joints' offsets. Samples without
-    diameter or joint are dropped and counted. With `displacements`, each kept joint also gives patches around displaced truths, as in
-    DeepPose. With `held_out`, the errors of these are those on held-out pictures, whose own patches end the list, as many as `holdout` takes
-    from it. Returns the figures that are printed.
+    would take; with `joint_outputs` it stands at the joint's place among nan. Samples without diameter or joint are dropped and counted.
+    With `displacements`, each kept joint also gives patches around displaced truths, as in DeepPose. With `held_out`, the errors of these
+    are those on held-out pictures, whose own patches end the list, as many as `holdout` takes from it. Returns the figures that are printed.
     """
     count, home = len(config.skeleton), dataset_folder(config) / f"stage{stage}"
     names, truth, guess, unseen = guesses(config, stage - 1)
@@ -227,9 +226,8 @@ def get_stage2(config: Config, stage: int = 2) -> dict[str, float]:
             for k, (center, length) in enumerate(place for place in places if place[1] > 0):
                 file = f"{Path(name).stem}.{j}{f'.{k}' if k else ''}{'.jpg' if config.mode == 'compat' else '.png'}"
                 save(home / "data" / file, patch(picture, center, length))
-                offsets = (truth[i] - center) / length
-                labels.append(offsets[j])
-                lines.append(f"./data/{config.name}/stage{stage}/data/{file} {_label(offsets, j, config)}\n")
+                labels.append((truth[i, j] - center) / length)
+                lines.append(f"./data/{config.name}/stage{stage}/data/{file} {_label(labels[-1], j, config)}\n")
     write_lines(home / "images.txt", lines)
     return _figures(side, labels, dropped)
 
@@ -247,15 +245,12 @@ def _figures(side: np.ndarray, labels: list, dropped: int) -> dict[str, float]:
     return figures
 
 
-def _label(offsets: np.ndarray, joint: int, config: Config) -> str:
-    """A label of a later stage as the list has it, from all joints' offsets (J,2) from the patch's centre, in sides."""
-    if not config.joint_outputs:
-        shown = offsets[joint]
-    else:
-        shown = offsets.copy()
-        if not config.joint_labels:
-            shown[np.arange(len(offsets)) != joint] = np.nan
-    return " ".join(f"{v:f}" for v in shown.ravel())
+def _label(move: np.ndarray, joint: int, config: Config) -> str:
+    """A label of a later stage as the list has it."""
+    words = ["nan"] * config.outputs(2)
+    place = 2 * joint if config.joint_outputs else 0
+    words[place : place + 2] = [f"{v:f}" for v in move]
+    return " ".join(words)
 
 
 def guesses(config: Config, stage: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ same annotations, `id` being the row's `person_id`. The RLE is made when it is a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from common.datasets import files
 from common.poses import DataError, PoseSet
-from common.skeletons import COCO17
+from common.skeletons import COCO17, Skeleton
 
 _ALIASES = {"train": ("train2017", "train2014"), "val": ("val2017", "val2014"), "valid": ("val2017", "val2014")}
 _PREFIX = "person_keypoints_"
@@ -59,9 +60,9 @@ def _rle(segmentation, height: int, width: int) -> dict:
     return mask.frPyObjects(segmentation, height, width) if isinstance(segmentation["counts"], list) else segmentation
 
 
-def load(root: str | Path, split: str) -> PoseSet:
+def load(root: str | Path, split: str, skeleton: Skeleton = COCO17) -> PoseSet:
     """One split of COCO keypoints, joints (N,17,2); `image_id` and `person_id` are COCO's image and annotation ids, `area` is the
-    segment's.
+    segment's. `skeleton`: the joints in the 17 places, where a converter put others there.
 
     Images need not exist. Raises DataMissing or DataError.
     """
@@ -72,13 +73,27 @@ def load(root: str | Path, split: str) -> PoseSet:
     for field in ("images", "annotations"):
         if not isinstance(content, dict) or not isinstance(content.get(field), list):
             raise DataError(f"{path} has no list `{field}`; this is not a COCO annotation file")
+    _check_category(path, content, skeleton)
     folder = files.first_existing((root / "images", root), year_split) or root / "images"
     try:
-        return _build(root, f"{folder}/{year_split}", split, content)
+        return _build(root, f"{folder}/{year_split}", split, content, skeleton)
     except KeyError as error:
         raise DataError(f"{path}: an image or annotation has no field or target {error}; download it again") from error
     except ValueError as error:
         raise DataError(f"{path}: {error}; an annotation needs 17x3 keypoints with v in 0..2 and a box of 4 numbers") from error
+
+
+def _check_category(path: Path, content: dict, skeleton: Skeleton) -> None:
+    """DataError when the file's category names other joints than `skeleton`. No names, or mere numbers (k0, k1 ...), are taken for what was asked."""
+    named = [c["keypoints"] for c in content.get("categories") or () if isinstance(c, dict) and c.get("keypoints")]
+    for names in named:
+        plain = tuple(str(n).strip().lower().replace(" ", "_").replace("-", "_") for n in names)
+        numbered = len(plain) == len(skeleton) and all(re.fullmatch(r"\D*\d+", n) for n in plain)
+        if plain != skeleton.joints and not numbered:
+            raise DataError(
+                f"{path}: field categories has the {len(names)} keypoints {', '.join(map(str, names))}; expected {', '.join(skeleton.joints)}."
+                " Other joint sets: the format `json` (common/datasets/json_format.py); files of deepercut_tf's ai2coco: its dataset_type aic"
+            )
 
 
 def splits(root: str | Path) -> list[str]:
@@ -99,14 +114,18 @@ def _find(root: Path, split: str) -> Path:
     return files.first_existing((root / "annotations", root), name) / name
 
 
-def _build(root: Path, folder: str, split: str, content: dict) -> PoseSet:
+def _build(root: Path, folder: str, split: str, content: dict, skeleton: Skeleton) -> PoseSet:
     images = {i["id"]: i for i in content["images"]}
     rows = content["annotations"]
     n = len(rows)
     # extensions are missing in files that deepercut's AI Challenger converter wrote
     names = {k: i["file_name"] if Path(i["file_name"]).suffix else i["file_name"] + ".jpg" for k, i in images.items()}
     sizes = {k: (i["width"], i["height"]) for k, i in images.items()}
-    table = np.array([a.get("keypoints") or [0] * 51 for a in rows], np.float64).reshape(n, 17, 3)
+    points = [a.get("keypoints") or [0] * 51 for a in rows]
+    for annotation, numbers in zip(rows, points):
+        if len(numbers) != 51:
+            raise ValueError(f"annotation {annotation['id']} has {len(numbers)} numbers in keypoints")
+    table = np.array(points, np.float64).reshape(n, 17, 3)
     visible = table[:, :, 2].astype(np.int8)
     if not np.isin(table[:, :, 2], (0, 1, 2)).all():
         raise ValueError("a keypoint has v outside 0..2")
@@ -117,7 +136,7 @@ def _build(root: Path, folder: str, split: str, content: dict) -> PoseSet:
         segments.setdefault(rows[row]["image_id"], []).append(rows[row])
     return PoseSet(
         name="coco",
-        skeleton=COCO17,
+        skeleton=skeleton,
         split=split,
         images=[f"{folder}/{names[a['image_id']]}" for a in rows],
         image_id=np.array([a["image_id"] for a in rows], np.int64),

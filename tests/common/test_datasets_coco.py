@@ -69,10 +69,28 @@ def test_damage(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="bbox"):
         load("coco", tmp_path, "val")
+    content["annotations"][1]["keypoints"] = [0] * 42
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="annotation 4 has 42 numbers"):
+        load("coco", tmp_path, "val")
     with pytest.raises(DataError, match="known: val2017"):
         load("coco", tmp_path, "train")
     with pytest.raises(DataMissing, match=r"cocodataset\.org.*synthetic coco"):
         load("coco", tmp_path / "nowhere", "val")
+
+
+def test_joints_of_the_category(tmp_path):
+    """Names that are not COCO's are refused, in another order too; written otherwise they are the same names, and numbers are none."""
+    path = tmp_path / "annotations/person_keypoints_val2017.json"
+    _coco(path)
+    content = json.loads(path.read_text())
+    for names in (list(COCO17.joints), [n.replace("_", " ").title() for n in COCO17.joints], [f"k{i}" for i in range(17)], []):
+        path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "person", "keypoints": names}]}))
+        assert load("coco", tmp_path, "val").skeleton is COCO17
+    for names in (["neck", *COCO17.joints[1:]], list(COCO17.joints[::-1]), list(COCO17.joints[:14])):
+        path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "person", "keypoints": names}]}))
+        with pytest.raises(DataError, match=rf"val2017\.json: field categories has the {len(names)} keypoints {names[0]}"):
+            load("coco", tmp_path, "val")
 
 
 @pytest.mark.golden

@@ -1,4 +1,4 @@
-"""A process of test_programs.py's distributed run: two steps on pictures of one size, then its weights. Arguments: settings (JSON), OUT.npz, KIND.
+"""A process of test_programs.py's distributed run: two steps on pictures of one size, then its weights. Arguments: settings (JSON), OUT.npz.
 
 Frozen statistics and the score loss alone, so that the mean of two workers' gradients is the gradient of the batch of both pictures.
 """
@@ -19,7 +19,7 @@ from deepercut_tf.train import iterate
 def main() -> None:
     """See above."""
     model.UNITS["resnet_50"] = (1, 1, 1, 1)
-    strategy, share = make_strategy(sys.argv[3])
+    strategy, share = make_strategy("multiworker")
     item_set, config = load_items(make_config(json.loads(sys.argv[1])))
     run = Run(config, item_set, strategy, share)
     run.begin(None)

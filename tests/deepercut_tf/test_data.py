@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 
 from common.datasets import synthetic
+from common.evaluate import score
 from common.poses import DataError, DataMissing
+from common.skeletons import AIC14, COCO17
 from deepercut_tf import ai2coco_art_neckhead_json, eval_mscoco, pairwise_stats, train, val
-from deepercut_tf.ai_challenger import AIC17, convert, from_slots, submission
+from deepercut_tf.ai_challenger import AIC17, convert, submission
 from deepercut_tf.config import find_config_file, load_config, make_config
 from deepercut_tf.data import Sampler, make_sample
 from deepercut_tf.items import Item, ItemSet, load_items
 from deepercut_tf.joints import joint_groups, skeleton_of_settings
 from deepercut_tf.pair_statistics import load_statistics
 from deepercut_tf.pairwise import wanted_pairs
+from deepercut_tf.people import People
 from deepercut_tf.prepare_mpii import crop_box, prepare
 from deepercut_tf.targets import make_targets, map_size, pair_id
 
@@ -229,16 +232,57 @@ def test_converter_and_back(pose_data, tmp_path):
     people = [p for e in entries for p in e["keypoint_annotations"].values()]
     pose_set = item_set.pose_set
     assert len(pose_set) == len(people)
-    joints, flags = from_slots(pose_set.joints, pose_set.visible)
+    assert pose_set.skeleton == AIC14  # as AI Challenger's metric wants it; the network's are the slots
+    with pytest.raises(DataError, match="field categories has the 17 keypoints neck"):
+        load_items(coco_config(tmp_path, dataset_phase="train2014"))
     expected = np.array(people, float).reshape(-1, 14, 3)
     expected[expected[..., 2] == 3] = 0
-    back = submission(["x.jpg"], [joints], [flags])[0]
+    back = submission(["x.jpg"], [pose_set.joints], [pose_set.visible])[0]
     found = np.array(list(back["keypoint_annotations"].values())).reshape(-1, 14, 3)
     assert back["image_id"] == "x"
     np.testing.assert_array_equal(found[..., :2], expected[..., :2])
 
 
 test_converter_and_back = pytest.mark.golden(test_converter_and_back)
+
+
+class Knowing:
+    """A PoseFinder that finds exactly the annotated persons, picture by picture."""
+
+    def __init__(self, item_set, config):
+        self.config, self.left = config, iter(item_set.items)
+
+    def people(self, image):
+        persons = next(self.left).persons
+        joints, score = np.full((len(persons), self.config.num_joints, 2), np.nan), np.zeros((len(persons), self.config.num_joints))
+        for k, rows in enumerate(persons):
+            joints[k, rows[:, 0].astype(int)], score[k, rows[:, 0].astype(int)] = rows[:, 1:], 0.9
+        return People(joints, score)
+
+    def meta(self):
+        return {}
+
+
+def test_converted_set_has_ai_challengers_metric(tmp_path):
+    """The annotated persons of ai2coco's file score 1 by AI Challenger's metric, through COCO's slots and back; less when one has moved."""
+    import cv2
+
+    folder, rng = tmp_path / "images" / "train2014", np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    entries = []
+    for name in ("a", "b"):
+        cv2.imwrite(str(folder / f"{name}.jpg"), np.zeros((120, 110, 3), np.uint8))
+        people = {f"human{k}": np.concatenate([rng.integers(5, 100, (14, 2)), np.ones((14, 1), int)], axis=1).ravel().tolist() for k in (1, 2)}
+        entries.append({"image_id": name, "keypoint_annotations": people, "human_annotations": {who: [5, 5, 100, 100] for who in people}})
+    (tmp_path / "k.json").write_text(json.dumps(entries))
+    assert ai2coco_art_neckhead_json.main(["--keypoint_json", str(tmp_path / "k.json"), "--img_dir", str(folder)]) == 0
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "coco_art_neckhead_k.json").rename(tmp_path / "annotations" / "person_keypoints_train2014.json")
+    item_set, config = load_items(coco_config(tmp_path, dataset_type="aic", dataset_phase="train2014"))
+    predictions, truth = val.predict_all(Knowing(item_set, config), item_set, item_set.items)
+    assert score(truth, predictions)["aic_map"].total == 1
+    predictions.joints[0] += 50
+    assert score(truth, predictions)["aic_map"].total < 1
 
 
 def test_unknown_flags_of_the_converter():
@@ -270,6 +314,9 @@ def test_shipped_settings(file):
         ({"multi_step": [0.1]}, "multi_step"),
         ({"all_joints": 3}, "list"),
         ({"stride": 4}, "stride"),
+        ({"global_scale": 0}, "global_scale"),
+        ({"data_range": [3]}, "data_range"),
+        ({"test_scales": [1, "two"]}, "test_scales"),
     ],
 )
 def test_bad_settings_are_named(values, message):
@@ -298,8 +345,10 @@ def test_bad_input_of_the_commands(tmp_path, monkeypatch, capsys, coco):
     for command in (train.main, val.main, pairwise_stats.main, eval_mscoco.main):
         assert command([]) == 2, command
         assert "cocodataset.org" in (text := capsys.readouterr().err) and "common.datasets.synthetic coco" in text
-    assert train.main(["--set", "nonsense=1"]) == 2
-    assert "nonsense" in capsys.readouterr().err
+    assert train.main(["--set", "nonsense=1"]) == train.main(["--set", "nonsense=["]) == train.main(["--set", "nonsense"]) == 2
+    assert capsys.readouterr().err.count("nonsense") >= 3
+    with pytest.raises(SystemExit):
+        train.main(["--limit", "0"])
     for name in ("init_weights=absent.ckpt", "pairwise_predict=true"):
         assert train.main(["--set", f"dataset={coco}", "--set", "dataset_phase=train2017", "--set", name]) == 2
         assert "resnet_v1_" in (text := capsys.readouterr().err) or "pairwise_stats.py" in text
@@ -309,6 +358,33 @@ def test_bad_input_of_the_commands(tmp_path, monkeypatch, capsys, coco):
         load_items(make_config({"dataset": "absent.mat", "dataset_type": "mpii"}))
     with pytest.raises(DataError, match="pairwise_stats.py"):
         load_statistics(tmp_path / "absent.mat", 3)
+
+
+def test_json_of_unknown_joints(tmp_path, capsys, coco):
+    """COCO's layout with other joints, a skeleton that nobody knows, AI Challenger's persons with COCO's 17 joints: file and field are named.
+
+    A file that describes its own joints is read.
+    """
+    for split, keypoints in (("train2017", ["snout", "tail"]), ("val2017", ["neck", *COCO17.joints[1:]])):
+        content = json.loads((coco / "annotations" / f"person_keypoints_{split}.json").read_text())
+        content["categories"][0]["keypoints"] = keypoints
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"person_keypoints_{split}.json").write_text(json.dumps(content))
+        with pytest.raises(DataError, match=rf"person_keypoints_{split}\.json: field categories .*{keypoints[0]}.*format `json`"):
+            load_items(coco_config(tmp_path, dataset_phase=split))
+    own = {"skeleton": "centaur", "images": [{"file": "a.png", "width": 120, "height": 110, "persons": [{"joints": [[5, 6], [7, 8], None]}]}]}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    config = make_config({"dataset": str(tmp_path / "own.json"), "dataset_type": "json"})
+    with pytest.raises(DataError, match="own.json: skeleton 'centaur' is not known"):
+        load_items(config)
+    own["skeleton"] = {"name": "horse", "joints": ["nose", "left_hoof", "right_hoof"]}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    item_set, config = load_items(config)
+    assert config.num_joints == 3 and config.all_joints_names == ["nose", "hoof"] and item_set.items[0].persons[0].tolist() == [[0, 5, 6], [1, 7, 8]]
+    entry = {"image_id": "a", "keypoint_annotations": {"human1": [0] * 51}, "human_annotations": {"human1": [0, 0, 5, 5]}}
+    (tmp_path / "aic.json").write_text(json.dumps([entry]))
+    assert ai2coco_art_neckhead_json.main(["--keypoint_json", str(tmp_path / "aic.json"), "--img_dir", str(tmp_path), "--keep_missing"]) == 2
+    assert "image a" in (text := capsys.readouterr().err) and "human1 has 51 numbers" in text
 
 
 def test_statistics_command(coco, tmp_path):

@@ -1,6 +1,7 @@
 """Networks, losses and training steps against numbers that the original programs gave."""
 
 import json
+import re
 import zlib
 
 import numpy as np
@@ -11,7 +12,7 @@ pytestmark = pytest.mark.golden
 
 from deepercut_tf.config import make_config  # noqa: E402
 from deepercut_tf.engine import Predictor, Trainer  # noqa: E402
-from deepercut_tf.model import build_model, load_variables, named_variables  # noqa: E402
+from deepercut_tf.model import UNITS, build_model, load_variables, named_variables  # noqa: E402
 
 # measured in deepercut_tf.md's own comparison: another library's convolutions over a hundred layers, logits up to 65
 FORWARD = {"rtol": 1e-4, "atol": 1e-3}
@@ -25,6 +26,14 @@ def folder(golden_dir):
 @pytest.fixture(scope="module")
 def fixture(folder):
     return json.loads((folder / "fixture.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def start_from_zeros(monkeypatch):
+    """All variables are set here: drawing a hundred million random numbers first would take most of the time."""
+    import keras
+
+    monkeypatch.setattr(keras.initializers, "TruncatedNormal", lambda **options: "zeros")
 
 
 def recipe(name, shape, base):
@@ -76,6 +85,38 @@ def test_forward(folder, fixture, name):
         np.testing.assert_allclose(folded["part_prob"], stored[f"out{images}_part_prob"], rtol=0, atol=1e-3)
         images += 1
     assert images
+
+
+def of_other_units(listed, net_type):
+    """A fixture's names and shapes for another number of units: unit 1 of a block stands for itself, unit 2 for all that follow it."""
+    found, scope = {}, net_type.replace("resnet", "resnet_v1")
+    for name, shape in listed.items():
+        name = re.sub(r"^resnet_v1_\d+", scope, name)
+        place = re.search(r"/block(\d)/unit_(\d+)/", name)
+        if place is None:
+            found[name] = shape
+            continue
+        block, unit = int(place[1]), int(place[2])
+        units = {1: [1], 2: range(2, UNITS[net_type][block - 1] + 1)}.get(unit, ())
+        found |= {name.replace(place[0], f"/block{block}/unit_{u}/"): shape for u in units}
+    return found
+
+
+def test_names_of_resnet_152(folder):
+    """No fixture lists ResNet-152: its names and shapes are those of ResNet-101's list with 3, 8, 36, 3 units. The same rule turns the list
+    of ResNet-101 into that of ResNet-50. A slim ImageNet file of these names, with its classifier, gives the whole backbone.
+    """
+    lists = {n: json.loads((folder / f"vars_resnet{n}_mpii.json").read_text()) for n in (50, 101)}
+    assert of_other_units(lists[101], "resnet_50") == lists[50] and of_other_units(lists[50], "resnet_101") == lists[101]
+    assert UNITS["resnet_152"] == (3, 8, 36, 3)
+    expected = of_other_units(lists[101], "resnet_152")
+    keys = {"net_type": "resnet_152", "num_joints": 14, "location_refinement": True, "intermediate_supervision": True, "bn_mode": "frozen"}
+    model = build_model(make_config(keys), intermediate=True)
+    assert {name: list(v.shape) for name, v in named_variables(model).items()} == expected
+    backbone = {name: np.zeros(shape, np.float32) for name, shape in expected.items() if not name.startswith("pose/")}
+    slim = backbone | {"resnet_v1_152/logits/weights": np.zeros((1, 1, 2048, 1000), np.float32), "resnet_v1_152/mean_rgb": np.zeros(3, np.float32)}
+    assert sorted(load_variables(model, slim, "slim's file", only_backbone=True)) == sorted(backbone)
+    assert len(backbone) == 5 * (1 + 4 + 3 * sum(UNITS["resnet_152"]))
 
 
 def test_training_steps(folder, fixture):

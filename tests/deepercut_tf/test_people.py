@@ -1,11 +1,14 @@
 """Several persons from ideal maps, the fit of the pairwise model, multi-scale maps, and empty answers."""
 
+import json
+
 import numpy as np
 import pytest
 
 from common.poses import DataError
+from deepercut_tf import bench
 from deepercut_tf.config import make_config
-from deepercut_tf.detections import Detections, Maps, argmax_pose, detect
+from deepercut_tf.detections import Detections, Maps, argmax_pose, detect, unpack_maps
 from deepercut_tf.pairwise import SpatialModel, pair_graph
 from deepercut_tf.people import find_people
 from deepercut_tf.pictures import ColorTracker
@@ -134,6 +137,18 @@ def test_maps_of_another_scale():
     np.testing.assert_allclose(argmax_pose(small)[:, :2], persons[0], atol=4)
     cell = tuple(np.argwhere(small.score[..., 0] == small.score[..., 0].max())[0])
     np.testing.assert_allclose(small.pairwise[cell][0], reference.pairwise[cell][0], atol=4)
+
+
+def test_bench_writes_figures(tmp_path, monkeypatch):
+    """A table of numbers with the command that makes it; what it times is a crowd that the detector finds whole."""
+    monkeypatch.setattr(bench, "ORIGINAL_SOLVER", {20: 1.0})
+    for what in ("solver", "people"):
+        assert bench.main([what, "--runs", "1", "--json", str(tmp_path / "f.json")]) == 0
+        figures = json.loads((tmp_path / "f.json").read_text())
+        assert figures["command"] == f"python deepercut_tf/bench.py {what} --runs 1" and "one thread" in figures["note"]
+        assert all(len(row) == len(figures["columns"]) and row[-1] > 0 for row in figures["rows"])
+    config, known, outputs = bench.crowd(2)
+    assert len(detect(unpack_maps(outputs, config, known), 5.0, 0.2)) == 2 * 17
 
 
 def test_colours_follow_people():

@@ -11,17 +11,21 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from scipy.io import loadmat
 
 pytest.importorskip("tensorflow")
 
-from deepercut_tf import convert, predict, test_multiperson
+from deepercut_tf import convert, pairwise_stats, predict, test_multiperson
 from deepercut_tf import model as networks
 from deepercut_tf.config import make_config
 from deepercut_tf.demo import demo_multiperson, singleperson
 from deepercut_tf.engine import Predictor
+from deepercut_tf.items import load_items
 from deepercut_tf.pair_statistics import save_statistics
 from deepercut_tf.pairwise import SpatialModel, save_spatial_model
 from deepercut_tf.prepare_mpii import write_dataset
+from deepercut_tf.run import Run
+from deepercut_tf.train import iterate
 from deepercut_tf.weight_files import write_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,16 +108,34 @@ def test_folder_video_and_demo(tmp_path):
 
 
 def test_demo_of_several_persons(tmp_path, capsys):
-    """Runs with the pairwise files, names a missing one, and gives an empty list where nothing is detected."""
+    """Runs with the pairwise files, on a picture of less than a cell too; names a missing file; an empty list where nothing is detected."""
     options = make_network(tmp_path, **pairwise_settings(tmp_path))
-    cv2.imwrite(str(tmp_path / "a.png"), picture())
-    demo = ["--image", str(tmp_path / "a.png"), *options, "--out", str(tmp_path / "demo")]
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), picture())
+    cv2.imwrite(str(tmp_path / "in" / "tiny.png"), picture(size=(5, 7)))
+    demo = ["--image", str(tmp_path / "in"), *options, "--out", str(tmp_path / "demo")]
     assert demo_multiperson.main(demo) == 0
-    assert all(len(p["joints"]) == JOINTS for p in answers(tmp_path / "demo")[0]["persons"])
-    predicting = [str(tmp_path / "a.png"), *options, "--out", str(tmp_path / "nobody"), "--set", "det_min_score=2"]
-    assert predict.main(predicting) == 0 and answers(tmp_path / "nobody")[0]["persons"] == []
+    both = answers(tmp_path / "demo")
+    assert len(both) == 2 and all(len(p["joints"]) == JOINTS for line in both for p in line["persons"])
+    predicting = [str(tmp_path / "in"), *options, "--out", str(tmp_path / "nobody"), "--set", "det_min_score=2"]
+    assert predict.main(predicting) == 0 and [line["persons"] for line in answers(tmp_path / "nobody")] == [[], []]
     (tmp_path / "stats.mat").unlink()
     assert demo_multiperson.main(demo) == 2 and "stats.mat" in capsys.readouterr().err
+
+
+def test_one_part_only(tmp_path, capsys):
+    """A joint set of one joint: no pairs, statistics of no rows, every detection a person; the same weights are refused for two joints."""
+    own = {"num_joints": 1, "all_joints": [[0]], "all_joints_names": ["nose"], "dataset_type": "default", "dataset": str(tmp_path / "d.mat")}
+    options = make_network(tmp_path, **{**pairwise_settings(tmp_path), "min_person_joints": 3, **own})
+    cv2.imwrite(str(tmp_path / "a.png"), picture())
+    write_dataset(tmp_path / "d.mat", [("a.png", (72, 96), np.array([[0, 40, 30]], np.int32))], 0)
+    assert pairwise_stats.main(options[:2]) == 0 and len(loadmat(tmp_path / "stats.mat")["means"]) == 0
+    assert test_multiperson.main([*options, "--out", str(tmp_path / "p.json"), "--set", "det_min_score=0.01"]) == 0
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert found and all(len(entry["keypoints"]) == 3 for entry in found)
+    two = {**own, "num_joints": 2, "all_joints": [[0, 1]], "dataset": ""}
+    assert predict.main([str(tmp_path / "a.png"), *options, *(f"--set={k}={json.dumps(v)}" for k, v in two.items()), "--set=pairwise_predict=false"]) == 2
+    assert "w.npz" in (text := capsys.readouterr().err) and "num_joints" in text
 
 
 def test_maps_are_cached(tmp_path):
@@ -204,22 +226,21 @@ def test_two_processes_step_as_one_with_both_pictures(tmp_path):
         **SETTINGS, "dataset_type": "default", "dataset": str(write_dataset(tmp_path / "dataset.mat", entries, 0)), "location_refinement": False,
         "pos_dist_thresh": 12, "multi_step": [[0.0001, 1]], "display_iters": 10, "save_iters": 10,
     }  # fmt: skip
+    own = json.dumps({**settings, "batch_size": 1, "snapshot_dir": str(tmp_path / "multiworker")})
     worker = str(Path(__file__).with_name("distributed_worker.py"))
-
-    def words(name: str, kind: str, batch: int) -> list[str]:
-        own = {**settings, "batch_size": batch, "snapshot_dir": str(tmp_path / kind)}
-        return [worker, json.dumps(own), str(tmp_path / f"{name}.npz"), kind]
-
-    run_python(words("one", "none", 2))
+    item_set, config = load_items(make_config({**settings, "batch_size": 2, "snapshot_dir": str(tmp_path / "one")}))
+    alone = Run(config, item_set)
+    alone.begin(None)
+    iterate(alone, None, None)
     with socket.socket() as first, socket.socket() as second:
         for free in (first, second):
             free.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in (first, second)]
     clusters = [json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}) for i in range(2)]
-    both = [run_python(words(f"worker{i}", "multiworker", 1), wait=False, TF_CONFIG=cluster) for i, cluster in enumerate(clusters)]
+    both = [run_python([worker, own, str(tmp_path / f"worker{i}.npz")], wait=False, TF_CONFIG=cluster) for i, cluster in enumerate(clusters)]
     for process in both:
         finish(process)
-    one, *workers = (np.load(tmp_path / f"{name}.npz") for name in ("one", "worker0", "worker1"))
-    for name in one.files:
+    workers = [np.load(tmp_path / f"worker{i}.npz") for i in range(2)]
+    for name, value in alone.weights().items():
         for found in workers:
-            np.testing.assert_allclose(found[name], one[name], rtol=1e-4, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)

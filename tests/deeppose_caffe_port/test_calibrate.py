@@ -8,7 +8,7 @@ from deeppose_caffe_port import calibrate
 from deeppose_caffe_port.calibrate import best_factors
 from deeppose_caffe_port.cascade import Regressor, moves, pick_snapshot
 from deeppose_caffe_port.config import Config
-from deeppose_caffe_port.prepare import _Displacements, _label
+from deeppose_caffe_port.prepare import _Displacements
 from deeppose_caffe_port.prototxts import write_project
 
 
@@ -59,14 +59,6 @@ def test_displacements_need_a_person_with_a_diameter():
     nowhere = np.full((2, 15, 2), np.nan)
     with pytest.raises(DataError, match="displacements"):
         _Displacements(nowhere, nowhere, Config(displacements=1))
-
-
-def test_labels_name_one_joint_or_all():
-    offsets = np.arange(30.0).reshape(15, 2)
-    assert _label(offsets, 1, Config()) == "2.000000 3.000000"
-    words = _label(offsets, 1, Config(joint_outputs=True)).split()
-    assert len(words) == 30 and words[2:4] == ["2.000000", "3.000000"] and set(words[:2] + words[4:]) == {"nan"}
-    assert [float(v) for v in _label(offsets, 1, Config(joint_outputs=True, joint_labels=True)).split()] == list(range(30))
 
 
 @pytest.fixture(scope="module")
