@@ -1,6 +1,6 @@
 """What a training step and a prediction cost, in CPU time, beside a plain TensorFlow step of the same network, in one run.
 
-    python -m deeppose_tf.bench                            # step at batch 64 with the loader running, against the plain step on ready tensors
+    python -m deeppose_tf.bench --json deeppose_tf/results/bench/step.json  # step at batch 64 with the loader, against the plain step on tensors
     python -m deeppose_tf.bench --what inference           # images a second at batch 1 and 128
     python -m deeppose_tf.bench --what loader --images DIR  # crops a second of both loaders
 
@@ -27,6 +27,7 @@ sys.path[0] = str(ROOT)
 import numpy as np  # noqa: E402
 
 JOINTS = 14
+LOADERS = {"chainer": "Chainer's MultiprocessIterator", "pool": "process pool"}
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -41,7 +42,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--xla", action="store_true", help="our step with XLA")
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="our step in mixed precision")
     parser.add_argument("--threads", type=int, default=2, help="TensorFlow's threads (default: 2)")
-    parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument("--json", type=Path, help="also write the figures here, as common.tables puts them into the README")
     return parser.parse_args(argv)
 
 
@@ -189,7 +190,7 @@ def serve(name: str, args: argparse.Namespace, pipe) -> None:
 
 
 def bench_step(args: argparse.Namespace) -> dict:
-    """Median CPU and wall seconds of both steps."""
+    """Median CPU seconds of both steps."""
     context, pipes, processes = multiprocessing.get_context("spawn"), {}, []
     for name in ("plain", "ours"):
         pipes[name], other = context.Pipe()
@@ -210,12 +211,18 @@ def bench_step(args: argparse.Namespace) -> dict:
         pipe.send(False)
     for process in processes:
         process.join()
-    return medians(times)
+    found = medians(times)
+    plain, ours = found["plain"]["cpu"], found["ours"]["cpu"]
+    kind = ("bfloat16" if args.amp == "bf16" else "float32") + (", XLA" if args.xla else "")
+    rows = [["plain, float32, ready tensors", plain, 1.0], [f"train.py's, {kind}, loader included", ours, ours / plain]]
+    return {"columns": [f"step, batch {args.batch_size}", "CPU seconds", "of the plain step"], "rows": rows}
 
 
 def medians(times: dict[str, list]) -> dict:
     """{name: {cpu, wall}} of lists of pairs, without the first of each."""
-    return {name: {"cpu": statistics.median(c for c, _ in t[1:]), "wall": statistics.median(w for _, w in t[1:])} for name, t in times.items()}
+    return {
+        name: {"cpu": statistics.median(c for c, _ in t[1:]), "wall": statistics.median(w for _, w in t[1:])} for name, t in times.items()
+    }
 
 
 def take_turns(runners: dict, repeat: int) -> dict:
@@ -230,7 +237,7 @@ def take_turns(runners: dict, repeat: int) -> dict:
 
 
 def bench_inference(args: argparse.Namespace) -> dict:
-    """Images a second, and CPU seconds an image, at batch 1 and 128, from uint8 crops to shares."""
+    """Images a second of CPU time, and of wall time to print, at batch 1 and 128, from uint8 crops to shares."""
     from deeppose_tf.config import Config
     from deeppose_tf.machine import start_tensorflow
 
@@ -238,19 +245,20 @@ def bench_inference(args: argparse.Namespace) -> dict:
     from deeppose_tf.engine import forward
     from deeppose_tf.model import build_network
 
-    run, result = forward(build_network(JOINTS, amp=args.amp)), {}
+    run, rows, wall = forward(build_network(JOINTS, amp=args.amp)), [], {}
     for size in (1, 128):
         images = np.random.RandomState(0).randint(0, 256, (size, 227, 227, 3)).astype(np.uint8)
         times = take_turns({"x": lambda images=images: run(images).sum()}, args.repeat if size > 1 else 10 * args.repeat)["x"]
-        result[f"batch {size}"] = {"images_per_second": size / times["wall"], "cpu_seconds_per_image": times["cpu"] / size}
-    return result
+        rows.append([f"batch {size}", size / times["cpu"], 1000 * times["cpu"] / size])
+        wall[f"batch {size}"] = f"{size / times['wall']:.0f} images a second"
+    return {"columns": ["inference", "images a CPU second", "CPU ms an image"], "rows": rows, "wall": wall}
 
 
 def bench_loader(args: argparse.Namespace) -> dict:
-    """Crops a second of wall and of CPU time through both loaders, on all cores, after the first batches."""
+    """Crops a second of CPU time, and of wall time to print, through both loaders, on all cores, after the first batches."""
     from deeppose_tf.loader import batches
 
-    result, workers = {}, args.workers if args.workers > 1 else multiprocessing.cpu_count()
+    rows, wall, workers = [], {}, args.workers if args.workers > 1 else multiprocessing.cpu_count()
     with tempfile.TemporaryDirectory() as folder:
         persons = persons_for(args, Path(folder))
         for kind in ("chainer", "pool"):
@@ -259,32 +267,49 @@ def bench_loader(args: argparse.Namespace) -> dict:
             ready = batches(stream, args.batch_size, kind=kind, workers=workers)
             for _ in range(6):
                 next(ready)
-            cpu, wall, done = cpu_seconds(), time.perf_counter(), 0
+            cpu, began, done = cpu_seconds(), time.perf_counter(), 0
             for batch in ready:
                 done += len(batch[0])
                 if done >= count - 12 * args.batch_size:
                     break
             spent = cpu_seconds() - cpu
-            result[kind] = {"crops_per_second": done / (time.perf_counter() - wall), "crops_per_cpu_second": done / spent, "workers": workers}
+            rows.append([LOADERS[kind], done / spent])
+            wall[LOADERS[kind]] = f"{done / (time.perf_counter() - began):.0f} crops a second"
             del ready
-    return result
+    return {"columns": [f"loader, {workers} processes", "crops a CPU second"], "rows": rows, "wall": wall}
+
+
+def describe(args: argparse.Namespace, argv: list[str]) -> dict:
+    """Command and note of the figures: no folder of this machine, and what else it was doing."""
+    from common.checkpoints import versions
+
+    words = [word for word in argv if not word.startswith("--json") and word != str(args.json)]
+    words = ["DIR" if word == str(args.images) else word for word in words]
+    used = {k: v for k, v in versions().items() if k in ("python", "numpy", "tensorflow", "keras", "cv2")}
+    about = f"medians of {args.repeat} turns" if args.what != "loader" else f"batches of {args.batch_size}"
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    return {
+        "command": " ".join(["python -m deeppose_tf.bench", *words]),
+        "note": f"{about}, on {cores} core{'s' if cores > 1 else ''} at load {load:.0f}; " + ", ".join(f"{k} {v}" for k, v in used.items()),
+    }
 
 
 def main(argv=None) -> int:
-    """Print the result and optionally write it."""
+    """Print the figures and optionally write them."""
     args = parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    result = {"step": bench_step, "inference": bench_inference, "loader": bench_loader}[args.what](args)
-    for name, values in result.items():
-        print(f"{args.what} {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
-    if args.what == "step":
-        print(f"ours, loader included, needs {result['ours']['cpu'] / result['plain']['cpu']:.2f} of the plain step's CPU time")
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
-    print(f"peak memory {peak:.1f} GB, load {os.getloadavg()[0]:.1f}")
-    if args.json:
-        from common.checkpoints import write_json
+    from common.checkpoints import write_json
+    from common.tables import figures_table
 
-        write_json(args.json, {"settings": vars(args), "result": result, "load": os.getloadavg()})
+    result = {"step": bench_step, "inference": bench_inference, "loader": bench_loader}[args.what](args)
+    result |= describe(args, sys.argv[1:] if argv is None else argv)
+    print(figures_table(result))
+    for name, speed in result.pop("wall", {}).items():  # of this machine now: for the README CPU time alone
+        print(f"{name}: {speed}")
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
+    print(f"largest process {peak:.1f} GB")
+    if args.json:
+        write_json(args.json, result)
     return 0
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import keras
 from keras import layers, ops
 
-from deeppose_tf.config import DROPOUT_KEEP, FC_UNITS, GCN_EPSILON, IM_SIZE, LRN_ALPHA, LRN_BETA, LRN_BIAS, LRN_RADIUS, scaled
+from deeppose_tf.config import DROPOUT_KEEP, FC_UNITS, IM_SIZE, scaled
+from deeppose_tf.normalise import LocalResponseNorm, Pixels
 
 # layer -> (kernel side, stride, filters, groups, standard deviation, bias)
 CONVOLUTIONS = {
@@ -27,81 +28,6 @@ HEAD = "fc_regression"
 HEAD_DEVIATION = {"original": 0.01, "he": 0.001}  # a first guess near the crop's centre, whatever comes in
 RESTORED_LAYERS = (*CONVOLUTIONS, *DENSE)  # from ImageNet weights
 UNUSED_HEAD = ("fc8", 1)  # DT builds it, it gets no gradient, checkpoints hold it
-
-
-@keras.saving.register_keras_serializable("deeppose_tf")
-class Pixels(layers.Layer):
-    """uint8 BGR -> float32; with `contrast` each image's channels minus their mean, over their deviation + 1e-5 (global contrast
-    normalisation). Always in float32, also under mixed precision."""
-
-    def __init__(self, contrast: bool, **options):
-        super().__init__(**{"dtype": "float32", "autocast": False, **options})
-        self.contrast = contrast
-
-    def call(self, images):
-        """(N,H,W,3) -> (N,H,W,3)."""
-        images = ops.cast(images, "float32")
-        return contrast_normalise(images) if self.contrast else images
-
-    def compute_output_spec(self, images):
-        """Same shape, float32."""
-        return keras.KerasTensor(images.shape, dtype="float32")
-
-    def get_config(self) -> dict:
-        """For saving."""
-        return {**super().get_config(), "contrast": self.contrast}
-
-
-def contrast_normalise(images):
-    """(N,H,W,3) float32 -> the same with zero mean and unit deviation an image and channel."""
-    centred = images - ops.mean(images, axis=(1, 2), keepdims=True)
-    deviation = ops.sqrt(ops.mean(ops.square(centred), axis=(1, 2), keepdims=True))
-    return centred * (1 / (deviation + GCN_EPSILON))
-
-
-@keras.saving.register_keras_serializable("deeppose_tf")
-class LocalResponseNorm(layers.Layer):
-    """x / (k + alpha * sum of x^2 over 2r+1 neighbouring channels)^beta (Krizhevsky et al., NIPS 2012, section 3.3; TensorFlow's alpha).
-
-    The sum over channels is a product with a band matrix, and n^-0.75 is two square roots: on a CPU both are several times faster than
-    TensorFlow's own operation and its gradient.
-    """
-
-    def build(self, shape) -> None:
-        """The band matrix follows from the number of channels."""
-        channel = ops.arange(shape[-1])
-        near = ops.abs(channel[:, None] - channel[None]) <= LRN_RADIUS
-        self.band = ops.convert_to_numpy(ops.cast(near, "float32"))
-
-    def call(self, x):
-        """(N,H,W,C) -> (N,H,W,C)."""
-        band = ops.cast(ops.convert_to_tensor(self.band), x.dtype)
-        return _lrn(x, band)
-
-
-@ops.custom_gradient
-def _lrn(x, band):
-    inverse, factor = _lrn_factor(x, band)
-    y = x * factor
-
-    def gradient(*arguments, upstream=None):
-        upstream = arguments[0] if upstream is None else upstream
-        # y = x f(n), n = k + alpha (x^2 B): dx = dy f - 2 alpha beta x ((dy y / n) B), B symmetric
-        spread = _across_channels(upstream * y * inverse, band)
-        return upstream * factor - x * (spread * (2 * LRN_ALPHA * LRN_BETA)), None
-
-    return y, gradient
-
-
-def _across_channels(x, band):
-    # flat, because the four-dimensional product becomes a Tensordot, which tf2onnx now and then folds into a MatMul of wrong shape
-    return ops.reshape(ops.matmul(ops.reshape(x, (-1, band.shape[0])), band), ops.shape(x))
-
-
-def _lrn_factor(x, band):
-    """1/n and n^-0.75."""
-    root = ops.rsqrt(LRN_BIAS + _across_channels(ops.square(x), band * LRN_ALPHA))
-    return ops.square(root), root * ops.sqrt(root)
 
 
 @keras.saving.register_keras_serializable("deeppose_tf")

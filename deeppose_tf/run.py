@@ -217,5 +217,3 @@ def print_report(source: str | None, report: dict[str, list[str]]) -> None:
             print(f"{kind} in {source}: {', '.join(report[kind])}")
     if not layers:
         raise DataError(f"{source}: none of its variables fits this network; check --width and that it is AlexNet")
-
-

@@ -40,6 +40,9 @@ def parse_args(argv=None) -> Config:
     preset, file, smoke = given.pop("preset"), given.pop("config"), given.pop("smoke")
     layers = [PRESETS[preset], read_settings_file(file) if file else {}, given]
     config = resolve(Config, *layers)
+    if config.resume:  # an example's first weights and counter are for its start
+        layers[0] = {name: value for name, value in layers[0].items() if name not in ("snapshot", "reset_iter_counter")}
+        config = resolve(Config, *layers)
     data_ready(config)
     if smoke and is_synthetic(config.train_csv_fn) and preset not in ("none", "cpu", "smoke"):
         print("SYNTHETIC data: the smoke preset's sizes replace this example's; --no-smoke keeps them")

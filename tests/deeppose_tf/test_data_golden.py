@@ -139,7 +139,7 @@ def test_pipeline(pipeline, name):
 def check_image(image, stats, samples):
     """A crop against the fixture's statistics and samples; where the fixture's are contrast-normalised (mean 0), so is the crop first, by the
     network's own layer. To 5e-4 then: the original adds 51,529 pixels in float32."""
-    from deeppose_tf.model import contrast_normalise
+    from deeppose_tf.normalise import contrast_normalise
 
     if np.abs(stats[:, 0]).max() < 1e-2:
         image = np.asarray(contrast_normalise(image[None].astype(np.float32)))[0]
@@ -151,7 +151,7 @@ def check_image(image, stats, samples):
 
 @pytest.mark.parametrize("case", ["", "flat_"])
 def test_contrast(geometry, case):
-    from deeppose_tf.model import contrast_normalise
+    from deeppose_tf.normalise import contrast_normalise
 
     found = np.asarray(contrast_normalise(geometry[f"gcn/{case}in"][None].astype(np.float32)))[0]
     np.testing.assert_allclose(found, geometry[f"gcn/{case}out"], atol=1e-5)

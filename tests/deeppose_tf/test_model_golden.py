@@ -167,7 +167,7 @@ def gradients_by_hand(model, weights, images, targets, valid, rate) -> Iterator[
     below = keras.Model(model.input, [model.get_layer(n).output for n in ("flatten", "fc6", "fc7")])
     for updated in range(len(DENSE_LAYERS) + 1):
         with tf.GradientTape() as tape:
-            flat, fc6, fc7 = below(images, training=False)
+            flat, fc6, fc7 = below(images, training=True)
         variables = {f"{n}/{what}": v for n, layer in layers.items() for what, v in (("weight", layer.kernel.value), ("bias", layer.bias.value))}
         inputs = dict(zip(DENSE_LAYERS, (fc7.numpy(), fc6.numpy(), flat.numpy())))
         output = inputs["fc_regression"] @ weights["fc_regression/weight"] + weights["fc_regression/bias"]

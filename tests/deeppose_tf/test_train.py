@@ -95,7 +95,8 @@ def test_console_and_log(csv, tmp_path, capsys):
     assert "Step 0 test/parts_PCP:\nHead\tTorso\tU Arm\tL Arm\tU Leg\tL Leg\tmean" in text
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     names = {name for entry in entries for name in entry}
-    assert {"loss", "loss_with_decay", "conv_lr", "fc_lr", "test/mPCP", "test/PCKh", "test/symPCKh", "grad_norms/grad_norms/fc6/weight_0"} <= names
+    assert {"loss", "loss_with_decay", "conv_lr", "fc_lr", "grad_norms/grad_norms/fc6/weight_0"} <= names
+    assert {"test/pose_loss", "test/mPCP", "test/PCKh", "test/symPCKh", "test/spread"} <= names
     assert len([n for n in names if n.startswith("grad_norms")]) == 16
     assert list(tmp_path.glob("params.dump_*.txt"))
 
@@ -190,6 +191,16 @@ def test_examples_on_synthetic_data_take_the_smoke_sizes(csv, tmp_path, capsys):
     assert "SYNTHETIC" in capsys.readouterr().out
     assert program.parse_args([*arguments, "--max_iter=7"]).max_iter == 7
     assert program.parse_args([*arguments, "--no-smoke"]).max_iter == 1_000_000
+
+
+def test_an_example_that_is_resumed_takes_its_own_checkpoint(csv):
+    """Not the ImageNet weights that it started from, and it counts on."""
+    arguments = ["--preset=lsp_alexnet_imagenet", f"--train_csv_fn={csv}", f"--test_csv_fn={csv}", "--val_csv_fn=", "--resume"]
+    config = program.parse_args(arguments)
+    assert config.snapshot is None and not config.reset_iter_counter and config.fix_conv_iter == 10000
+    assert program.parse_args([*arguments, "--reset_iter_counter"]).reset_iter_counter
+    with pytest.raises(DataError, match="none.npz does not exist"):
+        program.parse_args([*arguments, "-s", "none.npz"])
 
 
 def test_missing_weights_are_named_before_data_is_read(tmp_path, capsys):
