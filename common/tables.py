@@ -97,7 +97,11 @@ def quickstart_table(result: dict) -> str:
     """A report.json of the quickstart as a Markdown table and a line about time and memory."""
     names = ("house", "model", "dataset", "n", "protocol", "score", "mean pose", "random weights", "minutes")
     table = [["house", "network", "synthetic", "persons", "protocol", "trained", *names[6:]], ["---"] * len(names)]
-    table += [[f"{row[n]:.1f}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in result["rows"]]
+    figures = names[5:8]
+    for row in result["rows"]:
+        # OKS AP is a fraction, the others are percentages
+        digits = {n: 3 if n in figures and row["protocol"] == "oks_ap" else 1 for n in names}
+        table.append([f"{row[n]:.{digits[n]}f}" if isinstance(row[n], float) else str(row[n]) for n in names])
     needs = f"{result['minutes']:.1f} minutes on {result['cores']} cores, largest process {result['largest_process_gb']:.1f} GB, Python {result['python']}."
     return "\n".join([*map(_row, table), "", needs])
 

@@ -35,15 +35,21 @@ class Job:
     train: tuple[tuple[str, ...], ...]  # commands in order
     score: tuple[str, ...]  # must write {out}/predictions.npz, or {out}/random.npz with `random` appended
     random: tuple[str, ...] = ("--random_weights",)
+    count: int | None = None  # pictures of the stand-in, if not its usual number
 
     @property
     def name(self) -> str:
         return f"{self.house}/{self.model}"
 
+    @property
+    def shown(self) -> str:
+        """The data set as the table names it; a network may be scored on what it was trained on, which must not pass for held-out."""
+        return f"{self.dataset}, {'fitted' if self.train_split == self.test_split else 'held-out'}"
+
 
 _LPM = ("--data_dir={data}", "--model_dir={out}/checkpoints")
 _LPM_TRAIN = ("--preset=smoke", "--amp=auto", "--log_dir={out}/logs", *_LPM)
-_MPII = ("--dataset=mpii", "--data_root={data}", "--model_save_dir={out}/checkpoints")
+_PADDLE = ("--data_root={data}", "--model_save_dir={out}/checkpoints")
 _DEEPERCUT = ("--config=deepercut_tf/models/smoke", "--set=dataset={data}")
 JOBS = (
     Job(
@@ -80,8 +86,18 @@ JOBS = (
     ),
     Job(
         house="simplebaseline_paddle", model="resnet18", dataset="mpii", folder="mpii", train_split="train", test_split="valid", protocol="pckh@0.5",
-        train=(("simplebaseline_paddle/train.py", "--preset=smoke", "--num_epochs=18", *_MPII),),
-        score=("simplebaseline_paddle/val.py", "--out={out}/{what}.npz", *_MPII),
+        train=(("simplebaseline_paddle/train.py", "--dataset=mpii", "--preset=smoke", "--num_epochs=18", *_PADDLE),),
+        score=("simplebaseline_paddle/val.py", "--dataset=mpii", "--out={out}/{what}.npz", *_PADDLE),
+    ),
+    # OKS asks for joints within a few hundredths of the person's size: on held-out people that takes more training than there is time for
+    # here, so this network learns a few pictures by heart and is scored on them
+    Job(
+        house="simplebaseline_paddle", model="resnet18_96x64", dataset="coco", folder="coco_few", count=40, train_split="train", test_split="train",
+        protocol="oks_ap",
+        train=(("simplebaseline_paddle/train.py", "--dataset=coco", "--preset=smoke", "--boxes=gt", "--augmentation=none", "--height=96",
+                "--width=64", "--sigma=1.5", "--batch_size=8", "--lr=0.003", "--num_epochs=90", *_PADDLE),),
+        score=("simplebaseline_paddle/val.py", "--dataset=coco", "--boxes=gt", "--split=train", "--no-flip_test", "--out={out}/{what}.npz",
+               *_PADDLE),
     ),
 )  # fmt: skip
 STAND_INS = (("coco", "coco"),)  # what no job needs, but a bare `python simplebaseline_paddle/val.py` does
@@ -96,13 +112,13 @@ def run(job: Job, command: tuple[str, ...], data: Path, what: str = "predictions
         raise SystemExit(f"quickstart: {words[0]} of {job.name} ended with code {code}")
 
 
-def prepare_data(name: str, folder: str) -> Path:
+def prepare_data(name: str, folder: str, count: int | None = None) -> Path:
     """A synthetic data set, made if need be. Real data in data/ is left alone: the stand-in then goes below out/."""
     path = ROOT / "data" / folder
     if path.exists() and not (path / "SYNTHETIC").exists():
         path = OUT / "data" / folder
     if not (path / "SYNTHETIC").exists():
-        command = [sys.executable, "-m", "common.datasets.synthetic", name, str(path)]
+        command = [sys.executable, "-m", "common.datasets.synthetic", name, str(path), *([] if count is None else [f"--count={count}"])]
         print("\n$ python " + " ".join(command[1:]), flush=True)
         subprocess.run(command, cwd=ROOT, check=True)
     return path
@@ -124,13 +140,15 @@ def figures(job: Job, data: Path) -> dict:
 
 
 def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
-    """Ground truth and prediction side by side for persons spread over the test split."""
+    """Ground truth and prediction side by side for persons spread over the test split, those that were looked at (in COCO not all are)."""
     import numpy as np
 
     from common import draw
     from common.importers import align_rows
     from common.poses import read_image
 
+    seen = set(zip(predictions.image_id.tolist(), predictions.person_id.tolist()))
+    test = test.select([i for i, key in enumerate(zip(test.image_id.tolist(), test.person_id.tolist())) if key in seen])
     aligned = align_rows(predictions, test)
     cells = []
     for row in np.linspace(0, len(test) - 1, count).astype(int):
@@ -157,8 +175,9 @@ def report(result: dict) -> str:
     pictures = ", ".join(f"{row['house']}_{row['model']}.png" for row in result["rows"])
     return "\n".join(
         [
-            "# Quickstart: smoke presets on SYNTHETIC people, held-out persons",
+            "# Quickstart: smoke presets on SYNTHETIC people",
             "",
+            "Scored on held-out persons, but where `fitted` is said: on the very pictures that were trained on.",
             "Crops come from annotated boxes (oracle), but for deepercut_tf, which sees the whole picture.",
             "These figures show that the whole chain works; they say nothing about photographs.",
             "",
@@ -180,12 +199,12 @@ def main() -> int:
         if not (ROOT / job.house).exists() or (args.only and job.house not in args.only):
             continue
         began = time.monotonic()
-        data = prepare_data(job.dataset, job.folder)
+        data = prepare_data(job.dataset, job.folder, job.count)
         for command in job.train:
             run(job, command, data)
         run(job, job.score, data)
         run(job, (*job.score, *job.random), data, "random")
-        row = {"house": job.house, "model": job.model, "dataset": job.dataset, "protocol": job.protocol, **figures(job, data)}
+        row = {"house": job.house, "model": job.model, "dataset": job.shown, "protocol": job.protocol, **figures(job, data)}
         rows.append({**row, "minutes": (time.monotonic() - began) / 60})
     if not rows:
         print("quickstart: no such house", file=sys.stderr)

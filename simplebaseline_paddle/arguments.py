@@ -16,6 +16,8 @@ IGNORED = {
     "total_images": "the data set says how many there are",
     "with_logits": "the network ends without an activation: its output always is the raw heat-map",
 }
+# ... and those that P's val.py takes and never looks at
+TRAINING_ONLY = dict.fromkeys(("num_epochs", "pretrained_model", "lr", "lr_strategy"), "scoring does not train")
 
 
 def switches(cls=Config) -> set[str]:
@@ -42,16 +44,16 @@ def plain_switches(argv: list[str], names: set[str]) -> list[str]:
     return out
 
 
-def drop_ignored(argv: list[str], announce=print) -> list[str]:
+def drop_ignored(argv: list[str], announce=print, ignored: dict[str, str] = IGNORED) -> list[str]:
     """Take P's dead options out, saying so."""
     out, rest = [], list(argv)
     while rest:
         word = rest.pop(0)
         name = word.partition("=")[0].removeprefix("--")
-        if word.startswith("--") and name in IGNORED:
+        if word.startswith("--") and name in ignored:
             if "=" not in word and rest and not rest[0].startswith("-"):
                 rest.pop(0)
-            announce(f"--{name} has no effect: {IGNORED[name]}")
+            announce(f"--{name} has no effect: {ignored[name]}")
         else:
             out.append(word)
     return out

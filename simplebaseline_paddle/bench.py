@@ -3,10 +3,12 @@
     python simplebaseline_paddle/bench.py inference [--preset coco_256x192 --persons 32]   # scoring against the bare predictor and eager
     python simplebaseline_paddle/bench.py loader [--persons 200]                           # decode, augment, warp, target
 
-inference: images of random JPEGs through loader, network and decoding as val.py does it (without flip test), against Paddle's oneDNN
-predictor alone on tensors that lie ready, and against the eager network as Paddle comes (on AMD processors without AVX, see machine.py;
-`MKL_DEBUG_CPU_TYPE=5` before the command measures it as this house runs it). loader: training samples, and OpenCV's decoding and warping
-of the same pictures alone, which bounds them. Runs in one thread and one process; sides take turns.
+inference: images of random JPEGs through loader, network and decoding as val.py does it (without flip test; also with `--engine bf16`
+where the processor has it), against Paddle's oneDNN predictor alone on tensors that lie ready, and against the eager network as Paddle
+comes (on AMD processors without AVX, see machine.py; `MKL_DEBUG_CPU_TYPE=5` before the command measures it as this house runs it). The
+last row is numpy's product of two large float32 matrices with as many multiplications as the network's: what the processor can do.
+loader: batches of training samples, and OpenCV's decoding and warping of the same pictures alone, which bounds them.
+Runs in one thread and one process; sides take turns.
 """
 
 from __future__ import annotations
@@ -88,36 +90,46 @@ def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
     from common.settings import resolve
     from simplebaseline_paddle.data import PersonDataset, make_loader
     from simplebaseline_paddle.engine import predict
-    from simplebaseline_paddle.infer import make_forward
-    from simplebaseline_paddle.model import build_model
+    from simplebaseline_paddle.infer import has_bfloat16, make_forward
+    from simplebaseline_paddle.model import build_model, multiplications
 
     config = resolve(Config, PRESETS[args.preset], {"workers": 0, "flip_test": False, "kp_dim": 16}).checked()
     records, skeleton = make_people(folder, args.persons, args.size)
     model = build_model(config, 0)
-    fast, eager = (make_forward(model, config.input_size, e, threads=1) for e in ("auto", "eager"))
+    engines = ("auto", "eager", *(["bf16"] if has_bfloat16() else []))
+    forward = {e: make_forward(model, config.input_size, e, threads=1) for e in engines}
     width, height = config.input_size
     ready = np.random.default_rng(0).standard_normal((args.batch_size, 3, height, width), np.float32)
     batches = -(-args.persons // args.batch_size)
     dataset = PersonDataset(records, skeleton, config, training=False)
 
-    def score():
+    def score(engine: str):
         loader = make_loader(dataset, args.batch_size, False)
-        return [joints for _, joints, *_ in predict(fast, loader, records, config, skeleton, progress=False)]
+        return [joints for _, joints, *_ in predict(forward[engine], loader, records, config, skeleton, progress=False)]
 
+    side = 1024
+    matrices = np.random.default_rng(0).random((2, side, side), np.float32)
     sides = {
-        "val.py's loop": score,
-        "bare predictor": lambda: [fast(ready) for _ in range(batches)],
-        "eager": lambda: eager(ready),
+        "val.py's loop": lambda: score("auto"),
+        "bare predictor": lambda: [forward["auto"](ready) for _ in range(batches)],
+        "eager": lambda: forward["eager"](ready),
+        "float32 limit": lambda: matrices[0] @ matrices[1],
     }
+    about = ""
+    if "bf16" in forward:
+        sides["val.py's loop, --engine bf16"] = lambda: score("bf16")
+        wide, narrow = forward["auto"](ready), forward["bf16"](ready)
+        about = f"; bfloat16 moves the maps of random weights by {np.sqrt(((narrow - wide) ** 2).mean()) / wide.std():.2g} standard deviations"
     seconds = cpu_seconds(sides, args.runs)
     seconds["eager"] *= batches  # one was enough
+    seconds["float32 limit"] *= multiplications(model, config.input_size) * args.persons / side**3
     ours = seconds["val.py's loop"]
     rows = [[name, args.persons / value, value / ours] for name, value in seconds.items()]
-    return {"columns": [f"{config.name}, {args.size} JPEGs", "persons a CPU second", "CPU time over val.py's"], "rows": rows}
+    return {"columns": [f"{config.name}, {args.size} JPEGs", "persons a CPU second", "CPU time over val.py's"], "rows": rows, "note": about}
 
 
 def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
-    """Training samples a CPU second: JPEGs decoded whole, decoded smaller where the crop allows it, and OpenCV's part of the first alone."""
+    """Training samples a CPU second: every JPEG decoded whole and mirrored, as train.py does it by default, and OpenCV's part alone."""
     from dataclasses import replace
 
     import cv2
@@ -128,12 +140,15 @@ def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
 
     config = resolve(Config, PRESETS[args.preset], {"kp_dim": 16}).checked()
     records, skeleton = make_people(folder, args.persons, args.size)
-    sets = {n: PersonDataset(records, skeleton, replace(config, fast_decode=f), training=True) for n, f in (("whole", False), ("reduced", True))}
+    sets = {
+        "--no-fast_decode": PersonDataset(records, skeleton, replace(config, fast_decode=False), training=True),
+        "as train.py loads": PersonDataset(records, skeleton, config, training=True),
+    }
     matrices = [transforms.affine(c, s, 0.0, config.input_size) for c, s in zip(records.center, records.scale)]
 
     def samples(dataset: PersonDataset) -> None:
-        for i in range(args.persons):
-            dataset[0, i]
+        for first in range(0, args.persons, args.batch_size):
+            dataset[[(0, i) for i in range(first, min(first + args.batch_size, args.persons))]]
 
     def opencv() -> None:
         for path, matrix in zip(records.images, matrices):
@@ -142,8 +157,8 @@ def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
     sides = {n: lambda d=d: samples(d) for n, d in sets.items()} | {"OpenCV's imread and warpAffine alone": opencv}
     seconds = cpu_seconds(sides, args.runs)
     width, height = config.input_size
-    rows = [[name, args.persons / value, value / seconds["whole"]] for name, value in seconds.items()]
-    return {"columns": [f"{args.size} JPEGs to {width}x{height}", "samples a CPU second", "CPU time over whole"], "rows": rows}
+    rows = [[name, args.persons / value, value / seconds["as train.py loads"]] for name, value in seconds.items()]
+    return {"columns": [f"{args.size} JPEGs to {width}x{height}", "samples a CPU second", "CPU time over train.py's"], "rows": rows, "note": ""}
 
 
 def main(argv=None) -> int:
@@ -162,7 +177,8 @@ def main(argv=None) -> int:
         result = (bench_inference if args.what == "inference" else bench_loader)(args, Path(folder))
     words = [f"--{name} {getattr(args, name)}" for name in ("preset", "persons", "batch_size", "runs", "size")]
     result["command"] = " ".join(["python simplebaseline_paddle/bench.py", args.what, *words])
-    result["note"] = f"medians of {args.runs} runs, sides in turn, CPU time, one thread; " + ", ".join(f"{k} {v}" for k, v in versions().items())
+    about = f"medians of {args.runs} runs, sides in turn, CPU time, one thread; " + ", ".join(f"{k} {v}" for k, v in versions().items())
+    result["note"] = about + result["note"]
     print(figures_table(result))
     if args.json:
         write_json(args.json, result)

@@ -33,9 +33,9 @@ def read_reduced(path: str, factor: int) -> tuple[np.ndarray, int]:
 
 
 class PersonDataset(io.Dataset):
-    """Persons as network input. Items are dicts of arrays: image (H,W,3) uint8 BGR and index, for training also target (K,h,w) and weight (K,1).
+    """Persons as network input, a batch at a time: the key is a list of (epoch, index).
 
-    Keys are (epoch, index).
+    An item is a dict of arrays: image (N,H,W,3) uint8 BGR and index (N,), for training also target (N,K,h,w) and weight (N,K,1).
     """
 
     def __init__(self, records: Records, skeleton: Skeleton, config: Config, training: bool):
@@ -49,26 +49,48 @@ class PersonDataset(io.Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
-        epoch, index = key
-        records, config = self.records, self.config
+    def __getitem__(self, keys: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+        width, height = self.config.input_size
+        batch = {"image": np.empty((len(keys), height, width, 3), np.uint8), "index": np.array([index for _, index in keys], np.int64)}
+        # Before any picture: decoding one pushes code and data out of the processor's caches, and all this then takes several times as long
+        plans = [self._plan(epoch, index) for epoch, index in keys]
+        found = [self._cut(*plan, out) for plan, out in zip(plans, batch["image"])]
+        if self.training:
+            width, height = self.config.map_size
+            batch["target"] = np.zeros((len(keys), len(self.skeleton), height, width), np.float32)
+            batch["weight"] = np.stack([self._targets(*one, out) for one, out in zip(found, batch["target"])])
+        return batch
+
+    def _plan(self, epoch: int, index: int) -> tuple:
+        """(path, how much smaller to decode it, person, augmentation, `place`'s answer or None where it takes the image's width)."""
+        records, size = self.records, self.config.input_size
         person = Person(records.center[index], records.scale[index], records.joints[index], records.seen[index])
         change = self._draw(epoch, index) if self.augmented else Augmentation()
-        factor = transforms.reduction(person.scale * change.scale, config.input_size[0]) if self.fast else 1
-        image, factor = self._image(records.images[index], factor)
-        pixels, joints, seen = transforms.crop(image, person, config.input_size, self.skeleton, change, factor)
-        item = {"image": pixels, "index": np.int64(index)}
-        if self.training:
-            compat = config.mode == "compat"
-            item["target"], item["weight"] = transforms.targets(joints, seen, config.map_size, config.sigma, STRIDE, compat)
-        return item
+        factor = transforms.reduction(person.scale * change.scale, size[0]) if self.fast else 1
+        known = transforms.place(person, size, self.skeleton, change) if self.fast or not change.flip else None
+        return records.images[index], factor, person, change, known
+
+    def _cut(self, path: str, factor: int, person: Person, change: Augmentation, known: tuple | None, out: np.ndarray) -> tuple:
+        """Fill `out` with a planned crop; returns (joints in crop pixels, seen)."""
+        image, factor = self._image(path, factor)
+        if known is None:
+            return transforms.crop(image, person, self.config.input_size, self.skeleton, change, factor, out)[1:]
+        matrix, joints, seen = known
+        (transforms.warp_mirrored if change.flip else transforms.warp)(image, matrix, self.config.input_size, factor, out)
+        return joints, seen
+
+    def _targets(self, joints: np.ndarray, seen: np.ndarray, out: np.ndarray) -> np.ndarray:
+        config = self.config
+        return transforms.targets(joints, seen, config.map_size, config.sigma, STRIDE, config.mode == "compat", out)[1]
 
     def _draw(self, epoch: int, index: int) -> Augmentation:
         rng = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, epoch, index]))
         return transforms.draw_augmentation(rng, *self.factors)
 
     def _image(self, path: str, factor: int) -> tuple[np.ndarray, int]:
-        """The image, kept for the next person: in scoring, those of one image follow each other."""
+        """The image. In scoring it is kept for the next person, as those of one image follow each other."""
+        if self.training:
+            return read_reduced(path, factor)
         if self._last[0] != (path, factor):
             self._last = ((path, factor), read_reduced(path, factor))
         return self._last[1]
@@ -120,18 +142,28 @@ class _Messages(io.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key):
+    def __getitem__(self, keys) -> dict:
         try:
-            return self.dataset[key]
+            return self.dataset[keys]
         except DataError as error:
-            return str(error)
+            return {"index": np.zeros(1, np.int64), "error": [str(error)]}
 
 
-def _collate(items: list) -> dict:
-    texts = [item for item in items if isinstance(item, str)]
-    if texts:
-        return {"index": np.zeros(1, np.int64), "error": texts[:1]}
-    return {name: np.stack([item[name] for item in items]) for name in items[0]}
+class _WholeBatches(io.BatchSampler):
+    """Each batch of keys as the only key of a batch: Paddle's loader then asks for whole batches."""
+
+    def __init__(self, sampler: EpochBatches):
+        self.sampler = sampler
+
+    def __iter__(self):
+        return ([keys] for keys in self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def _only(items: list) -> dict:
+    return items[0]
 
 
 class Loader:
@@ -153,15 +185,15 @@ class Loader:
         if self.workers:
             return iter(
                 io.DataLoader(
-                    self.dataset, batch_sampler=self.sampler, num_workers=self.workers, collate_fn=_collate, worker_init_fn=_quiet_worker,
-                    use_shared_memory=True, use_buffer_reader=False,
+                    self.dataset, batch_sampler=_WholeBatches(self.sampler), num_workers=self.workers, collate_fn=_only,
+                    worker_init_fn=_quiet_worker, use_shared_memory=True, use_buffer_reader=False,
                 )
             )  # fmt: skip
         return self._serial()
 
     def _serial(self):
         for keys in self.sampler:
-            batch = _collate([self.dataset[key] for key in keys])
+            batch = self.dataset[keys]
             yield batch if "error" in batch else {name: paddle.to_tensor(array) for name, array in batch.items()}
 
 

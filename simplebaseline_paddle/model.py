@@ -6,6 +6,8 @@ Attribute paths equal those of microsoft/human-pose-estimation.pytorch and, for 
 
 from __future__ import annotations
 
+import math
+
 import paddle
 from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, Normal
@@ -151,3 +153,23 @@ def build_model(config, seed: int | None = None) -> PoseResNet:
         return PoseResNet(**{**arguments_of(config), "init": "zeros"})
     paddle.seed(seed)
     return PoseResNet(**arguments_of(config))
+
+
+def multiplications(model, size: tuple[int, int]) -> int:
+    """Multiplications of all convolutions, plain and transposed, for one input of `size` = (width, height)."""
+    total = 0
+
+    def count(layer, inputs, output) -> None:
+        nonlocal total
+        transposed = isinstance(layer, nn.Conv2DTranspose)
+        # each weight meets every cell of the output, a transposed convolution's every cell of the input
+        cells = (inputs[0] if transposed else output).shape[2:]
+        total += math.prod(layer.weight.shape) * math.prod(cells)
+
+    kinds = (nn.Conv2D, nn.Conv2DTranspose)
+    hooks = [layer.register_forward_post_hook(count) for layer in model.sublayers() if isinstance(layer, kinds)]
+    with paddle.no_grad():
+        model(paddle.zeros([1, 3, size[1], size[0]]))
+    for hook in hooks:
+        hook.remove()
+    return total

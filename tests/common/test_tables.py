@@ -76,6 +76,13 @@ def test_figures_come_from_the_file_that_the_mark_names(tmp_path):
         tables.with_figures(text, tmp_path)
 
 
+def test_the_quickstarts_fractions_have_three_digits():
+    row = {"house": "h", "model": "m", "dataset": "coco", "n": 7, "score": 0.25, "mean pose": 0.0, "random weights": 0.0, "minutes": 1.26}
+    rows = [{**row, "protocol": "oks_ap"}, {**row, "protocol": "pckh@0.5", "score": 16.36}]
+    text = tables.quickstart_table({"rows": rows, "minutes": 2.5, "cores": 2, "largest_process_gb": 1.0, "python": "3"})
+    assert "| oks_ap | 0.250 | 0.000 | 0.000 | 1.3 |" in text and "| pckh@0.5 | 16.4 | 0.0 | 0.0 | 1.3 |" in text
+
+
 def test_the_readmes_are_up_to_date():
     assert tables.main(["--check"]) == 0
 

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
+from common.poses import DataError
 from common.predictions import load_predictions
 from simplebaseline_paddle import predict, train, val
 from simplebaseline_paddle.checkpoint import arrays_of
@@ -147,6 +148,28 @@ def test_the_predictor_equals_the_eager_network(trained):
     np.testing.assert_allclose(fast, eager, atol=1e-4 * eager.std())
 
 
+def test_bfloat16_scoring_is_near(trained, tmp_path, monkeypatch, capsys):
+    """8 bits of mantissa. Measured by the size of the maps, which a hardly trained network's differences between cells are far below."""
+    from simplebaseline_paddle import infer
+    from simplebaseline_paddle.checkpoint import load_network
+
+    (tmp_path / "cpuinfo").write_text("flags\t\t: sse2 avx512f\n")
+    assert not infer.has_bfloat16(tmp_path / "cpuinfo") and not infer.has_bfloat16(tmp_path / "none")
+    (tmp_path / "cpuinfo").write_text("flags\t\t: sse2 avx512f avx512_bf16\n")
+    assert infer.has_bfloat16(tmp_path / "cpuinfo")
+    model, config = load_network(trained / "simplebase-mpii/last.pdparams", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(infer, "has_bfloat16", lambda: False)
+        with pytest.raises(DataError, match="--engine bf16 needs a CPU with avx512_bf16"):
+            make_forward(model, config.input_size, "bf16")
+    if not infer.has_bfloat16():
+        pytest.skip("this processor has no bfloat16")
+    inputs = np.random.default_rng(0).standard_normal((3, 3, 64, 64), np.float32)
+    narrow, wide = (make_forward(model, config.input_size, engine, threads=1)(inputs) for engine in ("bf16", "predictor"))
+    off = np.abs(narrow - wide).max() / np.abs(wide).max()
+    assert 0 < off < 0.1, off
+
+
 def test_moving_average():
     model = PoseResNet(18, 2, filters=(8,), kernels=(4,))
     average = MovingAverage(model, 0.5)
@@ -240,6 +263,38 @@ def test_two_processes_learn_and_score_what_one_does(mpii, tmp_path):
         first, second = ([e[key] for e in log if key in e] for log in logs)
         assert len(first) == 2
         np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fast_decode", [False, True])
+def test_batches_hold_the_crops_and_targets_of_their_persons(mpii, fast_decode):
+    """Bit for bit without `fast_decode`, mirrored ones too; with it, a picture read at half size and mirrored by the matrix is near."""
+    import cv2
+
+    from simplebaseline_paddle import transforms
+    from simplebaseline_paddle.data import PersonDataset
+    from simplebaseline_paddle.records import records_for
+    from simplebaseline_paddle.sources import load_pose_set
+
+    pose_set = load_pose_set("mpii", str(mpii), "train")
+    config = Config(height=64, width=64, sigma=1, workers=0, kp_dim=16, fast_decode=fast_decode)
+    records, keys = records_for(pose_set, config), [(e, i) for e in range(4) for i in range(8)]
+    dataset = PersonDataset(records, pose_set.skeleton, config, training=True)
+    batch, mirrored = dataset[keys], 0
+    for row, (epoch, i) in enumerate(keys):
+        change = dataset._draw(epoch, i)
+        mirrored += change.flip
+        person = transforms.Person(records.center[i], records.scale[i], records.joints[i], records.seen[i])
+        pixels, joints, seen = transforms.crop(cv2.imread(records.images[i]), person, (64, 64), pose_set.skeleton, change)
+        maps, weight = transforms.targets(joints, seen, (16, 16), 1.0)
+        if fast_decode:
+            # half of a soft picture's pixels, but its joints are small bright dots
+            assert np.abs(batch["image"][row].astype(float) - pixels).mean() < 8
+            assert np.abs(batch["target"][row] - maps).max(axis=(1, 2)).mean() < 0.1  # a joint half way between two cells may change over
+        else:
+            np.testing.assert_array_equal(batch["image"][row], pixels)
+            np.testing.assert_array_equal(batch["target"][row], maps)
+            np.testing.assert_array_equal(batch["weight"][row], weight)
+    assert 0 < mirrored < len(keys) and batch["index"].tolist() == [i for _, i in keys]
 
 
 def test_weights_do_not_depend_on_workers(mpii):
