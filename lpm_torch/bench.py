@@ -2,6 +2,7 @@
 
     python -m lpm_torch.bench --model=lpm --resolution=256 --t=5 --batch_size=1 [--device=cuda --amp=bf16 --compile] [--json=FILE]
     python -m lpm_torch.bench loader --dataset=LSP --data_dir=DIR [--resolution=256 --mode=compat]
+    python -m lpm_torch.bench device [--model=cpm]      # on a GPU: clips/s, memory, share of the bf16 matrix rate, with and without --compile
 
 On a CPU the process's CPU time counts (wall time says little on a busy machine), on a GPU wall time; FILE is what `common.tables` puts into
 the README. `plain_lpm` and `plain_cpm` are that loop: one frame at a time, a convolution a layer and gate, nothing shared. They are the tests' oracle.
@@ -90,24 +91,49 @@ def plain_lpm(model, frames, centers):
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("network", "loader"), default="network", help="what to measure (default: network)")
+    what = ("network", "loader", "device")
+    parser.add_argument("what", nargs="?", choices=what, default="network", help="what to measure (default: network)")
     parser.add_argument("--dataset", default="LSP", help="loader: data set (default: LSP)")
     parser.add_argument("--data_dir", default="data", help="loader: folder of the data sets, or of this one")
     parser.add_argument("--split", default="train", help="loader: its split (default: train)")
     parser.add_argument("--mode", choices=("correct", "compat"), default="correct", help="loader: data handling (default: correct)")
     parser.add_argument("--clips", type=int, default=400, help="loader: clips a measurement (default: 400)")
     parser.add_argument("--model", choices=("lpm", "cpm"), default="lpm", help="network (default: lpm)")
-    for name, value, text in (("resolution", 256, "input side"), ("t", 5, "frames a clip"), ("batch_size", 1, "clips"),
+    for name, value, text in (("resolution", 256, "input side"), ("t", 5, "frames a clip"),
                               ("threads", 1, "CPU threads"), ("repeat", 5, "measurements, of which the median counts")):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: {value})")
     parser.add_argument("--width", type=float, default=1.0, help="channel multiplier (default: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="autocast for both (default: off)")
+    parser.add_argument("--batch_size", type=int, help="clips (default: 1; device on cuda: 16)")
+    parser.add_argument(
+        "--matrix", type=int, help="device: side of the matrices whose product gives the rate (default: 8192, on a CPU 1024)"
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: cpu; device: cuda)")
+    parser.add_argument("--amp", choices=("off", "bf16"), help="autocast for both (default: off; device: bf16)")
     parser.add_argument("--channels_last", action=argparse.BooleanOptionalAction, default=None,
                         help="layout of our weights (default: with bf16 or on cuda, as train.py)")  # fmt: skip
-    parser.add_argument("--compile", action="store_true", help="also measure our network under torch.compile")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=None,
+                        help="also measure our network under torch.compile (default: no; device on cuda: yes)")  # fmt: skip
     parser.add_argument("--json", type=Path, default=None, help="write the result here too")
-    return parser.parse_args(argv)
+    return with_defaults(parser.parse_args(argv))
+
+
+def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what depends on the thing measured and on the device."""
+    whole = args.what == "device"
+    args.device = args.device or ("cuda" if whole else "cpu")
+    gpu = args.device.startswith("cuda")
+    defaults = {
+        "batch_size": 16 if whole and gpu else 1,
+        "matrix": 8192 if gpu else 1024,
+        "amp": "bf16" if whole else "off",
+        "compile": whole and gpu,
+    }
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.channels_last is None:
+        args.channels_last = gpu or args.amp == "bf16"
+    return args
 
 
 class Bench:
@@ -126,10 +152,7 @@ class Bench:
         self.plain = build_model(args.model, width=args.width).to(self.device)
         self.ours = build_model(args.model, width=args.width).to(self.device)
         self.ours.load_state_dict(self.plain.state_dict())
-        last = args.channels_last
-        if last is None:
-            last = args.amp == "bf16" or self.device.type == "cuda"
-        if last:
+        if args.channels_last:
             self.ours = self.ours.to(memory_format=torch.channels_last)
         size = args.resolution
         self.frames = torch.randn(args.batch_size, args.t, 3, size, size, device=self.device)
@@ -235,6 +258,12 @@ def main(argv=None) -> int:
             result = Bench(args).run()
             print_network(args, result)
             figures = network_figures(args, result)
+        elif args.what == "device":
+            from lpm_torch.bench_device import DeviceBench, device_figures, print_device
+
+            result = DeviceBench(args).run()
+            print_device(args, result)
+            figures = device_figures(args, result)
         else:
             result = loader_rates(args)
             about = f"{args.dataset} {args.mode} {args.resolution}"

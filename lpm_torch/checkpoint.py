@@ -71,10 +71,24 @@ def read_checkpoint(path: Path) -> dict:
     return state
 
 
+def card_of(path: Path) -> dict:
+    """The converter's card beside a weight file; {} when there is none."""
+    card = path.with_name(path.name + ".card.json")
+    return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+
+
 def joint_order_of(path: Path) -> str:
     """The order of the maps, `lpm14` or the authors' `cpm14`: what the converter's card beside the file says, else this house's."""
-    card = path.with_name(path.name + ".card.json")
-    return json.loads(card.read_text(encoding="utf-8")).get("joint_order", "lpm14") if card.is_file() else "lpm14"
+    return card_of(path).get("joint_order", "lpm14")
+
+
+def card_settings(path: Path) -> dict:
+    """The settings that a converted weight file lacks, from its card: those of its checkpoint and what the network's shapes tell; {} without one."""
+    card = card_of(path)
+    network = card.get("network") or {}
+    known = {k: network[k] for k in ("width", "norm", "depth", "block") if k in network} | ({"t": network["T"]} if "T" in network else {})
+    name = {"model": network["name"]} if "name" in network else {}
+    return {**card.get("settings", {}), **known, **name}
 
 
 def load_weights(model: torch.nn.Module, path: Path, averaged: bool = False, wanted: dict | None = None) -> dict:

@@ -22,6 +22,8 @@ from common.poses import DataError  # noqa: E402
 CAFFE_MODELS = ("lpm_official", "lpm", "lpm_raw", "cpm")
 OUTPUTS = (".pt", ".safetensors", ".npz", ".npy", ".h5", ".json", ".onnx", ".caffemodel")
 CHECK_SIZE, CHECK_FRAMES = 64, 3  # pixels and frames of the forward passes that compare
+# settings of a checkpoint that its weights mean nothing without; val.py and predict.py read them in the card
+KEPT = ("mode", "center_map", "background", "dataset", "resolution", "t", "pad_pixels", "pad_ratio", "flip_test")
 FORWARD_TOLERANCE = 1e-4  # of the largest belief: the same sums in another order
 
 
@@ -217,7 +219,7 @@ def from_checkpoint(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], di
     card = {
         "kind": "checkpoint", "network": network, "epoch": state.get("epoch"), "averaged": averaged, "mapping": "same names",
         "joint_order": joint_order_of(Path(path)),
-        "settings": {k: config[k] for k in ("mode", "center_map", "background", "dataset", "resolution") if k in config}, "checks": [],
+        "settings": {k: config[k] for k in KEPT if k in config}, "checks": [],
     }  # fmt: skip
     return weights, card, network
 

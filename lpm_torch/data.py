@@ -81,7 +81,8 @@ class ClipDataset(Dataset):
     """Clips of a PoseSet as network input. Items are dicts of arrays:
 
     frames (T,S,S,3) uint8 RGB · labels (T,15,g,g) float32 · center (1,S,S) float32 · joints (T,14,2) crop pixels, NaN = unlabelled (in mode compat
-    MobilePose's place for it) · visible (T,14) int8 · to_image (T,2,3) crop -> image · rows (T,) rows of the PoseSet. T is 1 for still images.
+    MobilePose's place for it) · visible (T,14) int8 · to_image (T,2,3) crop -> image · box (T,4) x0, y0, x1, y1 of the padded person box in the
+    crop (in mode compat cut to the picture, as MobilePose does) · rows (T,) rows of the PoseSet. T is 1 for still images.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class ClipDataset(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         rows, size = self.clips[index], self.config.resolution
         compat = self.config.mode == "compat"
-        frames, joints, visible, to_image = (self._mobilepose_crops if compat else self._crops)(rows, epoch, int(index))
+        frames, joints, visible, to_image, box = (self._mobilepose_crops if compat else self._crops)(rows, epoch, int(index))
         taught = np.ones_like(visible) if compat else visible
         return {
             "frames": frames,
@@ -118,11 +119,12 @@ class ClipDataset(Dataset):
             "joints": joints.astype(np.float32),
             "visible": visible,
             "to_image": to_image.astype(np.float32),
+            "box": box.astype(np.float32),
             "rows": rows.astype(np.int64),
         }
 
-    def _crops(self, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(frames, joints, visible, to_image) of one clip."""
+    def _crops(self, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, ...]:
+        """(frames, joints, visible, to_image, box) of one clip."""
         draw = self._draw(np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, epoch, index])))
         size = self.config.resolution
         frames = np.empty((len(rows), size, size, 3), np.uint8)
@@ -133,9 +135,11 @@ class ClipDataset(Dataset):
             cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=frames[i])
             transforms.jitter(frames[i], draw["color"])
         joints, visible = self._targets(rows, matrices, draw["flip"])
-        return frames, joints, visible, invert_affine(matrices)
+        box = self.boxes[rows]
+        corners = apply_affine(matrices, np.stack([box[:, :2], box[:, :2] + box[:, 2:]], axis=1))
+        return frames, joints, visible, invert_affine(matrices), corners.reshape(-1, 4)
 
-    def _mobilepose_crops(self, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _mobilepose_crops(self, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, ...]:
         """The same in mode compat: an absent joint has a place too, a flip does not swap `visible`, and colours vary in evaluation as well."""
         c, rng = self.config, random.Random(f"{self.config.seed} {epoch} {index}")
         augment = self.augmentation != Augmentation()
@@ -151,7 +155,8 @@ class ClipDataset(Dataset):
             views.append(transforms.transform(view, draw, c.resolution))
         to_image = invert_affine(np.stack([view.from_source for view in views]))
         to_image[..., 2] -= origin
-        return np.stack([v.image for v in views]), np.stack([v.joints for v in views]), self.visible[rows], to_image
+        images, places, boxes = (np.stack([getattr(v, name) for v in views]) for name in ("image", "joints", "box"))
+        return images, places, self.visible[rows], to_image, boxes
 
     def _draw(self, rng: np.random.Generator) -> dict:
         """The random numbers of one clip, all drawn always and in one order, shared by its frames."""

@@ -1,7 +1,8 @@
 """Find one person's joints in any image, folder, video or camera; draw them and write them as JSON lines.
 
     python lpm_torch/predict.py photo.jpg --model=cpm --checkpoint_name=PATH
-    python lpm_torch/predict.py folder/ --box=40,20,180,360
+    python lpm_torch/predict.py folder/ --box=40,20,180,360   # pictures that have nothing to do with each other
+    python lpm_torch/predict.py frames/ --track            # a folder that holds the frames of a video
     python lpm_torch/predict.py clip.mp4 --smooth          # carries the LSTM's state from frame to frame
     python lpm_torch/predict.py 0                          # first camera; stop with Ctrl-C
 
@@ -107,6 +108,8 @@ class Tracker:
 
 def run(args: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
+    from dataclasses import replace
+
     from common.draw import draw_pose
     from common.skeletons import LPM14
     from lpm_torch.val import load_model, pick_checkpoint
@@ -114,6 +117,8 @@ def run(args: argparse.Namespace) -> Path:
     source, box = open_source(args.source), parse_box(args.box)
     track = source.moving if args.track is None else args.track
     smooth = source.smoother(args.smooth, track)
+    if track and Path(args.source).is_dir():
+        source = replace(source, moving=True)  # the frames of a video: drawn as a video too
     model, config, device = load_model(pick_checkpoint(args), args)
     tracker = Tracker(model, config, device, box, track)
 

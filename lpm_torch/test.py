@@ -42,8 +42,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 def test_arrays(model, config: Config, pose_set: PoseSet, device, limit: int | None = None) -> dict:
     """The original's arrays over whole clips, frame fastest: gt, pred (N,15,2) crop pixels in the order (y, x), vis (N,14), box (N,4).
 
-    gt and pred are the highest cells of the label and output maps times size/cells, background included; box is x0, y0, x1, y1 of the
-    person's box in the crop. Still images count as `t` equal frames. And what the original lacks: `pred_image` (N,14,2) x, y in image
+    gt and pred are the peaks of the label and output maps times size/cells, background included; box is x0, y0, x1, y1 of the
+    padded person box in the crop. Still images count as `t` equal frames. And what the original lacks: `pred_image` (N,14,2) x, y in image
     pixels and `rows` (N,) of the PoseSet. DataError without a whole clip.
     """
     import numpy as np
@@ -65,36 +65,26 @@ def test_arrays(model, config: Config, pose_set: PoseSet, device, limit: int | N
             maps = run_network(model, batch, config)[0].float()
         frames = maps.shape[1]
         # one still image stands for all of the network's readings of it
-        single = {k: raw[k].expand(-1, frames, *raw[k].shape[2:]) if raw[k].shape[1] == 1 else raw[k] for k in ("labels", "visible", "to_image", "rows")}
+        names = ("labels", "visible", "to_image", "box", "rows")
+        single = {k: raw[k].expand(-1, frames, *raw[k].shape[2:]) if raw[k].shape[1] == 1 else raw[k] for k in names}
         to_image = single["to_image"].numpy().astype(np.float64)
-        parts["gt"].append(highest(single["labels"].numpy(), config.resolution))
-        parts["pred"].append(highest(maps.cpu().numpy(), config.resolution))
+        parts["gt"].append(peaks(single["labels"].numpy(), config.resolution))
+        parts["pred"].append(peaks(maps.cpu().numpy(), config.resolution))
         parts["vis"].append((single["visible"].numpy() == 2).astype(np.float64))
-        parts["box"].append(crop_boxes(dataset, single["rows"].numpy(), to_image))
+        parts["box"].append(single["box"].numpy())
         parts["pred_image"].append(apply_affine(to_image, decode(maps, config)[0]).astype(np.float32))
         parts["rows"].append(single["rows"].numpy())
     shapes = {"gt": (-1, JOINTS + 1, 2), "pred": (-1, maps.shape[2], 2), "vis": (-1, JOINTS), "box": (-1, 4), "pred_image": (-1, JOINTS, 2), "rows": (-1,)}
     return {name: np.concatenate(parts[name]).reshape(shape) for name, shape in shapes.items()}
 
 
-def highest(maps, size: int):
-    """(...,C,g,g) -> (...,C,2) float32 row, column of the first highest cell, times size/g."""
+def peaks(maps, size: int):
+    """(...,C,g,g) -> (...,C,2) float32 row, column of each map's peak, a quarter of a cell towards its larger neighbour, times size/g."""
     import numpy as np
 
-    grid = maps.shape[-1]
-    index = maps.reshape(*maps.shape[:-2], -1).argmax(-1)
-    return (np.stack([index // grid, index % grid], -1) * (size / grid)).astype(np.float32)
+    from common.codecs import decode_maps
 
-
-def crop_boxes(dataset, rows, to_image):
-    """(B,T,4) float32 x0, y0, x1, y1 of the padded person boxes in their crops."""
-    import numpy as np
-
-    from common.geometry import apply_affine, invert_affine
-
-    box = dataset.boxes[rows]
-    corners = np.stack([box[..., :2], box[..., :2] + box[..., 2:]], -2)
-    return apply_affine(invert_affine(to_image), corners).reshape(*rows.shape, 4).astype(np.float32)
+    return (decode_maps(maps)[0][..., ::-1] * (size / maps.shape[-1])).astype(np.float32)
 
 
 def write_files(out: Path, arrays: dict, pose_set: PoseSet) -> None:

@@ -114,7 +114,7 @@ def load_model(path: Path, args: argparse.Namespace):
     Normalisation stays that of the data set that the checkpoint was trained on. DataError when it is of another network, mode or joint
     order (which `test.py --protocol=official` alone can read).
     """
-    from lpm_torch.checkpoint import config_of, joint_order_of, load_weights, read_checkpoint
+    from lpm_torch.checkpoint import card_settings, config_of, joint_order_of, load_weights, read_checkpoint
     from lpm_torch.machine import Machine
     from lpm_torch.model import build_model
     from lpm_torch.run import model_arguments
@@ -122,11 +122,13 @@ def load_model(path: Path, args: argparse.Namespace):
     state = read_checkpoint(path)
     if joint_order_of(path) != "lpm14" and getattr(args, "protocol", None) != "official":
         raise DataError(f"{path} answers in the joint order {joint_order_of(path)} of the authors' models; convert it with `convert.py --reorder`")
-    settings = PRESETS["official" if args.model == "lpm_official" else "paper"]  # of files that hold weights alone
-    config = config_of(state, **settings, model=args.model, dataset=args.dataset if args.dataset in DATASETS else "PennAction")
+    # of files that hold weights alone
+    settings = {**PRESETS["official" if args.model == "lpm_official" else "paper"], "model": args.model, **card_settings(path)}
+    config = config_of(state, **{"dataset": args.dataset if args.dataset in DATASETS else "PennAction", **settings})
+    known = state.get("config") or card_settings(path)
     for field in ("model", "mode"):
         wanted, stored = getattr(args, field, None), getattr(config, field)
-        if state.get("config") and wanted not in (None, stored):
+        if field in known and wanted not in (None, stored):
             raise DataError(f"{path} is a checkpoint of --{field}={stored}, not of {wanted}; run with --{field}={stored}, or give another checkpoint")
         config = replace(config, **({field: wanted} if wanted else {}))
     given = {k: getattr(args, k, None) for k in ("t", "batch_size", "workers", "threads", "amp", "flip_test", "pck_r")}

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from common.poses import DataError
 from common.skeletons import CPM14, LPM14, mirror_name
 from common.weights.caffe import array_blob, messages, read_caffemodel, read_net, write_caffemodel
-from lpm_torch import convert
+from lpm_torch import convert, val
 from lpm_torch.caffe_map import map_caffe, official_layers, reorder, role_of
+from lpm_torch.config import Config
 from lpm_torch.model import build_model
 from lpm_torch.weight_files import FORMATS, network_of
 
@@ -224,6 +226,23 @@ def test_checkpoints_to_every_format(tmp_path, suffix):
         np.testing.assert_array_equal(back[name], tensor.numpy(), err_msg=name)
     card = json.loads(Path(f"{output}.card.json").read_text())
     assert card["epoch"] == 3 and card["network"]["name"] == "lpm" and card["checks"]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_converted_checkpoint_is_read_with_its_own_settings(tmp_path, suffix, capsys):
+    """The card beside a plain weight file says what the checkpoint said; another network or mode is refused as a checkpoint's is."""
+    config = Config(model="lpm", width=WIDTH, norm="batch", resolution=64, t=3, center_map="correct", pad_pixels=0.0, pad_ratio=0.15, dataset="LSP")
+    model = build_model("lpm", width=WIDTH, norm="batch")
+    source, output = tmp_path / "best.pth.tar", tmp_path / f"weights{suffix}"
+    torch.save({"epoch": 1, "state_dict": model.state_dict(), "config": vars(config)}, source)
+    assert run("--input", source, "--output", output) == 0
+    loaded, found, _ = val.load_model(output, val.parse_args(["--model=lpm", "--dataset=PennAction"]))
+    fields = ("width", "norm", "resolution", "t", "center_map", "pad_pixels", "pad_ratio", "dataset")
+    assert {f: getattr(found, f) for f in fields} == {f: getattr(config, f) for f in fields}
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
+    for words, message in ((["--model=cpm"], "--model=lpm"), (["--model=lpm", "--mode=compat"], "--mode=correct")):
+        with pytest.raises(DataError, match=message):
+            val.load_model(output, val.parse_args(words))
 
 
 def test_official_checkpoint_back_to_caffe(tmp_path):

@@ -97,6 +97,40 @@ def test_video(tmp_path, checkpoint, photo):
     assert len(rows) == 4 and len(list(overlay)) == 4 and overlay.fps == 10
 
 
+class Camera:
+    """What OpenCV gives for a camera: frames without a stated number, until it is unplugged."""
+
+    def __init__(self, image, count):
+        self.image, self.left, self.released = image, count, False
+
+    def isOpened(self):
+        return True
+
+    def get(self, what):
+        return 0.0
+
+    def read(self):
+        self.left -= 1
+        return (True, self.image.copy()) if self.left >= 0 else (False, None)
+
+    def release(self):
+        self.released = True
+
+
+@pytest.mark.parametrize("words", [["--source", "0"], ["0"]])
+def test_camera(tmp_path, monkeypatch, checkpoint, photo, words):
+    import cv2
+
+    camera, asked = Camera(read_image(photo), 3), []
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: asked.append(number) or camera)
+    assert predict.main([*words, f"--checkpoint_name={checkpoint}", f"--out={tmp_path}"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "joints.jsonl").read_text().splitlines()]
+    for k, row in enumerate(rows):
+        assert_row(row, f"camera_{k:06d}", k)
+    monkeypatch.undo()
+    assert asked == [0] and camera.released and len(rows) == 3 and len(list(video.frames(tmp_path / "overlay.mp4"))) == 3
+
+
 @pytest.mark.parametrize("model", ["lpm", "lpm_official"])
 def test_state_is_carried(model, photo):
     """On a constant clip, step by step equals the whole clip at once (float32 sums in another order: 1e-3 pixels)."""
@@ -155,6 +189,18 @@ def test_lost_person_is_looked_for_anew(photo):
     assert net.starts == [0, 3]
     assert np.array_equal(boxes[0], boxes[3]), "after a loss it starts at the first box again"
     assert not np.array_equal(boxes[0], boxes[1]), "the box follows the pose"
+
+
+def test_folder_of_frames_is_a_video(tmp_path, monkeypatch, checkpoint, photo):
+    net = Scripted([True] * 3)
+    monkeypatch.setattr("lpm_torch.val.load_model", lambda *a: (net, Config(model="lpm", **SETTINGS), CPU))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("9.png", "10.png", "11.png"):
+        (folder / name).write_bytes(Path(photo).read_bytes())
+    rows = run(tmp_path / "out", checkpoint, folder, "--track", "--box=5,5,60,80")
+    assert [r["image"] for r in rows] == ["9.png", "10.png", "11.png"] and net.starts == [0], "one state for all of them"
+    assert len(list(video.frames(tmp_path / "out" / "overlay.mp4"))) == 3
 
 
 def test_smoothing_starts_anew_after_a_loss(tmp_path, monkeypatch, checkpoint, photo):

@@ -17,8 +17,11 @@ from common.datasets import load
 from common.geometry import pad_box
 from common.runlog import read_log
 from lpm_torch import config, engine, predict, train
+from lpm_torch.checkpoint import graph_fields
 from lpm_torch.machine import Machine
 from lpm_torch.model import build_model
+from lpm_torch.run import model_arguments
+from lpm_torch.weight_files import network_of
 from tests.lpm_torch import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -300,6 +303,16 @@ def test_options_and_defaults_of_the_original():
     words = [f"--{k}={v}" for k, v in given.items()]
     parsed = train.parse_args([*words, "--debug", "--log_dir=./logs", "--experiment=Pose Estimation Training", "--host=none", "--preset=none"])
     assert {k: getattr(parsed, k) for k in given} == given and parsed.debug
+
+
+@pytest.mark.parametrize("block", ["res", "inv", "conv"])
+def test_block_of_the_command_line_is_the_networks(block):
+    found = train.parse_args(["--preset=none", "--model=hourglass", f"--block={block}", "--depth=2"])
+    with torch.device("meta"):
+        shapes = {k: tuple(v.shape) for k, v in build_model(**model_arguments(found)).state_dict().items()}
+    network = network_of(shapes, "x")
+    assert (network["block"], network["depth"]) == (block, 2)
+    assert {"block", "depth"} <= set(graph_fields("hourglass")), "another block is refused when its checkpoint is loaded"
 
 
 def test_automatic_precision_is_what_the_device_computes_in(monkeypatch):

@@ -1,0 +1,66 @@
+"""What the original's programs count and write, from its own maps: loss, decoded points, the arrays of test.py; the authors' hits and maps."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.codecs import decode_maps, gaussian_maps
+from common.metrics import counting
+from lpm_torch import test
+from lpm_torch.data import CENTER_SIGMA
+from lpm_torch.losses import MSESequenceLoss
+
+pytestmark = pytest.mark.golden
+
+
+@pytest.fixture(scope="module")
+def metrics(golden_dir):
+    with np.load(golden_dir / "lpm_torch/metrics.npz") as data:
+        return {name: data[name] for name in data.files}
+
+
+@pytest.fixture(scope="module")
+def octave(golden_dir):
+    with np.load(golden_dir / "lpm_torch/octave.npz") as data:
+        return {name: data[name] for name in data.files}
+
+
+def test_loss(metrics):
+    """With as many maps as labels, and with the first estimate before them. 1e-5 relative: float32 sums in another order."""
+    maps, labels = torch.from_numpy(metrics["outputs"]), torch.from_numpy(metrics["labels"])
+    loss = MSESequenceLoss("compat")
+    assert loss(maps, labels).item() == pytest.approx(float(metrics["loss_5"]), rel=1e-5)
+    assert loss(torch.cat([maps[:, :1], maps], 1), labels).item() == pytest.approx(float(metrics["loss_6"]), rel=1e-5)
+
+
+def test_decoded_points(metrics):
+    for name, maps in (("out", metrics["outputs"]), ("lab", metrics["labels"])):
+        np.testing.assert_array_equal(decode_maps(maps[0])[0], metrics[f"preds_{name}_0"])
+
+
+def test_arrays_of_the_original(metrics):
+    """What its test.py writes of these maps: row and column, with the quarter cell. 1e-4 pixels: float32 there."""
+    size = 256  # pixels of its crop, fixed in that function
+    for name, maps in (("gt", metrics["labels"]), ("pred", metrics["outputs"])):
+        found = test.peaks(maps, size).reshape(metrics[f"fp_{name}"].shape)
+        assert found.dtype == metrics[f"fp_{name}"].dtype
+        np.testing.assert_allclose(found, metrics[f"fp_{name}"], rtol=0, atol=1e-4)
+    # clips joined, frame fastest, otherwise as given
+    np.testing.assert_array_equal(metrics["vis"].reshape(-1, metrics["vis"].shape[-1]), metrics["fp_vis"])
+    np.testing.assert_array_equal(metrics["box_in"].reshape(-1, 4), metrics["fp_box"])
+
+
+def test_hits_of_the_authors_script(octave):
+    """Joint by joint and frame by frame; 2 stands for a joint that does not count."""
+    label, predicted, box = octave["off_in_label"].transpose(2, 1, 0), octave["off_in_pred"].transpose(2, 1, 0), octave["off_in_bbox"]
+    size = np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1])[:, None]
+    hits = counting.within(counting.distances(label[..., :2], predicted), size, 0.2)
+    np.testing.assert_array_equal(np.where(label[..., 2] == 1, hits, 2), octave["off_hits0"])
+
+
+def test_centre_map_of_the_authors_training(octave):
+    """Cut at its threshold. The fixture is float16: 1e-3."""
+    side = len(octave["off_cmap"])
+    found = gaussian_maps(np.full((1, 2), side / 2 - 1), np.ones(1, bool), (side, side), CENTER_SIGMA)[0]
+    np.testing.assert_allclose(found, octave["off_cmap"].astype(np.float32), rtol=0, atol=1e-3)
+    assert np.array_equal(found > 0, octave["off_cmap"] > 0)
