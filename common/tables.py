@@ -27,15 +27,16 @@ _FIGURES = re.compile(r"(<!-- figures (\S+):begin -->\n).*?(<!-- figures:end -->
 
 
 def measured(runs: list[dict]) -> str:
-    """Markdown: for each data set, split and protocol with a breakdown, one row a run, columns total and groups (or parts); then the commands."""
+    """Markdown: for each data set (drawn or real), split and protocol with a breakdown, one row a run, columns total and groups (or parts); then the commands."""
     blocks, tables = [], {}
     for run in runs:
         for name, result in run["protocols"].items():
             columns = result.get("per_group") or result.get("per_part") or {}
             if result["total"] is not None and columns:
-                tables.setdefault((run["dataset"], run["split"], name, tuple(columns)), []).append((run, result, columns))
-    for (dataset, split, protocol, names), rows in tables.items():
-        images = "SYNTHETIC images" if rows[0][0]["meta"].get("synthetic") else "real images"
+                key = (run["dataset"], run["split"], bool(run["meta"].get("synthetic")), name, tuple(columns))
+                tables.setdefault(key, []).append((run, result, columns))
+    for (dataset, split, synthetic, protocol, names), rows in tables.items():
+        images = "SYNTHETIC images" if synthetic else "real images"
         lines = [f"**{dataset} {split}, {protocol}** ({images}, {rows[0][1]['n']} persons)", ""]
         lines += [_row(["run", "boxes", "flip test", "total", *names]), _row(["---"] * (4 + len(names)))]
         digits = 3 if protocol in _FRACTIONS else 1

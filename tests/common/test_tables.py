@@ -32,6 +32,8 @@ def test_measured_lists_runs_in_ascending_order_with_groups_and_commands():
 def test_synthetic_runs_say_so():
     assert "SYNTHETIC" in tables.measured([run("m", 50.0, synthetic=True)])
     assert "SYNTHETIC" not in tables.measured([run("m", 50.0)])
+    both = tables.measured([run("real", 50.0), run("drawn", 60.0, synthetic=True)]).split("\n\n")
+    assert "real images" in both[0] and "drawn" not in both[1] and "SYNTHETIC" in both[2] and "drawn" in both[3]
 
 
 def test_only_marked_places_change():
