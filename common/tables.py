@@ -27,7 +27,7 @@ _FIGURES = re.compile(r"(<!-- figures (\S+):begin -->\n).*?(<!-- figures:end -->
 
 
 def measured(runs: list[dict]) -> str:
-    """Markdown: for each data set (drawn or real), split and protocol with a breakdown, one row a run, columns total and groups (or parts); then the commands."""
+    """Markdown: for each data set (drawn or real), split and protocol with a breakdown, a row a run, columns total and groups (or parts); then commands."""
     blocks, tables = [], {}
     for run in runs:
         for name, result in run["protocols"].items():
