@@ -144,6 +144,10 @@ def train(own: argparse.Namespace, config: Config) -> Path:
         restore(solver, state, store.directory, config.mode)
     elif own.snapshot:
         solver.restore(own.snapshot)
+    if not (own.solver or state or own.snapshot):
+        # made from the snapshots that this training replaces; they would be preferred to the new ones
+        for stale in (solver.folder / solver.prefix).parent.glob("*_calibrated_iter_*.caffemodel"):
+            stale.unlink(missing_ok=True)  # several processes come here
     for weights in filter(None, (own.weights or previous_weights(own, config) or ",".join(solver.param.weights)).split(",")):
         if not (state or own.snapshot):
             missing = solver.net.load(weights)

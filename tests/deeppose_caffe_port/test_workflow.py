@@ -321,7 +321,11 @@ def test_a_later_stage_can_start_from_the_weights_before(project, tmp_path, capf
     before = solver.read_text()
     try:
         solver.write_text(re.sub(r"base_lr: \S+", "base_lr: 0", before).replace('snapshot_prefix: "', 'snapshot_prefix: "warm/'))
+        stale = folder / "warm/models/deeppose_refine3/snapshot/deeppose_refine3_calibrated_iter_2.caffemodel"
+        stale.parent.mkdir(parents=True)
+        stale.touch()
         assert train.main([*words, "--stage=3", "--warm_start"]) == 0
+        assert not stale.exists(), "it was made from an earlier training"
     finally:
         solver.write_text(before)
     first = read_caffemodel(folder / "models/deeppose_refine/snapshot/deeppose_refine_iter_2.caffemodel")
