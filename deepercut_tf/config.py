@@ -97,6 +97,8 @@ class Config:
     bn_mode: str = setting("auto", "ours: batch statistics; auto: frozen with init_weights, else train", ("auto", "frozen", "train"))
     bn_decay: float = setting(0.997, "ours: decay of the moving statistics in mode train; short runs need less")
     width: float = setting(1.0, "ours: channel multiplier of the backbone; 1 is the original network")
+    amp: str = setting("off", "ours: mixed precision in training", ("off", "bf16"))
+    crop_size: int = setting(0, "ours: train on a square of so many scaled pixels around one of an image's persons, another each time; 0: whole images")
     rotate: float = setting(0.0, "ours: random rotation of training images by up to so many degrees")
     warmup: int = setting(0, "ours: iterations of linear warm-up")
     clip: float | None = setting(None, "ours: global gradient-norm clip")
@@ -172,6 +174,8 @@ def _check(config: Config, source: str) -> None:
         given = getattr(config, name)
         if given is not None and not (len(given) == count and all(isinstance(v, (int, float)) for v in given)):
             raise DataError(f"{source}: {name} must be a list of {count} numbers, not {given}")
+    if config.crop_size < 0 or (config.crop_size and config.crop):
+        raise DataError(f"{source}: crop_size is {config.crop_size} and crop {config.crop}; give one of them, crop_size as a number of pixels")
     if config.mirror and not config.shuffle:
         raise DataError(f"{source}: mirror needs shuffle: true")
     schedule = config.multi_step or []

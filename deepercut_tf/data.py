@@ -48,15 +48,21 @@ def image_size(item: Item) -> tuple[int, int]:
 
 def make_sample(
     item_set: ItemSet, index: int, config: Config, scale: float, mirror: bool, statistics: np.ndarray | None = None, with_targets: bool = True,
-    angle: float = 0.0,
+    angle: float = 0.0, spot: tuple[float, float, float] | None = None,
 ) -> Sample:  # fmt: skip
-    """Read image `index`, crop, resize by `scale`, mirror, turn by `angle` degrees, and make its targets. `statistics`: see `make_targets`."""
+    """Read image `index`, crop, resize by `scale`, mirror, turn by `angle` degrees, and make its targets. `statistics`: see `make_targets`,
+    `spot`: see `Draw`.
+    """
     item = item_set.items[index]
     image = read_image(item.image)[..., ::-1]
-    persons, origin = item.persons, (0.0, 0.0)
+    persons, window = item.persons, _whole(image)
     if config.crop:
-        image, origin = _crop(image, item, config)
-        persons = [np.concatenate([p[:, :1], p[:, 1:] - origin], axis=1) for p in persons]
+        window = _box_window(image, item, config)
+    elif config.crop_size and spot is not None:
+        window = _square_window(image, item, config.crop_size / scale, spot)
+    origin = float(window[1].start), float(window[0].start)
+    if window != _whole(image):
+        image, persons = image[window], [np.concatenate([p[:, :1], p[:, 1:] - origin], axis=1) for p in persons]
     width = image.shape[1]
     image = resize(image, scale)
     if mirror:
@@ -73,7 +79,7 @@ def make_sample(
         targets = make_targets(scaled, size, scale, config, statistics)
         mask = ignore_mask(item_set, item, config)
         if mask is not None:
-            shown = mask[:, ::-1] if mirror and config.mode == "correct" else mask
+            shown = mask[window][:, ::-1] if mirror and config.mode == "correct" else mask[window]
             if angle:
                 shown = turn(score_mask(shown, upright), matrix, turned, 0)
             targets = replace(targets, weights=np.broadcast_to(score_weights(shown, size)[..., None], targets.score.shape))
@@ -111,7 +117,12 @@ def resize(image: np.ndarray, scale: float) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _crop(image: np.ndarray, item: Item, config: Config) -> tuple[np.ndarray, tuple[float, float]]:
+def _whole(image: np.ndarray) -> tuple[slice, slice]:
+    return slice(0, image.shape[0]), slice(0, image.shape[1])
+
+
+def _box_window(image: np.ndarray, item: Item, config: Config) -> tuple[slice, slice]:
+    """Rows and columns of the item's crop, widened by crop_pad."""
     if item.crop is None:
         raise DataError(f"{item.image}: crop: true needs the field crop of the .mat file, or a folder's image with one person")
     height, width = image.shape[:2]
@@ -120,7 +131,22 @@ def _crop(image: np.ndarray, item: Item, config: Config) -> tuple[np.ndarray, tu
     y1, y2 = max(y1 - config.crop_pad, 0), min(y2 + config.crop_pad, height - 1)
     if x2 < x1 or y2 < y1:
         raise DataError(f"{item.image}: field crop {item.crop.tolist()} lies outside the image of {width}x{height} pixels")
-    return image[y1 : y2 + 1, x1 : x2 + 1], (float(x1), float(y1))
+    return slice(y1, y2 + 1), slice(x1, x2 + 1)
+
+
+def _square_window(image: np.ndarray, item: Item, side: float, spot: tuple[float, float, float]) -> tuple[slice, slice]:
+    """Rows and columns of a square of `side` pixels about the person that `spot` picks, moved into the picture where it is larger."""
+    choice, *shift = spot
+    shape, shift = np.array(image.shape[1::-1]), np.array(shift)
+    if item.persons:
+        points = item.persons[int(choice * len(item.persons))][:, 1:]
+        middle = (points.min(0) + points.max(0)) / 2 + shift * side / 2
+    else:
+        middle = (0.5 + shift) * shape
+    side = max(int(side), 1)
+    first = np.clip(np.round(middle - side / 2).astype(int), 0, np.maximum(shape - side, 0))
+    last = np.minimum(first + side, shape)
+    return slice(int(first[1]), int(last[1])), slice(int(first[0]), int(last[0]))
 
 
 def ignore_mask(item_set: ItemSet, item: Item, config: Config) -> np.ndarray | None:
@@ -153,13 +179,17 @@ def score_weights(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step trains on: images (one, or consecutive frames of a video), a scale, a mirror flag, an angle in degrees. `number` counts all draws."""
+    """What one step trains on: images (one, or consecutive frames of a video), a scale, a mirror flag, an angle in degrees. `number` counts all draws.
+
+    `spot`, for crop_size: which person (0 to 1), and how far the square's middle is from the person's, in halves of its side (-0.5 to 0.5).
+    """
 
     number: int
     indices: tuple[int, ...]
     scale: float
     mirror: bool
     angle: float = 0.0
+    spot: tuple[float, float, float] | None = None
 
 
 class Sampler:
@@ -197,7 +227,11 @@ class Sampler:
         mirror, index = index >= len(self.items), index % len(self.items)
         reach = self.config.rotate
         angle = np.random.default_rng([self.config.seed, 2, number]).uniform(-reach, reach) if reach else 0.0
-        return Draw(number, self._frames(index), scale, mirror, float(angle))
+        spot = None
+        if self.config.crop_size:
+            choice, *shift = np.random.default_rng([self.config.seed, 3, number]).uniform(size=3)
+            spot = (choice, shift[0] - 0.5, shift[1] - 0.5)
+        return Draw(number, self._frames(index), scale, mirror, float(angle), spot)
 
     def _frames(self, index: int) -> tuple[int, ...]:
         """The image, or with video_batch the `batch_size` frames from it on, shifted back to fit; a short sequence repeats its last."""
@@ -215,6 +249,8 @@ class Sampler:
         if self.config.crop and self.config.mode == "correct" and item.crop is not None:
             (x1, y1, x2, y2), pad = item.crop, 2 * self.config.crop_pad
             height, width = min(y2 - y1 + 1 + pad, height), min(x2 - x1 + 1 + pad, width)
+        elif self.config.crop_size:
+            height, width = (min(side, self.config.crop_size / scale) for side in (height, width))
         limit = self.config.max_input_size
         return min(image_size(item)) >= SMALLEST and (limit is None or height * scale * width * scale <= limit**2)
 
@@ -289,7 +325,7 @@ def batches(
 
 def _sample_or_none(item_set: ItemSet, index: int, config: Config, draw: Draw, statistics) -> Sample | None:
     try:
-        return make_sample(item_set, index, config, draw.scale, draw.mirror, statistics, angle=draw.angle)
+        return make_sample(item_set, index, config, draw.scale, draw.mirror, statistics, angle=draw.angle, spot=draw.spot)
     except DataError as error:
         if item_set.items[index].image not in str(error) or "cannot be decoded" not in str(error) and "does not exist" not in str(error):
             raise

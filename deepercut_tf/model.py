@@ -46,10 +46,12 @@ class ConvNorm(keras.layers.Layer):
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="biases") if self.folded else None
         if self.folded:
             return
-        self.gamma = self.add_weight(shape=(self.filters,), initializer="ones", name="gamma")
-        self.beta = self.add_weight(shape=(self.filters,), initializer="zeros", name="beta")
-        self.moving_mean = self.add_weight(shape=(self.filters,), initializer="zeros", trainable=False, name="moving_mean")
-        self.moving_variance = self.add_weight(shape=(self.filters,), initializer="ones", trainable=False, name="moving_variance")
+        # never cast: a mean that moves by a hundredth a step stands still in bfloat16
+        options = {"shape": (self.filters,), "autocast": False}
+        self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
+        self.beta = self.add_weight(initializer="zeros", name="beta", **options)
+        self.moving_mean = self.add_weight(initializer="zeros", trainable=False, name="moving_mean", **options)
+        self.moving_variance = self.add_weight(initializer="ones", trainable=False, name="moving_variance", **options)
 
     def call(self, x, training=False):
         """(B,H,W,C) -> (B,ceil(H/stride),ceil(W/stride),filters)."""
@@ -59,8 +61,8 @@ class ConvNorm(keras.layers.Layer):
         elif training and not self.frozen:
             x = self._normalise_batch(x)
         else:
-            factor = self.gamma / ops.sqrt(self.moving_variance + EPSILON)
-            x = x * factor + (self.beta - self.moving_mean * factor)
+            moving = self.moving_mean, self.moving_variance
+            x = (_fused_norm(x, self.gamma, self.beta, moving) if training and _on_tensorflow() else _plain_norm(x, self.gamma, self.beta, moving))[0]
         return ops.relu(x) if self.relu else x
 
     def _convolve(self, x, kernel):
@@ -73,10 +75,10 @@ class ConvNorm(keras.layers.Layer):
         return ops.conv(x, kernel, strides=self.stride, padding="valid", dilation_rate=self.rate, data_format="channels_last")
 
     def _normalise_batch(self, x):
-        mean, variance = ops.moments(x, axes=(0, 1, 2))
+        x, mean, variance = (_fused_norm if _on_tensorflow() else _plain_norm)(x, self.gamma, self.beta)
         self.moving_mean.assign(self.moving_mean * self.decay + mean * (1 - self.decay))
         self.moving_variance.assign(self.moving_variance * self.decay + variance * (1 - self.decay))
-        return (x - mean) * (self.gamma / ops.sqrt(variance + EPSILON)) + self.beta
+        return x
 
     def compute_output_shape(self, shape):
         """Ceiling division by the stride."""
@@ -89,9 +91,35 @@ class ConvNorm(keras.layers.Layer):
         return {**super().get_config(), **names, "frozen": self.frozen, "folded": self.folded, "decay": self.decay, "scope": self.scope}
 
 
+def _on_tensorflow() -> bool:
+    return keras.backend.backend() == "tensorflow"
+
+
+def _plain_norm(x, gamma, beta, moving=None):
+    """x (B,H,W,C) normalised by its own mean and variance, or by the `moving` ones; and these, (C,)."""
+    mean, variance = moving or ops.moments(ops.cast(x, "float32"), axes=(0, 1, 2))
+    factor = gamma / ops.sqrt(variance + EPSILON)
+    return x * ops.cast(factor, x.dtype) + ops.cast(beta - mean * factor, x.dtype), mean, variance
+
+
+def _fused_norm(x, gamma, beta, moving=None):
+    """The same as one operation of TensorFlow, forwards and backwards: fewer passes over memory."""
+    import tensorflow as tf
+
+    mean, variance = moving or (tf.zeros(0), tf.zeros(0))
+    out, mean, variance = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=EPSILON, is_training=moving is None
+    )[:3]
+    count = tf.cast(tf.size(x) / tf.size(gamma), "float32")
+    return out, mean, variance * ((count - 1) / count)  # it gives the estimate with count - 1
+
+
 @keras.saving.register_keras_serializable("deepercut_tf")
 class Heads(keras.layers.Layer):
-    """Transposed 3x3 convolutions of stride 2 on one feature map, run as one. `channels`: scope name -> number of output channels."""
+    """Transposed 3x3 convolutions of stride 2 on one feature map, run as one. `channels`: scope name -> number of output channels.
+
+    Outputs are float32 also under mixed precision: losses and positions need its digits.
+    """
 
     def __init__(self, channels: dict[str, int], **options):
         super().__init__(**options)
@@ -104,20 +132,21 @@ class Heads(keras.layers.Layer):
             limit = float(np.sqrt(6 / (9 * (count + shape[-1]))))  # Glorot
             initializer = keras.initializers.RandomUniform(-limit, limit, seed=keras.random.SeedGenerator())
             self.kernels[name] = self.add_weight(shape=(3, 3, count, shape[-1]), initializer=initializer, name=f"{name}_weights")
-            self.biases[name] = self.add_weight(shape=(count,), initializer="zeros", name=f"{name}_biases")
+            self.biases[name] = self.add_weight(shape=(count,), initializer="zeros", name=f"{name}_biases", autocast=False)
 
     def call(self, x):
         """(B,h,w,C) -> {scope name: (B,2h,2w,channels)}."""
         kernel = ops.concatenate([self.kernels[name] for name in self.channels], axis=2)
         bias = ops.concatenate([self.biases[name] for name in self.channels], axis=0)
-        out = ops.conv_transpose(x, kernel, strides=2, padding="same", data_format="channels_last") + bias
+        out = ops.conv_transpose(x, kernel, strides=2, padding="same", data_format="channels_last")
+        out = ops.cast(out, self.variable_dtype) + bias
         ends = np.cumsum(list(self.channels.values())).tolist()
         return {name: out[..., end - count : end] for (name, count), end in zip(self.channels.items(), ends)}
 
     def compute_output_spec(self, x):
         """Twice the sides."""
         sides = [None if side is None else 2 * side for side in x.shape[1:3]]
-        return {name: keras.KerasTensor((x.shape[0], *sides, count), dtype=x.dtype) for name, count in self.channels.items()}
+        return {name: keras.KerasTensor((x.shape[0], *sides, count), dtype=self.variable_dtype) for name, count in self.channels.items()}
 
     def get_config(self) -> dict:
         """For saving."""
@@ -159,20 +188,21 @@ def head_channels(config: Config) -> dict[str, int]:
     return channels
 
 
-def build_model(config: Config, intermediate: bool = False, features: bool = False, folded: bool = False) -> keras.Model:
+def build_model(config: Config, intermediate: bool = False, features: bool = False, folded: bool = False, amp: str = "off") -> keras.Model:
     """The network of the settings: RGB (B,H,W,3) -> {part_pred logits, locref, pairwise_pred, and with `intermediate` part_pred_interm}.
 
     `intermediate`: with the second score map, if the settings have one; training alone needs it. `features`: block4's output too.
-    `folded`: with biases instead of normalisation, for the variables of `folded_variables`.
-    DataError when net_type or num_joints is missing.
+    `folded`: with biases instead of normalisation, for the variables of `folded_variables`. `amp` bf16: activations in bfloat16, variables
+    and outputs in float32. DataError when net_type or num_joints is missing.
     """
     require(config, "net_type", "num_joints", why="the network")
     frozen, scope = not config.train_statistics, scope_of(config.net_type)
     images = keras.Input((None, None, 3), name="inputs", dtype="uint8")
+    dtype = "mixed_bfloat16" if amp == "bf16" else "float32"
     x = SubtractMean(config.mean_pixel, name="subtract_mean")(images)
-    kind = {"frozen": frozen, "folded": folded, "decay": config.bn_decay}
+    kind = {"frozen": frozen, "folded": folded, "decay": config.bn_decay, "dtype": dtype}
     x = ConvNorm(_channels(64, config), 7, 2, scope=f"{scope}/conv1", name="conv1", **kind)(x)
-    x = keras.layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
+    x = keras.layers.MaxPooling2D(3, 2, padding="same", name="pool1", dtype=dtype)(x)
     wanted = config.intermediate_unit if intermediate else None
     interm = None
     for block, (count, base) in enumerate(zip(UNITS[config.net_type], WIDTHS), start=1):
@@ -183,9 +213,10 @@ def build_model(config: Config, intermediate: bool = False, features: bool = Fal
             x = _bottleneck(x, _channels(base, config), stride, rate, unit == 1, kind, f"{scope}/block{block}/unit_{unit}/bottleneck_v1")
             if block == 3 and unit == wanted:
                 interm = x
-    outputs = {OUTPUTS[name]: value for name, value in Heads(head_channels(config), name="heads")(x).items()}
+    outputs = {OUTPUTS[name]: value for name, value in Heads(head_channels(config), name="heads", dtype=dtype)(x).items()}
     if wanted is not None:
-        outputs["part_pred_interm"] = Heads({"intermediate_supervision": config.num_joints}, name="heads_interm")(interm)["intermediate_supervision"]
+        head = Heads({"intermediate_supervision": config.num_joints}, name="heads_interm", dtype=dtype)
+        outputs["part_pred_interm"] = head(interm)["intermediate_supervision"]
     if features:
         outputs["features"] = x
     return keras.Model(images, outputs, name=config.net_type)
@@ -208,7 +239,8 @@ def _bottleneck(x, base: int, stride: int, rate: int, first: bool, kind: dict, s
     y = conv(x, base, 1, 1, 1, True, "conv1")
     y = conv(y, base, 3, stride, rate, True, "conv2")
     y = conv(y, 4 * base, 1, 1, 1, False, "conv3")
-    return keras.layers.Activation("relu", name=f"{name}_out")(keras.layers.Add(name=f"{name}_add")([shortcut, y]))
+    total = keras.layers.Add(name=f"{name}_add", dtype=kind["dtype"])([shortcut, y])
+    return keras.layers.Activation("relu", name=f"{name}_out", dtype=kind["dtype"])(total)
 
 
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")

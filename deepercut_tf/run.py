@@ -49,10 +49,10 @@ class Run:
             path = house_path(config.pairwise_stats_fn)
             self.statistics = load_statistics(path, config.num_joints, config.global_scale, config.tensorflow_pairwise_order)
         if strategy is None:
-            self.model = build_model(config, intermediate=True)
+            self.model = build_model(config, intermediate=True, amp=config.amp)
         else:
             with strategy.scope():
-                self.model = build_model(config, intermediate=True)
+                self.model = build_model(config, intermediate=True, amp=config.amp)
         self.iteration = self.draw = 0
         spec = None if strategy is None else {name: part for name, part in self.batches().element_spec.items() if name != "draw"}
         self.trainer = Trainer(self.model, config, strategy, spec)

@@ -5,7 +5,8 @@
     python deepercut_tf/train.py --config FILE --resume                     # heads, optimiser, iteration and data order go on
     python deepercut_tf/train.py --config FILE --distribute mirrored        # all GPUs of a machine; multiworker: TF_CONFIG
 
-Snapshots (SNAPSHOT_DIR/PREFIX-N, TensorFlow 1 format) and the resume state lie in `snapshot_dir`. Exit code 2 on bad input.
+Snapshots (SNAPSHOT_DIR/PREFIX-N, TensorFlow 1 format) and the resume state lie in `snapshot_dir`. Ctrl-C and SIGTERM end the running step
+and save the state. Exit code 2 on bad input, 1 when training diverged, 130 when stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def train(config, item_set, resume: str | None = None, limit: int | None = None,
     """
     from common.runlog import RunLog
     from deepercut_tf.config import output_path
-    from deepercut_tf.machine import make_strategy
+    from deepercut_tf.machine import Interrupts, make_strategy
     from deepercut_tf.run import Run
 
     strategy, share = make_strategy(distribute)
@@ -46,8 +47,10 @@ def train(config, item_set, resume: str | None = None, limit: int | None = None,
     found = run.begin(resume)
     if item_set.synthetic:
         print(f"SYNTHETIC data in {item_set.root}: figures from it say nothing about photographs")
-    with RunLog(output_path(config.log_dir), config=asdict(config), resume_step=run.iteration if found else None) if share[0] == 0 else nullcontext() as log:
-        iterate(run, log, limit)
+    writes = share[0] == 0
+    log = RunLog(output_path(config.log_dir), config=asdict(config), resume_step=run.iteration if found else None) if writes else nullcontext()
+    with log as opened, Interrupts() as interrupts:
+        iterate(run, opened, limit, interrupts)
     return run.directory
 
 
@@ -63,8 +66,8 @@ def check_files(config) -> None:
         load_statistics(house_path(config.pairwise_stats_fn), config.num_joints, config.global_scale, config.tensorflow_pairwise_order)
 
 
-def iterate(run, log, limit: int | None) -> None:
-    """The remaining iterations, with log, pictures and snapshots."""
+def iterate(run, log, limit: int | None, interrupts=None) -> None:
+    """The remaining iterations, with log, pictures and snapshots. KeyboardInterrupt when `interrupts` ask to stop, after the step is saved."""
     from common.runlog import check_finite
     from deepercut_tf.run import last_iteration, learning_rate
 
@@ -92,6 +95,9 @@ def iterate(run, log, limit: int | None) -> None:
             run.save(snapshot=True)
         if iteration == last:
             return
+        if interrupts and interrupts.asked:
+            run.save(snapshot=False)
+            raise KeyboardInterrupt(f"stopped after iteration {iteration}; go on with --resume")
 
 
 def first_number(value) -> int:
@@ -114,7 +120,7 @@ def show_maps(run, log, batch: dict, iteration: int) -> None:
 
 
 def main(argv=None) -> int:
-    """Exit code 0, 2 with a message on bad input, 1 when training diverged."""
+    """Exit code 0, 2 with a message on bad input, 1 when training diverged, 130 when it was stopped."""
     args = parse_args(argv)
 
     def work() -> Path:
@@ -125,7 +131,11 @@ def main(argv=None) -> int:
         return train(config, item_set, args.resume, args.limit, args.distribute).absolute()
 
     remedy = "The last good state is kept: lower the rates in multi_step, set clip, and go on with --resume"
-    return exit_code(work, "snapshots are in {}", remedy)
+    try:
+        return exit_code(work, "snapshots are in {}", remedy)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

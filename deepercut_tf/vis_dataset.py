@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> Path:
     item_set, config = load_items(settings_of(args))
     require(config, "pos_dist_thresh", why="training")
     for draw in islice(Sampler(item_set, config).draws(), args.limit):
-        sample = make_sample(item_set, draw.indices[0], config, draw.scale, draw.mirror)
+        sample = make_sample(item_set, draw.indices[0], config, draw.scale, draw.mirror, angle=draw.angle, spot=draw.spot)
         save_image(Path(args.out) / f"{draw.number:06d}.png", score_picture(sample.image, sample.targets.score.max(-1)))
     return Path(args.out)
 

@@ -1,6 +1,7 @@
 """Data sets, sampling, targets and settings: rules one by one, and what bad input answers."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -13,7 +14,7 @@ from common.skeletons import AIC14, COCO17
 from deepercut_tf import ai2coco_art_neckhead_json, eval_mscoco, pairwise_stats, train, val
 from deepercut_tf.ai_challenger import AIC17, convert, submission
 from deepercut_tf.config import find_config_file, load_config, make_config
-from deepercut_tf.data import Sampler, make_sample
+from deepercut_tf.data import Sampler, ignore_mask, make_sample, score_weights
 from deepercut_tf.items import Item, ItemSet, load_items
 from deepercut_tf.joints import joint_groups, skeleton_of_settings
 from deepercut_tf.pair_statistics import load_statistics
@@ -147,6 +148,52 @@ def test_lspet_crops_and_angles(tmp_path):
     draws = list(islice(Sampler(item_set, config).draws(), 6))
     assert len({d.angle for d in draws}) == 6 and all(abs(d.angle) <= 30 for d in draws)
     assert list(islice(Sampler(item_set, config).draws(draws[2].number), 2)) == draws[2:4]
+
+
+def test_squares_around_persons(coco):
+    """crop_size: the same pixels, mask and joints as in the whole picture, no larger than asked; every person is in reach; draws repeat."""
+    item_set, config = load_items(coco_config(coco, weigh_part_predictions=True, crop_size=160, mirror=True, scale_jitter_lo=0.5, scale_jitter_up=1.5))
+    several = next(i for i, item in enumerate(item_set.items) if len(item.persons) > 1 and any(item_set.regions(item)))
+    whole = make_sample(item_set, several, config, 1.0, False)
+    middles = []
+    for choice in np.linspace(0, 0.999, 6):
+        cut = make_sample(item_set, several, config, 1.0, False, spot=(choice, 0.0, 0.0))
+        left, top = (int(v) for v in cut.origin)
+        assert cut.image.shape == (160, 160, 3)
+        np.testing.assert_array_equal(cut.image, whole.image[top : top + 160, left : left + 160])
+        if left % 8 == top % 8 == 0:
+            rows, columns = (slice(v // 8, v // 8 + 20) for v in (top, left))
+            np.testing.assert_array_equal(cut.targets.score, whole.targets.score[rows, columns])
+        middles.append((left + 80, top + 80))
+    assert len(set(middles)) > 1
+    for person in item_set.items[several].persons:
+        middle = (person[:, 1:].min(0) + person[:, 1:].max(0)) / 2
+        # but for the picture's border, which no square crosses
+        height, width = whole.image.shape[:2]
+        nearest = np.clip(middle, 80, [width - 80, height - 80])
+        assert np.abs(np.array(middles) - nearest).max(-1).min() <= 1
+    cut, mirrored = (make_sample(item_set, several, config, 0.7, m, spot=(0.2, 0.3, -0.4)) for m in (False, True))
+    np.testing.assert_array_equal(cut.image, mirrored.image[:, ::-1])
+    assert cut.targets.weights.shape == cut.targets.score.shape
+    draws = list(islice(Sampler(item_set, config).draws(), 6))
+    assert len({d.spot for d in draws}) == 6 and list(islice(Sampler(item_set, config).draws(draws[2].number), 2)) == draws[2:4]
+    with pytest.raises(DataError, match="crop_size"):
+        coco_config(coco, crop_size=160, crop=True)
+
+
+def test_mask_is_cut_with_the_square(coco):
+    """Weights are 0 where the part of the mask inside the square lies, and only there."""
+    item_set, config = load_items(coco_config(coco, weigh_part_predictions=True, crop_size=64))
+    masks = [ignore_mask(item_set, item, config) for item in item_set.items]
+    masked = max(range(len(masks)), key=lambda i: 0 if masks[i] is None else int(masks[i].sum()))
+    mask = masks[masked]
+    y, x = np.argwhere(mask)[int(mask.sum()) // 2]
+    alone = replace(item_set.items[masked], persons=[np.array([[0.0, x, y]])])
+    sample = make_sample(replace(item_set, items=[alone]), 0, config, 1.0, False, spot=(0.0, 0.0, 0.0))
+    left, top = (int(v) for v in sample.origin)
+    expected = score_weights(mask[top : top + 64, left : left + 64], (8, 8))
+    assert 0 < expected.mean() < 1
+    np.testing.assert_array_equal(sample.targets.weights[..., 0], expected)
 
 
 def test_frames_of_a_video_come_together():

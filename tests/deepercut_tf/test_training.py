@@ -1,6 +1,8 @@
 """Training: learns, resumes as if never stopped, refuses what does not fit, pads without a trace."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +20,7 @@ from deepercut_tf.detections import argmax_pose
 from deepercut_tf.engine import Predictor, Trainer
 from deepercut_tf.items import load_items
 from deepercut_tf.losses import pose_losses
+from deepercut_tf.machine import Interrupts
 from deepercut_tf.model import build_model
 from deepercut_tf.run import Run, learning_rate
 from deepercut_tf.train import iterate
@@ -98,6 +101,43 @@ def test_one_image_is_learnt(dataset, tmp_path):
     assert np.abs(pose[:, :2] - item_set.items[0].persons[0][:, 1:]).max() < 4
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_fused_normalisation_is_the_plain_one(frozen):
+    """Values and gradients of TensorFlow's one operation against the formula, to float32's rounding over 300 numbers a channel."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    x, gamma, beta, upstream = (tf.constant(rng.normal(1, 2, s), tf.float32) for s in ((3, 10, 10, 5), (5,), (5,), (3, 10, 10, 5)))
+    moving = (tf.constant(rng.normal(size=5), tf.float32), tf.constant(rng.uniform(0.5, 2, 5), tf.float32)) if frozen else None
+    found = []
+    for norm in (networks._plain_norm, networks._fused_norm):
+        with tf.GradientTape() as tape:
+            tape.watch([x, gamma, beta])
+            out, mean, variance = norm(x, gamma, beta, moving)
+            loss = tf.reduce_sum(out * upstream)
+        found.append([out, *([] if frozen else [mean, variance]), *tape.gradient(loss, [x, gamma, beta])])
+    for plain, fused in zip(*found):
+        np.testing.assert_allclose(plain, fused, rtol=1e-4, atol=1e-4)
+
+
+def test_mixed_precision_learns_and_keeps_its_variables(dataset, tmp_path):
+    """bfloat16: the loss falls as in float32, to a tenth; variables, moving statistics and outputs stay float32, and move."""
+    item_set, config = load_items(settings(dataset, tmp_path, optimizer="adam", adam_lr=0.003, amp="bf16"))
+    batch = collate([make_sample(item_set, 0, config, 1.0, False)], config)
+    losses = {}
+    for amp in ("off", "bf16"):
+        keras.utils.set_random_seed(0)
+        model = build_model(config, amp=amp)
+        trainer = Trainer(model, config)
+        losses[amp] = [float(trainer.step(batch, 0.001, number)["total_loss"]) for number in range(1, 16)]
+    assert all(v.dtype == "float32" for v in networks.named_variables(model).values())
+    assert {keras.backend.standardize_dtype(v.dtype) for v in model(batch["inputs"]).values()} == {"float32"}
+    means = [v.numpy() for name, v in networks.named_variables(model).items() if name.endswith("moving_mean")]
+    assert all(np.abs(mean).max() > 0 for mean in means)
+    assert losses["bf16"][-1] < 0.5 * losses["bf16"][0]
+    np.testing.assert_allclose(losses["bf16"], losses["off"], rtol=0.1)
+
+
 def test_resumed_run_equals_an_uninterrupted_one(dataset, tmp_path):
     """Weights, momentum, data order and jitter go on: the same weights to a hundredth of what the steps after the stop changed.
 
@@ -123,6 +163,31 @@ def test_resumed_run_equals_an_uninterrupted_one(dataset, tmp_path):
         moved = np.linalg.norm(value - stopped[key])
         assert np.linalg.norm(resumed[key] - value) <= 0.01 * moved + 1e-6, key
     assert all(np.any(slot) for slot in half.trainer.slots.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_is_saved_where_it_stopped(dataset, tmp_path, number):
+    """A signal in the middle of a step lets it end; its state is that of the last iteration, far from any snapshot; a second one ends it."""
+    item_set, config = load_items(settings(dataset, tmp_path))
+
+    class Asking(Silent):
+        def scalars(self, step, **values):
+            super().scalars(step, **values)
+            if step == 2:
+                os.kill(os.getpid(), number)
+
+    before, run = signal.getsignal(number), Run(config, item_set)
+    assert not run.begin("auto")
+    with pytest.raises(KeyboardInterrupt, match="iteration 2"), Interrupts() as interrupts:
+        iterate(run, Asking(), None, interrupts)
+    assert signal.getsignal(number) is before
+    again = Run(config, item_set)
+    assert again.begin("auto") and again.iteration == 3 and again.draw == run.draw
+    for key, value in run.weights().items():
+        np.testing.assert_array_equal(again.weights()[key], value)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), number)
+        assert interrupts.asked and signal.getsignal(number) is before
 
 
 def test_snapshots_start_other_runs(dataset, tmp_path):
