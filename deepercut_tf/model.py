@@ -27,7 +27,7 @@ def scope_of(net_type: str) -> str:
 class ConvNorm(keras.layers.Layer):
     """Convolution without bias, batch normalisation, ReLU unless `relu` is false.
 
-    Stride 2 pads by kernel-1 explicitly, the smaller half first (TensorFlow-Slim's conv2d_same), stride 1 pads SAME. `frozen`: moving
+    Pads by (kernel-1) rate, with stride 2 the smaller half first (TensorFlow-Slim's conv2d_same). `frozen`: moving
     statistics always, though scale and offset are trained. `folded`: for prediction, with a bias instead of the normalisation.
     """
 
@@ -66,12 +66,17 @@ class ConvNorm(keras.layers.Layer):
         return ops.relu(x) if self.relu else x
 
     def _convolve(self, x, kernel):
-        if self.stride == 1:
-            return ops.conv(x, kernel, strides=1, padding="same", dilation_rate=self.rate, data_format="channels_last")
-        total = self.kernel_size + (self.kernel_size - 1) * (self.rate - 1) - 1
+        if self.stride == self.rate == 1:
+            return ops.conv(x, kernel, strides=1, padding="same", data_format="channels_last")
+        total = (self.kernel_size - 1) * self.rate
         if total:
             before, after = total // 2, total - total // 2
             x = ops.pad(x, [(0, 0), (before, after), (before, after), (0, 0)])
+        if _on_tensorflow():
+            import tensorflow as tf
+
+            # ops.conv would rearrange the picture for a dilation, which costs more than the convolution
+            return tf.nn.conv2d(x, kernel, self.stride, "VALID", dilations=self.rate)
         return ops.conv(x, kernel, strides=self.stride, padding="valid", dilation_rate=self.rate, data_format="channels_last")
 
     def _normalise_batch(self, x):
@@ -235,7 +240,7 @@ def _bottleneck(x, base: int, stride: int, rate: int, first: bool, kind: dict, s
     if first:
         shortcut = conv(x, 4 * base, 1, stride, 1, False, "shortcut")
     else:
-        shortcut = x if stride == 1 else x[:, ::stride, ::stride]
+        shortcut = x if stride == 1 else keras.layers.MaxPooling2D(1, stride, name=f"{name}_shortcut", dtype=kind["dtype"])(x)
     y = conv(x, base, 1, 1, 1, True, "conv1")
     y = conv(y, base, 3, stride, rate, True, "conv2")
     y = conv(y, 4 * base, 1, 1, 1, False, "conv3")

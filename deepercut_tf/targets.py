@@ -57,7 +57,7 @@ def make_targets(
         score=np.zeros((height, width, joints), np.float32),
         nearest=np.full((height, width, joints), np.inf),
         offset=np.zeros((height, width, joints, 2)),
-        pair=np.zeros((height, width, joints, joints - 1, 2)) if pairwise else None,
+        pair=np.zeros((height, width, joints, joints - 1, 2), np.float32) if pairwise else None,
         pair_mask=np.zeros((height, width, joints, joints - 1, 2), np.float32) if pairwise else None,
     )
     for ids, coords in persons:
@@ -75,7 +75,7 @@ def make_targets(
         weights=_present_weights(persons, size, joints) if config.weigh_only_present_joints else np.ones_like(maps.score),
         locref=(maps.offset / config.locref_stdev).reshape(flat).astype(np.float32) if locref else None,
         locref_mask=positive if locref else None,
-        pairwise=maps.pair.reshape(flat).astype(np.float32) if pairwise else None,
+        pairwise=maps.pair.reshape(flat) if pairwise else None,
         pairwise_mask=maps.pair_mask.reshape(flat) if pairwise else None,
     )
 
@@ -107,13 +107,15 @@ def _write_pairs(maps: _Maps, window, wins, offset, k: int, point, person, stati
     pair, mask = maps.pair[rows, columns, k], maps.pair_mask[rows, columns, k]
     if not compat:
         pair[wins], mask[wins] = 0, 0
-    for m, end in zip(*person):
-        if m == k:
-            continue
-        place = int(m) - (1 if k < m else 0)
-        # from the cell's middle: the joint's own offset plus the step to the other joint
-        pair[wins, place] = (offset[wins] + (end - point) - statistics[0, k, m]) / statistics[1, k, m]
-        mask[wins, place] = 1
+    ids, ends = person
+    others = ids != k
+    ids, ends = ids[others], ends[others]
+    # from the cell's middle: the joint's own offset plus the step to the other joint
+    step = offset[wins][:, None] + (ends - point)
+    j, i = (index[:, None] for index in np.nonzero(wins))
+    places = ids - (k < ids)
+    pair[j, i, places] = (step - statistics[0, k, ids]) / statistics[1, k, ids]
+    mask[j, i, places] = 1
 
 
 def _present_weights(persons, size: tuple[int, int], joints: int) -> np.ndarray:
