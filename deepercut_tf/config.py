@@ -97,6 +97,7 @@ class Config:
     bn_mode: str = setting("auto", "ours: batch statistics; auto: frozen with init_weights, else train", ("auto", "frozen", "train"))
     bn_decay: float = setting(0.997, "ours: decay of the moving statistics in mode train; short runs need less")
     width: float = setting(1.0, "ours: channel multiplier of the backbone; 1 is the original network")
+    init_heads: bool = setting(False, "ours: take from init_weights also the heads that fit, not the backbone alone")
     amp: str = setting("off", "ours: mixed precision in training", ("off", "bf16"))
     crop_size: int = setting(0, "ours: train on a square of so many scaled pixels around one of an image's persons, another each time; 0: whole images")
     rotate: float = setting(0.0, "ours: random rotation of training images by up to so many degrees")

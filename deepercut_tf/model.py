@@ -269,12 +269,18 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     return found
 
 
-def load_variables(model: keras.Model, values: dict[str, np.ndarray], source: str, only_backbone: bool = False) -> list[str]:
+def load_variables(
+    model: keras.Model, values: dict[str, np.ndarray], source: str, only_backbone: bool = False, fitting_heads: bool = False
+) -> list[str]:
     """Assign arrays by the original's names; returns the names that were assigned. Further names in `values` are ignored.
 
-    DataError listing what the file lacks (`only_backbone`: of the backbone; heads keep their values) or the first wrong shape.
+    `only_backbone`: heads keep their values; with `fitting_heads` those alone that `values` lacks or has in another shape.
+    DataError listing what the file lacks or the first wrong shape.
     """
-    wanted = {n: v for n, v in named_variables(model).items() if not (only_backbone and n.startswith("pose/"))}
+    wanted = named_variables(model)
+    if only_backbone:
+        fits = {n for n, v in wanted.items() if fitting_heads and n in values and tuple(v.shape) == np.shape(values[n])}
+        wanted = {n: v for n, v in wanted.items() if not n.startswith("pose/") or n in fits}
     missing = [name for name in wanted if name not in values]
     if missing:
         raise DataError(

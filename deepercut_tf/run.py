@@ -74,11 +74,12 @@ class Run:
         return True
 
     def _initialise(self) -> None:
-        """Weights from `init_weights`: the backbone's alone, as in the original; heads start fresh."""
+        """Weights from `init_weights`: the backbone's alone, as in the original, or with `init_heads` also the heads that fit."""
         if self.config.init_weights:
             path = find_snapshot(self.config.init_weights)
             values, _ = read_weights(path)
-            print(f"{len(load_variables(self.model, values, str(path), only_backbone=True))} variables from {path}")
+            names = load_variables(self.model, values, str(path), only_backbone=True, fitting_heads=self.config.init_heads)
+            print(f"{len(names)} variables from {path}")
 
     def batches(self):
         """The pipeline from the next draw on: a tf.data.Dataset; distributed, one of a batch a replica."""

@@ -191,7 +191,7 @@ def test_a_stopped_run_is_saved_where_it_stopped(dataset, tmp_path, number):
 
 
 def test_snapshots_start_other_runs(dataset, tmp_path):
-    """A snapshot is a TF1 checkpoint; init_weights takes the backbone alone; a state of another network is refused."""
+    """A snapshot is a TF1 checkpoint; init_weights takes the backbone, init_heads the heads that fit; a state of another network is refused."""
     from deepercut_tf.inference import PoseFinder
     from deepercut_tf.weight_files import read_weights
 
@@ -206,6 +206,13 @@ def test_snapshots_start_other_runs(dataset, tmp_path):
     new = fresh.weights()
     assert np.array_equal(new["resnet_v1_50/conv1/weights"], values["resnet_v1_50/conv1/weights"])
     assert not np.array_equal(new["pose/part_pred/block4/weights"], values["pose/part_pred/block4/weights"])
+    fewer = {**BASE, "dataset": str(dataset), "init_weights": str(tmp_path / "run"), "init_heads": True, "intermediate_supervision": True}
+    tuned = Run(make_config({**fewer, "intermediate_supervision_layer": 1, "snapshot_dir": str(tmp_path / "c")}), item_set)
+    begun = tuned.weights()
+    tuned.begin(None)
+    for name, value in tuned.weights().items():
+        assert np.array_equal(value, values[name] if name in values else begun[name]), name
+    assert any("intermediate" in name for name in begun) and not any("intermediate" in name for name in values)
     other = {**BASE, "num_joints": 3, "all_joints": [[0], [1], [2]], "all_joints_names": ["a", "b", "c"]}
     with pytest.raises(DataError, match="num_joints"):
         PoseFinder(make_config(other), tmp_path / "run" / "snapshot-1")

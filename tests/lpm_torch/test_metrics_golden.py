@@ -1,13 +1,17 @@
 """What the original's programs count and write, from its own maps: loss, decoded points, the arrays of test.py; the authors' hits and maps."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from common.codecs import decode_maps, gaussian_maps
-from common.metrics import counting
-from lpm_torch import test
-from lpm_torch.data import CENTER_SIGMA
+from common.metrics import counting, pck
+from common.skeletons import PENN13
+from lpm_torch import engine, test
+from lpm_torch.config import Config
+from lpm_torch.data import CENTER_SIGMA, EpochSampler
 from lpm_torch.losses import MSESequenceLoss
 
 pytestmark = pytest.mark.golden
@@ -51,11 +55,28 @@ def test_arrays_of_the_original(metrics):
 
 
 def test_hits_of_the_authors_script(octave):
-    """Joint by joint and frame by frame; 2 stands for a joint that does not count."""
+    """Joint by joint and frame by frame, by the box and by the torso; 2 stands for a joint that does not count."""
     label, predicted, box = octave["off_in_label"].transpose(2, 1, 0), octave["off_in_pred"].transpose(2, 1, 0), octave["off_in_bbox"]
-    size = np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1])[:, None]
-    hits = counting.within(counting.distances(label[..., :2], predicted), size, 0.2)
-    np.testing.assert_array_equal(np.where(label[..., 2] == 1, hits, 2), octave["off_hits0"])
+    sizes = np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]), pck.official_penn_torso(label[..., :2], predicted, PENN13)
+    for variant, size in enumerate(sizes):
+        hits = counting.within(counting.distances(label[..., :2], predicted), size[:, None], 0.2)
+        np.testing.assert_array_equal(np.where(label[..., 2] == 1, hits, 2), octave[f"off_hits{variant}"])
+
+
+def test_mean_loss_of_an_epoch(golden_dir, metrics, monkeypatch):
+    """The original's running average after its inputs, as the loss that an epoch of training returns."""
+    inputs = json.loads((golden_dir / "lpm_torch/fixture.json").read_text())["metrics"]["running_avg_inputs"]
+    weight = torch.nn.Linear(1, 1)
+    losses = iter(inputs)
+    monkeypatch.setattr(engine, "prepare", lambda raw, device, config: raw)
+    monkeypatch.setattr(engine, "run_network", lambda model, batch, config: (None, weight.weight.sum() * 0))
+    monkeypatch.setattr(engine, "loss_of", lambda out, batch, config: out + next(losses))
+    optimizer = torch.optim.SGD(weight.parameters(), 0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    sampler = EpochSampler(len(inputs), seed=0, shuffle=False)
+    loader = torch.utils.data.DataLoader({key: 0 for key in sampler}, sampler=sampler)
+    found = engine.train_one_epoch(weight, loader, optimizer, schedule, torch.device("cpu"), Config(dataset="LSP"))
+    assert found["loss"] == pytest.approx(float(metrics["running_avg"]))
 
 
 def test_centre_map_of_the_authors_training(octave):

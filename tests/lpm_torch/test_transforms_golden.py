@@ -6,14 +6,17 @@ values, since scikit-image's resize is done with OpenCV here.
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from common.poses import PoseSet  # noqa: E402
+from common.skeletons import LPM14  # noqa: E402
 from lpm_torch import transforms  # noqa: E402
 from lpm_torch.config import Config  # noqa: E402
-from lpm_torch.data import prepare  # noqa: E402
+from lpm_torch.data import Augmentation, ClipDataset, prepare  # noqa: E402
 
 pytestmark = pytest.mark.golden
 
@@ -78,6 +81,38 @@ def test_normalise(golden):
     batch = {"frames": torch.from_numpy(golden["image"])[None, None]}
     ours = prepare(batch, torch.device("cpu"), Config(dataset="LSP"))["frames"][0, 0].permute(1, 2, 0).numpy()
     assert np.allclose(ours, golden["norm_img"].astype(np.float32), rtol=2e-3, atol=2e-3)
+
+
+def test_image_transformer_normalises(golden):
+    """The transformer's picture as the network reads it. float16 fixture: 2e-3; the picture before it is stored to the grey value."""
+    batch = {"frames": torch.from_numpy(golden["img_tf_unnorm"].transpose(1, 2, 0).astype(np.uint8))[None, None]}
+    ours = prepare(batch, torch.device("cpu"), Config(dataset="LSP"))["frames"][0, 0].numpy()
+    step = 1 / 255 / golden["means"][1].min()
+    whole = golden["img_tf_unnorm"] == np.trunc(golden["img_tf_unnorm"])
+    error = np.abs(ours - golden["img_tf_f16"].astype(np.float32))
+    assert error[whole].max() <= 2e-3 and error.max() <= step + 2e-3
+
+
+@pytest.mark.parametrize("mode", ["compat", "correct"])
+@pytest.mark.parametrize("name", ["img_flip", "vid"])
+def test_visibility(golden, tmp_path, monkeypatch, name, mode):
+    """MobilePose leaves it as it is, in flipped pictures too; mode correct exchanges left and right with the joints."""
+    visible = golden["img_flip_vis_in"].astype(np.int8)
+    frames = 1 if name == "img_flip" else len(golden["vid_vis"])
+    expected = golden["vid_vis"] if name == "vid" else golden["img_flip_vis_out"][None]
+    cv2.imwrite(str(tmp_path / "a.png"), golden["image"][..., ::-1])
+    joints = np.where(visible[:, None] > 0, np.stack([golden["x"], golden["y"]], axis=-1), np.nan)
+    x0, y0, x1, y1 = golden["bbox"]
+    numbers = np.arange(frames)
+    pose_set = PoseSet(
+        name="lsp", skeleton=LPM14, split="train", images=[str(tmp_path / "a.png")] * frames, image_id=numbers, person_id=numbers,
+        joints=np.stack([joints] * frames), visible=np.stack([visible] * frames), box=np.array([[x0, y0, x1 - x0, y1 - y0]] * frames, float),
+        sequence=np.zeros(frames, int) if frames > 1 else None, frame=numbers if frames > 1 else None,
+    )  # fmt: skip
+    config = Config(dataset="LSP", mode=mode, t=frames, p_flip=1.0, jitter=0.0, resolution=64)
+    found = ClipDataset(pose_set, config, grid=7, augmentation=Augmentation(p_flip=1.0))[0]["visible"]
+    assert np.array_equal(found, expected if mode == "compat" else expected[:, LPM14.mirror])
+    assert not np.array_equal(visible, visible[LPM14.mirror])
 
 
 def test_image_transformer(golden, constants):
