@@ -1,6 +1,7 @@
 """Label maps, centre maps and data-set arrays against MobilePose's own (heatmaps.npz, datasets.npz)."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +97,8 @@ def test_penn_clips(arrays, tmp_path, split):
     assert given is None and origin == 1
     assert [f"{s:04d}" for s in pose_set.sequence[clips[:, 0]]] == arrays[f"penn_{split}_video"].tolist()
     assert np.array_equal(pose_set.frame[clips[:, 0]], arrays[f"penn_{split}_start"])
+    folders = [Path(pose_set.images[row]).parent.relative_to(tmp_path) for row in clips[:, 0]]
+    assert [f"{folder.as_posix()}/*" for folder in folders] == arrays[f"penn_{split}_frames_root_tail"].tolist()
     expected = np.stack([arrays[f"penn_{split}_x"], arrays[f"penn_{split}_y"]], axis=-1)
     assert np.abs(joints[clips] - expected).max() < 1e-9
     assert np.array_equal(visible[clips] == 2, arrays[f"penn_{split}_visibility"] == 1)

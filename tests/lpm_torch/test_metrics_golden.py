@@ -74,7 +74,7 @@ def test_mean_loss_of_an_epoch(golden_dir, metrics, monkeypatch):
     optimizer = torch.optim.SGD(weight.parameters(), 0.1)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
     sampler = EpochSampler(len(inputs), seed=0, shuffle=False)
-    loader = torch.utils.data.DataLoader({key: 0 for key in sampler}, sampler=sampler)
+    loader = torch.utils.data.DataLoader(dict.fromkeys(sampler, 0), sampler=sampler)
     found = engine.train_one_epoch(weight, loader, optimizer, schedule, torch.device("cpu"), Config(dataset="LSP"))
     assert found["loss"] == pytest.approx(float(metrics["running_avg"]))
 
