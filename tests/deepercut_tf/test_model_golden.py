@@ -87,6 +87,36 @@ def test_forward(folder, fixture, name):
     assert images
 
 
+@pytest.mark.parametrize("name", ["net_resnet50_mpii", "net_resnet50_coco", "net_resnet101_mpii"])
+def test_end_points(folder, fixture, name):
+    """Mean, largest absolute value and shape after every unit and block. 1e-4 relative: float32 sums of up to 98000 numbers."""
+    import keras
+
+    config = make_config({**fixture[name], "location_refinement": True, "bn_mode": "frozen"})
+    model, _ = filled(config, fixture["recipe_base"])
+    scope = config.net_type.replace("resnet_", "resnet_v1_")
+    places = {}
+    for block, units in enumerate(UNITS[config.net_type], start=1):
+        for unit in range(1, units + 1):
+            places[f"{scope}/block{block}/unit_{unit}/bottleneck_v1"] = f"block{block}_unit_{unit}_out"
+        places[f"{scope}/block{block}"] = f"block{block}_unit_{units}_out"
+    places[f"{scope}/conv1"] = "conv1"
+    stored, images = np.load(folder / f"{name}.npz"), 0
+    probe = keras.Model(model.inputs, {layer: model.get_layer(layer).output for layer in set(places.values())})
+    while f"img{images}" in stored.files:
+        found, seen = probe(stored[f"img{images}"], training=False), 0
+        for end_point, (mean, largest, shape) in json.loads(str(stored[f"epmean{images}"])).items():
+            if end_point not in places:
+                continue
+            value = np.asarray(found[places[end_point]], np.float64)
+            assert list(value.shape) == shape
+            assert value.mean() == pytest.approx(mean, rel=1e-4) and np.abs(value).max() == pytest.approx(largest, rel=1e-4), end_point
+            seen += 1
+        assert seen == len(places)
+        images += 1
+    assert images
+
+
 def of_other_units(listed, net_type):
     """A fixture's names and shapes for another number of units: unit 1 of a block stands for itself, unit 2 for all that follow it."""
     found, scope = {}, net_type.replace("resnet", "resnet_v1")

@@ -9,7 +9,7 @@ from deepercut_tf.config import make_config
 from deepercut_tf.detections import Detections, Maps, argmax_pose, arrows, detect, disc, unpack_maps
 from deepercut_tf.eval_pck import per_joint_pck, report
 from deepercut_tf.joints import joint_groups
-from deepercut_tf.multicut import logit_cost
+from deepercut_tf.multicut import SUPPRESSED, build_graph, logit_cost
 from deepercut_tf.pair_statistics import collect, load_statistics, ordered_pairs, save_statistics
 from deepercut_tf.pairwise import SpatialModel, load_spatial_model, pair_graph, save_spatial_model
 from deepercut_tf.people import assemble, group_by_masks, solve_detections
@@ -67,6 +67,10 @@ def test_pair_graph(stored):
         used = len(pairs)
         np.testing.assert_array_equal(pairs, stored[name + "_pwidx"][:used])
         np.testing.assert_allclose(probability, stored[name + "_pw"][:used, 0], **EXACT)
+        np.testing.assert_allclose(found.conf, stored[name + "_unary"][:, 0], **EXACT)
+        np.testing.assert_allclose(found.coord, stored[name + "_pos"], **EXACT)
+        if len(found):
+            np.testing.assert_allclose(logit_cost(stored[name + "_pw"]), stored[name + "_solver_pw"], **EXACT)
         # the original allocates all pairs of joints and leaves the rest 0
         assert not stored[name + "_pwidx"][used:].any() and not stored[name + "_pw"][used:].any()
 
@@ -88,6 +92,14 @@ def test_solver_and_persons(stored):
         if len(found):
             np.testing.assert_allclose(logit_cost(found.conf), stored[name + "_solver_unary"][:, 0], **EXACT)
             np.testing.assert_array_equal(labelling[:, 0], stored[name + "_solver_result"][:, 0])
+            # what the original hands on: the joint in place of the class, and the same clusters, however numbered
+            joint, cluster = stored[name + "_unLab"].T
+            np.testing.assert_array_equal(found.joint, joint)
+            np.testing.assert_array_equal(np.equal.outer(labelling[:, 1], labelling[:, 1]), np.equal.outer(cluster, cluster))
+            graph = build_graph(stored[name + "_solver_unary"], stored[name + "_pwidx"], stored[name + "_solver_pw"])
+            classes = (labelling[:, 0] == SUPPRESSED).astype(int)  # one class, 0, and number 1 for suppressed
+            reached = graph.objective(classes, labelling[:, 1].astype(int))
+            assert reached <= float(stored[name + "_objective"]) + 1e-5
             own = assemble(found, labelling, joints)
             assert sorted(map(str, np.nan_to_num(own.joints).round(5).tolist())) == sorted(map(str, stored[name + "_person_conf_correct"].round(5).tolist()))
             labelling = stored[name + "_solver_result"]
