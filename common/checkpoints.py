@@ -241,12 +241,22 @@ class CheckpointStore:
         """File of `last`, `previous`, `best` or a numbered checkpoint; it need not exist."""
         return self.directory / (name + self.suffix)
 
-    def begin(self, resume: str | Path | None = None) -> dict | None:
+    def begin(self, resume: str | Path | None = None, barrier: Callable[[], object] | None = None) -> dict | None:
         """The state to go on from, or None for a new run.
 
         `resume` None: a new run; an earlier run's files are moved to `old_N`. `auto`: the newest good checkpoint here, None when there
         is none. A path: that file. DataError when a checkpoint was asked for or exists, but none can be read.
+
+        `barrier`, where several processes share the folder, waits for all of them: the writer goes first, as it may move files away.
         """
+        if barrier and not self.writer:
+            barrier()
+        state = self._begin(resume)
+        if barrier and self.writer:
+            barrier()
+        return state
+
+    def _begin(self, resume: str | Path | None) -> dict | None:
         if not resume:
             self._set_aside()
             return None

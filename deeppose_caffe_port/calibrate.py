@@ -10,7 +10,6 @@ the paper nor the original does it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,9 +19,8 @@ sys.path[0] = str(ROOT)
 import numpy as np  # noqa: E402
 
 from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
-from common.settings import add_arguments  # noqa: E402
-from deeppose_caffe_port.config import Config, settle  # noqa: E402
+from deeppose_caffe_port.config import Config  # noqa: E402
+from deeppose_caffe_port.stage_program import stage_program  # noqa: E402
 
 FACTORS = np.linspace(0, 1, 21)
 
@@ -78,12 +76,7 @@ def _factors(config: Config, regressor, names: list[str], truth: np.ndarray, gue
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", type=int, default=2, help="the stage to calibrate (default: 2)")
-    add_arguments(parser, Config)
-    given = vars(parser.parse_args(argv))
-    stage = given.pop("stage")
-    return exit_code(lambda: calibrate(settle(given), stage), "written: {}")
+    return stage_program(__doc__, "the stage to calibrate", 2, calibrate, argv)
 
 
 if __name__ == "__main__":

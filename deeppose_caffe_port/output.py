@@ -5,16 +5,14 @@ python deeppose_caffe_port/output.py --work=DIR [--stage=1 --snapshot1=ITERATION
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.programs import exit_code  # noqa: E402
-from common.settings import add_arguments  # noqa: E402
-from deeppose_caffe_port.config import Config, settle  # noqa: E402
+from deeppose_caffe_port.config import Config  # noqa: E402
+from deeppose_caffe_port.stage_program import stage_program  # noqa: E402
 
 
 def write_output(config: Config, stage: int = 1) -> Path:
@@ -53,12 +51,7 @@ def _write(config: Config, cascade, source: Path, path: Path) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", type=int, default=1, help="the last stage to apply (default: 1)")
-    add_arguments(parser, Config)
-    given = vars(parser.parse_args(argv))
-    stage = given.pop("stage")
-    return exit_code(lambda: write_output(settle(given), stage), "written: {}")
+    return stage_program(__doc__, "the last stage to apply", 1, write_output, argv)
 
 
 if __name__ == "__main__":

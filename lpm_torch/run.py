@@ -112,12 +112,7 @@ class Run:
         if resume and str(resume) != "auto" and "format" not in read_checkpoint(Path(resume)):
             self._begin_from_original(Path(resume))
             return True
-        distributed = self.machine.world > 1
-        if distributed and not self.machine.is_main:
-            torch.distributed.barrier()  # the writer may move damaged or old files out of the way first
-        state = self.store.begin(resume)
-        if distributed and self.machine.is_main:
-            torch.distributed.barrier()
+        state = self.store.begin(resume, torch.distributed.barrier if self.machine.world > 1 else None)
         if state:
             self._restore(state)
         return state is not None

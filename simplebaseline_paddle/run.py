@@ -154,12 +154,7 @@ class Run:
             self.ema = MovingAverage(self.model, self.config.ema)
 
     def _begin_state(self, resume) -> bool:
-        distributed = self.machine.world > 1
-        if distributed and not self.machine.is_main:
-            paddle.distributed.barrier()  # the writer may move damaged or old files out of the way first
-        state = self.store.begin(resume)
-        if distributed and self.machine.is_main:
-            paddle.distributed.barrier()
+        state = self.store.begin(resume, paddle.distributed.barrier if self.machine.world > 1 else None)
         if state:
             self._restore(state)
         return state is not None

@@ -13,7 +13,7 @@ from common.poses import DataError, DataMissing
 from common.skeletons import AIC14, COCO17
 from deepercut_tf import ai2coco_art_neckhead_json, eval_mscoco, pairwise_stats, train, val
 from deepercut_tf.ai_challenger import AIC17, convert, submission
-from deepercut_tf.config import find_config_file, load_config, make_config
+from deepercut_tf.config import HOUSE, find_config_file, load_config, make_config
 from deepercut_tf.data import Sampler, ignore_mask, make_sample, score_weights
 from deepercut_tf.items import Item, ItemSet, load_items
 from deepercut_tf.joints import joint_groups, skeleton_of_settings
@@ -340,11 +340,12 @@ def test_unknown_flags_of_the_converter():
 # ---- settings -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", ["models/mpii/train", "models/mpii/test", "models/coco/train", "models/smoke", "models/smoke_multi", "models/lspet"])
+@pytest.mark.parametrize("file", sorted(HOUSE.glob("models/**/pose_cfg.yaml")), ids=lambda file: str(file.parent.relative_to(HOUSE)))
 def test_shipped_settings(file):
-    from deepercut_tf.config import HOUSE
+    assert load_config(find_config_file(str(file.parent))).net_type.startswith("resnet_")
 
-    assert load_config(find_config_file(str(HOUSE / file))).net_type.startswith("resnet_")
+
+def test_demo_settings():
     assert len(load_config(HOUSE / "demo" / "pose_cfg_multi.yaml").sparse_graph) == 40
 
 

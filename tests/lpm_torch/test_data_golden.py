@@ -18,19 +18,14 @@ from lpm_torch.data import CENTER_SIGMA, belief_labels, center_map, make_clips, 
 pytestmark = pytest.mark.golden
 
 
-def load(path):
-    with np.load(path) as data:
-        return {name: data[name] for name in data.files}
+@pytest.fixture(scope="module")
+def maps(golden_arrays):
+    return golden_arrays("heatmaps")
 
 
 @pytest.fixture(scope="module")
-def maps(golden_dir):
-    return load(golden_dir / "lpm_torch/heatmaps.npz")
-
-
-@pytest.fixture(scope="module")
-def arrays(golden_dir):
-    return load(golden_dir / "lpm_torch/datasets.npz")
+def arrays(golden_arrays):
+    return golden_arrays("datasets")
 
 
 @pytest.fixture(scope="module")

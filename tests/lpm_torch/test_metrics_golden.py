@@ -18,15 +18,13 @@ pytestmark = pytest.mark.golden
 
 
 @pytest.fixture(scope="module")
-def metrics(golden_dir):
-    with np.load(golden_dir / "lpm_torch/metrics.npz") as data:
-        return {name: data[name] for name in data.files}
+def metrics(golden_arrays):
+    return golden_arrays("metrics")
 
 
 @pytest.fixture(scope="module")
-def octave(golden_dir):
-    with np.load(golden_dir / "lpm_torch/octave.npz") as data:
-        return {name: data[name] for name in data.files}
+def octave(golden_arrays):
+    return golden_arrays("octave")
 
 
 def test_loss(metrics):

@@ -22,9 +22,8 @@ pytestmark = pytest.mark.golden
 
 
 @pytest.fixture(scope="module")
-def golden(golden_dir):
-    with np.load(golden_dir / "lpm_torch/transforms.npz") as data:
-        return {name: data[name] for name in data.files}
+def golden(golden_arrays):
+    return golden_arrays("transforms")
 
 
 @pytest.fixture(scope="module")
