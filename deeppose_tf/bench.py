@@ -281,11 +281,13 @@ def bench_loader(args: argparse.Namespace) -> dict:
 
 def describe(args: argparse.Namespace, argv: list[str]) -> dict:
     """Command and note of the figures: no folder of this machine, and what else it was doing."""
-    from common.checkpoints import versions
+    import platform
+    from importlib.metadata import version
 
     words = [word for word in argv if not word.startswith("--json") and word != str(args.json)]
     words = ["DIR" if word == str(args.images) else word for word in words]
-    used = {k: v for k, v in versions().items() if k in ("python", "numpy", "tensorflow", "keras", "cv2")}
+    # asked of the installation: the sides run in processes of their own, this one has not imported TensorFlow
+    used = {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "tensorflow", "keras")}
     about = f"medians of {args.repeat} turns" if args.what != "loader" else f"batches of {args.batch_size}"
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     return {
