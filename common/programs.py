@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -14,12 +15,16 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
     Bad input is a DataError, a ValueError, or an OSError: a file that cannot be read or written.
 
     `done` is printed after success with {} replaced by what `work` returned; `remedy` ends the message about a diverged training.
-    Messages of errors go to standard error, without a traceback.
+    Messages of errors go to standard error, without a traceback; with POSE_TRACEBACK=1 in the environment the error itself is raised,
+    which shows where a ValueError comes from that may be a fault of ours.
     """
     try:
         result = work()
     except (DataError, ValueError, OSError) as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
+        if os.environ.get("POSE_TRACEBACK") == "1":
+            raise
+        hint = " (POSE_TRACEBACK=1 shows where)" if isinstance(error, ValueError) else ""
+        print(f"error: {plain_message(error)}{hint}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"stopped: {error}" + (f". {remedy}" if remedy else ""), file=sys.stderr)

@@ -16,6 +16,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +90,8 @@ def iterate(run, log, limit: int | None, interrupts=None) -> None:
                 show_maps(run, log, batch, iteration)
         if log and (iteration % config.display_iters == 0 or iteration == last):
             speed = (time.monotonic() - started) / len(totals)
-            print(f"iteration: {iteration} loss: {sum(totals) / len(totals):.4f} lr: {rate} ({speed:.2f} s each)", flush=True)
+            left = timedelta(seconds=round(speed * (last - iteration)))
+            print(f"iteration: {iteration} loss: {sum(totals) / len(totals):.4f} lr: {rate} ({speed:.2f} s each, {left} left)", flush=True)
             totals, started = [], time.monotonic()
         if (iteration > 0 and iteration % config.save_iters == 0) or iteration == last:
             run.save(snapshot=True)

@@ -105,7 +105,8 @@ def test_arguments():
     assert args.smooth and args.out == "output/predict"
 
 
-@pytest.mark.parametrize("error,code,text", [(DataError("no file"), 2, "error: no file"), (ValueError("bad"), 2, "error: bad"),
+@pytest.mark.parametrize("error,code,text", [(DataError("no file"), 2, "error: no file"), (ValueError("bad"), 2, "error: bad (POSE_TRACEBACK=1 shows where)"),
+                                             (OSError("no space"), 2, "error: no space"),
                                              (FloatingPointError("loss is nan"), 1, "stopped: loss is nan. Lower the rate")])  # fmt: skip
 def test_exit_codes(capsys, error, code, text):
     def work():
@@ -113,6 +114,12 @@ def test_exit_codes(capsys, error, code, text):
 
     assert exit_code(work, "done {}", "Lower the rate") == code
     assert capsys.readouterr() == ("", text + "\n")
+
+
+def test_an_error_can_be_traced(monkeypatch):
+    monkeypatch.setenv("POSE_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="bad"):
+        exit_code(lambda: float("bad"))
 
 
 def test_exit_code_of_success(capsys):
