@@ -1,4 +1,5 @@
-"""The networks, in Keras 3 layers and `keras.ops` alone: they run on TensorFlow, PyTorch and JAX (`KERAS_BACKEND`).
+"""The networks, in Keras 3 layers and `keras.ops`: they run on TensorFlow, PyTorch and JAX (`KERAS_BACKEND`). Two operations of TensorFlow's
+own stand in for slower ones of Keras where it is the backend.
 
 ResNet v1 (He et al., 2016) as TensorFlow-Slim builds it with output stride 16: the stride sits in a block's LAST unit, block4 is dilated by
 2. Heads are transposed convolutions to stride 8. Input (B,H,W,3) RGB 0..255; outputs (B, 2 ceil(H/16), 2 ceil(W/16), channels).
@@ -27,8 +28,8 @@ def scope_of(net_type: str) -> str:
 class ConvNorm(keras.layers.Layer):
     """Convolution without bias, batch normalisation, ReLU unless `relu` is false.
 
-    Pads by (kernel-1) rate, with stride 2 the smaller half first (TensorFlow-Slim's conv2d_same). `frozen`: moving
-    statistics always, though scale and offset are trained. `folded`: for prediction, with a bias instead of the normalisation.
+    Pads by (kernel-1) rate, with stride 2 the smaller half first (TensorFlow-Slim's conv2d_same). `frozen`: moving statistics always, though
+    scale and offset are trained. `folded`: for prediction, with a bias instead of the normalisation.
     """
 
     def __init__(self, filters: int, kernel: int, stride=1, rate=1, relu=True, frozen=True, folded=False, decay=0.997, scope="", **options):
