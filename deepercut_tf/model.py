@@ -146,8 +146,11 @@ class Heads(keras.layers.Layer):
         bias = ops.concatenate([self.biases[name] for name in self.channels], axis=0)
         out = ops.conv_transpose(x, kernel, strides=2, padding="same", data_format="channels_last")
         out = ops.cast(out, self.variable_dtype) + bias
-        ends = np.cumsum(list(self.channels.values())).tolist()
-        return {name: out[..., end - count : end] for (name, count), end in zip(self.channels.items(), ends)}
+        ends = np.cumsum(list(self.channels.values()))
+        if len(ends) == 1:
+            return dict.fromkeys(self.channels, out)
+        # the gradient of a split is one concatenation; that of slices would be a whole map of zeros for each, and their sum
+        return dict(zip(self.channels, ops.split(out, ends[:-1], axis=-1)))
 
     def compute_output_spec(self, x):
         """Twice the sides."""
