@@ -111,10 +111,11 @@ def _images(items):
         yield item, np.ascontiguousarray(read_image(item.image)[..., ::-1])
 
 
-def without_result(words: list[str]) -> list[str]:
-    """A command line less --result and its value."""
-    kept = [word for word, before in zip(words, ["", *words]) if "--result" not in (word, before)]
-    return [word for word in kept if not word.startswith("--result=")]
+def without_files(words: list[str]) -> list[str]:
+    """A command line less the options that only say where to write, and their values."""
+    written = ("--result", "--out", "--json")
+    kept = [word for word, before in zip(words, ["", *words]) if word not in written and before not in written]
+    return [word for word in kept if not word.startswith(tuple(f"{name}=" for name in written))]
 
 
 def write_result(path: str, predictions, results: dict, preset: str, command: str) -> None:
@@ -154,7 +155,7 @@ def run(args: argparse.Namespace, words: list[str]) -> None:
     results = publish(out, predictions, pose_set, args.protocol, args.json)
     if args.result:
         preset = find_config_file(args.config).resolve().parent.name + ("" if together or args.boxes == "oracle" else ", one person a picture")
-        write_result(args.result, predictions, results, preset, "python deepercut_tf/val.py " + " ".join(without_result(words)))
+        write_result(args.result, predictions, results, preset, "python deepercut_tf/val.py " + " ".join(without_files(words)))
 
 
 def main(argv=None) -> int:

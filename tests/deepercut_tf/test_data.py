@@ -337,6 +337,11 @@ def test_unknown_flags_of_the_converter():
     assert convert([entry], {"a": (9, 9)})["annotations"][0]["num_keypoints"] == 14  # anything but 1, 2, 3 counts as visible, as in the original
 
 
+def test_commands_of_result_files_name_no_places():
+    words = "--config c --split val --out /home/me/x.npz --json=/home/me/y --people all --result r.json".split()
+    assert val.without_files(words) == "--config c --split val --people all".split()
+
+
 # ---- settings -----------------------------------------------------------------------------------------------------------------
 
 
