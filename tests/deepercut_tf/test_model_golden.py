@@ -102,7 +102,7 @@ def test_end_points(folder, fixture, name):
         places[f"{scope}/block{block}"] = f"block{block}_unit_{units}_out"
     places[f"{scope}/conv1"] = "conv1"
     stored, images = np.load(folder / f"{name}.npz"), 0
-    probe = keras.Model(model.inputs, {layer: model.get_layer(layer).output for layer in set(places.values())})
+    probe = keras.Model(model.input, {layer: model.get_layer(layer).output for layer in set(places.values())})
     while f"img{images}" in stored.files:
         found, seen = probe(stored[f"img{images}"], training=False), 0
         for end_point, (mean, largest, shape) in json.loads(str(stored[f"epmean{images}"])).items():
