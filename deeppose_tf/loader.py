@@ -11,7 +11,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 
@@ -79,21 +79,25 @@ def _part(positions: range) -> Batch:
 def _pool(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
     # forked workers would inherit the locks of a framework's threads
     context = multiprocessing.get_context("forkserver" if sys.platform.startswith("linux") else "spawn")
-    with context.Pool(workers, initializer=_begin, initargs=(stream,)) as pool:
+    # not multiprocessing.Pool: ended early it hangs now and then on a worker that is just sending a result, and it waits for a killed one for ever
+    pool = ProcessPoolExecutor(workers, context, _begin, (stream,))
+    try:
         ahead: deque = deque()
         for start in range(0, len(stream), batch_size):
             stop = min(start + batch_size, len(stream))
             size = -(-(stop - start) // workers)
             parts = [range(at, min(at + size, stop)) for at in range(start, stop, size)]
-            ahead.append([pool.apply_async(_part, (part,)) for part in parts])
+            ahead.append([pool.submit(_part, part) for part in parts])
             if len(ahead) > PREFETCH:
                 yield _joined(ahead.popleft())
         while ahead:
             yield _joined(ahead.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _joined(results: list) -> Batch:
-    return tuple(np.concatenate(column) for column in zip(*(result.get() for result in results)))
+    return tuple(np.concatenate(column) for column in zip(*(result.result() for result in results)))
 
 
 def in_order(persons: Persons, crops: Crops, batch_size: int) -> Iterator[Batch]:

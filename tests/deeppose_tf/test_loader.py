@@ -54,6 +54,46 @@ def test_same_batches_from_both_loaders(tmp_path):
     assert batches_of(tmp_path, csv, "chainer", 2, 8, 3) == expected[2:]  # a resumed run
 
 
+ENDINGS = """
+import multiprocessing, os, signal, sys
+from concurrent.futures.process import BrokenProcessPool
+from deeppose_tf import data, loader
+from deeppose_tf.sources import read_csv
+
+def main():
+    persons = data.Persons(read_csv(sys.argv[1]), "correct", cache_mb=1)
+    crops = data.Crops("correct", (1.0, 2.0), 0.1, True, 0.0, ((0, 5), (1, 4)))
+    stream = data.Stream(persons, crops, 5, data.Share(0, 400, 4, 0, 1))
+    for _ in range(6):
+        ready = loader.batches(stream, 4, kind="pool", workers=2)
+        for _ in range(3):
+            next(ready)
+        del ready
+    ready = loader.batches(stream, 4, kind="pool", workers=2)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    try:
+        for _ in ready:
+            pass
+    except BrokenProcessPool:
+        print("named")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_pool_ends_early_and_names_a_killed_worker(tmp_path):
+    """Neither waits for ever: batches that nobody takes any more, in the middle of a result; a worker that the system killed."""
+    import os
+    import pathlib
+
+    script, root = tmp_path / "program.py", str(pathlib.Path(loader.__file__).parents[1])
+    script.write_text(ENDINGS)
+    csv = write_persons(tmp_path / "d", 10)
+    answer = subprocess.run([sys.executable, str(script), str(csv)], capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": root})
+    assert answer.stdout.strip() == "named", answer.stderr[-3000:]
+
+
 def test_in_order(tmp_path):
     persons = data.Persons(read_csv(write_persons(tmp_path, 7)), "correct")
     crops = data.Crops.for_testing("correct", (1.2, 1.2))
