@@ -79,7 +79,7 @@ def _part(positions: range) -> Batch:
 def _pool(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
     # forked workers would inherit the locks of a framework's threads
     context = multiprocessing.get_context("forkserver" if sys.platform.startswith("linux") else "spawn")
-    # not multiprocessing.Pool: ended early it hangs now and then on a worker that is just sending a result, and it waits for a killed one for ever
+    # not multiprocessing.Pool, which, ended early, hangs now and then on a worker that is just sending a result
     pool = ProcessPoolExecutor(workers, context, _begin, (stream,))
     try:
         ahead: deque = deque()
