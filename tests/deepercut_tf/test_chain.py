@@ -9,7 +9,7 @@ pytest.importorskip("tensorflow")
 
 from common.datasets import synthetic
 from deepercut_tf import inference, pairwise_stats, train_spatial_model, val
-from deepercut_tf.config import load_config
+from deepercut_tf.config import HOUSE, load_config
 from deepercut_tf.data import make_sample
 from deepercut_tf.detections import unpack_maps
 from deepercut_tf.items import load_items
@@ -68,3 +68,12 @@ def test_perfect_maps_give_the_persons(settings, monkeypatch):
     assert val.main([*options, "--weights", "none", "--split", "val2017", "--people", "all", *written]) == 0
     found = json.loads(scores.read_text())
     assert found["oks_ap"]["total"] > 0.85, found
+
+
+def test_commands_of_result_files_name_no_places():
+    words = "--config c --split val --out /home/me/x.npz --json=/home/me/y --people all --result r.json".split()
+    assert val.without_files(words) == "--config c --split val --people all".split()
+
+
+def test_demo_settings():
+    assert len(load_config(HOUSE / "demo" / "pose_cfg_multi.yaml").sparse_graph) == 40

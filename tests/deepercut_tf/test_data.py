@@ -337,21 +337,12 @@ def test_unknown_flags_of_the_converter():
     assert convert([entry], {"a": (9, 9)})["annotations"][0]["num_keypoints"] == 14  # anything but 1, 2, 3 counts as visible, as in the original
 
 
-def test_commands_of_result_files_name_no_places():
-    words = "--config c --split val --out /home/me/x.npz --json=/home/me/y --people all --result r.json".split()
-    assert val.without_files(words) == "--config c --split val --people all".split()
-
-
 # ---- settings -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", sorted(HOUSE.glob("models/**/pose_cfg.yaml")), ids=lambda file: str(file.parent.relative_to(HOUSE)))
 def test_shipped_settings(file):
     assert load_config(find_config_file(str(file.parent))).net_type.startswith("resnet_")
-
-
-def test_demo_settings():
-    assert len(load_config(HOUSE / "demo" / "pose_cfg_multi.yaml").sparse_graph) == 40
 
 
 @pytest.mark.parametrize(
