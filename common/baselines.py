@@ -43,10 +43,19 @@ def main(argv=None) -> int:
     from common.evaluate import comparable, score, table
     from common.poses import DataError
 
-    parser = argparse.ArgumentParser(prog="python -m common.baselines", description="Score the mean pose of the training split.")
-    for name, text in (("dataset", "name in common.datasets"), ("data_root", "its folder"), ("train", "split to average"), ("split", "split to score")):
+    parser = argparse.ArgumentParser(
+        prog="python -m common.baselines", description="Score the mean pose of the training split."
+    )
+    for name, text in (
+        ("dataset", "name in common.datasets"),
+        ("data_root", "its folder"),
+        ("train", "split to average"),
+        ("split", "split to score"),
+    ):
         parser.add_argument(f"--{name}", required=True, help=text)
-    parser.add_argument("--house", default="common", help="house whose results the run file stands beside (default: common)")
+    parser.add_argument(
+        "--house", default="common", help="house whose results the run file stands beside (default: common)"
+    )
     parser.add_argument("--result", help="write a run file for common.crosscheck and common.tables")
     args = parser.parse_args(argv)
     try:
@@ -58,7 +67,9 @@ def main(argv=None) -> int:
         return 2
     print(table(test, predictions, results, {name: comparable(test, predictions, name) for name in results}))
     if args.result:
-        words = f"--dataset {args.dataset} --data_root DIR --train {args.train} --split {args.split} --house {args.house}"
+        words = (
+            f"--dataset {args.dataset} --data_root DIR --train {args.train} --split {args.split} --house {args.house}"
+        )
         save_run(
             args.result,
             house=args.house,

@@ -31,7 +31,15 @@ def compare(name: str, ours: Callable[[], object], peer: Callable[[], object], p
             call()
             record.append(time.process_time() - start)
     fast, slow = (statistics.median(t) for t in times)
-    return {"name": name, "peer": peer_name, "seconds": fast, "peer_seconds": slow, "ratio": slow / fast, "runs": runs, "same": same}
+    return {
+        "name": name,
+        "peer": peer_name,
+        "seconds": fast,
+        "peer_seconds": slow,
+        "ratio": slow / fast,
+        "runs": runs,
+        "same": same,
+    }
 
 
 def bench_metrics(persons: int, runs: int) -> list[dict]:
@@ -63,10 +71,18 @@ def _bench_limbs(persons: int, runs: int) -> list[dict]:
     ends = [(LSP14.indices(a), LSP14.indices(b)) for _, a, b in pcp.sticks_of(LSP14).values()]
     return [
         compare(
-            f"PCK@0.2, {persons} persons", our_pck, lambda: loop_pck(truth, predicted, 9, 2, 0.2), "loop over persons and joints", runs
+            f"PCK@0.2, {persons} persons",
+            our_pck,
+            lambda: loop_pck(truth, predicted, 9, 2, 0.2),
+            "loop over persons and joints",
+            runs,
         ),
         compare(
-            f"PCP@0.5, {persons} persons", our_pcp, lambda: loop_pcp(truth, predicted, ends, 0.5), "loop over persons and sticks", runs
+            f"PCP@0.5, {persons} persons",
+            our_pcp,
+            lambda: loop_pcp(truth, predicted, ends, 0.5),
+            "loop over persons and sticks",
+            runs,
         ),
     ]
 
@@ -82,7 +98,9 @@ def loop_pck(truth: np.ndarray, predicted: np.ndarray, first: int, second: int, 
     return [100.0 * h / len(truth) for h in hits]
 
 
-def loop_pcp(truth: np.ndarray, predicted: np.ndarray, ends: list[tuple[list[int], list[int]]], threshold: float) -> list[float]:
+def loop_pcp(
+    truth: np.ndarray, predicted: np.ndarray, ends: list[tuple[list[int], list[int]]], threshold: float
+) -> list[float]:
     """Strict PCP by stick in percent, one person and one stick at a time; a stick's end is the middle of the joints listed for it."""
     hits = [0] * len(ends)
     for i in range(len(truth)):
@@ -112,7 +130,9 @@ def _bench_nms(persons: int, runs: int) -> dict:
     )
 
 
-def loop_nms(joints: np.ndarray, score: np.ndarray, area: np.ndarray, threshold: float, sigmas: np.ndarray) -> list[int]:
+def loop_nms(
+    joints: np.ndarray, score: np.ndarray, area: np.ndarray, threshold: float, sigmas: np.ndarray
+) -> list[int]:
     """OKS-NMS one pair at a time."""
     order, keep = list(np.argsort(score, kind="stable")[::-1]), []
     while order:
@@ -121,7 +141,9 @@ def loop_nms(joints: np.ndarray, score: np.ndarray, area: np.ndarray, threshold:
         rest = []
         for other in order:
             squared = ((joints[best] - joints[other]) ** 2).sum(-1)
-            overlap = np.exp(-squared / ((2 * sigmas) ** 2 * ((area[best] + area[other]) / 2 + np.spacing(1)) * 2)).sum() / len(sigmas)
+            overlap = np.exp(
+                -squared / ((2 * sigmas) ** 2 * ((area[best] + area[other]) / 2 + np.spacing(1)) * 2)
+            ).sum() / len(sigmas)
             if overlap <= threshold:
                 rest.append(other)
         order = rest
@@ -201,7 +223,13 @@ def bench_datasets(persons: int, runs: int) -> list[dict]:
 def _write_mpii(path: Path, persons: int) -> None:
     joints, _ = _random_people(persons, 16)
     people = [
-        {"image": f"{i:09d}.jpg", "scale": 1.0, "center": [100.0, 100.0], "joints": (1 + j).tolist(), "joints_vis": [1] * 16}
+        {
+            "image": f"{i:09d}.jpg",
+            "scale": 1.0,
+            "center": [100.0, 100.0],
+            "joints": (1 + j).tolist(),
+            "joints_vis": [1] * 16,
+        }
         for i, j in enumerate(joints)
     ]
     path.parent.mkdir()
@@ -214,7 +242,11 @@ def loop_mpii(path: Path) -> np.ndarray:
     for person in json.loads(path.read_text(encoding="utf-8")):
         row = np.zeros((16, 2))
         for j in range(16):
-            row[j] = [np.nan, np.nan] if not person["joints_vis"][j] else [person["joints"][j][0] - 1, person["joints"][j][1] - 1]
+            row[j] = (
+                [np.nan, np.nan]
+                if not person["joints_vis"][j]
+                else [person["joints"][j][0] - 1, person["joints"][j][1] - 1]
+            )
         out.append(row)
     return np.array(out)
 
@@ -247,14 +279,18 @@ def table(rows: list[dict]) -> str:
     lines = ["| what | CPU seconds | peer | peer's CPU seconds | ratio | same answer |", "|---|---|---|---|---|---|"]
     for r in rows:
         same = "yes" if r["same"] else "NO"
-        lines.append(f"| {r['name']} | {r['seconds']:.4f} | {r['peer']} | {r['peer_seconds']:.4f} | {r['ratio']:.1f} | {same} |")
+        lines.append(
+            f"| {r['name']} | {r['seconds']:.4f} | {r['peer']} | {r['peer_seconds']:.4f} | {r['ratio']:.1f} | {same} |"
+        )
     return "\n".join(lines)
 
 
 def figures(rows: list[dict], command: str) -> dict:
     """The measurements as `common.tables` puts them into a README: `columns`, `rows`, `command`, `note`."""
     columns = ["what", "CPU seconds", "peer", "peer's CPU seconds", "ratio", "same answer"]
-    cells = [[r["name"], r["seconds"], r["peer"], r["peer_seconds"], r["ratio"], "yes" if r["same"] else "NO"] for r in rows]
+    cells = [
+        [r["name"], r["seconds"], r["peer"], r["peer_seconds"], r["ratio"], "yes" if r["same"] else "NO"] for r in rows
+    ]
     note = f"medians of {rows[0]['runs']} runs of both sides in turn, CPU time of one process; numpy {np.__version__}, {platform.machine()}"
     return {"command": command, "note": note, "columns": columns, "rows": cells}
 
@@ -277,7 +313,10 @@ def main(argv=None) -> int:
     if args.json:
         from common.checkpoints import write_json
 
-        write_json(args.json, figures(rows, f"python -m common.bench {args.what} --persons {args.persons or default} --runs {args.runs}"))
+        write_json(
+            args.json,
+            figures(rows, f"python -m common.bench {args.what} --persons {args.persons or default} --runs {args.runs}"),
+        )
     return 0 if all(r["same"] for r in rows) else 1
 
 

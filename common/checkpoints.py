@@ -132,7 +132,9 @@ def git_sha() -> str:
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
@@ -171,7 +173,9 @@ def restore_random_state(state: dict, **generators: np.random.Generator) -> None
     """Undo `collect_random_state`: same names, generators of the same kind. DataError when a generator was not stored."""
     missing = [name for name in generators if name not in state["generators"]]
     if missing:
-        raise DataError(f"checkpoint: field random.generators has no {missing[0]!r}; it was written by other code, start a new run")
+        raise DataError(
+            f"checkpoint: field random.generators has no {missing[0]!r}; it was written by other code, start a new run"
+        )
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -181,7 +185,16 @@ def restore_random_state(state: dict, **generators: np.random.Generator) -> None
 
 
 def make_state(
-    *, epoch: int, batch: int, step: int, model: Any, optimizer: Any, schedule: Any, config: dict, random_state: dict, **extra: Any
+    *,
+    epoch: int,
+    batch: int,
+    step: int,
+    model: Any,
+    optimizer: Any,
+    schedule: Any,
+    config: dict,
+    random_state: dict,
+    **extra: Any,
 ) -> dict:
     """Everything that a resumed run needs, under the names that all programs share.
 
@@ -274,11 +287,15 @@ class CheckpointStore:
             raise DataError(f"checkpoint {path} does not exist; see {path.parent} for others, or start a new run")
         known = self._index() if path.resolve().parent == self.directory.resolve() else {}
         if known and sha256_of(path) not in known:
-            raise DataError(f"checkpoint {path} is damaged or not from this run: index.json does not list its SHA-256; use another one")
+            raise DataError(
+                f"checkpoint {path} is damaged or not from this run: index.json does not list its SHA-256; use another one"
+            )
         try:
             state = self.load_fn(path)
         except Exception as error:  # every format has its own errors for a damaged file
-            raise DataError(f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); use another one") from error
+            raise DataError(
+                f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); use another one"
+            ) from error
         missing = [f for f in _RESUME_FIELDS if not isinstance(state, dict) or f not in state]
         if missing:
             raise DataError(
@@ -327,10 +344,16 @@ class CheckpointStore:
     def _improves(self, metric: float) -> bool:
         if math.isnan(metric):
             return False
-        return self.best_metric is None or (metric > self.best_metric if self.mode == "max" else metric < self.best_metric)
+        return self.best_metric is None or (
+            metric > self.best_metric if self.mode == "max" else metric < self.best_metric
+        )
 
     def _resume_newest(self) -> dict | None:
-        candidates = [f for f in (self.path("last"), self.path("previous"), *reversed(self.numbered()), self.path("best")) if f.exists()]
+        candidates = [
+            f
+            for f in (self.path("last"), self.path("previous"), *reversed(self.numbered()), self.path("best"))
+            if f.exists()
+        ]
         problems = []
         for file in candidates:
             try:
@@ -343,7 +366,9 @@ class CheckpointStore:
                 os.replace(bad, bad.with_name("unreadable_" + bad.name))
             return self._go_on(file, state)
         if problems:
-            raise DataError(f"no checkpoint in {self.directory} can be read ({problems[0][1]}); start a new run without --resume")
+            raise DataError(
+                f"no checkpoint in {self.directory} can be read ({problems[0][1]}); start a new run without --resume"
+            )
         self.announce(f"no checkpoint in {self.directory}: starting a new run")
         return None
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 
-def gaussian_maps(points: np.ndarray, present: np.ndarray, shape: tuple[int, int], sigma: float, threshold: float = 0.01) -> np.ndarray:
+def gaussian_maps(
+    points: np.ndarray, present: np.ndarray, shape: tuple[int, int], sigma: float, threshold: float = 0.01
+) -> np.ndarray:
     """(...,J,2) points in cells -> (...,J,H,W) float32 maps exp(-d^2 / 2 sigma^2), values below `threshold` set to 0.
 
     A joint whose `present` (...,J) is false, or whose coordinates are NaN, has an all-zero map.

@@ -33,7 +33,10 @@ _BOXES = {
     "detections": "detector",
     "none": "none",
 }
-_ALIASES = {"head": ("head_top",), "neck": ("upper_neck",)}  # names of README columns -> the joint that stands in the results
+_ALIASES = {
+    "head": ("head_top",),
+    "neck": ("upper_neck",),
+}  # names of README columns -> the joint that stands in the results
 _RUN_FIELDS = ("house", "model", "dataset", "split", "protocols", "meta", "command")
 HEADER = ("house", "model", "data", "split", "protocol", "boxes", "centric", "flip test", "seeds", "images")
 FIGURES = ("reported", "measured", "difference", "comparable?", "why, why not")
@@ -62,7 +65,9 @@ def comparable(dataset: str, protocol: str, split: str, meta: dict) -> tuple[boo
     free = [t for t in tables if obstacles[t["table"]] is None]
     if not free:
         return False, "not comparable: " + "; ".join(f"{name}: {why}" for name, why in obstacles.items())
-    return True, "comparable with " + "; ".join(f"{t['table']} ({_range(t)}, {t['source']}; {t['why']}{_unstated(t, meta)})" for t in free)
+    return True, "comparable with " + "; ".join(
+        f"{t['table']} ({_range(t)}, {t['source']}; {t['why']}{_unstated(t, meta)})" for t in free
+    )
 
 
 def obstacle(table: dict, split: str, meta: dict) -> str | None:
@@ -111,10 +116,20 @@ def _range(table: dict) -> str:
     )
 
 
-def save_run(path: str | Path, *, house: str, model: str, dataset: str, split: str, protocols: dict, meta: dict, command: str) -> None:
+def save_run(
+    path: str | Path, *, house: str, model: str, dataset: str, split: str, protocols: dict, meta: dict, command: str
+) -> None:
     """Write one run in the layout above, whole or not at all. `protocols` as `common.evaluate` writes it; NaN must be None already."""
     path = Path(path)
-    run = {"house": house, "model": model, "dataset": dataset, "split": split, "protocols": protocols, "meta": meta, "command": command}
+    run = {
+        "house": house,
+        "model": model,
+        "dataset": dataset,
+        "split": split,
+        "protocols": protocols,
+        "meta": meta,
+        "command": command,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(run, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -127,8 +142,17 @@ def load_runs(folder: str | Path) -> list[dict]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"results folder {folder} does not exist; give the repository, a house or a folder of run files")
-    paths = next((found for found in (sorted(folder.glob(p)) for p in ("*/results/*.json", "results/*.json", "*.json")) if found), [])
+        raise DataError(
+            f"results folder {folder} does not exist; give the repository, a house or a folder of run files"
+        )
+    paths = next(
+        (
+            found
+            for found in (sorted(folder.glob(p)) for p in ("*/results/*.json", "results/*.json", "*.json"))
+            if found
+        ),
+        [],
+    )
     return [_load_run(path) for path in paths]
 
 
@@ -139,7 +163,9 @@ def _load_run(path: Path) -> dict:
         raise DataError(f"{path} is not readable JSON ({error}); write it again with the house's val.py") from error
     lacking = [f for f in _RUN_FIELDS if not isinstance(run, dict) or f not in run]
     if lacking:
-        raise DataError(f"{path} lacks the field {lacking[0]!r}; a run file has {', '.join(_RUN_FIELDS)} (see common/crosscheck.py)")
+        raise DataError(
+            f"{path} lacks the field {lacking[0]!r}; a run file has {', '.join(_RUN_FIELDS)} (see common/crosscheck.py)"
+        )
     bad = [name for name, result in run["protocols"].items() if not isinstance(result, dict) or "total" not in result]
     if bad:
         raise DataError(f"{path}: field protocols: {bad[0]!r} has no total; write it as common.evaluate --json does")
@@ -170,7 +196,10 @@ def _groups(runs: list[dict]) -> dict[str, list[dict]]:
     """Runs that differ in nothing but the seed, together."""
     groups: dict[str, list[dict]] = {}
     for run in runs:
-        settings = {k: run["meta"].get(k) for k in ("preset", "synthetic", "boxes", "flip_test", "mode", "weights", "missing_rows")}
+        settings = {
+            k: run["meta"].get(k)
+            for k in ("preset", "synthetic", "boxes", "flip_test", "mode", "weights", "missing_rows")
+        }
         key = json.dumps([run["house"], run["model"], run["dataset"], run["split"], settings, sorted(run["protocols"])])
         groups.setdefault(key, []).append(run)
     return groups
@@ -178,7 +207,12 @@ def _groups(runs: list[dict]) -> dict[str, list[dict]]:
 
 def _answers(run: dict, table: dict, model: str) -> bool:
     same_house = table["house"] in (run["house"], "literature")
-    return same_house and run["dataset"] == table["dataset"] and run["model"] == model and table["protocol"] in run["protocols"]
+    return (
+        same_house
+        and run["dataset"] == table["dataset"]
+        and run["model"] == model
+        and table["protocol"] in run["protocols"]
+    )
 
 
 def _line(table: dict, model: str, values: list, group: list[dict]) -> dict:
@@ -211,7 +245,9 @@ def _line(table: dict, model: str, values: list, group: list[dict]) -> dict:
         line |= _measurement(table["protocol"], group)
         line["difference"] = None if line["measured"] is None else line["measured"] - total
         results = [run["protocols"][table["protocol"]] for run in group]
-        line["columns"] = {name: [value, _mean([_column(r, name) for r in results])] for name, value in zip(table["columns"], values)}
+        line["columns"] = {
+            name: [value, _mean([_column(r, name) for r in results])] for name, value in zip(table["columns"], values)
+        }
         hindrance = obstacle(table, group[0]["split"], group[0]["meta"])
         line["comparable"] = hindrance is None
         line["why"] = hindrance or table["why"] + _unstated(table, group[0]["meta"])
@@ -237,14 +273,26 @@ def _measurement(protocol: str, group: list[dict]) -> dict:
 
 def _measured_line(protocol: str, group: list[dict]) -> dict:
     run = group[0]
-    line = {"table": None, "house": run["house"], "model": run["model"], "data": run["dataset"], "protocol": protocol, "centric": "person"}
+    line = {
+        "table": None,
+        "house": run["house"],
+        "model": run["model"],
+        "data": run["dataset"],
+        "protocol": protocol,
+        "centric": "person",
+    }
     line |= {
         "unit": "fraction" if protocol in ("oks_ap", "aic_map") else "percent",
         "reported": None,
         "difference": None,
         "comparable": False,
     }
-    line |= {"source": None, "defect": None, "columns": {}, "why": f"no table reports {run['model']} with this protocol"}
+    line |= {
+        "source": None,
+        "defect": None,
+        "columns": {},
+        "why": f"no table reports {run['model']} with this protocol",
+    }
     return line | _measurement(protocol, group)
 
 
@@ -292,7 +340,13 @@ def _cells(line: dict) -> list[str]:
         _yes(line["flip_test"]),
         seeds,
     ]
-    figures = [_figure(line["reported"], line["unit"]), measured, _figure(line["difference"], line["unit"], signed=True), verdict, why]
+    figures = [
+        _figure(line["reported"], line["unit"]),
+        measured,
+        _figure(line["difference"], line["unit"], signed=True),
+        verdict,
+        why,
+    ]
     return [*about, line["images"], *figures]
 
 
@@ -305,7 +359,9 @@ def markdown(lines: list[dict]) -> str:
 def as_html(lines: list[dict]) -> str:
     """The lines as an HTML page."""
     head = "".join(f"<th>{name}</th>" for name in HEADER + FIGURES)
-    body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(line)) + "</tr>" for line in lines)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(line)) + "</tr>" for line in lines
+    )
     style = "body{font-family:sans-serif}td,th{border-bottom:1px solid #ccc;padding:.2em .6em;text-align:left;vertical-align:top}"
     page = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Reported and measured</title>'
     return f"{page}<style>{style}</style><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></html>"
@@ -327,10 +383,13 @@ def as_text(lines: list[dict]) -> str:
 def main(argv=None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m common.crosscheck", description="What the originals' READMEs report against what was measured here."
+        prog="python -m common.crosscheck",
+        description="What the originals' READMEs report against what was measured here.",
     )
     parser.add_argument(
-        "--results", default=Path(__file__).parents[1], help="repository, house, or folder of run files (default: this repository)"
+        "--results",
+        default=Path(__file__).parents[1],
+        help="repository, house, or folder of run files (default: this repository)",
     )
     parser.add_argument("--house", help="only this directory's tables and runs")
     form = parser.add_mutually_exclusive_group()

@@ -62,7 +62,9 @@ def draw_pose(
 
 def _bgr(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(f"image is {image.dtype} of shape {image.shape}; drawing needs uint8 of shape (H, W, 3) or (H, W)")
+        raise ValueError(
+            f"image is {image.dtype} of shape {image.shape}; drawing needs uint8 of shape (H, W, 3) or (H, W)"
+        )
     return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else np.array(image, order="C")
 
 
@@ -82,7 +84,9 @@ def _side_color(name: str) -> Color:
     return RIGHT if name.startswith("right_") else LEFT if name.startswith("left_") else MIDDLE
 
 
-def _draw_person(canvas: np.ndarray, joints: np.ndarray, seen: np.ndarray, skeleton: Skeleton, color: Color | None, width: float) -> None:
+def _draw_person(
+    canvas: np.ndarray, joints: np.ndarray, seen: np.ndarray, skeleton: Skeleton, color: Color | None, width: float
+) -> None:
     border = max(0.75, 0.22 * width)
     limbs = [(a, b) for a, b in skeleton.limbs if seen[a] and seen[b]]
     # a dark rim around the whole person first, so that it stands out from any background and limbs still join without seams
@@ -162,11 +166,16 @@ def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
     if (height, width) == image.shape[:2]:
         return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC)
+    return cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC
+    )
 
 
 def contact_sheet(
-    images: Sequence[np.ndarray], columns: int, cell: tuple[int, int] = (240, 240), captions: Sequence[str] | None = None
+    images: Sequence[np.ndarray],
+    columns: int,
+    cell: tuple[int, int] = (240, 240),
+    captions: Sequence[str] | None = None,
 ) -> np.ndarray:
     """All `images` on one sheet, row by row, each fitted whole into a cell of (width, height) pixels, with captions underneath.
 
@@ -179,7 +188,9 @@ def contact_sheet(
     width, height = cell
     gap, strip = max(4, width // 40), 22 if captions is not None else 0
     rows = math.ceil(len(images) / columns)
-    sheet = np.full((rows * (height + strip + gap) + gap, min(columns, len(images)) * (width + gap) + gap, 3), _PAPER, np.uint8)
+    sheet = np.full(
+        (rows * (height + strip + gap) + gap, min(columns, len(images)) * (width + gap) + gap, 3), _PAPER, np.uint8
+    )
     for i, image in enumerate(images):
         top, left = gap + i // columns * (height + strip + gap), gap + i % columns * (width + gap)
         sheet[top : top + height, left : left + width] = _CELL
@@ -220,5 +231,7 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
     try:
         encoded = cv2.imencode(path.suffix, image)[1]
     except cv2.error as error:
-        raise DataError(f"image {path}: cannot be written as {path.suffix or 'a file without suffix'}; use .png or .jpg") from error
+        raise DataError(
+            f"image {path}: cannot be written as {path.suffix or 'a file without suffix'}; use .png or .jpg"
+        ) from error
     atomic_write(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))

@@ -70,12 +70,18 @@ def comparable(pose_set: PoseSet, predictions: Predictions, protocol: str) -> tu
     return allowed, text
 
 
-def table(pose_set: PoseSet, predictions: Predictions, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]) -> str:
+def table(
+    pose_set: PoseSet, predictions: Predictions, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]
+) -> str:
     """The results as text for people, a block for each protocol; `verdicts` as `comparable` gives them."""
     origin = "SYNTHETIC data" if pose_set.synthetic else "real data"
-    lines = [f"{pose_set.name} {pose_set.split}: {len(pose_set)} persons, {origin}; boxes: {predictions.meta.get('boxes', 'not stated')}"]
+    lines = [
+        f"{pose_set.name} {pose_set.split}: {len(pose_set)} persons, {origin}; boxes: {predictions.meta.get('boxes', 'not stated')}"
+    ]
     if predictions.meta.get("stand_ins"):
-        lines.append(f"stand-ins for joints that the network does not predict: {', '.join(predictions.meta['stand_ins'])}")
+        lines.append(
+            f"stand-ins for joints that the network does not predict: {', '.join(predictions.meta['stand_ins'])}"
+        )
     absent = _never_predicted(pose_set, predictions)
     if absent:
         lines.append(f"never predicted, so missed wherever they count: {', '.join(absent)}")
@@ -106,7 +112,10 @@ def _number(value: float) -> str:
 def write_json(path: str | Path, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]) -> None:
     """{protocol: {total, per_joint or per_part, aggregation, n, ..., comparable, comparison}} as strict JSON (NaN is null), at once."""
     path = Path(path)
-    entries = {name: {**r.as_dict(), "comparable": verdicts[name][0], "comparison": verdicts[name][1]} for name, r in results.items()}
+    entries = {
+        name: {**r.as_dict(), "comparable": verdicts[name][0], "comparison": verdicts[name][1]}
+        for name, r in results.items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(entries, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -119,11 +128,20 @@ def add_scoring_arguments(parser: argparse.ArgumentParser, out: str, house: str)
     add("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
     add("--out", type=Path, help=f"prediction file (default: {out})")
     add("--json", type=Path, help="also write the scores here, as `common.evaluate --json`")
-    add("--result", type=Path, help=f"also write a run file for common.crosscheck here, such as {house}/results/NAME.json")
+    add(
+        "--result",
+        type=Path,
+        help=f"also write a run file for common.crosscheck here, such as {house}/results/NAME.json",
+    )
 
 
 def publish(
-    out: str | Path, predictions: Predictions, pose_set: PoseSet, protocols=None, json_out: str | Path | None = None, adjust=None
+    out: str | Path,
+    predictions: Predictions,
+    pose_set: PoseSet,
+    protocols=None,
+    json_out: str | Path | None = None,
+    adjust=None,
 ) -> dict[str, Result]:
     """What every house's val.py does with its predictions: save them as `out`, score them, print the table, write `json_out` if given.
 
@@ -149,17 +167,23 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     parser.add_argument("--dataset", required=True, choices=DATASETS)
     parser.add_argument(
-        "--data_root", required=True, help="folder of the data set as its authors publish it (json: the file or its folder)"
+        "--data_root",
+        required=True,
+        help="folder of the data set as its authors publish it (json: the file or its folder)",
     )
     parser.add_argument(
-        "--split", required=True, help="lsp: train, test; mpii: valid; lsp, lspet also A-B; others as their loader lists them"
+        "--split",
+        required=True,
+        help="lsp: train, test; mpii: valid; lsp, lspet also A-B; others as their loader lists them",
     )
     parser.add_argument(
         "--predictions",
         required=True,
         help="our .npz, or what others publish: MPII/LSP .mat, .h5, COCO or AI Challenger result JSON, Penn pred.mat",
     )
-    parser.add_argument("--protocol", action="extend", nargs="+", metavar="NAME", help="protocols to score by (default: all that apply)")
+    parser.add_argument(
+        "--protocol", action="extend", nargs="+", metavar="NAME", help="protocols to score by (default: all that apply)"
+    )
     parser.add_argument("--json", metavar="OUT", help="also write the figures to this file")
     return parser.parse_args(argv)
 

@@ -63,7 +63,9 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill=0) -
         # cell i of the reduced image averages pixels shrink*i .. shrink*i + shrink-1
         matrix = compose_affine(matrix, np.array([[shrink, 0, (shrink - 1) / 2], [0, shrink, (shrink - 1) / 2]]))
     border = fill if isinstance(fill, (tuple, list)) else (fill,) * 3
-    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+    return cv2.warpAffine(
+        image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
+    )
 
 
 def flip_joints(joints: np.ndarray, width: float, skeleton: Skeleton) -> np.ndarray:

@@ -77,7 +77,9 @@ def align_rows(predictions: Predictions, pose_set: PoseSet, path: str | Path = "
         return predictions
     row = {key: i for i, key in enumerate(found)}
     if len(row) < len(found):
-        raise DataError(f"{path}: fields image_id, person_id, frame name the same person more than once; write one row a person")
+        raise DataError(
+            f"{path}: fields image_id, person_id, frame name the same person more than once; write one row a person"
+        )
     missing = [key for key in wanted if key not in row]
     if missing:
         raise DataError(
@@ -101,9 +103,15 @@ def _in_skeleton(predictions: Predictions, target: Skeleton, path: Path) -> Pred
         raise DataError(
             f"{path}: field skeleton is {predictions.skeleton.name}, which has no joint of {target.name}; give the matching data set"
         )
-    score = [predictions.score[:, list(s)].min(1) if s else np.zeros(len(predictions), np.float32) for s in mapping.sources]
+    score = [
+        predictions.score[:, list(s)].min(1) if s else np.zeros(len(predictions), np.float32) for s in mapping.sources
+    ]
     stand_ins = [joint for joint, synthetic in zip(target.joints, mapping.synthetic) if synthetic]
-    meta = {**predictions.meta, "mapped_from": predictions.skeleton.name, **({"stand_ins": stand_ins} if stand_ins else {})}
+    meta = {
+        **predictions.meta,
+        "mapped_from": predictions.skeleton.name,
+        **({"stand_ins": stand_ins} if stand_ins else {}),
+    }
     joints = mapping.apply(predictions.joints.astype(np.float64)).astype(np.float32)
     return replace(predictions, skeleton=target, joints=joints, score=np.stack(score, 1).astype(np.float32), meta=meta)
 
@@ -114,7 +122,9 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
     try:
         return {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
     except Exception as error:  # scipy raises many kinds for damaged files, zlib.error among them
-        raise DataError(f"{path} is not a readable Matlab file ({type(error).__name__}: {error}); download or write it again") from error
+        raise DataError(
+            f"{path} is not a readable Matlab file ({type(error).__name__}: {error}); download or write it again"
+        ) from error
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
@@ -131,10 +141,17 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
 
 def _arrays(path: Path, content: dict[str, np.ndarray], pose_set: PoseSet) -> Predictions:
     """A Matlab or HDF5 file by its variables."""
-    for field, skeleton, dataset in (("preds", MPII16, "mpii"), ("pos_pred_src", MPII16, "mpii"), ("prediction_all", LSP14, "lsp")):
+    for field, skeleton, dataset in (
+        ("preds", MPII16, "mpii"),
+        ("pos_pred_src", MPII16, "mpii"),
+        ("prediction_all", LSP14, "lsp"),
+    ):
         if field in content:
             _need_skeleton(path, field, skeleton, pose_set)
-            joints = _as_rows(content[field], len(pose_set), len(skeleton), f"{path}: field {field}", pose_set) - ORIGIN[dataset]
+            joints = (
+                _as_rows(content[field], len(pose_set), len(skeleton), f"{path}: field {field}", pose_set)
+                - ORIGIN[dataset]
+            )
             if skeleton == MPII16:
                 _drop_placeholders(joints)
             return _aligned(path, f"{field} ({skeleton.name})", joints, pose_set)
@@ -191,7 +208,9 @@ def _json(path: Path, pose_set: PoseSet) -> Predictions:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path} is not readable JSON ({error}); write it again") from error
     if not isinstance(entries, list):
-        raise DataError(f"{path} is a JSON {type(entries).__name__}; a result file is a list (is this the annotation file?)")
+        raise DataError(
+            f"{path} is a JSON {type(entries).__name__}; a result file is a list (is this the annotation file?)"
+        )
     if not entries:
         return _unaligned(path, "empty JSON", pose_set, [], np.zeros((0, len(pose_set.skeleton), 3)), np.zeros(0))
     if isinstance(entries[0], dict) and "keypoint_annotations" in entries[0]:
@@ -210,7 +229,9 @@ def _coco(path: Path, entries: list[dict], pose_set: PoseSet) -> Predictions:
     try:
         images, scores = [e["image_id"] for e in people], np.array([e["score"] for e in people], np.float64)
     except KeyError as error:
-        raise DataError(f"{path}: an entry lacks the field {error}; COCO results have image_id, category_id, keypoints, score") from None
+        raise DataError(
+            f"{path}: an entry lacks the field {error}; COCO results have image_id, category_id, keypoints, score"
+        ) from None
     return _unaligned(path, "COCO results", pose_set, images, points, scores)
 
 
@@ -225,7 +246,9 @@ def _ai_challenger(path: Path, entries: list[dict], pose_set: PoseSet) -> Predic
     points = _points(path, "keypoint_annotations", people, len(AIC14))
     points[..., :2] -= ORIGIN["ai_challenger"]
     points[..., 2] = points[..., 2] != 3  # flag 3 = not labelled
-    return _unaligned(path, "AI Challenger results", pose_set, [image for image, _ in people], points, np.ones(len(people)))
+    return _unaligned(
+        path, "AI Challenger results", pose_set, [image for image, _ in people], points, np.ones(len(people))
+    )
 
 
 def _points(path: Path, field: str, people: list[tuple[str, list]], joints: int) -> np.ndarray:
@@ -239,10 +262,14 @@ def _points(path: Path, field: str, people: list[tuple[str, list]], joints: int)
     try:
         return np.array([p for _, p in people], np.float64).reshape(-1, joints, 3)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: field {field} holds something that is not a number ({error}); write numbers only") from error
+        raise DataError(
+            f"{path}: field {field} holds something that is not a number ({error}); write numbers only"
+        ) from error
 
 
-def _unaligned(path: Path, kind: str, pose_set: PoseSet, images: list, points: np.ndarray, scores: np.ndarray) -> Predictions:
+def _unaligned(
+    path: Path, kind: str, pose_set: PoseSet, images: list, points: np.ndarray, scores: np.ndarray
+) -> Predictions:
     """Predictions by image; ids take the PoseSet's type, person ids count within the file."""
     try:
         image_id = np.array(images, dtype=None if pose_set.image_id.dtype.kind in "US" else pose_set.image_id.dtype)

@@ -51,7 +51,13 @@ class PoseSet:
 
     def __post_init__(self) -> None:
         n, j = len(self.images), len(self.skeleton)
-        for field, shape in (("joints", (n, j, 2)), ("visible", (n, j)), ("box", (n, 4)), ("image_id", (n,)), ("person_id", (n,))):
+        for field, shape in (
+            ("joints", (n, j, 2)),
+            ("visible", (n, j)),
+            ("box", (n, 4)),
+            ("image_id", (n,)),
+            ("person_id", (n,)),
+        ):
             found = np.shape(getattr(self, field))
             if found != shape:
                 raise ValueError(f"PoseSet {self.name}/{self.split}: {field} has shape {found}, expected {shape}")
@@ -62,7 +68,9 @@ class PoseSet:
             raise ValueError(f"PoseSet {self.name}/{self.split}: an unlabelled joint must be NaN")
         for field in self._row_fields():
             if len(getattr(self, field)) != n:
-                raise ValueError(f"PoseSet {self.name}/{self.split}: {field} has {len(getattr(self, field))} rows, expected {n}")
+                raise ValueError(
+                    f"PoseSet {self.name}/{self.split}: {field} has {len(getattr(self, field))} rows, expected {n}"
+                )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,7 +82,10 @@ class PoseSet:
     def select(self, rows) -> PoseSet:
         """The rows given by a slice, an index array or a boolean mask, as a new PoseSet."""
         index = np.arange(len(self))[rows]
-        changes = {f: ([self.images[i] for i in index] if f == "images" else getattr(self, f)[index]) for f in self._row_fields()}
+        changes = {
+            f: ([self.images[i] for i in index] if f == "images" else getattr(self, f)[index])
+            for f in self._row_fields()
+        }
         return replace(self, **changes)
 
     def limit(self, count: int | None) -> PoseSet:
@@ -88,7 +99,10 @@ def concatenate(sets: Sequence[PoseSet]) -> PoseSet:
     if any(s.skeleton != first.skeleton for s in sets):
         raise ValueError("cannot join PoseSets of different skeletons: " + ", ".join(s.skeleton.name for s in sets))
     shared = [f for f in first._row_fields() if all(getattr(s, f) is not None for s in sets)]
-    changes = {f: [i for s in sets for i in s.images] if f == "images" else np.concatenate([getattr(s, f) for s in sets]) for f in shared}
+    changes = {
+        f: [i for s in sets for i in s.images] if f == "images" else np.concatenate([getattr(s, f) for s in sets])
+        for f in shared
+    }
     dropped = {f: None for f in first._row_fields() if f not in shared}
     regions = {k: v for s in sets for k, v in (s.regions or {}).items()} or None
     return replace(first, **changes, **dropped, regions=regions, synthetic=any(s.synthetic for s in sets))

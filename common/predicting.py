@@ -1,7 +1,7 @@
 """What every predict.py does around its network: pictures in, one after another; JSON lines and drawings out.
 
-    source = open_source(args.source)
-    write_answers(source, args.out, answer, args.limit)         # answer(index, name, image) -> (rows, drawing)
+source = open_source(args.source)
+write_answers(source, args.out, answer, args.limit)         # answer(index, name, image) -> (rows, drawing)
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Answer = Callable[[int, str, np.ndarray], tuple[list[dict], np.ndarray]]
 
 def add_arguments(parser: argparse.ArgumentParser, people: str = "") -> None:
     """`--out` and `--smooth`; `people` ends the help text of the latter."""
-    parser.add_argument("--out", default="output/predict", help="folder for drawings and joints.jsonl (default: output/predict)")
+    parser.add_argument(
+        "--out", default="output/predict", help="folder for drawings and joints.jsonl (default: output/predict)"
+    )
     parser.add_argument("--smooth", action="store_true", help=f"One-Euro filter over the frames of a video{people}")
 
 
@@ -50,7 +52,9 @@ class Source:
     def smoother(self, wanted: bool, track: bool | None = None) -> Smoother:
         """The filter of `--smooth`. DataError when it is wanted for pictures that are no video; `track` says otherwise than `moving`."""
         if wanted and not (self.moving if track is None else track):
-            raise DataError("--smooth is for videos and cameras: pictures of a folder need not follow each other (see --track where there is one)")
+            raise DataError(
+                "--smooth is for videos and cameras: pictures of a folder need not follow each other (see --track where there is one)"
+            )
         return Smoother(self.frames.fps if wanted else None)
 
 

@@ -93,7 +93,9 @@ def load_predictions(path: str | Path) -> Predictions:
             stored = {name: data[name] for name in data.files}
     # TypeError, AttributeError: a `.npy` file, which is an array instead of an archive
     except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path} is not a readable prediction file ({error}); write it again with the house's val.py") from error
+        raise DataError(
+            f"{path} is not a readable prediction file ({error}); write it again with the house's val.py"
+        ) from error
     missing = [n for n in (*_ARRAYS, "skeleton") if n not in stored]
     if missing:
         raise DataError(

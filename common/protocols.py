@@ -52,10 +52,16 @@ class Protocol:
     def lacking(self, pose_set: PoseSet) -> list[str]:
         """What the protocol needs and `pose_set` does not have: joint names and fields."""
         have = set(pose_set.skeleton.joints)
-        return [n for n in self.needs if (getattr(pose_set, n[1:]) is None if n.startswith(".") else not set(n.split("|")) & have)]
+        return [
+            n
+            for n in self.needs
+            if (getattr(pose_set, n[1:]) is None if n.startswith(".") else not set(n.split("|")) & have)
+        ]
 
 
-_ARMS_AND_LEGS = tuple(f"{side}_{part}" for side in ("right", "left") for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle"))
+_ARMS_AND_LEGS = tuple(
+    f"{side}_{part}" for side in ("right", "left") for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+)
 _HEAD = ("head_top", "neck|upper_neck")
 
 
@@ -98,7 +104,14 @@ def _penn_torso(threshold: float) -> Protocol:
         how = f"hit: distance <= {threshold:g} x (right shoulder to left hip; the prediction's own where that is under 1 px)"
         return pck.pck(pose_set.joints, predicted, _visible(pose_set), size, threshold, pose_set.skeleton, how=how)
 
-    return Protocol(f"pck_torso@{threshold:g}", "visible", "right shoulder to left hip", threshold, score, ("right_shoulder", "left_hip"))
+    return Protocol(
+        f"pck_torso@{threshold:g}",
+        "visible",
+        "right shoulder to left hip",
+        threshold,
+        score,
+        ("right_shoulder", "left_hip"),
+    )
 
 
 def _pck_box(threshold: float, visibility: str) -> Protocol:
@@ -121,7 +134,11 @@ def _eval_pck(threshold: float) -> Protocol:
         return pck.pck(truth, to_14.apply(predicted), seen > 0, pck.extent(truth), threshold, MPII14, "unweighted", how)
 
     return Protocol(
-        f"pck_box@{threshold:g}", "labelled, without pelvis and thorax", "longer side of the box around the joints", threshold, score
+        f"pck_box@{threshold:g}",
+        "labelled, without pelvis and thorax",
+        "longer side of the box around the joints",
+        threshold,
+        score,
     )
 
 
@@ -129,9 +146,13 @@ def _pckh(threshold: float, name: str = "") -> Protocol:
     compat = name.endswith(":compat")
 
     def score(pose_set: PoseSet, predicted: np.ndarray) -> Result:
-        return pckh.pckh(pose_set.joints, predicted, _labelled(pose_set), pose_set.head_size, threshold, pose_set.skeleton, compat)
+        return pckh.pckh(
+            pose_set.joints, predicted, _labelled(pose_set), pose_set.head_size, threshold, pose_set.skeleton, compat
+        )
 
-    return Protocol(name or f"pckh@{threshold:g}", "labelled", "0.6 x diagonal of the head box", threshold, score, (".head_size",))
+    return Protocol(
+        name or f"pckh@{threshold:g}", "labelled", "0.6 x diagonal of the head box", threshold, score, (".head_size",)
+    )
 
 
 def _pckh_neck(threshold: float, symmetric: bool = False) -> Protocol:
@@ -142,12 +163,19 @@ def _pckh_neck(threshold: float, symmetric: bool = False) -> Protocol:
     return Protocol(name, "labelled, head top and neck too", "head top to neck", threshold, score, _HEAD)
 
 
-def _pcp(threshold: float, relaxed: bool = False, total: str = "parts", needs: tuple[str, ...] = _HEAD + _ARMS_AND_LEGS) -> Protocol:
+def _pcp(
+    threshold: float, relaxed: bool = False, total: str = "parts", needs: tuple[str, ...] = _HEAD + _ARMS_AND_LEGS
+) -> Protocol:
     def score(pose_set: PoseSet, predicted: np.ndarray) -> Result:
         return pcp.pcp(pose_set.joints, predicted, _labelled(pose_set), pose_set.skeleton, threshold, relaxed, total)
 
     return Protocol(
-        f"pcp_{'relaxed' if relaxed else 'strict'}@{threshold:g}", "labelled at both ends", "length of the stick", threshold, score, needs
+        f"pcp_{'relaxed' if relaxed else 'strict'}@{threshold:g}",
+        "labelled at both ends",
+        "length of the stick",
+        threshold,
+        score,
+        needs,
     )
 
 
@@ -155,7 +183,14 @@ def _pdj(threshold: float, diameter: tuple[str, str]) -> Protocol:
     def score(pose_set: PoseSet, predicted: np.ndarray) -> Result:
         return pdj.pdj(pose_set.joints, predicted, _labelled(pose_set), pose_set.skeleton, threshold, diameter)
 
-    return Protocol(f"pdj@{threshold:g}", "labelled", f"{diameter[0]} to {diameter[1]}".replace("_", " "), threshold, score, diameter)
+    return Protocol(
+        f"pdj@{threshold:g}",
+        "labelled",
+        f"{diameter[0]} to {diameter[1]}".replace("_", " "),
+        threshold,
+        score,
+        diameter,
+    )
 
 
 def _pdj_torso(threshold: float) -> Protocol:
@@ -190,7 +225,9 @@ def _extent(threshold: float, needs: tuple[str, ...] = _HEAD + _ARMS_AND_LEGS) -
             rows = mobilepose.whole_clips(pose_set.sequence, pose_set.frame)
             pose_set, predicted, batch = pose_set.select(rows), predicted[rows], batch * mobilepose.CLIP_LENGTH
         to_lpm = skeleton_map(pose_set.skeleton, LPM14)
-        truth, visible = to_lpm.apply(_as_mobilepose_reads(pose_set), np.where(_labelled(pose_set), pose_set.visible, 0))
+        truth, visible = to_lpm.apply(
+            _as_mobilepose_reads(pose_set), np.where(_labelled(pose_set), pose_set.visible, 0)
+        )
         box = mobilepose.crop_box(truth, pose_set.image_size, pose_set.box if pose_set.name == "mpii" else None)
         # it drops what LSP flags as occluded and Penn Action as not visible
         seen = visible == 2 if pose_set.name in ("lsp", "penn_action") else visible > 0
@@ -214,11 +251,18 @@ def _penn_mobilepose(threshold: float) -> Protocol:
         size = None if pose_set.image_size is None else pose_set.image_size[rows]
         side = pck.longer_side(mobilepose.crop_box(truth, size))
         result = mobilepose.penn_table(truth, guess, seen, side, threshold)
-        return replace(result, aggregation=f"{result.aggregation}; the neck of a prediction is made from its head and shoulders")
+        return replace(
+            result, aggregation=f"{result.aggregation}; the neck of a prediction is made from its head and shoulders"
+        )
 
     name = f"penn_mobilepose@{threshold:g}:compat"
     return Protocol(
-        name, "visible, whole clips of five frames", "longer side of the crop around the joints", threshold, score, ("head", ".sequence")
+        name,
+        "visible, whole clips of five frames",
+        "longer side of the crop around the joints",
+        threshold,
+        score,
+        ("head", ".sequence"),
     )
 
 
@@ -253,7 +297,13 @@ def _aic_map() -> Protocol:
         return Result(figures["score"], by_threshold, how, figures["count"], kind="part", counts=counts)
 
     return Protocol(
-        "aic_map", "visible", "square root of the person box's area, by joint constants", None, score, ("head_top", "neck"), whole_file=True
+        "aic_map",
+        "visible",
+        "square root of the person box's area, by joint constants",
+        None,
+        score,
+        ("head_top", "neck"),
+        whole_file=True,
     )
 
 
@@ -292,7 +342,9 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
         _extent(0.2),
     ),
     "coco": _named(_oks_ap()),
-    "penn_action": _named(_pck_box(0.2, "visible"), _penn_torso(0.2), _penn_mobilepose(0.2), _extent(0.2, needs=("head", ".sequence"))),
+    "penn_action": _named(
+        _pck_box(0.2, "visible"), _penn_torso(0.2), _penn_mobilepose(0.2), _extent(0.2, needs=("head", ".sequence"))
+    ),
     "jhmdb": _named(_pck_box(0.2, "labelled"), _pck_torso(0.2)),
     "k2hpd": _named(
         *[_pdj(step * 5 / 100, pdj.K2HPD_DIAMETER) for step in range(1, 11)],

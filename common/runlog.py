@@ -42,7 +42,14 @@ class RunLog:
     its checkpoint. Steps count updates. In a distributed run one process alone has a RunLog.
     """
 
-    def __init__(self, directory: str | Path, *, config: dict, resume_step: int | None = None, announce: Callable[[str], Any] = print):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        config: dict,
+        resume_step: int | None = None,
+        announce: Callable[[str], Any] = print,
+    ):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.directory, _FILES)
@@ -95,11 +102,20 @@ class RunLog:
         self._lines.flush()
 
     def _describe(self, config: dict, resume_step: int | None, announce: Callable[[str], Any]) -> None:
-        start = {"config": config, "versions": versions(), "git_sha": git_sha(), "resume_step": resume_step, "time": round(time.time(), 3)}
+        start = {
+            "config": config,
+            "versions": versions(),
+            "git_sha": git_sha(),
+            "resume_step": resume_step,
+            "time": round(time.time(), 3),
+        }
         path = self.directory / "config.json"
         starts = _read_starts(path) if path.exists() else []
         write_json(path, {"starts": [*starts, start]})
-        announce(f"commit {start['git_sha']}, " + ", ".join(f"{name} {version}" for name, version in start["versions"].items()))
+        announce(
+            f"commit {start['git_sha']}, "
+            + ", ".join(f"{name} {version}" for name, version in start["versions"].items())
+        )
         announce("config: " + ", ".join(f"{name}={value}" for name, value in config.items()))
 
 
@@ -119,7 +135,9 @@ def read_log(path: str | Path) -> list[dict]:
             entry = json.loads(line)
             entry["step"] = int(entry["step"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: line {number} is not a log entry with a field step ({error}); remove that line to go on") from error
+            raise DataError(
+                f"{path}: line {number} is not a log entry with a field step ({error}); remove that line to go on"
+            ) from error
         entries.append(entry)
     return entries
 
@@ -142,8 +160,15 @@ def _open_events(directory: Path, resume_step: int | None, announce: Callable[[s
 class _EventFile:
     """TensorBoard's event file: length-prefixed, checksummed protobuf records, flushed one by one."""
 
-    def __init__(self, directory: Path, resume_step: int | None, record_writer, event_pb2, summary_pb2, tensor_pb2, types_pb2):
-        self._event_pb2, self._summary_pb2, self._tensor_pb2, self._types_pb2 = event_pb2, summary_pb2, tensor_pb2, types_pb2
+    def __init__(
+        self, directory: Path, resume_step: int | None, record_writer, event_pb2, summary_pb2, tensor_pb2, types_pb2
+    ):
+        self._event_pb2, self._summary_pb2, self._tensor_pb2, self._types_pb2 = (
+            event_pb2,
+            summary_pb2,
+            tensor_pb2,
+            types_pb2,
+        )
         # TensorBoard reads a folder's event files in the order of their names, so the time comes first and to the nanosecond
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._writer = record_writer(open(directory / name, "wb"))
@@ -155,7 +180,9 @@ class _EventFile:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Numbers by tag, one summary."""
-        self._summary(step, [self._summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._summary(
+            step, [self._summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        )
 
     def text(self, step: int, tag: str, text: str) -> None:
         """A text for TensorBoard's text tab."""
@@ -169,7 +196,9 @@ class _EventFile:
         import cv2
 
         encoded = cv2.imencode(".png", image)[1].tobytes()
-        picture = self._summary_pb2.Summary.Image(height=image.shape[0], width=image.shape[1], colorspace=3, encoded_image_string=encoded)
+        picture = self._summary_pb2.Summary.Image(
+            height=image.shape[0], width=image.shape[1], colorspace=3, encoded_image_string=encoded
+        )
         self._summary(step, [self._summary_pb2.Summary.Value(tag=tag, image=picture)])
 
     def close(self) -> None:

@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser, cls) -> None:
         if kind is bool:
             parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
-            choices = f.metadata.get("choices") and [str(c) for c in f.metadata["choices"]]  # values stay text until `resolve`
+            choices = f.metadata.get("choices") and [
+                str(c) for c in f.metadata["choices"]
+            ]  # values stay text until `resolve`
             metavar = None if choices else kind.__name__.upper()
             parser.add_argument(*names, default=argparse.SUPPRESS, choices=choices, help=text, metavar=metavar)
 
@@ -92,7 +94,9 @@ def read_settings_file(path: str | Path) -> dict:
         text = path.read_text(encoding="utf-8")
         found = _read_yaml(text) if path.suffix in (".yaml", ".yml") else _read_ini(text)
     except (OSError, ValueError, configparser.Error) as error:
-        raise DataError(f"settings file {path}: {error}; write one `key = value` a line (`key: value` in YAML)") from error
+        raise DataError(
+            f"settings file {path}: {error}; write one `key = value` a line (`key: value` in YAML)"
+        ) from error
     return {str(key).replace("-", "_"): value for key, value in found.items()}
 
 

@@ -119,8 +119,7 @@ MPII16 = _make("mpii16", f"{_LEGS} pelvis thorax upper_neck head_top {_ARMS}")
 MPII14 = _make("mpii14", f"{_LEGS} {_ARMS} upper_neck head_top")
 # MobilePose's order for Penn Action, LSP and MPII
 LPM14 = _make(
-    "lpm14",
-    f"{_LEGS} left_elbow left_wrist neck head_top right_wrist right_elbow right_shoulder left_shoulder",
+    "lpm14", f"{_LEGS} left_elbow left_wrist neck head_top right_wrist right_elbow right_shoulder left_shoulder"
 )
 # CPM / LSTM Pose Machines' own order
 CPM14 = _make(

@@ -42,8 +42,20 @@ def measured(runs: list[dict]) -> str:
         digits = 3 if protocol in _FRACTIONS else 1
         for run, result, columns in sorted(rows, key=lambda row: row[1]["total"]):
             meta = run["meta"]
-            about = [_label(run), boxes_of(meta) or "not stated", {True: "yes", False: "no", None: "not stated"}[meta.get("flip_test")]]
-            lines.append(_row([*about, f"**{result['total']:.{digits}f}**", *("-" if columns[n] is None else f"{columns[n]:.{digits}f}" for n in names)]))
+            about = [
+                _label(run),
+                boxes_of(meta) or "not stated",
+                {True: "yes", False: "no", None: "not stated"}[meta.get("flip_test")],
+            ]
+            lines.append(
+                _row(
+                    [
+                        *about,
+                        f"**{result['total']:.{digits}f}**",
+                        *("-" if columns[n] is None else f"{columns[n]:.{digits}f}" for n in names),
+                    ]
+                )
+            )
         blocks.append("\n".join(lines))
     commands = dict.fromkeys(f"- {_label(run)}: `{run['command']}`" + _note(run) for run in runs)
     return "\n\n".join([*blocks, "\n".join(commands)]) if blocks else "Nothing was measured yet."
@@ -117,7 +129,11 @@ def refreshed(text: str, generated: dict[str, str]) -> str:
 
 def figures_table(result: dict) -> str:
     """A JSON file of figures as a Markdown table, its command, and its note; floats with three digits."""
-    lines = [_row(result["columns"]), _row(["---"] * len(result["columns"])), *(_row([_cell(v) for v in row]) for row in result["rows"])]
+    lines = [
+        _row(result["columns"]),
+        _row(["---"] * len(result["columns"])),
+        *(_row([_cell(v) for v in row]) for row in result["rows"]),
+    ]
     return "\n".join([*lines, "", f"`{result['command']}`: {result['note']}"])
 
 
@@ -137,7 +153,9 @@ def with_figures(text: str, root: Path = ROOT) -> str:
         try:
             return match[1] + figures_table(json.loads(path.read_text(encoding="utf-8"))) + "\n" + match[3]
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{match[2]} is no file of figures ({error!r}); write it again with the command that makes it") from error
+            raise DataError(
+                f"{match[2]} is no file of figures ({error!r}); write it again with the command that makes it"
+            ) from error
 
     return _FIGURES.sub(fill, text)
 
@@ -155,14 +173,18 @@ def readmes() -> dict[Path, str]:
         else:
             table = markdown([line for line in lines if line["reported"] is not None])
         own = [run for run in runs if run["house"] == house]
-        text = refreshed(path.read_text(encoding="utf-8"), {"crosscheck": table, "measured": measured(own), "quickstart": first_run})
+        text = refreshed(
+            path.read_text(encoding="utf-8"), {"crosscheck": table, "measured": measured(own), "quickstart": first_run}
+        )
         result[path] = with_figures(text)
     return result
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 1 with `--check` when a README is out of date."""
-    parser = argparse.ArgumentParser(prog="python -m common.tables", description="Write the generated tables of all READMEs from the run files.")
+    parser = argparse.ArgumentParser(
+        prog="python -m common.tables", description="Write the generated tables of all READMEs from the run files."
+    )
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 when a table is out of date")
     args = parser.parse_args(argv)
     stale = [path for path, text in readmes().items() if text != path.read_text(encoding="utf-8")]

@@ -33,7 +33,10 @@ class Watch:
             return
         if run.step % self.EVERY == 0 or run.batch == run.batches:
             self.accuracies.append(self.accuracy(out, batch))
-            self.log.scalars(run.step, **{"Train Loss": values["loss"], "Train Accuracy": self.accuracies[-1], "Learning Rate": values["lr"]})
+            self.log.scalars(
+                run.step,
+                **{"Train Loss": values["loss"], "Train Accuracy": self.accuracies[-1], "Learning Rate": values["lr"]},
+            )
         self.pictures(out, batch)
         due = time.monotonic() - self.saved > 60 * run.config.save_minutes and run.batch % run.config.accumulate == 0
         if due and run.batch < run.batches:

@@ -39,7 +39,10 @@ def frames(source: str | Path) -> Frames:
     if str(source).isdecimal() and not path.exists():
         return _camera(int(source))
     if path.is_dir():
-        files = sorted((f for f in path.iterdir() if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file()), key=lambda f: _natural(f.name))
+        files = sorted(
+            (f for f in path.iterdir() if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file()),
+            key=lambda f: _natural(f.name),
+        )
         if not files:
             raise DataError(
                 f"folder {path} holds no images ({', '.join(sorted(_IMAGE_SUFFIXES))}); give a folder of images, an image or a video"
@@ -71,7 +74,9 @@ def _camera(number: int) -> Frames:
 
     capture = cv2.VideoCapture(number)
     if not capture.isOpened():
-        raise DataError(f"camera {number} cannot be opened; check that it is connected and free, or give a video, an image or a folder")
+        raise DataError(
+            f"camera {number} cannot be opened; check that it is connected and free, or give a video, an image or a folder"
+        )
     return Frames(lambda: _read_all(capture, "camera"), _plausible(capture.get(cv2.CAP_PROP_FPS)), None)
 
 
@@ -150,7 +155,9 @@ class VideoWriter:
         if self._writer is None:
             self._start(image.shape)
         if image.shape != self._shape:
-            raise DataError(f"video {self.path}: an image has shape {image.shape}, the first had {self._shape}; write images of one size")
+            raise DataError(
+                f"video {self.path}: an image has shape {image.shape}, the first had {self._shape}; write images of one size"
+            )
         height, width = image.shape[:2]
         self._writer.write(cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE))
 
@@ -161,7 +168,9 @@ class VideoWriter:
         size = (width + width % 2, height + height % 2)
         self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, size)
         if not self._writer.isOpened():
-            raise DataError(f"video {self.path}: OpenCV cannot write {width}x{height} MPEG-4 there; check the folder and its free space")
+            raise DataError(
+                f"video {self.path}: OpenCV cannot write {width}x{height} MPEG-4 there; check the folder and its free space"
+            )
         self._shape = shape
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -185,9 +194,13 @@ class OneEuroFilter:
     so that the longer it was away, the less of the old position remains.
     """
 
-    def __init__(self, fps: float = DEFAULT_FPS, *, min_cutoff: float = 1.0, beta: float = 0.02, derivative_cutoff: float = 1.0):
+    def __init__(
+        self, fps: float = DEFAULT_FPS, *, min_cutoff: float = 1.0, beta: float = 0.02, derivative_cutoff: float = 1.0
+    ):
         if min(fps, min_cutoff, derivative_cutoff) <= 0 or beta < 0:
-            raise ValueError(f"fps {fps}, min_cutoff {min_cutoff} and derivative_cutoff {derivative_cutoff} must be > 0, beta {beta} >= 0")
+            raise ValueError(
+                f"fps {fps}, min_cutoff {min_cutoff} and derivative_cutoff {derivative_cutoff} must be > 0, beta {beta} >= 0"
+            )
         self.fps, self.min_cutoff, self.beta, self.derivative_cutoff = fps, min_cutoff, beta, derivative_cutoff
         self._value: np.ndarray | None = None  # filtered position, NaN before a coordinate was first seen
         self._speed: np.ndarray | None = None
@@ -198,7 +211,11 @@ class OneEuroFilter:
         """Smoothed joints, of the same shape (usually (J,2)) in every call; `time` defaults to one frame after the last call's."""
         new = np.asarray(joints, np.float64)
         if self._value is None:
-            self._value, self._speed, self._seen = np.full(new.shape, np.nan), np.zeros(new.shape), np.full(new.shape, np.nan)
+            self._value, self._speed, self._seen = (
+                np.full(new.shape, np.nan),
+                np.zeros(new.shape),
+                np.full(new.shape, np.nan),
+            )
             self._now = 0.0 if time is None else time
         else:
             if new.shape != self._value.shape:

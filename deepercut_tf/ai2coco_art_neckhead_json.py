@@ -25,9 +25,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keypoint_json", required=True, help="annotation file")
-    parser.add_argument("--img_dir", required=True, help="folder of the images, which the file does not give the sizes of")
-    parser.add_argument("--compat", action="store_true", help="the original's file: no category, no extension, neck not counted")
-    parser.add_argument("--keep_missing", action="store_true", help="keep images without a file, with the smallest size that holds their persons")
+    parser.add_argument(
+        "--img_dir", required=True, help="folder of the images, which the file does not give the sizes of"
+    )
+    parser.add_argument(
+        "--compat", action="store_true", help="the original's file: no category, no extension, neck not counted"
+    )
+    parser.add_argument(
+        "--keep_missing",
+        action="store_true",
+        help="keep images without a file, with the smallest size that holds their persons",
+    )
     parser.add_argument("--limit", type=positive_number, help="the first N images only")
     return parser.parse_args(argv)
 
@@ -42,11 +50,16 @@ def run(args: argparse.Namespace) -> Path:
     sizes, missing = image_sizes(entries, args.img_dir, args.keep_missing)
     if missing:
         what = "kept with an estimated size" if args.keep_missing else "left out"
-        print(f"warning: {len(missing)} of {len(entries)} images are not in {args.img_dir} and were {what}, first {missing[0]}", file=sys.stderr)
+        print(
+            f"warning: {len(missing)} of {len(entries)} images are not in {args.img_dir} and were {what}, first {missing[0]}",
+            file=sys.stderr,
+        )
     if not sizes:
         raise DataError(f"no image of {path} is in {args.img_dir}; give the folder with IMAGE_ID.jpg as --img_dir")
     text = json.dumps(convert(entries, sizes, args.compat))
-    return atomic_write(path.with_name(f"coco_art_neckhead_{path.name}"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return atomic_write(
+        path.with_name(f"coco_art_neckhead_{path.name}"), lambda temporary: temporary.write_text(text, encoding="utf-8")
+    )
 
 
 def main(argv=None) -> int:

@@ -35,8 +35,15 @@ def convert(entries: list[dict], sizes: dict[str, tuple[int, int]], compat: bool
                 continue
             images.append(_image(entry, number, sizes[entry["image_id"]], compat))
             for who, table in _tables(entry):
-                annotations.append(_annotation(table, entry["human_annotations"][who], number, len(annotations) + (not compat), compat))
-    content = {"info": {"description": "AI challenger keypoint in mscoco format"}, "images": images, "annotations": annotations, "neck": []}
+                annotations.append(
+                    _annotation(table, entry["human_annotations"][who], number, len(annotations) + (not compat), compat)
+                )
+    content = {
+        "info": {"description": "AI challenger keypoint in mscoco format"},
+        "images": images,
+        "annotations": annotations,
+        "neck": [],
+    }
     return content if compat else content | {"categories": [_category()]}
 
 
@@ -96,11 +103,15 @@ def read_entries(path: str | Path) -> list[dict]:
     """The annotation file's list; DataError when it is none."""
     entries = read_json(Path(path))
     if not isinstance(entries, list) or not all(isinstance(e, dict) and "image_id" in e for e in entries):
-        raise DataError(f"{path} is no list of {{image_id, keypoint_annotations, human_annotations}}; give AI Challenger's annotation file")
+        raise DataError(
+            f"{path} is no list of {{image_id, keypoint_annotations, human_annotations}}; give AI Challenger's annotation file"
+        )
     return entries
 
 
-def image_sizes(entries: list[dict], folder: str | Path, keep_missing: bool = False) -> tuple[dict[str, tuple[int, int]], list[str]]:
+def image_sizes(
+    entries: list[dict], folder: str | Path, keep_missing: bool = False
+) -> tuple[dict[str, tuple[int, int]], list[str]]:
     """({image_id: (width, height)} from FOLDER/image_id.jpg, image_ids without a readable file).
 
     `keep_missing`: those get the smallest size that holds their boxes and joints.

@@ -64,7 +64,11 @@ def pose_problem(n: int, seed: int):
     keep = rng.random(len(a)) < 0.79
     a, b = a[keep], b[keep]
     same = (owner[a] == owner[b]) & (owner[a] >= 0)
-    return unary[:, None], np.stack([a, b], 1), logit_cost(np.where(same, rng.beta(6, 2, len(a)), rng.beta(1, 8, len(a))))
+    return (
+        unary[:, None],
+        np.stack([a, b], 1),
+        logit_cost(np.where(same, rng.beta(6, 2, len(a)), rng.beta(1, 8, len(a)))),
+    )
 
 
 def bench_solver(runs: int) -> dict:
@@ -74,7 +78,10 @@ def bench_solver(runs: int) -> dict:
     problems = {n: pose_problem(n, n) for n in ORIGINAL_SOLVER}
     spent = cpu_ms({n: lambda p=p: solve_nl_lmp(*p) for n, p in problems.items()}, runs)
     rows = [[f"{n} / {len(problems[n][1])}", spent[n], original] for n, original in ORIGINAL_SOLVER.items()]
-    return {"columns": ["nodes / edges (like pictures)", "here, CPU ms", "original, C++ -O3 on another machine, ms"], "rows": rows}
+    return {
+        "columns": ["nodes / edges (like pictures)", "here, CPU ms", "original, C++ -O3 on another machine, ms"],
+        "rows": rows,
+    }
 
 
 def crowd(people: int, size: tuple[int, int] = (640, 480)):
@@ -86,10 +93,14 @@ def crowd(people: int, size: tuple[int, int] = (640, 480)):
     from deepercut_tf.targets import make_targets, map_size
 
     rng = np.random.default_rng(people)
-    config = make_config({"num_joints": 17, "pos_dist_thresh": 17, "location_refinement": True, "pairwise_predict": True})
+    config = make_config(
+        {"num_joints": 17, "pos_dist_thresh": 17, "location_refinement": True, "pairwise_predict": True}
+    )
     order = ordered_pairs(17)
     known = PairStatistics(np.zeros((len(order), 2)), np.full((len(order), 2), 30.0), np.arange(len(order)))
-    persons = [(np.arange(17), rng.uniform([40, 40], np.array(size) - 40) + rng.normal(0, 40, (17, 2))) for _ in range(people)]
+    persons = [
+        (np.arange(17), rng.uniform([40, 40], np.array(size) - 40) + rng.normal(0, 40, (17, 2))) for _ in range(people)
+    ]
     targets = make_targets(persons, map_size(*size[::-1]), 1.0, config, known.table(17))
     score = np.clip(0.9 * targets.score + rng.uniform(0, 0.1, targets.score.shape), 0, 1).astype(np.float32)
     pairwise = (targets.pairwise + rng.normal(0, 0.1, targets.pairwise.shape)).astype(np.float32)
@@ -108,10 +119,21 @@ def bench_people(runs: int) -> dict:
     from deepercut_tf.people import assemble, solve_detections
 
     joints, rows, sides = 17, [], {}
-    model = SpatialModel(np.zeros((joints, joints, 8)), np.ones((joints, joints, 8)), np.tile([-0.1, -1, -0.1, -1, 1, 1, 1, 1, 2.0], (joints, joints, 1)))
+    model = SpatialModel(
+        np.zeros((joints, joints, 8)),
+        np.ones((joints, joints, 8)),
+        np.tile([-0.1, -1, -0.1, -1, 1, 1, 1, 1, 2.0], (joints, joints, 1)),
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "a.jpg")
-        cv2.imwrite(path, cv2.resize(np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8), (753, 565), interpolation=cv2.INTER_CUBIC))
+        cv2.imwrite(
+            path,
+            cv2.resize(
+                np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8),
+                (753, 565),
+                interpolation=cv2.INTER_CUBIC,
+            ),
+        )
         sides["before"] = lambda: np.ascontiguousarray(resize(read_image(path)[..., ::-1], 0.85))
         for people in (2, 5, 10):
             config, known, outputs = crowd(people)
@@ -128,7 +150,13 @@ def bench_people(runs: int) -> dict:
         spent = cpu_ms(sides, runs)
     before = spent["before"]
     rows = [[people, count, before, spent[people], before + spent[people]] for people, count in rows]
-    columns = ["persons", "detections", "JPEG 753 x 565 to 640 x 480 pixels, CPU ms", "network outputs to persons without the solver, CPU ms", "together"]
+    columns = [
+        "persons",
+        "detections",
+        "JPEG 753 x 565 to 640 x 480 pixels, CPU ms",
+        "network outputs to persons without the solver, CPU ms",
+        "together",
+    ]
     return {"columns": columns, "rows": rows}
 
 
@@ -160,7 +188,10 @@ def bench_network(runs: int) -> dict:
         spent = cpu_ms(sides, runs)
     pairs = (("training step", "step"), ("prediction", "prediction"))
     rows = [[what, spent[name], spent[f"plain {name}"], spent[name] / spent[f"plain {name}"]] for what, name in pairs]
-    return {"columns": [f"resnet_50, {SIZE} x {SIZE}, 14 joints", "here, CPU ms", "plain tf.function, CPU ms", "ratio"], "rows": rows}
+    return {
+        "columns": [f"resnet_50, {SIZE} x {SIZE}, 14 joints", "here, CPU ms", "plain tf.function, CPU ms", "ratio"],
+        "rows": rows,
+    }
 
 
 def picture_set(folder: Path, size: int):
@@ -175,9 +206,21 @@ def picture_set(folder: Path, size: int):
     rng, entries = np.random.default_rng(0), []
     for i in range(4):
         cv2.imwrite(str(folder / f"{i}.jpg"), rng.integers(0, 255, (size, size, 3)).astype(np.uint8))
-        entries.append((f"{i}.jpg", (size, size), np.concatenate([np.arange(14)[:, None], rng.integers(0, size, (14, 2))], axis=1).astype(np.int32)))
+        entries.append(
+            (
+                f"{i}.jpg",
+                (size, size),
+                np.concatenate([np.arange(14)[:, None], rng.integers(0, size, (14, 2))], axis=1).astype(np.int32),
+            )
+        )
     path = write_dataset(folder / "dataset.mat", entries, 0)
-    values = {"dataset": str(path), "dataset_type": "mpii", "net_type": "resnet_50", "pos_dist_thresh": 17, "location_refinement": True}
+    values = {
+        "dataset": str(path),
+        "dataset_type": "mpii",
+        "net_type": "resnet_50",
+        "pos_dist_thresh": 17,
+        "location_refinement": True,
+    }
     return load_items(make_config(values | {"locref_loss_weight": 0.05, "bn_mode": "frozen", "mirror": True}))
 
 

@@ -18,12 +18,25 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE = Path(__file__).resolve().parent
 NETWORKS = ("resnet_50", "resnet_101", "resnet_152")
 PREPARED = ("default", "mpii", "penn_action")  # a `.mat` file in the original's layout
-FOLDERS = ("lsp", "lspet", "mpii", "coco", "aic", "penn_action", "jhmdb", "ai_challenger", "json")  # a folder that common.datasets reads
+FOLDERS = (
+    "lsp",
+    "lspet",
+    "mpii",
+    "coco",
+    "aic",
+    "penn_action",
+    "jhmdb",
+    "ai_challenger",
+    "json",
+)  # a folder that common.datasets reads
 DATASET_TYPES = tuple(dict.fromkeys((*PREPARED, *FOLDERS)))
+
 
 def _listing(default, text: str):
     """A field whose value is a list."""
-    return field(default_factory=lambda: [*default] if default is not None else None, metadata={"help": text, "list": True})
+    return field(
+        default_factory=lambda: [*default] if default is not None else None, metadata={"help": text, "list": True}
+    )
 
 
 @dataclass
@@ -72,7 +85,9 @@ class Config:
     coco_only_images_with_people: bool = setting(False, "skip images without a person")
     shuffle: bool = setting(True, "random order of the images")
     mirror: bool = setting(False, "train on mirrored copies too")
-    crop: bool = setting(False, "use the crop field of the .mat file; ours: in a folder's data set, the box of an image's only person")
+    crop: bool = setting(
+        False, "use the crop field of the .mat file; ours: in a folder's data set, the box of an image's only person"
+    )
     crop_pad: int = setting(0, "pixels around that crop")
     global_scale: float = setting(1.0, "factor on the image size, in training and at test")
     scale_jitter_lo: float | None = setting(None, "random scale from")
@@ -84,7 +99,9 @@ class Config:
     pairwise_stats_fn: str = setting("pairwise_stats.mat", "mean and deviation of the offsets between joints")
     pairwise_stats_collect: bool = setting(False, "no effect: pairwise_stats.py needs no switch")
     pairwise_model_dir: str | None = setting(None, "folder of spatial_model_cidx_A_B.mat")
-    tensorflow_pairwise_order: bool = setting(True, "channels in our order; false: in that of the statistics file (Caffe models)")
+    tensorflow_pairwise_order: bool = setting(
+        True, "channels in our order; false: in that of the statistics file (Caffe models)"
+    )
     sparse_graph: list = _listing((), "pairs of joints whose terms are used; empty: all")
     nms_radius: float | None = setting(None, "cells between two detections of one joint")
     det_min_score: float | None = setting(None, "smallest probability of a detection")
@@ -94,12 +111,17 @@ class Config:
     pck_threshold: float | None = setting(None, "eval_pck: share of the longer side of a person's box")
     # ours
     mode: str = setting("correct", "ours: repair the original's errors, or repeat them", ("correct", "compat"))
-    bn_mode: str = setting("auto", "ours: batch statistics; auto: frozen with init_weights, else train", ("auto", "frozen", "train"))
+    bn_mode: str = setting(
+        "auto", "ours: batch statistics; auto: frozen with init_weights, else train", ("auto", "frozen", "train")
+    )
     bn_decay: float = setting(0.997, "ours: decay of the moving statistics in mode train; short runs need less")
     width: float = setting(1.0, "ours: channel multiplier of the backbone; 1 is the original network")
     init_heads: bool = setting(False, "ours: take from init_weights also the heads that fit, not the backbone alone")
     amp: str = setting("off", "ours: mixed precision in training", ("off", "bf16"))
-    crop_size: int = setting(0, "ours: train on a square of so many scaled pixels around one of an image's persons, another each time; 0: whole images")
+    crop_size: int = setting(
+        0,
+        "ours: train on a square of so many scaled pixels around one of an image's persons, another each time; 0: whole images",
+    )
     rotate: float = setting(0.0, "ours: random rotation of training images by up to so many degrees")
     warmup: int = setting(0, "ours: iterations of linear warm-up")
     clip: float | None = setting(None, "ours: global gradient-norm clip")
@@ -134,7 +156,9 @@ def make_config(values: dict, allow_unknown: bool = False, source: str = "settin
     hints, known = typing.get_type_hints(Config), {f.name: f for f in fields(Config)}
     unknown = [k for k in values if k not in known]
     if unknown and not allow_unknown:
-        raise DataError(f"{source}: unknown key {', '.join(unknown)}; correct it, or give --allow_unknown for files of other programs")
+        raise DataError(
+            f"{source}: unknown key {', '.join(unknown)}; correct it, or give --allow_unknown for files of other programs"
+        )
     found = {}
     for name, value in values.items():
         if name in unknown:
@@ -168,7 +192,11 @@ def _check(config: Config, source: str) -> None:
             f"{source}: intermediate_supervision_layer is {config.intermediate_supervision_layer}, block3 of {config.net_type} has units"
             f" 1..{units}; choose one of them, or set intermediate_supervision to false"
         )
-    scales = [config.global_scale, *(config.test_scales or [None]), *(s for s in (config.scale_jitter_lo, config.scale_jitter_up) if s is not None)]
+    scales = [
+        config.global_scale,
+        *(config.test_scales or [None]),
+        *(s for s in (config.scale_jitter_lo, config.scale_jitter_up) if s is not None),
+    ]
     if not all(isinstance(s, (int, float)) and s > 0 for s in scales):
         raise DataError(f"{source}: global_scale, test_scales and scale_jitter_lo and _up must be numbers above 0")
     for name, count in (("mean_pixel", 3), ("data_range", 2)):
@@ -176,7 +204,9 @@ def _check(config: Config, source: str) -> None:
         if given is not None and not (len(given) == count and all(isinstance(v, (int, float)) for v in given)):
             raise DataError(f"{source}: {name} must be a list of {count} numbers, not {given}")
     if config.crop_size < 0 or (config.crop_size and config.crop):
-        raise DataError(f"{source}: crop_size is {config.crop_size} and crop {config.crop}; give one of them, crop_size as a number of pixels")
+        raise DataError(
+            f"{source}: crop_size is {config.crop_size} and crop {config.crop}; give one of them, crop_size as a number of pixels"
+        )
     if config.mirror and not config.shuffle:
         raise DataError(f"{source}: mirror needs shuffle: true")
     schedule = config.multi_step or []
@@ -184,7 +214,9 @@ def _check(config: Config, source: str) -> None:
         bounds = [int(bound) for _, bound in schedule]
         [float(rate) for rate, _ in schedule]
     except (TypeError, ValueError):
-        raise DataError(f"{source}: multi_step must be [[learning rate, last iteration], ...], not {schedule}") from None
+        raise DataError(
+            f"{source}: multi_step must be [[learning rate, last iteration], ...], not {schedule}"
+        ) from None
     if bounds != sorted(bounds):
         raise DataError(f"{source}: the iterations of multi_step must ascend: {bounds}")
 

@@ -31,7 +31,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = settings_parser(__doc__)
     parser.add_argument("source", help="checkpoint prefix, .npz or state file")
     parser.add_argument("out", help="file to write: .npz, .onnx, or a checkpoint prefix")
-    parser.add_argument("--licence", default="as the source states; not given", help="licence of the weights, for the card")
+    parser.add_argument(
+        "--licence", default="as the source states; not given", help="licence of the weights, for the card"
+    )
     return parser.parse_args(argv)
 
 
@@ -90,7 +92,9 @@ def run(args: argparse.Namespace) -> Path:
     values = {name: values[name] for name in named_variables(model)}
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / f"trial{Path(args.out).suffix if args.out.endswith(FILES) else ''}"
-        difference = max(largest_difference(plain, predictor.outputs(image)), trial_run(trial, values, predictor, plain, image))
+        difference = max(
+            largest_difference(plain, predictor.outputs(image)), trial_run(trial, values, predictor, plain, image)
+        )
         if not difference <= TOLERANCE:  # NaN too
             raise DataError(f"{source}: outputs differ by {difference:g} (allowed {TOLERANCE:g}); nothing was written")
         file = source if source.is_file() else Path(f"{source}.data-00000-of-00001")

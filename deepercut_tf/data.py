@@ -43,7 +43,9 @@ def image_size(item: Item) -> tuple[int, int]:
         with Image.open(item.image) as file:
             return file.height, file.width
     except OSError as error:
-        raise DataError(f"image {item.image} cannot be read ({error}); put it there or take it out of the data set") from error
+        raise DataError(
+            f"image {item.image} cannot be read ({error}); put it there or take it out of the data set"
+        ) from error
 
 
 def make_sample(
@@ -82,7 +84,9 @@ def make_sample(
             shown = mask[window][:, ::-1] if mirror and config.mode == "correct" else mask[window]
             if angle:
                 shown = turn(score_mask(shown, upright), matrix, turned, 0)
-            targets = replace(targets, weights=np.broadcast_to(score_weights(shown, size)[..., None], targets.score.shape))
+            targets = replace(
+                targets, weights=np.broadcast_to(score_weights(shown, size)[..., None], targets.score.shape)
+            )
     return Sample(np.ascontiguousarray(image), targets, index, scale, origin)
 
 
@@ -124,13 +128,17 @@ def _whole(image: np.ndarray) -> tuple[slice, slice]:
 def _box_window(image: np.ndarray, item: Item, config: Config) -> tuple[slice, slice]:
     """Rows and columns of the item's crop, widened by crop_pad."""
     if item.crop is None:
-        raise DataError(f"{item.image}: crop: true needs the field crop of the .mat file, or a folder's image with one person")
+        raise DataError(
+            f"{item.image}: crop: true needs the field crop of the .mat file, or a folder's image with one person"
+        )
     height, width = image.shape[:2]
     x1, y1, x2, y2 = (int(v) for v in item.crop - 1)
     x1, x2 = max(x1 - config.crop_pad, 0), min(x2 + config.crop_pad, width - 1)
     y1, y2 = max(y1 - config.crop_pad, 0), min(y2 + config.crop_pad, height - 1)
     if x2 < x1 or y2 < y1:
-        raise DataError(f"{item.image}: field crop {item.crop.tolist()} lies outside the image of {width}x{height} pixels")
+        raise DataError(
+            f"{item.image}: field crop {item.crop.tolist()} lies outside the image of {width}x{height} pixels"
+        )
     return slice(y1, y2 + 1), slice(x1, x2 + 1)
 
 
@@ -211,7 +219,9 @@ class Sampler:
             refused = 0 if accepted else refused + 1
             if accepted:
                 yield draw
-        raise DataError(f"no image has both sides of {SMALLEST} pixels and fits max_input_size {self.config.max_input_size}; change that key")
+        raise DataError(
+            f"no image has both sides of {SMALLEST} pixels and fits max_input_size {self.config.max_input_size}; change that key"
+        )
 
     def _draw(self, number: int) -> Draw:
         epoch, place = divmod(number, self.size)
@@ -294,7 +304,12 @@ def _named_targets(targets: Targets | None, config: Config) -> dict[str, np.ndar
 
 
 def batches(
-    item_set: ItemSet, config: Config, statistics: np.ndarray | None, start: int = 0, workers: int = 2, share: tuple[int, int] = (0, 1)
+    item_set: ItemSet,
+    config: Config,
+    statistics: np.ndarray | None,
+    start: int = 0,
+    workers: int = 2,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Endless (number of the next draw, batch). `share` (k, n): of n workers' batches the k-th only, each reading its own images.
 
@@ -305,7 +320,12 @@ def batches(
     per_batch = 1 if config.video_batch else config.batch_size
 
     def build(chosen: list[Draw]) -> dict[str, np.ndarray] | None:
-        samples = [s for draw in chosen for i in draw.indices if (s := _sample_or_none(item_set, i, config, draw, statistics)) is not None]
+        samples = [
+            s
+            for draw in chosen
+            for i in draw.indices
+            if (s := _sample_or_none(item_set, i, config, draw, statistics)) is not None
+        ]
         return collate(samples, config, config.bucket) if samples else None
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
@@ -325,9 +345,15 @@ def batches(
 
 def _sample_or_none(item_set: ItemSet, index: int, config: Config, draw: Draw, statistics) -> Sample | None:
     try:
-        return make_sample(item_set, index, config, draw.scale, draw.mirror, statistics, angle=draw.angle, spot=draw.spot)
+        return make_sample(
+            item_set, index, config, draw.scale, draw.mirror, statistics, angle=draw.angle, spot=draw.spot
+        )
     except DataError as error:
-        if item_set.items[index].image not in str(error) or "cannot be decoded" not in str(error) and "does not exist" not in str(error):
+        if (
+            item_set.items[index].image not in str(error)
+            or "cannot be decoded" not in str(error)
+            and "does not exist" not in str(error)
+        ):
             raise
         warnings.warn(f"left out: {error}", stacklevel=2)
         return None
@@ -349,11 +375,15 @@ def batch_spec(config: Config) -> dict:
     """tf.TensorSpec of every part of a batch: any number of images of any size, so that one compiled step serves all."""
     import tensorflow as tf
 
-    maps = {name: tf.TensorSpec((None, None, None, count), tf.float32) for name, count in batch_channels(config).items()}
+    maps = {
+        name: tf.TensorSpec((None, None, None, count), tf.float32) for name, count in batch_channels(config).items()
+    }
     return maps | {"inputs": tf.TensorSpec((None, None, None, 3), tf.uint8)}
 
 
-def tf_dataset(item_set: ItemSet, config: Config, statistics: np.ndarray | None, start: int = 0, workers: int = 2, share=(0, 1)):
+def tf_dataset(
+    item_set: ItemSet, config: Config, statistics: np.ndarray | None, start: int = 0, workers: int = 2, share=(0, 1)
+):
     """The same as a prefetched tf.data.Dataset of dicts (with `draw`, the number of the next draw, an int64 scalar)."""
     import tensorflow as tf
 

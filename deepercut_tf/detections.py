@@ -74,7 +74,9 @@ class Detections:
     conf: np.ndarray  # (N,)
     grid: np.ndarray  # (N,2) middle of the cell
     coord: np.ndarray  # (N,2) refined position
-    pairwise: np.ndarray  # (N,J(J-1),2) offsets from the cell's middle to the other joints; (N,0,2) without pairwise maps
+    pairwise: (
+        np.ndarray
+    )  # (N,J(J-1),2) offsets from the cell's middle to the other joints; (N,0,2) without pairwise maps
 
     def __len__(self) -> int:
         return len(self.joint)
@@ -98,7 +100,9 @@ def detect(maps: Maps, nms_radius: float, min_score: float, stride: float = 8.0)
     cells = np.concatenate(found) if found else np.zeros((0, 2), int)
     rows, columns = cells[:, 0], cells[:, 1]
     grid = cells[:, ::-1] * stride + 0.5 * stride
-    pairwise = np.zeros((len(cells), 0, 2)) if maps.pairwise is None else maps.pairwise[rows, columns].astype(np.float64)
+    pairwise = (
+        np.zeros((len(cells), 0, 2)) if maps.pairwise is None else maps.pairwise[rows, columns].astype(np.float64)
+    )
     conf = maps.score[rows, columns, joint].astype(np.float64)
     return Detections(joint, conf, grid, grid + maps.locref[rows, columns, joint].astype(np.float64), pairwise)
 

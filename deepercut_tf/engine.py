@@ -26,7 +26,9 @@ class Trainer:
 
     def __init__(self, model: keras.Model, config: Config, strategy=None, spec: dict | None = None):
         if keras.backend.backend() != "tensorflow":
-            raise ValueError(f"training needs KERAS_BACKEND=tensorflow; it is {keras.backend.backend()}, which can predict only")
+            raise ValueError(
+                f"training needs KERAS_BACKEND=tensorflow; it is {keras.backend.backend()}, which can predict only"
+            )
         import tensorflow as tf
 
         self.model, self.config, self.strategy = model, config, strategy
@@ -35,7 +37,11 @@ class Trainer:
         kinds = ("Momentum",) if config.optimizer == "sgd" else ("Adam", "Adam_1")
 
         def make_slots():
-            return {f"{n}/{kind}": tf.Variable(tf.zeros(v.shape), trainable=False) for n, v in self.trained.items() for kind in kinds}
+            return {
+                f"{n}/{kind}": tf.Variable(tf.zeros(v.shape), trainable=False)
+                for n, v in self.trained.items()
+                for kind in kinds
+            }
 
         if strategy is None:
             self.slots = make_slots()
@@ -44,7 +50,9 @@ class Trainer:
                 self.slots = make_slots()
         number = tf.TensorSpec((), tf.float32)
         # one trace for all image sizes; with partly known sizes, as retracing would find them, TensorFlow 2.21 computed wrong shapes
-        self._compiled = tf.function(self._distributed if strategy else self._step, input_signature=[spec or batch_spec(config), number, number])
+        self._compiled = tf.function(
+            self._distributed if strategy else self._step, input_signature=[spec or batch_spec(config), number, number]
+        )
 
     def step(self, batch: dict, rate: float, number: int) -> dict:
         """One update with a batch of `data.collate` (or a replica's each) at learning rate `rate`; `number` counts updates from 1 (for Adam).

@@ -67,10 +67,14 @@ def read_predictions(path: str | Path, images: int, joints: int) -> list:
         raise DataError(f"{path} does not exist; write it with python deepercut_tf/test.py, or give --predictions")
     found = list(read_mat(Path(path), "joints").ravel())
     if len(found) != images:
-        raise DataError(f"{path} has predictions for {len(found)} images, the data set has {images}; run test.py on this data set")
+        raise DataError(
+            f"{path} has predictions for {len(found)} images, the data set has {images}; run test.py on this data set"
+        )
     bad = [i for i, table in enumerate(found) if table.shape != (joints, 3)]
     if bad:
-        raise DataError(f"{path}: entry {bad[0]} has shape {found[bad[0]].shape}, expected ({joints},3); it is of another joint set")
+        raise DataError(
+            f"{path}: entry {bad[0]} has shape {found[bad[0]].shape}, expected ({joints},3); it is of another joint set"
+        )
     return found
 
 
@@ -92,7 +96,10 @@ def run(args: argparse.Namespace) -> str:
     predicted = read_predictions(args.predictions, len(persons), config.num_joints)
     threshold = config.pck_threshold if args.threshold is None else args.threshold
     return report(
-        per_joint_pck(persons, predicted, config.num_joints, threshold), config.all_joints, config.all_joints_names, config.mode == "correct"
+        per_joint_pck(persons, predicted, config.num_joints, threshold),
+        config.all_joints,
+        config.all_joints_names,
+        config.mode == "correct",
     )
 
 

@@ -33,9 +33,13 @@ class PoseFinder:
             from deepercut_tf.pairwise import load_spatial_model
 
             path = house_path(config.pairwise_stats_fn)
-            self.statistics = load_statistics(path, config.num_joints, config.global_scale, config.tensorflow_pairwise_order)
+            self.statistics = load_statistics(
+                path, config.num_joints, config.global_scale, config.tensorflow_pairwise_order
+            )
             if config.pairwise_model_dir:
-                self.spatial = load_spatial_model(house_path(config.pairwise_model_dir), config.num_joints, config.sparse_graph)
+                self.spatial = load_spatial_model(
+                    house_path(config.pairwise_model_dir), config.num_joints, config.sparse_graph
+                )
         self.predictor = self._network(weights, random_weights)
 
     def _network(self, weights, random_weights: bool):
@@ -48,7 +52,9 @@ class PoseFinder:
             differing = [k for k in MEANING if k in trained and trained[k] != getattr(self.config, k)]
             if differing:
                 k = differing[0]
-                raise DataError(f"{self.path} was trained with {k}: {trained[k]}, the settings have {getattr(self.config, k)}; use those of the training")
+                raise DataError(
+                    f"{self.path} was trained with {k}: {trained[k]}, the settings have {getattr(self.config, k)}; use those of the training"
+                )
         import keras
 
         from deepercut_tf.engine import Predictor
@@ -70,7 +76,9 @@ class PoseFinder:
         others = [self.predictor.maps(resize(image, base * s)) for s in self.config.test_scales[1:]]
         resampled = [first] + [resample(maps, first.score.shape[:2], s) for maps, s in zip(others, scales[1:])]
         pairwise = None if first.pairwise is None else np.mean([m.pairwise for m in resampled], axis=0)
-        mean = Maps(np.mean([m.score for m in resampled], axis=0), np.mean([m.locref for m in resampled], axis=0), pairwise)
+        mean = Maps(
+            np.mean([m.score for m in resampled], axis=0), np.mean([m.locref for m in resampled], axis=0), pairwise
+        )
         return mean, base * self.config.test_scales[0]
 
     def single(self, image: np.ndarray) -> np.ndarray:
@@ -87,7 +95,9 @@ class PoseFinder:
     def people_of(self, maps: Maps, scale: float) -> People:
         """All persons in the maps of a picture at `scale`."""
         if not self.config.pairwise_predict:
-            raise DataError("several persons need a network with pairwise_predict: true; this one finds one person (test.py, demo/singleperson.py)")
+            raise DataError(
+                "several persons need a network with pairwise_predict: true; this one finds one person (test.py, demo/singleperson.py)"
+            )
         require(self.config, "pairwise_model_dir", "nms_radius", "det_min_score", why="finding several persons")
         found = detect(maps, self.config.nms_radius, self.config.det_min_score)
         people = find_people(found, self.config.num_joints, self.spatial, self.config.sparse_graph, self.config.mode)
@@ -100,7 +110,13 @@ class PoseFinder:
         """What a prediction file says about the network."""
         from common.checkpoints import sha256_of, versions
 
-        settings = {"model": self.config.net_type, "house": "deepercut_tf", "flip_test": False, "settings": asdict(self.config), "versions": versions()}
+        settings = {
+            "model": self.config.net_type,
+            "house": "deepercut_tf",
+            "flip_test": False,
+            "settings": asdict(self.config),
+            "versions": versions(),
+        }
         path = self.path
         if path is None:
             return settings | {"weights": "random"}
@@ -119,7 +135,14 @@ def resample(maps: Maps, shape: tuple[int, int], scale: float) -> Maps:
     def sampled(array: np.ndarray) -> np.ndarray:
         flat = array.reshape(*array.shape[:2], -1).astype(np.float32)
         # OpenCV handles a few channels at a time
-        parts = [cv2.remap(flat[..., k : k + 4], *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for k in range(0, flat.shape[2], 4)]
+        parts = [
+            cv2.remap(flat[..., k : k + 4], *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            for k in range(0, flat.shape[2], 4)
+        ]
         return np.concatenate([p.reshape(*shape, -1) for p in parts], axis=-1).reshape(*shape, *array.shape[2:])
 
-    return Maps(sampled(maps.score), sampled(maps.locref) / scale, None if maps.pairwise is None else sampled(maps.pairwise) / scale)
+    return Maps(
+        sampled(maps.score),
+        sampled(maps.locref) / scale,
+        None if maps.pairwise is None else sampled(maps.pairwise) / scale,
+    )

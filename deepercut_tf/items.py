@@ -75,7 +75,9 @@ def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
         first, last = config.data_range
         found = replace(found, items=found.items[int(first) : int(last)])
     if not found.items:
-        raise DataError(f"{path}: no image in this data set (dataset_phase {config.dataset_phase}, data_range {config.data_range})")
+        raise DataError(
+            f"{path}: no image in this data set (dataset_phase {config.dataset_phase}, data_range {config.data_range})"
+        )
     return found, joint_set
 
 
@@ -88,7 +90,9 @@ def _load_folder(path: Path, config: Config) -> ItemSet:
         if config.dataset_ann == "image_info":
             return _image_info(path, config)
     split = config.dataset_phase or "train"
-    pose_set = load_aic(path, split) if config.dataset_type == "aic" else datasets.load(config.dataset_type, path, split)
+    pose_set = (
+        load_aic(path, split) if config.dataset_type == "aic" else datasets.load(config.dataset_type, path, split)
+    )
     return items_of(pose_set, config)
 
 
@@ -174,7 +178,13 @@ def _image_info(root: Path, config: Config) -> ItemSet:
         ]
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: field images lacks {error}; take the image_info file as COCO publishes it") from error
-    return ItemSet(items, AIC17 if config.dataset_type == "aic" else COCO17, has_truth=False, synthetic=files.is_synthetic(root), root=str(root))
+    return ItemSet(
+        items,
+        AIC17 if config.dataset_type == "aic" else COCO17,
+        has_truth=False,
+        synthetic=files.is_synthetic(root),
+        root=str(root),
+    )
 
 
 # ---- .mat files in the original's layout --------------------------------------------------------------------------------------
@@ -182,10 +192,14 @@ def _image_info(root: Path, config: Config) -> ItemSet:
 
 def _load_prepared(path: Path, config: Config) -> ItemSet:
     if config.dataset_type not in PREPARED:
-        raise DataError(f"dataset_type {config.dataset_type} reads a folder, not {path}; .mat files are default, mpii or penn_action")
+        raise DataError(
+            f"dataset_type {config.dataset_type} reads a folder, not {path}; .mat files are default, mpii or penn_action"
+        )
     if not path.is_file():
         if config.dataset_type == "default":
-            raise DataMissing(f"data set file {path} does not exist; write one as README.md describes, or use another dataset_type")
+            raise DataMissing(
+                f"data set file {path} does not exist; write one as README.md describes, or use another dataset_type"
+            )
         name, make = config.dataset_type, "deepercut_tf/prepare_mpii.py" if config.dataset_type == "mpii" else None
         then = f", then: python {make} ROOT {path.parent}" if make else ""
         raise DataMissing(f"{files.missing(name, path.parent, path.name)}{then}; or set `dataset` to the folder itself")
@@ -197,7 +211,9 @@ def _load_prepared(path: Path, config: Config) -> ItemSet:
         skeleton = {"mpii": MPII14, "penn_action": PENN13}[config.dataset_type]
     content = files.read_mat(path)
     if "dataset" not in content or content["dataset"].dtype.names is None:
-        raise DataError(f"{path} has no struct array `dataset`; it is not in the original's layout (image, size, joints)")
+        raise DataError(
+            f"{path} has no struct array `dataset`; it is not in the original's layout (image, size, joints)"
+        )
     # the original's MATLAB wrote coordinates from 1 for these two; our prepare_mpii.py says what it wrote
     origin = int(content["origin"].ravel()[0]) if "origin" in content else int(config.dataset_type != "default")
     shift = -origin if config.mode == "correct" else 0
@@ -205,7 +221,15 @@ def _load_prepared(path: Path, config: Config) -> ItemSet:
     items = [_prepared_item(path, i, row, names, len(skeleton), shift, config) for i, row in enumerate(rows)]
     mirror_shift = _COMPAT_SHIFT.get(config.dataset_type, -1) if config.mode == "compat" else -1
     sequences = _sequences(content) if config.video_batch else []
-    return ItemSet(items, skeleton, "joints" in names, mirror_shift, files.is_synthetic(path.parent), str(path), sequences=sequences)
+    return ItemSet(
+        items,
+        skeleton,
+        "joints" in names,
+        mirror_shift,
+        files.is_synthetic(path.parent),
+        str(path),
+        sequences=sequences,
+    )
 
 
 def _prepared_item(path: Path, index: int, row, names, joints: int, shift: int, config: Config) -> Item:
@@ -215,7 +239,9 @@ def _prepared_item(path: Path, index: int, row, names, joints: int, shift: int, 
         crop = np.ravel(row["crop"]).astype(np.float64) if "crop" in names else None
         people = [np.asarray(cell) for cell in np.ravel(row["joints"])] if "joints" in names else []
     except (IndexError, ValueError) as error:
-        raise DataError(f"{path}: entry {index} of `dataset` cannot be read ({error}); fields are image, size [3,h,w], joints {{n x 3}}") from error
+        raise DataError(
+            f"{path}: entry {index} of `dataset` cannot be read ({error}); fields are image, size [3,h,w], joints {{n x 3}}"
+        ) from error
     people = people[:1] if config.mode == "compat" else people
     persons = [_person(path, index, cell, joints, shift) for cell in people if cell.size]
     number = {k: int(np.ravel(row[k])[0]) if k in names else None for k in ("seq_id", "frame_id")}
@@ -228,7 +254,9 @@ def _person(path: Path, index: int, cell: np.ndarray, joints: int, shift: int) -
         raise DataError(f"{path}: entry {index}, field joints: shape {cell.shape}, expected (n,3) = joint id, x, y")
     table = cell.astype(np.float64)
     if table[:, 0].min() < 0 or table[:, 0].max() >= joints:
-        raise DataError(f"{path}: entry {index}, field joints: id outside 0..{joints - 1}; check num_joints and the ids (from 0)")
+        raise DataError(
+            f"{path}: entry {index}, field joints: id outside 0..{joints - 1}; check num_joints and the ids (from 0)"
+        )
     table[:, 1:] += shift
     return table
 

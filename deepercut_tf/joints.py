@@ -11,16 +11,15 @@ from common.skeletons import COCO17, LSP14, MPII14, PENN13, SKELETONS, Skeleton
 from deepercut_tf.config import Config
 
 # The original's words for the groups of two data sets; all others are called as in the skeleton.
-_ORIGINAL_NAMES = {
-    "mpii": {"upper_neck": "chin", "head_top": "forehead"},
-    "coco": {"wrist": "hand", "ankle": "foot"},
-}
+_ORIGINAL_NAMES = {"mpii": {"upper_neck": "chin", "head_top": "forehead"}, "coco": {"wrist": "hand", "ankle": "foot"}}
 
 
 def joint_groups(skeleton: Skeleton, dataset_type: str = "") -> tuple[list[list[int]], list[str]]:
     """(all_joints, all_joints_names): a pair of joints, or one, per group, in skeleton order."""
     names = _ORIGINAL_NAMES.get(dataset_type, {})
-    return [list(members) for members in skeleton.groups.values()], [names.get(group, group) for group in skeleton.groups]
+    return [list(members) for members in skeleton.groups.values()], [
+        names.get(group, group) for group in skeleton.groups
+    ]
 
 
 def symmetric_order(all_joints: list[list[int]], count: int) -> np.ndarray:
@@ -56,7 +55,9 @@ def skeleton_of_settings(config: Config) -> Skeleton:
             names[joint] = side + name
     for known, dataset_type in ((MPII14, "mpii"), (COCO17, "coco"), (LSP14, ""), (PENN13, "")):
         groups, words = joint_groups(known, dataset_type)
-        if [sorted(g) for g in config.all_joints] == [sorted(g) for g in groups] and list(config.all_joints_names) == words:
+        if [sorted(g) for g in config.all_joints] == [sorted(g) for g in groups] and list(
+            config.all_joints_names
+        ) == words:
             return known
     skeleton = Skeleton("settings_" + "_".join(names), tuple(names))
     return SKELETONS.setdefault(skeleton.name, skeleton)
@@ -80,5 +81,3 @@ def with_joints(config: Config, skeleton: Skeleton, announce=print) -> Config:
             " overrides it; use dataset_type: default for a joint set of your own"
         )
     return replace(config, num_joints=len(skeleton), all_joints=groups, all_joints_names=names)
-
-

@@ -38,12 +38,16 @@ def pose_losses(outputs: dict, batch: dict, config: Config) -> dict:
     """
     losses = {"part_loss": score_loss(outputs["part_pred"], batch["part_score_targets"], batch["part_score_weights"])}
     if "part_pred_interm" in outputs:
-        losses["part_loss_interm"] = score_loss(outputs["part_pred_interm"], batch["part_score_targets"], batch["part_score_weights"])
+        losses["part_loss_interm"] = score_loss(
+            outputs["part_pred_interm"], batch["part_score_targets"], batch["part_score_weights"]
+        )
     if config.location_refinement:
         value = offset_loss(outputs["locref"], batch["locref_targets"], batch["locref_mask"], config.locref_huber_loss)
         losses["locref_loss"] = config.locref_loss_weight * value
     if config.pairwise_predict:
-        value = offset_loss(outputs["pairwise_pred"], batch["pairwise_targets"], batch["pairwise_mask"], config.pairwise_huber_loss)
+        value = offset_loss(
+            outputs["pairwise_pred"], batch["pairwise_targets"], batch["pairwise_mask"], config.pairwise_huber_loss
+        )
         losses["pairwise_loss"] = config.pairwise_loss_weight * value
     losses["total_loss"] = sum(losses.values())
     return losses

@@ -25,7 +25,9 @@ def make_strategy(kind: str):
         cluster = json.loads(os.environ["TF_CONFIG"])
         workers, index = len(cluster["cluster"]["worker"]), int(cluster["task"]["index"])
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"--distribute multiworker needs TF_CONFIG with cluster.worker and task.index ({error!r})") from error
+        raise DataError(
+            f"--distribute multiworker needs TF_CONFIG with cluster.worker and task.index ({error!r})"
+        ) from error
     return tf.distribute.MultiWorkerMirroredStrategy(), (index, workers)
 
 

@@ -32,7 +32,19 @@ class ConvNorm(keras.layers.Layer):
     scale and offset are trained. `folded`: for prediction, with a bias instead of the normalisation.
     """
 
-    def __init__(self, filters: int, kernel: int, stride=1, rate=1, relu=True, frozen=True, folded=False, decay=0.997, scope="", **options):
+    def __init__(
+        self,
+        filters: int,
+        kernel: int,
+        stride=1,
+        rate=1,
+        relu=True,
+        frozen=True,
+        folded=False,
+        decay=0.997,
+        scope="",
+        **options,
+    ):
         super().__init__(**options)
         self.filters, self.kernel_size, self.stride, self.rate = filters, kernel, stride, rate
         self.relu, self.frozen, self.folded, self.decay, self.scope = relu, frozen, folded, decay, scope
@@ -41,9 +53,13 @@ class ConvNorm(keras.layers.Layer):
         """Create the variables for inputs of `shape` (B,H,W,C)."""
         fan_in = self.kernel_size**2 * shape[-1]
         # slim's variance scaling: 1.3 makes up for the truncation; folded kernels come from another network
-        random = keras.initializers.TruncatedNormal(stddev=float(np.sqrt(1.3 * 2 / fan_in)), seed=keras.random.SeedGenerator())
+        random = keras.initializers.TruncatedNormal(
+            stddev=float(np.sqrt(1.3 * 2 / fan_in)), seed=keras.random.SeedGenerator()
+        )
         initializer = "zeros" if self.folded else random
-        self.weights_ = self.add_weight(shape=(self.kernel_size, self.kernel_size, shape[-1], self.filters), initializer=initializer, name="weights")
+        self.weights_ = self.add_weight(
+            shape=(self.kernel_size, self.kernel_size, shape[-1], self.filters), initializer=initializer, name="weights"
+        )
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="biases") if self.folded else None
         if self.folded:
             return
@@ -63,7 +79,11 @@ class ConvNorm(keras.layers.Layer):
             x = self._normalise_batch(x)
         else:
             moving = self.moving_mean, self.moving_variance
-            x = (_fused_norm(x, self.gamma, self.beta, moving) if training and _on_tensorflow() else _plain_norm(x, self.gamma, self.beta, moving))[0]
+            x = (
+                _fused_norm(x, self.gamma, self.beta, moving)
+                if training and _on_tensorflow()
+                else _plain_norm(x, self.gamma, self.beta, moving)
+            )[0]
         return ops.relu(x) if self.relu else x
 
     def _convolve(self, x, kernel):
@@ -78,7 +98,9 @@ class ConvNorm(keras.layers.Layer):
 
             # ops.conv would rearrange the picture for a dilation, which costs more than the convolution
             return tf.nn.conv2d(x, kernel, self.stride, "VALID", dilations=self.rate)
-        return ops.conv(x, kernel, strides=self.stride, padding="valid", dilation_rate=self.rate, data_format="channels_last")
+        return ops.conv(
+            x, kernel, strides=self.stride, padding="valid", dilation_rate=self.rate, data_format="channels_last"
+        )
 
     def _normalise_batch(self, x):
         x, mean, variance = (_fused_norm if _on_tensorflow() else _plain_norm)(x, self.gamma, self.beta)
@@ -93,8 +115,21 @@ class ConvNorm(keras.layers.Layer):
 
     def get_config(self) -> dict:
         """For saving."""
-        names = {"filters": self.filters, "kernel": self.kernel_size, "stride": self.stride, "rate": self.rate, "relu": self.relu}
-        return {**super().get_config(), **names, "frozen": self.frozen, "folded": self.folded, "decay": self.decay, "scope": self.scope}
+        names = {
+            "filters": self.filters,
+            "kernel": self.kernel_size,
+            "stride": self.stride,
+            "rate": self.rate,
+            "relu": self.relu,
+        }
+        return {
+            **super().get_config(),
+            **names,
+            "frozen": self.frozen,
+            "folded": self.folded,
+            "decay": self.decay,
+            "scope": self.scope,
+        }
 
 
 def _on_tensorflow() -> bool:
@@ -137,8 +172,12 @@ class Heads(keras.layers.Layer):
         for name, count in self.channels.items():
             limit = float(np.sqrt(6 / (9 * (count + shape[-1]))))  # Glorot
             initializer = keras.initializers.RandomUniform(-limit, limit, seed=keras.random.SeedGenerator())
-            self.kernels[name] = self.add_weight(shape=(3, 3, count, shape[-1]), initializer=initializer, name=f"{name}_weights")
-            self.biases[name] = self.add_weight(shape=(count,), initializer="zeros", name=f"{name}_biases", autocast=False)
+            self.kernels[name] = self.add_weight(
+                shape=(3, 3, count, shape[-1]), initializer=initializer, name=f"{name}_weights"
+            )
+            self.biases[name] = self.add_weight(
+                shape=(count,), initializer="zeros", name=f"{name}_biases", autocast=False
+            )
 
     def call(self, x):
         """(B,h,w,C) -> {scope name: (B,2h,2w,channels)}."""
@@ -155,7 +194,10 @@ class Heads(keras.layers.Layer):
     def compute_output_spec(self, x):
         """Twice the sides."""
         sides = [None if side is None else 2 * side for side in x.shape[1:3]]
-        return {name: keras.KerasTensor((x.shape[0], *sides, count), dtype=self.variable_dtype) for name, count in self.channels.items()}
+        return {
+            name: keras.KerasTensor((x.shape[0], *sides, count), dtype=self.variable_dtype)
+            for name, count in self.channels.items()
+        }
 
     def get_config(self) -> dict:
         """For saving."""
@@ -183,7 +225,11 @@ class SubtractMean(keras.layers.Layer):
         return {**super().get_config(), "mean": self.mean}
 
 
-OUTPUTS = {"part_pred": "part_pred", "locref_pred": "locref", "pairwise_pred": "pairwise_pred"}  # scope -> key of the output
+OUTPUTS = {
+    "part_pred": "part_pred",
+    "locref_pred": "locref",
+    "pairwise_pred": "pairwise_pred",
+}  # scope -> key of the output
 
 
 def head_channels(config: Config) -> dict[str, int]:
@@ -197,7 +243,9 @@ def head_channels(config: Config) -> dict[str, int]:
     return channels
 
 
-def build_model(config: Config, intermediate: bool = False, features: bool = False, folded: bool = False, amp: str = "off") -> keras.Model:
+def build_model(
+    config: Config, intermediate: bool = False, features: bool = False, folded: bool = False, amp: str = "off"
+) -> keras.Model:
     """The network of the settings: RGB (B,H,W,3) -> {part_pred logits, locref, pairwise_pred, and with `intermediate` part_pred_interm}.
 
     `intermediate`: with the second score map, if the settings have one; training alone needs it. `features`: block4's output too.
@@ -219,10 +267,20 @@ def build_model(config: Config, intermediate: bool = False, features: bool = Fal
         for unit in range(1, count + 1):
             # stride 16 is reached after block2
             stride = 2 if unit == count and block < 3 else 1
-            x = _bottleneck(x, _channels(base, config), stride, rate, unit == 1, kind, f"{scope}/block{block}/unit_{unit}/bottleneck_v1")
+            x = _bottleneck(
+                x,
+                _channels(base, config),
+                stride,
+                rate,
+                unit == 1,
+                kind,
+                f"{scope}/block{block}/unit_{unit}/bottleneck_v1",
+            )
             if block == 3 and unit == wanted:
                 interm = x
-    outputs = {OUTPUTS[name]: value for name, value in Heads(head_channels(config), name="heads", dtype=dtype)(x).items()}
+    outputs = {
+        OUTPUTS[name]: value for name, value in Heads(head_channels(config), name="heads", dtype=dtype)(x).items()
+    }
     if wanted is not None:
         head = Heads({"intermediate_supervision": config.num_joints}, name="heads_interm", dtype=dtype)
         outputs["part_pred_interm"] = head(interm)["intermediate_supervision"]
@@ -244,7 +302,9 @@ def _bottleneck(x, base: int, stride: int, rate: int, first: bool, kind: dict, s
     if first:
         shortcut = conv(x, 4 * base, 1, stride, 1, False, "shortcut")
     else:
-        shortcut = x if stride == 1 else keras.layers.MaxPooling2D(1, stride, name=f"{name}_shortcut", dtype=kind["dtype"])(x)
+        shortcut = (
+            x if stride == 1 else keras.layers.MaxPooling2D(1, stride, name=f"{name}_shortcut", dtype=kind["dtype"])(x)
+        )
     y = conv(x, base, 1, 1, 1, True, "conv1")
     y = conv(y, base, 3, stride, rate, True, "conv2")
     y = conv(y, 4 * base, 1, 1, 1, False, "conv3")
@@ -274,7 +334,11 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def load_variables(
-    model: keras.Model, values: dict[str, np.ndarray], source: str, only_backbone: bool = False, fitting_heads: bool = False
+    model: keras.Model,
+    values: dict[str, np.ndarray],
+    source: str,
+    only_backbone: bool = False,
+    fitting_heads: bool = False,
 ) -> list[str]:
     """Assign arrays by the original's names; returns the names that were assigned. Further names in `values` are ignored.
 

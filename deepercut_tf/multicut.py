@@ -43,7 +43,9 @@ class Graph:
         return float(self.unary[np.arange(n), classes].sum() + pairs.sum() / 2)
 
 
-def build_graph(unary: np.ndarray, pwidx: np.ndarray, pw: np.ndarray, is_sparse_graph: bool = True, do_suppression: bool = True) -> Graph:
+def build_graph(
+    unary: np.ndarray, pwidx: np.ndarray, pw: np.ndarray, is_sparse_graph: bool = True, do_suppression: bool = True
+) -> Graph:
     """The problem of `solve_nl_lmp`'s costs (not probabilities); ValueError when shapes or indices do not fit."""
     unary = np.asarray(unary, np.float64)
     pwidx, pw = np.asarray(pwidx).astype(np.int64), np.asarray(pw, np.float64).reshape(-1)

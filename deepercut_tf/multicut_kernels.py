@@ -279,7 +279,11 @@ def sweep(pairs, count, graph, label, classes, active, touched):
     for row in range(len(pairs)):
         a, b = pairs[row, 0], pairs[row, 1]
         split = b < 0
-        while size[a] > 0 and (active[head[a]] or (not split and size[b] > 0 and active[head[b]])) and (split or size[b] > 0):
+        while (
+            size[a] > 0
+            and (active[head[a]] or (not split and size[b] > 0 and active[head[b]]))
+            and (split or size[b] > 0)
+        ):
             second = fresh if split else b
             nodes, i = np.empty(size[a] + size[second], np.int64), 0
             for cluster in (a, second):

@@ -12,8 +12,16 @@ WEIGHTS = "weights file, or folder of snapshots (default: the key init_weights)"
 def settings_parser(about: str, weights: bool = False, limit: str | None = None) -> argparse.ArgumentParser:
     """A parser with --config, --set, --mode and --allow_unknown, which `settings_of` reads; --weights, and --limit with that help text, if wanted."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="pose_cfg.yaml or its folder (default: $POSE_PARAM_PATH, else the working directory)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting on top of the file (YAML value); repeatable")
+    parser.add_argument(
+        "--config", help="pose_cfg.yaml or its folder (default: $POSE_PARAM_PATH, else the working directory)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting on top of the file (YAML value); repeatable",
+    )
     parser.add_argument("--mode", choices=("correct", "compat"), help="shorthand for --set mode=...")
     parser.add_argument("--allow_unknown", action="store_true", help="ignore unknown keys of the settings file")
     if weights:
@@ -28,7 +36,9 @@ def testing_parser(about: str, out: str, cached: str) -> argparse.ArgumentParser
     parser = settings_parser(about, weights=True, limit="the first N images only")
     parser.add_argument("--out", default=out, help=f"file to write (default: {out})")
     parser.add_argument("--cache", action="store_true", help=f"also write {cached}")
-    parser.add_argument("--novis", action="store_true", help="accepted as in the original; nothing is shown unless --vis is given")
+    parser.add_argument(
+        "--novis", action="store_true", help="accepted as in the original; nothing is shown unless --vis is given"
+    )
     parser.add_argument("--vis", help="folder for drawings")
     return parser
 

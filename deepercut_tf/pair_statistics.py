@@ -35,7 +35,9 @@ class PairStatistics:
         return table
 
 
-def collect(persons: list[np.ndarray], joints: int, widths: list[float] | None = None, all_joints=None, mirror_shift: int = -1):
+def collect(
+    persons: list[np.ndarray], joints: int, widths: list[float] | None = None, all_joints=None, mirror_shift: int = -1
+):
     """(mean, deviation, count): (P,2), (P,2), (P,) over persons of rows (id, x, y); the deviation is the population's.
 
     With `widths` (one a person, of its image) mirrored copies count too, exchanged by `all_joints`. NaN where a pair never occurs.
@@ -76,7 +78,9 @@ def load_statistics(path: str | Path, joints: int, scale: float = 1.0, our_order
     the file is missing, lacks a pair of the `joints`, or a deviation is not positive.
     """
     if not Path(path).is_file():
-        raise DataError(f"pairwise statistics {path} do not exist (key pairwise_stats_fn); make them: python deepercut_tf/pairwise_stats.py")
+        raise DataError(
+            f"pairwise statistics {path} do not exist (key pairwise_stats_fn); make them: python deepercut_tf/pairwise_stats.py"
+        )
     content = read_mat(Path(path))
     lacking = [name for name in ("graph", "means", "std_devs") if name not in content]
     if lacking:
@@ -86,10 +90,14 @@ def load_statistics(path: str | Path, joints: int, scale: float = 1.0, our_order
     pairs = ordered_pairs(joints)
     missing = [pair for pair in map(tuple, pairs.tolist()) if pair not in rows]
     if missing:
-        raise DataError(f"{path} has no statistics of joints {missing[0]} ({len(missing)} pairs of {len(pairs)} lack); it is of another joint set")
+        raise DataError(
+            f"{path} has no statistics of joints {missing[0]} ({len(missing)} pairs of {len(pairs)} lack); it is of another joint set"
+        )
     index = np.array([rows[pair] for pair in map(tuple, pairs.tolist())], int)
     mean, deviation = content["means"][index] * scale, content["std_devs"][index] * scale
     if not (np.isfinite(mean).all() and (deviation > 0).all()):
-        raise DataError(f"{path}: field std_devs must be positive and means finite; make it anew with deepercut_tf/pairwise_stats.py")
+        raise DataError(
+            f"{path}: field std_devs must be positive and means finite; make it anew with deepercut_tf/pairwise_stats.py"
+        )
     channel = np.array([pair_id(k, m, joints) for k, m in pairs], int) if our_order else index
     return PairStatistics(mean, deviation, channel)

@@ -44,15 +44,22 @@ def load_spatial_model(folder: str | Path, joints: int, needed: list[list[int]] 
     for c1, c2 in wanted_pairs(needed, joints):
         path = model_file(folder, c1, c2)
         if not path.is_file():
-            raise DataError(f"{path} does not exist (key pairwise_model_dir): make the model with deepercut_tf/train_spatial_model.py")
+            raise DataError(
+                f"{path} does not exist (key pairwise_model_dir): make the model with deepercut_tf/train_spatial_model.py"
+            )
         content = read_mat(path, "spatial_model")
         try:
             options, regression = content["training_opts"][0][0][0], content["log_reg"][0][0][0]
-            low, high = (np.ravel(options[name][0][0] if options[name].dtype == object else options[name]) for name in ("X_min", "X_max"))
+            low, high = (
+                np.ravel(options[name][0][0] if options[name].dtype == object else options[name])
+                for name in ("X_min", "X_max")
+            )
             weight = np.ravel(regression["w"][0][0] if regression["w"].dtype == object else regression["w"])
             model.low[c1, c2], model.high[c1, c2], model.weight[c1, c2] = low, high, weight
         except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise DataError(f"{path}: spatial_model is not laid out as training_opts.X_min, X_max (8), log_reg.w (9) ({error})") from error
+            raise DataError(
+                f"{path}: spatial_model is not laid out as training_opts.X_min, X_max (8), log_reg.w (9) ({error})"
+            ) from error
     return model
 
 
@@ -65,7 +72,9 @@ def save_spatial_model(folder: str | Path, model: SpatialModel) -> list[Path]:
         options = {"X_min": model.low[c1, c2][None], "X_max": model.high[c1, c2][None]}
         content = {"spatial_model": {"training_opts": options, "log_reg": {"w": model.weight[c1, c2][None]}}}
         path = model_file(folder, int(c1), int(c2))
-        paths.append(atomic_write(path, lambda temporary, content=content: savemat(temporary, content, appendmat=False)))
+        paths.append(
+            atomic_write(path, lambda temporary, content=content: savemat(temporary, content, appendmat=False))
+        )
     return paths
 
 
@@ -73,7 +82,11 @@ def wanted_pairs(sparse_graph: list[list[int]] | None, joints: int) -> list[tupl
     """The pairs c1 < c2 that `sparse_graph` names in either order; all when it is empty. DataError for a joint that does not exist."""
     if not sparse_graph:
         return [(a, b) for a in range(joints) for b in range(a + 1, joints)]
-    bad = [pair for pair in sparse_graph if len(pair) != 2 or not all(0 <= int(j) < joints for j in pair) or pair[0] == pair[1]]
+    bad = [
+        pair
+        for pair in sparse_graph
+        if len(pair) != 2 or not all(0 <= int(j) < joints for j in pair) or pair[0] == pair[1]
+    ]
     if bad:
         raise DataError(f"sparse_graph: {bad[0]} is no pair of two of the {joints} joints")
     return sorted({(min(a, b), max(a, b)) for a, b in sparse_graph})
@@ -133,6 +146,10 @@ def pair_graph(found: Detections, joints: int, model: SpatialModel, sparse_graph
     lacking = np.isnan(model.weight[found.joint[a2], found.joint[b2], 0])
     if lacking.any():
         c1, c2 = found.joint[a2][lacking][0], found.joint[b2][lacking][0]
-        raise DataError(f"the spatial model lacks the joints {c1} and {c2}: {model_file('', int(c1), int(c2))} was not loaded")
-    probability[~same] = different_part_probability(pair_features(found, a2, b2, joints), found.joint[a2], found.joint[b2], model)
+        raise DataError(
+            f"the spatial model lacks the joints {c1} and {c2}: {model_file('', int(c1), int(c2))} was not loaded"
+        )
+    probability[~same] = different_part_probability(
+        pair_features(found, a2, b2, joints), found.joint[a2], found.joint[b2], model
+    )
     return np.stack([a, b], axis=1), probability

@@ -43,7 +43,10 @@ def run(args: argparse.Namespace) -> Path:
     rare = np.flatnonzero(count == 0)
     if len(rare):
         first = ordered_pairs(config.num_joints)[rare[0]].tolist()
-        print(f"warning: {len(rare)} pairs of joints never occur together, first {first}: mean 0, deviation 1", file=sys.stderr)
+        print(
+            f"warning: {len(rare)} pairs of joints never occur together, first {first}: mean 0, deviation 1",
+            file=sys.stderr,
+        )
     mean, deviation = np.nan_to_num(mean), np.where(np.nan_to_num(deviation) > 0, deviation, 1.0)
     path = output_path(args.out or config.pairwise_stats_fn)
     save_statistics(path, mean, deviation, config.num_joints)

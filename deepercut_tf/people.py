@@ -65,7 +65,9 @@ def assemble(found: Detections, labelling: np.ndarray, joints: int, mode: str = 
     return People(mean, total)
 
 
-def find_people(found: Detections, joints: int, model: SpatialModel, sparse_graph=None, mode: str = "correct") -> People:
+def find_people(
+    found: Detections, joints: int, model: SpatialModel, sparse_graph=None, mode: str = "correct"
+) -> People:
     """Persons of an image: pair probabilities, solver, assembly."""
     return assemble(found, solve_detections(found, joints, model, sparse_graph), joints, mode)
 

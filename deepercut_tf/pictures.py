@@ -12,11 +12,15 @@ def score_picture(image: np.ndarray, score: np.ndarray, alpha: float = 0.5) -> n
     """(H,W,3) uint8 BGR: the RGB `image` (H,W,3) under a (h,w) score map in jet colours, 0 blue to 1 red."""
     import cv2
 
-    large = cv2.resize(np.clip(score, 0, 1).astype(np.float32), (score.shape[1] * 8, score.shape[0] * 8), interpolation=cv2.INTER_CUBIC)
+    large = cv2.resize(
+        np.clip(score, 0, 1).astype(np.float32), (score.shape[1] * 8, score.shape[0] * 8), interpolation=cv2.INTER_CUBIC
+    )
     colors = cv2.applyColorMap((np.clip(large, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET)
     height, width = image.shape[:2]
     colors = colors[:height, :width]
-    return cv2.addWeighted(np.ascontiguousarray(image[: colors.shape[0], : colors.shape[1], ::-1]), 1 - alpha, colors, alpha, 0)
+    return cv2.addWeighted(
+        np.ascontiguousarray(image[: colors.shape[0], : colors.shape[1], ::-1]), 1 - alpha, colors, alpha, 0
+    )
 
 
 def person_color(number: int) -> tuple[int, int, int]:
@@ -28,7 +32,9 @@ def person_color(number: int) -> tuple[int, int, int]:
     return tuple(int(v) for v in cv2.cvtColor(np.uint8([[[hue, 230, bright]]]), cv2.COLOR_HSV2BGR)[0, 0])
 
 
-def draw_people(image: np.ndarray, joints: np.ndarray, skeleton: Skeleton, colors: list[int] | None = None) -> np.ndarray:
+def draw_people(
+    image: np.ndarray, joints: np.ndarray, skeleton: Skeleton, colors: list[int] | None = None
+) -> np.ndarray:
     """A copy of the BGR image with persons (P,J,2) (NaN: absent), each in a colour of its own; `colors` are their numbers."""
     for p, person in enumerate(joints):
         image = draw_pose(image, person, skeleton, color=person_color(p if colors is None else colors[p]))
@@ -48,7 +54,9 @@ class ColorTracker:
         from scipy.optimize import linear_sum_assignment
 
         present = np.isfinite(joints).all(-1)
-        points = np.array([person[seen].mean(0) if seen.any() else (np.inf, np.inf) for person, seen in zip(joints, present)]).reshape(-1, 2)
+        points = np.array(
+            [person[seen].mean(0) if seen.any() else (np.inf, np.inf) for person, seen in zip(joints, present)]
+        ).reshape(-1, 2)
         numbers: list[int | None] = [None] * len(points)
         with np.errstate(invalid="ignore"):
             distance = np.linalg.norm(points[:, None] - self.points[None], axis=-1)

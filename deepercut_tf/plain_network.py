@@ -30,14 +30,18 @@ class PlainNetwork:
             pad = [[(kernel.shape[0] - 1) // 2, kernel.shape[0] - 1 - (kernel.shape[0] - 1) // 2]] * 2
             x = tf.pad(x, [[0, 0], *pad, [0, 0]])
         x = tf.nn.conv2d(x, kernel, stride, "SAME" if stride == 1 else "VALID", dilations=rate)
-        gamma, beta, mean, variance = (self.variables[f"{scope}/BatchNorm/{p}"] for p in ("gamma", "beta", "moving_mean", "moving_variance"))
+        gamma, beta, mean, variance = (
+            self.variables[f"{scope}/BatchNorm/{p}"] for p in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
         x = tf.nn.batch_normalization(x, mean, variance, beta, gamma, EPSILON)
         return tf.nn.relu(x) if relu else x
 
     def _head(self, x, name: str):
         kernel, bias = self.variables[f"pose/{name}/block4/weights"], self.variables[f"pose/{name}/block4/biases"]
         shape = tf.shape(x)
-        return tf.nn.conv2d_transpose(x, kernel, [shape[0], 2 * shape[1], 2 * shape[2], kernel.shape[2]], 2, "SAME") + bias
+        return (
+            tf.nn.conv2d_transpose(x, kernel, [shape[0], 2 * shape[1], 2 * shape[2], kernel.shape[2]], 2, "SAME") + bias
+        )
 
     def _forward(self, images):
         x = tf.cast(images, tf.float32) - tf.constant(self.config.mean_rgb)
@@ -57,7 +61,11 @@ class PlainNetwork:
             loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(batch["part_score_targets"], score))
             mask, difference = batch["locref_mask"], tf.abs(locref - batch["locref_targets"])
             huber = tf.where(difference < 1, 0.5 * difference**2, difference - 0.5)
-            loss += self.config.locref_loss_weight * tf.reduce_sum(huber * mask) / tf.maximum(tf.math.count_nonzero(mask, dtype=tf.float32), 1)
+            loss += (
+                self.config.locref_loss_weight
+                * tf.reduce_sum(huber * mask)
+                / tf.maximum(tf.math.count_nonzero(mask, dtype=tf.float32), 1)
+            )
         for gradient, variable, slot in zip(tape.gradient(loss, self.trained), self.trained, self.slots):
             slot.assign(0.9 * slot + gradient)
             variable.assign_sub(rate * slot)

@@ -25,7 +25,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = settings_parser(__doc__, weights=True, limit="stop after N pictures")
     parser.add_argument("source", help="image, folder, video or camera number")
     add_arguments(parser, " (one person)")
-    parser.add_argument("--people", choices=("auto", "one", "all"), default="auto", help="auto: all with pairwise_predict, else one (default: auto)")
+    parser.add_argument(
+        "--people",
+        choices=("auto", "one", "all"),
+        default="auto",
+        help="auto: all with pairwise_predict, else one (default: auto)",
+    )
     parser.add_argument("--min_score", type=float, default=0.1, help="joints below are not drawn (default: 0.1)")
     return parser.parse_args(argv)
 
@@ -77,12 +82,18 @@ def run(args: argparse.Namespace) -> Path:
     source, config = open_source(args.source), with_stored_joints(settings_of(args), args.weights)
     together = config.pairwise_predict if args.people == "auto" else args.people == "all"
     smooth, colors = source.smoother(args.smooth and not together), ColorTracker()
-    skeleton, finder = skeleton_for(config), PoseFinder(config if together else replace(config, pairwise_model_dir=None), args.weights)
+    skeleton, finder = (
+        skeleton_for(config),
+        PoseFinder(config if together else replace(config, pairwise_model_dir=None), args.weights),
+    )
 
     def answer(index: int, name: str, image):
         joints, score = find(finder, image, together)
         joints = smooth(joints)
-        persons = [{"joints": [p if np.isfinite(p).all() else None for p in np.round(j, 2)], "score": np.round(s, 4)} for j, s in zip(joints, score)]
+        persons = [
+            {"joints": [p if np.isfinite(p).all() else None for p in np.round(j, 2)], "score": np.round(s, 4)}
+            for j, s in zip(joints, score)
+        ]
         if together:
             drawing = draw_people(image, joints, skeleton, colors(joints) if source.moving else None)
         else:

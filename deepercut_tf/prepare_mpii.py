@@ -31,7 +31,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="folder with the release file and images/")
     parser.add_argument("out", help="folder to write")
-    parser.add_argument("--mode", choices=("correct", "compat"), default="correct", help="coordinates from 0, or from 1 (default: correct)")
+    parser.add_argument(
+        "--mode",
+        choices=("correct", "compat"),
+        default="correct",
+        help="coordinates from 0, or from 1 (default: correct)",
+    )
     parser.add_argument("--limit", type=positive_number, help="the first N persons of each pass only")
     return parser.parse_args(argv)
 
@@ -92,9 +97,14 @@ def prepare(root: Path, out: Path, mode: str, limit: int | None) -> Path:
             left_out += entry is None
             entries += [entry] if entry is not None else []
     if left_out:
-        print(f"warning: {left_out} persons have an image that is missing, or no room left, and were left out", file=sys.stderr)
+        print(
+            f"warning: {left_out} persons have an image that is missing, or no room left, and were left out",
+            file=sys.stderr,
+        )
     if not entries:
-        raise DataError(f"no annotated training person of {release} has its image in {root / 'images'}; put the images there")
+        raise DataError(
+            f"no annotated training person of {release} has its image in {root / 'images'}; put the images there"
+        )
     if files.is_synthetic(root):
         (out / "SYNTHETIC").touch()
     return write_dataset(out / "dataset.mat", entries, 0 if mode == "correct" else 1)
@@ -137,7 +147,9 @@ def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, num
     cv2.imwrite(str(out / "cropped" / f"{name}.png"), crop)
     np.savetxt(out / "cropped" / f"T_{name}.txt", sc * np.array([[1, 0, left], [0, 1, top], [0, 0, 1]]))
     start = 0 if mode == "correct" else 1
-    joints = [(k, *np.round(persons.joints[row, j] / sc - (left, top) + start)) for k, j in enumerate(ORDER) if labelled[j]]
+    joints = [
+        (k, *np.round(persons.joints[row, j] / sc - (left, top) + start)) for k, j in enumerate(ORDER) if labelled[j]
+    ]
     return f"cropped/{name}.png", crop.shape[:2], np.array(joints, np.int32).reshape(-1, 3)
 
 
@@ -153,7 +165,9 @@ def write_dataset(path: Path, entries: list, origin: int) -> Path:
         cell = np.empty((1, 1), object)
         cell[0, 0] = joints
         table[0, i] = (image, np.array([[3, height, width]], np.uint16), cell)
-    return atomic_write(path, lambda temporary: savemat(temporary, {"dataset": table, "origin": origin}, appendmat=False))
+    return atomic_write(
+        path, lambda temporary: savemat(temporary, {"dataset": table, "origin": origin}, appendmat=False)
+    )
 
 
 def main(argv=None) -> int:

@@ -47,17 +47,25 @@ class Run:
         self.statistics = None
         if config.pairwise_predict:
             path = house_path(config.pairwise_stats_fn)
-            self.statistics = load_statistics(path, config.num_joints, config.global_scale, config.tensorflow_pairwise_order)
+            self.statistics = load_statistics(
+                path, config.num_joints, config.global_scale, config.tensorflow_pairwise_order
+            )
         if strategy is None:
             self.model = build_model(config, intermediate=True, amp=config.amp)
         else:
             with strategy.scope():
                 self.model = build_model(config, intermediate=True, amp=config.amp)
         self.iteration = self.draw = 0
-        spec = None if strategy is None else {name: part for name, part in self.batches().element_spec.items() if name != "draw"}
+        spec = (
+            None
+            if strategy is None
+            else {name: part for name, part in self.batches().element_spec.items() if name != "draw"}
+        )
         self.trainer = Trainer(self.model, config, strategy, spec)
         self.directory = output_path(config.snapshot_dir)
-        self.directory.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written should fail now, not at the first snapshot
+        self.directory.mkdir(
+            parents=True, exist_ok=True
+        )  # a folder that cannot be written should fail now, not at the first snapshot
         self.store = open_store(self.directory, writer=share[0] == 0)
 
     def begin(self, resume: str | None) -> bool:
@@ -78,7 +86,9 @@ class Run:
         if self.config.init_weights:
             path = find_snapshot(self.config.init_weights)
             values, _ = read_weights(path)
-            names = load_variables(self.model, values, str(path), only_backbone=True, fitting_heads=self.config.init_heads)
+            names = load_variables(
+                self.model, values, str(path), only_backbone=True, fitting_heads=self.config.init_heads
+            )
             print(f"{len(names)} variables from {path}")
 
     def batches(self):
@@ -91,10 +101,17 @@ class Run:
 
         def per_replica(context):
             # one pipeline a process gives its replicas' batches in turn
-            parts = [data.tf_dataset(self.item_set, self.config, table, self.draw, share=(base + k, workers)) for k in range(local)]
+            parts = [
+                data.tf_dataset(self.item_set, self.config, table, self.draw, share=(base + k, workers))
+                for k in range(local)
+            ]
             import tensorflow as tf
 
-            return tf.data.Dataset.choose_from_datasets(parts, tf.data.Dataset.range(local).repeat()) if local > 1 else parts[0]
+            return (
+                tf.data.Dataset.choose_from_datasets(parts, tf.data.Dataset.range(local).repeat())
+                if local > 1
+                else parts[0]
+            )
 
         return self.strategy.distribute_datasets_from_function(per_replica)
 
@@ -122,5 +139,13 @@ class Run:
         )  # fmt: skip
         if snapshot:
             path = self.directory / f"{self.config.snapshot_prefix}-{self.iteration - 1}"
-            write_weights(path, weights, {"config": asdict(self.config), "skeleton": self.item_set.skeleton.name, "synthetic": self.item_set.synthetic})
+            write_weights(
+                path,
+                weights,
+                {
+                    "config": asdict(self.config),
+                    "skeleton": self.item_set.skeleton.name,
+                    "synthetic": self.item_set.synthetic,
+                },
+            )
             drop_old_snapshots(self.directory, self.config.snapshot_prefix)

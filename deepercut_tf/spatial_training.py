@@ -52,7 +52,9 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float = PENALTY, steps: 
     return weight
 
 
-def fit(pairs: np.ndarray, features: np.ndarray, label: np.ndarray, joints: int, sparse_graph=None, seed: int = 0) -> tuple[SpatialModel, list]:
+def fit(
+    pairs: np.ndarray, features: np.ndarray, label: np.ndarray, joints: int, sparse_graph=None, seed: int = 0
+) -> tuple[SpatialModel, list]:
     """(model, pairs of joints without enough examples) from the pairs of all images; as many negatives as positives are drawn.
 
     A pair of joints with fewer than 20 positives or negatives takes a regression over all pairs. ValueError when even all have too few.

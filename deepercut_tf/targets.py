@@ -43,7 +43,11 @@ def _window(position: float, reach: float, stride: float, cells: int) -> slice:
 
 
 def make_targets(
-    persons: list[tuple[np.ndarray, np.ndarray]], size: tuple[int, int], scale: float, config: Config, statistics: np.ndarray | None = None
+    persons: list[tuple[np.ndarray, np.ndarray]],
+    size: tuple[int, int],
+    scale: float,
+    config: Config,
+    statistics: np.ndarray | None = None,
 ) -> Targets:
     """Targets of an image with `persons` [(joint ids (n,), coordinates (n,2)), ...], already scaled; `size` (h,w) of the maps.
 
@@ -52,7 +56,11 @@ def make_targets(
     targets. Mode compat: without location refinement the first person keeps a cell; a cell's pairwise entries of a former owner stay.
     """
     joints, (height, width) = config.num_joints, size
-    locref, pairwise, compat = config.location_refinement, config.pairwise_predict and statistics is not None, config.mode == "compat"
+    locref, pairwise, compat = (
+        config.location_refinement,
+        config.pairwise_predict and statistics is not None,
+        config.mode == "compat",
+    )
     maps = _Maps(
         score=np.zeros((height, width, joints), np.float32),
         nearest=np.full((height, width, joints), np.inf),
@@ -62,7 +70,9 @@ def make_targets(
     )
     for ids, coords in persons:
         for k, point in zip(ids, coords):
-            rows, columns, wins, offset, distance = _winning_cells(maps, int(k), point, scale, config, compat and not locref)
+            rows, columns, wins, offset, distance = _winning_cells(
+                maps, int(k), point, scale, config, compat and not locref
+            )
             maps.score[rows, columns, k][wins] = 1
             maps.nearest[rows, columns, k][wins] = distance[wins]
             maps.offset[rows, columns, k][wins] = offset[wins]
@@ -72,7 +82,9 @@ def make_targets(
     flat = (height, width, -1)
     return Targets(
         score=maps.score,
-        weights=_present_weights(persons, size, joints) if config.weigh_only_present_joints else np.ones_like(maps.score),
+        weights=_present_weights(persons, size, joints)
+        if config.weigh_only_present_joints
+        else np.ones_like(maps.score),
         locref=(maps.offset / config.locref_stdev).reshape(flat).astype(np.float32) if locref else None,
         locref_mask=positive if locref else None,
         pairwise=maps.pair.reshape(flat) if pairwise else None,
@@ -102,7 +114,9 @@ def _winning_cells(maps: _Maps, k: int, point: np.ndarray, scale: float, config:
     return rows, columns, wins, offset, distance
 
 
-def _write_pairs(maps: _Maps, window, wins, offset, k: int, point, person, statistics: np.ndarray, compat: bool) -> None:
+def _write_pairs(
+    maps: _Maps, window, wins, offset, k: int, point, person, statistics: np.ndarray, compat: bool
+) -> None:
     rows, columns = window
     pair, mask = maps.pair[rows, columns, k], maps.pair_mask[rows, columns, k]
     if not compat:

@@ -68,8 +68,13 @@ def run(args: argparse.Namespace) -> Path:
         if args.cache:
             write_cache(cache_name(config.scoremap_dir, i, item.image, config.mode), maps)
         if args.vis:
-            save_image(Path(args.vis) / f"{i:06d}_{Path(item.image).stem}.png", draw_pose(image, pose[:, :2], item_set.skeleton, pose[:, 2]))
-    return atomic_write(Path(args.out).absolute(), lambda temporary: savemat(temporary, {"joints": joints}, appendmat=False))
+            save_image(
+                Path(args.vis) / f"{i:06d}_{Path(item.image).stem}.png",
+                draw_pose(image, pose[:, :2], item_set.skeleton, pose[:, 2]),
+            )
+    return atomic_write(
+        Path(args.out).absolute(), lambda temporary: savemat(temporary, {"joints": joints}, appendmat=False)
+    )
 
 
 def main(argv=None) -> int:

@@ -52,7 +52,9 @@ def read_maps(path: Path):
     content = read_mat(path)
     lacking = [name for name in ("scoremaps", "locreg_pred", "pairwise_diff") if name not in content]
     if lacking:
-        raise DataError(f"{path} has no variable {lacking[0]!r}; write it again with --cache and a network with pairwise_predict")
+        raise DataError(
+            f"{path} has no variable {lacking[0]!r}; write it again with --cache and a network with pairwise_predict"
+        )
     return Maps(content["scoremaps"], content["locreg_pred"], content["pairwise_diff"])
 
 
@@ -60,7 +62,9 @@ def entries_of(people, image_id) -> list[dict]:
     """COCO results: x, y, 1 a joint, 0, 0, 0 for one not found."""
     import numpy as np
 
-    table = np.concatenate([np.nan_to_num(people.joints), people.present[..., None]], axis=-1) * people.present[..., None]
+    table = (
+        np.concatenate([np.nan_to_num(people.joints), people.present[..., None]], axis=-1) * people.present[..., None]
+    )
     return [
         {"image_id": image_id, "category_id": 1, "keypoints": [float(v) for v in person.ravel()], "score": float(score)}
         for person, score in zip(table, people.person_score)
@@ -74,7 +78,9 @@ def submission_of(item_set, items, people: list) -> list[dict]:
 
     to_own = skeleton_map(item_set.skeleton, AIC14)
     found = [to_own.apply(p.joints, p.present) for p in people]
-    return submission([Path(item.image).stem for item in items], [joints for joints, _ in found], [seen for _, seen in found])
+    return submission(
+        [Path(item.image).stem for item in items], [joints for joints, _ in found], [seen for _, seen in found]
+    )
 
 
 def mask_entries(maps, scale: float, item_set, item) -> list[dict]:
@@ -90,13 +96,18 @@ def mask_entries(maps, scale: float, item_set, item) -> list[dict]:
     small = np.stack([resize(np.repeat(m[..., None], 3, axis=2), scale)[..., 0] for m in masks], axis=-1)
     found = group_by_masks(maps, small)
     found[..., :2] /= scale
-    return [{"image_id": item.image_id, "category_id": 1, "keypoints": [float(v) for v in p.ravel()], "score": 1.0} for p in found]
+    return [
+        {"image_id": item.image_id, "category_id": 1, "keypoints": [float(v) for v in p.ravel()], "score": 1.0}
+        for p in found
+    ]
 
 
 def person_masks(item_set, item) -> list:
     """(H,W) uint8 masks of the persons with keypoints of a COCO image."""
     coco = annotations(f"{item_set.root}/annotations/person_keypoints_{item_set.pose_set.split}.json")
-    people = [a for a in coco.loadAnns(coco.getAnnIds(item.image_id)) if not a.get("iscrowd") and a.get("num_keypoints")]
+    people = [
+        a for a in coco.loadAnns(coco.getAnnIds(item.image_id)) if not a.get("iscrowd") and a.get("num_keypoints")
+    ]
     return [coco.annToMask(a) for a in people]
 
 
@@ -128,7 +139,9 @@ def run(args: argparse.Namespace) -> Path:
 
     item_set, config = load_items(settings_of(args))
     if not config.pairwise_predict:
-        raise DataError("test_multiperson.py needs a network with pairwise_predict: true; for one person an image use test.py")
+        raise DataError(
+            "test_multiperson.py needs a network with pairwise_predict: true; for one person an image use test.py"
+        )
     if config.use_gt_segm and item_set.pose_set is None:
         raise DataError("use_gt_segm needs an annotated data set in COCO's layout; set it to false")
     finder = PoseFinder(config, args.weights)

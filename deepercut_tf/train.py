@@ -29,8 +29,15 @@ from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = settings_parser(__doc__, limit="stop after N iterations (a dry run)")
-    parser.add_argument("--resume", nargs="?", const="auto", help="go on from the newest state in snapshot_dir, or from this file")
-    parser.add_argument("--distribute", choices=("none", "mirrored", "multiworker"), default="none", help="tf.distribute strategy (default: none)")
+    parser.add_argument(
+        "--resume", nargs="?", const="auto", help="go on from the newest state in snapshot_dir, or from this file"
+    )
+    parser.add_argument(
+        "--distribute",
+        choices=("none", "mirrored", "multiworker"),
+        default="none",
+        help="tf.distribute strategy (default: none)",
+    )
     return parser.parse_args(argv)
 
 
@@ -49,7 +56,11 @@ def train(config, item_set, resume: str | None = None, limit: int | None = None,
     if item_set.synthetic:
         print(f"SYNTHETIC data in {item_set.root}: figures from it say nothing about photographs")
     writes = share[0] == 0
-    log = RunLog(output_path(config.log_dir), config=asdict(config), resume_step=run.iteration if found else None) if writes else nullcontext()
+    log = (
+        RunLog(output_path(config.log_dir), config=asdict(config), resume_step=run.iteration if found else None)
+        if writes
+        else nullcontext()
+    )
     with log as opened, Interrupts() as interrupts:
         iterate(run, opened, limit, interrupts)
     return run.directory
@@ -64,7 +75,12 @@ def check_files(config) -> None:
     if config.init_weights:
         check_weights(config.init_weights)
     if config.pairwise_predict:
-        load_statistics(house_path(config.pairwise_stats_fn), config.num_joints, config.global_scale, config.tensorflow_pairwise_order)
+        load_statistics(
+            house_path(config.pairwise_stats_fn),
+            config.num_joints,
+            config.global_scale,
+            config.tensorflow_pairwise_order,
+        )
 
 
 def iterate(run, log, limit: int | None, interrupts=None) -> None:
@@ -91,7 +107,10 @@ def iterate(run, log, limit: int | None, interrupts=None) -> None:
         if log and (iteration % config.display_iters == 0 or iteration == last):
             speed = (time.monotonic() - started) / len(totals)
             left = timedelta(seconds=round(speed * (last - iteration)))
-            print(f"iteration: {iteration} loss: {sum(totals) / len(totals):.4f} lr: {rate} ({speed:.2f} s each, {left} left)", flush=True)
+            print(
+                f"iteration: {iteration} loss: {sum(totals) / len(totals):.4f} lr: {rate} ({speed:.2f} s each, {left} left)",
+                flush=True,
+            )
             totals, started = [], time.monotonic()
         if (iteration > 0 and iteration % config.save_iters == 0) or iteration == last:
             run.save(snapshot=True)

@@ -56,11 +56,17 @@ def run(args: argparse.Namespace) -> Path:
         maps, scale = finder.maps(np.ascontiguousarray(read_image(item.image)[..., ::-1]))
         found = detect(maps, config.nms_radius, config.det_min_score)
         persons = [np.concatenate([p[:, :1], p[:, 1:] * scale], axis=1) for p in item.persons]
-        parts.append(training_pairs(found, owners(found, persons, config.pos_dist_thresh * scale), config.num_joints, config.sparse_graph))
+        parts.append(
+            training_pairs(
+                found, owners(found, persons, config.pos_dist_thresh * scale), config.num_joints, config.sparse_graph
+            )
+        )
     pairs, features, label = (np.concatenate(column) for column in zip(*parts))
     model, shared = fit(pairs, features, label, config.num_joints, config.sparse_graph, config.seed)
     files = save_spatial_model(output_path(folder), model)
-    print(f"{int(label.sum())} positive and {int((~label).sum())} negative pairs; {len(files)} files, {len(shared)} of them the regression over all pairs")
+    print(
+        f"{int(label.sum())} positive and {int((~label).sum())} negative pairs; {len(files)} files, {len(shared)} of them the regression over all pairs"
+    )
     return output_path(folder)
 
 

@@ -25,8 +25,18 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = settings_parser(__doc__, weights=True, limit="the first N images only")
     parser.add_argument("--split", help="split to score (default: the key dataset_phase)")
-    parser.add_argument("--people", choices=("auto", "one", "all"), default="auto", help="auto: all with pairwise_predict, else one (default: auto)")
-    parser.add_argument("--boxes", choices=("none", "oracle"), default="none", help="oracle: look for one person in each annotated box (default: none)")
+    parser.add_argument(
+        "--people",
+        choices=("auto", "one", "all"),
+        default="auto",
+        help="auto: all with pairwise_predict, else one (default: auto)",
+    )
+    parser.add_argument(
+        "--boxes",
+        choices=("none", "oracle"),
+        default="none",
+        help="oracle: look for one person in each annotated box (default: none)",
+    )
     add_scoring_arguments(parser, "output/deepercut_tf/DATASET/SPLIT.npz", "deepercut_tf")
     parser.add_argument("--random_weights", action="store_true", help="fresh random weights instead (a baseline)")
     return parser.parse_args(argv)
@@ -58,7 +68,9 @@ def as_annotated(item_set, joints, score):
     from common.skeletons import skeleton_map
 
     to_own = skeleton_map(item_set.skeleton, item_set.pose_set.skeleton)
-    return to_own.apply(joints), np.stack([score[:, list(s)].mean(-1) if s else np.zeros(len(score)) for s in to_own.sources], axis=-1)
+    return to_own.apply(joints), np.stack(
+        [score[:, list(s)].mean(-1) if s else np.zeros(len(score)) for s in to_own.sources], axis=-1
+    )
 
 
 def in_box(finder, image, box, margin: float = 0.15):
@@ -143,19 +155,29 @@ def run(args: argparse.Namespace, words: list[str]) -> None:
     config = settings_of(args)
     # all pictures of the split count, also those without a person; rows of data_range are those of the training
     only_people = config.coco_only_images_with_people and config.data_range is not None
-    item_set, config = load_items(replace(config, dataset_phase=args.split or config.dataset_phase, coco_only_images_with_people=only_people))
+    item_set, config = load_items(
+        replace(config, dataset_phase=args.split or config.dataset_phase, coco_only_images_with_people=only_people)
+    )
     if item_set.pose_set is None:
         raise DataError(f"val.py scores a data-set folder; for {config.dataset} use test.py and eval_pck.py")
     together = config.pairwise_predict if args.people == "auto" else args.people == "all"
     together = together and args.boxes == "none"
-    finder = PoseFinder(config if together else replace(config, pairwise_model_dir=None), args.weights, args.random_weights)
+    finder = PoseFinder(
+        config if together else replace(config, pairwise_model_dir=None), args.weights, args.random_weights
+    )
     items = item_set.items[: args.limit]
-    predictions, pose_set = predict_all(finder, item_set, items) if together else predict_one(finder, item_set, items, args.boxes)
+    predictions, pose_set = (
+        predict_all(finder, item_set, items) if together else predict_one(finder, item_set, items, args.boxes)
+    )
     out = Path(args.out) if args.out else ROOT / "output" / "deepercut_tf" / pose_set.name / f"{pose_set.split}.npz"
     results = publish(out, predictions, pose_set, args.protocol, args.json)
     if args.result:
-        preset = find_config_file(args.config).resolve().parent.name + ("" if together or args.boxes == "oracle" else ", one person a picture")
-        write_result(args.result, predictions, results, preset, "python deepercut_tf/val.py " + " ".join(without_files(words)))
+        preset = find_config_file(args.config).resolve().parent.name + (
+            "" if together or args.boxes == "oracle" else ", one person a picture"
+        )
+        write_result(
+            args.result, predictions, results, preset, "python deepercut_tf/val.py " + " ".join(without_files(words))
+        )
 
 
 def main(argv=None) -> int:

@@ -1,6 +1,6 @@
 """What the network is trained on: writes each training picture with its score targets over it.
 
-    python deepercut_tf/vis_dataset.py --config FILE --out output/vis_dataset --limit 20
+python deepercut_tf/vis_dataset.py --config FILE --out output/vis_dataset --limit 20
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = settings_parser(__doc__, limit="number of pictures (default: 20)")
-    parser.add_argument("--out", default="output/vis_dataset", help="folder for the pictures (default: output/vis_dataset)")
+    parser.add_argument(
+        "--out", default="output/vis_dataset", help="folder for the pictures (default: output/vis_dataset)"
+    )
     parser.set_defaults(limit=20)
     return parser.parse_args(argv)
 
@@ -37,7 +39,9 @@ def run(args: argparse.Namespace) -> Path:
     item_set, config = load_items(settings_of(args))
     require(config, "pos_dist_thresh", why="training")
     for draw in islice(Sampler(item_set, config).draws(), args.limit):
-        sample = make_sample(item_set, draw.indices[0], config, draw.scale, draw.mirror, angle=draw.angle, spot=draw.spot)
+        sample = make_sample(
+            item_set, draw.indices[0], config, draw.scale, draw.mirror, angle=draw.angle, spot=draw.spot
+        )
         save_image(Path(args.out) / f"{draw.number:06d}.png", score_picture(sample.image, sample.targets.score.max(-1)))
     return Path(args.out)
 

@@ -83,7 +83,10 @@ def open_store(directory: Path, writer: bool = True) -> CheckpointStore:
 
 def snapshots(directory: Path, prefix: str) -> list[tuple[int, Path]]:
     """(iteration, path without suffix) of the snapshots PREFIX-N in a folder, oldest first."""
-    found = [(f.name.removesuffix(".index").removeprefix(prefix + "-"), f.with_suffix("")) for f in directory.glob(f"{prefix}-*.index")]
+    found = [
+        (f.name.removesuffix(".index").removeprefix(prefix + "-"), f.with_suffix(""))
+        for f in directory.glob(f"{prefix}-*.index")
+    ]
     return sorted((int(number), path) for number, path in found if number.isdecimal())
 
 
@@ -115,7 +118,11 @@ def find_snapshot(given: str | Path) -> Path:
     if not path.exists() and tf1.find_checkpoint(path) is None:
         path = house_path(str(given))
     if path.is_dir():
-        numbered = sorted((int(f.stem.rsplit("-", 1)[1]), f.with_suffix("")) for f in path.glob("*-*.index") if f.stem.rsplit("-", 1)[1].isdecimal())
+        numbered = sorted(
+            (int(f.stem.rsplit("-", 1)[1]), f.with_suffix(""))
+            for f in path.glob("*-*.index")
+            if f.stem.rsplit("-", 1)[1].isdecimal()
+        )
         if numbered:
             return numbered[-1][1]
         if (path / f"last{SUFFIX}").is_file():

@@ -25,7 +25,9 @@ class Augment:
 
     def __post_init__(self) -> None:
         if not (0 <= self.rotate <= 180 and self.zoom >= 1):
-            raise DataError(f"--rotate={self.rotate} --zoom={self.zoom}: give 0 to 180 degrees and a factor of at least 1")
+            raise DataError(
+                f"--rotate={self.rotate} --zoom={self.zoom}: give 0 to 180 degrees and a factor of at least 1"
+            )
 
     def __bool__(self) -> bool:
         return self.rotate != 0 or self.zoom != 1

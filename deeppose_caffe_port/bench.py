@@ -48,7 +48,9 @@ def plain_module(net):
         kind, p = layer.param.type, layer.param
         if kind == "Convolution":
             blob = layer.weight
-            module = nn.Conv2d(blob.shape[1] * layer.group, blob.shape[0], layer.kernel, layer.stride, layer.pad, groups=layer.group)
+            module = nn.Conv2d(
+                blob.shape[1] * layer.group, blob.shape[0], layer.kernel, layer.stride, layer.pad, groups=layer.group
+            )
         elif kind == "BatchNorm":
             module = nn.BatchNorm2d(len(layer.mean_sum), eps=layer.eps)
         elif kind == "ReLU":
@@ -111,7 +113,11 @@ class NetBench:
             with torch.autocast(self.device.type, torch.bfloat16):
                 return self.low({"data": self.x})[0]["predict"]
 
-        runners = {"plain module": lambda: self.plain(self.x), "ours": lambda: self.ours({"data": self.x})[0]["predict"], "ours, bf16": low}
+        runners = {
+            "plain module": lambda: self.plain(self.x),
+            "ours": lambda: self.ours({"data": self.x})[0]["predict"],
+            "ours, bf16": low,
+        }
         if self.args.compile:
             compiled = torch.compile(self.ours)
             runners["ours, compiled"] = lambda: compiled({"data": self.x})[0]["predict"]
@@ -120,7 +126,10 @@ class NetBench:
     def inference(self) -> dict:
         """Name -> function of a TEST pass; OpenCV's reader on a CPU."""
         plain = self.plain
-        runners = {"plain module": lambda: plain.eval()(self.x), "ours": lambda: self.test.to(self.device)({"data": self.x})[0]["predict"]}
+        runners = {
+            "plain module": lambda: plain.eval()(self.x),
+            "ours": lambda: self.test.to(self.device)({"data": self.x})[0]["predict"],
+        }
         if self.device.type == "cpu":
             runners["cv2.dnn"] = self.opencv()
         return runners
@@ -171,7 +180,10 @@ class NetBench:
                         times[name].append(spent)
             plain = times["plain module"]
             shares = {name: statistics.median(map(truediv, values, plain)) for name, values in times.items()}
-            result[mode] = {"seconds": {name: statistics.median(values) for name, values in times.items()}, "share": shares}
+            result[mode] = {
+                "seconds": {name: statistics.median(values) for name, values in times.items()},
+                "share": shares,
+            }
         return result
 
 
@@ -207,7 +219,12 @@ def reader_figures(args: argparse.Namespace) -> dict:
             save(home / name, np.kron(random.integers(0, 255, (53, 64, 3)), np.ones((4, 4, 1))).astype(np.uint8))
         start = time.process_time()
         convert_imageset(
-            [names[i % 64] for i in range(count)], random.random((count, labels)), home / "lmdb", side, root=home, workers=args.threads
+            [names[i % 64] for i in range(count)],
+            random.random((count, labels)),
+            home / "lmdb",
+            side,
+            root=home,
+            workers=args.threads,
         )
         spent["make the LMDB (once)"] = (time.process_time() - start) / count
         source, turn = LmdbSource(home / "lmdb", args.batch, labels), Augment(40, 1.2)

@@ -42,7 +42,9 @@ def calibrate(config: Config, stage: int = 2) -> Path:
     from deeppose_caffe_port.prepare import guesses
 
     if not config.held_out:
-        raise DataError("calibration needs pictures that no stage was trained on; prepare the project with --held_out=0.1")
+        raise DataError(
+            "calibration needs pictures that no stage was trained on; prepare the project with --held_out=0.1"
+        )
     weights = pick_snapshot(config, stage, calibrated=False)
     regressor = load_regressor(config, stage, weights)
     names, truth, guess, unseen = guesses(config, stage - 1)

@@ -26,14 +26,18 @@ from deeppose_caffe_port.solver import choose_device
 class Regressor:
     """A deploy net with its weights and its mean image: pictures (h,w,3) uint8 BGR of any size -> outputs (N,K)."""
 
-    def __init__(self, deploy: Path, weights: Path | None, mean: Path, config: Config, stage: int = 1, scale: float = 1 / 256):
+    def __init__(
+        self, deploy: Path, weights: Path | None, mean: Path, config: Config, stage: int = 1, scale: float = 1 / 256
+    ):
         """`weights` None keeps the random ones (a baseline); `scale` is that of the training transform. DataError when a file is missing or does not fit."""
         self.config, self.stage, self.scale, self.device = config, stage, scale, choose_device(config.device)
         self.net = CaffeNet.from_file(deploy, TEST)
         if weights is not None:
             untouched = self.net.load(weights)
             if untouched:
-                raise DataError(f"{weights} has no weights for layer {untouched[0]} of {deploy}; give the snapshot of this net")
+                raise DataError(
+                    f"{weights} has no weights for layer {untouched[0]} of {deploy}; give the snapshot of this net"
+                )
         self.input = next(name for name in self.net.shapes)
         self.side = self.net.shapes[self.input][-1]
         self.output = self.net.outputs[-1]
@@ -45,7 +49,9 @@ class Regressor:
             )
         image = read_blob(mean).reshape(-1, *read_blob(mean).shape[-2:])
         if image.shape != self.net.shapes[self.input][1:]:
-            raise DataError(f"mean file {mean} has shape {image.shape}, {deploy} takes {self.net.shapes[self.input][1:]}")
+            raise DataError(
+                f"mean file {mean} has shape {image.shape}, {deploy} takes {self.net.shapes[self.input][1:]}"
+            )
         self.mean = torch.from_numpy(image).to(self.device)
         self.channel_mean = image.reshape(len(image), -1).mean(1)
         layout = {"memory_format": torch.channels_last} if self.device.type == "cuda" or config.amp == "bf16" else {}

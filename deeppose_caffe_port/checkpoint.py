@@ -53,7 +53,9 @@ def restore(solver: Solver, state: dict, source: str | Path, mode: str) -> None:
     """Undo `state_of`; DataError when the state belongs to another net, solver type or mode."""
     check_compatible(state["config"], run_config(solver, mode), _FIELDS, source)
     solver.net.load_state_dict(state["model"])
-    solver.updater.load_history([h.numpy() if isinstance(h, torch.Tensor) else np.asarray(h) for h in state["optimizer"]], str(source))
+    solver.updater.load_history(
+        [h.numpy() if isinstance(h, torch.Tensor) else np.asarray(h) for h in state["optimizer"]], str(source)
+    )
     solver.iteration, solver.rate.current_step = state["step"], state["schedule"]
     solver.random.set_state(state["caffe_random"])
     solver.losses.extend(torch.tensor(v) for v in state["losses"])

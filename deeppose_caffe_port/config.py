@@ -37,53 +37,69 @@ class Config:
 
     dataset: str = setting("k2hpd", "data set of common", tuple(DATASETS))
     data_dir: str = setting("data", "folder of the data set (default: data/NAME of this repository)")
-    work: str | None = setting(None, "project folder: lists, LMDBs, prototxts, snapshots (default: experiments/deeppose_caffe_port/NAME)")
+    work: str | None = setting(
+        None, "project folder: lists, LMDBs, prototxts, snapshots (default: experiments/deeppose_caffe_port/NAME)"
+    )
     mode: str = setting("correct", "data handling: as it should be, or as the original did it", ("correct", "compat"))
     train_split: str | None = setting(None, "training split (default: the data set's)")
     test_split: str | None = setting(None, "test split (default: the data set's)", flag="--split")
     limit: int | None = setting(None, "first N persons of each split only (dry run)")
-    width: int | None = setting(None, "width of the prepared images (K2HPD: 256, whole images; others: 256, crops of persons)")
+    width: int | None = setting(
+        None, "width of the prepared images (K2HPD: 256, whole images; others: 256, crops of persons)"
+    )
     height: int | None = setting(None, "their height (K2HPD: 212; others: 256)")
     pad: float = setting(0.2, "margin around the joints' box of crops, as a share of its longer side")
     allow_16bit: bool = setting(False, "take 16-bit images, divided by 256; without it they are an error")
     rotate: float = setting(
-        0.0, "degrees up to which the project's training pictures and patches are turned, anew each time (not in the original)"
+        0.0,
+        "degrees up to which the project's training pictures and patches are turned, anew each time (not in the original)",
     )
     zoom: float = setting(1.0, "factor up to which they are scaled either way, likewise")
     alpha: float = setting(0.8, "side of a stage-2 patch as a share of the body diameter")
     min_diameter: float = setting(
-        0.0, "smallest body diameter that a patch is made for, as a share of the picture's shorter side (the original has none)"
+        0.0,
+        "smallest body diameter that a patch is made for, as a share of the picture's shorter side (the original has none)",
     )
     predicted_size: bool = setting(
-        False, "stage-2 patches in training as large as the prediction makes them, as in testing (the original takes the true diameter)"
+        False,
+        "stage-2 patches in training as large as the prediction makes them, as in testing (the original takes the true diameter)",
     )
     patch_rate: int = setting(15, "one patch in so many joints is kept")
     displacements: int = setting(
         0, "random displacements of each kept patch, drawn from stage 1's errors (DeepPose; the original has none)"
     )
     held_out: float = setting(
-        0.0, "share of the training pictures that no stage is trained on; a stage's errors there are those that the next one learns to undo"
+        0.0,
+        "share of the training pictures that no stage is trained on; a stage's errors there are those that the next one learns to undo",
     )
-    joint_outputs: bool = setting(False, "stage 2 has outputs for every joint (DeepPose); the original's is not told which joint it sees")
+    joint_outputs: bool = setting(
+        False, "stage 2 has outputs for every joint (DeepPose); the original's is not told which joint it sees"
+    )
     warm_start: bool = setting(
         False,
         "a later stage starts from the weights of the stage before, whose network it must have (the original starts from random ones)",
     )
     holdout: int = setting(1000, "patches at the list's end that become stage 2's test set")
-    allow_small: bool = setting(False, "accept fewer patches than the hold-out: an empty training list (as in the original)")
+    allow_small: bool = setting(
+        False, "accept fewer patches than the hold-out: an empty training list (as in the original)"
+    )
     preset: str = setting(
         "auto",
         "networks and solvers: the original's, or small ones; auto: smoke on synthetic data, else paper",
         ("auto", "paper", "cpu", "smoke"),
     )
-    stages: int = setting(2, "stages in all; a third is trained on what the second leaves over, and so on (DeepPose has three)")
+    stages: int = setting(
+        2, "stages in all; a third is trained on what the second leaves over, and so on (DeepPose has three)"
+    )
     refinements: int = setting(1, "how often the last stage is applied when testing")
     batch_size: int = setting(32, "images a batch when testing")
     device: str = setting("auto", "cpu, cuda, cuda:N; auto: CUDA if there is any and the solver asks for GPU mode")
     amp: str = setting("off", "mixed precision", ("off", "bf16"))
     compile: bool = setting(False, "torch.compile the networks")
     workers: int = setting(2, "threads that decode and resize images")
-    snapshot1: str | None = setting(None, "stage-1 snapshot: a .caffemodel or its iteration (default: the last one there)")
+    snapshot1: str | None = setting(
+        None, "stage-1 snapshot: a .caffemodel or its iteration (default: the last one there)"
+    )
     snapshot2: str | None = setting(None, "stage-2 snapshot, likewise")
 
     @property
@@ -191,8 +207,14 @@ PRESETS: dict[str, tuple[tuple[Net, Training], tuple[Net, Training]]] = {
         ),
     ),
     "smoke": (
-        (Net(115, 11, 4, 0.25, 0.0, 0.95), Training(32, 500, 250, 1e-4, 1e-3, _STEPS.format(340, 450), "Adam", test_interval=250, seed=1)),
-        (Net(48, 6, 2, 0.25, 0.0, 0.95), Training(64, 450, 225, 1e-4, 1e-3, _STEPS.format(300, 405), "Adam", test_interval=225, seed=1)),
+        (
+            Net(115, 11, 4, 0.25, 0.0, 0.95),
+            Training(32, 500, 250, 1e-4, 1e-3, _STEPS.format(340, 450), "Adam", test_interval=250, seed=1),
+        ),
+        (
+            Net(48, 6, 2, 0.25, 0.0, 0.95),
+            Training(64, 450, 225, 1e-4, 1e-3, _STEPS.format(300, 405), "Adam", test_interval=225, seed=1),
+        ),
     ),
 }
 _SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6, "joint_outputs": True}
@@ -224,7 +246,11 @@ def settle(given: dict, fresh: bool = False) -> Config:
             )
     preset = stored.get("preset", wanted.preset)
     if preset == "auto":
-        preset = "smoke" if any((folder / "SYNTHETIC").exists() for folder in (wanted.data_root, wanted.data_root / "K2HPD")) else "paper"
+        preset = (
+            "smoke"
+            if any((folder / "SYNTHETIC").exists() for folder in (wanted.data_root, wanted.data_root / "K2HPD"))
+            else "paper"
+        )
     return resolve(Config, WORKFLOW[preset], stored, {**given, "preset": preset})
 
 

@@ -28,9 +28,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path, help="deploy prototxt, V1 or current")
-    parser.add_argument("--weights", required=True, type=Path, help=".caffemodel, .pt of ours (a state dict or a checkpoint)")
+    parser.add_argument(
+        "--weights", required=True, type=Path, help=".caffemodel, .pt of ours (a state dict or a checkpoint)"
+    )
     parser.add_argument("--out", required=True, type=Path, help=f"file to write: {', '.join(FORMS)}")
-    parser.add_argument("--license", default="as the weights' authors give it", help="licence of the weights, for the card")
+    parser.add_argument(
+        "--license", default="as the weights' authors give it", help="licence of the weights, for the card"
+    )
     return parser.parse_args(argv)
 
 
@@ -61,7 +65,12 @@ def example(net):
     import torch
 
     draw = torch.Generator().manual_seed(0)
-    return {top: torch.rand(net.shapes[top], generator=draw) for m in net.order if m.param.type == "Input" for top in m.param.top}
+    return {
+        top: torch.rand(net.shapes[top], generator=draw)
+        for m in net.order
+        if m.param.type == "Input"
+        for top in m.param.top
+    }
 
 
 def outputs(net) -> dict:
@@ -78,7 +87,9 @@ def compare(expected: dict, found: dict, what: str) -> float:
 
     error = max(float(np.abs(found[n] - expected[n]).max() / max(np.abs(expected[n]).max(), 1e-6)) for n in expected)
     if not error <= TOLERANCE:
-        raise DataError(f"{what} answers otherwise than the source, by {error:.1e} of the largest output: nothing was written")
+        raise DataError(
+            f"{what} answers otherwise than the source, by {error:.1e} of the largest output: nothing was written"
+        )
     return error
 
 
@@ -118,7 +129,9 @@ def convert(args: argparse.Namespace) -> dict:
             checks["read again"] = compare(expected, outputs(load(args.model, draft)), "the written file")
             if args.out.suffix == ".caffemodel":
                 other = opencv_outputs(args.model, draft, net)
-                checks["cv2.dnn"] = "not possible: it cannot load this net" if other is None else compare(expected, other, "OpenCV")
+                checks["cv2.dnn"] = (
+                    "not possible: it cannot load this net" if other is None else compare(expected, other, "OpenCV")
+                )
             publish(draft, args.out)
         finally:
             draft.unlink(missing_ok=True)

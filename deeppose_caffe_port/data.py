@@ -49,7 +49,13 @@ class LmdbSource:
     """Batches of one process out of an LMDB: (raw pixels (B,C,H,W) uint8 or float32, labels float32 (B,L,1,1), or (B,) without label_num)."""
 
     def __init__(self, path: str | Path, batch_size: int, label_num: int = 0, rank: int = 0, world: int = 1):
-        self.path, self.batch_size, self.label_num, self.rank, self.world = Path(path), batch_size, label_num, rank, world
+        self.path, self.batch_size, self.label_num, self.rank, self.world = (
+            Path(path),
+            batch_size,
+            label_num,
+            rank,
+            world,
+        )
         if not (self.path / "data.mdb").is_file():
             raise DataError(f"LMDB {self.path} does not exist; {_REMEDY}")
         self._transaction = _environment(self.path.resolve()).begin(buffers=True)
@@ -72,7 +78,9 @@ class LmdbSource:
         try:
             datum.ParseFromString(bytes(self._transaction.get(key)))
         except DecodeError as error:
-            raise DataError(f"LMDB {self.path}, record {key.decode(errors='replace')}: not a Datum ({error}); {_REMEDY}") from error
+            raise DataError(
+                f"LMDB {self.path}, record {key.decode(errors='replace')}: not a Datum ({error}); {_REMEDY}"
+            ) from error
         return self._pixels(datum, key), self._label(datum, key)
 
     def _pixels(self, datum, key: bytes) -> np.ndarray:
@@ -85,7 +93,11 @@ class LmdbSource:
                 raise DataError(f"LMDB {self.path}, record {name}: its encoded image cannot be decoded; {_REMEDY}")
             return image.transpose(2, 0, 1)
         shape = (datum.channels, datum.height, datum.width)
-        values = np.frombuffer(datum.data, np.uint8) if datum.data or self.label_num else np.array(datum.float_data, np.float32)
+        values = (
+            np.frombuffer(datum.data, np.uint8)
+            if datum.data or self.label_num
+            else np.array(datum.float_data, np.float32)
+        )
         if values.size != np.prod(shape):
             raise DataError(f"LMDB {self.path}, record {name}: {values.size} values for shape {shape}; {_REMEDY}")
         return values.reshape(shape)
@@ -179,14 +191,18 @@ class Data(Layer):
         p, t = self.param.data_param, self.param.transform_param
         if p.backend != 1:
             raise self.error("has backend LEVELDB, which is not supported; write `backend: LMDB` and convert the data")
-        self.source = LmdbSource(self.context.folder / p.source, p.batch_size, p.label_num, self.context.rank, self.context.world)
+        self.source = LmdbSource(
+            self.context.folder / p.source, p.batch_size, p.label_num, self.context.rank, self.context.world
+        )
         self.crop, self.mirror, self.scale = t.crop_size, t.mirror, t.scale
         channels, height, width = self.source.shape
         if self.crop > min(height, width):
             raise self.error(f"has crop_size {self.crop}, its images are {width}x{height}")
         size = (self.crop, self.crop) if self.crop else (height, width)
         self.register_buffer("mean", self._mean(t), persistent=False)
-        self.top_shapes = [(p.batch_size, channels, *size), (p.batch_size, *self.source.label_shape)][: len(self.param.top)]
+        self.top_shapes = [(p.batch_size, channels, *size), (p.batch_size, *self.source.label_shape)][
+            : len(self.param.top)
+        ]
         self.context.random.words(1)  # the reading thread seeds a generator of its own
 
     def _mean(self, t) -> Tensor | None:
@@ -196,7 +212,9 @@ class Data(Layer):
             mean = read_blob(path)
             mean = mean.reshape(mean.shape[-3:])
             if mean.shape != self.source.shape:
-                raise self.error(f"has mean_file {path} of shape {mean.shape}, the images of its LMDB have {self.source.shape}")
+                raise self.error(
+                    f"has mean_file {path} of shape {mean.shape}, the images of its LMDB have {self.source.shape}"
+                )
             return torch.from_numpy(mean)
         if len(t.mean_value) not in (0, 1, channels):
             raise self.error(f"has {len(t.mean_value)} values of mean_value for {channels} channels")

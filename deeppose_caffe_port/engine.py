@@ -35,7 +35,9 @@ class Signals:
         self.wanted.add(self.effects[number])
 
 
-def train_steps(solver: Solver, *, signals: Signals | None = None, on_step: Callable[[Solver], None] | None = None) -> bool:
+def train_steps(
+    solver: Solver, *, signals: Signals | None = None, on_step: Callable[[Solver], None] | None = None
+) -> bool:
     """Iterate to max_iter, then test and snapshot as Caffe does; False when a signal stopped it (a snapshot is written then too).
 
     `on_step(solver)` is called after every iteration. FloatingPointError when the training diverges.
@@ -64,7 +66,9 @@ def predict(cascade, pictures, progress: bool = True) -> Iterator[tuple[np.ndarr
     """Yield (rows (n,), [joints (n,J,2) in image pixels after stage 1 and each refinement]) a batch of `pictures` (images.Pictures)."""
     size = cascade.config.batch_size
     with ThreadPoolExecutor(max(cascade.config.workers, 1)) as pool:
-        for start in tqdm(range(0, len(pictures), size), desc="predict", disable=not progress, dynamic_ncols=True, mininterval=2):
+        for start in tqdm(
+            range(0, len(pictures), size), desc="predict", disable=not progress, dynamic_ncols=True, mininterval=2
+        ):
             rows = np.arange(start, min(start + size, len(pictures)))
             found = cascade.stages(list(pool.map(pictures.image, rows)))
             back = invert_affine(np.stack([pictures.matrix(row) for row in rows]))

@@ -51,7 +51,9 @@ class Pictures:
         if self.config.whole_images and matrix is None:
             image = read_picture(path, self.config.allow_16bit)
             if image.shape[1::-1] != self.config.size:
-                raise DataError(f"image {path} is {image.shape[1]}x{image.shape[0]}, expected {self.config.size}; set --width and --height")
+                raise DataError(
+                    f"image {path} is {image.shape[1]}x{image.shape[0]}, expected {self.config.size}; set --width and --height"
+                )
             return image
         picture = read_picture(path, self.config.allow_16bit) if self.config.whole_images else read_image(path)
         return warp(picture, self.matrix(row) if matrix is None else matrix, self.config.size)

@@ -32,7 +32,9 @@ class Context:
     euclidean: str = "modified"  # EuclideanLoss divided by all elements (the K2HPD project) or, `stock`, by the batch
     masked: bool = False  # NaN in the labels of EuclideanLoss = not labelled, left out
     dropout: str = "caffe"  # masks from Caffe's CPU stream, or `torch`: the device's own generator
-    rank: int = 0  # number of this process and how many there are (torchrun); batch statistics and dropout masks span them all
+    rank: int = (
+        0  # number of this process and how many there are (torchrun); batch statistics and dropout masks span them all
+    )
     world: int = 1
 
 
@@ -126,7 +128,9 @@ class Convolution(Layer):
         self.dilation = (p.dilation[0], p.dilation[-1]) if p.dilation else (1, 1)
         self.group, channels, out = p.group, shape[1], p.num_output
         if min(self.kernel) < 1 or min(self.stride) < 1 or out < 1:
-            raise self.error(f"needs kernel_size, stride and num_output of at least 1, has {self.kernel}, {self.stride}, {out}")
+            raise self.error(
+                f"needs kernel_size, stride and num_output of at least 1, has {self.kernel}, {self.stride}, {out}"
+            )
         if channels % self.group or out % self.group:
             raise self.error(f"has group {self.group}, which divides {channels} input or {out} output channels not")
         self.transposed = self.param.type == "Deconvolution"
@@ -193,7 +197,9 @@ class Scale(Layer):
         else:
             size = shapes[1]
             if shape[first : first + len(size)] != size:
-                raise self.error(f"has a second bottom of shape {size}, which does not fit {shape} from axis {p.axis} on")
+                raise self.error(
+                    f"has a second bottom of shape {size}, which does not fit {shape} from axis {p.axis} on"
+                )
         self.per_channel = self.own and first == 1 and len(size) == 1
         self.view = (1,) * first + tuple(size) + (1,) * (len(shape) - first - len(size))
         self.bias = None
@@ -232,7 +238,9 @@ class Source(Layer):
             fillers = self.param.dummy_data_param.data_filler
             for i, shape in enumerate(found):
                 filler = fillers[min(i, len(fillers) - 1)]
-                self.register_buffer(f"top{i}", torch.from_numpy(fill(filler, shape, self.context.random, self.where)), persistent=False)
+                self.register_buffer(
+                    f"top{i}", torch.from_numpy(fill(filler, shape, self.context.random, self.where)), persistent=False
+                )
 
     def _dummy_shapes(self) -> list[Shape]:
         p = self.param.dummy_data_param

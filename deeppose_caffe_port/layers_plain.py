@@ -20,7 +20,9 @@ class Pooling(Layer):
     def setup(self, shapes: list[Shape]) -> None:
         p, shape = self.param.pooling_param, shapes[0]
         if len(shape) != 4 or p.pool == 2:
-            raise self.error("of kind STOCHASTIC is not supported" if p.pool == 2 else f"needs a bottom of 4 axes, has {shape}")
+            raise self.error(
+                "of kind STOCHASTIC is not supported" if p.pool == 2 else f"needs a bottom of 4 axes, has {shape}"
+            )
         self.whole, self.average = p.global_pooling, p.pool == 1
         self.kernel = shape[2:] if p.global_pooling else window(p, "kernel_size", "kernel_h", "kernel_w", 0, self)
         self.stride = (1, 1) if p.global_pooling else window(p, "stride", "stride_h", "stride_w", 1, self)
@@ -85,12 +87,7 @@ class PReLU(Layer):
         return F.prelu(x, self.weight.reshape(-1))
 
 
-_FUNCTIONS = {
-    "Sigmoid": torch.sigmoid,
-    "TanH": torch.tanh,
-    "AbsVal": torch.abs,
-    "BNLL": F.softplus,
-}
+_FUNCTIONS = {"Sigmoid": torch.sigmoid, "TanH": torch.tanh, "AbsVal": torch.abs, "BNLL": F.softplus}
 
 
 @layer(*_FUNCTIONS)
@@ -154,7 +151,9 @@ class EuclideanLoss(Layer):
     def setup(self, shapes: list[Shape]) -> None:
         a, b = shapes
         if a[0] != b[0] or prod(a) != prod(b):
-            raise self.error(f"compares {self.param.bottom[0]} {a} with {self.param.bottom[1]} {b}; both need the same number of values")
+            raise self.error(
+                f"compares {self.param.bottom[0]} {a} with {self.param.bottom[1]} {b}; both need the same number of values"
+            )
         self.top_shapes = [()]
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -183,7 +182,9 @@ class SoftmaxWithLoss(Layer):
         wanted = labels.reshape([n for i, n in enumerate(x.shape) if i != axis]).long()
         ignored = p.ignore_label if p.HasField("ignore_label") else -100
         loss = F.cross_entropy(x.float().movedim(axis, 1), wanted, ignore_index=ignored, reduction="sum")
-        kind = p.normalization if p.HasField("normalization") or not p.HasField("normalize") else (1 if p.normalize else 2)
+        kind = (
+            p.normalization if p.HasField("normalization") or not p.HasField("normalize") else (1 if p.normalize else 2)
+        )
         count = (wanted.numel(), int((wanted != ignored).sum()), x.shape[0], 1)[kind]
         return loss / max(count, 1)
 
@@ -198,7 +199,10 @@ class SigmoidCrossEntropyLoss(Layer):
         self.top_shapes = [()]
 
     def forward(self, x: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(x.float(), targets.reshape(x.shape).float(), reduction="sum") / x.shape[0]
+        return (
+            F.binary_cross_entropy_with_logits(x.float(), targets.reshape(x.shape).float(), reduction="sum")
+            / x.shape[0]
+        )
 
 
 @layer("Accuracy")
@@ -247,7 +251,11 @@ class Slice(Layer):
     def setup(self, shapes: list[Shape]) -> None:
         p, shape, tops = self.param.slice_param, shapes[0], len(self.param.top)
         self.along = self.axis(p.slice_dim if p.HasField("slice_dim") else p.axis, shape)
-        points = [0, *p.slice_point, shape[self.along]] if p.slice_point else [shape[self.along] * i // tops for i in range(tops + 1)]
+        points = (
+            [0, *p.slice_point, shape[self.along]]
+            if p.slice_point
+            else [shape[self.along] * i // tops for i in range(tops + 1)]
+        )
         self.parts = [b - a for a, b in zip(points, points[1:])]
         if len(self.parts) != tops or min(self.parts) < 1 or (not p.slice_point and shape[self.along] % tops):
             raise self.error(f"cuts {shape[self.along]} into {self.parts} for {tops} tops")

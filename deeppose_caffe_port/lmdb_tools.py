@@ -22,7 +22,9 @@ _COMMIT = 1000
 def datum(image: np.ndarray, labels: np.ndarray) -> bytes:
     """(H,W,3) uint8 BGR and (L,) labels as a serialised Datum."""
     height, width, channels = image.shape
-    record = messages()["Datum"](channels=channels, height=height, width=width, encoded=False, float_data=labels.tolist())
+    record = messages()["Datum"](
+        channels=channels, height=height, width=width, encoded=False, float_data=labels.tolist()
+    )
     record.data = np.ascontiguousarray(image.transpose(2, 0, 1)).tobytes()
     return record.SerializeToString()
 

@@ -45,7 +45,9 @@ def meets(rule, phase: int, level: int, stages: Sequence[str]) -> bool:
     """Whether a NetStateRule matches the state of a net."""
     if rule.HasField("phase") and rule.phase != phase:
         return False
-    if (rule.HasField("min_level") and level < rule.min_level) or (rule.HasField("max_level") and level > rule.max_level):
+    if (rule.HasField("min_level") and level < rule.min_level) or (
+        rule.HasField("max_level") and level > rule.max_level
+    ):
         return False
     return set(rule.stage) <= set(stages) and not set(rule.not_stage) & set(stages)
 
@@ -92,7 +94,9 @@ class CaffeNet(nn.Module):
             )
         missing = [b for b in param.bottom if b not in self.shapes]
         if missing:
-            raise DataError(f"{where}: layer {param.name} reads the blob {missing[0]!r}, which no layer before it makes")
+            raise DataError(
+                f"{where}: layer {param.name} reads the blob {missing[0]!r}, which no layer before it makes"
+            )
         key = param.name.replace(".", "_")
         if key in self.layers:
             raise DataError(f"{where}: layer name {param.name} occurs twice in one phase")
@@ -137,7 +141,13 @@ class CaffeNet(nn.Module):
             before = steps[-1] if steps else None
             follows = before is not None and before.tops == step.bottoms
             in_place = step.bottoms == step.tops or (follows and readers.count(step.bottoms[0]) == 1)
-            if isinstance(step.layer, Scale) and step.layer.per_channel and step.layer.is_scale and follows and in_place:
+            if (
+                isinstance(step.layer, Scale)
+                and step.layer.per_channel
+                and step.layer.is_scale
+                and follows
+                and in_place
+            ):
                 if isinstance(before.layer, norm.BatchNorm) and before.scale is None and step.layer.own:
                     steps[-1] = before._replace(tops=step.tops, scale=step.layer)
                     continue

@@ -66,7 +66,9 @@ def export_onnx(net: CaffeNet, path: Path) -> dict:
         found = session.run(None, {module.input: x.numpy()})[0]
         error = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-2))
         if not error <= TOLERANCE:
-            raise DataError(f"the ONNX graph differs from the net by {error:.1e} of the largest output: nothing was written")
+            raise DataError(
+                f"the ONNX graph differs from the net by {error:.1e} of the largest output: nothing was written"
+            )
         atomic_write(path, lambda temporary: temporary.write_bytes(draft.read_bytes()))
     finally:
         draft.unlink(missing_ok=True)

@@ -34,7 +34,11 @@ def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
     add("--stage", type=int, help="the last stage to apply; 1: stage 1 alone (default: all)")
     add("--box", help="x,y,w,h of the person in the first picture (default: the whole picture)")
     predicting.add_arguments(parser)
-    add("--track", action=argparse.BooleanOptionalAction, help="the pictures are one video (default: yes for videos and cameras)")
+    add(
+        "--track",
+        action=argparse.BooleanOptionalAction,
+        help="the pictures are one video (default: yes for videos and cameras)",
+    )
     add("--show", action="store_true", help="also show each drawing in a window")
     add_arguments(parser, Config)
     given = vars(parser.parse_args(argv))
@@ -64,7 +68,11 @@ class Looker:
         joints = apply_affine(invert_affine(matrix), found)
         if self.track and not self.config.whole_images:
             self.box = pad_box(box_of_joints(joints[None]), ratio=self.config.pad)[0]
-            lost = self.box[2:].max() < 8 or (self.box[:2] > (width, height)).any() or (self.box[:2] + self.box[2:] < 0).any()
+            lost = (
+                self.box[2:].max() < 8
+                or (self.box[:2] > (width, height)).any()
+                or (self.box[:2] + self.box[2:] < 0).any()
+            )
             self.box = None if lost else self.box
         return joints, box
 
@@ -87,7 +95,15 @@ def run(own: argparse.Namespace, config: Config) -> Path:
             print(f"{name}\n{joints.round(2)}")
         if own.show:
             show(drawing)
-        return [{"image": name, "frame": index, "joints": joints.round(2), "box": used, "joint_names": config.skeleton.joints}], drawing
+        return [
+            {
+                "image": name,
+                "frame": index,
+                "joints": joints.round(2),
+                "box": used,
+                "joint_names": config.skeleton.joints,
+            }
+        ], drawing
 
     return predicting.write_answers(source, own.out, answer, config.limit)
 
@@ -100,7 +116,9 @@ def show(image) -> None:
         cv2.imshow("deeppose", image)
         cv2.waitKey(1)
     except cv2.error as error:
-        raise DataError("--show needs an OpenCV with windows (opencv-python instead of opencv-python-headless)") from error
+        raise DataError(
+            "--show needs an OpenCV with windows (opencv-python instead of opencv-python-headless)"
+        ) from error
 
 
 def main(argv=None) -> int:

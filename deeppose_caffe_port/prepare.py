@@ -61,7 +61,9 @@ def dataset_folder(config: Config) -> Path:
 def read_annotations(path: Path, joints: int) -> list[Line]:
     """Lines `NAME x0,y0,x1,y1,...`; NUL bytes are removed. DataError with the line number for one of another form."""
     if not path.is_file():
-        raise DataError(f"annotation list {path} does not exist; run the step before (`workflow.py import_data` or `get_stage1`)")
+        raise DataError(
+            f"annotation list {path} does not exist; run the step before (`workflow.py import_data` or `get_stage1`)"
+        )
     lines = []
     for number, text in enumerate(path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace").splitlines(), 1):
         words = text.split()
@@ -190,7 +192,9 @@ def read_list(path: Path, labels: int) -> tuple[list[str], np.ndarray]:
         except ValueError:
             found = []
         if len(found) != labels:
-            raise DataError(f"{path} line {row}: expected a path and {labels} numbers, found {len(words) - 1} words behind the path")
+            raise DataError(
+                f"{path} line {row}: expected a path and {labels} numbers, found {len(words) - 1} words behind the path"
+            )
         names.append(words[0])
         values.append(found)
     return names, np.array(values, np.float64).reshape(-1, labels)
@@ -261,7 +265,11 @@ def guesses(config: Config, stage: int) -> tuple[list[str], np.ndarray, np.ndarr
     unseen = np.full(len(names), not config.held_out)
     if config.held_out:
         others, more = read_list(home / "output_held.txt", 4 * count)
-        names, values, unseen = names + others, np.concatenate([values, more]), np.append(unseen, np.full(len(others), True))
+        names, values, unseen = (
+            names + others,
+            np.concatenate([values, more]),
+            np.append(unseen, np.full(len(others), True)),
+        )
     truth, guess = values.reshape(-1, 2, count, 2).transpose(1, 0, 2, 3)
     return names, truth, guess, unseen
 
@@ -282,7 +290,9 @@ class _Displacements:
         self.smallest = config.alpha * config.min_diameter * min(config.size)
         good = np.isfinite(self.errors).all(-1) & np.isfinite(self.ratios)[:, None]
         if self.count and not good.any():
-            raise DataError("stage1/output.txt has no person with a diameter: no displacements can be drawn; use --displacements 0")
+            raise DataError(
+                "stage1/output.txt has no person with a diameter: no displacements can be drawn; use --displacements 0"
+            )
         rows = [np.flatnonzero(column) for column in good.T]
         # a joint that is labelled nowhere is never displaced either
         self.rows = [found if len(found) else np.flatnonzero(good.any(1)) for found in rows]

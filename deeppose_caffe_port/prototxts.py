@@ -43,7 +43,9 @@ def _normalised(number: int, net: Net, deploy: bool) -> str:
     """BatchNorm, Scale, ReLU in place behind conv1 or conv2, then LRN and pooling."""
     blob, n = f"conv{number}", number
     frozen = "  param {\n    lr_mult: 0\n  }\n" * 3
-    fields = ["use_global_stats: true"] * deploy + [f"moving_average_fraction: {net.fraction:g}"] * (net.fraction != 0.999 and not deploy)
+    fields = ["use_global_stats: true"] * deploy + [f"moving_average_fraction: {net.fraction:g}"] * (
+        net.fraction != 0.999 and not deploy
+    )
     stats = f"  batch_norm_param {{\n    {fields[0]}\n  }}\n" if fields else ""
     lrn = "  lrn_param {\n    local_size: 5\n    alpha: 0.0001\n    beta: 0.75\n  }\n"
     return (
@@ -56,16 +58,26 @@ def _normalised(number: int, net: Net, deploy: bool) -> str:
 
 
 def _pool(name: str, bottom: str) -> str:
-    return _layer(name, "Pooling", bottom, name, "  pooling_param {\n    pool: MAX\n    kernel_size: 3\n    stride: 2\n  }\n")
+    return _layer(
+        name, "Pooling", bottom, name, "  pooling_param {\n    pool: MAX\n    kernel_size: 3\n    stride: 2\n  }\n"
+    )
 
 
 def _dense(name: str, bottom: str, out: int) -> str:
-    return _layer(name, "InnerProduct", bottom, name, f"{_PARAMS}  inner_product_param {{\n    num_output: {out}\n{_FILLERS}  }}\n")
+    return _layer(
+        name,
+        "InnerProduct",
+        bottom,
+        name,
+        f"{_PARAMS}  inner_product_param {{\n    num_output: {out}\n{_FILLERS}  }}\n",
+    )
 
 
 def body(net: Net, outputs: int, deploy: bool) -> str:
     """All layers from conv1 to predict."""
-    text = _convolution("conv1", "data", _channels(96, net.width), net.kernel, stride=net.stride) + _normalised(1, net, deploy)
+    text = _convolution("conv1", "data", _channels(96, net.width), net.kernel, stride=net.stride) + _normalised(
+        1, net, deploy
+    )
     bottom = "pool1"
     for name, out, kernel, pad, group in _CONVOLUTIONS:
         text += _convolution(name, bottom, _channels(out, net.width), kernel, pad, group)
@@ -75,10 +87,16 @@ def body(net: Net, outputs: int, deploy: bool) -> str:
             text, bottom = text + _layer(f"relu{name[-1]}", "ReLU", name, name), name
     text, bottom = text + _pool("pool5", bottom), "pool5"
     for number, out in ((6, 4096), (7, 1024)):
-        text += _dense(f"fc{number}", bottom, _channels(out, net.width)) + _layer(f"relu{number}", "ReLU", f"fc{number}", f"fc{number}")
+        text += _dense(f"fc{number}", bottom, _channels(out, net.width)) + _layer(
+            f"relu{number}", "ReLU", f"fc{number}", f"fc{number}"
+        )
         if net.dropout:
             text += _layer(
-                f"drop{number}", "Dropout", f"fc{number}", f"fc{number}", f"  dropout_param {{\n    dropout_ratio: {net.dropout:g}\n  }}\n"
+                f"drop{number}",
+                "Dropout",
+                f"fc{number}",
+                f"fc{number}",
+                f"  dropout_param {{\n    dropout_ratio: {net.dropout:g}\n  }}\n",
             )
         bottom = f"fc{number}"
     return text + _dense("predict", bottom, outputs)

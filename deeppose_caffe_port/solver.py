@@ -52,7 +52,9 @@ def choose_device(wanted: str, gpu_mode: bool = True) -> torch.device:
     except RuntimeError as error:
         raise DataError(f"--device {wanted} is not a device; use cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DataError(f"--device {wanted}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu")
+        raise DataError(
+            f"--device {wanted}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu"
+        )
     return device
 
 
@@ -82,7 +84,9 @@ class Solver:
         check_policy(p, name)
         nets = [f for f in _NET_FIELDS if p.HasField(f)]
         if len(nets) != 1:
-            raise DataError(f"{name}: exactly one of {', '.join(_NET_FIELDS)} must be given; found {', '.join(nets) or 'none'}")
+            raise DataError(
+                f"{name}: exactly one of {', '.join(_NET_FIELDS)} must be given; found {', '.join(nets) or 'none'}"
+            )
         for field in ("max_iter",):
             if not p.HasField(field):
                 raise DataError(f"{name}: field {field} is missing")
@@ -239,7 +243,9 @@ class Solver:
                     sums[name] = sums.get(name, 0) + value.float()
             means = {name: value / batches for name, value in sums.items()}
             self._announce_outputs("Test", net, means)
-            self.on_values(self.iteration, {f"test_{name}": float(value) for name, value in means.items() if value.numel() == 1})
+            self.on_values(
+                self.iteration, {f"test_{name}": float(value) for name, value in means.items() if value.numel() == 1}
+            )
             results.append(means)
         if self.options.world > 1:
             torch.distributed.barrier()
@@ -289,7 +295,9 @@ class Solver:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise DataError(f"{self.path}: nothing can be written at snapshot_prefix {self.prefix} ({error}); change it") from error
+            raise DataError(
+                f"{self.path}: nothing can be written at snapshot_prefix {self.prefix} ({error}); change it"
+            ) from error
 
     def snapshot(self) -> Path:
         """Write PREFIX_iter_N.caffemodel and .solverstate; returns the latter. FloatingPointError when a weight is not finite."""
@@ -299,7 +307,9 @@ class Solver:
             return self.folder / state
         bad = [b.layer for b in self.updater.blobs if not torch.isfinite(b.tensor).all()]
         if bad:
-            raise FloatingPointError(f"a weight of layer {bad[0]} is not finite at iteration {self.iteration}: training diverged")
+            raise FloatingPointError(
+                f"a weight of layer {bad[0]} is not finite at iteration {self.iteration}: training diverged"
+            )
         self.announce(f"Snapshotting to binary proto file {model}")
         self.net.save(self.folder / model)
         self.announce(f"Snapshotting solver state to binary proto file {state}")
@@ -313,7 +323,9 @@ class Solver:
         iteration, learned, step, history = read_solverstate(path)
         places = [p for p in (self.folder / learned, path.parent / Path(learned).name) if learned and p.is_file()]
         if not places:
-            raise DataError(f"{path}: its model {learned or '(none named)'} is neither in {self.folder.absolute()} nor beside the file")
+            raise DataError(
+                f"{path}: its model {learned or '(none named)'} is neither in {self.folder.absolute()} nor beside the file"
+            )
         self.updater.load_history(history, str(path))
         self.net.load(places[0])
         self.iteration, self.rate.current_step = iteration, step

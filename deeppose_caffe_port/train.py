@@ -49,21 +49,45 @@ def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--solver", "-solver", help="solver prototxt (default: the one of --stage in the project folder)")
-    add("--folder", help="where relative paths of the solver file start (default: the working directory; of a project, its folder)")
+    add(
+        "--folder",
+        help="where relative paths of the solver file start (default: the working directory; of a project, its folder)",
+    )
     add("--snapshot", "-snapshot", help="Caffe .solverstate to go on from")
     add("--weights", "-weights", help="Caffe .caffemodel files to start from, comma-separated")
     add("--gpu", "-gpu", help="CUDA device number, like --device cuda:N")
     add("--stage", type=int, default=1, help="stage of the project, when no --solver is given (default: 1)")
-    add("--resume", choices=("none", "auto"), default="none", help="auto: go on from our newest checkpoint, if any (default: none)")
+    add(
+        "--resume",
+        choices=("none", "auto"),
+        default="none",
+        help="auto: go on from our newest checkpoint, if any (default: none)",
+    )
     add(
         "--euclidean",
         choices=("modified", "stock"),
         default="modified",
         help="EuclideanLoss over all elements (this project) or over the batch",
     )
-    add("--masked", action="store_true", help="NaN labels mean unlabelled: left out of the loss (always on for data sets with such joints)")
-    add("--sigint_effect", "-sigint_effect", choices=EFFECTS, default="stop", help="what Ctrl-C does (default: snapshot and stop)")
-    add("--sighup_effect", "-sighup_effect", choices=EFFECTS, default="snapshot", help="what SIGHUP does (default: snapshot)")
+    add(
+        "--masked",
+        action="store_true",
+        help="NaN labels mean unlabelled: left out of the loss (always on for data sets with such joints)",
+    )
+    add(
+        "--sigint_effect",
+        "-sigint_effect",
+        choices=EFFECTS,
+        default="stop",
+        help="what Ctrl-C does (default: snapshot and stop)",
+    )
+    add(
+        "--sighup_effect",
+        "-sighup_effect",
+        choices=EFFECTS,
+        default="snapshot",
+        help="what SIGHUP does (default: snapshot)",
+    )
     add("--save_minutes", type=float, default=10.0, help="write our checkpoint every so many minutes too (default: 10)")
     add("--log_dir", help="run log, text and numbers (default: beside the snapshots)")
     add_arguments(parser, Config)
@@ -148,10 +172,15 @@ def train(own: argparse.Namespace, config: Config) -> Path:
         # made from the snapshots that this training replaces; they would be preferred to the new ones
         for stale in (solver.folder / solver.prefix).parent.glob("*_calibrated_iter_*.caffemodel"):
             stale.unlink(missing_ok=True)  # several processes come here
-    for weights in filter(None, (own.weights or previous_weights(own, config) or ",".join(solver.param.weights)).split(",")):
+    for weights in filter(
+        None, (own.weights or previous_weights(own, config) or ",".join(solver.param.weights)).split(",")
+    ):
         if not (state or own.snapshot):
             missing = solver.net.load(weights)
-            print(f"{weights}: {'all weights' if not missing else 'initial values kept in ' + ', '.join(missing)}", file=sys.stderr)
+            print(
+                f"{weights}: {'all weights' if not missing else 'initial values kept in ' + ', '.join(missing)}",
+                file=sys.stderr,
+            )
     log = None
     if solver.is_main:
         settings = {

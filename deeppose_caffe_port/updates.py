@@ -43,7 +43,9 @@ class Updater:
     def load_history(self, arrays: list, source: str) -> None:
         """Copy histories; DataError naming blob and shapes when they do not fit."""
         if len(arrays) != len(self.history):
-            raise DataError(f"{source}: field history has {len(arrays)} blobs, this {self.kind} solver has {len(self.history)}")
+            raise DataError(
+                f"{source}: field history has {len(arrays)} blobs, this {self.kind} solver has {len(self.history)}"
+            )
         for i, (target, array) in enumerate(zip(self.history, arrays)):
             if array.size != target.numel():
                 blob = self.blobs[i % len(self.blobs)]
@@ -63,7 +65,9 @@ class Updater:
         if norm <= limit:
             return None
         torch._foreach_mul_(gradients, limit / norm)
-        return f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g}) by scale factor {limit / norm:g}"
+        return (
+            f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g}) by scale factor {limit / norm:g}"
+        )
 
     @torch.no_grad()
     def step(self, rate: float, iteration: int) -> None:
@@ -126,7 +130,14 @@ class Updater:
             correction = (1 - s.momentum2**t) ** 0.5 / (1 - s.momentum**t)
             w.addcdiv_(m, v.sqrt().add_(s.delta), value=-rate * correction)
 
-        return {"SGD": sgd, "Nesterov": nesterov, "AdaGrad": adagrad, "RMSProp": rmsprop, "AdaDelta": adadelta, "Adam": adam}[self.kind]
+        return {
+            "SGD": sgd,
+            "Nesterov": nesterov,
+            "AdaGrad": adagrad,
+            "RMSProp": rmsprop,
+            "AdaDelta": adadelta,
+            "Adam": adam,
+        }[self.kind]
 
 
 def _chunks(*tensors: Tensor):

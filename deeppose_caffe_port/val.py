@@ -45,7 +45,9 @@ def chosen(pose_set, rate: int, seed: int):
     from deeppose_caffe_port.prepare import Python2Random
 
     generator = Python2Random(seed)
-    return pose_set if rate <= 1 else pose_set.select([i for i in range(len(pose_set)) if generator.randint(1, rate) == 1])
+    return (
+        pose_set if rate <= 1 else pose_set.select([i for i in range(len(pose_set)) if generator.randint(1, rate) == 1])
+    )
 
 
 def predict_pose_set(cascade, pose_set, config: Config):
@@ -60,8 +62,16 @@ def predict_pose_set(cascade, pose_set, config: Config):
     parts = list(engine.predict(cascade, pictures))
     found = [np.concatenate(stage) for stage in zip(*(joints for _, joints in parts))]
     boxes = "none (whole images)" if config.whole_images else "oracle (annotated joints)"
-    meta = {"house": "deeppose_caffe_port", "boxes": boxes, "flip_test": False, "mode": config.mode, "preset": config.preset}
-    return [predictions_for(pose_set, joints, meta={**meta, "model": name}) for joints, name in zip(found, cascade.names)]
+    meta = {
+        "house": "deeppose_caffe_port",
+        "boxes": boxes,
+        "flip_test": False,
+        "mode": config.mode,
+        "preset": config.preset,
+    }
+    return [
+        predictions_for(pose_set, joints, meta={**meta, "model": name}) for joints, name in zip(found, cascade.names)
+    ]
 
 
 def score(config: Config, own: argparse.Namespace, stage: int | None = None) -> dict:
@@ -105,7 +115,9 @@ def save_result(path: str, pose_set, predictions, results: dict, note: str | Non
     from common.crosscheck import save_run
 
     protocols = {name: result.as_dict() for name, result in results.items()}
-    meta = {k: v for k, v in predictions.meta.items() if k not in ("versions", "checkpoint")} | ({"note": note} if note else {})
+    meta = {k: v for k, v in predictions.meta.items() if k not in ("versions", "checkpoint")} | (
+        {"note": note} if note else {}
+    )
     save_run(path, house="deeppose_caffe_port", model=predictions.meta["model"], dataset=pose_set.name, split=pose_set.split,
              protocols=protocols, meta=meta, command=command_line())  # fmt: skip
 
@@ -130,7 +142,8 @@ def gains(pose_set, stages, results: dict) -> dict:
     names = list(results)
     columns = zip(*(np.append(e, np.nanmean(e)) for e in errors))
     rows = [
-        [joint, *map(float, values), float(values[0] - values[-1])] for joint, values in zip((*pose_set.skeleton.joints, "mean"), columns)
+        [joint, *map(float, values), float(values[0] - values[-1])]
+        for joint, values in zip((*pose_set.skeleton.joints, "mean"), columns)
     ]
     for protocol in results[names[0]]:
         totals = [results[name][protocol].total for name in names]

@@ -33,8 +33,15 @@ def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
     """(step and its own options, project settings given)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", help="run_all, or a step")
-    parser.add_argument("--start_at", default="import_data", help="run_all: the first step to do (default: import_data)")
-    parser.add_argument("--resume", choices=("none", "auto"), default="none", help="train steps: go on from our checkpoint (default: none)")
+    parser.add_argument(
+        "--start_at", default="import_data", help="run_all: the first step to do (default: import_data)"
+    )
+    parser.add_argument(
+        "--resume",
+        choices=("none", "auto"),
+        default="none",
+        help="train steps: go on from our checkpoint (default: none)",
+    )
     add_arguments(parser, Config)
     given = vars(parser.parse_args(argv))
     own = argparse.Namespace(**{name: given.pop(name) for name in ("step", "start_at", "resume")})
@@ -53,7 +60,9 @@ def create_lmdb(config: Config, stage: int = 1) -> None:
     for kind in ("train", "test"):
         names, values = read_list(folder / f"{kind}_images.txt", config.outputs(stage))
         if not names:
-            raise DataError(f"{folder / f'{kind}_images.txt'} is empty: no LMDB can be made of it; lower --holdout or --patch_rate")
+            raise DataError(
+                f"{folder / f'{kind}_images.txt'} is empty: no LMDB can be made of it; lower --holdout or --patch_rate"
+            )
         target = folder / f"{kind}_data_lmdb"
         convert_imageset(names, values, target, side, root=config.project, skip_unreadable=config.mode == "compat",
                          allow_16bit=config.allow_16bit, workers=config.workers, replace=True)  # fmt: skip
@@ -127,7 +136,9 @@ def run_steps(steps: dict[str, Callable[[], object]], first: str, last: str | No
     names = list(steps)
     for name in filter(None, (first, last)):
         if name not in names:
-            raise DataError(f"there is no step {name}; steps are {', '.join(names)} (--stages N for those of further stages)")
+            raise DataError(
+                f"there is no step {name}; steps are {', '.join(names)} (--stages N for those of further stages)"
+            )
     for name in names[names.index(first) : names.index(last or names[-1]) + 1]:
         began = time.monotonic()
         print(f"== {name}", flush=True)

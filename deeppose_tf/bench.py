@@ -35,14 +35,22 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", choices=("step", "inference", "loader"), default="step", help="(default: step)")
     parser.add_argument("--batch_size", type=int, default=64, help="(default: 64)")
-    parser.add_argument("--repeat", type=int, default=5, help="measurements of each, of which the median counts (default: 5)")
+    parser.add_argument(
+        "--repeat", type=int, default=5, help="measurements of each, of which the median counts (default: 5)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="loader processes (default: 1)")
     parser.add_argument("--loader", choices=("chainer", "pool"), default="chainer", help="(default: chainer)")
-    parser.add_argument("--images", type=Path, help="an LSPET folder whose pictures to load (default: noise pictures of its median size)")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        help="an LSPET folder whose pictures to load (default: noise pictures of its median size)",
+    )
     parser.add_argument("--xla", action="store_true", help="our step with XLA")
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="our step in mixed precision")
     parser.add_argument("--threads", type=int, default=2, help="TensorFlow's threads (default: 2)")
-    parser.add_argument("--json", type=Path, help="also write the figures here, as common.tables puts them into the README")
+    parser.add_argument(
+        "--json", type=Path, help="also write the figures here, as common.tables puts them into the README"
+    )
     return parser.parse_args(argv)
 
 
@@ -60,7 +68,9 @@ def plain_step(weights: dict[str, np.ndarray]):
 
     def convolution(x, name, stride=1, groups=1):
         kernel = variables[f"{name}/weight"]
-        parts = [tf.nn.conv2d(a, k, stride, "SAME") for a, k in zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1))]
+        parts = [
+            tf.nn.conv2d(a, k, stride, "SAME") for a, k in zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1))
+        ]
         return tf.nn.relu(tf.nn.bias_add(tf.concat(parts, -1), variables[f"{name}/bias"]))
 
     def dense(x, name):
@@ -221,7 +231,8 @@ def bench_step(args: argparse.Namespace) -> dict:
 def medians(times: dict[str, list]) -> dict:
     """{name: {cpu, wall}} of lists of pairs, without the first of each."""
     return {
-        name: {"cpu": statistics.median(c for c, _ in t[1:]), "wall": statistics.median(w for _, w in t[1:])} for name, t in times.items()
+        name: {"cpu": statistics.median(c for c, _ in t[1:]), "wall": statistics.median(w for _, w in t[1:])}
+        for name, t in times.items()
     }
 
 
@@ -248,7 +259,9 @@ def bench_inference(args: argparse.Namespace) -> dict:
     run, rows, wall = forward(build_network(JOINTS, amp=args.amp)), [], {}
     for size in (1, 128):
         images = np.random.RandomState(0).randint(0, 256, (size, 227, 227, 3)).astype(np.uint8)
-        times = take_turns({"x": lambda images=images: run(images).sum()}, args.repeat if size > 1 else 10 * args.repeat)["x"]
+        times = take_turns(
+            {"x": lambda images=images: run(images).sum()}, args.repeat if size > 1 else 10 * args.repeat
+        )["x"]
         rows.append([f"batch {size}", size / times["cpu"], 1000 * times["cpu"] / size])
         wall[f"batch {size}"] = f"{size / times['wall']:.0f} images a second"
     return {"columns": ["inference", "images a CPU second", "CPU ms an image"], "rows": rows, "wall": wall}
@@ -292,7 +305,8 @@ def describe(args: argparse.Namespace, argv: list[str]) -> dict:
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     return {
         "command": " ".join(["python -m deeppose_tf.bench", *words]),
-        "note": f"{about}, on {cores} core{'s' if cores > 1 else ''} at load {load:.0f}; " + ", ".join(f"{k} {v}" for k, v in used.items()),
+        "note": f"{about}, on {cores} core{'s' if cores > 1 else ''} at load {load:.0f}; "
+        + ", ".join(f"{k} {v}" for k, v in used.items()),
     }
 
 

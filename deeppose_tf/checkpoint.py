@@ -43,7 +43,9 @@ def load_state(path: Path) -> dict:
                     group, name = key.split("|")
                     state[group][name] = file[key]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a whole checkpoint of deeppose_tf ({type(error).__name__}: {error}); use another one") from error
+        raise DataError(
+            f"{path} is not a whole checkpoint of deeppose_tf ({type(error).__name__}: {error}); use another one"
+        ) from error
     return state
 
 
@@ -54,7 +56,11 @@ def open_store(directory: Path, writer: bool = True) -> CheckpointStore:
 
 def numbered(directory: Path) -> list[Path]:
     """The numbered checkpoints of a run, oldest first."""
-    found = [(int(m[1]), f) for f in Path(directory).glob("checkpoint-*.npz") if (m := re.fullmatch(r"checkpoint-(\d+)\.npz", f.name))]
+    found = [
+        (int(m[1]), f)
+        for f in Path(directory).glob("checkpoint-*.npz")
+        if (m := re.fullmatch(r"checkpoint-(\d+)\.npz", f.name))
+    ]
     return [file for _, file in sorted(found)]
 
 

@@ -58,7 +58,9 @@ class Config:
     rotate_range: int = setting(10, "rotation is uniform in +-rotate_range degrees")
     gcn: bool = setting(False, "normalise contrast: subtract each image's channel mean, divide by its deviation")
     shift: float = setting(0.0, "largest random shift, share of the tight box")
-    bbox_extension_min: float | None = setting(None, "smallest random factor of the tight box's sides; needs the maximum too")
+    bbox_extension_min: float | None = setting(
+        None, "smallest random factor of the tight box's sides; needs the maximum too"
+    )
     bbox_extension_max: float | None = setting(None, "largest one; test crops use it")
     min_dim: int = setting(6, "training persons with a tight box smaller than this many pixels are left out")
     coord_normalize: bool = setting(True, "targets are shares of the crop; cannot be switched off, as in DT", (True,))
@@ -73,28 +75,44 @@ class Config:
     fix_conv_iter: int = setting(0, "train the fully connected layers alone for so many steps")
     optimizer: str = setting("adagrad", "update rule", ("adagrad", "momentum", "sgd"))
     resume: bool = setting(False, "go on from --snapshot, or from the newest checkpoint of o_dir")
-    snapshot: str | None = setting(None, "weights to start from (without --resume: conv1 to fc7 only), or the state to resume", flag="-s")
+    snapshot: str | None = setting(
+        None, "weights to start from (without --resume: conv1 to fc7 only), or the state to resume", flag="-s"
+    )
     workers: int = setting(1, "loader processes")
     reset_iter_counter: bool = setting(False, "start counting steps at 0 after --resume")
     reset_moving_averages: bool = setting(False, "accepted as in DT, without effect there and here")
     net_type: str = setting("Alexnet", "backbone", ("Alexnet",))
     # beyond DT
-    mode: str = setting("correct", "crops, targets and metrics: as they should be, or as DT has them", ("correct", "compat"))
-    resume_mode: str = setting("correct", "compat: as DT, forget the accumulators and train max_iter more steps", ("correct", "compat"))
-    loader: str = setting("chainer", "background loading: Chainer's MultiprocessIterator (DT) or a process pool", ("chainer", "pool"))
+    mode: str = setting(
+        "correct", "crops, targets and metrics: as they should be, or as DT has them", ("correct", "compat")
+    )
+    resume_mode: str = setting(
+        "correct", "compat: as DT, forget the accumulators and train max_iter more steps", ("correct", "compat")
+    )
+    loader: str = setting(
+        "chainer", "background loading: Chainer's MultiprocessIterator (DT) or a process pool", ("chainer", "pool")
+    )
     cache_mb: int = setting(256, "decoded images each loader process may keep")
     limit: int | None = setting(None, "the first N persons of every CSV only, a dry run")
     keep: int = setting(5, "numbered checkpoints to keep (DT: 5); 0 keeps all")
     weight_decay: float = setting(0.0, "L2 penalty that is trained with; DT logs 0.0005 and trains with 0")
     dropout_keep: float = setting(DROPOUT_KEEP, "share of the activations of fc6 and fc7 that dropout keeps")
     width: float = setting(1.0, "channel multiplier of the hidden layers; 1 is AlexNet")
-    init: str = setting("original", "first weights: DT's truncated normal, or He's, which learns sooner from scratch", ("original", "he"))
+    init: str = setting(
+        "original",
+        "first weights: DT's truncated normal, or He's, which learns sooner from scratch",
+        ("original", "he"),
+    )
     conv1_padding: str = setting("same", "same: DT's code; valid: its comments, and Caffe", ("same", "valid"))
-    schedule: str = setting("constant", "learning rates: constant (DT) or cosine to 1 % over max_iter", ("constant", "cosine"))
+    schedule: str = setting(
+        "constant", "learning rates: constant (DT) or cosine to 1 % over max_iter", ("constant", "cosine")
+    )
     warmup: int = setting(0, "steps over which the learning rates rise from 0")
     amp: str = setting("off", "mixed precision", ("off", "bf16"))
     xla: bool = setting(False, "compile the training step with XLA")
-    distribute: str = setting("none", "tf.distribute strategy; multiworker reads TF_CONFIG", ("none", "mirrored", "multiworker"))
+    distribute: str = setting(
+        "none", "tf.distribute strategy; multiworker reads TF_CONFIG", ("none", "mirrored", "multiworker")
+    )
     threads: int = setting(0, "CPU threads; 0 leaves TensorFlow's choice")
     save_minutes: float = setting(10.0, "also save the resume state every so many minutes")
 
@@ -121,7 +139,8 @@ class Config:
     def check(self) -> None:
         """DataError naming the first setting whose value cannot be meant."""
         problems = {
-            "n_joints": self.n_joints != len(self.skeleton) and f"{self.n_joints}, but {self.dataset_name} has {len(self.skeleton)} joints",
+            "n_joints": self.n_joints != len(self.skeleton)
+            and f"{self.n_joints}, but {self.dataset_name} has {len(self.skeleton)} joints",
             "batch_size": self.batch_size < 1 and f"{self.batch_size} is less than 1",
             "workers": self.workers < 1 and f"{self.workers} is less than 1",
             "shift": not 0 <= self.shift <= 1 and f"{self.shift} is not in [0, 1]",
@@ -130,8 +149,12 @@ class Config:
             "bbox_extension_min": bool(self.extension)
             and not 1 <= self.bbox_extension_min <= self.bbox_extension_max
             and f"{self.bbox_extension_min} and bbox_extension_max {self.bbox_extension_max}: 1 <= minimum <= maximum is needed",
-            "symmetric_joints": not self._pairs_fit() and f"{self.symmetric_joints} is no JSON list of pairs of joints 0 to {self.n_joints - 1}",
-            **{n: getattr(self, n) < 1 and f"{getattr(self, n)} is less than 1" for n in ("snapshot_step", "test_step", "log_step")},
+            "symmetric_joints": not self._pairs_fit()
+            and f"{self.symmetric_joints} is no JSON list of pairs of joints 0 to {self.n_joints - 1}",
+            **{
+                n: getattr(self, n) < 1 and f"{getattr(self, n)} is less than 1"
+                for n in ("snapshot_step", "test_step", "log_step")
+            },
         }
         for name, problem in problems.items():
             if problem:
@@ -160,7 +183,13 @@ _MPII = {
     "downscale_height": 400, "n_joints": 16, "symmetric_joints": _MPII_PAIRS, "ignore_label": -100500.0, "bbox_extension_min": 1.0,
     "bbox_extension_max": 1.2, "workers": 4, "reset_iter_counter": True,
 }  # fmt: skip
-_LSP_SCRATCH = {**_LSP, "bbox_extension_min": 1.5, "bbox_extension_max": 2.0, "workers": 6, "o_dir": str(ROOT / "out/lsp_alexnet_scratch")}
+_LSP_SCRATCH = {
+    **_LSP,
+    "bbox_extension_min": 1.5,
+    "bbox_extension_max": 2.0,
+    "workers": 6,
+    "o_dir": str(ROOT / "out/lsp_alexnet_scratch"),
+}
 _IMAGENET = {"snapshot": str(IMAGENET_WEIGHTS)}
 
 # What trains on two cores: a narrower network with He's weights and a higher rate (at DT's, Adagrad from 1e-4 is slow gradient descent for

@@ -32,9 +32,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", help="any weight file that training and scoring accept")
     parser.add_argument("out", nargs="?", type=Path, help="what to write")
-    parser.add_argument("--to", choices=KINDS, help="format (default: by the name's suffix; a name without one: saved_model)")
+    parser.add_argument(
+        "--to", choices=KINDS, help="format (default: by the name's suffix; a name without one: saved_model)"
+    )
     parser.add_argument("--licence", default="not given", help="licence of the source, for the card")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help=f"of the largest output (default: {TOLERANCE:g})")
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help=f"of the largest output (default: {TOLERANCE:g})"
+    )
     parser.add_argument("--stand_in", type=Path, metavar="OUT", help="write random stand-in weights instead")
     args = parser.parse_args(argv)
     if not args.stand_in and (args.source is None or args.out is None):
@@ -72,7 +76,9 @@ class Converter:
 
     def _network(self, kind: str):
         if self.model is None:
-            raise DataError(f"{self.place} has no fc_regression, so it is no whole network; write it as tf1, tf1_old or caffemodel, not {kind}")
+            raise DataError(
+                f"{self.place} has no fc_regression, so it is no whole network; write it as tf1, tf1_old or caffemodel, not {kind}"
+            )
         return self.model
 
     def _complete(self) -> dict:
@@ -109,7 +115,9 @@ class Converter:
         model = self._network("npz")
         slots = {name: value for name, value in self.variables.items() if name.count("/") == 2}
         step = int(self.variables.get("global_iter_counter", 0))
-        unused = {name: value for name, value in self._complete().items() if name.startswith("fc8/") and name not in slots}
+        unused = {
+            name: value for name, value in self._complete().items() if name.startswith("fc8/") and name not in slots
+        }
         state = make_state(
             epoch=0, batch=0, step=step, model=get_weights(model), optimizer=slots, schedule=None, config=asdict(self.config), random_state={},
             samples=step * self.config.batch_size, unused=unused, dropout={}, synthetic=False,
@@ -145,7 +153,9 @@ class Converter:
             from deeppose_tf.weight_files import read_weights
 
             written, own = read_weights(out), self.weights()
-            return max(float(np.abs(written[name] - value).max()) for name, value in own.items() if not name.startswith("fc8"))
+            return max(
+                float(np.abs(written[name] - value).max()) for name, value in own.items() if not name.startswith("fc8")
+            )
         from deeppose_tf.engine import forward
 
         images = probe(2)
@@ -192,7 +202,11 @@ def remove(kind: str, out: Path) -> None:
 
     if out.is_dir():
         shutil.rmtree(out)
-    for file in (out, *(out.parent.glob(out.name + ".index")), *(out.parent.glob(out.name + ".data-*"))) if kind == "tf1" or not out.is_dir() else ():
+    for file in (
+        (out, *(out.parent.glob(out.name + ".index")), *(out.parent.glob(out.name + ".data-*")))
+        if kind == "tf1" or not out.is_dir()
+        else ()
+    ):
         file.unlink(missing_ok=True)
 
 
@@ -208,7 +222,9 @@ def convert(source: str, out: Path, kind: str, licence: str = "not given", toler
         converter.write(kind, out)
         difference = converter.check(kind, out)
         if not difference <= tolerance:
-            raise DataError(f"{out}: its answers differ from the source's by {difference:.2g} of the largest output; nothing is kept")
+            raise DataError(
+                f"{out}: its answers differ from the source's by {difference:.2g} of the largest output; nothing is kept"
+            )
     except BaseException:
         remove(kind, out)
         raise

@@ -26,7 +26,15 @@ class Persons:
     picture is reduced · size (N,2) its width and height afterwards · dropped: reason -> number of persons left out.
     """
 
-    def __init__(self, pose_set: PoseSet, mode: str, *, min_dim: float = 0, downscale_height: int | None = None, cache_mb: int = 0):
+    def __init__(
+        self,
+        pose_set: PoseSet,
+        mode: str,
+        *,
+        min_dim: float = 0,
+        downscale_height: int | None = None,
+        cache_mb: int = 0,
+    ):
         """DataError when an image is missing or when no person is left."""
         self.paths, self.mode, self.store = [str(p) for p in pose_set.images], mode, ImageStore(cache_mb)
         sizes = _sizes(self.paths, pose_set.root)
@@ -58,7 +66,10 @@ class Persons:
 
     def dropped_text(self) -> str:
         """What was left out, for people."""
-        return ", ".join(f"{count} with {reason}" if "pixels" not in reason else f"{count} {reason}" for reason, count in self.dropped.items())
+        return ", ".join(
+            f"{count} with {reason}" if "pixels" not in reason else f"{count} {reason}"
+            for reason, count in self.dropped.items()
+        )
 
     def image(self, index: int) -> np.ndarray:
         """The (possibly reduced) picture of a person, (H,W,3) uint8 BGR."""
@@ -74,7 +85,9 @@ def _sizes(paths: list[str], source: str) -> np.ndarray:
         except DataError as error:
             missing.append((path, error))
     if missing:
-        raise DataError(f"{source}: {len(missing)} of {len(set(paths))} images cannot be read, the first: {missing[0][1]}")
+        raise DataError(
+            f"{source}: {len(missing)} of {len(set(paths))} images cannot be read, the first: {missing[0][1]}"
+        )
     return np.array([known[path] for path in paths])
 
 
@@ -94,7 +107,9 @@ def _half(mode: str) -> float:
     return 0.5 if mode == "correct" else 0.0
 
 
-def _inside(joints: np.ndarray, valid: np.ndarray, size: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _inside(
+    joints: np.ndarray, valid: np.ndarray, size: np.ndarray, mode: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Joints, validity, and the persons to drop, after the rule for joints outside the picture.
 
     Compat drops a person with a joint more than 3 pixels right of or below it and clips all others, however far left or above they are.
@@ -138,7 +153,14 @@ class Crops:
     def for_training(cls, config: Config) -> Crops:
         """Training crops of a run."""
         pairs = tuple(tuple(pair) for pair in config.pairs())
-        return cls(config.mode, config.extension, config.shift, config.fliplr, config.rotate_range if config.rotate else 0.0, pairs)
+        return cls(
+            config.mode,
+            config.extension,
+            config.shift,
+            config.fliplr,
+            config.rotate_range if config.rotate else 0.0,
+            pairs,
+        )
 
     @classmethod
     def for_testing(cls, mode: str, extension: tuple[float, float] | None) -> Crops:
@@ -278,7 +300,12 @@ class Stream:
     def order(self, epoch: int) -> np.ndarray:
         """(N,) the persons of an epoch, shuffled."""
         if self._order[0] != epoch:
-            self._order = epoch, np.random.RandomState(np.random.Philox(key=self.seed, counter=[1, 0, epoch, 0])).permutation(len(self.persons))
+            self._order = (
+                epoch,
+                np.random.RandomState(np.random.Philox(key=self.seed, counter=[1, 0, epoch, 0])).permutation(
+                    len(self.persons)
+                ),
+            )
         return self._order[1]
 
 

@@ -16,7 +16,11 @@ from deeppose_tf.model import CONVOLUTIONS, weight_layers
 
 def named_variables(model: keras.Model) -> dict[str, object]:
     """DT's name -> the backend's variable, in the network's order."""
-    pairs = [(f"{layer.name}/{what}", v) for layer in weight_layers(model) for what, v in (("weight", layer.kernel), ("bias", layer.bias))]
+    pairs = [
+        (f"{layer.name}/{what}", v)
+        for layer in weight_layers(model)
+        for what, v in (("weight", layer.kernel), ("bias", layer.bias))
+    ]
     return {name: v.value for name, v in pairs}
 
 
@@ -27,9 +31,13 @@ class Trainer:
     own share of the batch, and gradients are averaged over all devices. ValueError on another Keras backend.
     """
 
-    def __init__(self, model: keras.Model, optimizer, mode: str, *, strategy=None, xla: bool = False, weight_decay: float = 0.0):
+    def __init__(
+        self, model: keras.Model, optimizer, mode: str, *, strategy=None, xla: bool = False, weight_decay: float = 0.0
+    ):
         if keras.backend.backend() != "tensorflow":
-            raise ValueError(f"training needs KERAS_BACKEND=tensorflow; it is {keras.backend.backend()}, which can predict and score")
+            raise ValueError(
+                f"training needs KERAS_BACKEND=tensorflow; it is {keras.backend.backend()}, which can predict and score"
+            )
         import tensorflow as tf
 
         self.model, self.optimizer, self.mode, self.weight_decay = model, optimizer, mode, weight_decay
@@ -40,7 +48,9 @@ class Trainer:
             optimizer.build(self.variables)
         self._step = tf.function(self._distributed, jit_compile=xla)
 
-    def step(self, batch: tuple, *, conv_lr: float, fc_lr: float, train_conv: bool = True, summary: bool = False) -> dict:
+    def step(
+        self, batch: tuple, *, conv_lr: float, fc_lr: float, train_conv: bool = True, summary: bool = False
+    ) -> dict:
         """One update with crops (B,227,227,3), targets (B,J,2), valid (B,J); returns `loss` before it.
 
         `train_conv` False updates the fully connected layers alone, and the convolutions' gradient is not computed. `summary` adds
@@ -68,7 +78,9 @@ class Trainer:
         def part_of(array):
             size = len(array) // self.devices
             return self.strategy.experimental_distribute_values_from_function(
-                lambda context: tf.convert_to_tensor(array[context.replica_id_in_sync_group % self.devices * size :][:size])
+                lambda context: tf.convert_to_tensor(
+                    array[context.replica_id_in_sync_group % self.devices * size :][:size]
+                )
             )
 
         return [part_of(array) for array in batch[:3]]

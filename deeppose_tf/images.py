@@ -21,7 +21,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
                 return struct.unpack(">II", start[16:24])
             found = _jpeg_size(file) if start[:2] == b"\xff\xd8" else None
     except OSError as error:
-        raise DataError(f"image {path} cannot be opened ({error.strerror}); check --img_path_prefix and the paths in the CSV") from error
+        raise DataError(
+            f"image {path} cannot be opened ({error.strerror}); check --img_path_prefix and the paths in the CSV"
+        ) from error
     if found:
         return found
     height, width = read_image(path).shape[:2]

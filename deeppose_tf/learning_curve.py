@@ -1,7 +1,7 @@
 """Draw a run's log: accuracy and spread of the test persons, and both losses, over the steps.
 
-    python deeppose_tf/learning_curve.py out/mine                    # -> out/mine/learning_curve.png
-    python deeppose_tf/learning_curve.py out/mine --out curve.png
+python deeppose_tf/learning_curve.py out/mine                    # -> out/mine/learning_curve.png
+python deeppose_tf/learning_curve.py out/mine --out curve.png
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from common.programs import exit_code  # noqa: E402
 
 # (title of the axis, factor, {entry of log.jsonl: label}) from top to bottom
 PANELS = (
-    ("percent", 100.0, {"test/mPCP": "PCP@0.5, mean of the parts", "test/PCKh": "PCKh@0.5, head stick", "test/spread": "spread, of the truth's"}),
+    (
+        "percent",
+        100.0,
+        {
+            "test/mPCP": "PCP@0.5, mean of the parts",
+            "test/PCKh": "PCKh@0.5, head stick",
+            "test/spread": "spread, of the truth's",
+        },
+    ),
     ("pose loss", 1.0, {"loss": "training batch", "test/pose_loss": "test persons"}),
 )
 
@@ -41,7 +49,9 @@ def draw(entries: list[dict], path: str | Path, title: str = "") -> None:
     for axes, (label, factor, names) in zip(figure.subplots(len(PANELS), 1, sharex=True), PANELS):
         for name, legend in names.items():
             steps, values = series(entries, name, factor)
-            axes.plot(steps, values, label=legend, linewidth=1, marker="o" if name.startswith("test/") else None, markersize=3)
+            axes.plot(
+                steps, values, label=legend, linewidth=1, marker="o" if name.startswith("test/") else None, markersize=3
+            )
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)

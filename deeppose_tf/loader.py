@@ -34,7 +34,9 @@ def batches(stream: Stream, batch_size: int, *, kind: str = "chainer", workers: 
 
 
 def _chainer(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
-    iterator = _multiprocess_iterator()(stream, batch_size, repeat=False, shuffle=False, n_processes=workers, n_prefetch=PREFETCH, dataset_timeout=None)
+    iterator = _multiprocess_iterator()(
+        stream, batch_size, repeat=False, shuffle=False, n_processes=workers, n_prefetch=PREFETCH, dataset_timeout=None
+    )
     try:
         for samples in iterator:
             yield stack(samples)
@@ -54,7 +56,9 @@ def _multiprocess_iterator():
             warnings.simplefilter("ignore")  # Chainer's own age
             from chainer.iterators import MultiprocessIterator
     except Exception as error:  # besides ImportError what an incompatible NumPy or setuptools raises
-        raise DataError(f"Chainer cannot be imported here ({type(error).__name__}: {error}); install chainer==7.8.1, or use --loader pool") from error
+        raise DataError(
+            f"Chainer cannot be imported here ({type(error).__name__}: {error}); install chainer==7.8.1, or use --loader pool"
+        ) from error
     # setDaemon is deprecated since Python 3.10
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="chainer")
     return MultiprocessIterator

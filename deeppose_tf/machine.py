@@ -25,7 +25,9 @@ def rank_and_world(config: Config) -> tuple[int, int]:
             ' in every process to {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}'
         ) from error
     if config.batch_size % len(workers):
-        raise DataError(f"--batch_size {config.batch_size} cannot be shared among {len(workers)} workers; use a multiple")
+        raise DataError(
+            f"--batch_size {config.batch_size} cannot be shared among {len(workers)} workers; use a multiple"
+        )
     return rank, len(workers)
 
 
@@ -43,8 +45,12 @@ def start_tensorflow(config: Config):
         tf.config.experimental.set_memory_growth(device, True)
     if config.distribute == "none":
         return None
-    kind = {"mirrored": tf.distribute.MirroredStrategy, "multiworker": tf.distribute.MultiWorkerMirroredStrategy}[config.distribute]
+    kind = {"mirrored": tf.distribute.MirroredStrategy, "multiworker": tf.distribute.MultiWorkerMirroredStrategy}[
+        config.distribute
+    ]
     strategy = kind()
     if config.batch_size % strategy.num_replicas_in_sync:
-        raise DataError(f"--batch_size {config.batch_size} cannot be shared among {strategy.num_replicas_in_sync} devices; use a multiple")
+        raise DataError(
+            f"--batch_size {config.batch_size} cannot be shared among {strategy.num_replicas_in_sync} devices; use a multiple"
+        )
     return strategy

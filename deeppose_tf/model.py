@@ -44,7 +44,9 @@ class GroupedConvolution(layers.Conv2D):
 
 
 def _initializer(kind: str, deviation: float, seed: int):
-    return keras.initializers.HeNormal(seed) if kind == "he" else keras.initializers.TruncatedNormal(0.0, deviation, seed)
+    return (
+        keras.initializers.HeNormal(seed) if kind == "he" else keras.initializers.TruncatedNormal(0.0, deviation, seed)
+    )
 
 
 def alexnet(x, *, width: float, init: str, conv1_padding: str, dropout_keep: float, seed: int):
@@ -86,8 +88,12 @@ def build_network(
     try:
         images = keras.Input((IM_SIZE, IM_SIZE, 3), dtype="uint8", name="images")
         x = Pixels(gcn, name="pixels")(images)
-        x = NETWORKS[net_type](x, width=width, init=init, conv1_padding=conv1_padding, dropout_keep=dropout_keep, seed=seed)
-        head = layers.Dense(2 * n_joints, name=HEAD, kernel_initializer=_initializer("original", HEAD_DEVIATION[init], seed + 30))(x)
+        x = NETWORKS[net_type](
+            x, width=width, init=init, conv1_padding=conv1_padding, dropout_keep=dropout_keep, seed=seed
+        )
+        head = layers.Dense(
+            2 * n_joints, name=HEAD, kernel_initializer=_initializer("original", HEAD_DEVIATION[init], seed + 30)
+        )(x)
         return keras.Model(images, layers.Activation("linear", dtype="float32", name="joints")(head), name=net_type)
     finally:
         keras.config.set_dtype_policy(before)
@@ -108,7 +114,9 @@ def get_weights(model: keras.Model) -> dict[str, object]:
     """DT's variable name (`conv1/weight`, `fc6/bias`) -> NumPy array, float32."""
     found = {}
     for layer in weight_layers(model):
-        found[f"{layer.name}/weight"], found[f"{layer.name}/bias"] = (ops.convert_to_numpy(v) for v in (layer.kernel, layer.bias))
+        found[f"{layer.name}/weight"], found[f"{layer.name}/bias"] = (
+            ops.convert_to_numpy(v) for v in (layer.kernel, layer.bias)
+        )
     return found
 
 

@@ -19,7 +19,9 @@ class SGD:
     def build(self, variables: dict[str, tf.Variable]) -> None:
         """Make the state of variables given by name; call it in the strategy's scope."""
         if self.slot:
-            self.slots = {name: tf.Variable(tf.fill(v.shape, self.start), trainable=False) for name, v in variables.items()}
+            self.slots = {
+                name: tf.Variable(tf.fill(v.shape, self.start), trainable=False) for name, v in variables.items()
+            }
 
     def apply(self, name: str, variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor) -> None:
         """Update one variable."""
@@ -33,7 +35,9 @@ class Adagrad(SGD):
 
     def apply(self, name: str, variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor) -> None:
         """Update one variable and its accumulator."""
-        tf.raw_ops.ResourceApplyAdagrad(var=variable.handle, accum=self.slots[name].handle, lr=rate, grad=gradient, use_locking=True)
+        tf.raw_ops.ResourceApplyAdagrad(
+            var=variable.handle, accum=self.slots[name].handle, lr=rate, grad=gradient, use_locking=True
+        )
 
 
 class Momentum(SGD):
@@ -44,7 +48,12 @@ class Momentum(SGD):
     def apply(self, name: str, variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor) -> None:
         """Update one variable and its accumulator."""
         tf.raw_ops.ResourceApplyMomentum(
-            var=variable.handle, accum=self.slots[name].handle, lr=rate, grad=gradient, momentum=MOMENTUM, use_locking=True
+            var=variable.handle,
+            accum=self.slots[name].handle,
+            lr=rate,
+            grad=gradient,
+            momentum=MOMENTUM,
+            use_locking=True,
         )
 
 

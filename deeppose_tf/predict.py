@@ -59,8 +59,12 @@ class Predictor:
         cut = []
         for box in np.atleast_2d(np.asarray(boxes, float)):
             x, y, w, h = box
-            if not (np.isfinite(box).all() and w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0):
-                raise DataError(f"box {box.tolist()} does not touch the picture of {width} x {height} pixels; give x,y,w,h in its pixels")
+            if not (
+                np.isfinite(box).all() and w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0
+            ):
+                raise DataError(
+                    f"box {box.tolist()} does not touch the picture of {width} x {height} pixels; give x,y,w,h in its pixels"
+                )
             cut.append(pixel_box(box, np.array([width, height]), self.config.mode))
         crops = np.stack([cv2.resize(image[y : y + h, x : x + w], (IM_SIZE, IM_SIZE)) for x, y, w, h in cut])
         return to_picture(self._run(crops), np.array(cut), np.ones(len(cut)), self.config.mode)
@@ -102,7 +106,10 @@ def run(args: argparse.Namespace) -> Path:
         boxes = boxes_of(name, image, listed, given)
         joints = smooth(predictor(image, boxes)) if boxes else []
         about = {"image": name, "frame": index}
-        rows = [{**about, "joints": person.round(2), "box": box, "joint_names": skeleton.joints} for box, person in zip(boxes, joints)]
+        rows = [
+            {**about, "joints": person.round(2), "box": box, "joint_names": skeleton.joints}
+            for box, person in zip(boxes, joints)
+        ]
         return rows, draw_pose(image, joints, skeleton) if boxes else image
 
     return write_answers(source, args.out, answer, args.limit)

@@ -153,7 +153,13 @@ def prepare_mpii(mat: Path, out: Path, split_by: str = "person") -> str:
     write_lines(out / "data.json", [json.dumps(row) for row in rows])
     write_lines(out / "test_joints.csv", [mpii_line(rows[i]) for i in test])
     write_lines(out / "train_joints.csv", [mpii_line(rows[i]) for i in train])
-    counts = {"N": len(rows), "N_train": len(train), "N_test": len(test), "train_indices": len(train), "test_indices": len(test)}
+    counts = {
+        "N": len(rows),
+        "N_train": len(train),
+        "N_test": len(test),
+        "train_indices": len(train),
+        "test_indices": len(test),
+    }
     return "\n".join(f"{name}:{count}" for name, count in counts.items())
 
 
@@ -167,7 +173,9 @@ def prepare_poses(name: str, root: Path, split: str, out: Path) -> int:
 
     pose_set = datasets.load(name, root, split)
     if pose_set.skeleton not in SKELETONS.values():
-        raise DataError(f"data set {name} has skeleton {pose_set.skeleton.name}; {', '.join(s.name for s in SKELETONS.values())} are trained here")
+        raise DataError(
+            f"data set {name} has skeleton {pose_set.skeleton.name}; {', '.join(s.name for s in SKELETONS.values())} are trained here"
+        )
     origin = datasets.ORIGIN[name]  # MPII's CSVs count from 1
     missing = "-1" if origin == 0 else "-100500"
     lines = [
@@ -187,7 +195,9 @@ def ready_csv(path: Path, dataset_name: str) -> None:
         return
     home = {"lsp": LSPET_ROOT, "mpii": MPII_ROOT}[dataset_name]
     if path.parent.resolve() != home.resolve():
-        raise DataError(f"CSV {path} does not exist; write it with `python {ROOT / 'deeppose_tf/prepare.py'}` (--help), or give another one")
+        raise DataError(
+            f"CSV {path} does not exist; write it with `python {ROOT / 'deeppose_tf/prepare.py'}` (--help), or give another one"
+        )
     print(f"{path} is not there: preparing {dataset_name} from its release")
     prepare_default(dataset_name)
     if not path.is_file():
@@ -210,7 +220,9 @@ def prepare_default(dataset_name: str) -> None:
     if lspet is None and not drawn[0]:
         raise missing("lspet", LSPET_ROOT, "joints.mat and images/")
     if lspet and drawn[0] != drawn[1]:
-        raise DataError(f"one of {LSP_ROOT} and {LSPET_ROOT} is SYNTHETIC, the other real; they are not mixed: move one away")
+        raise DataError(
+            f"one of {LSP_ROOT} and {LSPET_ROOT} is SYNTHETIC, the other real; they are not mixed: move one away"
+        )
     counts = prepare_lsp(LSPET_ROOT / "images", lspet, LSP_ROOT / "images", LSP_ROOT / "joints.mat", LSPET_ROOT)
     if drawn[0]:
         (LSPET_ROOT / "SYNTHETIC").touch()
@@ -227,7 +239,9 @@ def make_stand_ins(dataset_name: str, drawn: Path | None = None) -> None:
 
     root = {"lsp": LSP_ROOT, "mpii": MPII_ROOT}[dataset_name]
     if drawn and not (drawn / "SYNTHETIC").exists():
-        raise DataError(f"--synthetic {drawn}: that folder has no file SYNTHETIC; draw it with `python -m common.datasets.synthetic {dataset_name}`")
+        raise DataError(
+            f"--synthetic {drawn}: that folder has no file SYNTHETIC; draw it with `python -m common.datasets.synthetic {dataset_name}`"
+        )
     if not root.exists():
         if drawn:
             root.parent.mkdir(parents=True, exist_ok=True)
@@ -253,14 +267,26 @@ def parse_args(argv=None) -> argparse.Namespace:
                             ("small_lsp_images_dir", LSP_ROOT / "images"), ("small_lsp_joints_path", LSP_ROOT / "joints.mat"),
                             ("output_dir", LSPET_ROOT)):  # fmt: skip
         lsp.add_argument(f"--{option}", type=Path, default=default, help=f"(default: {default})")
-    lsp.add_argument("--strict_counts", action="store_true", help="an error unless there are 10000 and 2000 images (the original)")
-    lsp.add_argument("--held_out", type=int, default=0, help="put the last N LSPET images into val_joints.csv instead of train")
+    lsp.add_argument(
+        "--strict_counts", action="store_true", help="an error unless there are 10000 and 2000 images (the original)"
+    )
+    lsp.add_argument(
+        "--held_out", type=int, default=0, help="put the last N LSPET images into val_joints.csv instead of train"
+    )
     mpii = commands.add_parser("mpii", help="MPII")
     mpii.add_argument("--mat", type=Path, default=MPII_ROOT / RELEASE, help=f"(default: {MPII_ROOT / RELEASE})")
     mpii.add_argument("--output_dir", type=Path, default=MPII_ROOT, help=f"(default: {MPII_ROOT})")
-    mpii.add_argument("--split_by", choices=("person", "image"), default="person", help="person: the original's split (default)")
+    mpii.add_argument(
+        "--split_by", choices=("person", "image"), default="person", help="person: the original's split (default)"
+    )
     for command in (lsp, mpii):
-        command.add_argument("--synthetic", nargs="?", const=True, metavar="DIR", help="make stand-ins for missing data (DIR: drawn there already)")
+        command.add_argument(
+            "--synthetic",
+            nargs="?",
+            const=True,
+            metavar="DIR",
+            help="make stand-ins for missing data (DIR: drawn there already)",
+        )
     poses = commands.add_parser("poses", help="a split of common.datasets")
     for name, kind in (("name", str), ("root", Path), ("split", str), ("out", Path)):
         poses.add_argument(name, type=kind)
@@ -275,7 +301,9 @@ def run(args: argparse.Namespace) -> None:
         make_stand_ins(args.command, None if args.synthetic is True else Path(args.synthetic))
     elif args.command == "mpii":
         if not args.mat.is_file():
-            raise DataMissing(f"{args.mat} does not exist; get it from http://human-pose.mpi-inf.mpg.de, or use --synthetic")
+            raise DataMissing(
+                f"{args.mat} does not exist; get it from http://human-pose.mpi-inf.mpg.de, or use --synthetic"
+            )
         print(prepare_mpii(args.mat, args.output_dir, args.split_by))
     elif args.small_lsp_joints_path == LSP_ROOT / "joints.mat" and not args.small_lsp_joints_path.exists():
         prepare_default("lsp")

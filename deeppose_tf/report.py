@@ -15,7 +15,14 @@ from deeppose_tf.config import OUTPUT_LIMIT
 from deeppose_tf.data import Crops, Persons, unproject
 
 THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 11))
-PARTS = {"head": "Head", "torso": "Torso", "upper_arm": "U Arm", "forearm": "L Arm", "upper_leg": "U Leg", "lower_leg": "L Leg"}
+PARTS = {
+    "head": "Head",
+    "torso": "Torso",
+    "upper_arm": "U Arm",
+    "forearm": "L Arm",
+    "upper_leg": "U Leg",
+    "lower_leg": "L Leg",
+}
 GROUPS = {
     "head_top": "Head", "upper_neck": "Neck", "neck": "Neck", "shoulder": "Shoulder", "elbow": "Elbow", "wrist": "Wrist", "hip": "Hip",
     "knee": "Knee", "ankle": "Ankle", "thorax": "Thorax", "pelvis": "Pelvis",
@@ -45,7 +52,9 @@ class Evaluation:
         return pckh.pckh_neck(self.truth, self.joints, self.valid, threshold, self.skeleton, symmetric)
 
 
-def evaluate(run, persons: Persons, pose_set: PoseSet, crops: Crops, batch_size: int = 128) -> tuple[Evaluation, np.ndarray]:
+def evaluate(
+    run, persons: Persons, pose_set: PoseSet, crops: Crops, batch_size: int = 128
+) -> tuple[Evaluation, np.ndarray]:
     """Predict all persons with `run` = `engine.forward(model)`; also the joints in pixels of the stored pictures (N,J,2).
 
     Mode correct compares with the annotation; compat, as DT does, in the reduced pictures with the truth as it was cut for the network.
@@ -54,7 +63,8 @@ def evaluate(run, persons: Persons, pose_set: PoseSet, crops: Crops, batch_size:
 
     batches = list(predict(run, persons, crops, batch_size))
     shares, targets, valid, boxes, joints = (
-        np.concatenate([getattr(b, name) for b in batches]) for name in ("shares", "targets", "valid", "boxes", "joints")
+        np.concatenate([getattr(b, name) for b in batches])
+        for name in ("shares", "targets", "valid", "boxes", "joints")
     )
     if crops.mode == "compat":
         truth = unproject(targets, boxes, "compat")
@@ -62,7 +72,9 @@ def evaluate(run, persons: Persons, pose_set: PoseSet, crops: Crops, batch_size:
     else:
         truth, found = pose_set.joints[persons.rows], joints
     error = (np.square(shares - targets) * valid[..., None]).sum((1, 2)) / np.maximum(valid.sum(1), 1)
-    return Evaluation(truth, found, valid, float(error.mean()), spread(shares, targets, valid), pose_set.skeleton, boxes), joints
+    return Evaluation(
+        truth, found, valid, float(error.mean()), spread(shares, targets, valid), pose_set.skeleton, boxes
+    ), joints
 
 
 def spread(shares: np.ndarray, targets: np.ndarray, valid: np.ndarray) -> float:
@@ -93,7 +105,9 @@ def block(step: int, tag: str, e: Evaluation) -> str:
         lines.append("persons counted: " + ", ".join(f"{label} {strict.counts[part]}" for part, label in PARTS.items()))
     lines.append(f"spread of the poses: {e.spread:.2f} of the truth's")
     if e.spread < COLLAPSED:
-        lines.append("warning: all persons get nearly the same pose, the mean; train longer, or start from ImageNet weights or with --init he")
+        lines.append(
+            "warning: all persons get nearly the same pose, the mean; train longer, or start from ImageNet weights or with --init he"
+        )
     return "\n".join(lines)
 
 
@@ -122,7 +136,14 @@ def curves(e: Evaluation) -> dict[str, list[float]]:
     }
 
 
-def plot_curves(path, lines: dict[str, list[float]], xs=THRESHOLDS, xlabel: str = "threshold", ylabel: str = "percent", title: str = "") -> None:
+def plot_curves(
+    path,
+    lines: dict[str, list[float]],
+    xs=THRESHOLDS,
+    xlabel: str = "threshold",
+    ylabel: str = "percent",
+    title: str = "",
+) -> None:
     """Lines over `xs` as a PNG."""
     from matplotlib.figure import Figure
 
@@ -137,7 +158,9 @@ def plot_curves(path, lines: dict[str, list[float]], xs=THRESHOLDS, xlabel: str 
     atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
 
-def to_predictions(pose_set: PoseSet, persons: Persons, joints: np.ndarray, boxes: np.ndarray, meta: dict) -> Predictions:
+def to_predictions(
+    pose_set: PoseSet, persons: Persons, joints: np.ndarray, boxes: np.ndarray, meta: dict
+) -> Predictions:
     """The prediction file's content, a row for every person of the PoseSet; who was left out is NaN. Boxes are those of the crops."""
     everyone = np.full((len(pose_set), *joints.shape[1:]), np.nan, np.float32)
     everyone[persons.rows] = joints
@@ -145,7 +168,9 @@ def to_predictions(pose_set: PoseSet, persons: Persons, joints: np.ndarray, boxe
     cut[persons.rows] = boxes * persons.factor[:, None]
     score = np.where(np.isfinite(everyone[..., 0]), 1.0, 0.0)
     lacking = len(pose_set) - len(persons)
-    return predictions_for(pose_set, everyone, score, {**meta, **({"missing_rows": lacking} if lacking else {})}, box=cut)
+    return predictions_for(
+        pose_set, everyone, score, {**meta, **({"missing_rows": lacking} if lacking else {})}, box=cut
+    )
 
 
 def require_pixels(pose_set: PoseSet) -> None:
@@ -153,4 +178,6 @@ def require_pixels(pose_set: PoseSet) -> None:
     from pathlib import Path
 
     if not any(Path(str(p)).exists() for p in pose_set.images[:50]):
-        raise DataError(f"{pose_set.root}: its images are not there (the first: {pose_set.images[0]}); put them beside the annotations")
+        raise DataError(
+            f"{pose_set.root}: its images are not there (the first: {pose_set.images[0]}); put them beside the annotations"
+        )

@@ -49,7 +49,10 @@ class Run:
         if initial is not None:
             refuse_stand_in(config)
         self.train = Split(config, config.train_csv_fn, config.min_dim, config.cache_mb)
-        self.tests = {"test": Split(config, config.test_csv_fn), **({"val": Split(config, config.val_csv_fn)} if config.val_csv_fn else {})}
+        self.tests = {
+            "test": Split(config, config.test_csv_fn),
+            **({"val": Split(config, config.val_csv_fn)} if config.val_csv_fn else {}),
+        }
         self.loop_step = self.counter = self.samples = 0
         self._read_progress(state)
         steps = max(config.max_iter - self.loop_step, 0)
@@ -83,7 +86,9 @@ class Run:
     def _read_progress(self, state: dict | None) -> None:
         if state is None:
             return
-        check_compatible(state["config"], asdict(self.config), [f for f in (*GRAPH_FIELDS, *MEANING_FIELDS) if f in state["config"]])
+        check_compatible(
+            state["config"], asdict(self.config), [f for f in (*GRAPH_FIELDS, *MEANING_FIELDS) if f in state["config"]]
+        )
         self.counter = 0 if self.config.reset_iter_counter else state["step"]
         if self.config.resume_mode == "correct":
             self.loop_step, self.samples = self.counter, state["samples"]
@@ -102,7 +107,9 @@ class Run:
         self.forward = forward(self.model)
         self.unused = unused_head(get_weights(self.model), config.seed)
         self.optimizer = make_optimizer(config.optimizer)
-        self.trainer = Trainer(self.model, self.optimizer, config.mode, strategy=strategy, xla=config.xla, weight_decay=config.weight_decay)
+        self.trainer = Trainer(
+            self.model, self.optimizer, config.mode, strategy=strategy, xla=config.xla, weight_decay=config.weight_decay
+        )
         if initial is not None:
             chosen, report = fit(initial, get_weights(self.model), RESTORED_LAYERS)
             print_report(config.snapshot, report)
@@ -117,7 +124,9 @@ class Run:
         chosen, report = fit(state["model"], own)
         problems = report["missing"] + report["mismatched"]
         if problems:
-            raise DataError(f"the checkpoint does not fit this network: {', '.join(problems[:3])}; give --n_joints and --width as it was trained")
+            raise DataError(
+                f"the checkpoint does not fit this network: {', '.join(problems[:3])}; give --n_joints and --width as it was trained"
+            )
         set_weights(self.model, chosen)
         self.unused |= state["unused"]
         if self.config.resume_mode == "compat":
@@ -150,7 +159,11 @@ class Run:
         batch = next(self.batches)
         train_conv = self.loop_step >= self.config.fix_conv_iter
         result = self.trainer.step(batch, **self.rates(), train_conv=train_conv, summary=summary)
-        self.counter, self.loop_step, self.samples = self.counter + 1, self.loop_step + 1, self.samples + self.config.batch_size
+        self.counter, self.loop_step, self.samples = (
+            self.counter + 1,
+            self.loop_step + 1,
+            self.samples + self.config.batch_size,
+        )
         return {**result, "loss": check_finite("loss", result["loss"], self.counter)}
 
     def state(self) -> dict:
@@ -182,7 +195,10 @@ def unused_head(weights: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarr
     name, units = UNUSED_HEAD
     draw = np.random.default_rng(seed).standard_normal(4 * len(weights["fc7/bias"]) * units)
     kept = draw[np.abs(draw) <= 2][: len(weights["fc7/bias"]) * units]
-    return {f"{name}/weight": (0.01 * kept).reshape(-1, units).astype(np.float32), f"{name}/bias": np.zeros(units, np.float32)}
+    return {
+        f"{name}/weight": (0.01 * kept).reshape(-1, units).astype(np.float32),
+        f"{name}/bias": np.zeros(units, np.float32),
+    }
 
 
 def foreign_state(place: Path, config: Config) -> dict:
@@ -193,7 +209,15 @@ def foreign_state(place: Path, config: Config) -> dict:
     unused = {name: value for name, value in found.items() if name.startswith("fc8/") and name not in slots}
     model = {name: value for name, value in found.items() if name not in slots and name not in unused}
     samples = step * config.batch_size
-    return {"step": step, "samples": samples, "config": {}, "model": model, "optimizer": slots, "unused": unused, "dropout": {}}
+    return {
+        "step": step,
+        "samples": samples,
+        "config": {},
+        "model": model,
+        "optimizer": slots,
+        "unused": unused,
+        "dropout": {},
+    }
 
 
 def refuse_stand_in(config: Config) -> None:

@@ -60,7 +60,9 @@ def read_for(config: Config, path: str) -> PoseSet:
     )  # fmt: skip
 
 
-def _read_rows(path: Path, fname_index: int, joint_index: int, count: int, limit: int | None) -> tuple[list[str], np.ndarray]:
+def _read_rows(
+    path: Path, fname_index: int, joint_index: int, count: int, limit: int | None
+) -> tuple[list[str], np.ndarray]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             lines = [line for line in csv.reader(file) if line][:limit]
@@ -78,9 +80,13 @@ def _read_rows(path: Path, fname_index: int, joint_index: int, count: int, limit
         try:
             numbers[i] = [float(value) for value in line[joint_index:]]
         except ValueError as error:
-            raise DataError(f"{path}: line {i + 1} has a coordinate that is no number ({error}); correct or remove the line") from error
+            raise DataError(
+                f"{path}: line {i + 1} has a coordinate that is no number ({error}); correct or remove the line"
+            ) from error
         if not np.isfinite(numbers[i]).all():
-            raise DataError(f"{path}: line {i + 1} has a coordinate that is not finite; mark missing joints with the ignore label")
+            raise DataError(
+                f"{path}: line {i + 1} has a coordinate that is not finite; mark missing joints with the ignore label"
+            )
     return [line[fname_index] for line in lines], numbers
 
 
@@ -96,7 +102,9 @@ def _usable(path: Path, names: list[str], joints: int, limit: int | None) -> np.
         return np.ones((len(names), joints), bool)
     own, flags = _read_rows(side, 0, 1, joints, limit)
     if own != names:
-        raise DataError(f"{side} does not list the same images as {path}; write both again with deeppose_tf/prepare.py, or remove it")
+        raise DataError(
+            f"{side} does not list the same images as {path}; write both again with deeppose_tf/prepare.py, or remove it"
+        )
     return flags > 0
 
 

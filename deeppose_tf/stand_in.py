@@ -12,7 +12,13 @@ import numpy as np
 from deeppose_tf.config import FC_UNITS, SMOKE, scaled
 
 # name -> (kernel side, filters, groups) at width 1
-_CONVOLUTIONS = {"conv1": (11, 96, 1), "conv2": (5, 256, 2), "conv3": (3, 384, 1), "conv4": (3, 384, 2), "conv5": (3, 256, 2)}
+_CONVOLUTIONS = {
+    "conv1": (11, 96, 1),
+    "conv2": (5, 256, 2),
+    "conv3": (3, 384, 1),
+    "conv4": (3, 384, 2),
+    "conv5": (3, 256, 2),
+}
 
 
 def stand_in_weights(width: float = SMOKE["width"], seed: int = 1701) -> dict[str, np.ndarray]:

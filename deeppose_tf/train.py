@@ -34,7 +34,9 @@ def parse_args(argv=None) -> Config:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="none", help="settings to start from (default: none)")
     parser.add_argument("--config", help="file of `key = value` lines")
-    parser.add_argument("--smoke", action=argparse.BooleanOptionalAction, default=True, help="small sizes on synthetic data (default)")
+    parser.add_argument(
+        "--smoke", action=argparse.BooleanOptionalAction, default=True, help="small sizes on synthetic data (default)"
+    )
     add_arguments(parser, Config)
     given = vars(parser.parse_args(argv))
     preset, file, smoke = given.pop("preset"), given.pop("config"), given.pop("smoke")
@@ -106,7 +108,10 @@ class Loop:
             return
         if shown:
             speed = config.batch_size // seconds
-            print(f"Step {run.counter}: train/pose_loss = {result['loss']:.2f} ({seconds:.3f} s, {speed:.2f} im/s)", flush=True)
+            print(
+                f"Step {run.counter}: train/pose_loss = {result['loss']:.2f} ({seconds:.3f} s, {speed:.2f} im/s)",
+                flush=True,
+            )
         if summary:
             self.summarise(result)
         if time.monotonic() - self.saved > 60 * config.save_minutes:
@@ -120,7 +125,9 @@ class Loop:
 
         decay = weight_decay_term({**get_weights(self.run.model), **self.run.unused})
         norms = {f"grad_norms/grad_norms/{name}_0": float(value) for name, value in result["grad_norms"].items()}
-        self.log.scalars(self.run.counter, loss=result["loss"], loss_with_decay=result["loss"] + decay, **self.run.rates(), **norms)
+        self.log.scalars(
+            self.run.counter, loss=result["loss"], loss_with_decay=result["loss"] + decay, **self.run.rates(), **norms
+        )
 
     def score(self) -> None:
         """Evaluation blocks of test and val; the test's mPCP chooses the best checkpoint."""

@@ -40,7 +40,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--downscale_height", type=int, help="reduce higher pictures first (default: as in training)")
     add_scoring_arguments(parser, "output/deeppose_tf/NAME.npz", "deeppose_tf")
     add("--curves", type=Path, help="also draw PCP and PCKh over their thresholds (PNG)")
-    add("--model_name", help="the network's name in that table (default: alexnet_scratch or alexnet_imagenet, as it was trained)")
+    add(
+        "--model_name",
+        help="the network's name in that table (default: alexnet_scratch or alexnet_imagenet, as it was trained)",
+    )
     add("--random_weights", action="store_true", help="fresh random weights instead of the checkpoint's (a baseline)")
     args = parser.parse_args(argv)
     if args.dataset and not args.data_root:
@@ -61,16 +64,22 @@ def labelled_persons(args: argparse.Namespace, config) -> PoseSet:
         from deeppose_tf.prepare import ready_csv
 
         ready_csv(path, config.dataset_name)
-    return read_csv(path, config.dataset_name, prefix=prefix, ignore_label=config.ignore_label, mode=config.mode, limit=args.limit)
+    return read_csv(
+        path, config.dataset_name, prefix=prefix, ignore_label=config.ignore_label, mode=config.mode, limit=args.limit
+    )
 
 
 def check_skeleton(pose_set: PoseSet, config) -> None:
     """DataError when the data have other joints than the network."""
     if pose_set.skeleton != config.skeleton:
-        raise DataError(f"{pose_set.root} has joints {pose_set.skeleton.name}, the network answers {config.skeleton.name}; give other persons")
+        raise DataError(
+            f"{pose_set.root} has joints {pose_set.skeleton.name}, the network answers {config.skeleton.name}; give other persons"
+        )
 
 
-def sweep(model, mode: str, pose_set: PoseSet, extensions, *, downscale_height: int | None = None, batch_size: int = 128) -> dict:
+def sweep(
+    model, mode: str, pose_set: PoseSet, extensions, *, downscale_height: int | None = None, batch_size: int = 128
+) -> dict:
     """{extension: (Evaluation, joints (N,J,2) in stored pixels)}, and under `persons` who was scored; extension None is the tight box."""
     from deeppose_tf.data import Crops, Persons
     from deeppose_tf.engine import forward
@@ -118,7 +127,11 @@ def run(args: argparse.Namespace) -> None:
     meta = describe(place, config, extensions[0], args.random_weights)
     predictions = to_predictions(pose_set, result["persons"], joints, evaluation.boxes, meta)
     if args.curves:
-        plot_curves(args.curves, curves(evaluation), title=f"{place.name}, {pose_set.name} {pose_set.split}, {len(evaluation.truth)} persons")
+        plot_curves(
+            args.curves,
+            curves(evaluation),
+            title=f"{place.name}, {pose_set.name} {pose_set.split}, {len(evaluation.truth)} persons",
+        )
         print(f"curves: {args.curves}")
     write_scores(args, config, pose_set, predictions)
 
@@ -146,7 +159,9 @@ def write_scores(args: argparse.Namespace, config, pose_set: PoseSet, prediction
     results = publish(out, predictions, pose_set, args.protocol, args.json)
     if args.result:
         kept = ("boxes", "flip_test", "synthetic", "seed", "mode", "backend", "random_weights", "missing_rows")
-        meta = {k: predictions.meta[k] for k in kept if k in predictions.meta} | {"note": f"width {config.width:g}, mode {config.mode}"}
+        meta = {k: predictions.meta[k] for k in kept if k in predictions.meta} | {
+            "note": f"width {config.width:g}, mode {config.mode}"
+        }
         name = args.model_name or ("alexnet_imagenet" if config.snapshot and not config.resume else "alexnet_scratch")
         save_run(
             args.result, house="deeppose_tf", model=name, dataset=pose_set.name, split=pose_set.split,

@@ -26,7 +26,9 @@ def missing_text(path: Path) -> str:
     """What to say where ImageNet weights are not there."""
     gone = (
         " The original's bvlc_alexnet.tf was a download linked in its README; that link is dead. BVLC AlexNet itself is described at"
-        " https://github.com/BVLC/caffe/tree/master/models/bvlc_alexnet." if path.name == IMAGENET_WEIGHTS.name else ""
+        " https://github.com/BVLC/caffe/tree/master/models/bvlc_alexnet."
+        if path.name == IMAGENET_WEIGHTS.name
+        else ""
     )
     return f"weight file {path} does not exist.{gone} Accepted: {ACCEPTED}"
 
@@ -65,7 +67,12 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 def variables_of(state: dict) -> dict[str, np.ndarray]:
     """The variables of one of our states under the names that DT's checkpoint would give them."""
-    return {**state["model"], **state["unused"], **state["optimizer"], "global_iter_counter": np.array(state["step"], np.int32)}
+    return {
+        **state["model"],
+        **state["unused"],
+        **state["optimizer"],
+        "global_iter_counter": np.array(state["step"], np.int32),
+    }
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -93,9 +100,14 @@ def _read_npy(path: Path) -> dict[str, np.ndarray]:
         found = {}
         for layer, blobs in layers.items():
             weight, bias = (blobs["weights"], blobs["biases"]) if isinstance(blobs, dict) else blobs
-            found[f"{layer}/weight"], found[f"{layer}/bias"] = np.asarray(weight, np.float32), np.asarray(bias, np.float32)
+            found[f"{layer}/weight"], found[f"{layer}/bias"] = (
+                np.asarray(weight, np.float32),
+                np.asarray(bias, np.float32),
+            )
     except Exception as error:  # pickle and the layouts of other files raise anything
-        raise DataError(f"{path} is not a .npy dictionary of layers ({type(error).__name__}: {error}); {ACCEPTED}") from error
+        raise DataError(
+            f"{path} is not a .npy dictionary of layers ({type(error).__name__}: {error}); {ACCEPTED}"
+        ) from error
     return found
 
 
@@ -163,7 +175,9 @@ def _layer_name(key: str, group) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def fit(weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+def fit(
+    weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """The variables of `weights` that fit `own` (of `layers`, if given), and a report: restored, missing and mismatched names."""
     report: dict[str, list[str]] = {"restored": [], "missing": [], "mismatched": []}
     chosen = {}
@@ -186,4 +200,6 @@ def card_of(path: str | Path) -> dict:
     try:
         return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
     except ValueError as error:
-        raise DataError(f"{card} is not readable JSON ({error}); remove it or write it again with deeppose_tf/convert.py") from error
+        raise DataError(
+            f"{card} is not readable JSON ({error}); remove it or write it again with deeppose_tf/convert.py"
+        ) from error

@@ -21,11 +21,19 @@ HEADLINE = 0.2
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", default=str(ROOT / "out" / "occlusion"), help="folder of data, checkpoints and results (default: out/occlusion)")
-    parser.add_argument("--videos", type=int, default=48, help="synthetic videos, half of them for testing (default: 48)")
+    parser.add_argument(
+        "--out",
+        default=str(ROOT / "out" / "occlusion"),
+        help="folder of data, checkpoints and results (default: out/occlusion)",
+    )
+    parser.add_argument(
+        "--videos", type=int, default=48, help="synthetic videos, half of them for testing (default: 48)"
+    )
     parser.add_argument("--epochs", type=int, default=40, help="epochs of each training (default: 40)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one pair of trainings each (default: 0)")
-    parser.add_argument("--preset", default="smoke", help="preset of train.py, the same for both networks (default: smoke)")
+    parser.add_argument(
+        "--preset", default="smoke", help="preset of train.py, the same for both networks (default: smoke)"
+    )
     parser.add_argument("--limit", type=int, help="train and score on the first N clips only (a dry run)")
     return parser.parse_args(argv)
 
@@ -51,8 +59,21 @@ def train_and_score(args: argparse.Namespace, work: Path, model: str, seed: int)
     )  # fmt: skip
     seconds = time.monotonic() - began
     predictions = folder / f"{model}.npz"
-    run("lpm_torch/val.py", f"--model={model}", data, "--split=test", f"--model_dir={folder}", f"--out={predictions}", *limit)
-    return {"model": model, "seed": seed, "train_seconds": round(seconds, 1), **pck_by_visibility(work / "data" / "PennAction", predictions)}
+    run(
+        "lpm_torch/val.py",
+        f"--model={model}",
+        data,
+        "--split=test",
+        f"--model_dir={folder}",
+        f"--out={predictions}",
+        *limit,
+    )
+    return {
+        "model": model,
+        "seed": seed,
+        "train_seconds": round(seconds, 1),
+        **pck_by_visibility(work / "data" / "PennAction", predictions),
+    }
 
 
 def pck_by_visibility(root: Path, path: Path) -> dict:
@@ -88,7 +109,11 @@ def plot(path: Path, runs: list[dict]) -> None:
             curves = np.array([r[kind]["pck"] for r in runs if r["model"] == model], float)
             panel.plot(THRESHOLDS, curves.T, color=color, alpha=0.3, linewidth=1)
             panel.plot(THRESHOLDS, curves.mean(0), color=color, linewidth=2, label=model.upper())
-        panel.set(title=f"{kind} joints (n = {runs[0][kind]['joints']})", xlabel="threshold (share of the person box)", xlim=(0, THRESHOLDS[-1]))
+        panel.set(
+            title=f"{kind} joints (n = {runs[0][kind]['joints']})",
+            xlabel="threshold (share of the person box)",
+            xlim=(0, THRESHOLDS[-1]),
+        )
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("PCK in percent")
     panels[0].legend(title="SYNTHETIC video")
@@ -112,14 +137,22 @@ def summary(runs: list[dict]) -> dict:
 def table(runs: list[dict]) -> tuple[list[str], list[list]]:
     """(columns, rows) for the README: one row a network and seed, PCK at the headline threshold by kind of joint."""
     at = THRESHOLDS.index(HEADLINE)
-    columns = ["network", "seed", *(f"PCK@{HEADLINE:g}, {kind} joints (n = {runs[0][kind]['joints']})" for kind in KINDS), "training, s"]
+    columns = [
+        "network",
+        "seed",
+        *(f"PCK@{HEADLINE:g}, {kind} joints (n = {runs[0][kind]['joints']})" for kind in KINDS),
+        "training, s",
+    ]
     return columns, [[r["model"], r["seed"], *(r[kind]["pck"][at] for kind in KINDS), r["train_seconds"]] for r in runs]
 
 
 def main(argv=None) -> int:
     """Train, score, write result.json and plot.png."""
     args = parse_args(argv)
-    out, work = Path(args.out).absolute(), ROOT / "out" / "occlusion" / f"{args.preset}_{args.videos}_{args.epochs}_{args.limit or 'all'}"
+    out, work = (
+        Path(args.out).absolute(),
+        ROOT / "out" / "occlusion" / f"{args.preset}_{args.videos}_{args.epochs}_{args.limit or 'all'}",
+    )
     run("-m", "common.datasets.synthetic", "penn_action", work / "data" / "PennAction", f"--count={args.videos}")
     runs = [train_and_score(args, work, model, seed) for seed in args.seeds for model in MODELS]
     command = "bash examples/occlusion_lpm_vs_cpm.sh " + " ".join(sys.argv[1:])

@@ -118,7 +118,14 @@ def prepare_data(name: str, folder: str, count: int | None = None) -> Path:
     if path.exists() and not (path / "SYNTHETIC").exists():
         path = OUT / "data" / folder
     if not (path / "SYNTHETIC").exists():
-        command = [sys.executable, "-m", "common.datasets.synthetic", name, str(path), *([] if count is None else [f"--count={count}"])]
+        command = [
+            sys.executable,
+            "-m",
+            "common.datasets.synthetic",
+            name,
+            str(path),
+            *([] if count is None else [f"--count={count}"]),
+        ]
         print("\n$ python " + " ".join(command[1:]), flush=True)
         subprocess.run(command, cwd=ROOT, check=True)
     return path
@@ -136,7 +143,9 @@ def figures(job: Job, data: Path) -> dict:
     sources = {"score": load_any(OUT / job.name / "predictions.npz", test), "mean pose": mean_pose(train, test)}
     sources["random weights"] = load_any(OUT / job.name / "random.npz", test)
     contact_sheet(job, test, sources["score"])
-    return {name: score(test, predictions, [job.protocol])[job.protocol].total for name, predictions in sources.items()} | {"n": len(test)}
+    return {
+        name: score(test, predictions, [job.protocol])[job.protocol].total for name, predictions in sources.items()
+    } | {"n": len(test)}
 
 
 def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
@@ -204,7 +213,13 @@ def main() -> int:
             run(job, command, data)
         run(job, job.score, data)
         run(job, (*job.score, *job.random), data, "random")
-        row = {"house": job.house, "model": job.model, "dataset": job.shown, "protocol": job.protocol, **figures(job, data)}
+        row = {
+            "house": job.house,
+            "model": job.model,
+            "dataset": job.shown,
+            "protocol": job.protocol,
+            **figures(job, data),
+        }
         rows.append({**row, "minutes": (time.monotonic() - began) / 60})
     if not rows:
         print("quickstart: no such house", file=sys.stderr)

@@ -96,7 +96,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--dataset", default="LSP", help="loader: data set (default: LSP)")
     parser.add_argument("--data_dir", default="data", help="loader: folder of the data sets, or of this one")
     parser.add_argument("--split", default="train", help="loader: its split (default: train)")
-    parser.add_argument("--mode", choices=("correct", "compat"), default="correct", help="loader: data handling (default: correct)")
+    parser.add_argument(
+        "--mode", choices=("correct", "compat"), default="correct", help="loader: data handling (default: correct)"
+    )
     parser.add_argument("--clips", type=int, default=400, help="loader: clips a measurement (default: 400)")
     parser.add_argument("--model", choices=("lpm", "cpm"), default="lpm", help="network (default: lpm)")
     for name, value, text in (("resolution", 256, "input side"), ("t", 5, "frames a clip"),
@@ -105,7 +107,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--width", type=float, default=1.0, help="channel multiplier (default: 1)")
     parser.add_argument("--batch_size", type=int, help="clips (default: 1; device on cuda: 16)")
     parser.add_argument(
-        "--matrix", type=int, help="device: side of the matrices whose product gives the rate (default: 8192, on a CPU 1024)"
+        "--matrix",
+        type=int,
+        help="device: side of the matrices whose product gives the rate (default: 8192, on a CPU 1024)",
     )
     parser.add_argument("--device", help="cpu or cuda (default: cpu; device: cuda)")
     parser.add_argument("--amp", choices=("off", "bf16"), help="autocast for both (default: off; device: bf16)")
@@ -285,7 +289,11 @@ def network_figures(args: argparse.Namespace, result: dict) -> dict:
         for mode in ("inference", "training")
         for name, seconds in result[mode]["seconds"].items()
     ]
-    memory = f", peak device memory of all together {result['peak_memory_mib']:.0f} MiB" if "peak_memory_mib" in result else ""
+    memory = (
+        f", peak device memory of all together {result['peak_memory_mib']:.0f} MiB"
+        if "peak_memory_mib" in result
+        else ""
+    )
     note = (
         f"{args.resolution} pixels, {args.t} frames, batch {args.batch_size}, amp {args.amp}, threads {args.threads}, median of {args.repeat} in turn,"
         f" torch {torch.__version__}{memory}"
@@ -298,7 +306,11 @@ def loader_figures(args: argparse.Namespace, result: dict) -> dict:
     synthetic = "SYNTHETIC " if result["synthetic"] else ""
     row = [f"{synthetic}{args.dataset}", args.mode, args.resolution, result["crops_per_cpu_s"], result["crops_per_s"]]
     note = f"{result['crops']} crops with labels and centre map, median of {args.repeat}, one thread; files were read before"
-    return {"note": note, "columns": ["pictures", "mode", "pixels", "crops a CPU second", "crops a second"], "rows": [row]}
+    return {
+        "note": note,
+        "columns": ["pictures", "mode", "pixels", "crops a CPU second", "crops a second"],
+        "rows": [row],
+    }
 
 
 def print_network(args: argparse.Namespace, result: dict) -> None:
@@ -306,7 +318,9 @@ def print_network(args: argparse.Namespace, result: dict) -> None:
     for mode in ("inference", "training"):
         for name, seconds in result[mode]["seconds"].items():
             clips = args.batch_size / seconds
-            print(f"{args.model} {mode:9s} {name:15s} {seconds:8.3f} s {clips:8.2f} clips/s   x{result[mode]['speedup'][name]:.2f}")
+            print(
+                f"{args.model} {mode:9s} {name:15s} {seconds:8.3f} s {clips:8.2f} clips/s   x{result[mode]['speedup'][name]:.2f}"
+            )
     if "peak_memory_mib" in result:
         print(f"peak device memory of all together {result['peak_memory_mib']:.0f} MiB")
 

@@ -140,7 +140,11 @@ class DeviceBench:
 
     def name(self) -> str:
         """What the figures were measured on."""
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, threads {self.args.threads}"
+        return (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else f"CPU, threads {self.args.threads}"
+        )
 
 
 def device_figures(args: argparse.Namespace, result: dict) -> dict:
@@ -161,7 +165,9 @@ def device_figures(args: argparse.Namespace, result: dict) -> dict:
 
 def print_device(args: argparse.Namespace, result: dict) -> None:
     """The table of `DeviceBench.run`."""
-    print(f"{result['device']}: bf16 matrix rate {result['matrix_rate'] / 1e12:.3g} Tflop/s ({args.matrix} x {args.matrix})")
+    print(
+        f"{result['device']}: bf16 matrix rate {result['matrix_rate'] / 1e12:.3g} Tflop/s ({args.matrix} x {args.matrix})"
+    )
     for row in result["rows"]:
         memory = "" if row["peak_mib"] is None else f"  peak {row['peak_mib']:.0f} MiB"
         print(

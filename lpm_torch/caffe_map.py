@@ -27,7 +27,14 @@ _ROLES = {
     "generator": r"M(?:conv|res)([1-5])_stage(\d+)",
 }
 # our names of lpm_official's layers, which carry no stage where Caffe's do
-_OFFICIAL = {"x": "{}_x", "h": "{}_h", "after": "scale_{}", "generator": "Mres{}", "encoder": "conv{}_stage2", "first": "conv{}_stage1"}
+_OFFICIAL = {
+    "x": "{}_x",
+    "h": "{}_h",
+    "after": "scale_{}",
+    "generator": "Mres{}",
+    "encoder": "conv{}_stage2",
+    "first": "conv{}_stage1",
+}
 _NOT_LEARNT = ("running_mean", "running_var", "num_batches_tracked")
 BELIEF_REORDER = CPM14.indices(LPM14.joints)  # our channel i <- the authors' channel
 
@@ -76,7 +83,9 @@ def _check_shared(layer: str, copies: list[str], blobs: dict[str, list[np.ndarra
     for name in copies[1:]:
         for a, b in zip(blobs[copies[0]], blobs[name]):
             if a.shape != b.shape or not np.array_equal(a, b):
-                raise DataError(f"layers {copies[0]} and {name} differ: weights are not shared over time and {layer} cannot take both")
+                raise DataError(
+                    f"layers {copies[0]} and {name} differ: weights are not shared over time and {layer} cannot take both"
+                )
 
 
 def map_caffe(blobs: dict[str, list[np.ndarray]], model: str, target: dict[str, Tensor]) -> Mapping:
@@ -97,7 +106,9 @@ def map_caffe(blobs: dict[str, list[np.ndarray]], model: str, target: dict[str, 
             continue
         array = blobs[source][index]
         if array.shape != tuple(target[name].shape):
-            raise DataError(f"layer {source}, blob {index} has shape {array.shape}; {model}'s {name} needs {tuple(target[name].shape)}")
+            raise DataError(
+                f"layer {source}, blob {index} has shape {array.shape}; {model}'s {name} needs {tuple(target[name].shape)}"
+            )
         result.state[name] = torch.from_numpy(array.astype(np.float32))
         result.sources[name] = f"{source}/{index}"
         used |= {source}
@@ -113,7 +124,9 @@ def _unused(model: str, blobs: dict[str, list[np.ndarray]], used: set[str]) -> l
         found = role_of(name)
         if found and found[0] == "after":
             if model == "lpm_official" and not np.all(arrays[0] == 1):
-                raise DataError(f"layer {name}: the Scale weight is not 1 everywhere, which the authors' network does not have")
+                raise DataError(
+                    f"layer {name}: the Scale weight is not 1 everywhere, which the authors' network does not have"
+                )
             if model == "lpm_raw" and found[2] == 2:
                 continue
         if name not in used and not (found and found[:2] in groups):

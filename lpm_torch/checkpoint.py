@@ -46,7 +46,9 @@ def find_checkpoint(name: str, directory: Path) -> Path:
     for path in (Path(name), directory / name, directory / (name + SUFFIX)):
         if path.is_file():
             return path
-    raise DataError(f"checkpoint {name} does not exist, neither as a path nor in {directory}; train first, or give its path")
+    raise DataError(
+        f"checkpoint {name} does not exist, neither as a path nor in {directory}; train first, or give its path"
+    )
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -62,12 +64,23 @@ def read_checkpoint(path: Path) -> dict:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each have their own
-        raise DataError(f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})") from error
-    if isinstance(state, dict) and "state_dict" not in state and state and all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise DataError(
+            f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+    if (
+        isinstance(state, dict)
+        and "state_dict" not in state
+        and state
+        and all(isinstance(v, torch.Tensor) for v in state.values())
+    ):
         state = {"state_dict": state}
     if not isinstance(state, dict) or "state_dict" not in state:
-        raise DataError(f"{path} has no field state_dict; give a checkpoint of lpm_torch or MobilePose, or a file of name -> tensor")
-    state["state_dict"] = {k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in state["state_dict"].items()}
+        raise DataError(
+            f"{path} has no field state_dict; give a checkpoint of lpm_torch or MobilePose, or a file of name -> tensor"
+        )
+    state["state_dict"] = {
+        k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in state["state_dict"].items()
+    }
     return state
 
 
@@ -86,7 +99,9 @@ def card_settings(path: Path) -> dict:
     """The settings that a converted weight file lacks, from its card: those of its checkpoint and what the network's shapes tell; {} without one."""
     card = card_of(path)
     network = card.get("network") or {}
-    known = {k: network[k] for k in ("width", "norm", "depth", "block") if k in network} | ({"t": network["T"]} if "T" in network else {})
+    known = {k: network[k] for k in ("width", "norm", "depth", "block") if k in network} | (
+        {"t": network["T"]} if "T" in network else {}
+    )
     name = {"model": network["name"]} if "name" in network else {}
     return {**card.get("settings", {}), **known, **name}
 
@@ -104,11 +119,19 @@ def load_weights(model: torch.nn.Module, path: Path, averaged: bool = False, wan
     own = model.state_dict()
     missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
     extra = [k for k in weights if k not in own]
-    shapes = [f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in own if k in weights and weights[k].shape != own[k].shape]
+    shapes = [
+        f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own
+        if k in weights and weights[k].shape != own[k].shape
+    ]
     if missing or extra or shapes:
         parts = [("lacks", missing), ("has besides", extra), ("has other shapes:", shapes)]
-        detail = "; ".join(f"{word} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" for word, names in parts if names)
-        raise DataError(f"{path} does not fit {type(model).__name__}: it {detail}. Give --model, --width and joints as it was trained")
+        detail = "; ".join(
+            f"{word} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" for word, names in parts if names
+        )
+        raise DataError(
+            f"{path} does not fit {type(model).__name__}: it {detail}. Give --model, --width and joints as it was trained"
+        )
     model.load_state_dict(weights, strict=False)
     return state
 

@@ -31,12 +31,18 @@ class Config:
     depth: int = setting(4, "hourglass depth")
     block: str = setting("res", "hourglass block", ("res", "inv", "conv"))
     width: float = setting(1.0, "channel multiplier of the hidden layers; 1 is the original network")
-    init: str = setting("default", "weight initialisation: PyTorch's default (MP) or He's, for training from scratch", ("default", "kaiming"))
+    init: str = setting(
+        "default",
+        "weight initialisation: PyTorch's default (MP) or He's, for training from scratch",
+        ("default", "kaiming"),
+    )
     norm: str = setting("none", "normalisation of the hidden layers; the originals have none", ("none", "batch"))
     dropout: float | None = setting(None, "dropout of ConvNet1; default: the network's own")
     init_weight: str | None = setting(None, "weights to start from: a path, or a name in the model directory")
     lr: float = setting(1e-3, "Adam learning rate")
-    schedule: str = setting("step", "learning rate: step (MP: StepLR, counted in iterations) or cosine to 1 % of lr", ("step", "cosine"))
+    schedule: str = setting(
+        "step", "learning rate: step (MP: StepLR, counted in iterations) or cosine to 1 % of lr", ("step", "cosine")
+    )
     warmup: int = setting(0, "iterations of linear warm-up")
     step_size: int | None = setting(None, "StepLR period in iterations")
     gamma: float = setting(1.0, "StepLR factor")
@@ -48,12 +54,18 @@ class Config:
     subset_size: int | None = setting(None, "train on the first N persons or clips only", flag="--limit")
     clip: float | None = setting(None, "global gradient-norm clip")
     seed: int = setting(0, "seed of weights, data order, augmentation and dropout")
-    mode: str = setting("correct", "data handling and metrics: as they should be, or as MP counted", ("correct", "compat"))
+    mode: str = setting(
+        "correct", "data handling and metrics: as they should be, or as MP counted", ("correct", "compat")
+    )
     # targets and loss
     sigma: float = setting(2.0, "standard deviation of the target Gaussians in map cells (MP: 2)")
     background: bool = setting(False, "fill the background channel with 1 - max (LP); MP leaves it zero")
     masked_loss: bool = setting(False, "leave unlabelled joints out of the loss; MP teaches zero maps")
-    loss_norm: str = setting("compat", "loss scale: MP's (times stages), the mean over stages, or the LPM authors' Caffe sum", ("compat", "mean", "caffe"))
+    loss_norm: str = setting(
+        "compat",
+        "loss scale: MP's (times stages), the mean over stages, or the LPM authors' Caffe sum",
+        ("compat", "mean", "caffe"),
+    )
     deep_supervision: bool = setting(False, "cpm: loss on all six stages (CPM paper); MP uses the last one")
     center_map: str = setting("compat", "centre map: transposed (MP) or upright", ("compat", "correct"))
     # augmentation and crop
@@ -75,14 +87,20 @@ class Config:
     log_freq: int = setting(800, "debug pictures every so many iterations")
     debug: bool = setting(False, "write debug pictures of the training")
     checkpoint_name: str | None = setting(None, "checkpoint to resume from: a path, or a name in the model directory")
-    resume: str = setting("none", "auto: continue from the newest checkpoint in the model directory, if any", ("none", "auto"))
+    resume: str = setting(
+        "none", "auto: continue from the newest checkpoint in the model directory, if any", ("none", "auto")
+    )
     save_minutes: float = setting(10.0, "also save the resume state within an epoch, every so many minutes")
     pck_r: float = setting(0.2, "threshold of the accuracy: hit within R x the extent of the joints (mode compat: 0.2)")
     # machine
-    gpus: str | None = setting(None, "CUDA devices, for example 0,1; default: the first one if there is any, else the CPU")
+    gpus: str | None = setting(
+        None, "CUDA devices, for example 0,1; default: the first one if there is any, else the CPU"
+    )
     workers: int = setting(2, "loader processes; 0 loads in the training process")
     threads: int = setting(0, "CPU threads; 0 leaves PyTorch's choice")
-    amp: str = setting("off", "mixed precision; auto: bf16 where the device has it, else off", ("off", "auto", "bf16", "fp16"))
+    amp: str = setting(
+        "off", "mixed precision; auto: bf16 where the device has it, else off", ("off", "auto", "bf16", "fp16")
+    )
     compile: bool = setting(False, "torch.compile the network")
     ema: float = setting(0.0, "decay of an exponential moving average of the weights; scored and saved beside them")
     flip_test: bool = setting(False, "average with the mirrored image when scoring")
@@ -111,7 +129,17 @@ _SMALL = {
 }
 
 # Found by trial on two cores: what CPM and LPM learn most from in an hour or two.
-_CPU = {**_SMALL, "width": 0.25, "resolution": 128, "batch_size": 16, "max_epochs": 20, "t": 3, "rotate": 60.0, "shift": 0.05, "amp": "bf16"}
+_CPU = {
+    **_SMALL,
+    "width": 0.25,
+    "resolution": 128,
+    "batch_size": 16,
+    "max_epochs": 20,
+    "t": 3,
+    "rotate": 60.0,
+    "shift": 0.05,
+    "amp": "bf16",
+}
 
 # LP's training file and solver for video, as far as Adam in place of SGD goes
 _OFFICIAL = {
@@ -147,13 +175,7 @@ _SMOKE = {
 }
 
 # `paper`: MP's setting files and README. `official`: for lpm_official. The others are the same code at sizes that a CPU can train.
-PRESETS: dict[str, dict] = {
-    "none": {},
-    "paper": _PAPER,
-    "official": _OFFICIAL,
-    "cpu": _CPU,
-    "smoke": _SMOKE,
-}
+PRESETS: dict[str, dict] = {"none": {}, "paper": _PAPER, "official": _OFFICIAL, "cpu": _CPU, "smoke": _SMOKE}
 
 
 def half_pixel(config: Config) -> bool:

@@ -1,9 +1,9 @@
 """Original weights in, ours out, and back; every result is checked before it is saved, and gets a card (JSON) beside it.
 
-    python lpm_torch/convert.py --input F.caffemodel                        # as the original: layer.weight / layer.bias -> F.caffemodel.pt
-    python lpm_torch/convert.py --input F.caffemodel --model lpm_official   # the authors' models (training file, deploy pair, pre-model)
-    python lpm_torch/convert.py --input PRE.caffemodel --model lpm --reorder   # to fine-tune with our joint order
-    python lpm_torch/convert.py --input best.pth.tar --output lpm.onnx      # also .pt .safetensors .npz .npy .h5 .json .caffemodel
+python lpm_torch/convert.py --input F.caffemodel                        # as the original: layer.weight / layer.bias -> F.caffemodel.pt
+python lpm_torch/convert.py --input F.caffemodel --model lpm_official   # the authors' models (training file, deploy pair, pre-model)
+python lpm_torch/convert.py --input PRE.caffemodel --model lpm --reorder   # to fine-tune with our joint order
+python lpm_torch/convert.py --input best.pth.tar --output lpm.onnx      # also .pt .safetensors .npz .npy .h5 .json .caffemodel
 """
 
 from __future__ import annotations
@@ -31,17 +31,58 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--input", nargs="+", required=True, type=Path, help=".caffemodel (two for a deploy pair), .pth.tar, .pt or .safetensors")
-    add("--output", type=Path, default=None, help=f"result, its suffix one of {' '.join(OUTPUTS)} (default: input + .pt)")
-    add("--model", choices=CAFFE_MODELS, default=None, help="network that a Caffe model is mapped to (default: names stay Caffe's)")
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        type=Path,
+        help=".caffemodel (two for a deploy pair), .pth.tar, .pt or .safetensors",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=None,
+        help=f"result, its suffix one of {' '.join(OUTPUTS)} (default: input + .pt)",
+    )
+    add(
+        "--model",
+        choices=CAFFE_MODELS,
+        default=None,
+        help="network that a Caffe model is mapped to (default: names stay Caffe's)",
+    )
     add("--allow_missing", action="store_true", help="save although tensors have no counterpart; the card lists them")
     add("--reorder", nargs="?", const="person", choices=("person", "penn"), default=None,
         help="permute the authors' joint order to ours; penn: their Penn models, which exchange left and right")  # fmt: skip
-    add("--weights", choices=("averaged", "raw"), default="averaged", help="of our checkpoints, the moving average where there is one")
-    add("--size", type=int, default=None, help="input side of an ONNX graph (default: the checkpoint's, else 256, lpm_official 368)")
-    add("--t", type=int, default=None, help="clip length of an ONNX graph of lpm_raw and coord_lpm (default: the checkpoint's, else 5)")
-    add("--licence", default="not stated by the source", help="licence of the weights, as their source gives it; goes into the card")
-    add("--limit", type=int, default=None, metavar="N", help="dry run: map and check, list the first N tensors, write nothing")
+    add(
+        "--weights",
+        choices=("averaged", "raw"),
+        default="averaged",
+        help="of our checkpoints, the moving average where there is one",
+    )
+    add(
+        "--size",
+        type=int,
+        default=None,
+        help="input side of an ONNX graph (default: the checkpoint's, else 256, lpm_official 368)",
+    )
+    add(
+        "--t",
+        type=int,
+        default=None,
+        help="clip length of an ONNX graph of lpm_raw and coord_lpm (default: the checkpoint's, else 5)",
+    )
+    add(
+        "--licence",
+        default="not stated by the source",
+        help="licence of the weights, as their source gives it; goes into the card",
+    )
+    add(
+        "--limit",
+        type=int,
+        default=None,
+        metavar="N",
+        help="dry run: map and check, list the first N tensors, write nothing",
+    )
     return parser.parse_args(argv)
 
 
@@ -127,8 +168,14 @@ def _mapped(blobs: dict[str, list[np.ndarray]], args: argparse.Namespace) -> tup
     model = build_model(**network).eval()
     mapping = map_caffe(blobs, args.model, model.state_dict())
     if (mapping.missing or mapping.unused) and not args.allow_missing:
-        lines = [f"{word} {', '.join(n)}" for word, n in (("nothing fills", mapping.missing), ("nothing takes", mapping.unused)) if n]
-        raise DataError(f"{args.input[0]} does not match {args.model}: {'; '.join(lines)}. Give another --model, or --allow_missing")
+        lines = [
+            f"{word} {', '.join(n)}"
+            for word, n in (("nothing fills", mapping.missing), ("nothing takes", mapping.unused))
+            if n
+        ]
+        raise DataError(
+            f"{args.input[0]} does not match {args.model}: {'; '.join(lines)}. Give another --model, or --allow_missing"
+        )
     model.load_state_dict({**model.state_dict(), **mapping.state})
     checks = []
     if args.model == "lpm_official" and not mapping.missing:
@@ -147,8 +194,14 @@ def _mapped(blobs: dict[str, list[np.ndarray]], args: argparse.Namespace) -> tup
 def _caffe_network(blobs: dict[str, list[np.ndarray]], args: argparse.Namespace) -> dict:
     for layer in ("conv1_stage1", "conv7_stage1"):
         if layer not in blobs:
-            raise DataError(f"{args.input[0]} has no layer {layer}: no LPM or CPM model of the authors; a deploy pair needs both files")
-    return {"name": args.model, "joints": blobs["conv7_stage1"][0].shape[0] - 1, "width": blobs["conv1_stage1"][0].shape[0] / 128}
+            raise DataError(
+                f"{args.input[0]} has no layer {layer}: no LPM or CPM model of the authors; a deploy pair needs both files"
+            )
+    return {
+        "name": args.model,
+        "joints": blobs["conv7_stage1"][0].shape[0] - 1,
+        "width": blobs["conv1_stage1"][0].shape[0] / 128,
+    }
 
 
 def _clip(frames: int = CHECK_FRAMES, size: int = CHECK_SIZE):
@@ -182,7 +235,9 @@ def check_official(model, blobs: dict[str, list[np.ndarray]]) -> dict:
         expected = caffe_forward(blobs, clip[0], center).numpy()
         error = _difference(model(clip, center)[1][0].numpy(), expected)
     if not error <= FORWARD_TOLERANCE:
-        raise DataError(f"the network differs from the Caffe file's by {error:.1e} of the largest belief: nothing was saved")
+        raise DataError(
+            f"the network differs from the Caffe file's by {error:.1e} of the largest belief: nothing was saved"
+        )
     return {"kind": "forward pass against the Caffe file's layers", "error": error, "tolerance": FORWARD_TOLERANCE}
 
 
@@ -192,7 +247,9 @@ def _check_reordered(plain: np.ndarray, permuted: np.ndarray, naming: str) -> di
     order = [BELIEF_REORDER[i] for i in LPM14.mirror] if naming == "penn" else list(BELIEF_REORDER)
     error = _difference(permuted, plain[:, :, [*order, len(order)]])
     if not error <= FORWARD_TOLERANCE:
-        raise DataError(f"the reordered network does not give the permuted maps (difference {error:.1e}): nothing was saved")
+        raise DataError(
+            f"the reordered network does not give the permuted maps (difference {error:.1e}): nothing was saved"
+        )
     return {"kind": "reordered forward pass against the permuted one", "error": error, "tolerance": FORWARD_TOLERANCE}
 
 
@@ -253,7 +310,9 @@ def _write(output: Path, weights: dict[str, np.ndarray], network: dict | None, a
     if output.suffix == ".onnx":
         from lpm_torch.onnx_export import export_onnx
 
-        return [export_onnx(model, output, args.size or (368 if network["name"] == "lpm_official" else 256), args.t or 5)]
+        return [
+            export_onnx(model, output, args.size or (368 if network["name"] == "lpm_official" else 256), args.t or 5)
+        ]
     if output.suffix == ".caffemodel":
         return [_write_caffe(output, model, network)]
     expected = _forward(model)
@@ -272,7 +331,9 @@ def _write_caffe(output: Path, model, network: dict) -> dict:
     from lpm_torch.caffe_map import official_layers
 
     if network["name"] != "lpm_official":
-        raise DataError(f"--output {output}: only lpm_official is a network of the authors' Caffe code, not {network['name']}")
+        raise DataError(
+            f"--output {output}: only lpm_official is a network of the authors' Caffe code, not {network['name']}"
+        )
     result = {}
 
     def write(temporary: Path) -> None:
@@ -298,7 +359,11 @@ def main(argv=None) -> int:
             print(f"{word}: {', '.join(card[word])}")
     for check in card["checks"]:
         print(f"checked: {check['kind']}" + (f", difference {check['error']:.1e}" if "error" in check else ""))
-    print("dry run: nothing written" if args.limit is not None else f"wrote {card['output']} and its card {card['output']}.card.json")
+    print(
+        "dry run: nothing written"
+        if args.limit is not None
+        else f"wrote {card['output']} and its card {card['output']}.card.json"
+    )
     return 0
 
 

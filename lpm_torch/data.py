@@ -39,7 +39,9 @@ def penn_neck(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
     """MP's stand-in for the neck that Penn Action lacks, between head and shoulders: (N,2) and (N,) visibility, the least of the three."""
     index = PENN13.indices(("head", "left_shoulder", "right_shoulder"))
     head, left, right = (pose_set.joints[:, i] for i in index)
-    neck = np.stack([0.5 * head[:, 0] + 0.25 * (left + right)[:, 0], 0.2 * head[:, 1] + 0.4 * (left + right)[:, 1]], axis=-1)
+    neck = np.stack(
+        [0.5 * head[:, 0] + 0.25 * (left + right)[:, 0], 0.2 * head[:, 1] + 0.4 * (left + right)[:, 1]], axis=-1
+    )
     return neck, pose_set.visible[:, index].min(-1)
 
 
@@ -110,11 +112,15 @@ class ClipDataset(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         rows, size = self.clips[index], self.config.resolution
         compat = self.config.mode == "compat"
-        frames, joints, visible, to_image, box = (self._mobilepose_crops if compat else self._crops)(rows, epoch, int(index))
+        frames, joints, visible, to_image, box = (self._mobilepose_crops if compat else self._crops)(
+            rows, epoch, int(index)
+        )
         taught = np.ones_like(visible) if compat else visible
         return {
             "frames": frames,
-            "labels": belief_labels(joints, taught, size, self.grid, self.config.sigma, self.config.background, half_pixel(self.config)),
+            "labels": belief_labels(
+                joints, taught, size, self.grid, self.config.sigma, self.config.background, half_pixel(self.config)
+            ),
             "center": center_map(joints, size, transposed=self.config.center_map == "compat"),
             "joints": joints.astype(np.float32),
             "visible": visible,
@@ -180,7 +186,13 @@ class ClipDataset(Dataset):
 
 
 def belief_labels(
-    joints: np.ndarray, visible: np.ndarray, size: int, grid: int, sigma: float, background: bool, half_pixel: bool = False
+    joints: np.ndarray,
+    visible: np.ndarray,
+    size: int,
+    grid: int,
+    sigma: float,
+    background: bool,
+    half_pixel: bool = False,
 ) -> np.ndarray:
     """(...,14,2) crop pixels -> (...,15,grid,grid): a Gaussian a joint, last channel background (zeros in MP, 1 - max in LP).
 
@@ -209,7 +221,10 @@ def center_map(joints: np.ndarray, size: int, transposed: bool) -> np.ndarray:
     result = np.zeros((1, size, size), np.float32)
     corner = np.array([left, top])
     result[:, top : bottom + 1, left : right + 1] = gaussian_maps(
-        (points - corner)[None], np.ones(1, bool), (min(bottom + 1, size) - top, min(right + 1, size) - left), CENTER_SIGMA
+        (points - corner)[None],
+        np.ones(1, bool),
+        (min(bottom + 1, size) - top, min(right + 1, size) - left),
+        CENTER_SIGMA,
     )
     return result
 
@@ -241,7 +256,11 @@ class EpochSampler(Sampler):
         self.epoch, self.skip = 0, 0
 
     def __iter__(self):
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length) if self.shuffle else np.arange(self.length)
+        order = (
+            np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+            if self.shuffle
+            else np.arange(self.length)
+        )
         own = order[self.rank :: self.world]
         if self.shuffle:
             own = own[: self.length // self.world]

@@ -32,11 +32,14 @@ def debug_pictures(maps: torch.Tensor, batch: dict[str, torch.Tensor], config: C
     found = decode(maps[0].detach(), config)[0]
     last = len(pictures) - 1
     return [
-        truth_and_prediction(pictures[min(t, last)], truth[min(t, last)], joints, LPM14, height=SIDE) for t, joints in enumerate(found)
+        truth_and_prediction(pictures[min(t, last)], truth[min(t, last)], joints, LPM14, height=SIDE)
+        for t, joints in enumerate(found)
     ]
 
 
-def write_debug(maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config, folder: str, iteration: int) -> np.ndarray:
+def write_debug(
+    maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config, folder: str, iteration: int
+) -> np.ndarray:
     """Write output/MODEL/DATASET/FOLDER/ITERATION_stage_T_.jpg for every map and return all of them as one sheet."""
     pictures = debug_pictures(maps, batch, config)
     out = ROOT / "output" / config.model / config.dataset / folder

@@ -36,7 +36,17 @@ def run_network(model, batch: dict[str, torch.Tensor], config: Config):
 
 
 def train_one_epoch(
-    model, loader, optimizer, scheduler, device: torch.device, config: Config, *, scaler=None, ema=None, first: int = 0, on_step: Callable | None = None
+    model,
+    loader,
+    optimizer,
+    scheduler,
+    device: torch.device,
+    config: Config,
+    *,
+    scaler=None,
+    ema=None,
+    first: int = 0,
+    on_step: Callable | None = None,
 ) -> dict[str, float]:
     """Train over the loader's batches, the first of which is number `first` of the epoch. Returns the mean `loss`.
 
@@ -45,7 +55,14 @@ def train_one_epoch(
     """
     model.train()
     total = {"loss": 0.0, "count": 0}
-    bar = tqdm(loader, initial=first, total=first + len(loader), desc=f"epoch {loader.sampler.epoch + 1}", dynamic_ncols=True, mininterval=2)
+    bar = tqdm(
+        loader,
+        initial=first,
+        total=first + len(loader),
+        desc=f"epoch {loader.sampler.epoch + 1}",
+        dynamic_ncols=True,
+        mininterval=2,
+    )
     optimizer.zero_grad(set_to_none=True)
     for i, raw in enumerate(bar, start=first):
         batch = prepare(raw, device, config)
@@ -71,7 +88,9 @@ def loss_of(out_loss, batch: dict[str, torch.Tensor], config: Config) -> torch.T
     """The training loss of a network's second output; coordinates have a loss of their own."""
     if config.model == "coord_lpm":
         return coordinate_loss(out_loss, batch["joints"], config.resolution, batch["visible"])
-    return MSESequenceLoss(config.loss_norm)(out_loss.float(), batch["labels"], batch["visible"] if config.masked_loss else None)
+    return MSESequenceLoss(config.loss_norm)(
+        out_loss.float(), batch["labels"], batch["visible"] if config.masked_loss else None
+    )
 
 
 def _step(model, optimizer, scheduler, scaler, config: Config) -> None:
@@ -123,7 +142,9 @@ def accuracy(maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config)
 
 
 @torch.inference_mode()
-def predict(model, loader, device: torch.device, config: Config, progress: bool = True, losses: list | None = None) -> Iterator[tuple]:
+def predict(
+    model, loader, device: torch.device, config: Config, progress: bool = True, losses: list | None = None
+) -> Iterator[tuple]:
     """Yield (rows, joints, score) a batch: rows (n,) of the PoseSet, joints (n,14,2) float32 image pixels in LPM14 order, score (n,14).
 
     A still image is answered by the last stage, a video frame by its own. With `config.flip_test` maps are averaged with the mirrored image's.
@@ -137,7 +158,9 @@ def predict(model, loader, device: torch.device, config: Config, progress: bool 
         yield raw["rows"].numpy().ravel(), joints.reshape(-1, JOINTS, 2).astype(np.float32), score.reshape(-1, JOINTS)
 
 
-def belief_maps(model, batch: dict[str, torch.Tensor], device: torch.device, config: Config, losses: list | None = None) -> torch.Tensor:
+def belief_maps(
+    model, batch: dict[str, torch.Tensor], device: torch.device, config: Config, losses: list | None = None
+) -> torch.Tensor:
     """(B,T,15,g,g) float32 maps of a prepared batch, of still images (T = 1) those of the last stage, averaged with the mirrored ones if asked."""
     with autocast(device, config.amp):
         out, out_loss = run_network(model, batch, config)

@@ -31,7 +31,12 @@ def _plan(count: int, height: int, width: int, channels: int, kernel: int) -> tu
 
 def worthwhile(x: Tensor, weight: Tensor) -> bool:
     """Whether `fft_conv2d` is the faster way: float32 on a CPU, eager, a large square kernel and many channels and tiles."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if (
+        x.device.type != "cpu"
+        or x.dtype != torch.float32
+        or torch.is_autocast_enabled("cpu")
+        or torch.compiler.is_compiling()
+    ):
         return False
     outputs, inputs, kernel, _ = weight.shape
     if kernel < 9 or inputs != outputs or inputs < 64 or x.shape[-1] < 2 * kernel:
@@ -52,7 +57,9 @@ def _waves(n: int, kernel: int) -> tuple[Tensor, Tensor]:
 def _spectra(x: Tensor, n: int, step: int, pad: int, keep: int) -> Tensor:
     """Tiles of x (N,C,H,W), `keep` pixels every `step`, zero-padded to n -> (frequencies, tiles, C) complex."""
     rows, columns = (math.ceil(s / step) for s in x.shape[-2:])
-    x = F.pad(x, (pad, columns * step - x.shape[-1] + keep - step - pad, pad, rows * step - x.shape[-2] + keep - step - pad))
+    x = F.pad(
+        x, (pad, columns * step - x.shape[-1] + keep - step - pad, pad, rows * step - x.shape[-2] + keep - step - pad)
+    )
     tiles = x.unfold(2, keep, step).unfold(3, keep, step)
     return torch.fft.rfft2(tiles, (n, n)).permute(4, 5, 0, 2, 3, 1).reshape(n * (n // 2 + 1), -1, x.shape[1])
 
@@ -72,6 +79,7 @@ def _convolve(spectra: Tensor, weight: Tensor, n: int, count: int, height: int, 
 
 class _FFTConv2d(torch.autograd.Function):
     """The convolution and its gradients, both through spectra of tiles."""
+
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """(N,C,H,W), (O,C,k,k), (O,) -> (N,O,H,W), zero-padded to the same size."""

@@ -120,7 +120,9 @@ class Hourglass(nn.Module):
     def __init__(self, block: type[nn.Module], channels: int, maps: int, depth: int) -> None:
         super().__init__()
         outputs = [channels] * (depth - 1) + [maps]
-        self.layers = nn.ModuleList(nn.ModuleList([block(channels, channels), ConvGRU(channels), block(channels, out)]) for out in outputs)
+        self.layers = nn.ModuleList(
+            nn.ModuleList([block(channels, channels), ConvGRU(channels), block(channels, out)]) for out in outputs
+        )
 
     def forward(self, x: Tensor, level: int | None = None) -> Tensor:
         """(N,channels,h,w) -> (N,maps,h,w)."""
@@ -139,7 +141,9 @@ class RecurrentHourglass(nn.Module):
     Frames are processed on their own (folded into the batch); maps are a quarter of the input's side, which 2**(depth+3) must divide.
     """
 
-    def __init__(self, joints: int = 14, width: float = 1.0, passes: int = 5, depth: int = 4, block: str = "res") -> None:
+    def __init__(
+        self, joints: int = 14, width: float = 1.0, passes: int = 5, depth: int = 4, block: str = "res"
+    ) -> None:
         super().__init__()
         if block not in BLOCKS:
             raise DataError(f"--block {block!r} is unknown: use one of {', '.join(BLOCKS)}")
@@ -163,7 +167,9 @@ class RecurrentHourglass(nn.Module):
         step = 2 ** (self.depth + 3)
         if images.shape[-1] % step or images.shape[-2] % step:
             got = tuple(images.shape[-2:])
-            raise DataError(f"hourglass of depth {self.depth} needs sides that {step} divides, not {got}: change --resolution or --depth")
+            raise DataError(
+                f"hourglass of depth {self.depth} needs sides that {step} divides, not {got}: change --resolution or --depth"
+            )
         x = self.res1(F.relu(self.bn1(self.conv1(images))))
         features = self.res3(self.res2(F.max_pool2d(x, 2)))
         centre = F.avg_pool2d(centers, 4)
@@ -225,7 +231,13 @@ class CoordStage(nn.Module):
         super().__init__()
         self.encode = _Named("encode", _encoder(c))
         self.lstm = CoordLSTM(c.lstm)
-        plan = [(c.lstm, c.body, 11), (c.body, c.body, 11), (c.body, c.body, 11), (c.body, c.body, 1), (c.body, c.maps, 1)]
+        plan = [
+            (c.lstm, c.body, 11),
+            (c.body, c.body, 11),
+            (c.body, c.body, 11),
+            (c.body, c.body, 1),
+            (c.body, c.maps, 1),
+        ]
         layers = [layer for a, b, k in plan for layer in (SameConv(a, b, k), nn.ReLU())]
         self.generate = _Named("generate", layers[:-1])
 
@@ -240,7 +252,14 @@ class CoordLPM(nn.Module):
         super().__init__()
         self.channels = c = Channels.scaled(width, joints)
         first = _encoder(c)
-        first += [SameConv(c.feature, c.head, 9), nn.ReLU(), nn.Dropout(dropout), SameConv(c.head, c.head, 1), nn.ReLU(), nn.Dropout(dropout)]
+        first += [
+            SameConv(c.feature, c.head, 9),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            SameConv(c.head, c.head, 1),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+        ]
         self.process = _Named("process", [*first, SameConv(c.head, c.maps, 1)])
         self.stage = CoordStage(c)
         for name, module in self.named_modules():
@@ -254,7 +273,9 @@ class CoordLPM(nn.Module):
             size = (size - 3) // 2 + 1
         return size
 
-    def forward(self, frames: Tensor, centers: Tensor, steps: int | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, frames: Tensor, centers: Tensor, steps: int | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B,T,3,S,S), (B,1,S,S) -> soft-max maps of the T frames (B,T,joints,g,g); (maps, coordinates (B,T+1,joints,2)).
 
         The pair has the estimate before the first frame in front. `steps` reads a single frame (T = 1) that many times, encoded once.

@@ -42,7 +42,6 @@ class SameConv(nn.Conv2d):
         return super()._conv_forward(x, weight, bias)
 
 
-
 class NormalisedConv(SameConv):
     """A convolution followed by batch normalisation (`<name>.norm`)."""
 
@@ -119,7 +118,9 @@ class PoseMachine(nn.Module):
 
 def add_initial(module: nn.Module, c: Channels) -> None:
     """ConvNet1: conv1_stage1 ... conv7_stage1."""
-    add_convs(module, "conv{}_stage1", [3, c.body, c.body, c.body, c.feature, c.head, c.head, c.maps], [9, 9, 9, 5, 9, 1, 1])
+    add_convs(
+        module, "conv{}_stage1", [3, c.body, c.body, c.body, c.feature, c.head, c.head, c.maps], [9, 9, 9, 5, 9, 1, 1]
+    )
 
 
 def add_generator(module: nn.Module, c: Channels, pattern: str) -> None:

@@ -52,7 +52,9 @@ class MSESequenceLoss(nn.Module):
         return scale / (2 * batch * cells) * error.square().sum()
 
 
-def coordinate_loss(output: tuple[Tensor, Tensor], joints: Tensor, size: int, visible: Tensor, *, sigma: float = 1.0) -> Tensor:
+def coordinate_loss(
+    output: tuple[Tensor, Tensor], joints: Tensor, size: int, visible: Tensor, *, sigma: float = 1.0
+) -> Tensor:
     """DSNT's loss (Nibali et al., arXiv 1801.07372) for `coord_lpm`, meaned over the labelled joints; 0 when there is none.
 
     Euclidean distance of the coordinates plus the Jensen-Shannon divergence of each map from a Gaussian of `sigma` cells at the target.

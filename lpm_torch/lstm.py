@@ -86,7 +86,9 @@ class RecurrentPoseMachine(PoseMachine):
         image = F.conv2d(features, weights.image, weights.bias_x, padding=1)
         return image.unflatten(0, frames.shape[:2]) + F.conv2d(centre, weights.centre, padding=1)
 
-    def advance(self, stage: Stage, weights: GateWeights, x: Tensor, belief: Tensor, hidden: Tensor | None, cell: Tensor | None):
+    def advance(
+        self, stage: Stage, weights: GateWeights, x: Tensor, belief: Tensor, hidden: Tensor | None, cell: Tensor | None
+    ):
         """One ConvLSTM step and ConvNet3; `hidden` and `cell` are None at the first frame. Returns belief, hidden, cell."""
         if hidden is None:
             gates = x + F.conv2d(belief, weights.belief, padding=1)
@@ -171,7 +173,10 @@ class LPM(RecurrentPoseMachine):
 
     def cell(self, stage: Stage, gates: dict[str, Tensor], cell: Tensor | None) -> tuple[Tensor, Tensor]:
         """q = BN_q(sigmoid(pre_q)); c = i g + f c_prev; h = o tanh(c)."""
-        q = {name: stage.after[name](torch.sigmoid(pre)) if stage.after else torch.sigmoid(pre) for name, pre in gates.items()}
+        q = {
+            name: stage.after[name](torch.sigmoid(pre)) if stage.after else torch.sigmoid(pre)
+            for name, pre in gates.items()
+        }
         new = q["i"] * q["g"]
         if cell is not None:
             new = new + q["f"] * cell
@@ -212,14 +217,20 @@ class LPMRaw(LPM):
         if frames.shape[1] == 1:
             frames = frames.expand(-1, steps, -1, -1, -1)
         if frames.shape[1] > self.T:
-            raise DataError(f"lpm_raw was built for {self.T} frames and got {frames.shape[1]}: give shorter clips or a larger --t")
+            raise DataError(
+                f"lpm_raw was built for {self.T} frames and got {frames.shape[1]}: give shorter clips or a larger --t"
+            )
         stages = [self.stage(t) for t in range(frames.shape[1])]
         weights = [self.gate_weights(s) for s in stages]
-        return [(s, w, self.inputs(s, w, frames[None, :, t], centers)[0]) for t, (s, w) in enumerate(zip(stages, weights))]
+        return [
+            (s, w, self.inputs(s, w, frames[None, :, t], centers)[0]) for t, (s, w) in enumerate(zip(stages, weights))
+        ]
 
     def step(self, frame: Tensor, center: Tensor, state: State) -> tuple[Tensor, State]:
         """Not defined: the weights belong to frame positions of a clip."""
-        raise DataError("lpm_raw has separate weights for every frame of a clip and cannot follow a video; use lpm or lpm_official")
+        raise DataError(
+            "lpm_raw has separate weights for every frame of a clip and cannot follow a video; use lpm or lpm_official"
+        )
 
 
 def add_gates(module: nn.Module, c: Channels, s: int, first: bool = False) -> None:

@@ -27,7 +27,9 @@ class Machine:
             torch.set_num_threads(config.threads)
         if self.world > 1 and not torch.distributed.is_initialized():
             # the others wait while one process validates
-            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
+            torch.distributed.init_process_group(
+                "nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(hours=4)
+            )
 
     @property
     def is_main(self) -> bool:
@@ -72,7 +74,9 @@ def device_numbers(gpus: str | None) -> list[int]:
     found = torch.cuda.device_count()
     if any(not 0 <= i < found for i in ids):
         remedy = "leave --gpus out to use the CPU" if found == 0 else f"the devices are 0 to {found - 1}"
-        raise DataError(f"--gpus={gpus}, but PyTorch sees {found or 'no'} CUDA device{'s' if found > 1 else ''} here; {remedy}")
+        raise DataError(
+            f"--gpus={gpus}, but PyTorch sees {found or 'no'} CUDA device{'s' if found > 1 else ''} here; {remedy}"
+        )
     return ids
 
 
@@ -82,5 +86,13 @@ def launch_all_gpus(config: Config, script: str) -> None:
         return
     count = len(device_numbers(config.gpus))
     if count > 1:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", script, *sys.argv[1:]]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={count}",
+            script,
+            *sys.argv[1:],
+        ]
         os.execv(sys.executable, command)

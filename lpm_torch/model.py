@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from common.poses import DataError
 from lpm_torch.hourglass import CoordLPM, RecurrentHourglass
-from lpm_torch.layers import Channels, PoseMachine, SameConv, add_batch_norm, add_convs, add_generator, add_initial, chain, first_belief
+from lpm_torch.layers import (
+    Channels,
+    PoseMachine,
+    SameConv,
+    add_batch_norm,
+    add_convs,
+    add_generator,
+    add_initial,
+    chain,
+    first_belief,
+)
 from lpm_torch.lstm import LPM, LPMOfficial, LPMRaw
 
 MODELS = ("cpm", "lpm", "lpm_raw", "lpm_official", "hourglass", "coord_lpm")
@@ -29,7 +39,9 @@ class CPM(PoseMachine):
     STAGES = 6
     pad, centre_pad = 1, 1
 
-    def __init__(self, joints: int = 14, width: float = 1.0, dropout: float = 0.0, deep_supervision: bool = False) -> None:
+    def __init__(
+        self, joints: int = 14, width: float = 1.0, dropout: float = 0.0, deep_supervision: bool = False
+    ) -> None:
         super().__init__()
         self.deep_supervision, self.dropout = deep_supervision, dropout
         self.channels = c = Channels.scaled(width, joints + 1)
@@ -52,10 +64,14 @@ class CPM(PoseMachine):
         centre = self.pooled_centre(centers, features.shape[-2:])
         # One convolution for the five stages' own features, which all read the same input.
         readers = [self.conv4_stage2] + [getattr(self, f"conv1_stage{s}") for s in range(3, self.STAGES + 1)]
-        joined = F.conv2d(features, torch.cat([r.weight for r in readers]), torch.cat([r.bias for r in readers]), padding=2)
+        joined = F.conv2d(
+            features, torch.cat([r.weight for r in readers]), torch.cat([r.bias for r in readers]), padding=2
+        )
         maps = [belief]
         for s, own in enumerate(F.relu(joined).chunk(len(readers), 1), start=2):
-            belief = chain(self.layers("Mconv{}" + f"_stage{s}", 5), torch.cat([own, belief, centre], 1), last_relu=False)
+            belief = chain(
+                self.layers("Mconv{}" + f"_stage{s}", 5), torch.cat([own, belief, centre], 1), last_relu=False
+            )
             maps.append(belief)
         return maps
 

@@ -66,7 +66,9 @@ class Benchmark:
 
     def __init__(self, model, config: Config, device: torch.device, scales: tuple[float, ...]):
         if config.model in ("lpm_raw", "coord_lpm"):
-            raise DataError(f"--model={config.model} cannot be run over whole sequences; use lpm, lpm_official, cpm or hourglass")
+            raise DataError(
+                f"--model={config.model} cannot be run over whole sequences; use lpm, lpm_official, cpm or hourglass"
+            )
         self.model, self.config, self.device, self.scales = model.eval(), config, device, scales
         self.side = config.resolution
         self.mean, self.std, self.bgr = normalisation(config)
@@ -81,21 +83,30 @@ class Benchmark:
         """(1,1,S,S): the authors' constant map peaks one pixel before the middle and is not thresholded; MP's is the one of its training."""
         if self.config.model == "lpm_official":
             middle = np.full((1, 2), self.side / 2 - 1)
-            return torch.from_numpy(gaussian_maps(middle, np.ones(1, bool), (self.side,) * 2, CENTER_SIGMA, threshold=0.0))[None]
+            return torch.from_numpy(
+                gaussian_maps(middle, np.ones(1, bool), (self.side,) * 2, CENTER_SIGMA, threshold=0.0)
+            )[None]
         return torch.from_numpy(center_map(np.full((1, 1, 2), (self.side - 1) / 2), self.side, transposed=False))[None]
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(H,W,3) uint8 BGR and the person's box x, y, w, h -> joints (14,2) whole image pixels, score (14,): mean belief over the scales."""
         height, width = image.shape[:2]
-        pixels = torch.from_numpy(np.ascontiguousarray(image if self.bgr else image[..., ::-1])).to(self.device).permute(2, 0, 1).float()
+        pixels = (
+            torch.from_numpy(np.ascontiguousarray(image if self.bgr else image[..., ::-1]))
+            .to(self.device)
+            .permute(2, 0, 1)
+            .float()
+        )
         views = [self._view(pixels, scale_of(s, box, self.side), box) for s in self.scales]
         maps = self._step(torch.stack([crop for crop, _, _ in views]))
         total = torch.zeros(JOINTS, height, width, device=self.device)
         for belief, (_, corner, (w, h)) in zip(maps, views):
             canvas = torch.zeros(JOINTS, h, w, device=self.device)
             (rows, columns), (own_rows, own_columns) = overlap(corner, self.side, w, h)
-            canvas[:, rows, columns] = enlarge(belief[:JOINTS], self.side, half_pixel(self.config))[:, own_rows, own_columns]
+            canvas[:, rows, columns] = enlarge(belief[:JOINTS], self.side, half_pixel(self.config))[
+                :, own_rows, own_columns
+            ]
             total += resize(canvas, height, width)
         peak, index = total.flatten(1).max(1)
         index = index.cpu().numpy()
@@ -106,7 +117,9 @@ class Benchmark:
         height, width = (int(np.ceil(factor * n - 1e-9)) for n in pixels.shape[1:])
         resized = resize(pixels, height, width).round().clamp(0, 255) / 255
         shape = (3, 1, 1)
-        resized = (resized - resized.new_tensor(self.mean).view(shape)) / (resized.new_tensor(self.std).view(shape) + 1e-8)
+        resized = (resized - resized.new_tensor(self.mean).view(shape)) / (
+            resized.new_tensor(self.std).view(shape) + 1e-8
+        )
         corner = np.round(box_center(box) * factor).astype(int) - self.side // 2
         crop = resized.new_zeros(3, self.side, self.side)
         (rows, columns), (own_rows, own_columns) = overlap(corner, self.side, width, height)
@@ -117,7 +130,9 @@ class Benchmark:
         """(K,3,S,S) -> belief maps (K,15,g,g)."""
         with autocast(self.device, self.config.amp):
             if not hasattr(self.model, "step"):
-                return run_network(self.model, {"frames": frames[:, None], "center": self.center}, self.config)[0][:, -1].float()
+                return run_network(self.model, {"frames": frames[:, None], "center": self.center}, self.config)[0][
+                    :, -1
+                ].float()
             if self.state is None:
                 self.state = self.model.init_state(frames, self.center)
             maps, self.state = self.model.step(frames, self.center, self.state)
@@ -140,13 +155,17 @@ def predict_official(
     against the data set's naming. DataError for still images and frames without a box.
     """
     if pose_set.sequence is None or pose_set.name not in SCALES:
-        raise DataError(f"the official protocol is for videos of {', '.join(SCALES)}, not for {pose_set.name}; use val.py")
+        raise DataError(
+            f"the official protocol is for videos of {', '.join(SCALES)}, not for {pose_set.name}; use val.py"
+        )
     benchmark, done, joints, score = Benchmark(model, config, device, SCALES[pose_set.name]), [], [], []
     for rows in tqdm(list(sequences(pose_set, limit)), desc="sequences", dynamic_ncols=True, mininterval=2):
         benchmark.reset()
         for row in rows:
             if not np.isfinite(pose_set.box[row]).all():
-                raise DataError(f"{pose_set.images[row]} has no person box, which the official protocol crops by; repair the labels")
+                raise DataError(
+                    f"{pose_set.images[row]} has no person box, which the official protocol crops by; repair the labels"
+                )
             found, confidence = benchmark(read_image(pose_set.images[row]), pose_set.box[row])
             joints.append(found)
             score.append(confidence)
@@ -155,7 +174,12 @@ def predict_official(
     joints, score, skeleton = np.stack(joints), np.stack(score), {"lpm14": LPM14, "cpm14": CPM14}[joint_order]
     if skeleton is CPM14 and pose_set.name == "penn_action":
         joints, score = joints[:, CPM14.mirror], score[:, CPM14.mirror]
-    meta = {"model": config.model, "boxes": "oracle (annotated box of each frame)", "flip_test": False, "scales": SCALES[pose_set.name]}
+    meta = {
+        "model": config.model,
+        "boxes": "oracle (annotated box of each frame)",
+        "flip_test": False,
+        "scales": SCALES[pose_set.name],
+    }
     meta |= {"inference": "whole sequences, state carried", "joint_order": joint_order}
     if pose_set.name == "jhmdb":
         meta["stand_ins"] = ["belly"]  # the network has none; common.evaluate puts it where the benchmark does

@@ -23,6 +23,7 @@ TOLERANCE = 1e-4  # of the largest output (of 0.01 where all are smaller): float
 
 class _Init(nn.Module):
     """The graph that starts a video."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -34,17 +35,21 @@ class _Init(nn.Module):
 
 class _Step(nn.Module):
     """The graph of one frame, state in and out."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, frame: Tensor, center: Tensor, belief: Tensor, hidden: Tensor, cell: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, frame: Tensor, center: Tensor, belief: Tensor, hidden: Tensor, cell: Tensor, steps: Tensor
+    ) -> tuple[Tensor, ...]:
         """One frame and the state before it -> the state after it, whose first part are the belief maps."""
         return tuple(self.model.step(frame, center, State(belief, hidden, cell, steps))[1])
 
 
 class _Clip(nn.Module):
     """The graph of a whole clip."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -59,7 +64,9 @@ def streams(model: nn.Module) -> bool:
     return isinstance(model, RecurrentPoseMachine) and not isinstance(model, LPMRaw)
 
 
-def _graphs(model: nn.Module, path: Path, size: int, frames: int) -> list[tuple[Path, nn.Module, dict[str, Tensor], list[str]]]:
+def _graphs(
+    model: nn.Module, path: Path, size: int, frames: int
+) -> list[tuple[Path, nn.Module, dict[str, Tensor], list[str]]]:
     """(file, module, example inputs by name, output names) of each graph."""
     draw = torch.Generator().manual_seed(0)
     clip, center = torch.randn(1, frames, 3, size, size, generator=draw), torch.rand(1, 1, size, size, generator=draw)
@@ -103,7 +110,9 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], pa
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise DataError("ONNX export needs onnx, onnxscript and onnxruntime: pip install -r lpm_torch/requirements.txt") from error
+        raise DataError(
+            "ONNX export needs onnx, onnxscript and onnxruntime: pip install -r lpm_torch/requirements.txt"
+        ) from error
     for chatty in ("onnxscript", "torch.onnx"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -130,7 +139,9 @@ def _check(model: nn.Module, files: list[Path], graphs: list, size: int, frames:
     found = run_steps(*sessions, *inputs.values()) if streams(model) else sessions[0].run(None, inputs)[0]
     error = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 0.01))
     if not error <= TOLERANCE:
-        raise DataError(f"the ONNX graph differs from the network by {error:.1e} of the largest output: nothing was written")
+        raise DataError(
+            f"the ONNX graph differs from the network by {error:.1e} of the largest output: nothing was written"
+        )
     return error
 
 

@@ -32,13 +32,21 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("source", nargs="?", help="image, folder, video or camera number")
     parser.add_argument("--source", dest="source_option", help=argparse.SUPPRESS)
     parser.add_argument("--model", default="lpm", choices=MODELS, help="network (default: lpm)")
-    parser.add_argument("--dataset", default="LSP", choices=DATASETS, help="model directory to take the checkpoint from (default: LSP)")
+    parser.add_argument(
+        "--dataset", default="LSP", choices=DATASETS, help="model directory to take the checkpoint from (default: LSP)"
+    )
     parser.add_argument("--model_dir", default="experiments", help="as in train.py (default: experiments)")
-    parser.add_argument("--checkpoint_name", "--checkpoint", help="path, or a name in the model directory (default: best, else last)")
+    parser.add_argument(
+        "--checkpoint_name", "--checkpoint", help="path, or a name in the model directory (default: best, else last)"
+    )
     parser.add_argument("--box", help="x,y,w,h of the person in the first picture (default: the whole picture)")
     add_arguments(parser)
     parser.add_argument("--limit", type=int, help="stop after N pictures")
-    parser.add_argument("--track", action=argparse.BooleanOptionalAction, help="the pictures are one video (default: yes for videos and cameras)")
+    parser.add_argument(
+        "--track",
+        action=argparse.BooleanOptionalAction,
+        help="the pictures are one video (default: yes for videos and cameras)",
+    )
     parser.add_argument("--gpus", help="CUDA device (default: the first one, else the CPU)")
     parser.add_argument("--t", type=int, help="how often a still image is read (default: the checkpoint's)")
     args = parser.parse_args(argv)
@@ -128,7 +136,9 @@ def run(args: argparse.Namespace) -> Path:
         joints, score, used = tracker(image)
         joints = smooth(joints[None])[0]
         row = {"image": name, "frame": index, "joints": joints.round(2), "score": score.round(4), "box": used}
-        return [{**row, "lost": tracker.lost, "joint_names": LPM14.joints}], draw_pose(image, joints, LPM14, score, min_score=LOST)
+        return [{**row, "lost": tracker.lost, "joint_names": LPM14.joints}], draw_pose(
+            image, joints, LPM14, score, min_score=LOST
+        )
 
     return write_answers(source, args.out, answer, args.limit)
 

@@ -40,6 +40,7 @@ class MovingAverage:
 
 def build_scheduler(optimizer, config: Config, total: int):
     """Per-iteration learning rate: StepLR as MP, or cosine down to 1 %; both after `warmup` linear iterations. `total` = optimiser steps."""
+
     def factor(step: int) -> float:
         if step < config.warmup:
             return (step + 1) / config.warmup
@@ -63,15 +64,23 @@ class Run:
             # measured: bf16 convolutions are three times as fast in this layout on CPUs too
             self.model = self.model.to(memory_format=torch.channels_last)
         grid = self.model.output_size(config.resolution)
-        dataset = data.ClipDataset(self.pose_set, config, grid, data.Augmentation.from_config(config), config.subset_size)
+        dataset = data.ClipDataset(
+            self.pose_set, config, grid, data.Augmentation.from_config(config), config.subset_size
+        )
         if not len(dataset):
-            raise DataError(f"no clip of {config.t} frames in split {config.train_split} of {self.pose_set.root}; choose another --train_split or --t")
+            raise DataError(
+                f"no clip of {config.t} frames in split {config.train_split} of {self.pose_set.root}; choose another --train_split or --t"
+            )
         self.loader = data.make_loader(dataset, config, True, machine.rank, machine.world)
         if not len(self.loader):
-            raise DataError(f"{len(dataset)} clips are less than one batch of {config.batch_size} a process; lower --batch_size")
+            raise DataError(
+                f"{len(dataset)} clips are less than one batch of {config.batch_size} a process; lower --batch_size"
+            )
         self.batches = len(self.loader)  # of a whole epoch; the loader's own count shrinks when an epoch is resumed
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        self.scheduler = build_scheduler(self.optimizer, config, config.max_epochs * (self.batches // config.accumulate))
+        self.scheduler = build_scheduler(
+            self.optimizer, config, config.max_epochs * (self.batches // config.accumulate)
+        )
         self.scaler = torch.amp.GradScaler(machine.device.type) if config.amp == "fp16" else None
         self.ema = MovingAverage(self.model, config.ema) if config.ema else None
         self.directory = run_directory(config)
@@ -84,7 +93,9 @@ class Run:
         if self.machine.world == 1:
             return network
         # as in the original, some layers of the hourglass are never used
-        return torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=self.config.model == "hourglass")
+        return torch.nn.parallel.DistributedDataParallel(
+            network, find_unused_parameters=self.config.model == "hourglass"
+        )
 
     def start_epoch(self) -> None:
         """Point the loader at the batch to go on with."""
@@ -123,7 +134,10 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["schedule"])
         if self.ema is not None and state["ema"]:
-            self.ema.shadow, self.ema.count = {k: v.to(self.machine.device) for k, v in state["ema"]["shadow"].items()}, state["ema"]["count"]
+            self.ema.shadow, self.ema.count = (
+                {k: v.to(self.machine.device) for k, v in state["ema"]["shadow"].items()},
+                state["ema"]["count"],
+            )
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         restore_random_state(state["random"])

@@ -29,8 +29,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common_arguments(parser, (*DATASETS, "JHMDB"))
-    parser.add_argument("--protocol", choices=PROTOCOLS, help="also score: mp (as the original counted) or official (default: write the files only)")
-    parser.add_argument("--joint_order", choices=("lpm14", "cpm14"), help="order of the maps (default: the weights' card, else lpm14)")
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="also score: mp (as the original counted) or official (default: write the files only)",
+    )
+    parser.add_argument(
+        "--joint_order", choices=("lpm14", "cpm14"), help="order of the maps (default: the weights' card, else lpm14)"
+    )
     parser.add_argument("--out", help="folder (default: output/MODEL/DATASET/test)")
     parser.add_argument("--json", help="also write the scores here")
     args = parser.parse_args(argv)
@@ -56,7 +62,9 @@ def test_arrays(model, config: Config, pose_set: PoseSet, device, limit: int | N
 
     dataset = data.ClipDataset(pose_set, config, model.output_size(config.resolution), subset=limit)
     if not len(dataset):
-        raise DataError(f"{pose_set.root}: split {pose_set.split} has no clip of {config.t} frames; give a smaller --t or another --split")
+        raise DataError(
+            f"{pose_set.root}: split {pose_set.split} has no clip of {config.t} frames; give a smaller --t or another --split"
+        )
     parts: dict[str, list] = {name: [] for name in ("gt", "pred", "vis", "box", "pred_image", "rows")}
     model.eval()
     for raw in tqdm(data.make_loader(dataset, config, shuffle=False), desc="test", dynamic_ncols=True, mininterval=2):
@@ -74,7 +82,14 @@ def test_arrays(model, config: Config, pose_set: PoseSet, device, limit: int | N
         parts["box"].append(single["box"].numpy())
         parts["pred_image"].append(apply_affine(to_image, decode(maps, config)[0]).astype(np.float32))
         parts["rows"].append(single["rows"].numpy())
-    shapes = {"gt": (-1, JOINTS + 1, 2), "pred": (-1, maps.shape[2], 2), "vis": (-1, JOINTS), "box": (-1, 4), "pred_image": (-1, JOINTS, 2), "rows": (-1,)}
+    shapes = {
+        "gt": (-1, JOINTS + 1, 2),
+        "pred": (-1, maps.shape[2], 2),
+        "vis": (-1, JOINTS),
+        "box": (-1, 4),
+        "pred_image": (-1, JOINTS, 2),
+        "rows": (-1,),
+    }
     return {name: np.concatenate(parts[name]).reshape(shape) for name, shape in shapes.items()}
 
 

@@ -31,10 +31,19 @@ from lpm_torch.machine import Machine, launch_all_gpus  # noqa: E402
 def parse_args(argv=None) -> Config:
     """The run's settings; DataError or ValueError on unknown keys or values."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=("auto", *PRESETS), default="auto", help="auto: smoke on synthetic data, else none (default: auto)")
+    parser.add_argument(
+        "--preset",
+        choices=("auto", *PRESETS),
+        default="auto",
+        help="auto: smoke on synthetic data, else none (default: auto)",
+    )
     parser.add_argument("--config", help="file of `key = value` lines")
     for ignored in ("experiment", "host"):
-        parser.add_argument(f"--{ignored}", default=argparse.SUPPRESS, help="accepted as in the original, without effect (its log server is gone)")
+        parser.add_argument(
+            f"--{ignored}",
+            default=argparse.SUPPRESS,
+            help="accepted as in the original, without effect (its log server is gone)",
+        )
     add_arguments(parser, Config)
     given = vars(parser.parse_args(argv))
     preset, file = given.pop("preset"), given.pop("config")
@@ -66,8 +75,15 @@ def train(config: Config) -> Path:
         load_weights(run.model, first, averaged=True, wanted=asdict(config))
         if joint_order_of(first) != "lpm14":
             # MP's recipe does so too: possible, but the last layers must be learned anew
-            print(f"{first} has the joint order {joint_order_of(first)}: its maps have to be relearned; `convert.py --reorder` spares that", file=sys.stderr)
-    resume = find_checkpoint(config.checkpoint_name, run.directory) if config.checkpoint_name else config.resume == "auto" and "auto"
+            print(
+                f"{first} has the joint order {joint_order_of(first)}: its maps have to be relearned; `convert.py --reorder` spares that",
+                file=sys.stderr,
+            )
+    resume = (
+        find_checkpoint(config.checkpoint_name, run.directory)
+        if config.checkpoint_name
+        else config.resume == "auto" and "auto"
+    )
     found = run.begin(resume or None)
     log_dir = ROOT / "logs" if config.log_dir == "logs" else Path(config.log_dir)
     note_synthetic(run.pose_set)
@@ -98,7 +114,10 @@ def train_epochs(run, log) -> None:
         run.epoch, run.batch = run.epoch + 1, 0
         if log:
             metric = validate(run, log) if config.valid_split != "none" else None
-            log.scalars(run.step, **{"Epoch Train Loss": loss, "Epoch Train Accuracy": watch.mean_accuracy(), "epoch": run.epoch})
+            log.scalars(
+                run.step,
+                **{"Epoch Train Loss": loss, "Epoch Train Accuracy": watch.mean_accuracy(), "epoch": run.epoch},
+            )
             watch.save(metric)
         if run.machine.world > 1:
             torch.distributed.barrier()
@@ -119,7 +138,9 @@ class LPMWatch(Watch):
         if config.debug and (run.step - 1) % config.log_freq == 0:
             from lpm_torch.debug import write_debug
 
-            self.log.image("truth and prediction", write_debug(out, batch, config, f"epoch_{run.epoch + 1}", run.step), run.step)
+            self.log.image(
+                "truth and prediction", write_debug(out, batch, config, f"epoch_{run.epoch + 1}", run.step), run.step
+            )
 
 
 def note_synthetic(pose_set) -> None:
@@ -138,7 +159,11 @@ def validate(run, log) -> float:
     with averaged_weights(run.model, run.ema):
         predictions, pose_set = predict_pose_set(run.model, config, pose_set, run.machine.device, losses=losses)
     result, loss = valid_accuracy(predictions, pose_set, config), sum(losses) / len(losses)
-    lines = [f"[epoch {run.epoch}]", f"Epoch Valid Loss: {loss:.6g}, Epoch Valid Accuracy: {result.total:.2f}", group_line(result)]
+    lines = [
+        f"[epoch {run.epoch}]",
+        f"Epoch Valid Loss: {loss:.6g}, Epoch Valid Accuracy: {result.total:.2f}",
+        group_line(result),
+    ]
     print("\n".join(lines))
     log.text("valid", "\n".join(lines), run.step)
     log.scalars(run.step, **{"Epoch Valid Loss": loss, "Epoch Valid Accuracy": result.total})
@@ -154,7 +179,11 @@ def main(argv=None) -> int:
         launch_all_gpus(config, __file__)
         return train(config)
 
-    return exit_code(work, "checkpoints are in {}", "The last good state is kept: lower --lr, set --clip, and go on with --resume=auto")
+    return exit_code(
+        work,
+        "checkpoints are in {}",
+        "The last good state is kept: lower --lr, set --clip, and go on with --resume=auto",
+    )
 
 
 def data_ready(config: Config) -> None:

@@ -40,7 +40,9 @@ class Draw:
     color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # factors of R, G, B
 
 
-def draw_video(rng: random.Random, p_flip: float, rotate: float, scale: tuple[float, float], jitter: float, augment: bool) -> Draw:
+def draw_video(
+    rng: random.Random, p_flip: float, rotate: float, scale: tuple[float, float], jitter: float, augment: bool
+) -> Draw:
     """Draws of a video clip in MP's order; all are drawn, whether they are used or not. Without `augment` only the colour factors are used."""
     p_scale, p_flip, p_rotate = (1.0, p_flip, 1.0) if augment else (0.0, 0.0, 0.0)
     scales, flips, rotates = rng.random() < p_scale, rng.random() < p_flip, rng.random() < p_rotate
@@ -106,7 +108,12 @@ def flip(view: View) -> View:
     mirror = np.array([[-1.0, 0, width], [0, 1, 0]])
     joints = view.joints[LPM14.mirror] * [-1, 1] + [width, 0]
     x0, y0, x1, y1 = view.box
-    return View(view.image[:, ::-1], joints, np.array([width - x1, y0, width - x0, y1]), compose_affine(mirror, view.from_source))
+    return View(
+        view.image[:, ::-1],
+        joints,
+        np.array([width - x1, y0, width - x0, y1]),
+        compose_affine(mirror, view.from_source),
+    )
 
 
 def crop(view: View, size: int) -> View:
@@ -133,9 +140,14 @@ def rotate(view: View, angle: float) -> View:
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     turn = np.array([[cos, sin, x - cos * x - sin * y], [-sin, cos, y + sin * x - cos * y]])
     offset = view.joints - [x, y]
-    joints = np.stack([x + cos * offset[:, 0] + sin * offset[:, 1], y - sin * offset[:, 0] + cos * offset[:, 1]], axis=-1)
+    joints = np.stack(
+        [x + cos * offset[:, 0] + sin * offset[:, 1], y - sin * offset[:, 0] + cos * offset[:, 1]], axis=-1
+    )
     box = view.box.astype(float)
-    for i in (0, 2):  # MP computes each corner's y from its x after that has been turned, and takes a middle one pixel lower
+    for i in (
+        0,
+        2,
+    ):  # MP computes each corner's y from its x after that has been turned, and takes a middle one pixel lower
         box[i] = x + cos * (box[i] - x) + sin * (box[i + 1] - (y + 1))
         box[i + 1] = y + 1 - sin * (box[i] - x) + cos * (box[i + 1] - (y + 1))
     return View(_sample(view.image, invert_affine(turn)), np.trunc(joints), box, compose_affine(turn, view.from_source))

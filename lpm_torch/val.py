@@ -25,8 +25,21 @@ from common.training import swapped_weights  # noqa: E402
 from lpm_torch.config import DATASETS, MODELS, PRESETS, Config  # noqa: E402
 
 # groups of the original's log; the neck is in none of its figures
-GROUPS = {"head_top": "Head", "head": "Head", "shoulder": "Shoulder", "elbow": "Elbow", "wrist": "Wrist", "hip": "Hip", "knee": "Knee", "ankle": "Ank"}
-SCORED = ("head_top", "head", *(f"{s}_{g}" for s in ("left", "right") for g in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")))
+GROUPS = {
+    "head_top": "Head",
+    "head": "Head",
+    "shoulder": "Shoulder",
+    "elbow": "Elbow",
+    "wrist": "Wrist",
+    "hip": "Hip",
+    "knee": "Knee",
+    "ankle": "Ank",
+}
+SCORED = (
+    "head_top",
+    "head",
+    *(f"{s}_{g}" for s in ("left", "right") for g in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")),
+)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -34,7 +47,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common_arguments(parser)
     add_scoring_arguments(parser, "output/MODEL/DATASET/SPLIT.npz", "lpm_torch")
-    parser.add_argument("--flip_test", action=argparse.BooleanOptionalAction, help="average with the mirrored image (default: the checkpoint's)")
+    parser.add_argument(
+        "--flip_test",
+        action=argparse.BooleanOptionalAction,
+        help="average with the mirrored image (default: the checkpoint's)",
+    )
     return parser.parse_args(argv)
 
 
@@ -49,12 +66,22 @@ def common_arguments(parser: argparse.ArgumentParser, datasets: tuple[str, ...] 
     add("--model_dir", default="experiments", help="as in train.py (default: experiments)")
     add("--mode", choices=("correct", "compat"), help="data handling (default: the checkpoint's, which it must equal)")
     add("--limit", "--subset_size", type=int, help="the first N clips (official protocol: videos) only")
-    add("--weights", choices=("averaged", "raw"), default="averaged", help="the moving average where the checkpoint has one (default)")
+    add(
+        "--weights",
+        choices=("averaged", "raw"),
+        default="averaged",
+        help="the moving average where the checkpoint has one (default)",
+    )
     add("--random_weights", action="store_true", help="the checkpoint's network with fresh random weights (a baseline)")
     for name, kind, text in (("t", int, "frames in a clip"), ("batch_size", int, "clips a batch"), ("workers", int, "loader processes"),
                              ("threads", int, "CPU threads"), ("amp", str, "off, bf16 or fp16"), ("gpus", str, "CUDA device"),
                              ("pck_r", float, "threshold of the accuracy")):  # fmt: skip
-        add(f"--{name}", type=kind, choices=("off", "bf16", "fp16") if name == "amp" else None, help=f"{text} (default: the checkpoint's)")
+        add(
+            f"--{name}",
+            type=kind,
+            choices=("off", "bf16", "fp16") if name == "amp" else None,
+            help=f"{text} (default: the checkpoint's)",
+        )
 
 
 def averaged_weights(model, ema):
@@ -75,18 +102,33 @@ def predict_pose_set(
     from lpm_torch.data import ClipDataset, make_loader
     from lpm_torch.engine import predict
 
-    dataset = ClipDataset(pose_set, config, model.output_size(config.resolution), subset=limit, every_frame=config.mode == "correct")
+    dataset = ClipDataset(
+        pose_set, config, model.output_size(config.resolution), subset=limit, every_frame=config.mode == "correct"
+    )
     if not len(dataset):
-        raise DataError(f"{pose_set.root}: split {pose_set.split} has no clip of {config.t} frames; give a smaller --t or another --split")
+        raise DataError(
+            f"{pose_set.root}: split {pose_set.split} has no clip of {config.t} frames; give a smaller --t or another --split"
+        )
     joints = np.full((len(pose_set), len(LPM14), 2), np.nan, np.float32)
     score = np.zeros((len(pose_set), len(LPM14)), np.float32)
-    for rows, found, confidence in predict(model, make_loader(dataset, config, shuffle=False), device, config, losses=losses):
+    for rows, found, confidence in predict(
+        model, make_loader(dataset, config, shuffle=False), device, config, losses=losses
+    ):
         joints[rows], score[rows] = found, confidence
     done = np.unique(dataset.clips)
     kept = pose_set.select(done)
     # what the figure depends on; folders of this machine say nothing elsewhere
-    settings = {name: value for name, value in asdict(config).items() if not name.endswith("_dir") and name not in ("init_weight", "checkpoint_name")}
-    meta = {"model": config.model, "boxes": "oracle (annotated boxes)", "flip_test": config.flip_test, "settings": settings}
+    settings = {
+        name: value
+        for name, value in asdict(config).items()
+        if not name.endswith("_dir") and name not in ("init_weight", "checkpoint_name")
+    }
+    meta = {
+        "model": config.model,
+        "boxes": "oracle (annotated boxes)",
+        "flip_test": config.flip_test,
+        "settings": settings,
+    }
     return to_predictions(kept, joints[done], score[done], LPM14, meta, _crop_boxes(kept, config)), kept
 
 
@@ -121,15 +163,23 @@ def load_model(path: Path, args: argparse.Namespace):
 
     state = read_checkpoint(path)
     if joint_order_of(path) != "lpm14" and getattr(args, "protocol", None) != "official":
-        raise DataError(f"{path} answers in the joint order {joint_order_of(path)} of the authors' models; convert it with `convert.py --reorder`")
+        raise DataError(
+            f"{path} answers in the joint order {joint_order_of(path)} of the authors' models; convert it with `convert.py --reorder`"
+        )
     # of files that hold weights alone
-    settings = {**PRESETS["official" if args.model == "lpm_official" else "paper"], "model": args.model, **card_settings(path)}
+    settings = {
+        **PRESETS["official" if args.model == "lpm_official" else "paper"],
+        "model": args.model,
+        **card_settings(path),
+    }
     config = config_of(state, **{"dataset": args.dataset if args.dataset in DATASETS else "PennAction", **settings})
     known = state.get("config") or card_settings(path)
     for field in ("model", "mode"):
         wanted, stored = getattr(args, field, None), getattr(config, field)
         if field in known and wanted not in (None, stored):
-            raise DataError(f"{path} is a checkpoint of --{field}={stored}, not of {wanted}; run with --{field}={stored}, or give another checkpoint")
+            raise DataError(
+                f"{path} is a checkpoint of --{field}={stored}, not of {wanted}; run with --{field}={stored}, or give another checkpoint"
+            )
         config = replace(config, **({field: wanted} if wanted else {}))
     given = {k: getattr(args, k, None) for k in ("t", "batch_size", "workers", "threads", "amp", "flip_test", "pck_r")}
     config = replace(config, gpus=args.gpus, **{k: v for k, v in given.items() if v is not None})
@@ -202,14 +252,24 @@ def main(argv=None) -> int:
 
 
 def score_and_write(
-    checkpoint: Path, predictions: Predictions, pose_set: PoseSet, out: Path, protocols: list[str] | None = None, json_out: Path | None = None
+    checkpoint: Path,
+    predictions: Predictions,
+    pose_set: PoseSet,
+    out: Path,
+    protocols: list[str] | None = None,
+    json_out: Path | None = None,
 ) -> dict:
     """Write the prediction file, print the protocols' figures (None: all that apply), write them as JSON if asked, and return them."""
     from common.checkpoints import sha256_of, versions
     from common.evaluate import publish
 
     # no folder of this machine in files that travel
-    predictions.meta |= {"house": "lpm_torch", "checkpoint": checkpoint.name, "weights_hash": sha256_of(checkpoint), "versions": versions()}
+    predictions.meta |= {
+        "house": "lpm_torch",
+        "checkpoint": checkpoint.name,
+        "weights_hash": sha256_of(checkpoint),
+        "versions": versions(),
+    }
     return publish(out, predictions, pose_set, protocols, json_out)
 
 

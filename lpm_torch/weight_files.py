@@ -104,9 +104,15 @@ def save_checked(path: Path, weights: Weights, check: Callable[[Weights], None] 
     def write(temporary: Path) -> None:
         save(temporary, weights)
         back = load(temporary)
-        bad = [k for k in weights if k not in back or not np.array_equal(back[k], weights[k], equal_nan=weights[k].dtype.kind == "f")]
+        bad = [
+            k
+            for k in weights
+            if k not in back or not np.array_equal(back[k], weights[k], equal_nan=weights[k].dtype.kind == "f")
+        ]
         if bad or len(back) != len(weights):
-            raise DataError(f"{path}: {(bad or sorted(set(back) - set(weights)))[0]} is not what was written; nothing was saved")
+            raise DataError(
+                f"{path}: {(bad or sorted(set(back) - set(weights)))[0]} is not what was written; nothing was saved"
+            )
         if check:
             check(back)
 
@@ -133,7 +139,9 @@ def network_of(shapes: dict[str, tuple[int, ...]], source: str | Path) -> dict:
             "name": "coord_lpm", "joints": shapes["process.process.17.weight"][0], "width": shapes["process.process.0.weight"][0] / 128,
         }  # fmt: skip
     else:
-        raise DataError(f"{source}: its tensors ({', '.join(sorted(shapes)[:3])}, ...) belong to no network of lpm_torch")
+        raise DataError(
+            f"{source}: its tensors ({', '.join(sorted(shapes)[:3])}, ...) belong to no network of lpm_torch"
+        )
     if "conv1_stage1.norm.weight" in shapes:
         arguments["norm"] = "batch"
     width = shapes["conv1_stage1.weight"][0] / 128
@@ -147,4 +155,10 @@ def _hourglass_of(shapes: dict[str, tuple[int, ...]]) -> dict:
     else:
         block = "inv" if shapes["res1.conv.3.weight"][1] == 1 else "res"
         maps = shapes[f"hg_0.layers.{depth - 1}.2.conv.6.weight"][0]
-    return {"name": "hourglass", "joints": maps - 1, "width": shapes["conv1.weight"][0] / 64, "depth": depth, "block": block}
+    return {
+        "name": "hourglass",
+        "joints": maps - 1,
+        "width": shapes["conv1.weight"][0] / 64,
+        "depth": depth,
+        "block": block,
+    }

@@ -64,7 +64,9 @@ def parse_config(parser: argparse.ArgumentParser, argv: list[str] | None) -> Con
     import sys
 
     argv = sys.argv[1:] if argv is None else argv
-    parser.add_argument("--preset", choices=("auto", *PRESETS), default="auto", help="auto: smoke on synthetic data, else paper")
+    parser.add_argument(
+        "--preset", choices=("auto", *PRESETS), default="auto", help="auto: smoke on synthetic data, else paper"
+    )
     add_arguments(parser, Config)
     given = vars(parser.parse_args(plain_switches(drop_ignored(argv), switches())))
     preset = given.pop("preset")

@@ -57,7 +57,14 @@ def make_people(folder: Path, count: int, size: str):
     paths = []
     for i in range(min(count, 50)):
         # noise of several scales, because decoding time depends on detail
-        layers = [cv2.resize(rng.integers(0, 255, (height // s, width // s, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC) for s in (4, 16, 64)]
+        layers = [
+            cv2.resize(
+                rng.integers(0, 255, (height // s, width // s, 3), np.uint8),
+                (width, height),
+                interpolation=cv2.INTER_CUBIC,
+            )
+            for s in (4, 16, 64)
+        ]
         paths.append(str(folder / f"{i}.jpg"))
         cv2.imwrite(paths[-1], np.mean(layers, axis=0).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
     center = rng.uniform(0.4, 0.6, (count, 2)) * (width, height)
@@ -125,7 +132,11 @@ def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
     seconds["float32 limit"] *= multiplications(model, config.input_size) * args.persons / side**3
     ours = seconds["val.py's loop"]
     rows = [[name, args.persons / value, value / ours] for name, value in seconds.items()]
-    return {"columns": [f"{config.name}, {args.size} JPEGs", "persons a CPU second", "CPU time over val.py's"], "rows": rows, "note": about}
+    return {
+        "columns": [f"{config.name}, {args.size} JPEGs", "persons a CPU second", "CPU time over val.py's"],
+        "rows": rows,
+        "note": about,
+    }
 
 
 def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
@@ -158,7 +169,11 @@ def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
     seconds = cpu_seconds(sides, args.runs)
     width, height = config.input_size
     rows = [[name, args.persons / value, value / seconds["as train.py loads"]] for name, value in seconds.items()]
-    return {"columns": [f"{args.size} JPEGs to {width}x{height}", "samples a CPU second", "CPU time over train.py's"], "rows": rows, "note": ""}
+    return {
+        "columns": [f"{args.size} JPEGs to {width}x{height}", "samples a CPU second", "CPU time over train.py's"],
+        "rows": rows,
+        "note": "",
+    }
 
 
 def main(argv=None) -> int:
@@ -177,7 +192,9 @@ def main(argv=None) -> int:
         result = (bench_inference if args.what == "inference" else bench_loader)(args, Path(folder))
     words = [f"--{name} {getattr(args, name)}" for name in ("preset", "persons", "batch_size", "runs", "size")]
     result["command"] = " ".join(["python simplebaseline_paddle/bench.py", args.what, *words])
-    about = f"medians of {args.runs} runs, sides in turn, CPU time, one thread; " + ", ".join(f"{k} {v}" for k, v in versions().items())
+    about = f"medians of {args.runs} runs, sides in turn, CPU time, one thread; " + ", ".join(
+        f"{k} {v}" for k, v in versions().items()
+    )
     result["note"] = about + result["note"]
     print(figures_table(result))
     if args.json:

@@ -16,7 +16,16 @@ from simplebaseline_paddle.weight_files import read_backbone, read_pdparams, rea
 
 SUFFIX = ".pdparams"
 # Settings that decide which tensors a network has, and what its weights were trained to read and to answer.
-GRAPH_FIELDS = ("depth", "base_width", "kp_dim", "style", "deconv_filters", "deconv_kernels", "deconv_bias", "final_kernel")
+GRAPH_FIELDS = (
+    "depth",
+    "base_width",
+    "kp_dim",
+    "style",
+    "deconv_filters",
+    "deconv_kernels",
+    "deconv_bias",
+    "final_kernel",
+)
 MEANING_FIELDS = ("mode", "colour")
 RUN_FIELDS = (*GRAPH_FIELDS, *MEANING_FIELDS, "height", "width", "sigma", "dataset")
 
@@ -52,18 +61,28 @@ def differences(model, weights: Mapping[str, np.ndarray]) -> dict[str, list[str]
     return {
         "lacks": [n for n in own if n not in weights],
         "has besides": [n for n in weights if n not in own],
-        "has other shapes:": [f"{n} {np.shape(weights[n])} instead of {tuple(own[n].shape)}" for n in shared if np.shape(weights[n]) != tuple(own[n].shape)],
+        "has other shapes:": [
+            f"{n} {np.shape(weights[n])} instead of {tuple(own[n].shape)}"
+            for n in shared
+            if np.shape(weights[n]) != tuple(own[n].shape)
+        ],
         "is not finite in": [n for n in shared if not np.isfinite(weights[n]).all()],
     }
 
 
-def put_weights(model, weights: Mapping[str, np.ndarray], source: str | Path, strict: bool = True) -> dict[str, list[str]]:
+def put_weights(
+    model, weights: Mapping[str, np.ndarray], source: str | Path, strict: bool = True
+) -> dict[str, list[str]]:
     """Load arrays into a network; returns the differences. DataError when there are any and `strict`, naming depth and joints of both sides."""
     found = differences(model, weights)
     if strict and any(found.values()):
         raise DataError(f"{source} does not fit: {_sides(model, weights)}it " + _listed(found))
     own = model.state_dict()
-    fitting = {n: np.asarray(w).astype(own[n].numpy().dtype) for n, w in weights.items() if n in own and np.shape(w) == tuple(own[n].shape)}
+    fitting = {
+        n: np.asarray(w).astype(own[n].numpy().dtype)
+        for n, w in weights.items()
+        if n in own and np.shape(w) == tuple(own[n].shape)
+    }
     model.set_state_dict(fitting)
     return found
 
@@ -79,7 +98,9 @@ def _sides(model, weights: Mapping[str, np.ndarray]) -> str:
 
 
 def _listed(found: dict[str, list[str]]) -> str:
-    parts = [f"{word} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" for word, names in found.items() if names]
+    parts = [
+        f"{word} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" for word, names in found.items() if names
+    ]
     return "; ".join(parts)
 
 
@@ -89,7 +110,9 @@ def load_backbone(model, path: str | Path) -> int:
     own = {n: t for n, t in model.state_dict().items() if is_backbone(n)}
     bad = [n for n, t in own.items() if n not in weights or np.shape(weights[n]) != tuple(t.shape)]
     if bad:
-        raise DataError(f"{path}: {len(bad)} tensors of the backbone are missing or have another shape, first {bad[0]}; give weights of the same depth")
+        raise DataError(
+            f"{path}: {len(bad)} tensors of the backbone are missing or have another shape, first {bad[0]}; give weights of the same depth"
+        )
     put_weights(model, {n: weights[n] for n in own}, path, strict=False)
     return len(own)
 
@@ -111,7 +134,9 @@ def load_network(path: str | Path, options: dict, fallback: dict | None = None, 
         theirs = found[field] if field in found else stored[field]
         if field in given and given[field] != theirs:
             hint = " (16 joints: MPII, 17: COCO; --dataset must match)" if field == "kp_dim" else ""
-            raise DataError(f"{path}: {field} is {theirs} in the checkpoint, {given[field]} was asked for{hint}; give another checkpoint or --{field}")
+            raise DataError(
+                f"{path}: {field} is {theirs} in the checkpoint, {given[field]} was asked for{hint}; give another checkpoint or --{field}"
+            )
     known = {k: v for k, v in (stored or fallback or {}).items() if k in Config.__dataclass_fields__ and k != "limit"}
     if not stored:
         known.setdefault("dataset", {14: "lsp", 17: "coco"}.get(found["kp_dim"], "mpii"))

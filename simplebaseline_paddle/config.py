@@ -31,28 +31,51 @@ class Config:
     # network
     depth: int = setting(50, "layers of the ResNet", tuple(BLOCKS))
     kp_dim: int | None = setting(None, "joints (default: as many as the data set has)", flag="--joints")
-    base_width: int = setting(64, "channels of the first stage, doubled by each further one (a ResNet's 64; fewer train faster on CPUs)")
-    style: str = setting("pytorch", "stride of a bottleneck on its 3x3 (pytorch) or first 1x1 convolution (caffe)", ("pytorch", "caffe"))
+    base_width: int = setting(
+        64, "channels of the first stage, doubled by each further one (a ResNet's 64; fewer train faster on CPUs)"
+    )
+    style: str = setting(
+        "pytorch", "stride of a bottleneck on its 3x3 (pytorch) or first 1x1 convolution (caffe)", ("pytorch", "caffe")
+    )
     deconv_filters: str = setting("256,256,256", "channels of the transposed convolutions")
     deconv_kernels: str = setting("4,4,4", "their kernels, 2 to 4")
     deconv_bias: bool = setting(False, "give them a bias (T's option)")
     final_kernel: int = setting(1, "kernel of the last convolution", (1, 3))
-    init: str = setting("kaiming", "backbone without pretrained weights: He's, or P's N(0, 0.001^2), which hardly trains", ("kaiming", "compat"))
+    init: str = setting(
+        "kaiming",
+        "backbone without pretrained weights: He's, or P's N(0, 0.001^2), which hardly trains",
+        ("kaiming", "compat"),
+    )
     # data
     dataset: str = setting("mpii", "data set", DATASETS)
     data_root: str | None = setting(None, "its folder (default: data/DATASET)")
     train_split: str = setting("train", "training split (lspet also knows ranges of image numbers: 1-4000)")
     valid_split: str = setting("valid", "split scored after each epoch; none switches it off", flag="--split")
-    boxes: str = setting("gt_selected", "COCO persons: P's selection of annotated boxes, all of them, or a detection file (val.py)", BOXES)
+    boxes: str = setting(
+        "gt_selected",
+        "COCO persons: P's selection of annotated boxes, all of them, or a detection file (val.py)",
+        BOXES,
+    )
     height: int = setting(384, "input height, a multiple of 32")
     width: int | None = setting(None, "input width (default: 288 for coco, else the height)")
     sigma: float = setting(3.0, "standard deviation of the target Gaussians in cells (2 for 256-pixel inputs)")
-    colour: str = setting("bgr", "channel order that the normalisation meets; released weights need bgr", ("bgr", "rgb"))
+    colour: str = setting(
+        "bgr", "channel order that the normalisation meets; released weights need bgr", ("bgr", "rgb")
+    )
     augmentation: str = setting("paddle", "whose random scale and rotation", tuple(AUGMENTATIONS))
-    scale_factor: float | None = setting(None, "standard deviation and limit of the random scale (default: the augmentation's)")
-    rot_factor: float | None = setting(None, "standard deviation of the rotation in degrees (default: the augmentation's)")
-    fast_decode: bool = setting(True, "train on JPEGs decoded at half, quarter or eighth size where the crop shrinks them as much (mode correct)")
-    mode: str = setting("correct", "data handling and metrics: as they should be, or as P has them", ("correct", "compat"))
+    scale_factor: float | None = setting(
+        None, "standard deviation and limit of the random scale (default: the augmentation's)"
+    )
+    rot_factor: float | None = setting(
+        None, "standard deviation of the rotation in degrees (default: the augmentation's)"
+    )
+    fast_decode: bool = setting(
+        True,
+        "train on JPEGs decoded at half, quarter or eighth size where the crop shrinks them as much (mode correct)",
+    )
+    mode: str = setting(
+        "correct", "data handling and metrics: as they should be, or as P has them", ("correct", "compat")
+    )
     # training
     num_epochs: int = setting(140, "epochs")
     batch_size: int = setting(128, "persons a step, over all devices")
@@ -62,7 +85,9 @@ class Config:
                                ("piecewise_decay", "cosine", "momentum"))  # fmt: skip
     lr_epochs: str = setting("90,120", "epochs after which the rate falls to a tenth")
     warmup: int = setting(0, "steps of linear warm-up")
-    ema: float = setting(0.0, "decay of an exponential moving average of the weights, scored and saved beside them; 0: none")
+    ema: float = setting(
+        0.0, "decay of an exponential moving average of the weights, scored and saved beside them; 0: none"
+    )
     amp: str = setting("off", "mixed precision (no gain on CPUs)", ("off", "bf16", "fp16"))
     freeze_bn: bool = setting(False, "keep batch-norm statistics as they are (fine-tuning in small batches)")
     target_weight: bool = setting(True, "leave unlabelled joints out of the loss (T's USE_TARGET_WEIGHT)")
@@ -70,7 +95,9 @@ class Config:
     seed: int = setting(0, "seed of weights, data order and augmentation")
     enable_ce: bool = setting(False, "P's continuous-integration mode: seed 90")
     # files
-    pretrained_model: str = setting("auto", "ImageNet backbone: Fluid folder, .pdparams or .pth; auto: pretrained/resnet_50/115 if there; none")
+    pretrained_model: str = setting(
+        "auto", "ImageNet backbone: Fluid folder, .pdparams or .pth; auto: pretrained/resnet_50/115 if there; none"
+    )
     checkpoint: str | None = setting(None, "weights to start from, or a run's state to go on from")
     resume: str = setting("none", "auto: go on from the newest state in the output folder, if any", ("none", "auto"))
     model_save_dir: str = setting("output", "checkpoints and logs go to DIR/simplebase-DATASET")
@@ -112,7 +139,9 @@ class Config:
                 raise ValueError(f"setting {field}: {getattr(self, field)} is less than 1")
         for field in ("deconv_filters", "deconv_kernels", "lr_epochs"):
             if not all(part.strip().isdecimal() for part in getattr(self, field).split(",")):
-                raise ValueError(f"setting {field}: {getattr(self, field)!r} is not a list of whole numbers such as 90,120")
+                raise ValueError(
+                    f"setting {field}: {getattr(self, field)!r} is not a list of whole numbers such as 90,120"
+                )
         return replace(self, seed=90) if self.enable_ce else self
 
 

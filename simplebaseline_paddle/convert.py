@@ -34,14 +34,33 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--input", required=True, type=Path, help="Fluid folder or __params__, .pdparams, .pth, .pth.tar")
-    add("--output", required=True, type=Path, help="result: .pdparams, .pth, .pth.tar, .onnx, a folder (fluid) or a path prefix (inference)")
+    add(
+        "--output",
+        required=True,
+        type=Path,
+        help="result: .pdparams, .pth, .pth.tar, .onnx, a folder (fluid) or a path prefix (inference)",
+    )
     add("--kind", choices=KINDS, help="format of the result (default: by its suffix, without one fluid)")
-    add("--preset", choices=tuple(PRESETS), default="paper", help="input size of files that do not state theirs (default: paper)")
+    add(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="paper",
+        help="input size of files that do not state theirs (default: paper)",
+    )
     add("--height", type=int, help="input height of exported networks (default: the checkpoint's, else the preset's)")
     add("--width", type=int, help="input width of exported networks")
     add("--style", choices=("pytorch", "caffe"), help="place of the stride, which weights do not show")
-    add("--weights", choices=("averaged", "raw"), default="averaged", help="the moving average where the checkpoint has one (default)")
-    add("--licence", default="not stated by the source", help="licence of the weights, as their source gives it; goes into the card")
+    add(
+        "--weights",
+        choices=("averaged", "raw"),
+        default="averaged",
+        help="the moving average where the checkpoint has one (default)",
+    )
+    add(
+        "--licence",
+        default="not stated by the source",
+        help="licence of the weights, as their source gives it; goes into the card",
+    )
     add("--limit", type=int, metavar="N", help="dry run: check the input, list its first N tensors, write nothing")
     return parser.parse_args(argv)
 
@@ -50,9 +69,18 @@ def kind_of(output: Path, kind: str | None) -> str:
     """The format asked for, or the one that the suffix means. DataError for an unknown suffix."""
     if kind:
         return kind
-    found = {".pdparams": "pdparams", ".pth": "torch", ".pt": "torch", ".tar": "torch", ".onnx": "onnx", "": "fluid"}.get(output.suffix)
+    found = {
+        ".pdparams": "pdparams",
+        ".pth": "torch",
+        ".pt": "torch",
+        ".tar": "torch",
+        ".onnx": "onnx",
+        "": "fluid",
+    }.get(output.suffix)
     if found is None:
-        raise DataError(f"--output {output}: which format? Give --kind {', '.join(KINDS)}, or a suffix .pdparams, .pth, .pth.tar, .onnx")
+        raise DataError(
+            f"--output {output}: which format? Give --kind {', '.join(KINDS)}, or a suffix .pdparams, .pth, .pth.tar, .onnx"
+        )
     return found
 
 
@@ -99,13 +127,17 @@ def write(kind: str, output: Path, model, config, arrays) -> dict:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".convert-") as folder:
         # its own suffixes, because readers and writers look at them
         draft = Path(folder) / output.name
-        writer = {"pdparams": _pdparams, "torch": _tensors, "fluid": _tensors, "onnx": _onnx, "inference": _inference}[kind]
+        writer = {"pdparams": _pdparams, "torch": _tensors, "fluid": _tensors, "onnx": _onnx, "inference": _inference}[
+            kind
+        ]
         check = writer(draft, model, config, arrays)
         if kind == "fluid" and output.is_dir():
             raise DataError(f"--output {output} exists; give a new folder")
         for part in sorted(Path(folder).iterdir()):
             if part.name.startswith(output.name):
-                shutil.move(part, output.parent / part.name) if part.is_dir() else os.replace(part, output.parent / part.name)
+                shutil.move(part, output.parent / part.name) if part.is_dir() else os.replace(
+                    part, output.parent / part.name
+                )
     return check
 
 
@@ -123,7 +155,9 @@ def compare(found, expected, limit: float) -> dict:
 
     off = float(np.abs(found - expected).max() / max(float(expected.std()), 1e-30))
     if not off <= limit:
-        raise DataError(f"the converted network's heat-maps are off by {off:.3g} standard deviations (limit {limit:g}); nothing was written")
+        raise DataError(
+            f"the converted network's heat-maps are off by {off:.3g} standard deviations (limit {limit:g}); nothing was written"
+        )
     return {"largest_difference_in_standard_deviations": off, "limit": limit, "inputs": list(np.shape(expected)[:1])}
 
 
@@ -171,7 +205,9 @@ def _onnx(draft: Path, model, config, arrays) -> dict:
         import onnxruntime
         import paddle2onnx
     except ImportError as error:
-        raise DataError(f"ONNX export needs paddle2onnx and onnxruntime ({error}): pip install -r simplebaseline_paddle/requirements.txt") from error
+        raise DataError(
+            f"ONNX export needs paddle2onnx and onnxruntime ({error}): pip install -r simplebaseline_paddle/requirements.txt"
+        ) from error
     from simplebaseline_paddle.infer import export_inference
 
     with tempfile.TemporaryDirectory() as folder:
@@ -201,7 +237,10 @@ def main(argv=None) -> int:
     except (DataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{card['network']}, {card['joints']} joints, {card['tensors']} tensors" + (f"; check: {card['check']}" if "check" in card else ""))
+    print(
+        f"{card['network']}, {card['joints']} joints, {card['tensors']} tensors"
+        + (f"; check: {card['check']}" if "check" in card else "")
+    )
     return 0
 
 

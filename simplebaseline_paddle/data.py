@@ -51,7 +51,10 @@ class PersonDataset(io.Dataset):
 
     def __getitem__(self, keys: list[tuple[int, int]]) -> dict[str, np.ndarray]:
         width, height = self.config.input_size
-        batch = {"image": np.empty((len(keys), height, width, 3), np.uint8), "index": np.array([index for _, index in keys], np.int64)}
+        batch = {
+            "image": np.empty((len(keys), height, width, 3), np.uint8),
+            "index": np.array([index for _, index in keys], np.int64),
+        }
         # Before any picture: decoding one pushes code and data out of the processor's caches, and all this then takes several times as long
         plans = [self._plan(epoch, index) for epoch, index in keys]
         found = [self._cut(*plan, out) for plan, out in zip(plans, batch["image"])]
@@ -70,13 +73,17 @@ class PersonDataset(io.Dataset):
         known = transforms.place(person, size, self.skeleton, change) if self.fast or not change.flip else None
         return records.images[index], factor, person, change, known
 
-    def _cut(self, path: str, factor: int, person: Person, change: Augmentation, known: tuple | None, out: np.ndarray) -> tuple:
+    def _cut(
+        self, path: str, factor: int, person: Person, change: Augmentation, known: tuple | None, out: np.ndarray
+    ) -> tuple:
         """Fill `out` with a planned crop; returns (joints in crop pixels, seen)."""
         image, factor = self._image(path, factor)
         if known is None:
             return transforms.crop(image, person, self.config.input_size, self.skeleton, change, factor, out)[1:]
         matrix, joints, seen = known
-        (transforms.warp_mirrored if change.flip else transforms.warp)(image, matrix, self.config.input_size, factor, out)
+        (transforms.warp_mirrored if change.flip else transforms.warp)(
+            image, matrix, self.config.input_size, factor, out
+        )
         return joints, seen
 
     def _targets(self, joints: np.ndarray, seen: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -104,11 +111,22 @@ class EpochBatches(io.BatchSampler):
     """
 
     def __init__(self, length: int, batch: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1):
-        self.length, self.batch, self.seed, self.shuffle, self.rank, self.world = length, batch, seed, shuffle, rank, world
+        self.length, self.batch, self.seed, self.shuffle, self.rank, self.world = (
+            length,
+            batch,
+            seed,
+            shuffle,
+            rank,
+            world,
+        )
         self.epoch = self.skip = 0
 
     def __iter__(self):
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length) if self.shuffle else np.arange(self.length)
+        order = (
+            np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+            if self.shuffle
+            else np.arange(self.length)
+        )
         if self.shuffle:
             batches = [order[b * self.batch : (b + 1) * self.batch][self.rank :: self.world] for b in range(self.total)]
         else:
@@ -197,7 +215,9 @@ class Loader:
             yield batch if "error" in batch else {name: paddle.to_tensor(array) for name, array in batch.items()}
 
 
-def make_loader(dataset: PersonDataset, batch: int, shuffle: bool, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0) -> Loader:
+def make_loader(
+    dataset: PersonDataset, batch: int, shuffle: bool, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0
+) -> Loader:
     """Batches of `batch` persons (in training over all processes together), starting `skip` batches into the epoch."""
     sampler = EpochBatches(len(dataset), batch, dataset.config.seed, shuffle, rank, world)
     sampler.epoch, sampler.skip = epoch, skip

@@ -35,7 +35,16 @@ def training_mode(model, freeze_bn: bool) -> None:
 
 
 def train_one_epoch(
-    network, loader, optimizer, config: Config, *, scaler=None, ema=None, first: int = 0, on_step: Callable | None = None, progress: bool = True
+    network,
+    loader,
+    optimizer,
+    config: Config,
+    *,
+    scaler=None,
+    ema=None,
+    first: int = 0,
+    on_step: Callable | None = None,
+    progress: bool = True,
 ) -> dict[str, float]:
     """Train over the loader's batches, the first of which is number `first` of the epoch. Returns the mean `loss`.
 
@@ -45,7 +54,9 @@ def train_one_epoch(
     training_mode(network, config.freeze_bn)
     optimizer.clear_grad()  # of the last epoch's batches that were too few for an update
     losses = []
-    bar = tqdm(loader, initial=first, total=first + len(loader), disable=not progress, dynamic_ncols=True, mininterval=2)
+    bar = tqdm(
+        loader, initial=first, total=first + len(loader), disable=not progress, dynamic_ncols=True, mininterval=2
+    )
     for i, batch in enumerate(bar, start=first):
         with autocast(config.amp):
             maps = network(normalise(batch["image"], config.colour))
@@ -87,7 +98,9 @@ def maps_of(forward: Callable, images: np.ndarray, mirror: np.ndarray, config: C
     return maps
 
 
-def predict(forward: Callable, loader, records: Records, config: Config, skeleton: Skeleton, progress: bool = True) -> Iterator[tuple]:
+def predict(
+    forward: Callable, loader, records: Records, config: Config, skeleton: Skeleton, progress: bool = True
+) -> Iterator[tuple]:
     """Yield (index, joints, score, batch, maps) a batch: index (n,) into `records`, joints (n,K,2) image pixels, score (n,K) the maps' peaks."""
     width, height = config.map_size
     offset = 0.25 if config.post_process else 0.0
@@ -95,6 +108,8 @@ def predict(forward: Callable, loader, records: Records, config: Config, skeleto
         index, images = batch["index"].numpy(), batch["image"].numpy()
         maps = maps_of(forward, images, skeleton.mirror, config)
         if maps.shape[1:] != (len(skeleton), height, width):
-            raise ValueError(f"the network gives maps of shape {maps.shape[1:]}, {(len(skeleton), height, width)} was expected")
+            raise ValueError(
+                f"the network gives maps of shape {maps.shape[1:]}, {(len(skeleton), height, width)} was expected"
+            )
         cells, score = decode_maps(maps, offset)
         yield index, to_image(cells, records.center[index], records.scale[index], (width, height)), score, images, maps

@@ -19,7 +19,9 @@ from common.poses import DataError
 ENGINES = ("auto", "predictor", "bf16", "tensorrt", "eager")
 
 
-def make_forward(model, size: tuple[int, int], engine: str = "auto", gpu: bool = False, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+def make_forward(
+    model, size: tuple[int, int], engine: str = "auto", gpu: bool = False, threads: int = 0
+) -> Callable[[np.ndarray], np.ndarray]:
     """(N,3,H,W) float32 -> (N,K,h,w) float32 for inputs of `size` = (width, height); `threads` CPU threads, 0: those of OMP_NUM_THREADS.
 
     DataError when `bf16` is asked for where nothing computes in it.
@@ -38,7 +40,9 @@ def make_forward(model, size: tuple[int, int], engine: str = "auto", gpu: bool =
 def has_bfloat16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
     """Whether the processor multiplies bfloat16 numbers; others would imitate it, slower than float32."""
     path = Path(cpuinfo)
-    return bool({"avx512_bf16", "amx_bf16"} & set(path.read_text(errors="replace").split())) if path.is_file() else False
+    return (
+        bool({"avx512_bf16", "amx_bf16"} & set(path.read_text(errors="replace").split())) if path.is_file() else False
+    )
 
 
 def _eager(model) -> Callable[[np.ndarray], np.ndarray]:
@@ -68,7 +72,9 @@ class Predictor:
         from paddle import inference
 
         prefix = Path(prefix)
-        program = next((f for f in (prefix.with_name(prefix.name + s) for s in (".json", ".pdmodel")) if f.is_file()), None)
+        program = next(
+            (f for f in (prefix.with_name(prefix.name + s) for s in (".json", ".pdmodel")) if f.is_file()), None
+        )
         if program is None:
             raise FileNotFoundError(f"{prefix}.json (or .pdmodel) does not exist")
         config = inference.Config(str(program), str(prefix.with_name(prefix.name + ".pdiparams")))

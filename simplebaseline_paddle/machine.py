@@ -35,10 +35,15 @@ class Machine:
 
         there = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
         if use_gpu and not there:
-            raise DataError("--use_gpu, but PaddlePaddle sees no CUDA device here; leave it out, or install paddlepaddle-gpu")
+            raise DataError(
+                "--use_gpu, but PaddlePaddle sees no CUDA device here; leave it out, or install paddlepaddle-gpu"
+            )
         self.gpu = there if use_gpu is None else use_gpu
         self.threads = threads
-        self.rank, self.world = int(os.environ.get("PADDLE_TRAINER_ID", 0)), int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+        self.rank, self.world = (
+            int(os.environ.get("PADDLE_TRAINER_ID", 0)),
+            int(os.environ.get("PADDLE_TRAINERS_NUM", 1)),
+        )
         if self.world > 1:
             import paddle.distributed as distributed
 

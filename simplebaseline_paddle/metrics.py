@@ -7,7 +7,9 @@ import numpy as np
 from common.codecs import decode_maps
 
 
-def map_accuracy(maps: np.ndarray, target: np.ndarray, threshold: float = 0.5, compat: bool = False) -> tuple[float, np.ndarray, int]:
+def map_accuracy(
+    maps: np.ndarray, target: np.ndarray, threshold: float = 0.5, compat: bool = False
+) -> tuple[float, np.ndarray, int]:
     """(mean, (K,) by joint with -1 where no target counts, number of joints that count) of heat-maps (N,K,h,w) against target maps.
 
     A hit: the peaks are less than `threshold` tenths of the map's sides apart. A target counts when its peak lies beyond column 1 and

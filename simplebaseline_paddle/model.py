@@ -25,8 +25,20 @@ def conv(channels: int, out: int, kernel: int, init: str, stride: int = 1) -> nn
     `init`: `kaiming` (He normal, fan out), which trains from scratch; `compat` N(0, 0.001^2), the Paddle project's without a pretrained
     backbone; `zeros` when weights come from a file.
     """
-    weight = {"kaiming": Normal(0.0, (2.0 / (out * kernel**2)) ** 0.5), "compat": Normal(0.0, SMALL), "zeros": Constant(0.0)}[init]
-    return nn.Conv2D(channels, out, kernel, stride=stride, padding=kernel // 2, weight_attr=ParamAttr(initializer=weight), bias_attr=False)
+    weight = {
+        "kaiming": Normal(0.0, (2.0 / (out * kernel**2)) ** 0.5),
+        "compat": Normal(0.0, SMALL),
+        "zeros": Constant(0.0),
+    }[init]
+    return nn.Conv2D(
+        channels,
+        out,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        weight_attr=ParamAttr(initializer=weight),
+        bias_attr=False,
+    )
 
 
 class BasicBlock(nn.Layer):
@@ -89,7 +101,9 @@ class PoseResNet(nn.Layer):
     ):  # fmt: skip
         super().__init__()
         if depth not in BLOCKS or len(filters) != len(kernels) or final_kernel not in (1, 3):
-            raise ValueError(f"no PoseResNet with depth {depth}, filters {filters}, kernels {kernels}, final kernel {final_kernel}")
+            raise ValueError(
+                f"no PoseResNet with depth {depth}, filters {filters}, kernels {kernels}, final kernel {final_kernel}"
+            )
         block = BasicBlock if depth < 50 else Bottleneck
         self.conv1 = conv(3, base_width, 7, init, 2)
         self.bn1 = nn.BatchNorm2D(base_width)
@@ -106,7 +120,9 @@ class PoseResNet(nn.Layer):
         self.deconv_layers = nn.Sequential(*deconv_stack(channels, filters, kernels, deconv_bias, init))
         weight, bias = head_init(init)
         last = filters[-1] if filters else channels
-        self.final_layer = nn.Conv2D(last, joints, final_kernel, padding=final_kernel // 2, weight_attr=weight, bias_attr=bias)
+        self.final_layer = nn.Conv2D(
+            last, joints, final_kernel, padding=final_kernel // 2, weight_attr=weight, bias_attr=bias
+        )
 
     def forward(self, image):
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
@@ -114,14 +130,23 @@ class PoseResNet(nn.Layer):
         return self.final_layer(self.deconv_layers(x))
 
 
-def deconv_stack(channels: int, filters: tuple[int, ...], kernels: tuple[int, ...], bias: bool, init: str) -> list[nn.Layer]:
+def deconv_stack(
+    channels: int, filters: tuple[int, ...], kernels: tuple[int, ...], bias: bool, init: str
+) -> list[nn.Layer]:
     """Transposed convolution, batch norm and ReLU for every entry of `filters`."""
     layers: list[nn.Layer] = []
     for out, kernel in zip(filters, kernels, strict=True):
         padding, extra = DECONV_PADDING[kernel]
         weight, offset = head_init(init)
         grow = nn.Conv2DTranspose(
-            channels, out, kernel, stride=2, padding=padding, output_padding=extra, weight_attr=weight, bias_attr=offset if bias else False
+            channels,
+            out,
+            kernel,
+            stride=2,
+            padding=padding,
+            output_padding=extra,
+            weight_attr=weight,
+            bias_attr=offset if bias else False,
         )
         layers += [grow, nn.BatchNorm2D(out), nn.ReLU()]
         channels = out
@@ -130,7 +155,9 @@ def deconv_stack(channels: int, filters: tuple[int, ...], kernels: tuple[int, ..
 
 def head_init(init: str) -> tuple[ParamAttr, ParamAttr]:
     """Weights and biases of the head: N(0, 0.001^2) and 0, as in both originals."""
-    return ParamAttr(initializer=Constant(0.0) if init == "zeros" else Normal(0.0, SMALL)), ParamAttr(initializer=Constant(0.0))
+    return ParamAttr(initializer=Constant(0.0) if init == "zeros" else Normal(0.0, SMALL)), ParamAttr(
+        initializer=Constant(0.0)
+    )
 
 
 def arguments_of(config) -> dict:

@@ -13,7 +13,12 @@ from common.poses import DataError
 from simplebaseline_paddle.config import BLOCKS
 
 # Ours -> PyTorch's and P's suffixes of a batch norm: gain, offset, running mean, running variance
-BATCH_NORM = (("weight", "weight", "w_0"), ("bias", "bias", "b_0"), ("_mean", "running_mean", "w_1"), ("_variance", "running_var", "w_2"))
+BATCH_NORM = (
+    ("weight", "weight", "w_0"),
+    ("bias", "bias", "b_0"),
+    ("_mean", "running_mean", "w_1"),
+    ("_variance", "running_var", "w_2"),
+)
 _TO_TORCH = {"_mean": "running_mean", "_variance": "running_var"}
 _FROM_TORCH = {v: k for k, v in _TO_TORCH.items()}
 
@@ -95,8 +100,15 @@ def describe(tensors: Mapping[str, np.ndarray]) -> dict:
     bottleneck = any(n.endswith(".conv3.weight") for n in tensors)
     depth = next((d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck), None)
     if depth is None or "final_layer.weight" not in tensors:
-        raise DataError(f"these tensors are no PoseResNet: blocks {blocks}, " + ("no final_layer" if depth else "which no depth has"))
-    shapes = [np.shape(tensors[f"deconv_layers.{3 * i}.weight"]) for i in range(9) if f"deconv_layers.{3 * i}.weight" in tensors]
+        raise DataError(
+            f"these tensors are no PoseResNet: blocks {blocks}, "
+            + ("no final_layer" if depth else "which no depth has")
+        )
+    shapes = [
+        np.shape(tensors[f"deconv_layers.{3 * i}.weight"])
+        for i in range(9)
+        if f"deconv_layers.{3 * i}.weight" in tensors
+    ]
     return {
         "depth": depth, "kp_dim": int(np.shape(tensors["final_layer.weight"])[0]), "deconv_filters": ",".join(str(s[1]) for s in shapes),
         "deconv_kernels": ",".join(str(s[2]) for s in shapes), "deconv_bias": "deconv_layers.0.bias" in tensors,

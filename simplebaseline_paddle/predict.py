@@ -32,10 +32,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", help="image, folder, video or camera number")
-    add("--dataset", choices=DATASETS, help="whose joints, and whose output folder has the checkpoint (default: the checkpoint's; folder: mpii)")
+    add(
+        "--dataset",
+        choices=DATASETS,
+        help="whose joints, and whose output folder has the checkpoint (default: the checkpoint's; folder: mpii)",
+    )
     common_arguments(parser)
     own_arguments(parser)
-    return parser.parse_args(plain_switches(drop_ignored(sys.argv[1:] if argv is None else argv), switches() | {"random_weights"}))
+    return parser.parse_args(
+        plain_switches(drop_ignored(sys.argv[1:] if argv is None else argv), switches() | {"random_weights"})
+    )
 
 
 def own_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +50,12 @@ def own_arguments(parser: argparse.ArgumentParser) -> None:
     add("--box", action="append", help="x,y,w,h of a person, once a person (default: the whole picture)")
     add("--detections", help="COCO detection JSON with the persons' boxes")
     add("--min_box_score", type=float, default=0.0, help="least score of a detection (default: 0)")
-    add("--min_score", type=float, default=0.2, help="joints with a lower score are not drawn; the JSON has all (default: 0.2)")
+    add(
+        "--min_score",
+        type=float,
+        default=0.2,
+        help="joints with a lower score are not drawn; the JSON has all (default: 0.2)",
+    )
     predicting.add_arguments(parser, "; one person only")
 
 
@@ -80,7 +91,9 @@ class Detections:
     def check_used(self) -> None:
         """DataError when no picture was one of the file's."""
         if self.by_name and not self.used:
-            raise DataError(f"detection file {self.path} has no box for any of these pictures; its first image is {next(iter(self.by_name))}")
+            raise DataError(
+                f"detection file {self.path} has no box for any of these pictures; its first image is {next(iter(self.by_name))}"
+            )
 
 
 class Looker:
@@ -106,7 +119,9 @@ class Looker:
             return np.zeros((0, count, 2)), np.zeros((0, count), np.float32)
         center, scale = center_and_scale(boxes, self.config, "own")
         nobody = np.zeros((count, 2)), np.zeros(count, bool)
-        crops = [crop(image, Person(c, s, *nobody), self.config.input_size, self.skeleton)[0] for c, s in zip(center, scale)]
+        crops = [
+            crop(image, Person(c, s, *nobody), self.config.input_size, self.skeleton)[0] for c, s in zip(center, scale)
+        ]
         maps = maps_of(self.forward, np.stack(crops), self.skeleton.mirror, self.config)
         cells, score = decode_maps(maps, 0.25 if self.config.post_process else 0.0)
         return to_image(cells, center, scale, self.config.map_size), score
@@ -119,7 +134,9 @@ def prepare(args: argparse.Namespace):
     from simplebaseline_paddle.val import pick_checkpoint
 
     if pick_checkpoint(args) is None and not args.random_weights:
-        raise DataError(f"no checkpoint of {args.dataset or 'mpii'} in {args.model_save_dir}: train first, or give --checkpoint PATH")
+        raise DataError(
+            f"no checkpoint of {args.dataset or 'mpii'} in {args.model_save_dir}: train first, or give --checkpoint PATH"
+        )
     machine = Machine(args.use_gpu, args.threads)
     model, config, _ = load_model(args, None)
     known = {"mpii": SKELETONS["mpii16"], "coco": COCO17, "lsp": SKELETONS["lsp14"], "lspet": SKELETONS["lsp14"], "penn_action": SKELETONS["penn13"],
@@ -127,7 +144,9 @@ def prepare(args: argparse.Namespace):
     skeleton = known.get(config.dataset)
     if skeleton is None or len(skeleton) != config.kp_dim:
         names = [d for d, s in known.items() if len(s) == config.kp_dim]
-        raise DataError(f"the checkpoint has {config.kp_dim} joints, {config.dataset} another number; try --dataset {' or '.join(names) or '?'}")
+        raise DataError(
+            f"the checkpoint has {config.kp_dim} joints, {config.dataset} another number; try --dataset {' or '.join(names) or '?'}"
+        )
     return Looker(model, config, machine, skeleton, args.engine)
 
 
@@ -147,7 +166,9 @@ def run(args: argparse.Namespace) -> Path:
         drawing = draw_pose(image, joints, looker.skeleton, score, min_score=args.min_score) if len(joints) else image
         return [row_of(index, name, joints, score, used, box_score, looker.skeleton)], drawing
 
-    out = predicting.write_answers(source, Path(args.out) if args.out != "output/predict" else ROOT / args.out, answer, args.limit)
+    out = predicting.write_answers(
+        source, Path(args.out) if args.out != "output/predict" else ROOT / args.out, answer, args.limit
+    )
     if detections:
         detections.check_used()
     return out

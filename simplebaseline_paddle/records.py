@@ -33,7 +33,9 @@ class Records:
     def select(self, index) -> Records:
         """The persons of an index array, a slice or a mask."""
         index = np.arange(len(self))[index]
-        arrays = {f: getattr(self, f)[index] for f in ("image_id", "rows", "center", "scale", "joints", "seen", "box_score")}
+        arrays = {
+            f: getattr(self, f)[index] for f in ("image_id", "rows", "center", "scale", "joints", "seen", "box_score")
+        }
         return replace(self, images=[self.images[i] for i in index], **arrays)
 
     @property
@@ -48,18 +50,24 @@ class Records:
         return np.prod(self.scale * PIXEL_STD, axis=1)
 
 
-def records_for(pose_set: PoseSet, config: Config, detections: str | Path | None = None, image_threshold: float = 0.0) -> Records:
+def records_for(
+    pose_set: PoseSet, config: Config, detections: str | Path | None = None, image_threshold: float = 0.0
+) -> Records:
     """The persons of a split that `config.boxes` asks for. DataError when there are none."""
     if config.boxes == "detections":
         if detections is None:
-            raise DataError("--boxes=detections needs --detections FILE: a COCO detection JSON, such as COCO_val2017_detections_AP_H_56_person.json")
+            raise DataError(
+                "--boxes=detections needs --detections FILE: a COCO detection JSON, such as COCO_val2017_detections_AP_H_56_person.json"
+            )
         records = from_detections(pose_set, detections, config, image_threshold)
     elif pose_set.name == "mpii":
         records = from_mpii(pose_set, config)
     else:
         records = from_boxes(pose_set, config)
     if not len(records):
-        raise DataError(f"{pose_set.root}: split {pose_set.split} of {pose_set.name} has no person to look at; choose another --split or --boxes")
+        raise DataError(
+            f"{pose_set.root}: split {pose_set.split} of {pose_set.name} has no person to look at; choose another --split or --boxes"
+        )
     return records.select(slice(config.limit))
 
 
@@ -93,7 +101,9 @@ def _need_area(pose_set: PoseSet, scale: np.ndarray) -> None:
         )
 
 
-def center_and_scale(box: np.ndarray, config: Config, name: str = "coco", compat: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def center_and_scale(
+    box: np.ndarray, config: Config, name: str = "coco", compat: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """(N,4) x, y, w, h -> centre (N,2), scale (N,2), float32 for COCO as in the originals: the box grown to the input's aspect, times 1.25.
 
     `compat` leaves out the padding where the centre's x is -1, which the originals take for "missing".
@@ -135,7 +145,9 @@ def _by_image(pose_set: PoseSet, rows: np.ndarray) -> np.ndarray:
     """Persons of one image together, images in the file's order: an image is then decoded once, and results come out as the originals'."""
     order = pose_set.regions if pose_set.regions is not None else dict.fromkeys(pose_set.image_id.tolist())
     position = {image: i for i, image in enumerate(order)}
-    return rows[np.argsort([position[i] for i in pose_set.image_id[rows].tolist()], kind="stable")] if len(rows) else rows
+    return (
+        rows[np.argsort([position[i] for i in pose_set.image_id[rows].tolist()], kind="stable")] if len(rows) else rows
+    )
 
 
 def clean_boxes(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
@@ -195,14 +207,22 @@ def read_detections(path: Path) -> list[dict]:
     from common.datasets.files import read_json
 
     if not path.is_file():
-        raise DataError(f"detection file {path} does not exist; T's download page has COCO_val2017_detections_AP_H_56_person.json")
+        raise DataError(
+            f"detection file {path} does not exist; T's download page has COCO_val2017_detections_AP_H_56_person.json"
+        )
     entries = read_json(path)
     if not isinstance(entries, list):
-        raise DataError(f"detection file {path} is no list of {{image_id, category_id, bbox, score}}; give a COCO detection JSON")
+        raise DataError(
+            f"detection file {path} is no list of {{image_id, category_id, bbox, score}}; give a COCO detection JSON"
+        )
     for number, entry in enumerate(entries):
-        lacking = [f for f in ("image_id", "category_id", "bbox", "score") if not isinstance(entry, dict) or f not in entry]
+        lacking = [
+            f for f in ("image_id", "category_id", "bbox", "score") if not isinstance(entry, dict) or f not in entry
+        ]
         if lacking:
-            raise DataError(f"detection file {path}: entry {number} has no field {lacking[0]}; an entry holds image_id, category_id, bbox, score")
+            raise DataError(
+                f"detection file {path}: entry {number} has no field {lacking[0]}; an entry holds image_id, category_id, bbox, score"
+            )
         if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
             raise DataError(f"detection file {path}: entry {number} has bbox {entry['bbox']!r} instead of [x, y, w, h]")
     return [e for e in entries if e["category_id"] == 1]

@@ -89,7 +89,9 @@ class Run:
         self.machine = machine
         self.pose_set = load_pose_set(config.dataset, config.data_root, config.train_split)
         if config.kp_dim not in (None, len(self.pose_set.skeleton)):
-            raise DataError(f"--kp_dim {config.kp_dim}, but {config.dataset} has {len(self.pose_set.skeleton)} joints; leave it out")
+            raise DataError(
+                f"--kp_dim {config.kp_dim}, but {config.dataset} has {len(self.pose_set.skeleton)} joints; leave it out"
+            )
         config.kp_dim = len(self.pose_set.skeleton)
         self.config = config
         if config.batch_size % machine.world:
@@ -101,7 +103,9 @@ class Run:
         self.dataset = data.PersonDataset(records, self.pose_set.skeleton, config, training=True)
         self.batches = self._sampler().total
         if not self.batches:
-            raise DataError(f"{len(records)} persons are less than one batch of {config.batch_size}; lower --batch_size")
+            raise DataError(
+                f"{len(records)} persons are less than one batch of {config.batch_size}; lower --batch_size"
+            )
         self.optimizer = build_optimizer(self.model, config, max(self.batches // config.accumulate, 1))
         self.scaler = paddle.amp.GradScaler(init_loss_scaling=1024.0) if config.amp == "fp16" else None
         self.ema = MovingAverage(self.model, config.ema) if config.ema else None
@@ -116,7 +120,9 @@ class Run:
     def loader(self):
         """The batches that are left of this epoch."""
         config, machine = self.config, self.machine
-        return data.make_loader(self.dataset, config.batch_size, True, machine.rank, machine.world, self.epoch, self.batch)
+        return data.make_loader(
+            self.dataset, config.batch_size, True, machine.rank, machine.world, self.epoch, self.batch
+        )
 
     def network(self):
         """The model as it is called in training."""

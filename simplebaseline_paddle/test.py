@@ -30,7 +30,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     common_arguments(parser)
     predict.own_arguments(parser)
     parser.set_defaults(out="output/test")
-    return parser.parse_args(plain_switches(drop_ignored(sys.argv[1:] if argv is None else argv), switches() | {"random_weights"}))
+    return parser.parse_args(
+        plain_switches(drop_ignored(sys.argv[1:] if argv is None else argv), switches() | {"random_weights"})
+    )
 
 
 def run(args: argparse.Namespace) -> Path:

@@ -29,7 +29,9 @@ from simplebaseline_paddle.config import Config  # noqa: E402
 
 def parse_args(argv=None) -> Config:
     """The run's settings; ValueError on unknown keys or values."""
-    return parse_config(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter), argv)
+    return parse_config(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter), argv
+    )
 
 
 def train(config: Config) -> Path:
@@ -80,7 +82,9 @@ class BaselineWatch(Watch):
         """Share of the batch's joints whose map peaks where the target does."""
         from simplebaseline_paddle.metrics import map_accuracy
 
-        return map_accuracy(out.astype("float32").numpy(), batch["target"].numpy(), compat=self.run.config.mode == "compat")[0]
+        return map_accuracy(
+            out.astype("float32").numpy(), batch["target"].numpy(), compat=self.run.config.mode == "compat"
+        )[0]
 
     def pictures(self, out, batch: dict) -> None:
         """The batch's first images with their maps."""
@@ -121,7 +125,9 @@ def main(argv=None) -> int:
         data_ready(config)
         return train(config)
 
-    return exit_code(work, "checkpoints are in {}", "The last good state is kept: lower --lr, and go on with --resume auto")
+    return exit_code(
+        work, "checkpoints are in {}", "The last good state is kept: lower --lr, and go on with --resume auto"
+    )
 
 
 def data_ready(config: Config) -> None:

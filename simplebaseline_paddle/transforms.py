@@ -80,7 +80,9 @@ class Person:
         return Person(np.array([width - 1 - self.center[0], self.center[1]]), self.scale, joints, seen)
 
 
-def place(person: Person, size: tuple[int, int], skeleton: Skeleton, change: Augmentation = Augmentation(), width: float = 0):
+def place(
+    person: Person, size: tuple[int, int], skeleton: Skeleton, change: Augmentation = Augmentation(), width: float = 0
+):
     """Where a crop of `size` lies: (matrix (2,3) from the image to the crop, joints (K,2) in crop pixels, seen (K,)).
 
     With `change.flip` the matrix starts from the mirrored image, in which column x is column `width` - 1 - x.
@@ -88,10 +90,16 @@ def place(person: Person, size: tuple[int, int], skeleton: Skeleton, change: Aug
     if change.flip:
         person = person.mirrored(width, skeleton)
     matrix = affine(person.center, person.scale * change.scale, change.rotation, size)
-    return matrix, np.where(person.seen[:, None], person.joints @ matrix[:, :2].T + matrix[:, 2], person.joints), person.seen
+    return (
+        matrix,
+        np.where(person.seen[:, None], person.joints @ matrix[:, :2].T + matrix[:, 2], person.joints),
+        person.seen,
+    )
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], reduced: int = 1, out: np.ndarray | None = None) -> np.ndarray:
+def warp(
+    image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], reduced: int = 1, out: np.ndarray | None = None
+) -> np.ndarray:
     """The crop (H,W,3) uint8 that `matrix` (2,3) cuts out of an image, into `out` if given.
 
     `image` may have been decoded at 1/`reduced` of its size; cell i of it stands for pixels reduced*i ... reduced*i + reduced-1. With
@@ -100,7 +108,9 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], reduced: 
     return cv2.warpAffine(image, _for_reduced(matrix, reduced), size, dst=out, flags=cv2.INTER_LINEAR)
 
 
-def warp_mirrored(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], reduced: int = 1, out: np.ndarray | None = None) -> np.ndarray:
+def warp_mirrored(
+    image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], reduced: int = 1, out: np.ndarray | None = None
+) -> np.ndarray:
     """As `warp` of the mirrored image, which is not made (that costs a tenth of a sample); `matrix` is `place`'s for width 0.
 
     Positions agree to 1/1000 pixel. OpenCV rounds them to 1/1024 and those, halves up, to 1/32; mirrored halves would go down, hence the
@@ -115,11 +125,20 @@ def warp_mirrored(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], 
 def _for_reduced(matrix: np.ndarray, reduced: int) -> np.ndarray:
     if reduced == 1:
         return matrix
-    return np.concatenate([matrix[:, :2] * reduced, matrix[:, :2].sum(1, keepdims=True) * (reduced - 1) / 2 + matrix[:, 2:]], axis=1)
+    return np.concatenate(
+        [matrix[:, :2] * reduced, matrix[:, :2].sum(1, keepdims=True) * (reduced - 1) / 2 + matrix[:, 2:]], axis=1
+    )
 
 
-def crop(image: np.ndarray, person: Person, size: tuple[int, int], skeleton: Skeleton, change: Augmentation = Augmentation(), reduced: int = 1,
-         out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def crop(
+    image: np.ndarray,
+    person: Person,
+    size: tuple[int, int],
+    skeleton: Skeleton,
+    change: Augmentation = Augmentation(),
+    reduced: int = 1,
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(crop (H,W,3) uint8, joints (K,2) in crop pixels, seen (K,)): `place` and `warp`, with the mirrored image where `change.flip`."""
     matrix, joints, seen = place(person, size, skeleton, change, image.shape[1] * reduced)
     image = cv2.flip(image, 1) if change.flip else image  # fifty times as fast as numpy's reversed copy
@@ -133,7 +152,13 @@ def reduction(scale: np.ndarray, width: int) -> int:
 
 
 def targets(
-    joints: np.ndarray, weight: np.ndarray, map_size: tuple[int, int], sigma: float, stride: float = 4.0, compat: bool = False, out: np.ndarray | None = None
+    joints: np.ndarray,
+    weight: np.ndarray,
+    map_size: tuple[int, int],
+    sigma: float,
+    stride: float = 4.0,
+    compat: bool = False,
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian heat-maps (K,h,w) float32 and weights (K,1) float32 of joints (K,2) in crop pixels with weights (K,).
 

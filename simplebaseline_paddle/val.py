@@ -29,31 +29,79 @@ from simplebaseline_paddle.arguments import IGNORED, TRAINING_ONLY, drop_ignored
 from simplebaseline_paddle.config import BOXES, DATASETS, PRESETS, Config, data_root, run_directory  # noqa: E402
 from simplebaseline_paddle.infer import ENGINES  # noqa: E402
 
-PROTOCOL = {"mpii": "pckh@0.5", "coco": "oks_ap", "lsp": "pck_torso@0.2", "lspet": "pck_torso@0.2", "penn_action": "pck_box@0.2", "ai_challenger": "aic_map"}
+PROTOCOL = {
+    "mpii": "pckh@0.5",
+    "coco": "oks_ap",
+    "lsp": "pck_torso@0.2",
+    "lspet": "pck_torso@0.2",
+    "penn_action": "pck_box@0.2",
+    "ai_challenger": "aic_map",
+}
 # options that win over a checkpoint's own settings
-_OVERRIDES = ("kp_dim", "depth", "height", "width", "colour", "mode", "boxes", "style", "flip_test", "shift_heatmap", "post_process", "workers", "limit")
+_OVERRIDES = (
+    "kp_dim",
+    "depth",
+    "height",
+    "width",
+    "colour",
+    "mode",
+    "boxes",
+    "style",
+    "flip_test",
+    "shift_heatmap",
+    "post_process",
+    "workers",
+    "limit",
+)
 
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
     """What every program that runs a checkpoint asks for."""
     add = parser.add_argument
-    add("--checkpoint", help="Fluid folder, .pdparams or .pth.tar (default: best, else last of train.py's output folder)")
+    add(
+        "--checkpoint",
+        help="Fluid folder, .pdparams or .pth.tar (default: best, else last of train.py's output folder)",
+    )
     add("--model_save_dir", default="output", help="as in train.py (default: output)")
-    add("--preset", choices=("auto", *PRESETS), default="auto", help="settings of a file that has none: auto is smoke on synthetic data, else paper")
+    add(
+        "--preset",
+        choices=("auto", *PRESETS),
+        default="auto",
+        help="settings of a file that has none: auto is smoke on synthetic data, else paper",
+    )
     add("--kp_dim", "--joints", type=int, help="joints (default: the checkpoint's, which it must equal)")
     add("--depth", type=int, help="layers of the ResNet (default: the checkpoint's, which it must equal)")
     add("--height", type=int, help="input height (default: the checkpoint's)")
     add("--width", type=int, help="input width (default: the checkpoint's)")
-    add("--style", choices=("pytorch", "caffe"), help="place of the stride, which weights do not show (default: the checkpoint's, else pytorch)")
+    add(
+        "--style",
+        choices=("pytorch", "caffe"),
+        help="place of the stride, which weights do not show (default: the checkpoint's, else pytorch)",
+    )
     add("--colour", choices=("bgr", "rgb"), help="channel order (default: the checkpoint's, else bgr)")
     add("--mode", choices=("correct", "compat"), help="data handling (default: the checkpoint's, which it must equal)")
-    add("--weights", choices=("averaged", "raw"), default="averaged", help="the moving average where the checkpoint has one (default)")
+    add(
+        "--weights",
+        choices=("averaged", "raw"),
+        default="averaged",
+        help="the moving average where the checkpoint has one (default)",
+    )
     add("--random_weights", action="store_true", help="the network with fresh random weights (a baseline)")
-    add("--engine", choices=ENGINES, default="auto", help="predictor (auto), tensorrt on GPUs, eager; bf16: twice as fast on newer CPUs, a little less exact")
+    add(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="predictor (auto), tensorrt on GPUs, eager; bf16: twice as fast on newer CPUs, a little less exact",
+    )
     add("--use_gpu", action=argparse.BooleanOptionalAction, help="compute on the GPU (default: where there is one)")
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves Paddle's choice")
     add("--workers", type=int, help="loader processes (default: the checkpoint's, else 2)")
-    add("--batch_size", type=int, default=32, help="persons a batch (default: 32; the original's 128 needs more memory, with equal results)")
+    add(
+        "--batch_size",
+        type=int,
+        default=32,
+        help="persons a batch (default: 32; the original's 128 needs more memory, with equal results)",
+    )
     add("--limit", type=int, help="the first N persons only")
     for name, text in (("flip_test", "average with the mirrored image"), ("shift_heatmap", "shift its maps by one cell"),
                        ("post_process", "quarter-cell refinement")):  # fmt: skip
@@ -68,11 +116,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--data_root", help="its folder (default: data/DATASET)")
     add("--split", default="valid", help="split to score (default: valid)")
     common_arguments(parser)
-    add("--boxes", choices=BOXES, help="COCO persons: the Paddle project's selection of annotated boxes (default), all of them, or --detections")
+    add(
+        "--boxes",
+        choices=BOXES,
+        help="COCO persons: the Paddle project's selection of annotated boxes (default), all of them, or --detections",
+    )
     add("--detections", help="COCO detection JSON; implies --boxes detections")
     add("--image_threshold", type=float, default=0.0, help="least score of a detection (default: 0)")
     add("--oks_threshold", type=float, default=0.9, help="OKS above which the worse of two poses goes (default: 0.9)")
-    add("--joint_threshold", type=float, default=0.2, help="joint score above which a joint counts in a person's score (default: 0.2)")
+    add(
+        "--joint_threshold",
+        type=float,
+        default=0.2,
+        help="joint score above which a joint counts in a person's score (default: 0.2)",
+    )
     add_scoring_arguments(parser, "output/simplebase-DATASET/SPLIT.npz", "simplebaseline_paddle")
     names = switches() | {"random_weights"}
     given = drop_ignored(sys.argv[1:] if argv is None else argv, ignored=IGNORED | TRAINING_ONLY)
@@ -92,7 +149,9 @@ def pick_checkpoint(args: argparse.Namespace) -> Path | None:
     if args.checkpoint:
         return Path(args.checkpoint)
     directory = run_directory(Config(dataset=args.dataset or "mpii", model_save_dir=args.model_save_dir))
-    return next((directory / f"{n}.pdparams" for n in ("best", "last") if (directory / f"{n}.pdparams").is_file()), None)
+    return next(
+        (directory / f"{n}.pdparams" for n in ("best", "last") if (directory / f"{n}.pdparams").is_file()), None
+    )
 
 
 def load_model(args: argparse.Namespace, joints: int | None, synthetic: bool = False):
@@ -115,12 +174,24 @@ def load_model(args: argparse.Namespace, joints: int | None, synthetic: bool = F
         return model, config, path
     if not args.random_weights:
         train = f"python {ROOT / 'simplebaseline_paddle/train.py'} --dataset {args.dataset}"
-        print(f"NO CHECKPOINT: scoring an untrained network with random weights. Make one with `{train}`, or give --checkpoint", file=sys.stderr)
+        print(
+            f"NO CHECKPOINT: scoring an untrained network with random weights. Make one with `{train}`, or give --checkpoint",
+            file=sys.stderr,
+        )
     config = resolve(Config, preset, {k: v for k, v in options.items() if v is not None}).checked()
     return build_model(config, config.seed), config, None
 
 
-def predict_records(model, config: Config, pose_set: PoseSet, records, machine, engine: str = "auto", batch_size: int = 32, picture: Path | None = None):
+def predict_records(
+    model,
+    config: Config,
+    pose_set: PoseSet,
+    records,
+    machine,
+    engine: str = "auto",
+    batch_size: int = 32,
+    picture: Path | None = None,
+):
     """(Predictions for the persons of `records`, the PoseSet to score them against).
 
     In a distributed run every process predicts its share and the first gets all of them, each person once; the others get only theirs.
@@ -137,7 +208,9 @@ def predict_records(model, config: Config, pose_set: PoseSet, records, machine, 
     forward = make_forward(model, config.input_size, engine, machine.gpu, machine.threads)
     shape = (len(records), len(pose_set.skeleton))
     joints, score, count = np.full((*shape, 2), np.nan), np.zeros(shape, np.float32), np.zeros(shape[0], np.int64)
-    for index, found, confidence, images, maps in predict(forward, loader, records, config, pose_set.skeleton, machine.is_main):
+    for index, found, confidence, images, maps in predict(
+        forward, loader, records, config, pose_set.skeleton, machine.is_main
+    ):
         joints[index], score[index] = found, confidence
         np.add.at(count, index, 1)
         if picture and machine.is_main:
@@ -146,7 +219,9 @@ def predict_records(model, config: Config, pose_set: PoseSet, records, machine, 
     if machine.world > 1:
         joints, score, count = gather(joints, score, count)
     if machine.is_main and (count != 1).any():
-        raise RuntimeError(f"person {np.argmax(count != 1)} was predicted {count[np.argmax(count != 1)]} times instead of once")
+        raise RuntimeError(
+            f"person {np.argmax(count != 1)} was predicted {count[np.argmax(count != 1)]} times instead of once"
+        )
     return assemble(config, pose_set, records, joints, score)
 
 
@@ -168,11 +243,19 @@ def assemble(config: Config, pose_set: PoseSet, records, joints, score) -> tuple
 
     With a limit, only the images that were looked at.
     """
-    meta = {"model": config.name, "boxes": records.note, "flip_test": config.flip_test, "mode": config.mode, "settings": asdict(config)}
+    meta = {
+        "model": config.name,
+        "boxes": records.note,
+        "flip_test": config.flip_test,
+        "mode": config.mode,
+        "settings": asdict(config),
+    }
     boxes = {"box": records.box, "box_score": records.box_score, "area": records.area}
     if pose_set.name != "coco":
         kept = pose_set.select(records.rows)
-        return predictions_for(kept, joints, score, meta, **{**boxes, "area": kept.area if kept.area is not None else records.area}), kept
+        return predictions_for(
+            kept, joints, score, meta, **{**boxes, "area": kept.area if kept.area is not None else records.area}
+        ), kept
     import numpy as np
 
     person = np.where(records.rows >= 0, pose_set.person_id[records.rows], -1 - np.arange(len(records)))
@@ -181,20 +264,36 @@ def assemble(config: Config, pose_set: PoseSet, records, joints, score) -> tuple
         image_id=records.image_id, person_id=person, frame=np.full(len(records), -1), dataset=pose_set.name, split=pose_set.split,
         meta={"synthetic": pose_set.synthetic, **meta},
     )  # fmt: skip
-    return predictions, pose_set if config.limit is None else pose_set.select(np.isin(pose_set.image_id, records.image_id))
+    return predictions, pose_set if config.limit is None else pose_set.select(
+        np.isin(pose_set.image_id, records.image_id)
+    )
 
 
-def score_and_write(args: argparse.Namespace, config: Config, checkpoint: Path | None, predictions: Predictions, pose_set: PoseSet) -> None:
+def score_and_write(
+    args: argparse.Namespace, config: Config, checkpoint: Path | None, predictions: Predictions, pose_set: PoseSet
+) -> None:
     """Write the prediction file, print the originals' table and the protocols' figures, and write them as JSON if asked."""
     from common.checkpoints import sha256_of, versions
 
     trained = checkpoint if not args.random_weights else None
     hashed = sha256_of(trained) if trained and trained.is_file() else None
-    predictions.meta |= {"house": "simplebaseline_paddle", "checkpoint": str(trained or "random weights"), "weights_hash": hashed, "versions": versions()}
+    predictions.meta |= {
+        "house": "simplebaseline_paddle",
+        "checkpoint": str(trained or "random weights"),
+        "weights_hash": hashed,
+        "versions": versions(),
+    }
     out = Path(args.out) if args.out else run_directory(config) / f"{args.split}.npz"
     for path in write_official(out, predictions, pose_set, args):
         print(f"in the originals' form: {path}")
-    results = publish(out, predictions, pose_set, args.protocol, args.json, lambda results: rescored(results, pose_set, predictions, args))
+    results = publish(
+        out,
+        predictions,
+        pose_set,
+        args.protocol,
+        args.json,
+        lambda results: rescored(results, pose_set, predictions, args),
+    )
     if args.result:
         write_result(args, config, predictions, results)
     print("\n" + original_table(config, results))
@@ -208,7 +307,12 @@ def write_result(args: argparse.Namespace, config: Config, predictions: Predicti
     meta = {k: v for k, v in predictions.meta.items() if k not in ("settings", "checkpoint")}
     meta["settings"] = {k: v for k, v in predictions.meta["settings"].items() if k not in folders}
     root = [f"--data_root {'DIR' if Path(args.data_root).is_absolute() else args.data_root}"] if args.data_root else []
-    words = [f"--dataset {args.dataset}", *root, f"--split {args.split}", *([] if config.flip_test else ["--no-flip_test"])]
+    words = [
+        f"--dataset {args.dataset}",
+        *root,
+        f"--split {args.split}",
+        *([] if config.flip_test else ["--no-flip_test"]),
+    ]
     words += [f"--boxes {config.boxes}"] if args.dataset == "coco" else []
     # the published tables tell P's networks from T's, which have the same shape
     model = ("paddle_" if args.checkpoint and Path(args.checkpoint).is_dir() else "") + config.name
@@ -256,7 +360,9 @@ def original_table(config: Config, results: dict) -> str:
     if "pckh@0.5" in results:
         groups = {"head_top": "Head", **{n: n.title() for n in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")}}
         result = results["pckh@0.5"]
-        columns |= {title: result.groups[name] for name, title in groups.items() if name in result.groups} | {"Mean": result.total}
+        columns |= {title: result.groups[name] for name, title in groups.items() if name in result.groups} | {
+            "Mean": result.total
+        }
     if "mean@0.1:compat" in results:
         columns["Mean@0.1"] = results["mean@0.1:compat"].total
     if "oks_ap" in results:
@@ -281,7 +387,9 @@ def run(args: argparse.Namespace) -> None:
     if machine.is_main:
         print(f"{config.name}, {len(records)} persons, boxes: {records.note}")
     picture = run_directory(config) / "visualization@val.jpg"
-    predictions, truth = predict_records(model, config, pose_set, records, machine, args.engine, args.batch_size, picture)
+    predictions, truth = predict_records(
+        model, config, pose_set, records, machine, args.engine, args.batch_size, picture
+    )
     if machine.is_main:
         score_and_write(args, config, checkpoint, predictions, truth)
 

@@ -33,7 +33,12 @@ class _Unpickler(pickle.Unpickler):
             return _ALLOWED[module, name]
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
             # private by name, but the names that every pickled array refers to
-            return getattr(__import__("numpy.core.multiarray" if np.__version__ < "2" else "numpy._core.multiarray", fromlist=[name]), name)
+            return getattr(
+                __import__(
+                    "numpy.core.multiarray" if np.__version__ < "2" else "numpy._core.multiarray", fromlist=[name]
+                ),
+                name,
+            )
         if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
             return lambda data, dtype, shape, order: np.frombuffer(data, dtype).reshape(shape, order=order)
         raise pickle.UnpicklingError(f"it refers to {module}.{name}")
@@ -45,7 +50,9 @@ def read_pdparams(path: Path) -> Any:
         with open(path, "rb") as file:
             return _plain(_Unpickler(file).load())
     except Exception as error:  # a damaged pickle raises almost anything
-        raise DataError(f"{path} is not a readable Paddle file ({type(error).__name__}: {error}); get it again") from error
+        raise DataError(
+            f"{path} is not a readable Paddle file ({type(error).__name__}: {error}); get it again"
+        ) from error
 
 
 def _plain(value: Any) -> Any:
@@ -74,11 +81,18 @@ def read_state(path: str | Path) -> dict:
         return {"state_dict": from_torch(state["state_dict"])}
     if fluid.is_variable(path):
         return {"state_dict": _from_combined(path)}
-    raise DataError(f"checkpoint {path}: unknown kind; give a Fluid folder, a combined file __params__, .pdparams, .pth or .pth.tar")
+    raise DataError(
+        f"checkpoint {path}: unknown kind; give a Fluid folder, a combined file __params__, .pdparams, .pth or .pth.tar"
+    )
 
 
 def _with_state_dict(path: Path, state: Any) -> dict:
-    if isinstance(state, dict) and state and "state_dict" not in state and all(isinstance(v, np.ndarray) for v in state.values()):
+    if (
+        isinstance(state, dict)
+        and state
+        and "state_dict" not in state
+        and all(isinstance(v, np.ndarray) for v in state.values())
+    ):
         state = {"state_dict": state}
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise DataError(f"{path} has neither tensors nor a field state_dict; give a checkpoint of PoseResNet")
@@ -102,8 +116,12 @@ def _from_combined(path: Path) -> dict[str, np.ndarray]:
             return from_fluid(fluid.read_combined(path, fluid_names(depth)))
         except DataError:
             continue
-    fluid_error = f"its variables are not the {', '.join(str(len(fluid_names(d))) for d in BLOCKS)} of a PoseResNet of any depth"
-    raise DataError(f"{path}: {fluid_error}, or it is damaged; a combined training checkpoint must be saved again for inference")
+    fluid_error = (
+        f"its variables are not the {', '.join(str(len(fluid_names(d))) for d in BLOCKS)} of a PoseResNet of any depth"
+    )
+    raise DataError(
+        f"{path}: {fluid_error}, or it is damaged; a combined training checkpoint must be saved again for inference"
+    )
 
 
 def read_backbone(path: str | Path) -> dict[str, np.ndarray]:
@@ -116,7 +134,9 @@ def read_backbone(path: str | Path) -> dict[str, np.ndarray]:
             table = {n: ours for n, ours in fluid_names(depth).items() if is_backbone(ours)}
             if table.keys() <= present and _same_shapes(path, table, depth):
                 return {table[n]: a for n, a in fluid.read_folder(path, table).items()}
-        raise DataError(f"{path} holds the backbone of no ResNet; give P's folder resnet_50/115, a .pdparams or a .pth file")
+        raise DataError(
+            f"{path} holds the backbone of no ResNet; give P's folder resnet_50/115, a .pdparams or a .pth file"
+        )
     return {n: a for n, a in read_state(path)["state_dict"].items() if is_backbone(n)}
 
 
@@ -135,5 +155,7 @@ def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: in
     table = fluid_names(depth)
     strangers = set(tensors) - set(table.values())
     if strangers or len(layers(depth)) * 5 + 2 != len(tensors):
-        raise DataError(f"{path}: the Paddle project's network has no {sorted(strangers)[:1] or 'such layers'}; write a .pdparams or .pth instead")
+        raise DataError(
+            f"{path}: the Paddle project's network has no {sorted(strangers)[:1] or 'such layers'}; write a .pdparams or .pth instead"
+        )
     fluid.write_folder(path, {n: tensors[ours] for n, ours in table.items()})

@@ -54,8 +54,9 @@ for group in "${groups[@]}"; do
   fi
 done
 
-printf '\n== ruff check\n'
+printf '\n== ruff\n'
 "$python" -m ruff check . || status=1
+"$python" -m ruff format --check . || status=1
 
 printf '\n'
 "$python" - "$results" <<'PYTHON' || status=1

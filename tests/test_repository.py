@@ -23,7 +23,16 @@ FRAMEWORKS = {"torch", "torchvision", "tensorflow", "keras", "paddle", "chainer"
 PACKAGES = ("common", *HOUSES)
 TOP_LEVEL = {
     *("requirements.txt", "requirements-gpu.txt", "README.md", *PACKAGES, "examples", "tests"),
-    *("pyproject.toml", "LICENSE", "CHANGELOG.md", ".gitignore", ".gitattributes", ".editorconfig", ".pre-commit-config.yaml", ".ci"),
+    *(
+        "pyproject.toml",
+        "LICENSE",
+        "CHANGELOG.md",
+        ".gitignore",
+        ".gitattributes",
+        ".editorconfig",
+        ".pre-commit-config.yaml",
+        ".ci",
+    ),
 }
 
 
@@ -44,7 +53,8 @@ def imported(tree: ast.AST) -> set[str]:
     optional = {
         child
         for node in ast.walk(tree)
-        if isinstance(node, ast.Try) and any(ast.unparse(h.type) in ("ImportError", "ModuleNotFoundError") for h in node.handlers if h.type)
+        if isinstance(node, ast.Try)
+        and any(ast.unparse(h.type) in ("ImportError", "ModuleNotFoundError") for h in node.handlers if h.type)
         for statement in node.body
         for child in ast.walk(statement)
     }
@@ -61,7 +71,9 @@ def imported(tree: ast.AST) -> set[str]:
 
 def is_command(path: pathlib.Path) -> bool:
     """A program for users: anything in a package that can be run; in tests/, what parses arguments."""
-    guarded = any(isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" for node in TREES[path].body)
+    guarded = any(
+        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" for node in TREES[path].body
+    )
     if path.is_relative_to(ROOT / "tests"):
         return guarded and "argparse" in imported(TREES[path])
     return guarded or path.name == "__main__.py"
@@ -72,7 +84,9 @@ COMMANDS = [path for path in ALL_FILES if is_command(path)]
 
 def run_python(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_importing_common_loads_no_framework(tmp_path):
@@ -109,7 +123,11 @@ def test_help_answers_without_loading_a_framework(path, tmp_path):
     answer = run_python("-X", "importtime", *target, "--help", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert "usage:" in answer.stdout
-    modules = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in answer.stderr.splitlines() if line.startswith("import time:")}
+    modules = {
+        line.rsplit("|", 1)[-1].strip().split(".")[0]
+        for line in answer.stderr.splitlines()
+        if line.startswith("import time:")
+    }
     assert modules, "Python reported no imports"
     assert not modules & FRAMEWORKS
 
@@ -126,7 +144,9 @@ def test_no_eval_and_no_star_imports():
 
 
 def test_top_level_is_as_agreed():
-    listing = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
     if listing.returncode != 0:
         pytest.skip("not a git checkout: what is ignored is not known")
     assert {line.split("/")[0] for line in listing.stdout.splitlines()} <= TOP_LEVEL
@@ -153,7 +173,9 @@ def test_requirement_files_agree():
     for house in PACKAGES:
         assert pins(ROOT / house / "requirements.txt").items() <= everything.items(), house
     gpu = pins(ROOT / "requirements-gpu.txt")
-    differing = set(everything.keys() ^ gpu.keys()) | {n for n in everything.keys() & gpu.keys() if everything[n] != gpu[n]}
+    differing = set(everything.keys() ^ gpu.keys()) | {
+        n for n in everything.keys() & gpu.keys() if everything[n] != gpu[n]
+    }
     assert differing == {"paddlepaddle", "paddlepaddle-gpu"}
 
 

@@ -109,7 +109,9 @@ def test_first_call_installs_in_order_and_second_call_never_runs_pip(checkout):
     assert everything.endswith("install --no-build-isolation -r requirements.txt")
     assert editable.endswith("-e .")
     second = checkout.setup("--python")
-    assert second.returncode == 0 and second.stderr == "" and second.stdout.strip() == f"{checkout.root}/.venv/bin/python"
+    assert (
+        second.returncode == 0 and second.stderr == "" and second.stdout.strip() == f"{checkout.root}/.venv/bin/python"
+    )
     assert checkout.setup("lpm_torch").returncode == 0  # part of everything
     assert not checkout.pip_calls()
 
@@ -224,7 +226,12 @@ DIES = "import os\n\n\ndef test_it():\n    os._exit(139)\n"
 
 
 def test_run_sums_the_processes_and_fails_when_one_fails(suite):
-    files = {"common/test_a.py": PASSES, "lpm_torch/test_a.py": SKIPS, "deeppose_tf/test_a.py": FAILS, "test_top.py": PASSES}
+    files = {
+        "common/test_a.py": PASSES,
+        "lpm_torch/test_a.py": SKIPS,
+        "deeppose_tf/test_a.py": FAILS,
+        "test_top.py": PASSES,
+    }
     code, last, text = suite(files)
     assert (code, last) == (1, "2 passed, 1 failed, 1 skipped"), text
     assert "== paddle" not in text  # the folder does not exist

@@ -18,13 +18,21 @@ if __name__ == "__main__":
 def parse_args(argv=None) -> argparse.Namespace:
     """The original's two arguments, and what it had fixed in its code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=("lsp", "mpii"), help="test persons: datasets/lsp_ext/test_joints.csv or datasets/mpii/test_joints.csv")
+    parser.add_argument(
+        "dataset",
+        choices=("lsp", "mpii"),
+        help="test persons: datasets/lsp_ext/test_joints.csv or datasets/mpii/test_joints.csv",
+    )
     parser.add_argument("snapshot", help="checkpoint, for example out/lsp_alexnet_scratch/checkpoint-10000")
     parser.add_argument("--ext", type=float, nargs="+", help="box extensions (default: 1.0 1.2 1.4 1.6 1.8 2.0)")
     parser.add_argument("--csv", type=Path, help="other persons")
-    parser.add_argument("--img_path_prefix", help="folder before the image paths of the CSV (default: datasets/mpii/images for mpii)")
+    parser.add_argument(
+        "--img_path_prefix", help="folder before the image paths of the CSV (default: datasets/mpii/images for mpii)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--mode", choices=("correct", "compat"), help="default: the checkpoint's; the original's checkpoints: compat")
+    parser.add_argument(
+        "--mode", choices=("correct", "compat"), help="default: the checkpoint's; the original's checkpoints: compat"
+    )
     parser.add_argument("--limit", type=int, help="the first N persons only")
     return parser.parse_args(argv)
 
@@ -43,7 +51,9 @@ def run(args: argparse.Namespace) -> dict:
     path = args.csv or ROOT / "datasets" / {"lsp": "lsp_ext", "mpii": "mpii"}[args.dataset] / "test_joints.csv"
     ready_csv(path, args.dataset)
     prefix = preset.get("img_path_prefix", "") if args.img_path_prefix is None else args.img_path_prefix
-    pose_set = read_csv(path, args.dataset, prefix=prefix, ignore_label=preset["ignore_label"], mode=config.mode, limit=args.limit)
+    pose_set = read_csv(
+        path, args.dataset, prefix=prefix, ignore_label=preset["ignore_label"], mode=config.mode, limit=args.limit
+    )
     # the original reduces LSP's pictures here, but not when it trains
     height = SWEEP_HEIGHT if config.mode == "compat" or args.dataset == "mpii" else None
     found = sweep(model, config.mode, pose_set, args.ext or SWEEP, downscale_height=height)["by_extension"]
@@ -105,7 +115,10 @@ def test_command(tmp_path, capsys):
     assert main(["lsp", str(prefix), "--csv", str(csv), "--json", str(tmp_path / "f.json")]) == 0
     text, figures = capsys.readouterr().out, json.loads((tmp_path / "f.json").read_text())
     assert [line.split(": ")[1] for line in text.splitlines() if line.startswith("BBOX EXTENSION")] == list(figures)
-    assert len(figures) == 6 and text.count("Step 12 test/parts_PCP:\nHead\tTorso\tU Arm\tL Arm\tU Leg\tL Leg\tmean\n") == 6
+    assert (
+        len(figures) == 6
+        and text.count("Step 12 test/parts_PCP:\nHead\tTorso\tU Arm\tL Arm\tU Leg\tL Leg\tmean\n") == 6
+    )
     losses = [line.split(" = ")[1] for line in text.splitlines() if "pose_loss" in line]
     assert losses == [f"{f['test/pose_loss']:.3f}" for f in figures.values()]
     assert len({f["test/pose_loss"] for f in figures.values()}) == 6

@@ -10,7 +10,17 @@ from common.poses import DataError, PoseSet
 
 # Data set -> number that its files give the first pixel. The loaders subtract it,
 # and so must whoever reads predictions made in the frame of those files.
-ORIGIN = {"lsp": 0, "lspet": 0, "mpii": 1, "coco": 0, "penn_action": 1, "jhmdb": 1, "k2hpd": 0, "ai_challenger": 0, "json": 0}
+ORIGIN = {
+    "lsp": 0,
+    "lspet": 0,
+    "mpii": 1,
+    "coco": 0,
+    "penn_action": 1,
+    "jhmdb": 1,
+    "k2hpd": 0,
+    "ai_challenger": 0,
+    "json": 0,
+}
 NAMES = tuple(ORIGIN)
 
 

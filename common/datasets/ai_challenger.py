@@ -32,7 +32,9 @@ def load(root: str | Path, split: str) -> PoseSet:
     entries = files.read_json(path)
     try:
         people = [
-            (e["image_id"], who, points, e["human_annotations"][who]) for e in entries for who, points in e["keypoint_annotations"].items()
+            (e["image_id"], who, points, e["human_annotations"][who])
+            for e in entries
+            for who, points in e["keypoint_annotations"].items()
         ]
         n = len(people)
         table = np.array([p[2] for p in people], np.float64).reshape(n, 14, 3)
@@ -70,7 +72,9 @@ def splits(root: str | Path) -> list[str]:
     root = Path(root)
     found = [s for s in ("train", "valid") if _official(root, s)]
     if not found and not _lone(root):
-        raise files.missing("ai_challenger", root, "keypoint_{train,validation}_annotations*.json, or keypoint_annotations*.json")
+        raise files.missing(
+            "ai_challenger", root, "keypoint_{train,validation}_annotations*.json, or keypoint_annotations*.json"
+        )
     return found or ["all"]
 
 

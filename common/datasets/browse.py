@@ -12,7 +12,9 @@ from common.poses import DataError, PoseSet, read_image
 _CONTEXT = 0.35  # margin around the box, as a share of its longer side
 
 
-def browse(name: str, root: str | Path, out: str | Path, split: str | None = None, count: int = 24, seed: int = 0) -> int:
+def browse(
+    name: str, root: str | Path, out: str | Path, split: str | None = None, count: int = 24, seed: int = 0
+) -> int:
     """Write a PNG of `count` persons, chosen at random (seeded) among those whose image is there; returns how many were drawn.
 
     Without `split` the first one is taken that has images. DataError when there is no image at all.
@@ -24,7 +26,9 @@ def browse(name: str, root: str | Path, out: str | Path, split: str | None = Non
             tiles, captions = zip(*(_tile(pose_set, row) for row in rows))
             draw.save_image(out, draw.contact_sheet(tiles, columns=6, captions=captions))
             return len(rows)
-    raise DataError(f"none of the images of {name} is under {root}, so there is nothing to draw; `check` lists what is missing")
+    raise DataError(
+        f"none of the images of {name} is under {root}, so there is nothing to draw; `check` lists what is missing"
+    )
 
 
 def _choose(pose_set: PoseSet, count: int, seed: int) -> np.ndarray:

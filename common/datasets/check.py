@@ -17,7 +17,9 @@ _SHOWN = 5
 _FAR = 0.5  # of the image's longer side: farther outside no annotator can have meant a place
 
 
-def check(name: str, root: str | Path, split: str | None = None, limit: int | None = None) -> tuple[list[str], list[str]]:
+def check(
+    name: str, root: str | Path, split: str | None = None, limit: int | None = None
+) -> tuple[list[str], list[str]]:
     """(facts, problems), a line each, about one split or all of them. At most `limit` images a split are opened (None: all); 0 opens none.
 
     A damaged annotation file is a problem; DataMissing and an unknown name or split are raised.
@@ -46,7 +48,9 @@ def describe(pose_set: PoseSet) -> list[str]:
     """Counts of persons, images, videos and joints by visibility."""
     counted = ~_ignored(pose_set)
     flags = np.bincount(pose_set.visible[counted].ravel(), minlength=3)
-    lines = [f"{len(pose_set)} persons in {len(set(pose_set.images))} images{' (synthetic)' if pose_set.synthetic else ''}"]
+    lines = [
+        f"{len(pose_set)} persons in {len(set(pose_set.images))} images{' (synthetic)' if pose_set.synthetic else ''}"
+    ]
     if pose_set.sequence is not None:
         lines.append(f"{len(np.unique(pose_set.sequence))} videos")
     if not counted.all():
@@ -71,7 +75,11 @@ def annotation_problems(pose_set: PoseSet) -> list[str]:
     counted = ~_ignored(pose_set)
     box_ok = np.isfinite(pose_set.box).all(1) & (pose_set.box[:, 2:] > 0).all(1)
     tests = [
-        (counted & ~box_ok, "persons have an empty box", "cropping skips them; correct or remove them in the annotation file"),
+        (
+            counted & ~box_ok,
+            "persons have an empty box",
+            "cropping skips them; correct or remove them in the annotation file",
+        ),
         (
             counted & ~(pose_set.visible > 0).any(1),
             "persons have no labelled joint",
@@ -87,11 +95,19 @@ def annotation_problems(pose_set: PoseSet) -> list[str]:
             )
         )
     if pose_set.area is not None:
-        tests.append((counted & ~(pose_set.area > 0), "persons have no area", "OKS is undefined for them; correct the annotation file"))
+        tests.append(
+            (
+                counted & ~(pose_set.area > 0),
+                "persons have no area",
+                "OKS is undefined for them; correct the annotation file",
+            )
+        )
     lines = [f"{_listing(pose_set, np.flatnonzero(bad))} {what}: {remedy}" for bad, what, remedy in tests if bad.any()]
     keys = [f"{i}/{p}" for i, p in zip(pose_set.image_id.tolist(), pose_set.person_id.tolist())]
     if len(set(keys)) < len(keys):
-        lines.append(f"{len(keys) - len(set(keys))} persons share image and person number with another; give each its own")
+        lines.append(
+            f"{len(keys) - len(set(keys))} persons share image and person number with another; give each its own"
+        )
     return lines
 
 
@@ -105,18 +121,24 @@ def image_problems(pose_set: PoseSet, limit: int | None) -> tuple[list[str], dic
     if len(present) < len(paths):
         here = set(present)
         absent = [p for p in paths if p not in here]
-        lines.append(f"{len(absent)} of {len(paths)} images are missing (first: {absent[0]}): unpack them there (scoring works without)")
+        lines.append(
+            f"{len(absent)} of {len(paths)} images are missing (first: {absent[0]}): unpack them there (scoring works without)"
+        )
     sizes: dict[str, tuple[int, int]] = {}
     unreadable = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         opened = present[:limit]
-        for path, size in zip(opened, tqdm(pool.map(_size, opened), total=len(opened), desc="images", unit="image", disable=not opened)):
+        for path, size in zip(
+            opened, tqdm(pool.map(_size, opened), total=len(opened), desc="images", unit="image", disable=not opened)
+        ):
             if size is None:
                 unreadable.append(path)
             else:
                 sizes[path] = size
     if unreadable:
-        lines.append(f"{len(unreadable)} images cannot be decoded (first: {unreadable[0]}): copy or download them again")
+        lines.append(
+            f"{len(unreadable)} images cannot be decoded (first: {unreadable[0]}): copy or download them again"
+        )
     return lines, sizes
 
 
@@ -142,11 +164,15 @@ def size_problems(pose_set: PoseSet, sizes: dict[str, tuple[int, int]]) -> list[
     lines = []
     other = np.flatnonzero((np.isfinite(annotated) & np.isfinite(found) & (annotated != found)).any(1))
     if len(other):
-        lines.append(f"{_listing(pose_set, other)} persons are in images of another size than annotated: download the images again")
+        lines.append(
+            f"{_listing(pose_set, other)} persons are in images of another size than annotated: download the images again"
+        )
     size = np.where(np.isfinite(found), found, annotated)
     with np.errstate(invalid="ignore"):
         outside = np.maximum(-pose_set.joints, pose_set.joints - (size[:, None] - 1)).max(-1)
         far = np.flatnonzero((outside > _FAR * size.max(1)[:, None]).any(1))
     if len(far):
-        lines.append(f"{_listing(pose_set, far)} persons have a joint far outside the image: wrong images or flags; compare with `browse`")
+        lines.append(
+            f"{_listing(pose_set, far)} persons have a joint far outside the image: wrong images or flags; compare with `browse`"
+        )
     return lines

@@ -80,7 +80,9 @@ def load(root: str | Path, split: str, skeleton: Skeleton = COCO17) -> PoseSet:
     except KeyError as error:
         raise DataError(f"{path}: an image or annotation has no field or target {error}; download it again") from error
     except ValueError as error:
-        raise DataError(f"{path}: {error}; an annotation needs 17x3 keypoints with v in 0..2 and a box of 4 numbers") from error
+        raise DataError(
+            f"{path}: {error}; an annotation needs 17x3 keypoints with v in 0..2 and a box of 4 numbers"
+        ) from error
 
 
 def _check_category(path: Path, content: dict, skeleton: Skeleton) -> None:
@@ -99,7 +101,13 @@ def _check_category(path: Path, content: dict, skeleton: Skeleton) -> None:
 def splits(root: str | Path) -> list[str]:
     """The keypoint files that are there."""
     root = Path(root)
-    found = sorted({p.stem.removeprefix(_PREFIX) for folder in (root / "annotations", root) for p in folder.glob(_PREFIX + "*.json")})
+    found = sorted(
+        {
+            p.stem.removeprefix(_PREFIX)
+            for folder in (root / "annotations", root)
+            for p in folder.glob(_PREFIX + "*.json")
+        }
+    )
     if not found:
         raise files.missing("coco", root, f"annotations/{_PREFIX}val2017.json and the like")
     return found

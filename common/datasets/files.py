@@ -56,12 +56,16 @@ def read_mat(path: Path, field: str | None = None, **options):
     try:
         content = scipy.io.loadmat(path, **options)
     except Exception as error:  # scipy raises many kinds for damaged files, zlib.error among them
-        raise DataError(f"{path} is not a readable Matlab file ({type(error).__name__}: {error}); download or write it again") from error
+        raise DataError(
+            f"{path} is not a readable Matlab file ({type(error).__name__}: {error}); download or write it again"
+        ) from error
     if field is None:
         return content
     if field not in content:
         have = ", ".join(k for k in content if not k.startswith("__")) or "none"
-        raise DataError(f"{path} has no variable {field!r} (it has {have}); this is not the annotation file of the data set")
+        raise DataError(
+            f"{path} has no variable {field!r} (it has {have}); this is not the annotation file of the data set"
+        )
     return content[field]
 
 

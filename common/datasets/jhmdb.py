@@ -32,7 +32,9 @@ def load(root: str | Path, split: str) -> PoseSet:
     root = Path(root)
     match = re.fullmatch(r"(train|test|valid)([123]?)", split)
     if not match:
-        raise files.unknown_split("jhmdb", split, "train1, test1, train2, test2, train3, test3 (train, test, valid: the first)")
+        raise files.unknown_split(
+            "jhmdb", split, "train1, test1, train2, test2, train3, test3 (train, test, valid: the first)"
+        )
     side, number = "train" if match[1] == "train" else "test", match[2] or "1"
     table = _find_json(root, side, number)
     if table is not None:
@@ -41,7 +43,9 @@ def load(root: str | Path, split: str) -> PoseSet:
     if not lists or not (root / "joint_positions").is_dir():
         if _find_any(root):
             raise files.unknown_split("jhmdb", split, ", ".join(splits(root)))
-        raise files.missing("jhmdb", root, f"joint_positions/ with sub_splits/*_split_{number}.txt, or {side}_jhmdb_sub{number}.json")
+        raise files.missing(
+            "jhmdb", root, f"joint_positions/ with sub_splits/*_split_{number}.txt, or {side}_jhmdb_sub{number}.json"
+        )
     return _load_official(root, _videos(lists, _CODES[side]), split)
 
 
@@ -64,7 +68,11 @@ def _find_any(root: Path) -> bool:
 
 
 def _find_json(root: Path, side: str, number: str) -> Path | None:
-    candidates = [f / n for f in (root, root / "annotations") for n in (f"{side}_jhmdb_sub{number}.json", f"Sub{number}_{side}.json")]
+    candidates = [
+        f / n
+        for f in (root, root / "annotations")
+        for n in (f"{side}_jhmdb_sub{number}.json", f"Sub{number}_{side}.json")
+    ]
     return next((path for path in candidates if path.exists()), None)
 
 
@@ -84,7 +92,9 @@ def _videos(lists: list[Path], code: str) -> list[str]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             words = line.split()
             if words and (len(words) != 2 or words[1] not in ("0", "1", "2")):
-                raise DataError(f"{path} line {number}: expected `VIDEO.avi 1` (train) or `VIDEO.avi 2` (test), found {line!r}")
+                raise DataError(
+                    f"{path} line {number}: expected `VIDEO.avi 1` (train) or `VIDEO.avi 2` (test), found {line!r}"
+                )
             if words and words[1] == code:
                 found.append(f"{action}/{words[0].removesuffix('.avi')}")
     return found
@@ -100,7 +110,10 @@ def _load_official(root: Path, videos: list[str], split: str) -> PoseSet:
             stacklevel=3,
         )
     joints = [_read_joints(root / "joint_positions" / video / "joint_positions.mat") for video in videos]
-    box = [_mask_boxes(root / "puppet_mask" / v / "puppet_mask.mat", len(j)) if masks else box_of_joints(j) for v, j in zip(videos, joints)]
+    box = [
+        _mask_boxes(root / "puppet_mask" / v / "puppet_mask.mat", len(j)) if masks else box_of_joints(j)
+        for v, j in zip(videos, joints)
+    ]
     count = [len(j) for j in joints]
     image_id = [f"{video}/{k:05d}" for video, n in zip(videos, count) for k in range(1, n + 1)]
     stacked = np.concatenate(joints)
@@ -126,7 +139,9 @@ def _read_joints(path: Path) -> np.ndarray:
     if stored.ndim == 2:
         stored = stored[:, :, None]  # Matlab drops the last axis of a single frame
     if stored.shape[:2] != (2, len(JHMDB15)) or not np.isfinite(stored).all():
-        raise DataError(f"{path}: pos_img has shape {stored.shape} or holds NaN; expected (2, 15, n) numbers. Download it again")
+        raise DataError(
+            f"{path}: pos_img has shape {stored.shape} or holds NaN; expected (2, 15, n) numbers. Download it again"
+        )
     return stored.transpose(2, 1, 0) - 1
 
 
@@ -155,7 +170,9 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
         names = [images[a["image_id"]]["file_name"] for a in rows]
         table = np.array([a["keypoints"] for a in rows], np.float64).reshape(n, 15, 3)
         box = np.array([a["bbox"] for a in rows], np.float64).reshape(n, 4)
-        size = np.array([(images[a["image_id"]]["width"], images[a["image_id"]]["height"]) for a in rows], np.float64).reshape(n, 2)
+        size = np.array(
+            [(images[a["image_id"]]["width"], images[a["image_id"]]["height"]) for a in rows], np.float64
+        ).reshape(n, 2)
         frame = np.array([int(Path(name).stem) - 1 for name in names])
         person_id = np.array([a["id"] for a in rows], np.int64)
         image_id = np.array([a["image_id"] for a in rows], np.int64)

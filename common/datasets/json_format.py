@@ -41,10 +41,12 @@ def load(root: str | Path, split: str) -> PoseSet:
     if not isinstance(images, list):
         raise DataError(f"{path}: no list `images`; the format is described in common/datasets/json_format.py")
     skeleton = _skeleton(path, content.get("skeleton"))
-    rows = [(i, k, image, person) for i, image in enumerate(images) for k, person in enumerate(_persons(path, i, image))]
-    table = np.array([_joints(path, f"images[{i}].persons[{k}]", person, skeleton) for i, k, _, person in rows], np.float64).reshape(
-        len(rows), len(skeleton), 3
-    )
+    rows = [
+        (i, k, image, person) for i, image in enumerate(images) for k, person in enumerate(_persons(path, i, image))
+    ]
+    table = np.array(
+        [_joints(path, f"images[{i}].persons[{k}]", person, skeleton) for i, k, _, person in rows], np.float64
+    ).reshape(len(rows), len(skeleton), 3)
     visible = table[:, :, 2].astype(np.int8)
     joints = np.where(visible[..., None] > 0, table[:, :, :2], np.nan)
     persons = [(f"{path}: images[{i}].persons[{k}]", person) for i, k, _, person in rows]
@@ -58,7 +60,10 @@ def load(root: str | Path, split: str) -> PoseSet:
         split=split,
         images=[f"{base}/{image['file']}" for _, _, image, _ in rows],
         image_id=np.array([image["file"] for _, _, image, _ in rows], dtype=str),
-        person_id=np.array([_number(where, "id", person.get("id", k)) for (where, person), (_, k, _, _) in zip(persons, rows)], np.int64),
+        person_id=np.array(
+            [_number(where, "id", person.get("id", k)) for (where, person), (_, k, _, _) in zip(persons, rows)],
+            np.int64,
+        ),
         joints=joints,
         visible=visible,
         box=_boxes(persons, joints),
@@ -99,17 +104,28 @@ def _skeleton(path: Path, given) -> Skeleton:
             )
         return SKELETONS[given]
     names = given.get("joints") if isinstance(given, dict) else None
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names) or not isinstance(given.get("name"), str):
-        raise DataError(f"{path}: field skeleton must be {{'name': TEXT, 'joints': [TEXT, ...]}} or the name of a known one")
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(n, str) for n in names)
+        or not isinstance(given.get("name"), str)
+    ):
+        raise DataError(
+            f"{path}: field skeleton must be {{'name': TEXT, 'joints': [TEXT, ...]}} or the name of a known one"
+        )
     try:
         return get_skeleton(given["name"], tuple(names))
     except ValueError as error:
-        raise DataError(f"{path}: field skeleton: {error}; name both sides left_... and right_..., each joint once, or choose another name") from error
+        raise DataError(
+            f"{path}: field skeleton: {error}; name both sides left_... and right_..., each joint once, or choose another name"
+        ) from error
 
 
 def _persons(path: Path, index: int, image) -> list:
     if not isinstance(image, dict) or not isinstance(image.get("file"), str):
-        raise DataError(f"{path}: images[{index}] has no text `file`; write the image's path, relative to the JSON file")
+        raise DataError(
+            f"{path}: images[{index}] has no text `file`; write the image's path, relative to the JSON file"
+        )
     persons = image.get("persons", [])
     if not isinstance(persons, list) or not all(isinstance(p, dict) for p in persons):
         raise DataError(f"{path}: images[{index}].persons is not a list of objects")
@@ -125,13 +141,21 @@ def _joints(path: Path, where: str, person: dict, skeleton: Skeleton) -> list:
         )
     table = []
     for name, point in zip(skeleton.joints, points):
-        row = [np.nan, np.nan, 0] if point is None else [*point, 2] if isinstance(point, list) and len(point) == 2 else point
+        row = (
+            [np.nan, np.nan, 0]
+            if point is None
+            else [*point, 2]
+            if isinstance(point, list) and len(point) == 2
+            else point
+        )
         try:
             x, y, v = map(float, row)
         except (TypeError, ValueError):
             x = y = v = np.nan
         if v not in (0, 1, 2) or (v > 0 and not (np.isfinite(x) and np.isfinite(y))):
-            raise DataError(f"{path}: {where}.joints, {name}: {point} is neither [x, y, v] with v in 0, 1, 2, nor [x, y], nor null")
+            raise DataError(
+                f"{path}: {where}.joints, {name}: {point} is neither [x, y, v] with v in 0, 1, 2, nor [x, y], nor null"
+            )
         table.append((x, y, v))
     return table
 

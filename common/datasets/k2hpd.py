@@ -68,10 +68,14 @@ def _read(path: Path) -> tuple[list[str], np.ndarray]:
         except ValueError:
             point = []
         if len(point) < _VALUES or len(point) % 2:
-            raise DataError(f"{path} line {number}: expected a file name and an even number of at least {_VALUES} comma-separated numbers")
+            raise DataError(
+                f"{path} line {number}: expected a file name and an even number of at least {_VALUES} comma-separated numbers"
+            )
         names.append(words[0])
         values.append(point[:_VALUES])
     joints = np.array(values, np.float64).reshape(len(values), len(K2HPD15), 2)
     if not np.isfinite(joints).all():
-        raise DataError(f"{path}: {names[np.argwhere(~np.isfinite(joints))[0][0]]} has a coordinate that is not a finite number")
+        raise DataError(
+            f"{path}: {names[np.argwhere(~np.isfinite(joints))[0][0]]} has a coordinate that is not a finite number"
+        )
     return names, joints

@@ -26,10 +26,14 @@ def read_frame(frame: str) -> np.ndarray:
     with _open(path, os.getpid()).begin() as transaction:
         data = transaction.get(key.encode())
     if data is None:
-        raise DataError(f"LMDB {path} has no frame {key}; make it again with `python -m common.datasets.penn_action make_lmdb`")
+        raise DataError(
+            f"LMDB {path} has no frame {key}; make it again with `python -m common.datasets.penn_action make_lmdb`"
+        )
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise DataError(f"LMDB {path}: frame {key} cannot be decoded; make it again with `python -m common.datasets.penn_action make_lmdb`")
+        raise DataError(
+            f"LMDB {path}: frame {key} cannot be decoded; make it again with `python -m common.datasets.penn_action make_lmdb`"
+        )
     return image
 
 
@@ -51,7 +55,9 @@ def _open(path: str, process: int):
     try:
         import lmdb
     except ImportError as error:
-        raise DataError(f"reading frames from {path} needs the package lmdb (pip install lmdb), or the folder frames/ beside it") from error
+        raise DataError(
+            f"reading frames from {path} needs the package lmdb (pip install lmdb), or the folder frames/ beside it"
+        ) from error
     try:
         return lmdb.open(path, subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False, max_readers=1024)
     except lmdb.Error as error:

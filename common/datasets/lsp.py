@@ -89,7 +89,9 @@ def _find(root: Path, name: str) -> tuple[Path, Path]:
     folder = files.first_existing([root / f for f in _FOLDERS[name]], "joints.mat")
     if folder is None:
         raise files.missing(
-            name, root, f"joints.mat and images/ (or joints_{size}.mat and images_{size}/, or a folder {_FOLDERS[name][1]}/ with them)"
+            name,
+            root,
+            f"joints.mat and images/ (or joints_{size}.mat and images_{size}/, or a folder {_FOLDERS[name][1]}/ with them)",
         )
     return folder / "joints.mat", folder / "images"
 
@@ -102,11 +104,15 @@ def _read(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     if kind is None:
         raise DataError(f"{path}: joints has shape {shape}; LSP has (3, 14, N), LSPET (14, 3, N)")
     if kind != name:
-        raise DataError(f"{path}: joints has shape {shape}, which is {kind}, not {name}: its flags mean the opposite. Load it as {kind}")
+        raise DataError(
+            f"{path}: joints has shape {shape}, which is {kind}, not {name}: its flags mean the opposite. Load it as {kind}"
+        )
     table = stored.transpose(2, 1, 0) if kind == "lsp" else stored.transpose(2, 0, 1)
     flag = table[:, :, 2]
     if not np.isin(flag, (0, 1)).all():
-        raise DataError(f"{path}: joints has flags other than 0 and 1 (first: {flag[~np.isin(flag, (0, 1))][0]}); download it again")
+        raise DataError(
+            f"{path}: joints has flags other than 0 and 1 (first: {flag[~np.isin(flag, (0, 1))][0]}); download it again"
+        )
     joints = table[:, :, :2].copy()
     visible = np.where(flag == 1, 1, 2) if kind == "lsp" else np.where(flag == 1, 2, 0)
     joints[visible == 0] = np.nan
@@ -127,7 +133,9 @@ def _bounds(name: str, split: str, count: int, path: Path) -> tuple[int, int]:
     if numbers is None:
         raise files.unknown_split(name, split, ", ".join(named) + " or a range of image numbers such as 1-100")
     if numbers[1] > count:
-        raise DataError(f"split {split} goes beyond the {count} images annotated in {path}; choose a range within 1-{count}")
+        raise DataError(
+            f"split {split} goes beyond the {count} images annotated in {path}; choose a range within 1-{count}"
+        )
     return numbers
 
 

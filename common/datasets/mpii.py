@@ -49,9 +49,13 @@ def load(root: str | Path, split: str) -> PoseSet:
     truth = _find_ground_truth(root)
     if split == "valid" and truth is not None:
         return _load_ground_truth(root, truth)
-    if truth is not None or any((folder / f"{s}.json").exists() for folder in (root / "annot", root) for s in _JSON_SPLITS):
+    if truth is not None or any(
+        (folder / f"{s}.json").exists() for folder in (root / "annot", root) for s in _JSON_SPLITS
+    ):
         raise files.unknown_split(
-            "mpii", split, ", ".join(splits(root)) + f" (from the JSON files there; with {RELEASE} also train, trainval, test, all)"
+            "mpii",
+            split,
+            ", ".join(splits(root)) + f" (from the JSON files there; with {RELEASE} also train, trainval, test, all)",
         )
     raise files.missing("mpii", root, f"annot/{split}.json (or {split}.json), or {RELEASE}")
 
@@ -70,7 +74,9 @@ def splits(root: str | Path) -> list[str]:
 
 
 def _find_release(root: Path) -> Path | None:
-    folder = files.first_existing((root, root / "annot", root / "mpii_human_pose_v1_u12_2", root / "mpii_human_pose_v1_u12_1"), RELEASE)
+    folder = files.first_existing(
+        (root, root / "annot", root / "mpii_human_pose_v1_u12_2", root / "mpii_human_pose_v1_u12_1"), RELEASE
+    )
     return folder / RELEASE if folder else None
 
 
@@ -108,7 +114,9 @@ def _make(root: Path, split: str, names, person_id, joints, visible, center, sca
 def _column(path: Path, entries: list, field: str, shape: tuple, default=None) -> np.ndarray:
     """One field of every entry as (N, *shape) float64; DataError naming the first entry that lacks it or has another shape."""
     try:
-        values = np.array([entry[field] if default is None else entry.get(field, default) for entry in entries], np.float64)
+        values = np.array(
+            [entry[field] if default is None else entry.get(field, default) for entry in entries], np.float64
+        )
     except (KeyError, TypeError, ValueError):
         values = np.empty(0)
     if values.shape == (len(entries), *shape):
@@ -123,7 +131,9 @@ def _column(path: Path, entries: list, field: str, shape: tuple, default=None) -
 
 def _load_json(root: Path, path: Path, split: str) -> PoseSet:
     entries = files.read_json(path)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and isinstance(entry.get("image"), str) for entry in entries):
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("image"), str) for entry in entries
+    ):
         raise DataError(f"{path} is not a list of persons with an `image` each; this is not the JSON form of MPII")
     n = len(entries)
     names = [entry["image"] for entry in entries]
@@ -135,7 +145,9 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
     else:
         joints, visible = _column(path, entries, "joints", (16, 2)), 2 * _column(path, entries, "joints_vis", (16,))
         if not np.isin(visible, (0, 2)).all():
-            raise DataError(f"{path}: joints_vis of entry {np.argwhere(~np.isin(visible, (0, 2)))[0][0]} is neither 0 nor 1")
+            raise DataError(
+                f"{path}: joints_vis of entry {np.argwhere(~np.isin(visible, (0, 2)))[0][0]} is neither 0 nor 1"
+            )
         if n and "visible" in entries[0]:
             visible = _column(path, entries, "visible", (16,))
     head_box = _column(path, entries, "head_box", (4,)) if n and "head_box" in entries[0] else None
@@ -146,7 +158,9 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
             raise DataError(f"{truth_path} has {len(truth.joints)} persons, {path.name} {n}; take both from one source")
         if (truth.labelled != (visible > 0)).any():
             row = np.argwhere(truth.labelled != (visible > 0))[0][0]
-            raise DataError(f"{truth_path}: jnt_missing of person {row} contradicts joints_vis in {path.name}; take both from one source")
+            raise DataError(
+                f"{truth_path}: jnt_missing of person {row} contradicts joints_vis in {path.name}; take both from one source"
+            )
         joints, head_box = truth.joints, truth.head_box
     return _make(root, split, names, np.arange(n), joints, visible, center, scale, head_box)
 
@@ -156,11 +170,25 @@ def _load_ground_truth(root: Path, path: Path) -> PoseSet:
     truth = mpii_release.read_ground_truth(path)
     n = len(truth.joints)
     listing = path.with_name("valid_images.txt")
-    names = listing.read_text(encoding="utf-8").split() if listing.exists() else [f"valid_person_{row:05d}.jpg" for row in range(n)]
+    names = (
+        listing.read_text(encoding="utf-8").split()
+        if listing.exists()
+        else [f"valid_person_{row:05d}.jpg" for row in range(n)]
+    )
     if len(names) != n:
         raise DataError(f"{listing} has {len(names)} lines, {path.name} {n} persons; take both from one source")
     nothing = np.full(n, np.nan)
-    return _make(root, "valid", names, np.arange(n), truth.joints, 2 * truth.labelled, np.stack([nothing] * 2, 1), nothing, truth.head_box)
+    return _make(
+        root,
+        "valid",
+        names,
+        np.arange(n),
+        truth.joints,
+        2 * truth.labelled,
+        np.stack([nothing] * 2, 1),
+        nothing,
+        truth.head_box,
+    )
 
 
 def _load_release(root: Path, path: Path, split: str) -> PoseSet:
@@ -171,9 +199,13 @@ def _load_release(root: Path, path: Path, split: str) -> PoseSet:
         valid = mpii_release.rows_of_list(persons, truth)
         rows = valid if split == "valid" else np.setdiff1d(np.flatnonzero(trainval), valid)
     elif split == "valid":
-        raise DataError(f"{path} does not say which persons are the validation split; put gt_valid.mat (or annot/valid.json) beside it")
+        raise DataError(
+            f"{path} does not say which persons are the validation split; put gt_valid.mat (or annot/valid.json) beside it"
+        )
     elif split == "train":
-        warnings.warn(f"{path} has no gt_valid.mat beside it: split train holds the official validation persons too", stacklevel=3)
+        warnings.warn(
+            f"{path} has no gt_valid.mat beside it: split train holds the official validation persons too", stacklevel=3
+        )
         rows = trainval
     elif split in ("trainval", "test", "all"):
         rows = {"trainval": trainval, "test": ~persons.train, "all": persons.annotated}[split]
@@ -181,7 +213,9 @@ def _load_release(root: Path, path: Path, split: str) -> PoseSet:
         whole = np.flatnonzero((persons.visible > 0).all(1))
         rows = whole[mpii_release.random_tenth(len(whole))[split.endswith("test")]]
     else:
-        raise files.unknown_split("mpii", split, "train, valid, trainval, test, all, deeppose_tf_train, deeppose_tf_test")
+        raise files.unknown_split(
+            "mpii", split, "train, valid, trainval, test, all, deeppose_tf_train, deeppose_tf_test"
+        )
     p = persons.select(rows)
     return _make(root, split, p.image.tolist(), p.person, p.joints, p.visible, p.center, p.scale, p.head_box)
 

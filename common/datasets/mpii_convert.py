@@ -73,7 +73,9 @@ def diff(first: Path, second: Path, tolerance: float = 0.01) -> list[str]:
         entries = files.read_json(path)
         tables.append({(e["image"], *np.round(e["center"], 1)): e for e in entries})
         if len(tables[-1]) != len(entries):
-            raise DataError(f"{path}: {len(entries) - len(tables[-1])} persons share image and centre with another; they cannot be matched")
+            raise DataError(
+                f"{path}: {len(entries) - len(tables[-1])} persons share image and centre with another; they cannot be matched"
+            )
     a, b = tables
     lines = [
         f"only in {path}: {key[0]} at {key[1:]}"
@@ -102,7 +104,9 @@ def main(arguments: list[str] | None = None) -> int:
     """`python -m common.datasets.mpii convert|diff`; 0 done or equal, 1 the files differ, 2 bad input."""
     parser = argparse.ArgumentParser(prog="python -m common.datasets.mpii", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("convert", help="release .mat -> trainval.json, and with --valid train.json and valid.json")
+    one = commands.add_parser(
+        "convert", help="release .mat -> trainval.json, and with --valid train.json and valid.json"
+    )
     one.add_argument("release", type=Path, help="mpii_human_pose_v1_u12_1.mat")
     one.add_argument("out", type=Path, help="folder for the JSON files")
     kinds = "gt_valid.mat, a JSON of this form, or a text file of image names"

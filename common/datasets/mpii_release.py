@@ -24,7 +24,9 @@ class Persons:
     person: np.ndarray  # (N,) index in the image's annorect, from 0
     train: np.ndarray  # (N,) bool: img_train
     joints: np.ndarray  # (N,16,2)
-    visible: np.ndarray  # (N,16) 0 no such point, 1 is_visible is 0 or empty, 2 is_visible is 1 or the person has no such field
+    visible: (
+        np.ndarray
+    )  # (N,16) 0 no such point, 1 is_visible is 0 or empty, 2 is_visible is 1 or the person has no such field
     head_box: np.ndarray  # (N,4) x1, y1, x2, y2
     center: np.ndarray  # (N,2) objpos
     scale: np.ndarray  # (N,)
@@ -60,7 +62,9 @@ def read_release(path: Path) -> Persons:
             for index, rect in enumerate(_structs(getattr(entry, "annorect", None)))
         ]
     except (AttributeError, TypeError, ValueError, IndexError) as error:
-        raise DataError(f"{path}: RELEASE is not laid out as in the MPII release ({error}); take mpii_human_pose_v1_u12_1.mat") from error
+        raise DataError(
+            f"{path}: RELEASE is not laid out as in the MPII release ({error}); take mpii_human_pose_v1_u12_1.mat"
+        ) from error
     if not rows:
         raise DataError(f"{path}: RELEASE.annolist holds no person; take mpii_human_pose_v1_u12_1.mat")
     return Persons(*(np.array(column) for column in zip(*rows)))
@@ -122,7 +126,9 @@ def _rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
     rows = []
     for box, joints, seen in zip(truth.head_box, truth.joints, truth.labelled):
         candidates = by_box.get(tuple(np.round(box)), [])
-        errors = [np.median(np.abs(persons.joints[row] - joints)[seen & (persons.visible[row] > 0)]) for row in candidates]
+        errors = [
+            np.median(np.abs(persons.joints[row] - joints)[seen & (persons.visible[row] > 0)]) for row in candidates
+        ]
         if not errors or not np.nanmin(errors) < 1:
             raise DataError(
                 f"{path}: person {len(rows)} (head box {np.round(box).astype(int).tolist()}) is not in the release; take matching files"
@@ -161,6 +167,10 @@ def read_ground_truth(path: Path) -> GroundTruth:
     for name, shape in names.items():
         if name not in content or content[name].shape[:-1] != shape:
             found = content[name].shape if name in content else "nothing"
-            raise DataError(f"{path}: {name} is {found}, expected {(*shape, 'N')}; take gt_valid.mat from the simple-baselines annotations")
+            raise DataError(
+                f"{path}: {name} is {found}, expected {(*shape, 'N')}; take gt_valid.mat from the simple-baselines annotations"
+            )
     joints = content["pos_gt_src"].transpose(2, 0, 1).astype(np.float64)
-    return GroundTruth(joints, content["jnt_missing"].T == 0, content["headboxes_src"].reshape(4, -1).T.astype(np.float64))
+    return GroundTruth(
+        joints, content["jnt_missing"].T == 0, content["headboxes_src"].reshape(4, -1).T.astype(np.float64)
+    )

@@ -86,7 +86,9 @@ def _read_video(path: Path) -> dict:
             f"{path}: x, y and visibility have shapes {x.shape}, {y.shape}, {seen.shape}; expected (n, 13) each. Download it again"
         )
     if not path.stem.isdigit() or content["train"].size != 1 or int(content["train"].item()) not in (1, -1):
-        raise DataError(f"{path}: the file is not called by a number, or its field train is not 1 or -1; download it again")
+        raise DataError(
+            f"{path}: the file is not called by a number, or its field train is not 1 or -1; download it again"
+        )
     hidden = seen == 0
     joints = np.stack([x, y], axis=-1) - 1
     placeholder = hidden & (x == y)
@@ -109,7 +111,9 @@ def _boxes(path: Path, stored: np.ndarray, count: int) -> np.ndarray:
     if corners.ndim != 2 or corners.shape[1] != 4 or not 1 <= len(corners) <= count:
         raise DataError(f"{path}: bbox has shape {stored.shape}; expected ({count}, 4). Download it again")
     if len(corners) < count:
-        warnings.warn(f"{path}: bbox has {len(corners)} rows for {count} frames; the last one is repeated", stacklevel=4)
+        warnings.warn(
+            f"{path}: bbox has {len(corners)} rows for {count} frames; the last one is repeated", stacklevel=4
+        )
         corners = np.concatenate([corners, np.repeat(corners[-1:], count - len(corners), axis=0)])
     return np.concatenate([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2]], axis=1)
 
@@ -129,13 +133,17 @@ def make_lmdb(root: Path, out: Path) -> dict[str, int]:
         if absent:
             raise DataError(f"{absent[0]} and {len(absent) - 1} more frames do not exist; unpack the data set again")
         rows = zip(pose_set.image_id.tolist(), tqdm(pose_set.images, desc=split, unit="frame"))
-        written[f"{split}.lmdb"] = lmdb_frames.write(out / f"{split}.lmdb", ((f"{key}.jpg", Path(path).read_bytes()) for key, path in rows))
+        written[f"{split}.lmdb"] = lmdb_frames.write(
+            out / f"{split}.lmdb", ((f"{key}.jpg", Path(path).read_bytes()) for key, path in rows)
+        )
     return written
 
 
 def main(arguments: list[str] | None = None) -> int:
     """`python -m common.datasets.penn_action make_lmdb ROOT OUT`; 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(prog="python -m common.datasets.penn_action", description="Penn Action's frames as LMDB databases.")
+    parser = argparse.ArgumentParser(
+        prog="python -m common.datasets.penn_action", description="Penn Action's frames as LMDB databases."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     pack = commands.add_parser("make_lmdb", help="frames/ -> OUT/train.lmdb and OUT/valid.lmdb")
     pack.add_argument("root", type=Path, help="folder with labels/ and frames/")

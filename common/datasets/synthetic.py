@@ -54,7 +54,9 @@ def make(name: str, root: str | Path, count: int | None = None, seed: int = 0) -
     if seed < 0:
         raise DataError(f"--seed {seed}: a seed is 0 or more")
     write = getattr(import_module(f"common.datasets._synthetic.{module}"), function)
-    return folder.build(Path(root), {"dataset": name, "count": count, "seed": seed}, lambda fresh: write(fresh, count, seed))
+    return folder.build(
+        Path(root), {"dataset": name, "count": count, "seed": seed}, lambda fresh: write(fresh, count, seed)
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m common.datasets.synthetic", description=__doc__.split("\n")[0])
     defaults = ", ".join(f"{name} {default}" for name, (_, _, default) in _WRITERS.items())
     parser.add_argument("name", metavar="NAME", choices=NAMES, help="data set: " + ", ".join(NAMES))
-    parser.add_argument("root", metavar="ROOT", type=Path, help="folder to make; must not exist, be empty, or be one that was made here")
+    parser.add_argument(
+        "root", metavar="ROOT", type=Path, help="folder to make; must not exist, be empty, or be one that was made here"
+    )
     parser.add_argument("--count", type=int, help=f"pictures, or videos, over all splits (default: {defaults})")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other people (default: 0)")
     options = parser.parse_args(arguments)

@@ -71,7 +71,9 @@ def _number(image_id: np.ndarray, regions: dict | None) -> tuple[np.ndarray, np.
     return images, np.searchsorted(images, image_id)
 
 
-def _by_image(images: np.ndarray, pose_set: PoseSet, best: np.ndarray, image: np.ndarray, missed: np.ndarray) -> np.ndarray:
+def _by_image(
+    images: np.ndarray, pose_set: PoseSet, best: np.ndarray, image: np.ndarray, missed: np.ndarray
+) -> np.ndarray:
     """OKS of the predictions and zeros of the missed persons, sorted by their image's place in the annotations."""
     listed = np.array(list(pose_set.regions or ()) + pose_set.image_id.tolist(), dtype=images.dtype)
     _, place = np.unique(listed, return_index=True)
@@ -88,7 +90,9 @@ def _look_up(images: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.nda
     return index, images[index] == wanted
 
 
-def _best_oks(pose_set: PoseSet, person_image: np.ndarray, persons: np.ndarray, joints: np.ndarray, image: np.ndarray) -> np.ndarray:
+def _best_oks(
+    pose_set: PoseSet, person_image: np.ndarray, persons: np.ndarray, joints: np.ndarray, image: np.ndarray
+) -> np.ndarray:
     """(P,) highest OKS of every prediction over the persons of its image; 0 where the image has none. All pairs at once."""
     order = np.argsort(person_image, kind="stable")
     start = np.cumsum(persons) - persons
@@ -98,7 +102,11 @@ def _best_oks(pose_set: PoseSet, person_image: np.ndarray, persons: np.ndarray, 
     person = order[start[image[prediction]] + within]
     area = (pose_set.box[:, 2] * pose_set.box[:, 3]).astype(np.float32).astype(np.float64) + 1
     similarity = oks(
-        pose_set.joints[person], pose_set.visible[person] == _VISIBLE, area[person], joints[prediction].astype(np.float64), AIC_SIGMAS
+        pose_set.joints[person],
+        pose_set.visible[person] == _VISIBLE,
+        area[person],
+        joints[prediction].astype(np.float64),
+        AIC_SIGMAS,
     )
     best = np.zeros(len(image))
     np.maximum.at(best, prediction, similarity)

@@ -20,7 +20,9 @@ NAMES = ("AP", "Ap .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "
 _PERSON = 1  # COCO's category id
 
 
-def oks_ap(pose_set: PoseSet, predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2) -> dict[str, float]:
+def oks_ap(
+    pose_set: PoseSet, predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2
+) -> dict[str, float]:
     """The ten figures of pycocotools' keypoint evaluation, by the originals' names, as fractions.
 
     Ground truth is every row of the PoseSet; rows with `ignore` (crowds, persons without keypoints; `regions` says which) absorb
@@ -56,7 +58,9 @@ def score_results(truth: dict, results: list[dict]) -> dict[str, float]:
     return dict(zip(NAMES, (float(v) for v in evaluation.stats)))
 
 
-def final_people(predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
+def final_people(
+    predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows that survive OKS-NMS and their final scores: images in order of first appearance, best person first.
 
     Score = box score x mean of the joint scores above `joint_threshold`. A file marked `meta["final"]` keeps its rows, order and person
@@ -66,11 +70,21 @@ def final_people(predictions: Predictions, nms_threshold: float = 0.9, joint_thr
         return np.arange(len(predictions)), np.asarray(predictions.person_score, np.float64)
     scores = rescore(predictions.box_score, predictions.score, joint_threshold)
     _, first, group = np.unique(predictions.image_id, return_index=True, return_inverse=True)
-    rows_of = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group, minlength=len(first)))[:-1]) if len(first) else []
+    rows_of = (
+        np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group, minlength=len(first)))[:-1])
+        if len(first)
+        else []
+    )
     kept = []
     for image in np.argsort(first):
         rows = rows_of[image]
-        kept.append(rows[oks_nms(predictions.joints[rows].astype(np.float64), scores[rows], predictions.area[rows], nms_threshold)])
+        kept.append(
+            rows[
+                oks_nms(
+                    predictions.joints[rows].astype(np.float64), scores[rows], predictions.area[rows], nms_threshold
+                )
+            ]
+        )
     rows = np.concatenate(kept) if kept else np.zeros(0, np.int64)
     return rows, scores[rows]
 
@@ -81,7 +95,10 @@ def coco_results(predictions: Predictions, nms_threshold: float = 0.9, joint_thr
     points = np.concatenate([predictions.joints[rows], predictions.score[rows][..., None]], -1)
     points = np.nan_to_num(points.astype(np.float64), nan=0.0).reshape(len(rows), 3 * len(COCO17))
     ids = predictions.image_id[rows].tolist()
-    return [{"image_id": i, "category_id": _PERSON, "keypoints": p.tolist(), "score": float(s)} for i, p, s in zip(ids, points, scores)]
+    return [
+        {"image_id": i, "category_id": _PERSON, "keypoints": p.tolist(), "score": float(s)}
+        for i, p, s in zip(ids, points, scores)
+    ]
 
 
 def _check(pose_set: PoseSet, predictions: Predictions) -> None:

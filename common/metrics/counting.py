@@ -25,7 +25,12 @@ class Result:
 
     def as_dict(self) -> dict:
         """Plain data for JSON: total, per_joint or per_part, aggregation, n; counts, per_group and means if there are any. NaN is null."""
-        plain = {"total": _plain(self.total), f"per_{self.kind}": _plain(self.values), "aggregation": self.aggregation, "n": int(self.n)}
+        plain = {
+            "total": _plain(self.total),
+            f"per_{self.kind}": _plain(self.values),
+            "aggregation": self.aggregation,
+            "n": int(self.n),
+        }
         extra = {"counts": self.counts, "per_group": self.groups, "means": self.means}
         return plain | {name: _plain(value) for name, value in extra.items() if value}
 
@@ -83,13 +88,16 @@ def joint_result(hits, counted, skeleton: Skeleton, total: str = "weighted", inc
     columns = skeleton.indices(names)
     by_joint = percentages(hits, counted)
     groups = {
-        g: mean_of(by_joint[i] for i in members if i in columns) for g, members in skeleton.groups.items() if set(members) & set(columns)
+        g: mean_of(by_joint[i] for i in members if i in columns)
+        for g, members in skeleton.groups.items()
+        if set(members) & set(columns)
     }
     means = {"weighted": pooled(hits[:, columns], counted[:, columns]), "unweighted": mean_of(by_joint[columns])}
     left_out = [joint for joint in skeleton.joints if joint not in names]
-    sentence = {"weighted": "total = hits / counted joints, all joints pooled", "unweighted": "total = mean of the joints' percentages"}[
-        total
-    ]
+    sentence = {
+        "weighted": "total = hits / counted joints, all joints pooled",
+        "unweighted": "total = mean of the joints' percentages",
+    }[total]
     return Result(
         total=means[total],
         values=dict(zip(skeleton.joints, by_joint.tolist())),

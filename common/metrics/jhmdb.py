@@ -12,7 +12,9 @@ _BELLY = np.array([0.5, 0.65])
 
 def with_belly(joints: np.ndarray) -> np.ndarray:
     """(N,15,2) joints in sub-JHMDB's order -> the same with the belly where the official evaluation puts it, between shoulders and hips."""
-    shoulders, hips = (joints[:, JHMDB15.indices((f"right_{part}", f"left_{part}"))].mean(1) for part in ("shoulder", "hip"))
+    shoulders, hips = (
+        joints[:, JHMDB15.indices((f"right_{part}", f"left_{part}"))].mean(1) for part in ("shoulder", "hip")
+    )
     joints = np.array(joints, np.float64)
     joints[:, JHMDB15.index("belly")] = shoulders + _BELLY * (hips - shoulders)
     return joints

@@ -18,7 +18,9 @@ BATCH = 4  # batch size of the original's settings; its epoch figure is the mean
 _GROUPS = ("head_top", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 
 
-def extent_accuracy(truth, predicted, visible, size, threshold: float, skeleton: Skeleton, batch: int | None = None) -> Result:
+def extent_accuracy(
+    truth, predicted, visible, size, threshold: float, skeleton: Skeleton, batch: int | None = None
+) -> Result:
     """PCK at `threshold` x `size` (N,), inclusive, without the neck. truth, predicted (N,J,2), visible (N,J) bool.
 
     A group with nothing visible scores 0. With `batch`, hits are counted in consecutive batches of that size and the figures are plain
@@ -29,7 +31,8 @@ def extent_accuracy(truth, predicted, visible, size, threshold: float, skeleton:
     hits = within(distances(truth, predicted), size[:, None], threshold) & visible
     starts = np.arange(0, len(hits), batch or max(len(hits), 1))
     batch_hits, batch_counts = (
-        (np.add.reduceat(a, starts) if len(a) else np.zeros((1, len(skeleton)), int)) for a in (hits.astype(int), visible.astype(int))
+        (np.add.reduceat(a, starts) if len(a) else np.zeros((1, len(skeleton)), int))
+        for a in (hits.astype(int), visible.astype(int))
     )
     used = batch_counts[:, columns].any(1)
 
@@ -95,7 +98,9 @@ def with_penn_neck(joints: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray,
 
 def penn_columns() -> dict[str, str]:
     """Column that the script prints -> joint that it scores: it applies the order of the official network to maps in its own order."""
-    printed = [mirror_name(joint) for joint in PENN13.joints]  # the official code names Penn Action's sides the other way round
+    printed = [
+        mirror_name(joint) for joint in PENN13.joints
+    ]  # the official code names Penn Action's sides the other way round
     return {name: LPM14.joints[CPM14.index("head_top" if name == "head" else name)] for name in printed}
 
 

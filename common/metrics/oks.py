@@ -25,7 +25,9 @@ _TENFOLD_SIGMA = {
 COCO_SIGMAS = np.array([_TENFOLD_SIGMA[group_name(joint)] for joint in COCO17.joints]) / 10
 
 
-def oks(truth: np.ndarray, counted: np.ndarray, area: np.ndarray, predicted: np.ndarray, sigmas: np.ndarray = COCO_SIGMAS) -> np.ndarray:
+def oks(
+    truth: np.ndarray, counted: np.ndarray, area: np.ndarray, predicted: np.ndarray, sigmas: np.ndarray = COCO_SIGMAS
+) -> np.ndarray:
     """OKS of predicted against true poses, any leading shape that broadcasts.
 
     `truth` and `predicted` (...,J,2) pixels, `counted` (...,J) bool: the joints that the mean is taken over, `area` (...) square pixels.

@@ -40,7 +40,9 @@ def official_penn_torso(truth: np.ndarray, predicted: np.ndarray, skeleton: Skel
     return np.where(torso >= 1, torso, np.nan_to_num(own))
 
 
-def pck(truth, predicted, labelled, size, threshold: float, skeleton: Skeleton, total: str = "weighted", how: str = "") -> Result:
+def pck(
+    truth, predicted, labelled, size, threshold: float, skeleton: Skeleton, total: str = "weighted", how: str = ""
+) -> Result:
     """PCK at `threshold` x `size`, inclusive. Persons whose `size` is NaN are not counted; at size 0 only an exact hit is one.
 
     `total`: `weighted` or `unweighted`, see `counting.joint_result`. Empty input gives NaN figures.

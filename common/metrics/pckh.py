@@ -18,7 +18,9 @@ NOT_IN_MEAN = ("pelvis", "thorax")  # MPII's own evaluation leaves them out of i
 TABLE = ("head_top", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")  # rows of the published tables
 
 
-def pckh(truth, predicted, labelled, head_size, threshold: float, skeleton: Skeleton, empty_joint_is_nan: bool = False) -> Result:
+def pckh(
+    truth, predicted, labelled, head_size, threshold: float, skeleton: Skeleton, empty_joint_is_nan: bool = False
+) -> Result:
     """PCKh at `threshold` x `head_size` (N,), MPII: 0.6 x the diagonal of the head box. Total = weighted mean without pelvis and thorax.
 
     `empty_joint_is_nan`: a joint that is nowhere labelled makes both means NaN, as in the evaluation of Simple Baselines (compat);
@@ -32,7 +34,10 @@ def pckh(truth, predicted, labelled, head_size, threshold: float, skeleton: Skel
     if empty_joint_is_nan and any(np.isnan(result.values[joint]) for joint in include):
         nan = float("nan")
         result = replace(
-            result, total=nan, means=dict.fromkeys(result.means, nan), aggregation=result.aggregation + "; NaN for a joint nowhere labelled"
+            result,
+            total=nan,
+            means=dict.fromkeys(result.means, nan),
+            aggregation=result.aggregation + "; NaN for a joint nowhere labelled",
         )
     return result
 
@@ -43,7 +48,13 @@ def neck_of(skeleton: Skeleton) -> str:
 
 
 def pckh_neck(
-    truth, predicted, labelled, threshold: float, skeleton: Skeleton, symmetric: bool = False, unlabelled_is_miss: bool = False
+    truth,
+    predicted,
+    labelled,
+    threshold: float,
+    skeleton: Skeleton,
+    symmetric: bool = False,
+    unlabelled_is_miss: bool = False,
 ) -> Result:
     """PCKh with the head measured from head top to neck on the ground truth (deeppose_tf); every joint has the same weight.
 
@@ -54,12 +65,22 @@ def pckh_neck(
     head = length_between(truth, skeleton, "head_top", neck_of(skeleton))
     hits = within(distances(truth, predicted), head[:, None], threshold, exact_at_zero=False)
     counted = np.ones_like(labelled) if unlabelled_is_miss else labelled & np.isfinite(head)[:, None]
-    result = joint_result(hits, counted, skeleton, "unweighted", how=f"hit: distance <= {threshold:g} x (head top to neck)")
+    result = joint_result(
+        hits, counted, skeleton, "unweighted", how=f"hit: distance <= {threshold:g} x (head top to neck)"
+    )
     if not symmetric:
         return result
     mean = f"total = mean of the {len(result.groups)} groups, each the mean of left and right"
     how = f"hit: distance <= {threshold:g} x (head top to neck); {mean}"
-    counts = {group: sum(result.counts[skeleton.joints[i]] for i in members) for group, members in skeleton.groups.items()}
+    counts = {
+        group: sum(result.counts[skeleton.joints[i]] for i in members) for group, members in skeleton.groups.items()
+    }
     return replace(
-        result, total=mean_of(result.groups.values()), values=result.groups, kind="part", counts=counts, groups={}, aggregation=how
+        result,
+        total=mean_of(result.groups.values()),
+        values=result.groups,
+        kind="part",
+        counts=counts,
+        groups={},
+        aggregation=how,
     )

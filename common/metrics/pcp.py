@@ -33,7 +33,12 @@ def sticks_of(skeleton: Skeleton) -> dict[str, tuple[str, tuple[str, ...], tuple
     sticks = {"head": ("head", (head,), (neck_of(skeleton),)), "torso": ("torso", *torso)}
     hand = "wrist" if "right_wrist" in have else "hand"
     foot = "ankle" if "right_ankle" in have else "foot"
-    limbs = {"upper_arm": ("shoulder", "elbow"), "forearm": ("elbow", hand), "upper_leg": ("hip", "knee"), "lower_leg": ("knee", foot)}
+    limbs = {
+        "upper_arm": ("shoulder", "elbow"),
+        "forearm": ("elbow", hand),
+        "upper_leg": ("hip", "knee"),
+        "lower_leg": ("knee", foot),
+    }
     for part, (first, second) in limbs.items():
         for side in _SIDES:
             sticks[side + part] = (part, (side + first,), (side + second,))
@@ -85,7 +90,9 @@ def pcp(
     )
 
 
-def decide(truth, predicted, labelled, skeleton: Skeleton, threshold: float, relaxed: bool, exact_at_zero: bool = False):
+def decide(
+    truth, predicted, labelled, skeleton: Skeleton, threshold: float, relaxed: bool, exact_at_zero: bool = False
+):
     """(N,S) hits, (N,S) counted and the sticks that the S columns are, for callers that need single decisions."""
     truth = np.where(labelled[..., None], truth, np.nan)
     sticks = sticks_of(skeleton)

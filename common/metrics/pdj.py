@@ -44,9 +44,7 @@ def k2hpd_accuracy(truth, predicted, skeleton: Skeleton) -> Result:
     size = length_between(truth, skeleton, *K2HPD_DIAMETER)[:, None]
     distance = distances(truth, predicted)
     curve = {f"pdj@{t:g}": pooled(within(distance, size, t), labelled) for t in K2HPD_THRESHOLDS}
-    how = (
-        "total = strict PCP@0.5, all sticks pooled, every joint counted; pdj@t = hits / all joints within t x (right shoulder to left hip)"
-    )
+    how = "total = strict PCP@0.5, all sticks pooled, every joint counted; pdj@t = hits / all joints within t x (right shoulder to left hip)"
     return Result(parts.total, curve, how, len(labelled), kind="part", counts=dict.fromkeys(curve, labelled.size))
 
 
@@ -59,4 +57,10 @@ def euclidean_loss(truth, predicted, skeleton: Skeleton) -> Result:
     n, joints = squared.shape
     shares = squared.sum(0) / (2 * n * 2 * joints) if n else np.full(joints, np.nan)
     how = "total = sum of squared distances / 2 / persons / coordinates of a person, in square pixels"
-    return Result(float(shares.sum()), dict(zip(skeleton.joints, shares.tolist())), how, n, counts=dict.fromkeys(skeleton.joints, n))
+    return Result(
+        float(shares.sum()),
+        dict(zip(skeleton.joints, shares.tolist())),
+        how,
+        n,
+        counts=dict.fromkeys(skeleton.joints, n),
+    )

@@ -26,7 +26,9 @@ def parse_net(data: bytes, name: str = "data"):
         raise DataError(f"{name} holds no layers; {_REMEDY}")
     named = [layer for layer in (*net.layer, *net.layers) if layer.name]
     if not named:
-        raise DataError(f"{name}: its layers have no names, as in Caffe's oldest (V0) format; run Caffe's upgrade_net_proto_binary first")
+        raise DataError(
+            f"{name}: its layers have no names, as in Caffe's oldest (V0) format; run Caffe's upgrade_net_proto_binary first"
+        )
     return net
 
 
@@ -82,7 +84,9 @@ def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
             continue
         if layer.name in found:
             raise DataError(f"{path}: layer {layer.name} occurs twice with weights")
-        found[layer.name] = [blob_array(blob, f"{path}: layer {layer.name}, blob {i}") for i, blob in enumerate(layer.blobs)]
+        found[layer.name] = [
+            blob_array(blob, f"{path}: layer {layer.name}, blob {i}") for i, blob in enumerate(layer.blobs)
+        ]
     if not found:
         raise DataError(f"{path} holds layers but no weights; {_REMEDY}")
     return found
@@ -115,7 +119,9 @@ def _read_message(path: str | Path, kind: str, remedy: str):
 
 def read_blob(path: str | Path) -> np.ndarray:
     """A `.binaryproto` (a BlobProto, such as a mean image) as array in its stored shape. DataError when missing or damaged."""
-    blob = _read_message(path, "BlobProto", "make the mean file again (`workflow.py create_lmdb`, or Caffe's compute_image_mean)")
+    blob = _read_message(
+        path, "BlobProto", "make the mean file again (`workflow.py create_lmdb`, or Caffe's compute_image_mean)"
+    )
     return blob_array(blob, str(path))
 
 
@@ -132,10 +138,17 @@ def read_solverstate(path: str | Path) -> tuple[int, str, int, list[np.ndarray]]
     state = _read_message(path, "SolverState", "give a binary .solverstate that Caffe or this program wrote")
     if not state.HasField("iter"):
         raise DataError(f"{path} is not a .solverstate: it has no field iter")
-    return state.iter, state.learned_net, state.current_step, [blob_array(b, f"{path}: history {i}") for i, b in enumerate(state.history)]
+    return (
+        state.iter,
+        state.learned_net,
+        state.current_step,
+        [blob_array(b, f"{path}: history {i}") for i, b in enumerate(state.history)],
+    )
 
 
-def write_solverstate(path: str | Path, iteration: int, learned_net: str, current_step: int, history: Sequence[np.ndarray]) -> None:
+def write_solverstate(
+    path: str | Path, iteration: int, learned_net: str, current_step: int, history: Sequence[np.ndarray]
+) -> None:
     """Write a `.solverstate` that Caffe reads, atomically."""
     from common.checkpoints import atomic_write
 

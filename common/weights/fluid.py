@@ -17,7 +17,17 @@ import numpy as np
 from common.checkpoints import atomic_write
 from common.poses import DataError
 
-_TYPES = {0: "bool", 1: "int16", 2: "int32", 3: "int64", 4: "float16", 5: "float32", 6: "float64", 20: "uint8", 21: "int8"}
+_TYPES = {
+    0: "bool",
+    1: "int16",
+    2: "int32",
+    3: "int64",
+    4: "float16",
+    5: "float32",
+    6: "float64",
+    20: "uint8",
+    21: "int8",
+}
 _CODES = {name: code for code, name in _TYPES.items()}
 _BFLOAT16 = 22
 
@@ -30,7 +40,9 @@ class _Reader:
 
     def error(self, text: str) -> DataError:
         """The error to raise, with the position."""
-        return DataError(f"{self.path}: byte {self.at}: {text}; this is no (whole) variable of PaddlePaddle 1.x, get the file again")
+        return DataError(
+            f"{self.path}: byte {self.at}: {text}; this is no (whole) variable of PaddlePaddle 1.x, get the file again"
+        )
 
     def take(self, count: int, what: str) -> bytes:
         """The next bytes; DataError when so many are not left. `what` names them."""
@@ -132,15 +144,21 @@ def read_folder(folder: str | Path, names: Iterable[str] | None = None) -> dict[
     """Variables of a folder by name: those of `names` (one that is missing is a DataError), or every file that is one."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; PaddlePaddle 1.x keeps a checkpoint as a folder with one file a variable")
+        raise DataError(
+            f"{folder} is no folder; PaddlePaddle 1.x keeps a checkpoint as a folder with one file a variable"
+        )
     if names is None:
         names = sorted(f.name for f in folder.iterdir() if f.is_file() and is_variable(f))
         if not names:
-            raise DataError(f"{folder} holds no variable of PaddlePaddle 1.x; give the folder with files such as conv2d_0.w_0")
+            raise DataError(
+                f"{folder} holds no variable of PaddlePaddle 1.x; give the folder with files such as conv2d_0.w_0"
+            )
     names = list(names)
     missing = [n for n in names if not (folder / n).is_file()]
     if missing:
-        raise DataError(f"{folder} lacks {len(missing)} of {len(names)} variables, first {missing[0]}; unpack the archive again")
+        raise DataError(
+            f"{folder} lacks {len(missing)} of {len(names)} variables, first {missing[0]}; unpack the archive again"
+        )
     return {n: read_variable(folder / n)[0] for n in names}
 
 
@@ -156,7 +174,9 @@ def read_combined(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarra
             raise reader.error(f"the file ends after {len(found)} of {len(names)} variables")
         found[name] = _record(reader)[0]
     if reader.at != len(reader.data):
-        raise reader.error(f"{len(reader.data) - reader.at} bytes follow the {len(names)} variables that were asked for")
+        raise reader.error(
+            f"{len(reader.data) - reader.at} bytes follow the {len(names)} variables that were asked for"
+        )
     return found
 
 

@@ -131,7 +131,9 @@ def read_varint(data, at: int) -> tuple[int, int]:
 def read_table(data: memoryview, name: str) -> Iterator[tuple[bytes, memoryview]]:
     """The (key, value) pairs of a table in a buffer. DataError naming the file when it is none, is cut short or damaged."""
     if len(data) < _FOOTER or struct.unpack("<Q", data[-8:])[0] != _MAGIC:
-        raise DataError(f"{name} is not a whole TensorFlow checkpoint: it lacks the table's footer; it is cut short, or another kind of file")
+        raise DataError(
+            f"{name} is not a whole TensorFlow checkpoint: it lacks the table's footer; it is cut short, or another kind of file"
+        )
     try:
         at = len(data) - _FOOTER
         for _ in range(2):  # the meta index's place, which these files leave empty
@@ -170,6 +172,7 @@ def _entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 class _Block:
     """A block of a table while it is built."""
+
     def __init__(self) -> None:
         self.out, self.restarts, self.count, self.last = bytearray(), [0], 0, b""
 

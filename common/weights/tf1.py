@@ -19,10 +19,32 @@ from common.poses import DataError
 from common.weights.tables import masked_crc, read_table, read_varint, varint, write_table
 
 # TensorFlow's DataType -> NumPy
-_TYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 17: "<u2", 19: "<f2", 22: "<u4", 23: "<u8"}
+_TYPES = {
+    1: "<f4",
+    2: "<f8",
+    3: "<i4",
+    4: "u1",
+    5: "<i2",
+    6: "i1",
+    9: "<i8",
+    10: "?",
+    17: "<u2",
+    19: "<f2",
+    22: "<u4",
+    23: "<u8",
+}
 _NUMBERS = {np.dtype(name): number for number, name in _TYPES.items()}
 # V1 stores values in typed repeated fields of TensorProto: DataType -> (field, how an item is coded)
-_VALUE_FIELDS = {1: (5, "<f4"), 2: (6, "<f8"), 3: (7, "varint"), 4: (7, "varint"), 5: (7, "varint"), 6: (7, "varint"), 9: (10, "varint"), 10: (11, "varint")}
+_VALUE_FIELDS = {
+    1: (5, "<f4"),
+    2: (6, "<f8"),
+    3: (7, "varint"),
+    4: (7, "varint"),
+    5: (7, "varint"),
+    6: (7, "varint"),
+    9: (10, "varint"),
+    10: (11, "varint"),
+}
 _REMEDY = "give the prefix (checkpoint-7) of an .index and .data pair, or an old single-file checkpoint"
 
 
@@ -47,7 +69,9 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     try:
         return _read_v2(place) if kind == "V2" else _read_v1(place)
     except (OSError, ValueError, IndexError, KeyError, struct.error) as error:
-        raise DataError(f"TensorFlow checkpoint {place} cannot be read ({type(error).__name__}: {error}); {_REMEDY}") from error
+        raise DataError(
+            f"TensorFlow checkpoint {place} cannot be read ({type(error).__name__}: {error}); {_REMEDY}"
+        ) from error
 
 
 # ---- protocol buffers, the few messages that are needed -------------------------------------------------------------------------
@@ -109,7 +133,9 @@ def _read_v2(prefix: Path) -> dict[str, np.ndarray]:
         if not path.is_file():
             raise DataError(f"TensorFlow checkpoint {prefix} lacks its file {path.name}; put it beside {index.name}")
         data[shard] = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
-    return {name: array for name, entry in entries.items() if (array := _read_entry(name, entry, data, prefix)) is not None}
+    return {
+        name: array for name, entry in entries.items() if (array := _read_entry(name, entry, data, prefix)) is not None
+    }
 
 
 def _read_entry(name: str, entry: bytes, data: dict[int, np.ndarray], prefix: Path) -> np.ndarray | None:
@@ -123,7 +149,9 @@ def _read_entry(name: str, entry: bytes, data: dict[int, np.ndarray], prefix: Pa
     offset, size = found.get(4, 0), found.get(5, 0)
     stored = data[found.get(3, 0)][offset : offset + size]
     if len(stored) != size or size != kind.itemsize * int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"TensorFlow checkpoint {prefix}: variable {name} has {len(stored)} of {size} bytes; the data file is cut short")
+        raise DataError(
+            f"TensorFlow checkpoint {prefix}: variable {name} has {len(stored)} of {size} bytes; the data file is cut short"
+        )
     if masked_crc(stored) != found.get(6, 0):
         raise DataError(f"TensorFlow checkpoint {prefix}: variable {name} has a wrong checksum; the file is damaged")
     return np.array(stored).view(kind).reshape(shape)
@@ -183,7 +211,9 @@ def _read_v1(path: Path) -> dict[str, np.ndarray]:
         found[name] = _values(name, _first(slice_message, 3, b""), kind, shape)
     missing = [name for name in declared if name not in found]
     if missing or not declared:
-        raise DataError(f"TensorFlow checkpoint {path}: {f'variable {missing[0]} has no values' if missing else 'it holds no variables'}; {_REMEDY}")
+        raise DataError(
+            f"TensorFlow checkpoint {path}: {f'variable {missing[0]} has no values' if missing else 'it holds no variables'}; {_REMEDY}"
+        )
     return found
 
 
@@ -208,12 +238,16 @@ def _values(name: str, tensor, kind: int, shape: tuple[int, ...]) -> np.ndarray:
         if number == 4:  # tensor_content: raw bytes
             parts.append(np.frombuffer(value, dtype))
         elif number == field and coding != "varint":
-            parts.append(np.frombuffer(value, coding) if not isinstance(value, int) else np.array([value], "<u4").view("<f4"))
+            parts.append(
+                np.frombuffer(value, coding) if not isinstance(value, int) else np.array([value], "<u4").view("<f4")
+            )
         elif number == field:
             parts.append(np.array(_varints(value), np.uint64).astype(np.int64).astype(dtype))
     values = np.concatenate(parts) if parts else np.zeros(0, dtype)
     if values.size != count:
-        raise ValueError(f"variable {name} has {values.size} values for shape {shape}: it was saved in slices, or the file is damaged")
+        raise ValueError(
+            f"variable {name} has {values.size} values for shape {shape}: it was saved in slices, or the file is damaged"
+        )
     return values.astype(dtype).reshape(shape)
 
 
@@ -234,7 +268,13 @@ def write_v1(path: str | Path, variables: Mapping[str, np.ndarray]) -> Path:
 
     arrays = {name: _stored(name, value) for name, value in variables.items()}
     meta = b"".join(
-        _field(1, _field(1, n.encode()) + _field(2, _shape_message(a.shape)) + _field(3, _NUMBERS[a.dtype]) + _field(4, _full_slice(a.ndim)))
+        _field(
+            1,
+            _field(1, n.encode())
+            + _field(2, _shape_message(a.shape))
+            + _field(3, _NUMBERS[a.dtype])
+            + _field(4, _full_slice(a.ndim)),
+        )
         for n, a in arrays.items()
     )
     entries = [(b"", _field(1, meta + _field(2, _field(1, 1))))]
@@ -244,7 +284,9 @@ def write_v1(path: str | Path, variables: Mapping[str, np.ndarray]) -> Path:
         yield from entries
         for key, name in keyed:
             array = arrays[name]
-            tensor = _field(1, _NUMBERS[array.dtype]) + _field(2, _shape_message(array.shape)) + _value_bytes(name, array)
+            tensor = (
+                _field(1, _NUMBERS[array.dtype]) + _field(2, _shape_message(array.shape)) + _value_bytes(name, array)
+            )
             yield key, _field(2, _field(1, name.encode()) + _field(2, _full_slice(array.ndim)) + _field(3, tensor))
 
     def write(temporary: Path) -> None:

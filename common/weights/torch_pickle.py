@@ -112,7 +112,9 @@ def read_torch(path: str | Path) -> Any:
         value = _read_zip(path) if zipfile.is_zipfile(path) else _read_stream(path)
         return _plain(value)
     except Exception as error:  # pickle, zipfile and struct each have their own
-        raise DataError(f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}: {error}); get the file again") from error
+        raise DataError(
+            f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}: {error}); get the file again"
+        ) from error
 
 
 def _read_zip(path: Path) -> Any:
@@ -139,6 +141,7 @@ def _read_stream(path: Path) -> Any:
         return storages.setdefault(key, _Storage(kind, count))
 
     with open(path, "rb") as file:
+
         def part() -> Any:
             return _Unpickler(file, load).load()
 
@@ -179,7 +182,9 @@ def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
                 if kind is None:
                     raise DataError(f"tensor {name} has dtype {array.dtype}, which PyTorch does not have")
                 out.tensor(name, kind, str(key), array.shape)
-                archive.writestr(f"archive/data/{key}", np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+                archive.writestr(
+                    f"archive/data/{key}", np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+                )
             archive.writestr("archive/data.pkl", out.finish())
             archive.writestr("archive/byteorder", "little")
             archive.writestr("archive/version", "3\n")
@@ -209,7 +214,15 @@ class _Opcodes:
         """Append one name and tensor."""
         count = int(np.prod(shape, dtype=np.int64))
         strides = tuple(int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
-        storage = b"(" + self._text("storage") + f"ctorch\n{kind}\n".encode() + self._text(key) + self._text("cpu") + self._int(count) + b"tQ"
+        storage = (
+            b"("
+            + self._text("storage")
+            + f"ctorch\n{kind}\n".encode()
+            + self._text(key)
+            + self._text("cpu")
+            + self._int(count)
+            + b"tQ"
+        )
         hooks = b"ccollections\nOrderedDict\n)R"
         arguments = b"(" + storage + self._int(0) + self._tuple(shape) + self._tuple(strides) + b"\x89" + hooks + b"t"
         self._parts += [self._text(name), b"ctorch._utils\n_rebuild_tensor_v2\n", arguments, b"R"]

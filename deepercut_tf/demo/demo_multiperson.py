@@ -1,6 +1,6 @@
 """The original's demo: joints of all persons in a picture, with the settings of demo/pose_cfg_multi.yaml. Same as predict.py with them.
 
-    python deepercut_tf/demo/demo_multiperson.py --image photo.jpg --weights SNAPSHOT --out output/demo
+python deepercut_tf/demo/demo_multiperson.py --image photo.jpg --weights SNAPSHOT --out output/demo
 """
 
 from __future__ import annotations

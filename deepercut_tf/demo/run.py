@@ -19,7 +19,9 @@ def demo(about: str, picture: str, settings: str, people: str, argv=None) -> int
     parser.add_argument("--image", default=str(HERE / picture), help=f"picture (default: demo/{picture})")
     parser.add_argument("--config", default=str(HERE / settings), help=f"settings (default: demo/{settings})")
     parser.add_argument("--weights", help="weights (default: the key init_weights of the settings)")
-    parser.add_argument("--out", default="output/demo", help="folder for the drawing and joints.jsonl (default: output/demo)")
+    parser.add_argument(
+        "--out", default="output/demo", help="folder for the drawing and joints.jsonl (default: output/demo)"
+    )
     args = parser.parse_args(argv)
     weights = ["--weights", args.weights] if args.weights else []
     return predict.main([args.image, "--config", args.config, "--out", args.out, "--people", people, *weights])

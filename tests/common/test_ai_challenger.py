@@ -79,7 +79,10 @@ def test_against_loops():
             best = 0
             for p in persons:
                 terms = [
-                    np.exp(-((truth.joints[p, j] - joints[g, j]) ** 2).sum() / (2 * (2 * AIC_SIGMAS[j]) ** 2 * (100 * 100 + 1)))
+                    np.exp(
+                        -((truth.joints[p, j] - joints[g, j]) ** 2).sum()
+                        / (2 * (2 * AIC_SIGMAS[j]) ** 2 * (100 * 100 + 1))
+                    )
                     for j in range(14)
                     if visible[p, j] == 2
                 ]
@@ -98,7 +101,9 @@ def test_missing_images_extra_persons_and_unknown_images():
     missing = aic_map(truth, subset(perfect, [0, 1]))
     assert missing["score"] == pytest.approx(2 / 3) and missing["images_missing"] == 1 and missing["count"] == 3
     doubled = aic_map(truth, subset(perfect, [0, 1, 2, 2]))
-    assert doubled["count"] == 4 and doubled["score"] == 1  # two predictions take one person, as the evaluator lets them
+    assert (
+        doubled["count"] == 4 and doubled["score"] == 1
+    )  # two predictions take one person, as the evaluator lets them
     elsewhere = dataclasses.replace(perfect, image_id=np.array(["a", "a", "long_name_elsewhere"]))
     assert aic_map(truth, elsewhere)["count"] == 3
     listed = dataclasses.replace(truth, regions={"a": [], "b": [], "long_name_elsewhere": []})

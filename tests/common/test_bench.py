@@ -19,9 +19,14 @@ def test_whole_command_and_json(tmp_path, capsys):
     pytest.importorskip("pycocotools")
     assert bench.main(["metrics", "--persons", "30", "--runs", "1", "--json", str(tmp_path / "out.json")]) == 0
     stored = json.loads((tmp_path / "out.json").read_text())
-    seconds, peer, ratio, same = (stored["columns"].index(name) for name in ("CPU seconds", "peer's CPU seconds", "ratio", "same answer"))
+    seconds, peer, ratio, same = (
+        stored["columns"].index(name) for name in ("CPU seconds", "peer's CPU seconds", "ratio", "same answer")
+    )
     assert len(stored["rows"]) == 4 and "metrics --persons 30 --runs 1" in stored["command"]
-    assert all(row[same] == "yes" and row[seconds] >= 0 and row[ratio] == pytest.approx(row[peer] / row[seconds]) for row in stored["rows"])
+    assert all(
+        row[same] == "yes" and row[seconds] >= 0 and row[ratio] == pytest.approx(row[peer] / row[seconds])
+        for row in stored["rows"]
+    )
     assert capsys.readouterr().out.count("| yes |") == 4
 
 

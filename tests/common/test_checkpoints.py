@@ -35,7 +35,14 @@ def open_store(folder, announced=None, **options):
 
 
 def state_at(epoch, **changes):
-    fields = {"batch": 0, "step": 10 * epoch, "model": [epoch], "optimizer": [], "schedule": [], "config": {"mode": "correct"}}
+    fields = {
+        "batch": 0,
+        "step": 10 * epoch,
+        "model": [epoch],
+        "optimizer": [],
+        "schedule": [],
+        "config": {"mode": "correct"},
+    }
     return make_state(epoch=epoch, random_state={}, **{**fields, **changes})
 
 
@@ -68,7 +75,13 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     finish(start_run(tmp_path / "whole", "new", 0, tmp_path / "began_whole"))
     folder, began = tmp_path / "killed", tmp_path / "began"
     # within the first save; within the third or so; between saves; at the end of one, where files are being renamed
-    for resume, seconds, delay in (("new", 0.2, 0.1), ("auto", 0.05, 0.13), ("auto", 0.01, 0.03), ("auto", 0.0, 0.001), ("auto", 0.2, 0.1)):
+    for resume, seconds, delay in (
+        ("new", 0.2, 0.1),
+        ("auto", 0.05, 0.13),
+        ("auto", 0.01, 0.03),
+        ("auto", 0.0, 0.001),
+        ("auto", 0.2, 0.1),
+    ):
         kill_in_save(start_run(folder, resume, seconds, began), began, delay)
     assert list(folder.glob(".tmp*")), "the last kill should have hit a half-written file"
     finish(start_run(folder, "auto", 0, began))
@@ -138,7 +151,9 @@ def test_new_run_moves_the_old_one_aside(tmp_path):
     assert store.save(state_at(1), metric=0.1), "the old run's best metric must not count"
 
 
-@pytest.mark.parametrize(("mode", "metrics", "best"), [("max", [0.2, 0.5, float("nan"), 0.4], 2), ("min", [0.2, 0.1, 0.3, 0.1], 2)])
+@pytest.mark.parametrize(
+    ("mode", "metrics", "best"), [("max", [0.2, 0.5, float("nan"), 0.4], 2), ("min", [0.2, 0.1, 0.3, 0.1], 2)]
+)
 def test_best_is_kept_and_survives_a_resume(tmp_path, mode, metrics, best):
     store = open_store(tmp_path, mode=mode)
     flags = [store.save(state_at(epoch), metric=m) for epoch, m in enumerate(metrics, 1)]
@@ -193,7 +208,9 @@ def test_random_state_round_trip_through_json():
     generators = {kind.__name__: np.random.Generator(kind(5)) for kind in kinds}
 
     def draw():
-        numbers = [g.normal(size=3).tolist() + g.integers(0, 9, 3, dtype=np.uint8).tolist() for g in generators.values()]
+        numbers = [
+            g.normal(size=3).tolist() + g.integers(0, 9, 3, dtype=np.uint8).tolist() for g in generators.values()
+        ]
         return [*numbers, random.random(), random.gauss(0, 1), np.random.normal(), np.random.rand()]
 
     random.seed(1)
@@ -211,7 +228,8 @@ def test_random_state_round_trip_through_json():
 def test_check_compatible_names_field_values_and_remedy():
     check_compatible({"mode": "compat", "size": [2, 3]}, {"mode": "compat", "size": (2, 3), "lr": 1}, ["mode", "size"])
     with pytest.raises(
-        DataError, match=r"a\.pth: field 'mode' is 'compat' in the checkpoint and 'correct' in this run; run with --mode compat"
+        DataError,
+        match=r"a\.pth: field 'mode' is 'compat' in the checkpoint and 'correct' in this run; run with --mode compat",
     ):
         check_compatible({"mode": "compat"}, {"mode": "correct"}, ["mode"], "a.pth")
     with pytest.raises(DataError, match="no field 'mode'"):

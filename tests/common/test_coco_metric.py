@@ -52,7 +52,9 @@ def write_annotations(folder, pose_set, crowd_rows=(), empty_images=()):
                 "num_keypoints": int((points[:, 2] > 0).sum()),
                 "bbox": [x, y, w, h],
                 "area": float(pose_set.area[i]),
-                "segmentation": {"size": [600, 600], "counts": [0, 10, 359990]} if i in crowd_rows else [[x, y, x + w, y, x + w, y + h]],
+                "segmentation": {"size": [600, 600], "counts": [0, 10, 359990]}
+                if i in crowd_rows
+                else [[x, y, x + w, y, x + w, y + h]],
             }
         )
     images = sorted({int(i) for i in pose_set.image_id} | set(empty_images))
@@ -73,7 +75,9 @@ def test_equal_to_pycocotools_on_random_persons(tmp_path):
     pose_set, predictions = random_coco(60, seed=5)
     visible = pose_set.visible.copy()
     visible[[7, 8]] = 0
-    pose_set = dataclasses.replace(pose_set, visible=visible, joints=np.where(visible[..., None] > 0, pose_set.joints, np.nan))
+    pose_set = dataclasses.replace(
+        pose_set, visible=visible, joints=np.where(visible[..., None] > 0, pose_set.joints, np.nan)
+    )
     annotations = write_annotations(tmp_path, pose_set, crowd_rows=(3, 12), empty_images=(900,))
     truth = datasets.load("coco", tmp_path, "val2017")
     ids = predictions.image_id.copy()

@@ -18,12 +18,28 @@ def result(total, **parts):
 
 
 def run_file(
-    folder, house="simplebaseline_paddle", model="resnet50_256x256", dataset="mpii", split="valid", protocols=None, name="run", **meta
+    folder,
+    house="simplebaseline_paddle",
+    model="resnet50_256x256",
+    dataset="mpii",
+    split="valid",
+    protocols=None,
+    name="run",
+    **meta,
 ):
     protocols = protocols or {"pckh@0.5": {**result(88.0), "per_group": {"head_top": 95.0, "wrist": 83.0}}}
     meta = {"boxes": "oracle", "flip_test": True, "synthetic": False, **meta}
     path = folder / house / "results" / f"{name}.json"
-    save_run(path, house=house, model=model, dataset=dataset, split=split, protocols=protocols, meta=meta, command=f"python {house}/val.py")
+    save_run(
+        path,
+        house=house,
+        model=model,
+        dataset=dataset,
+        split=split,
+        protocols=protocols,
+        meta=meta,
+        command=f"python {house}/val.py",
+    )
     return path
 
 
@@ -54,7 +70,9 @@ def test_reported_tables_are_whole():
             assert len(values) == len(table["columns"]), (table["table"], model)
             assert all(v is None or 0 <= v <= highest for v in values), (table["table"], model)
         known = table["protocol"] in PROTOCOLS[table["dataset"]]
-        assert known or (not table["comparable"] and table["protocol"] in NOT_SCORED_HERE), f"{table['table']}: {table['protocol']}"
+        assert known or (not table["comparable"] and table["protocol"] in NOT_SCORED_HERE), (
+            f"{table['table']}: {table['protocol']}"
+        )
     houses = {t["house"] for t in tables} | {s["house"] for s in silent}
     assert {"deeppose_tf", "lpm_torch", "deepercut_tf", "simplebaseline_paddle", "deeppose_caffe_port"} <= houses
 
@@ -137,7 +155,18 @@ def test_forms_show_every_column(tmp_path, capsys):
     lines = compare(load_runs(tmp_path))
     table = markdown(lines).splitlines()
     assert len({row.replace("\\|", "").count("|") for row in table}) == 1 and len(table) == len(lines) + 2
-    for word in ("boxes", "centric", "flip test", "seeds", "images", "reported", "measured", "difference", "comparable?", "why"):
+    for word in (
+        "boxes",
+        "centric",
+        "flip test",
+        "seeds",
+        "images",
+        "reported",
+        "measured",
+        "difference",
+        "comparable?",
+        "why",
+    ):
         assert word in table[0]
     assert as_html(lines).count("<tr>") == len(lines) + 1
     assert main(["--results", str(tmp_path), "--json"]) == 0

@@ -22,7 +22,12 @@ def _own(root, persons, size=(40, 30), image=True):
 
     root.mkdir(parents=True, exist_ok=True)
     (root / "all.json").write_text(
-        json.dumps({"skeleton": "lsp14", "images": [{"file": "a.png", "width": size[0], "height": size[1], "persons": persons}]})
+        json.dumps(
+            {
+                "skeleton": "lsp14",
+                "images": [{"file": "a.png", "width": size[0], "height": size[1], "persons": persons}],
+            }
+        )
     )
     if image:
         cv2.imwrite(str(root / "a.png"), np.zeros((30, 40, 3), np.uint8))
@@ -140,5 +145,7 @@ def test_browse_real_photographs(pose_data, tmp_path):
         ("jhmdb", "jhmdb_mini"),
         ("ai_challenger", "aic"),
     ):
-        assert main(["browse", name, str(pose_data / folder), "--out", str(tmp_path / f"{name}.png"), "--count", "6"]) == 0
+        assert (
+            main(["browse", name, str(pose_data / folder), "--out", str(tmp_path / f"{name}.png"), "--count", "6"]) == 0
+        )
         assert read_image(tmp_path / f"{name}.png").std() > 20

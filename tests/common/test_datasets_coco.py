@@ -84,12 +84,19 @@ def test_joints_of_the_category(tmp_path):
     path = tmp_path / "annotations/person_keypoints_val2017.json"
     _coco(path)
     content = json.loads(path.read_text())
-    for names in (list(COCO17.joints), [n.replace("_", " ").title() for n in COCO17.joints], [f"k{i}" for i in range(17)], []):
+    for names in (
+        list(COCO17.joints),
+        [n.replace("_", " ").title() for n in COCO17.joints],
+        [f"k{i}" for i in range(17)],
+        [],
+    ):
         path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "person", "keypoints": names}]}))
         assert load("coco", tmp_path, "val").skeleton is COCO17
     for names in (["neck", *COCO17.joints[1:]], list(COCO17.joints[::-1]), list(COCO17.joints[:14])):
         path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "person", "keypoints": names}]}))
-        with pytest.raises(DataError, match=rf"val2017\.json: field categories has the {len(names)} keypoints {names[0]}"):
+        with pytest.raises(
+            DataError, match=rf"val2017\.json: field categories has the {len(names)} keypoints {names[0]}"
+        ):
             load("coco", tmp_path, "val")
 
 
@@ -114,9 +121,13 @@ def test_simple_baselines_records(golden_dir):
     split = splits("coco", root)[0]
     found = load("coco", root, split)
     records = json.loads((root / "expected_db.json").read_text())["db"]
-    wanted = Counter((r["filename"], str(np.array(r["joints"])[:, :2][np.array(r["vis"]) > 0].tolist())) for r in records)
+    wanted = Counter(
+        (r["filename"], str(np.array(r["joints"])[:, :2][np.array(r["vis"]) > 0].tolist())) for r in records
+    )
     rows = np.flatnonzero(~found.ignore)
-    ours = Counter((found.images[r].rsplit("/", 1)[1], str(found.joints[r][found.visible[r] > 0].tolist())) for r in rows)
+    ours = Counter(
+        (found.images[r].rsplit("/", 1)[1], str(found.joints[r][found.visible[r] > 0].tolist())) for r in rows
+    )
     assert wanted and not wanted - ours
     assert len(list(rows)) >= len(records)
 
@@ -124,7 +135,10 @@ def test_simple_baselines_records(golden_dir):
 def _aic(path, v=1):
     entry = {
         "image_id": "abc",
-        "keypoint_annotations": {"human2": [k for i in range(14) for k in (i, 2 * i, i % 3 + 1)], "human1": [5, 6, v] * 14},
+        "keypoint_annotations": {
+            "human2": [k for i in range(14) for k in (i, 2 * i, i % 3 + 1)],
+            "human1": [5, 6, v] * 14,
+        },
         "human_annotations": {"human1": [1, 2, 11, 22], "human2": [0, 0, 5, 6]},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,4 +181,6 @@ def test_ai_challenger_converter_input(golden_dir):
     assert np.array_equal(found.visible, theirs[..., 2])
     seen = found.visible > 0
     assert np.array_equal(found.joints[seen], theirs[..., :2][seen])
-    assert np.array_equal(found.box, [a["bbox"] for a in converted]) and np.array_equal(found.area, [a["area"] for a in converted])
+    assert np.array_equal(found.box, [a["bbox"] for a in converted]) and np.array_equal(
+        found.area, [a["area"] for a in converted]
+    )

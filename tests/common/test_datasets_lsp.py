@@ -38,7 +38,8 @@ def test_flags_mean_the_opposite(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "folder, name, sample", [("", "lsp", "im0003.jpg"), ("lsp", "lsp", "im0003.jpg"), ("lsp_ext", "lspet", "im00003.jpg")]
+    "folder, name, sample",
+    [("", "lsp", "im0003.jpg"), ("lsp", "lsp", "im0003.jpg"), ("lsp_ext", "lspet", "im00003.jpg")],
 )
 def test_layouts(tmp_path, folder, name, sample):
     points, _, lsp, lspet = _arrays(1, 8)
@@ -57,7 +58,9 @@ def test_mobilepose_layout_trains_on_lspet_then_lsp(tmp_path):
     _write(tmp_path / "joints_10000.mat", lspet)
     train, valid = load("lsp", tmp_path, "train"), load("lsp", tmp_path, "valid")
     assert len(train) == 1003 + 1000 and len(valid) == 3
-    assert train.images[0].endswith("images_10000/im00001.jpg") and train.images[1003].endswith("images_2000/im0001.jpg")
+    assert train.images[0].endswith("images_10000/im00001.jpg") and train.images[1003].endswith(
+        "images_2000/im0001.jpg"
+    )
     assert np.array_equal(train.visible[:1003] == 0, flags == 0) and (train.visible[1003:] > 0).all()
     assert len(set(train.image_id.tolist())) == len(train)
     assert np.array_equal(valid.joints, points[1000:])
@@ -66,9 +69,19 @@ def test_mobilepose_layout_trains_on_lspet_then_lsp(tmp_path):
 def test_splits(tmp_path):
     points, _, lsp, _ = _arrays(3, 1200)
     _write(tmp_path / "joints.mat", lsp)
-    assert [len(load("lsp", tmp_path, s)) for s in ("train", "test", "valid", "all", "1-1", "1100-1200")] == [1000, 200, 200, 1200, 1, 101]
+    assert [len(load("lsp", tmp_path, s)) for s in ("train", "test", "valid", "all", "1-1", "1100-1200")] == [
+        1000,
+        200,
+        200,
+        1200,
+        1,
+        101,
+    ]
     _write(tmp_path / "joints.mat", lsp[:, :, :10])
-    assert [load("lsp", tmp_path, s).image_id.tolist() for s in ("train", "test")] == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
+    assert [load("lsp", tmp_path, s).image_id.tolist() for s in ("train", "test")] == [
+        [1, 2, 3, 4, 5],
+        [6, 7, 8, 9, 10],
+    ]
 
 
 @pytest.mark.parametrize("split", ["10-11", "0-3", "5-2", "nosuch", ""])
@@ -152,7 +165,10 @@ def test_real_files(pose_data):
 @pytest.mark.golden
 def test_real_prepared_rows(pose_data):
     """DeepPose's prepared test rows of the real LSP, printed with 12 digits."""
-    lines = [line.split(",") for line in (pose_data / "eval_refs/deeppose_tf_csv/lsp_ext/test_joints.csv").read_text().split()]
+    lines = [
+        line.split(",")
+        for line in (pose_data / "eval_refs/deeppose_tf_csv/lsp_ext/test_joints.csv").read_text().split()
+    ]
     theirs = np.array([line[1:] for line in lines], float).reshape(len(lines), 14, 2)
     found = load("lsp", pose_data / "lsp", "all")
     rows = [int(line[0].rsplit("im", 1)[1].split(".")[0]) - 1 for line in lines]
@@ -161,5 +177,7 @@ def test_real_prepared_rows(pose_data):
 
 
 def test_missing_names_source_and_stand_in(tmp_path):
-    with pytest.raises(DataMissing, match=r"sam\.johnson\.io/research/lspet.*python -m common\.datasets\.synthetic lspet"):
+    with pytest.raises(
+        DataMissing, match=r"sam\.johnson\.io/research/lspet.*python -m common\.datasets\.synthetic lspet"
+    ):
         load("lspet", tmp_path / "nowhere", "train")

@@ -14,7 +14,13 @@ from common.poses import DataError, DataMissing
 def _person(rng, head, points=16, visible=True):
     chosen = sorted(rng.permutation(16)[:points].tolist())
     point = [
-        {"id": k, "x": rng.uniform(10, 500), "y": rng.uniform(10, 500), **({"is_visible": int(k % 2)} if visible else {})} for k in chosen
+        {
+            "id": k,
+            "x": rng.uniform(10, 500),
+            "y": rng.uniform(10, 500),
+            **({"is_visible": int(k % 2)} if visible else {}),
+        }
+        for k in chosen
     ]
     return {
         **dict(zip(("x1", "y1", "x2", "y2"), map(float, head))),
@@ -40,7 +46,11 @@ def _release(path, seed=0):
 
 
 def _ground_truth(path, persons):
-    joints, missing, heads = np.zeros((16, 2, len(persons))), np.ones((16, len(persons)), np.uint8), np.zeros((2, 2, len(persons)))
+    joints, missing, heads = (
+        np.zeros((16, 2, len(persons))),
+        np.ones((16, len(persons)), np.uint8),
+        np.zeros((2, 2, len(persons))),
+    )
     for i, (_, person) in enumerate(persons):
         for point in person["annopoints"]["point"]:
             joints[point["id"], :, i], missing[point["id"], i] = (point["x"], point["y"]), 0
@@ -83,7 +93,10 @@ def test_convert_equals_release(tmp_path, kind):
     )
     lists["txt"].write_text(f"{persons[2][0]}\n")
     counts = mpii_convert.convert(release, out, lists[kind])
-    assert counts == {"trainval.json": 3, **({"valid.json": 1, "train.json": 2} if kind == "txt" else {"valid.json": 2, "train.json": 1})}
+    assert counts == {
+        "trainval.json": 3,
+        **({"valid.json": 1, "train.json": 2} if kind == "txt" else {"valid.json": 2, "train.json": 1}),
+    }
     if kind == "txt":
         return
     for split in ("train", "valid"):
@@ -92,7 +105,13 @@ def test_convert_equals_release(tmp_path, kind):
             assert np.array_equal(getattr(ours, field), getattr(theirs, field), equal_nan=field != "image_id"), field
     entry = json.loads((out / "valid.json").read_text())[1]
     first = persons[0][1]["annopoints"]["point"][0]
-    assert entry["joints"][first["id"]] == [first["x"], first["y"]] and set(entry) >= {"image", "center", "scale", "joints", "joints_vis"}
+    assert entry["joints"][first["id"]] == [first["x"], first["y"]] and set(entry) >= {
+        "image",
+        "center",
+        "scale",
+        "joints",
+        "joints_vis",
+    }
     assert not list(out.glob("*.tmp"))
 
 
@@ -166,9 +185,14 @@ def test_release_matches_deeppose_preparation(golden_dir, tmp_path):
         if line["is_visible"] is not None:
             assert (found.visible[row] == 2).tolist() == [bool(line["is_visible"][str(k)]) for k in range(16)]
     for part in ("train", "test"):
-        lines, split = [str(line).split(",") for line in fixture[f"mpii/{part}_csv"]], load("mpii", tmp_path, f"deeppose_tf_{part}")
+        lines, split = (
+            [str(line).split(",") for line in fixture[f"mpii/{part}_csv"]],
+            load("mpii", tmp_path, f"deeppose_tf_{part}"),
+        )
         assert split.image_id.tolist() == [line[0] for line in lines] and split.split == f"deeppose_tf_{part}"
-        np.testing.assert_allclose(split.joints.reshape(len(lines), 32) + 1, [[float(v) for v in line[1:]] for line in lines], rtol=1e-11)
+        np.testing.assert_allclose(
+            split.joints.reshape(len(lines), 32) + 1, [[float(v) for v in line[1:]] for line in lines], rtol=1e-11
+        )
 
 
 @pytest.mark.golden

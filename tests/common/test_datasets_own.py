@@ -27,7 +27,15 @@ def test_k2hpd(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", [_line("a.png", 28), _line("a.png", 31), "a.png", "a.png 1,2,x" + ",3" * 27, "a.png 1, 2", "a.png " + ",".join(["nan"] * 30)]
+    "line",
+    [
+        _line("a.png", 28),
+        _line("a.png", 31),
+        "a.png",
+        "a.png 1,2,x" + ",3" * 27,
+        "a.png 1, 2",
+        "a.png " + ",".join(["nan"] * 30),
+    ],
 )
 def test_k2hpd_damage(tmp_path, line):
     (tmp_path / "test_annos.txt").write_text(f"{_line('ok.png', 30)}\n{line}\n")
@@ -56,7 +64,10 @@ def _own(path, **changes):
         "images": [
             {
                 "file": "a.jpg",
-                "persons": [{"joints": [[1, 2], [3, 4, 1], None]}, {"joints": [None, [5, 6, 2], [9, 9, 0]], "box": [1, 2, 3, 4], "id": 9}],
+                "persons": [
+                    {"joints": [[1, 2], [3, 4, 1], None]},
+                    {"joints": [None, [5, 6, 2], [9, 9, 0]], "box": [1, 2, 3, 4], "id": 9},
+                ],
             },
             {"file": "sub/b.jpg"},
         ],
@@ -84,7 +95,12 @@ def test_own_format_optional_fields(tmp_path):
     person = {"joints": [[1, 2], None, None], "head_size": 4, "area": 9.5, "ignore": True}
     _own(tmp_path / "a.json", images=[{"file": "a.jpg", "width": 10, "height": 20, "persons": [person]}])
     found = load("json", tmp_path, "a")
-    assert (found.head_size[0], found.area[0], found.ignore[0], found.image_size[0].tolist()) == (4, 9.5, True, [10, 20])
+    assert (found.head_size[0], found.area[0], found.ignore[0], found.image_size[0].tolist()) == (
+        4,
+        9.5,
+        True,
+        [10, 20],
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,12 +112,27 @@ def test_own_format_optional_fields(tmp_path):
         ({"skeleton": None}, "field skeleton must be"),
         ({"images": {}}, "no list `images`"),
         ({"images": [{"persons": []}]}, r"images\[0\] has no text `file`"),
-        ({"images": [{"file": "a", "persons": [{"joints": [[1, 2]]}]}]}, r"images\[0\]\.persons\[0\]\.joints has 1 joints"),
-        ({"images": [{"file": "a", "persons": [{"joints": [[1, 2], [1, 2, 3], None]}]}]}, r"joints, left_wing: \[1, 2, 3\] is neither"),
+        (
+            {"images": [{"file": "a", "persons": [{"joints": [[1, 2]]}]}]},
+            r"images\[0\]\.persons\[0\]\.joints has 1 joints",
+        ),
+        (
+            {"images": [{"file": "a", "persons": [{"joints": [[1, 2], [1, 2, 3], None]}]}]},
+            r"joints, left_wing: \[1, 2, 3\] is neither",
+        ),
         ({"images": [{"file": "a", "persons": [{"joints": [[1, 2], ["x", 2], None]}]}]}, "left_wing"),
-        ({"images": [{"file": "a", "persons": [{"joints": [[1, 2], None, None], "box": [1, 2]}]}]}, r"persons\[0\]\.box is \[1, 2\]"),
-        ({"images": [{"file": "a", "persons": [{"joints": [None] * 3, "area": 1}, {"joints": [None] * 3}]}]}, r"persons\[1\] has no area"),
-        ({"images": [{"file": "a", "persons": [{"joints": [None] * 3, "area": "big"}]}]}, r"persons\[0\]\.area is 'big'"),
+        (
+            {"images": [{"file": "a", "persons": [{"joints": [[1, 2], None, None], "box": [1, 2]}]}]},
+            r"persons\[0\]\.box is \[1, 2\]",
+        ),
+        (
+            {"images": [{"file": "a", "persons": [{"joints": [None] * 3, "area": 1}, {"joints": [None] * 3}]}]},
+            r"persons\[1\] has no area",
+        ),
+        (
+            {"images": [{"file": "a", "persons": [{"joints": [None] * 3, "area": "big"}]}]},
+            r"persons\[0\]\.area is 'big'",
+        ),
         ({"images": [{"file": "a", "persons": [{"joints": [None] * 3, "id": None}]}]}, r"persons\[0\]\.id is None"),
     ],
 )

@@ -18,14 +18,23 @@ def _video(root, number, n, train=1, dtype=np.float64, rows=None, frames=False):
     x[0, :3], y[0, :3], seen[0, :3] = (1, 1, 7), (1, 1, 9), (0, 1, 0)
     box = np.sort(rng.uniform(1, 200, (n, 2, 2)), axis=1).reshape(n, 4)
     (root / "labels").mkdir(parents=True, exist_ok=True)
-    label = {"x": x, "y": y, "visibility": seen, "bbox": box[:rows], "train": train, "dimensions": np.array([[120, 160, n]], np.uint16)}
+    label = {
+        "x": x,
+        "y": y,
+        "visibility": seen,
+        "bbox": box[:rows],
+        "train": train,
+        "dimensions": np.array([[120, 160, n]], np.uint16),
+    }
     scipy.io.savemat(root / f"labels/{number:04d}.mat", label)
     if frames:
         import cv2
 
         (root / f"frames/{number:04d}").mkdir(parents=True)
         for k in range(n):
-            cv2.imwrite(str(root / f"frames/{number:04d}/{k + 1:06d}.jpg"), rng.integers(0, 256, (120, 160, 3), np.uint8))
+            cv2.imwrite(
+                str(root / f"frames/{number:04d}/{k + 1:06d}.jpg"), rng.integers(0, 256, (120, 160, 3), np.uint8)
+            )
     return x, y, seen, box
 
 
@@ -107,7 +116,9 @@ def test_penn_matches_mobilepose(golden_dir, tmp_path):
     (tmp_path / "labels").mkdir()
     for name in names:
         label = {f: fixture[f"penn_in_{name}_{f}"] for f in ("x", "y", "visibility", "bbox", "nframes", "train")}
-        scipy.io.savemat(tmp_path / f"labels/{name}.mat", {**label, "dimensions": np.array([[480, 640, len(label["x"])]])})
+        scipy.io.savemat(
+            tmp_path / f"labels/{name}.mat", {**label, "dimensions": np.array([[480, 640, len(label["x"])]])}
+        )
     order = [12, 10, 8, 7, 9, 11, 3, 5, None, 0, 6, 4, 2, 1]  # Penn joint of each of MobilePose's; None is the neck
     mine, theirs = [i for i, j in enumerate(order) if j is not None], [j for j in order if j is not None]
     for split in ("train", "valid"):
@@ -117,7 +128,9 @@ def test_penn_matches_mobilepose(golden_dir, tmp_path):
             rows = np.flatnonzero(found.sequence == int(str(video)))[int(start) : int(start) + length]
             x, y = (fixture[f"penn_{split}_{axis}"][w][:, mine] for axis in "xy")
             np.testing.assert_allclose(found.joints[rows][:, theirs] + 1, np.stack([x, y], -1), rtol=1e-12)
-            assert np.array_equal(found.visible[rows][:, theirs] == 2, fixture[f"penn_{split}_visibility"][w][:, mine] == 1)
+            assert np.array_equal(
+                found.visible[rows][:, theirs] == 2, fixture[f"penn_{split}_visibility"][w][:, mine] == 1
+            )
             box = found.box[rows] + [1, 1, 0, 0]
             box[:, 2:] += box[:, :2]
             np.testing.assert_allclose(box, fixture[f"penn_{split}_bbox"][w], rtol=1e-12)
@@ -158,7 +171,10 @@ def _jhmdb(root, masks=True):
             positions[f"{action}/{video}"] = rng.uniform(1, 60, (2, 15, n))
             for folder in ("joint_positions", "puppet_mask")[: 1 + masks]:
                 (root / folder / action / video).mkdir(parents=True)
-            scipy.io.savemat(root / f"joint_positions/{action}/{video}/joint_positions.mat", {"pos_img": positions[f"{action}/{video}"]})
+            scipy.io.savemat(
+                root / f"joint_positions/{action}/{video}/joint_positions.mat",
+                {"pos_img": positions[f"{action}/{video}"]},
+            )
             mask = np.zeros((48, 64, n), np.uint8)
             mask[10:31, 5:46, :] = 1
             mask[40, 50, 0] = 3

@@ -85,7 +85,9 @@ def test_placed_to_a_fraction_of_a_pixel():
 
     def centre(x, y):
         joints[LSP14.index("neck")] = x, y
-        weight = draw_pose(np.zeros((41, 61, 3), np.uint8), joints, LSP14, color=(255, 255, 255), width=8)[..., 0].astype(float)
+        weight = draw_pose(np.zeros((41, 61, 3), np.uint8), joints, LSP14, color=(255, 255, 255), width=8)[
+            ..., 0
+        ].astype(float)
         return (weight * np.arange(61)).sum() / weight.sum(), (weight * np.arange(41)[:, None]).sum() / weight.sum()
 
     for x, y in ((30, 20), (30.5, 20), (30.25, 20.75)):
@@ -94,7 +96,10 @@ def test_placed_to_a_fraction_of_a_pixel():
 
 
 def test_lines_grow_with_the_image():
-    small, large = (changed(i := np.full((s, s, 3), 128, np.uint8), draw_pose(i, standing(LSP14, s), LSP14)).mean() for s in (200, 800))
+    small, large = (
+        changed(i := np.full((s, s, 3), 128, np.uint8), draw_pose(i, standing(LSP14, s), LSP14)).mean()
+        for s in (200, 800)
+    )
     # lines of fixed width would cover a fourth of the share on the image four times as large
     assert 0.6 < small / large < 1.7
 
@@ -126,7 +131,8 @@ def test_truth_and_prediction_side_by_side():
 
 def test_contact_sheet_shows_every_image_whole():
     images = [
-        np.full(shape, 10 * (i + 1), np.uint8) for i, shape in enumerate([(30, 60, 3), (60, 30, 3), (300, 300, 3), (10, 200, 3), (8, 8)])
+        np.full(shape, 10 * (i + 1), np.uint8)
+        for i, shape in enumerate([(30, 60, 3), (60, 30, 3), (300, 300, 3), (10, 200, 3), (8, 8)])
     ]
     sheet = contact_sheet(images, 2, (100, 80))
     for i, image in enumerate(images):
@@ -140,7 +146,11 @@ def test_contact_sheet_shows_every_image_whole():
     gaps = captioned[:, [0, 1, captioned.shape[1] // 2]]
     assert (gaps == draw._PAPER).all(), "long captions are cut to their cell"
     assert contact_sheet(images[:1], 4, (100, 80)).shape[1] < 120
-    for bad in (lambda: contact_sheet([], 2), lambda: contact_sheet(images, 0), lambda: contact_sheet(images, 2, captions=["one"])):
+    for bad in (
+        lambda: contact_sheet([], 2),
+        lambda: contact_sheet(images, 0),
+        lambda: contact_sheet(images, 2, captions=["one"]),
+    ):
         with pytest.raises(ValueError, match="contact sheet"):
             bad()
 

@@ -32,7 +32,9 @@ def lsp(tmp_path):
     root.mkdir()
     scipy.io.savemat(root / "joints.mat", {"joints": table})
     pose_set = datasets.load("lsp", root, "test")
-    save_predictions(tmp_path / "pred.npz", predictions_for(pose_set, pose_set.joints + rng.normal(0, 8, pose_set.joints.shape)))
+    save_predictions(
+        tmp_path / "pred.npz", predictions_for(pose_set, pose_set.joints + rng.normal(0, 8, pose_set.joints.shape))
+    )
     return root, pose_set, tmp_path / "pred.npz"
 
 
@@ -50,7 +52,14 @@ def test_json_follows_the_contract(lsp, tmp_path, capsys):
         assert {"total", "aggregation", "n"} <= set(entry) and ("per_joint" in entry) != ("per_part" in entry), name
         assert 0 <= entry["total"] <= 100 and entry["n"] == len(pose_set)
     assert set(written["pck_torso@0.2"]["per_joint"]) == set(pose_set.skeleton.joints)
-    assert set(written["pcp_strict@0.5"]["per_part"]) == {"head", "torso", "upper_arm", "forearm", "upper_leg", "lower_leg"}
+    assert set(written["pcp_strict@0.5"]["per_part"]) == {
+        "head",
+        "torso",
+        "upper_arm",
+        "forearm",
+        "upper_leg",
+        "lower_leg",
+    }
     text = capsys.readouterr().out
     assert all(name in text for name in written) and f"{written['pck_torso@0.2']['total']:.3f}" in text
     assert [p.name for p in out.parent.iterdir()] == ["scores.json"]
@@ -60,7 +69,12 @@ def test_protocols_can_be_chosen(lsp, tmp_path):
     root, _, path = lsp
     out = tmp_path / "scores.json"
     assert (
-        evaluate.main(_arguments(root, path, "--protocol", "pdj@0.2", "auc_torso", "--protocol", "pck_torso@0.2", "--json", str(out))) == 0
+        evaluate.main(
+            _arguments(
+                root, path, "--protocol", "pdj@0.2", "auc_torso", "--protocol", "pck_torso@0.2", "--json", str(out)
+            )
+        )
+        == 0
     )
     assert list(json.loads(out.read_text())) == ["pdj@0.2", "auc_torso", "pck_torso@0.2"]
 
@@ -79,7 +93,10 @@ def test_synthetic_data_is_never_comparable(lsp, tmp_path, capsys):
     assert evaluate.main(_arguments(root, path, "--json", str(out))) == 0
     text = capsys.readouterr().out
     assert text.count("not comparable: synthetic data") == len(PROTOCOLS["lsp"]) and "SYNTHETIC data" in text
-    assert all(not e["comparable"] and e["comparison"] == "not comparable: synthetic data" for e in json.loads(out.read_text()).values())
+    assert all(
+        not e["comparable"] and e["comparison"] == "not comparable: synthetic data"
+        for e in json.loads(out.read_text()).values()
+    )
     # the data may be real and the predictions of a network that never saw them
     marked = predictions_for(replace(pose_set, synthetic=True), pose_set.joints)
     assert evaluate.comparable(pose_set, marked, "pck_torso@0.2") == (False, "not comparable: synthetic data")
@@ -124,15 +141,23 @@ def test_command_from_elsewhere(lsp, tmp_path):
     root, _, path = lsp
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "common.evaluate"]
-    done = subprocess.run([*command, *_arguments(root, path)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *_arguments(root, path)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "pck_torso@0.2" in done.stdout, done.stderr
-    assert subprocess.run([*command, "--dataset", "nosuch"], cwd=tmp_path, env=environment, capture_output=True).returncode == 2
+    assert (
+        subprocess.run([*command, "--dataset", "nosuch"], cwd=tmp_path, env=environment, capture_output=True).returncode
+        == 2
+    )
 
 
 def test_help_answers_at_once(tmp_path):
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "common.evaluate", "--help"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
+        [sys.executable, "-m", "common.evaluate", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
     )
     assert done.returncode == 0 and b"--protocol" in done.stdout
     assert time.perf_counter() - started < 5  # under a second on an idle machine; the bound leaves room for a busy one
@@ -146,7 +171,14 @@ def test_published_predictions_by_command(pose_data, tmp_path):
     out = tmp_path / "scores.json"
     assert (
         evaluate.main(
-            _arguments(pose_data / "mpii", pose_data / "eval_refs" / "mpii" / name, "--json", str(out), dataset="mpii", split="valid")
+            _arguments(
+                pose_data / "mpii",
+                pose_data / "eval_refs" / "mpii" / name,
+                "--json",
+                str(out),
+                dataset="mpii",
+                split="valid",
+            )
         )
         == 0
     )

@@ -33,7 +33,10 @@ def blob(x, y, width, height, sigma):
 
 def centroid(image):
     weight = image.astype(float)
-    return np.array([(weight * np.arange(image.shape[1])).sum(), (weight * np.arange(image.shape[0])[:, None]).sum()]) / weight.sum()
+    return (
+        np.array([(weight * np.arange(image.shape[1])).sum(), (weight * np.arange(image.shape[0])[:, None]).sum()])
+        / weight.sum()
+    )
 
 
 @given(CROPS, st.lists(PLACES, min_size=1, max_size=5))
@@ -76,7 +79,9 @@ def test_stacks_and_nan():
 def test_scale_and_sides():
     matrix = crop_affine((50, 40), (100, 80), (200, 80))
     edges = apply_affine(matrix, np.array([[0.0, 0.0], [100, 80]]))
-    assert np.allclose(edges, [[-0.5, -0.5], [199.5, 79.5]])  # the box's edges are the crop's edges, half a pixel beyond the outer centres
+    assert np.allclose(
+        edges, [[-0.5, -0.5], [199.5, 79.5]]
+    )  # the box's edges are the crop's edges, half a pixel beyond the outer centres
 
 
 def test_rotation_is_counter_clockwise_as_seen():

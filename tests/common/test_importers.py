@@ -67,14 +67,21 @@ def test_lsp_and_gt_valid(tmp_path):
     scipy.io.savemat(tmp_path / "a.mat", {"prediction_all": truth.joints.transpose(1, 2, 0)})
     assert_perfect(load_any(tmp_path / "a.mat", truth), truth)
     mpii = people("mpii", MPII16)
-    scipy.io.savemat(tmp_path / "b.mat", {"pos_pred_src": (mpii.joints + 1).transpose(1, 2, 0), "jnt_missing": np.zeros((16, 5))})
+    scipy.io.savemat(
+        tmp_path / "b.mat", {"pos_pred_src": (mpii.joints + 1).transpose(1, 2, 0), "jnt_missing": np.zeros((16, 5))}
+    )
     assert_perfect(load_any(tmp_path / "b.mat", mpii), mpii, 1e-12)
 
 
 def test_coco_results(tmp_path):
     truth = people("coco", COCO17, image_id=np.array([3, 3, 5, 7, 7]))
     entries = [
-        {"image_id": int(i), "category_id": 1, "keypoints": np.concatenate([j, np.full((17, 1), 0.5)], 1).ravel().tolist(), "score": 0.25}
+        {
+            "image_id": int(i),
+            "category_id": 1,
+            "keypoints": np.concatenate([j, np.full((17, 1), 0.5)], 1).ravel().tolist(),
+            "score": 0.25,
+        }
         for i, j in zip(truth.image_id, truth.joints)
     ]
     entries.append({**entries[0], "category_id": 2})  # not a person
@@ -119,7 +126,13 @@ def penn_folder(root, frames=12):
     xy[3, 4], visibility[3, 4] = 1.0, 0
     low, high = xy.min(1), xy.max(1)
     (root / "labels").mkdir(parents=True)
-    content = {"x": xy[..., 0], "y": xy[..., 1], "visibility": visibility, "train": -1, "bbox": np.concatenate([low, high], 1)}
+    content = {
+        "x": xy[..., 0],
+        "y": xy[..., 1],
+        "visibility": visibility,
+        "train": -1,
+        "bbox": np.concatenate([low, high], 1),
+    }
     scipy.io.savemat(root / "labels" / "0001.mat", content | {"dimensions": [[270, 480, frames]]})
     return xy
 
@@ -140,7 +153,9 @@ def test_mobilepose_penn_action(tmp_path):
     neck = (head + left + right) / 3
     source = {"neck": neck, "head_top": head} | {j: xy[:, PENN13.index(j)] for j in PENN13.joints if j != "head"}
     maps = np.stack([source[j] for j in LPM14.joints] + [np.zeros_like(neck)], 1)
-    pred = np.stack([np.concatenate([mobilepose_crop(np.concatenate([xy[i], maps[i]]), (480, 270))[13:]]) for i in range(10)])[..., ::-1]
+    pred = np.stack(
+        [np.concatenate([mobilepose_crop(np.concatenate([xy[i], maps[i]]), (480, 270))[13:]]) for i in range(10)]
+    )[..., ::-1]
     scipy.io.savemat(tmp_path / "pred.mat", {"pred": pred.astype(np.float32)})
     predictions = load_any(tmp_path / "pred.mat", truth)
     # 1e-4 px: the file is float32 and up to 256
@@ -209,9 +224,15 @@ def test_published_mpii_predictions(pose_data):
     expected = json.loads((pose_data / "eval_refs" / "expected.json").read_text())["mpii_valid_pckh"]
     truth = datasets.load("mpii", pose_data / "mpii", "valid")
     for name, figures in expected.items():
-        path = pose_data / "mpii" / "annot" / "gt_valid.mat" if name.startswith("gt_valid") else pose_data / "eval_refs" / "mpii" / name
+        path = (
+            pose_data / "mpii" / "annot" / "gt_valid.mat"
+            if name.startswith("gt_valid")
+            else pose_data / "eval_refs" / "mpii" / name
+        )
         joints = load_any(path, truth).joints
-        at_half, at_tenth = (pckh.pckh(truth.joints, joints, truth.visible > 0, truth.head_size, t, MPII16) for t in (0.5, 0.1))
+        at_half, at_tenth = (
+            pckh.pckh(truth.joints, joints, truth.visible > 0, truth.head_size, t, MPII16) for t in (0.5, 0.1)
+        )
         for group in ("Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle"):
             assert round(at_half.groups[group.lower()], 3) == figures[group]
         assert round(at_half.groups["head_top"], 3) == figures["Head"]

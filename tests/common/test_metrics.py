@@ -123,7 +123,9 @@ def test_sticks_follow_from_names():
 
 def test_penn_script_scores_other_joints_than_it_prints():
     columns = mobilepose.penn_columns()
-    assert columns["head"] == "right_ankle" and columns["right_hip"] == "neck" and columns["left_shoulder"] == "left_ankle"
+    assert (
+        columns["head"] == "right_ankle" and columns["right_hip"] == "neck" and columns["left_shoulder"] == "left_ankle"
+    )
     assert "right_knee" not in columns.values() and len(set(columns.values())) == len(PENN13)
 
 
@@ -135,7 +137,10 @@ def test_penn_neck_is_visible_only_with_head_and_both_shoulders():
     visible[1, PENN13.index("left_shoulder")] = False
     mapped, seen = mobilepose.with_penn_neck(joints, visible)
     np.testing.assert_allclose(mapped[:, LPM14.index("neck")], [(10, 44)] * 2)
-    assert seen[:, LPM14.index("neck")].tolist() == [True, False] and mapped[0, LPM14.index("head_top")].tolist() == [10, 20]
+    assert seen[:, LPM14.index("neck")].tolist() == [True, False] and mapped[0, LPM14.index("head_top")].tolist() == [
+        10,
+        20,
+    ]
 
 
 def test_tails_of_videos_are_left_out():
@@ -153,7 +158,10 @@ def test_batches_weigh_the_last_small_one_like_the_others():
     visible[4] = False  # nothing visible in it: left out
     assert mobilepose.extent_accuracy(truth, predicted, visible, np.full(5, 10.0), 0.2, LPM14, batch=4).total == 100.0
     visible[4, LPM14.index("right_ankle")] = True  # a group without any visible joint counts as 0 in its batch
-    assert mobilepose.extent_accuracy(truth, predicted, visible, np.full(5, 10.0), 0.2, LPM14, batch=4).groups["elbow"] == 50.0
+    assert (
+        mobilepose.extent_accuracy(truth, predicted, visible, np.full(5, 10.0), 0.2, LPM14, batch=4).groups["elbow"]
+        == 50.0
+    )
 
 
 def test_extent_is_measured_from_the_origin_of_the_square_canvas():

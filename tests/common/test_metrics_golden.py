@@ -78,7 +78,9 @@ def test_mobilepose_coordinate_accuracy(golden_dir):
     data = _arrays(golden_dir / "lpm_torch" / "metrics.npz")
     r = json.loads((golden_dir / "lpm_torch" / "fixture.json").read_text())["metrics"]["coord_r"]
     name = next(n for n in data if n.startswith("coord_acc_r"))
-    assert mobilepose.coordinate_accuracy(data["coord_gt"], data["coord_in"], r) == pytest.approx(100 * float(data[name]), abs=ROUNDING)
+    assert mobilepose.coordinate_accuracy(data["coord_gt"], data["coord_in"], r) == pytest.approx(
+        100 * float(data[name]), abs=ROUNDING
+    )
 
 
 def test_mobilepose_penn_script(golden_dir):
@@ -96,9 +98,16 @@ def test_mobilepose_penn_script(golden_dir):
 
 def test_official_penn_counts(golden_dir):
     data = _arrays(golden_dir / "lpm_torch" / "octave.npz")
-    label, predicted, box = data["off_in_label"].transpose(2, 1, 0), data["off_in_pred"].transpose(2, 1, 0), data["off_in_bbox"]
+    label, predicted, box = (
+        data["off_in_label"].transpose(2, 1, 0),
+        data["off_in_pred"].transpose(2, 1, 0),
+        data["off_in_bbox"],
+    )
     truth, visible = label[..., :2], label[..., 2] == 1
-    sizes = [np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]), pck.official_penn_torso(truth, predicted, PENN13)]
+    sizes = [
+        np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]),
+        pck.official_penn_torso(truth, predicted, PENN13),
+    ]
     for variant, size in enumerate(sizes):
         result = pck.pck(truth, predicted, visible, size, 0.2, PENN13)
         assert list(result.counts.values()) == data[f"off_obj{variant}"].tolist()
@@ -107,7 +116,11 @@ def test_official_penn_counts(golden_dir):
 
 def test_jhmdb_counts_and_belly(golden_dir):
     data = _arrays(golden_dir / "lpm_torch" / "octave.npz")
-    truth, predicted, box = data["off_in_jlabel"].transpose(2, 1, 0), data["off_in_jpred"].transpose(2, 1, 0), data["off_in_bbox"]
+    truth, predicted, box = (
+        data["off_in_jlabel"].transpose(2, 1, 0),
+        data["off_in_jpred"].transpose(2, 1, 0),
+        data["off_in_bbox"],
+    )
     size = np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1])
     result = pck.pck(truth, predicted, np.ones(truth.shape[:2], bool), size, 0.2, JHMDB15)
     assert list(result.counts.values()) == data["off_jobj"].tolist()
@@ -122,7 +135,9 @@ SKELETONS = {"lsp": LSP14, "mpii": MPII16}
 _LIMBS = [f"{side}_{part}" for side in ("right", "left") for part in ("upper_arm", "forearm", "upper_leg", "lower_leg")]
 STICKS = ["head", "torso", *_LIMBS]
 PARTS = ["head", "torso", "upper_arm", "forearm", "upper_leg", "lower_leg"]
-_SIDES = [f"{side}_{part}" for side in ("right", "left") for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")]
+_SIDES = [
+    f"{side}_{part}" for side in ("right", "left") for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+]
 
 
 def _canonical(skeleton):
@@ -177,10 +192,16 @@ def test_deeppose_curves(golden_dir):
         everything = np.ones(truth.shape[:2], bool)
         for i, t in enumerate(data["thresholds"]):
             for relaxed, name in ((False, "pcp"), (True, "relaxed")):
-                sticks = pcp.pcp(truth, predicted, everything, skeleton, float(t), relaxed, unlabelled_is_miss=True).groups
-                np.testing.assert_allclose([sticks[s] for s in STICKS], 100 * data[f"{key}/{name}_curve"][i], atol=ROUNDING)
+                sticks = pcp.pcp(
+                    truth, predicted, everything, skeleton, float(t), relaxed, unlabelled_is_miss=True
+                ).groups
+                np.testing.assert_allclose(
+                    [sticks[s] for s in STICKS], 100 * data[f"{key}/{name}_curve"][i], atol=ROUNDING
+                )
             joints = pckh.pckh_neck(truth, predicted, everything, float(t), skeleton, unlabelled_is_miss=True).values
-            np.testing.assert_allclose([joints[j] for j in _canonical(skeleton)], 100 * data[f"{key}/pckh_curve"][i], atol=ROUNDING)
+            np.testing.assert_allclose(
+                [joints[j] for j in _canonical(skeleton)], 100 * data[f"{key}/pckh_curve"][i], atol=ROUNDING
+            )
 
 
 @pytest.mark.parametrize("as_miss", [True, False])
@@ -268,6 +289,8 @@ def test_k2hpd_accuracy_and_loss(golden_dir):
     truth, predicted = data["met/label"], data["met/predict"]
     result = pdj.k2hpd_accuracy(truth, predicted, K2HPD15)
     assert result.total == pytest.approx(100 * float(data["met/pcp"]), abs=ROUNDING)
-    np.testing.assert_allclose([result.values[f"pdj@{t:g}"] for t in data["met/lambdas"]], 100 * data["met/pdj"], atol=ROUNDING)
+    np.testing.assert_allclose(
+        [result.values[f"pdj@{t:g}"] for t in data["met/lambdas"]], 100 * data["met/pdj"], atol=ROUNDING
+    )
     # 1e-12: sums in another order
     assert pdj.euclidean_loss(truth, predicted, K2HPD15).total == pytest.approx(float(data["met/loss"]), rel=1e-12)

@@ -53,7 +53,9 @@ def test_oks_written_out():
                 if counted[g, j]
             ]
             expected[g, p] = np.mean(terms)
-    np.testing.assert_allclose(oks(truth[:, None], counted[:, None], area[:, None], predicted[None]), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        oks(truth[:, None], counted[:, None], area[:, None], predicted[None]), expected, rtol=1e-9
+    )
 
 
 def test_degenerate_similarity():
@@ -81,7 +83,11 @@ def test_suppression_order_and_ties():
     joints, area = np.zeros((3, 17, 2)), np.full(3, 100.0)
     joints[2] += 100
     assert oks_nms(joints, np.array([0.5, 0.5, 0.9]), area, 0.9).tolist() == [2, 1]  # of equal scores the later row
-    assert oks_nms(joints, np.array([0.6, 0.5, 0.9]), area, 1.0).tolist() == [2, 0, 1]  # dropped only ABOVE the threshold
+    assert oks_nms(joints, np.array([0.6, 0.5, 0.9]), area, 1.0).tolist() == [
+        2,
+        0,
+        1,
+    ]  # dropped only ABOVE the threshold
     assert oks_nms(joints[:0], np.zeros(0), area[:0], 0.9).tolist() == []
     assert oks_nms(joints[:1], np.ones(1), area[:1], 0.9).tolist() == [0]
 

@@ -58,7 +58,10 @@ def test_concatenate_keeps_shared_fields_and_says_synthetic():
     first, second = make(2), make(3, scale=None, synthetic=True, regions={7: ["a"]})
     both = concatenate([first, second])
     assert len(both) == 5 and both.scale is None and both.synthetic and both.regions == {7: ["a"]}
-    assert np.array_equal(both.joints[2:], second.joints, equal_nan=True) and both.images == [*first.images, *second.images]
+    assert np.array_equal(both.joints[2:], second.joints, equal_nan=True) and both.images == [
+        *first.images,
+        *second.images,
+    ]
     with pytest.raises(ValueError, match="different skeletons: lsp14, mpii16"):
         concatenate([first, make(1, skeleton=MPII16, joints=np.zeros((1, 16, 2)), visible=np.ones((1, 16), np.int8))])
 
@@ -77,7 +80,9 @@ def test_read_image_is_bgr_and_ignores_exif_orientation(tmp_path):
     encoded = cv2.imencode(".jpg", picture)[1].tobytes()
     # an EXIF block that says "turn by 90 degrees" (orientation 6), put behind the start marker
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    (tmp_path / "b.jpg").write_bytes(encoded[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + encoded[2:])
+    (tmp_path / "b.jpg").write_bytes(
+        encoded[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + encoded[2:]
+    )
     assert cv2.imread(str(tmp_path / "b.jpg")).shape == (6, 4, 3)  # the block is understood
     assert read_image(tmp_path / "b.jpg").shape == (4, 6, 3)
 

@@ -130,7 +130,9 @@ def test_exit_code_of_success(capsys):
 
 
 def test_message_of_a_loader_process():
-    error = DataError("Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\nDataError: im1.jpg: gone\n")
+    error = DataError(
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\nDataError: im1.jpg: gone\n"
+    )
     assert plain_message(error) == "im1.jpg: gone"
     assert plain_message(DataError("im1.jpg: gone")) == "im1.jpg: gone"
 

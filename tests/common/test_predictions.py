@@ -92,7 +92,10 @@ def test_rows_are_checked_before_writing(tmp_path, predictions):
         ({"skeleton": np.array("mpii16")}, "'mpii16' is taken by one with other joints"),
         ({"joint_names": np.array(["left_a"])}, "joint_names"),
         ({"skeleton": np.array("mine"), "joint_names": np.array(["left_a"])}, "left_a has no counterpart"),
-        ({"skeleton": np.array("mpii16"), "joint_names": None}, r"field joints has shape \(3, 14, 2\); 3 rows of skeleton mpii16 need \(3, 16, 2\)"),
+        (
+            {"skeleton": np.array("mpii16"), "joint_names": None},
+            r"field joints has shape \(3, 14, 2\); 3 rows of skeleton mpii16 need \(3, 16, 2\)",
+        ),
         ({"meta": np.array("{half")}, "joint_names or meta"),
         ({"score": np.zeros((3, 13))}, r"field score has shape \(3, 13\)"),
         ({"box": np.zeros((2, 4))}, r"field box has shape \(2, 4\)"),
@@ -129,7 +132,12 @@ def test_damaged_and_foreign_files(tmp_path, predictions):
     whole = path.read_bytes()
     damaged = bytearray(whole)
     damaged[60:400] = bytes(340)
-    contents = {"truncated": whole[: len(whole) // 2], "damaged": bytes(damaged), "empty": b"", "text": b"joints,score\n1,2\n"}
+    contents = {
+        "truncated": whole[: len(whole) // 2],
+        "damaged": bytes(damaged),
+        "empty": b"",
+        "text": b"joints,score\n1,2\n",
+    }
     for name, content in contents.items():
         path.write_bytes(content)
         with pytest.raises(DataError, match="p.npz is not a readable prediction file"):

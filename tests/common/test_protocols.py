@@ -22,7 +22,9 @@ def make_set(name, n=12, seed=0, **fields):
     """A PoseSet of n persons with every joint visible; `fields` replaces or adds."""
     rng = np.random.default_rng(seed)
     skeleton = fields.pop("skeleton", SKELETONS.get(name))
-    joints = rng.integers(80, 880, (n, len(skeleton), 2)) / 4  # quarters of a pixel: exact in the float32 of prediction files
+    joints = (
+        rng.integers(80, 880, (n, len(skeleton), 2)) / 4
+    )  # quarters of a pixel: exact in the float32 of prediction files
     rows = {
         "name": name,
         "skeleton": skeleton,
@@ -37,13 +39,19 @@ def make_set(name, n=12, seed=0, **fields):
     if name == "mpii":
         rows |= {"head_size": rng.uniform(20, 30, n), "center": joints.mean(1), "scale": rng.uniform(0.8, 1.5, n)}
     if name == "penn_action":
-        rows |= {"sequence": np.repeat(np.arange(n), 6)[:n], "frame": np.tile(np.arange(6), n)[:n], "image_size": np.full((n, 2), 240)}
+        rows |= {
+            "sequence": np.repeat(np.arange(n), 6)[:n],
+            "frame": np.tile(np.arange(6), n)[:n],
+            "image_size": np.full((n, 2), 240),
+        }
     return PoseSet(**{**rows, **fields})
 
 
 def hide(pose_set, visible):
     """The set with another visibility; unlabelled joints become NaN, as a PoseSet wants them."""
-    return replace(pose_set, visible=visible.astype(np.int8), joints=np.where((visible > 0)[..., None], pose_set.joints, np.nan))
+    return replace(
+        pose_set, visible=visible.astype(np.int8), joints=np.where((visible > 0)[..., None], pose_set.joints, np.nan)
+    )
 
 
 PROMISED = {
@@ -94,7 +102,9 @@ def test_unknown_and_inapplicable_protocols():
     bare = make_set("mpii", head_size=None)
     with pytest.raises(DataError, match="pckh@0.5 needs head_size"):
         protocols_for(bare, ["pckh@0.5"])
-    assert "pckh@0.5" not in [p.name for p in protocols_for(bare)] and "pckh_neck@0.5" in [p.name for p in protocols_for(bare)]
+    assert "pckh@0.5" not in [p.name for p in protocols_for(bare)] and "pckh_neck@0.5" in [
+        p.name for p in protocols_for(bare)
+    ]
 
 
 def test_own_data_gets_what_its_joints_allow():
@@ -121,7 +131,10 @@ def test_occluded_joints_count_on_lsp_and_not_on_penn_action():
         visible = pose_set.visible.copy()
         visible[0, pose_set.skeleton.index("left_knee")] = 1
         occluded = hide(pose_set, visible)
-        assert score(occluded, predictions_for(occluded, occluded.joints), [protocol])[protocol].counts["left_knee"] == expected
+        assert (
+            score(occluded, predictions_for(occluded, occluded.joints), [protocol])[protocol].counts["left_knee"]
+            == expected
+        )
 
 
 def test_mobilepose_drops_occluded_joints_on_lsp_only():
@@ -129,7 +142,9 @@ def test_mobilepose_drops_occluded_joints_on_lsp_only():
     visible[:, LSP14.index("left_knee")] = 1
     for name, expected in (("lsp", 0), ("lspet", 12)):
         pose_set = hide(make_set(name), visible)
-        result = score(pose_set, predictions_for(pose_set, pose_set.joints), ["pck_extent@0.2:compat"])["pck_extent@0.2:compat"]
+        result = score(pose_set, predictions_for(pose_set, pose_set.joints), ["pck_extent@0.2:compat"])[
+            "pck_extent@0.2:compat"
+        ]
         assert result.counts["left_knee"] == expected and "neck" not in result.values
 
 
@@ -146,7 +161,10 @@ def test_mean_at_a_tenth_is_really_eleven_hundredths():
     shifted[..., 0] += 0.105 * pose_set.head_size[:, None]
     results = score(pose_set, predictions_for(pose_set, shifted))
     assert results["pckh@0.1"].total == 0.0 and results["mean@0.1:compat"].total == 100.0
-    assert "0.11" in results["mean@0.1:compat"].aggregation and set(results["pckh@0.5"].means) == {"weighted", "unweighted"}
+    assert "0.11" in results["mean@0.1:compat"].aggregation and set(results["pckh@0.5"].means) == {
+        "weighted",
+        "unweighted",
+    }
 
 
 def test_box_pck_of_mpii_is_around_fourteen_joints():
@@ -187,7 +205,10 @@ def test_penn_torso_with_hidden_ends_falls_back_too():
 def test_mobilepose_penn_leaves_tails_out():
     pose_set = make_set("penn_action", n=12)  # two videos of six frames: one of each is a tail
     result = score(pose_set, predictions_for(pose_set, pose_set.joints))
-    assert result["penn_mobilepose@0.2:compat"].n == result["pck_extent@0.2:compat"].n == 10 and result["pck_box@0.2"].n == 12
+    assert (
+        result["penn_mobilepose@0.2:compat"].n == result["pck_extent@0.2:compat"].n == 10
+        and result["pck_box@0.2"].n == 12
+    )
 
 
 @pytest.mark.parametrize("protocol", ["penn_mobilepose@0.2:compat", "pck_extent@0.2:compat"])
@@ -205,7 +226,9 @@ def test_mobilepose_measures_from_the_placeholders_of_hidden_joints(protocol):
 
 def test_belly_of_a_network_without_one():
     pose_set = make_set("jhmdb", n=3)
-    shoulders, hips = (pose_set.joints[:, JHMDB15.indices((f"right_{p}", f"left_{p}"))].mean(1) for p in ("shoulder", "hip"))
+    shoulders, hips = (
+        pose_set.joints[:, JHMDB15.indices((f"right_{p}", f"left_{p}"))].mean(1) for p in ("shoulder", "hip")
+    )
     joints = pose_set.joints.copy()
     joints[:, JHMDB15.index("belly")] = shoulders + [0.5, 0.65] * (hips - shoulders)
     pose_set = replace(pose_set, joints=joints, box=np.ones_like(pose_set.box))  # only hits within 0.2 px count
@@ -228,7 +251,9 @@ def test_shuffled_rows_give_the_same_figures():
     noisy = pose_set.joints + np.random.default_rng(3).normal(0, 20, pose_set.joints.shape)
     order = np.random.default_rng(4).permutation(30)
     shuffled = predictions_for(pose_set.select(order), noisy[order])
-    assert score(pose_set, shuffled)["pck_torso@0.2"] == score(pose_set, predictions_for(pose_set, noisy))["pck_torso@0.2"]
+    assert (
+        score(pose_set, shuffled)["pck_torso@0.2"] == score(pose_set, predictions_for(pose_set, noisy))["pck_torso@0.2"]
+    )
 
 
 # Known answers: predictions that others published, scored elsewhere. Compared to the last digit that is printed there.
@@ -278,4 +303,6 @@ def test_known_answers_lsp(pose_data):
         assert len(found) == len(joints) and all(_printed_alike(f, e, _digits(joints)) for f, e in zip(found, joints))
         assert _printed_alike(results["pck_torso@0.2"].total, table["total"], _digits([table["total"]]))
         parts = table["PCP_strict@0.5"]
-        assert all(_printed_alike(results["pcp_strict@0.5"].values[p], v, _digits(parts.values())) for p, v in parts.items())
+        assert all(
+            _printed_alike(results["pcp_strict@0.5"].values[p], v, _digits(parts.values())) for p, v in parts.items()
+        )

@@ -13,7 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def open_log(folder, announced=None, config=None, **options):
-    return RunLog(folder, config=config or {"mode": "correct"}, announce=(announced if announced is not None else []).append, **options)
+    return RunLog(
+        folder,
+        config=config or {"mode": "correct"},
+        announce=(announced if announced is not None else []).append,
+        **options,
+    )
 
 
 def test_every_line_is_on_disk_at_once(tmp_path):
@@ -65,7 +70,9 @@ def test_config_versions_and_commit_of_every_start(tmp_path):
     assert first["config"] == {"lr": 0.5, "data": "x/y", "sizes": [1, 2]} and second["config"] == {"lr": 0.1}
     assert (first["resume_step"], second["resume_step"]) == (None, 3)
     assert first["versions"]["numpy"] == np.__version__ and first["git_sha"]
-    assert any(first["git_sha"] in line and "numpy" in line for line in announced) and any("lr=0.5" in line for line in announced)
+    assert any(first["git_sha"] in line and "numpy" in line for line in announced) and any(
+        "lr=0.5" in line for line in announced
+    )
     (tmp_path / "config.json").write_text("[")
     with pytest.raises(DataError, match="config.json: field starts"):
         open_log(tmp_path, resume_step=1)
@@ -111,7 +118,10 @@ def test_tensorboard_reads_scalars_text_and_images(tmp_path):
     version, scalars, text, image, _, restart = events(tmp_path)
     assert len(before_close) == 4, "flushed record by record"
     assert version.file_version == "brain.Event:2"
-    assert scalars.step == 3 and {v.tag: v.simple_value for v in scalars.summary.value} == {"loss": 0.25, "pck": float("inf")}
+    assert scalars.step == 3 and {v.tag: v.simple_value for v in scalars.summary.value} == {
+        "loss": 0.25,
+        "pck": float("inf"),
+    }
     assert text.step == 4 and text.summary.value[0].tensor.string_val[0] == b"hello"
     assert text.summary.value[0].metadata.plugin_data.plugin_name == "text"
     shown = image.summary.value[0].image
@@ -150,5 +160,7 @@ def test_no_framework_is_imported(tmp_path):
 def test_check_finite_names_value_and_step():
     assert check_finite("loss", np.float32(0.5)) == 0.5
     for bad in (float("nan"), float("inf"), np.float32("-inf")):
-        with pytest.raises(FloatingPointError, match=r"loss is (nan|-?inf) at step 7: training diverged; lower the learning rate"):
+        with pytest.raises(
+            FloatingPointError, match=r"loss is (nan|-?inf) at step 7: training diverged; lower the learning rate"
+        ):
             check_finite("loss", bad, 7)

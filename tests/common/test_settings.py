@@ -37,7 +37,12 @@ def test_help_shows_defaults_and_choices():
     parser = argparse.ArgumentParser()
     add_arguments(parser, Config)
     text = " ".join(parser.format_help().split())
-    assert "100 % of it (default: 0.001)" in text and "--model {lpm,cpm}" in text and "--stages {3,6}" in text and "--no-debug" in text
+    assert (
+        "100 % of it (default: 0.001)" in text
+        and "--model {lpm,cpm}" in text
+        and "--stages {3,6}" in text
+        and "--no-debug" in text
+    )
 
 
 @pytest.mark.parametrize("words", [("--model=hourglass",), ("--stages=4",), ("--unknown=1",)])
@@ -48,7 +53,9 @@ def test_the_command_line_refuses_unknown_choices_and_options(words, capsys):
 
 
 def test_values_have_the_type_of_the_field():
-    config = resolve(Config, from_command_line("--lr=1", "--epochs=9", "--clip=2", "--stages=6", "--path", "x y", "--debug"))
+    config = resolve(
+        Config, from_command_line("--lr=1", "--epochs=9", "--clip=2", "--stages=6", "--path", "x y", "--debug")
+    )
     assert config == Config(1.0, 9, 2.0, "x y", "lpm", 6, True, None)
     assert type(config.lr) is float and type(config.epochs) is int and type(config.stages) is int
 

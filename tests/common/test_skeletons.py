@@ -34,7 +34,9 @@ def test_mirror_is_its_own_inverse_and_changes_the_side(skeleton):
     for i, m in enumerate(skeleton.mirror):
         assert skeleton.joints[m] == mirror_name(skeleton.joints[i])
         assert (i == m) == (not skeleton.joints[i].startswith(("left_", "right_")))
-    assert sorted(i for pair in skeleton.flip_pairs for i in pair) == [i for i, m in enumerate(skeleton.mirror) if i != m]
+    assert sorted(i for pair in skeleton.flip_pairs for i in pair) == [
+        i for i, m in enumerate(skeleton.mirror) if i != m
+    ]
 
 
 @pytest.mark.parametrize("skeleton", ALL, ids=lambda s: s.name)
@@ -64,11 +66,17 @@ def test_limbs_of_known_skeletons():
         frozenset(("neck", "head_top")),
         frozenset(("left_hip", "left_shoulder")),
     } <= named_limbs(LSP14)
-    assert {frozenset(("thorax", "pelvis")), frozenset(("pelvis", "left_hip")), frozenset(("thorax", "upper_neck"))} <= named_limbs(MPII16)
+    assert {
+        frozenset(("thorax", "pelvis")),
+        frozenset(("pelvis", "left_hip")),
+        frozenset(("thorax", "upper_neck")),
+    } <= named_limbs(MPII16)
     assert frozenset(("left_hip", "left_shoulder")) not in named_limbs(MPII16)
-    assert {frozenset(("nose", "left_eye")), frozenset(("left_eye", "left_ear")), frozenset(("left_hip", "right_hip"))} <= named_limbs(
-        COCO17
-    )
+    assert {
+        frozenset(("nose", "left_eye")),
+        frozenset(("left_eye", "left_ear")),
+        frozenset(("left_hip", "right_hip")),
+    } <= named_limbs(COCO17)
     assert {frozenset(("neck", "belly")), frozenset(("face", "neck"))} <= named_limbs(JHMDB15)
 
 

@@ -17,7 +17,17 @@ from common.datasets._synthetic import compose, folder, write_lsp
 from common.datasets._synthetic.compose import COVERED, OUTSIDE, SELF_OCCLUDED, VISIBLE
 from common.poses import DataError, read_image
 
-COUNTS = {"lsp": 60, "lspet": 24, "mpii": 8, "coco": 14, "penn_action": 2, "jhmdb": 2, "k2hpd": 8, "ai_challenger": 8, "json": 4}
+COUNTS = {
+    "lsp": 60,
+    "lspet": 24,
+    "mpii": 8,
+    "coco": 14,
+    "penn_action": 2,
+    "jhmdb": 2,
+    "k2hpd": 8,
+    "ai_challenger": 8,
+    "json": 4,
+}
 SPLITS = {
     "lsp": "train test", "lspet": "all", "mpii": "train valid", "coco": "train2017 val2017", "penn_action": "train test",
     "jhmdb": "train test", "k2hpd": "train test", "ai_challenger": "train valid", "json": "train valid",
@@ -29,7 +39,11 @@ FLAGS = {"lsp": (1, 1, 1, 2), "lspet": (0, 0, 2, 2), "mpii": (0, 2, 2, 2), "jhmd
 
 
 def _hashes(root: Path) -> dict[str, str]:
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +193,16 @@ def test_bad_arguments_exit_2(tmp_path, arguments, monkeypatch):
 
 
 def test_help_imports_nothing_heavy():
-    command = "import sys; from common.datasets import synthetic; print(sorted({'cv2', 'scipy', 'tqdm'} & set(sys.modules)))"
+    command = (
+        "import sys; from common.datasets import synthetic; print(sorted({'cv2', 'scipy', 'tqdm'} & set(sys.modules)))"
+    )
     root = Path(synthetic.__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=root).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=root
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_coco_file_and_detections_work_with_pycocotools(drawn, capsys):

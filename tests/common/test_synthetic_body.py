@@ -7,7 +7,16 @@ import pytest
 
 from common.datasets._synthetic import motion
 from common.datasets._synthetic.body import DOF, LIMITS, forward, sample_build, sample_pose
-from common.datasets._synthetic.compose import COVERED, OUTSIDE, SELF_OCCLUDED, VISIBLE, Posing, make_stage, render, sample_figure
+from common.datasets._synthetic.compose import (
+    COVERED,
+    OUTSIDE,
+    SELF_OCCLUDED,
+    VISIBLE,
+    Posing,
+    make_stage,
+    render,
+    sample_figure,
+)
 from common.datasets._synthetic.figure import FACING_CAMERA, pose_figure
 from common.datasets._synthetic.group import draw_group_and_crowd
 from common.datasets._synthetic.look import sample_look
@@ -18,7 +27,12 @@ from common.skeletons import SKELETONS
 BUILT_IN = tuple(SKELETONS.values())  # before a test registers a user's own
 CAMERA = Camera(400.0, 119.5, 159.5)
 SIDES = ("left", "right")
-BONES = (("shoulder", "elbow", "upper_arm"), ("elbow", "wrist", "forearm"), ("hip", "knee", "thigh"), ("knee", "ankle", "shin"))
+BONES = (
+    ("shoulder", "elbow", "upper_arm"),
+    ("elbow", "wrist", "forearm"),
+    ("hip", "knee", "thigh"),
+    ("knee", "ankle", "shin"),
+)
 
 
 def _angles(**degrees) -> np.ndarray:
@@ -31,7 +45,10 @@ def _angles(**degrees) -> np.ndarray:
 def _show(*placed, width=240, height=320):
     """A picture of figures given as (angles, turn, position)."""
     rng = np.random.default_rng(5)
-    figures = [pose_figure(sample_build(rng), sample_look(rng), angles, turn).moved(np.array(at, float)) for angles, turn, at in placed]
+    figures = [
+        pose_figure(sample_build(rng), sample_look(rng), angles, turn).moved(np.array(at, float))
+        for angles, turn, at in placed
+    ]
     return render(rng, make_stage(rng, width, height, CAMERA), figures)
 
 
@@ -44,7 +61,9 @@ def test_poses_keep_the_joint_limits_and_bone_lengths():
         joints, frames = forward(build, angles)
         for side in SIDES:
             for a, b, length in BONES:
-                assert np.linalg.norm(joints[f"{side}_{a}"] - joints[f"{side}_{b}"]) == pytest.approx(getattr(build, length))
+                assert np.linalg.norm(joints[f"{side}_{a}"] - joints[f"{side}_{b}"]) == pytest.approx(
+                    getattr(build, length)
+                )
         for frame in frames.values():
             np.testing.assert_allclose(frame @ frame.T, np.eye(3), atol=1e-9)
             assert np.linalg.det(frame) == pytest.approx(1)
@@ -53,7 +72,9 @@ def test_poses_keep_the_joint_limits_and_bone_lengths():
 def test_anatomy_bends_the_right_way():
     build = sample_build(np.random.default_rng(1))
     rest, _ = forward(build, _angles())
-    bent, _ = forward(build, _angles(left_elbow=90, left_knee=90, right_hip_flex=80, right_shoulder_flex=90, spine_flex=40))
+    bent, _ = forward(
+        build, _angles(left_elbow=90, left_knee=90, right_hip_flex=80, right_shoulder_flex=90, spine_flex=40)
+    )
     assert rest["left_wrist"][0] > 0 > rest["right_wrist"][0], "x is the person's left"
     assert rest["nose"][2] > rest["head_centre"][2], "z is the front"
     assert bent["left_ankle"][2] < rest["left_ankle"][2] - 0.2, "a knee bends backwards"
@@ -80,7 +101,9 @@ def test_front_and_back_view_hide_the_right_joints():
 
 
 def test_side_view_hides_the_far_side():
-    side = FACING_CAMERA @ np.array([[0, 0, 1.0], [0, 1, 0], [-1, 0, 0]])  # looks to the picture's right: the right side is near
+    side = FACING_CAMERA @ np.array(
+        [[0, 0, 1.0], [0, 1, 0], [-1, 0, 0]]
+    )  # looks to the picture's right: the right side is near
     person = _show((_angles(left_shoulder_abduct=0, right_shoulder_abduct=0), side, (0, 0, 3.0))).people[0]
     assert person.points["nose"][0] > person.points["head_centre"][0]
     near, far = [person.states[f"{s}_hip"] for s in ("right", "left")]
@@ -106,7 +129,9 @@ def test_things_in_front_hide_joints():
         free = render(rng, stage, [figure]).people[0]
         stage.occluders.append((int(rng.integers(2**31)), 0.5, 1.0))
         covered = render(rng, stage, [figure]).people[0]
-        assert free.points.keys() == covered.points.keys() and all((free.points[n] == covered.points[n]).all() for n in free.points)
+        assert free.points.keys() == covered.points.keys() and all(
+            (free.points[n] == covered.points[n]).all() for n in free.points
+        )
         changed = [n for n in free.states if free.states[n] != covered.states[n]]
         assert all(covered.states[n] == COVERED for n in changed)
         hidden += len(changed)

@@ -25,7 +25,10 @@ def test_measured_lists_runs_in_ascending_order_with_groups_and_commands():
     text = tables.measured([run("good", 80.0, preset="cpu"), run("bad", 20.0)])
     rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
     assert rows[0] == "| run | boxes | flip test | total | knee | hip |"
-    assert rows[1:] == ["| bad | oracle | no | **20.0** | 19.0 | - |", "| good (cpu) | oracle | no | **80.0** | 79.0 | - |"]
+    assert rows[1:] == [
+        "| bad | oracle | no | **20.0** | 19.0 | - |",
+        "| good (cpu) | oracle | no | **80.0** | 79.0 | - |",
+    ]
     assert "- good (cpu): `python train.py --model=good`" in text and "7 persons" in text
 
 
@@ -38,13 +41,21 @@ def test_synthetic_runs_say_so():
 
 def test_only_marked_places_change():
     text = "a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb <!-- y:begin --> c"
-    assert tables.refreshed(text, {"x": "new \\1", "y": "never"}) == "a\n<!-- x:begin -->\nnew \\1\n<!-- x:end -->\nb <!-- y:begin --> c"
+    assert (
+        tables.refreshed(text, {"x": "new \\1", "y": "never"})
+        == "a\n<!-- x:begin -->\nnew \\1\n<!-- x:end -->\nb <!-- y:begin --> c"
+    )
 
 
 def test_overview_has_a_row_a_run_and_counts_what_was_reported():
     runs = [run("good", 80.0), run("bad", 20.0), run("drawn", 90.0, synthetic=True)]
     line = {"house": "h", "reported": 70.0, "measured": None, "comparable": None}
-    lines = [line, {**line, "measured": 60.0, "comparable": False}, {**line, "measured": 61.0, "comparable": True}, {**line, "reported": None}]
+    lines = [
+        line,
+        {**line, "measured": 60.0, "comparable": False},
+        {**line, "measured": 61.0, "comparable": True},
+        {**line, "reported": None},
+    ]
     text = tables.overview(runs, lines)
     assert [row.split(" | ")[1] for row in text.splitlines()[2:5]] == ["bad", "good", "drawn"]
     assert "| h | drawn | lsp | test | SYNTHETIC | pck_torso@0.2 | 90.0 |" in text
@@ -53,7 +64,10 @@ def test_overview_has_a_row_a_run_and_counts_what_was_reported():
 
 def test_overview_takes_the_data_sets_main_protocol():
     own = run("net", 10.0)
-    own |= {"dataset": "k2hpd", "protocols": {"pdj@0.1": own["protocols"]["pck_torso@0.2"], "pdj@0.5": {"total": None, "n": 7}}}
+    own |= {
+        "dataset": "k2hpd",
+        "protocols": {"pdj@0.1": own["protocols"]["pck_torso@0.2"], "pdj@0.5": {"total": None, "n": 7}},
+    }
     assert "| pdj@0.5 | - |" in tables.overview([own], [])
 
 
@@ -66,7 +80,12 @@ def test_every_figure_of_the_originals_is_listed_once_and_short():
 
 
 def test_figures_come_from_the_file_that_the_mark_names(tmp_path):
-    content = {"columns": ["what", "seconds", "n"], "rows": [["a", 0.012345, 7], ["b", 1234.5, None]], "command": "python x.py", "note": "once"}
+    content = {
+        "columns": ["what", "seconds", "n"],
+        "rows": [["a", 0.012345, 7], ["b", 1234.5, None]],
+        "command": "python x.py",
+        "note": "once",
+    }
     (tmp_path / "bench.json").write_text(json.dumps(content))
     text = "a\n<!-- figures bench.json:begin -->\nold\n<!-- figures:end -->\nb"
     filled = tables.with_figures(text, tmp_path)
@@ -79,7 +98,16 @@ def test_figures_come_from_the_file_that_the_mark_names(tmp_path):
 
 
 def test_the_quickstarts_fractions_have_three_digits():
-    row = {"house": "h", "model": "m", "dataset": "coco", "n": 7, "score": 0.25, "mean pose": 0.0, "random weights": 0.0, "minutes": 1.26}
+    row = {
+        "house": "h",
+        "model": "m",
+        "dataset": "coco",
+        "n": 7,
+        "score": 0.25,
+        "mean pose": 0.0,
+        "random weights": 0.0,
+        "minutes": 1.26,
+    }
     rows = [{**row, "protocol": "oks_ap"}, {**row, "protocol": "pckh@0.5", "score": 16.36}]
     text = tables.quickstart_table({"rows": rows, "minutes": 2.5, "cores": 2, "largest_process_gb": 1.0, "python": "3"})
     assert "| oks_ap | 0.250 | 0.000 | 0.000 | 1.3 |" in text and "| pckh@0.5 | 16.4 | 0.0 | 0.0 | 1.3 |" in text
@@ -102,12 +130,27 @@ def test_mean_pose_is_the_mean_in_the_box(tmp_path):
 
 def test_baseline_command_writes_a_run_file(tmp_path):
     synthetic.make("lsp", tmp_path / "lsp", count=12)
-    words = ["--dataset", "lsp", "--data_root", str(tmp_path / "lsp"), "--train", "train", "--split", "test", "--result", str(tmp_path / "r.json")]
+    words = [
+        "--dataset",
+        "lsp",
+        "--data_root",
+        str(tmp_path / "lsp"),
+        "--train",
+        "train",
+        "--split",
+        "test",
+        "--result",
+        str(tmp_path / "r.json"),
+    ]
     done = subprocess.run([sys.executable, "-m", "common.baselines", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     stored = json.loads((tmp_path / "r.json").read_text())
     assert stored["meta"]["synthetic"] is True and stored["protocols"]["pck_torso@0.2"]["total"] == pytest.approx(
         float(done.stdout.split("pck_torso@0.2")[1].split()[0]), abs=1e-3
     )
-    missing = subprocess.run([sys.executable, "-m", "common.baselines", *words[:3], str(tmp_path / "none"), *words[4:]], capture_output=True, text=True)
+    missing = subprocess.run(
+        [sys.executable, "-m", "common.baselines", *words[:3], str(tmp_path / "none"), *words[4:]],
+        capture_output=True,
+        text=True,
+    )
     assert missing.returncode == 2 and "common.datasets.synthetic" in missing.stderr

@@ -38,7 +38,9 @@ for name, tensor in found.items():
 def _torch(code, *arguments):
     if importlib.util.find_spec("torch") is None:
         pytest.skip("PyTorch is not installed")
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -62,9 +64,17 @@ def test_both_layouts(folder, name):
 
 def test_what_we_write_pytorch_reads(tmp_path):
     rng = np.random.default_rng(0)
-    tensors = {"conv.weight": rng.standard_normal((4, 3, 2, 2)).astype(np.float32), "scalar": np.array(2.5), "count": np.array([7])}
+    tensors = {
+        "conv.weight": rng.standard_normal((4, 3, 2, 2)).astype(np.float32),
+        "scalar": np.array(2.5),
+        "count": np.array([7]),
+    }
     tensors["none"] = np.zeros((0, 3), np.float16)
-    tensors |= {"turned": rng.standard_normal((3, 5)).T, "flags": np.array([True, False]), "bytes": np.arange(4, dtype=np.uint8)}
+    tensors |= {
+        "turned": rng.standard_normal((3, 5)).T,
+        "flags": np.array([True, False]),
+        "bytes": np.arange(4, dtype=np.uint8),
+    }
     write_torch(tmp_path / "w.pth", tensors)
     np.savez(tmp_path / "expected.npz", **tensors)
     again = read_torch(tmp_path / "w.pth")

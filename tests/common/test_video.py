@@ -52,7 +52,10 @@ def test_failed_video_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write(KeyboardInterrupt())
-    with pytest.raises(DataError, match=r"shape \(10, 10, 3\), the first had \(48, 64, 3\)"), VideoWriter(tmp_path / "x.mp4") as out:
+    with (
+        pytest.raises(DataError, match=r"shape \(10, 10, 3\), the first had \(48, 64, 3\)"),
+        VideoWriter(tmp_path / "x.mp4") as out,
+    ):
         out.write(picture(0))
         out.write(picture(1, (10, 10)))
     with pytest.raises(DataError, match="no image was written"), VideoWriter(tmp_path / "x.mp4"):

@@ -57,7 +57,11 @@ def test_perfect_maps_give_the_persons(settings, monkeypatch):
         return Perfect(self.config, self.statistics, settings / "pose_cfg.yaml")
 
     monkeypatch.setattr(inference.PoseFinder, "_network", network)
-    monkeypatch.setattr(inference.PoseFinder, "meta", lambda self: {"settings": {}, "house": "deepercut_tf", "model": "perfect", "flip_test": False})
+    monkeypatch.setattr(
+        inference.PoseFinder,
+        "meta",
+        lambda self: {"settings": {}, "house": "deepercut_tf", "model": "perfect", "flip_test": False},
+    )
     options = ["--config", str(settings / "pose_cfg.yaml")]
     assert pairwise_stats.main(options) == 0
     assert train_spatial_model.main([*options, "--weights", "none"]) == 0

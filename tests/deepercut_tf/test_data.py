@@ -37,7 +37,13 @@ def coco(tmp_path_factory):
 
 
 def coco_config(root, **more):
-    keys = {"dataset": str(root), "dataset_type": "coco", "dataset_phase": "train2017", "dataset_ann": "person_keypoints", "pos_dist_thresh": 14}
+    keys = {
+        "dataset": str(root),
+        "dataset_type": "coco",
+        "dataset_phase": "train2017",
+        "dataset_ann": "person_keypoints",
+        "pos_dist_thresh": 14,
+    }
     return make_config({**keys, "location_refinement": True, **more})
 
 
@@ -78,7 +84,10 @@ def test_former_owner_of_pairwise_entries():
     statistics = np.stack([np.zeros((2, 2, 2)), np.ones((2, 2, 2))])
     persons = [person((0, 10, 20), (1, 40, 20)), person((0, 21, 20))]
     place = slice(2 * pair_id(0, 1, 2), 2 * pair_id(0, 1, 2) + 2)
-    masks = [make_targets(persons, (6, 6), 1.0, one_joint(pairwise_predict=True, mode=mode), statistics).pairwise_mask for mode in ("correct", "compat")]
+    masks = [
+        make_targets(persons, (6, 6), 1.0, one_joint(pairwise_predict=True, mode=mode), statistics).pairwise_mask
+        for mode in ("correct", "compat")
+    ]
     assert masks[0][2, 2, place].tolist() == [0, 0] and masks[1][2, 2, place].tolist() == [1, 1]
     with pytest.raises(DataError, match="no pair"):
         wanted_pairs([[0, 5]], 2)
@@ -110,7 +119,9 @@ def test_sampler_order(coco):
     item_set, config = load_items(coco_config(coco, mirror=True, scale_jitter_lo=0.8, scale_jitter_up=1.2))
     size = 2 * len(item_set)
     draws = list(islice(Sampler(item_set, config).draws(), 2 * size))
-    assert {(d.indices[0], d.mirror) for d in draws[:size]} == {(i, m) for i in range(len(item_set)) for m in (False, True)}
+    assert {(d.indices[0], d.mirror) for d in draws[:size]} == {
+        (i, m) for i in range(len(item_set)) for m in (False, True)
+    }
     assert draws[:size] != draws[size:] and all(0.8 <= d.scale <= 1.2 for d in draws)
     assert list(islice(Sampler(item_set, config).draws(draws[5].number), 3)) == draws[5:8]
     with pytest.raises(DataError, match="max_input_size"):
@@ -137,9 +148,17 @@ def test_rotation_takes_the_joints_along(tmp_path):
 def test_lspet_crops_and_angles(tmp_path):
     """crop cuts an only person's box out of a folder's picture, with joints on the same pixels; angles depend on the draw alone."""
     synthetic.main(["lspet", str(tmp_path / "lspet"), "--count", "4"])
-    keys = {"dataset": str(tmp_path / "lspet"), "dataset_type": "lspet", "dataset_phase": "train", "pos_dist_thresh": 10, "crop_pad": 4}
+    keys = {
+        "dataset": str(tmp_path / "lspet"),
+        "dataset_type": "lspet",
+        "dataset_phase": "train",
+        "pos_dist_thresh": 10,
+        "crop_pad": 4,
+    }
     item_set, config = load_items(make_config({**keys, "crop": True, "rotate": 30}))
-    whole, cut = (make_sample(item_set, 0, make_config({**vars(config), "crop": crop}), 1.0, False) for crop in (False, True))
+    whole, cut = (
+        make_sample(item_set, 0, make_config({**vars(config), "crop": crop}), 1.0, False) for crop in (False, True)
+    )
     left, top = (int(v) for v in cut.origin)
     height, width = cut.image.shape[:2]
     np.testing.assert_array_equal(cut.image, whole.image[top : top + height, left : left + width])
@@ -152,7 +171,11 @@ def test_lspet_crops_and_angles(tmp_path):
 
 def test_squares_around_persons(coco):
     """crop_size: the same pixels, mask and joints as in the whole picture, no larger than asked; every person is in reach; draws repeat."""
-    item_set, config = load_items(coco_config(coco, weigh_part_predictions=True, crop_size=160, mirror=True, scale_jitter_lo=0.5, scale_jitter_up=1.5))
+    item_set, config = load_items(
+        coco_config(
+            coco, weigh_part_predictions=True, crop_size=160, mirror=True, scale_jitter_lo=0.5, scale_jitter_up=1.5
+        )
+    )
     several = next(i for i, item in enumerate(item_set.items) if len(item.persons) > 1 and any(item_set.regions(item)))
     whole = make_sample(item_set, several, config, 1.0, False)
     middles = []
@@ -176,7 +199,10 @@ def test_squares_around_persons(coco):
     np.testing.assert_array_equal(cut.image, mirrored.image[:, ::-1])
     assert cut.targets.weights.shape == cut.targets.score.shape
     draws = list(islice(Sampler(item_set, config).draws(), 6))
-    assert len({d.spot for d in draws}) == 6 and list(islice(Sampler(item_set, config).draws(draws[2].number), 2)) == draws[2:4]
+    assert (
+        len({d.spot for d in draws}) == 6
+        and list(islice(Sampler(item_set, config).draws(draws[2].number), 2)) == draws[2:4]
+    )
     with pytest.raises(DataError, match="crop_size"):
         coco_config(coco, crop_size=160, crop=True)
 
@@ -217,7 +243,9 @@ def test_mpii_from_the_release(tmp_path):
     synthetic.main(["mpii", str(tmp_path / "mpii"), "--count", "3"])
     path = prepare(tmp_path / "mpii", tmp_path / "out", "correct", None)
     item_set, config = load_items(make_config({"dataset": str(path), "dataset_type": "mpii"}))
-    release = datasets.load("mpii", tmp_path / "mpii", "all") if "all" in datasets.splits("mpii", tmp_path / "mpii") else None
+    release = (
+        datasets.load("mpii", tmp_path / "mpii", "all") if "all" in datasets.splits("mpii", tmp_path / "mpii") else None
+    )
     assert len(item_set) == loadmat(path)["dataset"].size and config.num_joints == 14 and item_set.synthetic
     for item in item_set.items:
         table = item.persons[0]
@@ -301,7 +329,10 @@ class Knowing:
 
     def people(self, image):
         persons = next(self.left).persons
-        joints, score = np.full((len(persons), self.config.num_joints, 2), np.nan), np.zeros((len(persons), self.config.num_joints))
+        joints, score = (
+            np.full((len(persons), self.config.num_joints, 2), np.nan),
+            np.zeros((len(persons), self.config.num_joints)),
+        )
         for k, rows in enumerate(persons):
             joints[k, rows[:, 0].astype(int)], score[k, rows[:, 0].astype(int)] = rows[:, 1:], 0.9
         return People(joints, score)
@@ -319,8 +350,17 @@ def test_converted_set_has_ai_challengers_metric(tmp_path):
     entries = []
     for name in ("a", "b"):
         cv2.imwrite(str(folder / f"{name}.jpg"), np.zeros((120, 110, 3), np.uint8))
-        people = {f"human{k}": np.concatenate([rng.integers(5, 100, (14, 2)), np.ones((14, 1), int)], axis=1).ravel().tolist() for k in (1, 2)}
-        entries.append({"image_id": name, "keypoint_annotations": people, "human_annotations": {who: [5, 5, 100, 100] for who in people}})
+        people = {
+            f"human{k}": np.concatenate([rng.integers(5, 100, (14, 2)), np.ones((14, 1), int)], axis=1).ravel().tolist()
+            for k in (1, 2)
+        }
+        entries.append(
+            {
+                "image_id": name,
+                "keypoint_annotations": people,
+                "human_annotations": {who: [5, 5, 100, 100] for who in people},
+            }
+        )
     (tmp_path / "k.json").write_text(json.dumps(entries))
     assert ai2coco_art_neckhead_json.main(["--keypoint_json", str(tmp_path / "k.json"), "--img_dir", str(folder)]) == 0
     (tmp_path / "annotations").mkdir()
@@ -333,14 +373,22 @@ def test_converted_set_has_ai_challengers_metric(tmp_path):
 
 
 def test_unknown_flags_of_the_converter():
-    entry = {"image_id": "a", "keypoint_annotations": {"human1": [0] * 42}, "human_annotations": {"human1": [0, 0, 5, 5]}}
-    assert convert([entry], {"a": (9, 9)})["annotations"][0]["num_keypoints"] == 14  # anything but 1, 2, 3 counts as visible, as in the original
+    entry = {
+        "image_id": "a",
+        "keypoint_annotations": {"human1": [0] * 42},
+        "human_annotations": {"human1": [0, 0, 5, 5]},
+    }
+    assert (
+        convert([entry], {"a": (9, 9)})["annotations"][0]["num_keypoints"] == 14
+    )  # anything but 1, 2, 3 counts as visible, as in the original
 
 
 # ---- settings -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", sorted(HOUSE.glob("models/**/pose_cfg.yaml")), ids=lambda file: str(file.parent.relative_to(HOUSE)))
+@pytest.mark.parametrize(
+    "file", sorted(HOUSE.glob("models/**/pose_cfg.yaml")), ids=lambda file: str(file.parent.relative_to(HOUSE))
+)
 def test_shipped_settings(file):
     assert load_config(find_config_file(str(file.parent))).net_type.startswith("resnet_")
 
@@ -385,11 +433,18 @@ def test_bad_input_of_the_commands(tmp_path, monkeypatch, capsys, coco):
     assert train.main([]) == 2
     assert "pose_cfg.yaml" in capsys.readouterr().err
     settings = tmp_path / "pose_cfg.yaml"
-    settings.write_text("dataset_type: coco\ndataset: nowhere\ndataset_phase: val2017\ndataset_ann: person_keypoints\nnum_joints: 17\nnet_type: resnet_50\n")
+    settings.write_text(
+        "dataset_type: coco\ndataset: nowhere\ndataset_phase: val2017\ndataset_ann: person_keypoints\nnum_joints: 17\nnet_type: resnet_50\n"
+    )
     for command in (train.main, val.main, pairwise_stats.main, eval_mscoco.main):
         assert command([]) == 2, command
         assert "cocodataset.org" in (text := capsys.readouterr().err) and "common.datasets.synthetic coco" in text
-    assert train.main(["--set", "nonsense=1"]) == train.main(["--set", "nonsense=["]) == train.main(["--set", "nonsense"]) == 2
+    assert (
+        train.main(["--set", "nonsense=1"])
+        == train.main(["--set", "nonsense=["])
+        == train.main(["--set", "nonsense"])
+        == 2
+    )
     assert capsys.readouterr().err.count("nonsense") >= 3
     with pytest.raises(SystemExit):
         train.main(["--limit", "0"])
@@ -414,9 +469,14 @@ def test_json_of_unknown_joints(tmp_path, capsys, coco):
         content["categories"][0]["keypoints"] = keypoints
         (tmp_path / "annotations").mkdir(exist_ok=True)
         (tmp_path / "annotations" / f"person_keypoints_{split}.json").write_text(json.dumps(content))
-        with pytest.raises(DataError, match=rf"person_keypoints_{split}\.json: field categories .*{keypoints[0]}.*format `json`"):
+        with pytest.raises(
+            DataError, match=rf"person_keypoints_{split}\.json: field categories .*{keypoints[0]}.*format `json`"
+        ):
             load_items(coco_config(tmp_path, dataset_phase=split))
-    own = {"skeleton": "centaur", "images": [{"file": "a.png", "width": 120, "height": 110, "persons": [{"joints": [[5, 6], [7, 8], None]}]}]}
+    own = {
+        "skeleton": "centaur",
+        "images": [{"file": "a.png", "width": 120, "height": 110, "persons": [{"joints": [[5, 6], [7, 8], None]}]}],
+    }
     (tmp_path / "own.json").write_text(json.dumps(own))
     config = make_config({"dataset": str(tmp_path / "own.json"), "dataset_type": "json"})
     with pytest.raises(DataError, match="own.json: skeleton 'centaur' is not known"):
@@ -424,10 +484,23 @@ def test_json_of_unknown_joints(tmp_path, capsys, coco):
     own["skeleton"] = {"name": "horse", "joints": ["nose", "left_hoof", "right_hoof"]}
     (tmp_path / "own.json").write_text(json.dumps(own))
     item_set, config = load_items(config)
-    assert config.num_joints == 3 and config.all_joints_names == ["nose", "hoof"] and item_set.items[0].persons[0].tolist() == [[0, 5, 6], [1, 7, 8]]
-    entry = {"image_id": "a", "keypoint_annotations": {"human1": [0] * 51}, "human_annotations": {"human1": [0, 0, 5, 5]}}
+    assert (
+        config.num_joints == 3
+        and config.all_joints_names == ["nose", "hoof"]
+        and item_set.items[0].persons[0].tolist() == [[0, 5, 6], [1, 7, 8]]
+    )
+    entry = {
+        "image_id": "a",
+        "keypoint_annotations": {"human1": [0] * 51},
+        "human_annotations": {"human1": [0, 0, 5, 5]},
+    }
     (tmp_path / "aic.json").write_text(json.dumps([entry]))
-    assert ai2coco_art_neckhead_json.main(["--keypoint_json", str(tmp_path / "aic.json"), "--img_dir", str(tmp_path), "--keep_missing"]) == 2
+    assert (
+        ai2coco_art_neckhead_json.main(
+            ["--keypoint_json", str(tmp_path / "aic.json"), "--img_dir", str(tmp_path), "--keep_missing"]
+        )
+        == 2
+    )
     assert "image a" in (text := capsys.readouterr().err) and "human1 has 51 numbers" in text
 
 

@@ -63,7 +63,9 @@ def filled(config, base, **options):
 @pytest.mark.parametrize("name", ["net_resnet50_mpii", "net_resnet50_coco", "net_resnet101_mpii"])
 def test_forward(folder, fixture, name):
     """Logits, offsets, the intermediate map and features; names and shapes of all variables; the folded network gives the same."""
-    config = make_config({**fixture[name], "location_refinement": True, "intermediate_supervision": True, "bn_mode": "frozen"})
+    config = make_config(
+        {**fixture[name], "location_refinement": True, "intermediate_supervision": True, "bn_mode": "frozen"}
+    )
     model, values = filled(config, fixture["recipe_base"], features=True)
     listed = folder / name.replace("net_", "vars_")
     if listed.with_suffix(".json").exists():
@@ -72,12 +74,18 @@ def test_forward(folder, fixture, name):
     while f"img{images}" in stored.files:
         image = stored[f"img{images}"]
         found = {key: np.asarray(value) for key, value in model(image, training=False).items()}
-        compared = [key for key in ("part_pred", "locref", "pairwise_pred", "part_pred_interm") if f"out{images}_{key}" in stored.files]
+        compared = [
+            key
+            for key in ("part_pred", "locref", "pairwise_pred", "part_pred_interm")
+            if f"out{images}_{key}" in stored.files
+        ]
         assert {"part_pred", "locref", "part_pred_interm"} <= set(compared)
         for key in compared:
             # pairwise is stored as float16
             tolerance = {"rtol": 5e-3, "atol": 5e-3} if key == "pairwise_pred" else FORWARD
-            np.testing.assert_allclose(found[key], stored[f"out{images}_{key}"].astype(np.float32), **tolerance, err_msg=key)
+            np.testing.assert_allclose(
+                found[key], stored[f"out{images}_{key}"].astype(np.float32), **tolerance, err_msg=key
+            )
         features = stored[f"feat{images}"]
         np.testing.assert_allclose(found["features"][..., : features.shape[-1]], features, rtol=1e-4, atol=5e-3)
         folded = predictor.outputs(image)
@@ -110,7 +118,9 @@ def test_end_points(folder, fixture, name):
                 continue
             value = np.asarray(found[places[end_point]], np.float64)
             assert list(value.shape) == shape
-            assert value.mean() == pytest.approx(mean, rel=1e-4) and np.abs(value).max() == pytest.approx(largest, rel=1e-4), end_point
+            assert value.mean() == pytest.approx(mean, rel=1e-4) and np.abs(value).max() == pytest.approx(
+                largest, rel=1e-4
+            ), end_point
             seen += 1
         assert seen == len(places)
         images += 1
@@ -137,14 +147,25 @@ def test_names_of_resnet_152(folder):
     of ResNet-101 into that of ResNet-50. A slim ImageNet file of these names, with its classifier, gives the whole backbone.
     """
     lists = {n: json.loads((folder / f"vars_resnet{n}_mpii.json").read_text()) for n in (50, 101)}
-    assert of_other_units(lists[101], "resnet_50") == lists[50] and of_other_units(lists[50], "resnet_101") == lists[101]
+    assert (
+        of_other_units(lists[101], "resnet_50") == lists[50] and of_other_units(lists[50], "resnet_101") == lists[101]
+    )
     assert UNITS["resnet_152"] == (3, 8, 36, 3)
     expected = of_other_units(lists[101], "resnet_152")
-    keys = {"net_type": "resnet_152", "num_joints": 14, "location_refinement": True, "intermediate_supervision": True, "bn_mode": "frozen"}
+    keys = {
+        "net_type": "resnet_152",
+        "num_joints": 14,
+        "location_refinement": True,
+        "intermediate_supervision": True,
+        "bn_mode": "frozen",
+    }
     model = build_model(make_config(keys), intermediate=True)
     assert {name: list(v.shape) for name, v in named_variables(model).items()} == expected
     backbone = {name: np.zeros(shape, np.float32) for name, shape in expected.items() if not name.startswith("pose/")}
-    slim = backbone | {"resnet_v1_152/logits/weights": np.zeros((1, 1, 2048, 1000), np.float32), "resnet_v1_152/mean_rgb": np.zeros(3, np.float32)}
+    slim = backbone | {
+        "resnet_v1_152/logits/weights": np.zeros((1, 1, 2048, 1000), np.float32),
+        "resnet_v1_152/mean_rgb": np.zeros(3, np.float32),
+    }
     assert sorted(load_variables(model, slim, "slim's file", only_backbone=True)) == sorted(backbone)
     assert len(backbone) == 5 * (1 + 4 + 3 * sum(UNITS["resnet_152"]))
 
@@ -155,11 +176,19 @@ def test_training_steps(folder, fixture):
 
     case, stored = fixture["trainstep"], np.load(folder / "trainstep.npz")
     info = json.loads(str(stored["info_json"]))
-    config = make_config({k: v for k, v in case.items() if k not in ("lr", "momentum", "steps")} | {"bn_mode": "frozen", "optimizer": "sgd"})
+    config = make_config(
+        {k: v for k, v in case.items() if k not in ("lr", "momentum", "steps")}
+        | {"bn_mode": "frozen", "optimizer": "sgd"}
+    )
     model, values = filled(config, fixture["recipe_base"])
     trainer = Trainer(model, config)
     assert len(trainer.trained) == info["trainable"] == len(trainer.slots)
-    names = {"scmap": "part_score_targets", "weights": "part_score_weights", "locref_t": "locref_targets", "locref_m": "locref_mask"}
+    names = {
+        "scmap": "part_score_targets",
+        "weights": "part_score_weights",
+        "locref_t": "locref_targets",
+        "locref_m": "locref_mask",
+    }
     names |= {"img": "inputs", "pair_t": "pairwise_targets", "pair_m": "pairwise_mask"}
     batch = {ours: stored[theirs] for theirs, ours in names.items()}
     _, gradients = trainer._gradients({k: tf.convert_to_tensor(v) for k, v in batch.items()})

@@ -68,7 +68,9 @@ def test_golden_instances(golden_dir):
         if case["logit_in_solver"]:
             unary, pw = logit_cost(unary), logit_cost(pw)
         graph = build_graph(unary, pwidx, pw, case["is_sparse_graph"], case["do_suppression"])
-        assert graph.objective(*greedy_start(graph, unary.shape[1])) == pytest.approx(float(stored[name + "start_objective"]), abs=1e-5)
+        assert graph.objective(*greedy_start(graph, unary.shape[1])) == pytest.approx(
+            float(stored[name + "start_objective"]), abs=1e-5
+        )
         found = objective(labelling, unary, pwidx, pw, case["is_sparse_graph"], case["do_suppression"])
         assert np.isnan(stored[name + "optimum"]) or found >= stored[name + "optimum"] - 1e-6
         if found > stored[name + "objective"] + 1e-6:
@@ -92,7 +94,9 @@ def test_close_to_the_optimum(suppression):
     hits = 0
     for seed in range(30):
         unary, pwidx, pw = random_problem(3 + seed % 6, seed)
-        found = objective(solve_nl_lmp(unary, pwidx, pw, do_suppression=suppression), unary, pwidx, pw, suppression=suppression)
+        found = objective(
+            solve_nl_lmp(unary, pwidx, pw, do_suppression=suppression), unary, pwidx, pw, suppression=suppression
+        )
         optimum = exact(unary, pwidx, pw, suppression)
         graph = build_graph(unary, pwidx, pw, True, suppression)
         assert optimum - 1e-9 <= found <= graph.objective(*greedy_start(graph, 1)) + 1e-9
@@ -143,7 +147,11 @@ def test_several_classes():
         pwidx = np.array([(a, b, k, m) for a, b in ((0, 1), (0, 2), (1, 2)) for k in (0, 1) for m in (0, 1)])
         pw = rng.normal(0, 1, len(pwidx))
         graph = build_graph(unary, pwidx, pw)
-        every = [graph.objective(np.array(k), np.array(c)) for k in np.ndindex(3, 3, 3) for c in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 1, 2))]
+        every = [
+            graph.objective(np.array(k), np.array(c))
+            for k in np.ndindex(3, 3, 3)
+            for c in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 1, 2))
+        ]
         found = objective(solve_nl_lmp(unary, pwidx, pw), unary, pwidx, pw)
         assert found >= min(every) - 1e-9
         hits += found <= min(every) + 1e-9
@@ -158,5 +166,7 @@ def test_without_numba_the_same_labels():
         "print(json.dumps([t.solve_nl_lmp(*t.random_problem(n, n, 0.5)).tolist() for n in (5, 20, 45)]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run([sys.executable, "-c", code, __file__], env=environment, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code, __file__], env=environment, capture_output=True, text=True, check=True
+    )
     assert json.loads(answer.stdout) == [solve_nl_lmp(*random_problem(n, n, 0.5)).tolist() for n in (5, 20, 45)]

@@ -26,7 +26,15 @@ def persons_at(*centres, rng=None, spread=0.0):
 
 def ideal_maps(persons, size=(30, 60), noise=None):
     """What a perfect network answers: targets as maps, with deviation 1 and mean 0 of the statistics."""
-    config = make_config({"num_joints": JOINTS, "pos_dist_thresh": 12, "location_refinement": True, "pairwise_predict": True, "locref_stdev": 1.0})
+    config = make_config(
+        {
+            "num_joints": JOINTS,
+            "pos_dist_thresh": 12,
+            "location_refinement": True,
+            "pairwise_predict": True,
+            "locref_stdev": 1.0,
+        }
+    )
     statistics = np.stack([np.zeros((JOINTS, JOINTS, 2)), np.ones((JOINTS, JOINTS, 2))])
     targets = make_targets([(np.arange(JOINTS), p) for p in persons], size, 1.0, config, statistics)
     locref, pairwise = targets.locref.reshape(*size, JOINTS, 2), targets.pairwise.reshape(*size, -1, 2).astype(float)
@@ -81,7 +89,9 @@ def test_nobody(model):
     maps = ideal_maps(persons_at((100, 120)))
     maps.score[..., 1:] = 0
     people = find_people(detect(maps, 3.0, 0.5), JOINTS, model)
-    assert people.present.sum(1).tolist() == [1] and people.person_score[0] == pytest.approx(people.score[0, 0] / JOINTS)
+    assert people.present.sum(1).tolist() == [1] and people.person_score[0] == pytest.approx(
+        people.score[0, 0] / JOINTS
+    )
 
 
 def test_one_joint_and_one_cell():

@@ -63,7 +63,9 @@ def test_detections(stored, ties):
 def test_pair_graph(stored):
     for name, case in cases(stored):
         found = detections(stored, name)
-        pairs, probability = pair_graph(found, case["num_joints"], spatial_model(stored, name, case["num_joints"]), case["sparse_graph"])
+        pairs, probability = pair_graph(
+            found, case["num_joints"], spatial_model(stored, name, case["num_joints"]), case["sparse_graph"]
+        )
         used = len(pairs)
         np.testing.assert_array_equal(pairs, stored[name + "_pwidx"][:used])
         np.testing.assert_allclose(probability, stored[name + "_pw"][:used, 0], **EXACT)
@@ -95,13 +97,17 @@ def test_solver_and_persons(stored):
             # what the original hands on: the joint in place of the class, and the same clusters, however numbered
             joint, cluster = stored[name + "_unLab"].T
             np.testing.assert_array_equal(found.joint, joint)
-            np.testing.assert_array_equal(np.equal.outer(labelling[:, 1], labelling[:, 1]), np.equal.outer(cluster, cluster))
+            np.testing.assert_array_equal(
+                np.equal.outer(labelling[:, 1], labelling[:, 1]), np.equal.outer(cluster, cluster)
+            )
             graph = build_graph(stored[name + "_solver_unary"], stored[name + "_pwidx"], stored[name + "_solver_pw"])
             classes = (labelling[:, 0] == SUPPRESSED).astype(int)  # one class, 0, and number 1 for suppressed
             reached = graph.objective(classes, labelling[:, 1].astype(int))
             assert reached <= float(stored[name + "_objective"]) + 1e-5
             own = assemble(found, labelling, joints)
-            assert sorted(map(str, np.nan_to_num(own.joints).round(5).tolist())) == sorted(map(str, stored[name + "_person_conf_correct"].round(5).tolist()))
+            assert sorted(map(str, np.nan_to_num(own.joints).round(5).tolist())) == sorted(
+                map(str, stored[name + "_person_conf_correct"].round(5).tolist())
+            )
             labelling = stored[name + "_solver_result"]
             correct = assemble(found, labelling, joints).joints
             np.testing.assert_allclose(np.nan_to_num(correct), stored[name + "_person_conf_correct"], **EXACT)
@@ -114,7 +120,9 @@ def test_argmax_and_arrows(stored):
         maps = Maps(stored[name + "_scmap"], stored[name + "_locref"], stored[name + "_pairwise_diff"])
         pose = argmax_pose(maps)
         np.testing.assert_allclose(pose, stored[name + "_argmax_pose"], **EXACT)
-        np.testing.assert_allclose(argmax_pose(Maps(maps.score, 0 * maps.locref)), stored[name + "_argmax_pose_nolocref"], **EXACT)
+        np.testing.assert_allclose(
+            argmax_pose(Maps(maps.score, 0 * maps.locref)), stored[name + "_argmax_pose_nolocref"], **EXACT
+        )
         pairs, starts, ends = arrows(maps, pose)
         place = {tuple(pair): i for i, pair in enumerate(pairs.tolist())}
         order = [place[tuple(pair)] for pair in stored[name + "_arrow_keys"].tolist()]
@@ -145,7 +153,11 @@ def test_unpacking(stored, tmp_path):
     np.testing.assert_array_equal(ordered_pairs(joints), stored["x_graph"])
     statistics = load_statistics(tmp_path / "stats.mat", joints, scale=slope / stored["x_stds"][0, 0])
     config = make_config({"location_refinement": True, "pairwise_predict": True, "num_joints": joints})
-    outputs = {"part_prob": stored["x_in_part_prob"], "locref": stored["x_in_locref"], "pairwise_pred": stored["x_in_pairwise_pred"]}
+    outputs = {
+        "part_prob": stored["x_in_part_prob"],
+        "locref": stored["x_in_locref"],
+        "pairwise_pred": stored["x_in_pairwise_pred"],
+    }
     maps = unpack_maps(outputs, config, statistics)
     np.testing.assert_array_equal(maps.score, stored["x_scmap"])
     # float32 network outputs times numbers up to 100

@@ -92,7 +92,9 @@ def test_folder_video_and_demo(tmp_path):
     assert predict.main([str(tmp_path / "in"), *options, "--out", str(tmp_path / "folder")]) == 0
     lines = answers(tmp_path / "folder")
     assert len(lines) == 2 and np.shape(lines[0]["persons"][0]["joints"]) == (JOINTS, 2)
-    assert singleperson.main(["--image", str(tmp_path / "in" / "1.png"), *options, "--out", str(tmp_path / "demo")]) == 0
+    assert (
+        singleperson.main(["--image", str(tmp_path / "in" / "1.png"), *options, "--out", str(tmp_path / "demo")]) == 0
+    )
     assert answers(tmp_path / "demo")[0]["persons"] == lines[1]["persons"] and list((tmp_path / "demo").glob("*.png"))
     writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 72))
     for i in range(3):
@@ -125,7 +127,13 @@ def test_demo_of_several_persons(tmp_path, capsys):
 
 def test_one_part_only(tmp_path, capsys):
     """A joint set of one joint: no pairs, statistics of no rows, every detection a person; the same weights are refused for two joints."""
-    own = {"num_joints": 1, "all_joints": [[0]], "all_joints_names": ["nose"], "dataset_type": "default", "dataset": str(tmp_path / "d.mat")}
+    own = {
+        "num_joints": 1,
+        "all_joints": [[0]],
+        "all_joints_names": ["nose"],
+        "dataset_type": "default",
+        "dataset": str(tmp_path / "d.mat"),
+    }
     options = make_network(tmp_path, **{**pairwise_settings(tmp_path), "min_person_joints": 3, **own})
     cv2.imwrite(str(tmp_path / "a.png"), picture())
     write_dataset(tmp_path / "d.mat", [("a.png", (72, 96), np.array([[0, 40, 30]], np.int32))], 0)
@@ -134,7 +142,17 @@ def test_one_part_only(tmp_path, capsys):
     found = json.loads((tmp_path / "p.json").read_text())
     assert found and all(len(entry["keypoints"]) == 3 for entry in found)
     two = {**own, "num_joints": 2, "all_joints": [[0, 1]], "dataset": ""}
-    assert predict.main([str(tmp_path / "a.png"), *options, *(f"--set={k}={json.dumps(v)}" for k, v in two.items()), "--set=pairwise_predict=false"]) == 2
+    assert (
+        predict.main(
+            [
+                str(tmp_path / "a.png"),
+                *options,
+                *(f"--set={k}={json.dumps(v)}" for k, v in two.items()),
+                "--set=pairwise_predict=false",
+            ]
+        )
+        == 2
+    )
     assert "w.npz" in (text := capsys.readouterr().err) and "num_joints" in text
 
 
@@ -143,7 +161,11 @@ def test_maps_are_cached(tmp_path):
     from deepercut_tf.detections import Maps
 
     rng = np.random.default_rng(0)
-    maps = Maps(rng.random((4, 5, JOINTS)), rng.normal(size=(4, 5, JOINTS, 2)), rng.normal(size=(4, 5, JOINTS * (JOINTS - 1), 2)))
+    maps = Maps(
+        rng.random((4, 5, JOINTS)),
+        rng.normal(size=(4, 5, JOINTS, 2)),
+        rng.normal(size=(4, 5, JOINTS * (JOINTS - 1), 2)),
+    )
     test_multiperson.write_maps(tmp_path / "7.mat", maps)
     read = test_multiperson.read_maps(tmp_path / "7.mat")
     for name in ("score", "locref", "pairwise"):
@@ -171,9 +193,15 @@ def test_resnet_152():
     model = networks.build_model(config, intermediate=True)
     names = networks.named_variables(model)
     units = {name.split("/bottleneck")[0] for name in names if "/bottleneck" in name}
-    assert len(units) == 50 and {"resnet_v1_152/block2/unit_8", "resnet_v1_152/block3/unit_36", "resnet_v1_152/block4/unit_3"} <= units
+    assert (
+        len(units) == 50
+        and {"resnet_v1_152/block2/unit_8", "resnet_v1_152/block3/unit_36", "resnet_v1_152/block4/unit_3"} <= units
+    )
     maps = model(picture(size=(33, 48))[None], training=False)
-    assert maps["part_pred"].shape == maps["part_pred_interm"].shape == (1, 6, 6, JOINTS) and maps["locref"].shape[-1] == 2 * JOINTS
+    assert (
+        maps["part_pred"].shape == maps["part_pred_interm"].shape == (1, 6, 6, JOINTS)
+        and maps["locref"].shape[-1] == 2 * JOINTS
+    )
 
 
 FORWARD = """
@@ -199,13 +227,17 @@ def test_the_torch_backend_answers_alike(tmp_path):
     config = make_config(SETTINGS)
     model = networks.build_model(config)
     networks.load_variables(model, dict(np.load(tmp_path / "w.npz")), "w.npz")
-    assert convert.largest_difference(dict(np.load(tmp_path / "out.npz")), Predictor(model, config).outputs(image)) < 1e-4
+    assert (
+        convert.largest_difference(dict(np.load(tmp_path / "out.npz")), Predictor(model, config).outputs(image)) < 1e-4
+    )
 
 
 def run_python(words: list[str], wait: bool = True, **variables):
     """A Python process in the repository; its end is awaited and must be good."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **variables}
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     return finish(process) if wait else process
 
 
@@ -220,7 +252,9 @@ def test_two_processes_step_as_one_with_both_pictures(tmp_path):
     entries = []
     for i in range(4):
         cv2.imwrite(str(tmp_path / f"{i}.png"), picture(i, (112, 112)))
-        points = np.concatenate([np.arange(JOINTS)[:, None], np.random.default_rng(i).integers(20, 90, (JOINTS, 2))], axis=1)
+        points = np.concatenate(
+            [np.arange(JOINTS)[:, None], np.random.default_rng(i).integers(20, 90, (JOINTS, 2))], axis=1
+        )
         entries.append((f"{i}.png", (112, 112), points.astype(np.int32)))
     settings = {
         **SETTINGS, "dataset_type": "default", "dataset": str(write_dataset(tmp_path / "dataset.mat", entries, 0)), "location_refinement": False,
@@ -236,8 +270,13 @@ def test_two_processes_step_as_one_with_both_pictures(tmp_path):
         for free in (first, second):
             free.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in (first, second)]
-    clusters = [json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}) for i in range(2)]
-    both = [run_python([worker, own, str(tmp_path / f"worker{i}.npz")], wait=False, TF_CONFIG=cluster) for i, cluster in enumerate(clusters)]
+    clusters = [
+        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}) for i in range(2)
+    ]
+    both = [
+        run_python([worker, own, str(tmp_path / f"worker{i}.npz")], wait=False, TF_CONFIG=cluster)
+        for i, cluster in enumerate(clusters)
+    ]
     for process in both:
         finish(process)
     workers = [np.load(tmp_path / f"worker{i}.npz") for i in range(2)]

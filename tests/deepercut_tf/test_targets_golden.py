@@ -31,11 +31,20 @@ def people(stored, name):
 
 def test_target_maps(folder):
     stored = np.load(folder / "targets.npz")
-    keys = ("num_joints", "pos_dist_thresh", "locref_stdev", "location_refinement", "pairwise_predict", "weigh_only_present_joints")
+    keys = (
+        "num_joints",
+        "pos_dist_thresh",
+        "locref_stdev",
+        "location_refinement",
+        "pairwise_predict",
+        "weigh_only_present_joints",
+    )
     for case in json.loads(str(stored["meta_json"])):
         name = f"t{case['id']:02d}_"
         config = make_config({k: case[k] for k in keys} | {"mode": "compat"})
-        statistics = np.stack([stored[name + "stats_mean"], stored[name + "stats_std"]]) if case["pairwise_predict"] else None
+        statistics = (
+            np.stack([stored[name + "stats_mean"], stored[name + "stats_std"]]) if case["pairwise_predict"] else None
+        )
         size = tuple(stored[name + "size"])
         assert size == map_size(case["H"], case["W"])
         found = make_targets(people(stored, name), size, case["scale"], config, statistics)
@@ -93,7 +102,13 @@ def coco(folder, tmp_path_factory):
 
 
 def coco_config(root, **more):
-    keys = {"dataset": str(root), "dataset_type": "coco", "dataset_phase": "train2014", "dataset_ann": "person_keypoints", "pos_dist_thresh": 17}
+    keys = {
+        "dataset": str(root),
+        "dataset_type": "coco",
+        "dataset_phase": "train2014",
+        "dataset_ann": "person_keypoints",
+        "pos_dist_thresh": 17,
+    }
     return make_config(keys | {"coco_only_images_with_people": True, "location_refinement": True} | more)
 
 
@@ -102,7 +117,11 @@ def test_coco_items(folder, coco):
     expected = json.loads((folder / "coco_items.json").read_text())
     assert item_set.has_truth == expected["has_gt"]
     for item, wanted in zip(item_set.items, expected["items"], strict=True):
-        assert item.image_id == wanted["coco_id"] and item.image.endswith(wanted["im_path"]) and list(item.size) == wanted["im_size"][1:]
+        assert (
+            item.image_id == wanted["coco_id"]
+            and item.image.endswith(wanted["im_path"])
+            and list(item.size) == wanted["im_size"][1:]
+        )
         assert [p.tolist() for p in item.persons] == wanted["joints"]
         mask = ignore_mask(item_set, item, config)
         assert (0 if mask is None else mask.sum()) == wanted["neg_mask_area"]
@@ -124,7 +143,9 @@ def test_coco_targets_and_masks(folder, coco):
             np.testing.assert_array_equal(targets.score, stored[f"c{k}_{flip}_scmap"][0])
             np.testing.assert_allclose(targets.locref, stored[f"c{k}_{flip}_locref"][0], rtol=0, atol=1e-5)
             weights = np.ones(size) if mask is None else score_weights(mask, size)
-            np.testing.assert_array_equal(np.broadcast_to(weights[..., None], targets.score.shape), stored[f"c{k}_{flip}_weights"][0])
+            np.testing.assert_array_equal(
+                np.broadcast_to(weights[..., None], targets.score.shape), stored[f"c{k}_{flip}_weights"][0]
+            )
 
 
 def converter_input(folder):
@@ -133,7 +154,9 @@ def converter_input(folder):
 
 
 def test_converter_as_the_original(folder):
-    assert convert(*converter_input(folder), compat=True) == json.loads((folder / "ai_challenger_coco_out.json").read_text())
+    assert convert(*converter_input(folder), compat=True) == json.loads(
+        (folder / "ai_challenger_coco_out.json").read_text()
+    )
 
 
 def test_converter_repaired(folder, tmp_path):
@@ -144,11 +167,17 @@ def test_converter_repaired(folder, tmp_path):
     content = convert(*converter_input(folder))
     (tmp_path / "person_keypoints_train2014.json").write_text(json.dumps(content))
     truth = coco.COCO(str(tmp_path / "person_keypoints_train2014.json"))
-    answers = [{k: a[k] for k in ("image_id", "category_id", "keypoints")} | {"score": 1.0} for a in content["annotations"]]
+    answers = [
+        {k: a[k] for k in ("image_id", "category_id", "keypoints")} | {"score": 1.0} for a in content["annotations"]
+    ]
     evaluation = COCOeval(truth, truth.loadRes(answers), "keypoints")
     evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
     assert evaluation.stats[0] == 1.0
-    for new, old in zip(content["annotations"], json.loads((folder / "ai_challenger_coco_out.json").read_text())["annotations"], strict=True):
+    for new, old in zip(
+        content["annotations"],
+        json.loads((folder / "ai_challenger_coco_out.json").read_text())["annotations"],
+        strict=True,
+    ):
         table, before = np.reshape(new["keypoints"], (17, 3)), np.reshape(old["keypoints"], (17, 3))
         np.testing.assert_array_equal(table, before * (before[:, 2:] > 0))
         assert new["num_keypoints"] == (before[:, 2] > 0).sum() and new["bbox"] == old["bbox"]

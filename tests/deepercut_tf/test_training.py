@@ -57,7 +57,9 @@ def dataset(tmp_path_factory):
         for k, (x, y) in enumerate(points):
             cv2.circle(image, (int(x), int(y)), 9, [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)][k], -1)
         cv2.imwrite(str(folder / f"{i}.png"), image)
-        entries.append((f"{i}.png", image.shape[:2], np.concatenate([np.arange(JOINTS)[:, None], points], axis=1).astype(np.int32)))
+        entries.append(
+            (f"{i}.png", image.shape[:2], np.concatenate([np.arange(JOINTS)[:, None], points], axis=1).astype(np.int32))
+        )
     return write_dataset(folder / "dataset.mat", entries, 0)
 
 
@@ -68,7 +70,15 @@ def shallow(monkeypatch):
 
 
 def settings(dataset, tmp_path, **more):
-    return make_config({**BASE, "dataset": str(dataset), "snapshot_dir": str(tmp_path / "run"), "log_dir": str(tmp_path / "log"), **more})
+    return make_config(
+        {
+            **BASE,
+            "dataset": str(dataset),
+            "snapshot_dir": str(tmp_path / "run"),
+            "log_dir": str(tmp_path / "log"),
+            **more,
+        }
+    )
 
 
 class Silent:
@@ -107,8 +117,14 @@ def test_fused_normalisation_is_the_plain_one(frozen):
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    x, gamma, beta, upstream = (tf.constant(rng.normal(1, 2, s), tf.float32) for s in ((3, 10, 10, 5), (5,), (5,), (3, 10, 10, 5)))
-    moving = (tf.constant(rng.normal(size=5), tf.float32), tf.constant(rng.uniform(0.5, 2, 5), tf.float32)) if frozen else None
+    x, gamma, beta, upstream = (
+        tf.constant(rng.normal(1, 2, s), tf.float32) for s in ((3, 10, 10, 5), (5,), (5,), (3, 10, 10, 5))
+    )
+    moving = (
+        (tf.constant(rng.normal(size=5), tf.float32), tf.constant(rng.uniform(0.5, 2, 5), tf.float32))
+        if frozen
+        else None
+    )
     found = []
     for norm in (networks._plain_norm, networks._fused_norm):
         with tf.GradientTape() as tape:
@@ -201,13 +217,31 @@ def test_snapshots_start_other_runs(dataset, tmp_path):
     iterate(run, Silent(), None)
     values, stored = read_weights(tmp_path / "run" / "snapshot-1")
     assert stored["num_joints"] == JOINTS and all(np.array_equal(values[k], v) for k, v in run.weights().items())
-    fresh = Run(make_config({**BASE, "dataset": str(dataset), "snapshot_dir": str(tmp_path / "b"), "init_weights": str(tmp_path / "run")}), item_set)
+    fresh = Run(
+        make_config(
+            {
+                **BASE,
+                "dataset": str(dataset),
+                "snapshot_dir": str(tmp_path / "b"),
+                "init_weights": str(tmp_path / "run"),
+            }
+        ),
+        item_set,
+    )
     fresh.begin(None)
     new = fresh.weights()
     assert np.array_equal(new["resnet_v1_50/conv1/weights"], values["resnet_v1_50/conv1/weights"])
     assert not np.array_equal(new["pose/part_pred/block4/weights"], values["pose/part_pred/block4/weights"])
-    fewer = {**BASE, "dataset": str(dataset), "init_weights": str(tmp_path / "run"), "init_heads": True, "intermediate_supervision": True}
-    tuned = Run(make_config({**fewer, "intermediate_supervision_layer": 1, "snapshot_dir": str(tmp_path / "c")}), item_set)
+    fewer = {
+        **BASE,
+        "dataset": str(dataset),
+        "init_weights": str(tmp_path / "run"),
+        "init_heads": True,
+        "intermediate_supervision": True,
+    }
+    tuned = Run(
+        make_config({**fewer, "intermediate_supervision_layer": 1, "snapshot_dir": str(tmp_path / "c")}), item_set
+    )
     begun = tuned.weights()
     tuned.begin(None)
     for name, value in tuned.weights().items():
@@ -217,7 +251,10 @@ def test_snapshots_start_other_runs(dataset, tmp_path):
     with pytest.raises(DataError, match="num_joints"):
         PoseFinder(make_config(other), tmp_path / "run" / "snapshot-1")
     with pytest.raises(DataError, match="width"):
-        Run(make_config({**BASE, "width": 0.25, "dataset": str(dataset), "snapshot_dir": str(tmp_path / "run")}), item_set).begin("auto")
+        Run(
+            make_config({**BASE, "width": 0.25, "dataset": str(dataset), "snapshot_dir": str(tmp_path / "run")}),
+            item_set,
+        ).begin("auto")
 
 
 def test_schedule():
@@ -240,10 +277,16 @@ def test_padding_leaves_no_trace_in_the_loss(dataset, tmp_path):
     rng = np.random.default_rng(1)
     shape = batch["part_score_targets"].shape
     outputs = {"part_pred": rng.normal(size=shape), "locref": rng.normal(size=(*shape[:3], 2 * JOINTS))}
-    before = {k: float(v) for k, v in pose_losses({k: v.astype(np.float32) for k, v in outputs.items()}, batch, config).items()}
+    before = {
+        k: float(v)
+        for k, v in pose_losses({k: v.astype(np.float32) for k, v in outputs.items()}, batch, config).items()
+    }
     outputs["part_pred"][1, rows:] = 50
     outputs["locref"][1, :, columns:] = 50
-    after = {k: float(v) for k, v in pose_losses({k: v.astype(np.float32) for k, v in outputs.items()}, batch, config).items()}
+    after = {
+        k: float(v)
+        for k, v in pose_losses({k: v.astype(np.float32) for k, v in outputs.items()}, batch, config).items()
+    }
     assert after == before
     alone = collate([samples[0]], config)
     np.testing.assert_array_equal(alone["inputs"][0], samples[0].image)
@@ -258,7 +301,9 @@ def test_losses_by_hand():
 
     logits, targets = f32(0.0, 2.0, -3.0), f32(1.0, 0.0, 0.0)
     entropy = np.log(2), np.log1p(np.exp(2)), np.log1p(np.exp(-3))
-    assert float(score_loss(logits, targets, f32(1, 0, 2))) == pytest.approx((entropy[0] + 2 * entropy[2]) / 2, rel=1e-6)
+    assert float(score_loss(logits, targets, f32(1, 0, 2))) == pytest.approx(
+        (entropy[0] + 2 * entropy[2]) / 2, rel=1e-6
+    )
     assert float(offset_loss(f32(0.5, 3.0), f32(0, 0), f32(1, 1), True)) == pytest.approx((0.125 + 2.5) / 2)
     assert float(offset_loss(f32(0.5, 3.0), f32(0, 0), f32(1, 1), False)) == pytest.approx((0.25 + 9) / 2)
     assert float(offset_loss(f32(0.5), f32(0), f32(0), True)) == 0
@@ -289,11 +334,18 @@ def test_evaluation_chain(dataset, tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "set" / "1.png"), np.full((40, 48, 3), 100, np.uint8))
     import yaml
 
-    own = {**BASE, "dataset": str(tmp_path / "set" / "dataset.mat"), "pck_threshold": 0.2, "scoremap_dir": str(tmp_path / "maps")}
+    own = {
+        **BASE,
+        "dataset": str(tmp_path / "set" / "dataset.mat"),
+        "pck_threshold": 0.2,
+        "scoremap_dir": str(tmp_path / "maps"),
+    }
     own["location_refinement"] = False  # untrained offsets are large
     (tmp_path / "pose_cfg.yaml").write_text(yaml.safe_dump(own))
     arguments = ["--config", str(tmp_path / "pose_cfg.yaml")]
-    assert test.main([*arguments, "--weights", str(tmp_path / "w.npz"), "--out", str(tmp_path / "p.mat"), "--cache"]) == 0
+    assert (
+        test.main([*arguments, "--weights", str(tmp_path / "w.npz"), "--out", str(tmp_path / "p.mat"), "--cache"]) == 0
+    )
     assert len(list((tmp_path / "maps").glob("*_locreg.mat"))) == 3
     found = eval_pck.read_predictions(tmp_path / "p.mat", 3, JOINTS)
     assert found[1][:, 0].max() < 64

@@ -17,7 +17,9 @@ def _spot(image: torch.Tensor) -> np.ndarray:
     return np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
 
 
-@pytest.mark.parametrize("size", [(120, 120), (160, 100)])  # of the pictures, which the network sees squeezed to a square
+@pytest.mark.parametrize(
+    "size", [(120, 120), (160, 100)]
+)  # of the pictures, which the network sees squeezed to a square
 def test_labels_turn_with_the_picture(size):
     torch.manual_seed(0)
     side, count = 101, 16

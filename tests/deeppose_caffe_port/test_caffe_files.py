@@ -60,7 +60,9 @@ def test_everything_that_protobuf_text_allows():
 
 @given(st.floats(width=32, allow_nan=False), st.integers(-(2**31), 2**31 - 1), st.booleans(), st.text(max_size=20))
 def test_what_protobuf_writes_is_read_back(number, whole, flag, name):
-    solver = messages()["SolverParameter"](base_lr=number, max_iter=whole, debug_info=flag, snapshot_prefix=name, stepvalue=[1, 2])
+    solver = messages()["SolverParameter"](
+        base_lr=number, max_iter=whole, debug_info=flag, snapshot_prefix=name, stepvalue=[1, 2]
+    )
     solver.net_param.layer.add(name=name).convolution_param.kernel_size.append(3)
     assert parse_text(text_format.MessageToString(solver, as_utf8=False), "SolverParameter").message == solver
 

@@ -44,7 +44,9 @@ def test_forward_and_backward(golden, case):
     home = golden / case
     meta, io = json.loads((home / "meta.json").read_text()), np.load(home / "io.npz")
     net = CaffeNet.from_file(home / "train.prototxt", TRAIN, random=CaffeRandom(meta["seed_init"]))
-    for blob, (layer, arrays) in zip(net.blobs(), [(k, v) for k, v in read_caffemodel(home / "init.caffemodel").items() for _ in v]):
+    for blob, (layer, arrays) in zip(
+        net.blobs(), [(k, v) for k, v in read_caffemodel(home / "init.caffemodel").items() for _ in v]
+    ):
         assert blob.layer == layer
         assert np.array_equal(blob.tensor.detach().numpy(), arrays[blob.index]), f"filler of {layer}, blob {blob.index}"
     assert net.load(home / "weights.caffemodel") == []
@@ -117,7 +119,11 @@ def test_layer(golden, case):
     net = CaffeNet.from_file(home / f"{case}.prototxt", TRAIN, random=CaffeRandom(meta["rng_seed_before_net"][case]))
     weights, op = weights_of(io, case), net.layers["op"]
     fillers = {
-        f.type for _, p in op.param.ListFields() if hasattr(p, "ListFields") for _, f in p.ListFields() if hasattr(f, "variance_norm")
+        f.type
+        for _, p in op.param.ListFields()
+        if hasattr(p, "ListFields")
+        for _, f in p.ListFields()
+        if hasattr(f, "variance_norm")
     }
     if not fillers & {"gaussian", "msra"}:  # boost's normal numbers cannot be made again
         assert all(np.array_equal(b.detach().numpy(), w) for b, w in zip(op.blobs, weights)), "filler"
@@ -171,11 +177,16 @@ def test_saved_net_is_as_caffe_saves_it(golden, tmp_path):
     net.load(home / "v1.caffemodel")
     net.save(tmp_path / "ours.caffemodel")
     ours, theirs = (
-        {layer.name: layer for layer in read_net(p).layer} for p in (tmp_path / "ours.caffemodel", home / "v2_from_caffe.caffemodel")
+        {layer.name: layer for layer in read_net(p).layer}
+        for p in (tmp_path / "ours.caffemodel", home / "v2_from_caffe.caffemodel")
     )
     assert theirs.keys() <= ours.keys()
     for name, layer in theirs.items():
-        assert (ours[name].type, list(ours[name].bottom), list(ours[name].top)) == (layer.type, list(layer.bottom), list(layer.top))
+        assert (ours[name].type, list(ours[name].bottom), list(ours[name].top)) == (
+            layer.type,
+            list(layer.bottom),
+            list(layer.top),
+        )
         assert [b.SerializeToString() for b in ours[name].blobs] == [b.SerializeToString() for b in layer.blobs]
         assert list(ours[name].param) == list(layer.param)
 

@@ -62,13 +62,17 @@ def same_snapshots(found: pathlib.Path, expected: pathlib.Path, pattern: str = "
         for layer in theirs:
             for i, (a, b) in enumerate(zip(ours[layer], theirs[layer], strict=True)):
                 assert a.shape == b.shape
-                np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * max(np.abs(b).max(), 1e-3), err_msg=f"{file.name} {layer} {i}")
+                np.testing.assert_allclose(
+                    a, b, rtol=0, atol=TOLERANCE * max(np.abs(b).max(), 1e-3), err_msg=f"{file.name} {layer} {i}"
+                )
         mine = read_solverstate((found / file.name).with_suffix(".solverstate"))
         caffe = read_solverstate(file.with_suffix(".solverstate"))
         assert mine[:3] == caffe[:3]
         for i, (a, b) in enumerate(zip(mine[3], caffe[3], strict=True)):
             assert a.shape == b.shape
-            np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * max(np.abs(b).max(), 1e-3), err_msg=f"{file.name} history {i}")
+            np.testing.assert_allclose(
+                a, b, rtol=0, atol=TOLERANCE * max(np.abs(b).max(), 1e-3), err_msg=f"{file.name} history {i}"
+            )
     return len(files)
 
 
@@ -125,7 +129,10 @@ def test_predictions_and_mean(golden, run):
     x = (pixels.float() - torch.from_numpy(stored["mean"])) / 256
     found = net({"data": x})[0][net.outputs[0]]
     np.testing.assert_allclose(
-        found.detach().numpy(), stored["pred"].reshape(found.shape), rtol=0, atol=TOLERANCE * np.abs(stored["pred"]).max()
+        found.detach().numpy(),
+        stored["pred"].reshape(found.shape),
+        rtol=0,
+        atol=TOLERANCE * np.abs(stored["pred"]).max(),
     )
 
 

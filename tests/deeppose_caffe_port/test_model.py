@@ -80,14 +80,18 @@ def test_joining_and_parting():
 
 
 def test_deconvolution_undoes_the_shape_of_convolution():
-    body = "convolution_param { num_output: 4 kernel_size: 3 stride: 2 pad: 1 group: 2 weight_filler { type: 'xavier' } }"
+    body = (
+        "convolution_param { num_output: 4 kernel_size: 3 stride: 2 pad: 1 group: 2 weight_filler { type: 'xavier' } }"
+    )
     x, outputs, _ = run(layer("Deconvolution", body))
     assert outputs["y"].shape == (2, 4, 11, 9)
 
 
 def test_classification_net_learns_and_counts():
     text = (
-        layer("InnerProduct", "inner_product_param { num_output: 3 weight_filler { type: 'xavier' } }", "data", "ip", "ip")
+        layer(
+            "InnerProduct", "inner_product_param { num_output: 3 weight_filler { type: 'xavier' } }", "data", "ip", "ip"
+        )
         + 'layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 2 } } }\n'
         + layer("SoftmaxWithLoss", "", "ip label", "loss", "loss")
         + layer("Accuracy", "include { phase: TEST } accuracy_param { top_k: 1 }", "ip label", "accuracy", "accuracy")
@@ -129,7 +133,9 @@ def test_rules(rule, kept):
 
 
 def test_weights_with_one_name_are_one():
-    body = "param { name: 'w' } inner_product_param { num_output: 120 bias_term: false weight_filler { type: 'xavier' } }"
+    body = (
+        "param { name: 'w' } inner_product_param { num_output: 120 bias_term: false weight_filler { type: 'xavier' } }"
+    )
     built = net(layer("InnerProduct", body, "data", "a", "a") + layer("InnerProduct", body, "a", "b", "b"))
     assert len(list(built.blobs())) == 1
     assert built.layers["a"].weight is built.layers["b"].weight
@@ -200,7 +206,9 @@ def test_gradient_of_lrn_is_exact():
     x = torch.randn(2, 7, 3, 2, dtype=torch.float64, requires_grad=True)
     for beta in (0.75, 0.6):
         assert torch.autograd.gradcheck(lambda v, beta=beta: _AcrossChannels.apply(v, 5, 0.7, beta, 1.3), (x,))
-        torch.testing.assert_close(_AcrossChannels.apply(x, 5, 0.7, beta, 1.3), F.local_response_norm(x, 5, 0.7, beta, 1.3))
+        torch.testing.assert_close(
+            _AcrossChannels.apply(x, 5, 0.7, beta, 1.3), F.local_response_norm(x, 5, 0.7, beta, 1.3)
+        )
 
 
 def test_every_layer_type_has_a_class_that_says_what_it_does():

@@ -46,7 +46,10 @@ def project(tmp_path):
 
 def make(folder: pathlib.Path, batch: int = 2) -> pathlib.Path:
     random = np.random.default_rng(0)
-    records = ((f"{i:08d}".encode(), datum(random.integers(0, 255, (8, 8, 3)).astype(np.uint8), random.normal(size=4))) for i in range(7))
+    records = (
+        (f"{i:08d}".encode(), datum(random.integers(0, 255, (8, 8, 3)).astype(np.uint8), random.normal(size=4)))
+        for i in range(7)
+    )
     write_lmdb(records, folder / "db", 1 << 20)
     write_blob(folder / "mean.binaryproto", np.full((3, 8, 8), 127, np.float32))
     (folder / "net.prototxt").write_text(NET.replace("BATCH", str(batch)))
@@ -55,7 +58,9 @@ def make(folder: pathlib.Path, batch: int = 2) -> pathlib.Path:
 
 
 def solver_in(folder: pathlib.Path, lines: list | None = None, **options) -> Solver:
-    solver = Solver(folder / "solver.prototxt", folder, Options(**options), announce=(lines if lines is not None else []).append)
+    solver = Solver(
+        folder / "solver.prototxt", folder, Options(**options), announce=(lines if lines is not None else []).append
+    )
     solver.check_prefix()
     return solver
 
@@ -90,7 +95,9 @@ def test_a_state_of_another_net_or_mode_is_refused(project):
     solver.close()
     with pytest.raises(DataError, match="mode"):
         restore(solver_in(project), state, "last.pt", "compat")
-    (project / "net.prototxt").write_text(NET.replace("BATCH", "2").replace("num_output: 4 kernel", "num_output: 6 kernel"))
+    (project / "net.prototxt").write_text(
+        NET.replace("BATCH", "2").replace("num_output: 4 kernel", "num_output: 6 kernel")
+    )
     with pytest.raises(DataError, match="fingerprint"):
         restore(solver_in(project), state, "last.pt", "correct")
 
@@ -120,7 +127,9 @@ def test_command_line_snapshots_and_resumes(project, monkeypatch, capsys):
 @pytest.mark.parametrize("wanted", ["stop", "snapshot"])
 def test_signals(project, wanted):
     solver, signals = solver_in(project, lines := []), engine.Signals()
-    done = engine.train_steps(solver, signals=signals, on_step=lambda s: signals.wanted.add(wanted) if s.iteration == 2 else None)
+    done = engine.train_steps(
+        solver, signals=signals, on_step=lambda s: signals.wanted.add(wanted) if s.iteration == 2 else None
+    )
     assert (project / "out/snap_iter_2.solverstate").is_file()
     assert done == (wanted == "snapshot")
     assert ("Optimization stopped early." in lines) == (wanted == "stop")
@@ -195,7 +204,9 @@ def test_bf16_follows_float32(project):
 def test_compiled_training_follows_the_plain_one(project):
     """The same operations in another order; without dropout, whose masks come from another generator there."""
     text = (project / "net.prototxt").read_text()
-    (project / "net.prototxt").write_text("".join(line for line in text.splitlines(keepends=True) if '"Dropout"' not in line))
+    (project / "net.prototxt").write_text(
+        "".join(line for line in text.splitlines(keepends=True) if '"Dropout"' not in line)
+    )
     assert _three_losses(project, compile=True) == pytest.approx(_three_losses(project), rel=1e-4)
 
 
@@ -203,7 +214,9 @@ def test_compiled_training_follows_the_plain_one(project):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_updates_in_chunks_are_the_same(project, monkeypatch, kind, layout):
     """Large weights are updated in pieces that fit the cache."""
-    (project / "solver.prototxt").write_text(SOLVER + f'type: "{kind}"' + (" momentum2: 0.99 delta: 1e-6" if "Ada" in kind else ""))
+    (project / "solver.prototxt").write_text(
+        SOLVER + f'type: "{kind}"' + (" momentum2: 0.99 delta: 1e-6" if "Ada" in kind else "")
+    )
     found = []
     for chunk in (1 << 20, 7):
         monkeypatch.setattr(updates, "_CHUNK", chunk)

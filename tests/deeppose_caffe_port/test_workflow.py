@@ -97,7 +97,12 @@ def test_all_steps_leave_their_files(project):
 
 def test_scores_and_prediction_file(project, tmp_path):
     _, words = project
-    assert val.main([*words, f"--out={tmp_path / 'p.npz'}", f"--json={tmp_path / 's.json'}", f"--result={tmp_path / 'r.json'}"]) == 0
+    assert (
+        val.main(
+            [*words, f"--out={tmp_path / 'p.npz'}", f"--json={tmp_path / 's.json'}", f"--result={tmp_path / 'r.json'}"]
+        )
+        == 0
+    )
     predictions = load_predictions(tmp_path / "p.npz")
     assert predictions.meta["synthetic"] and predictions.meta["model"] == (
         "deeppose_refine3" if predictions.dataset == "lspet" else "deeppose_refine"
@@ -107,7 +112,10 @@ def test_scores_and_prediction_file(project, tmp_path):
     assert all(entry["n"] >= 0 and not entry["comparable"] for entry in scores.values())
     assert json.loads((tmp_path / "r.json").read_text())["house"] == "deeppose_caffe_port"
     gain = json.loads((tmp_path / "gain/r.json").read_text())
-    assert len(gain["columns"]) == (5 if predictions.dataset == "lspet" else 4) and gain["rows"][0][0] == predictions.skeleton.joints[0]
+    assert (
+        len(gain["columns"]) == (5 if predictions.dataset == "lspet" else 4)
+        and gain["rows"][0][0] == predictions.skeleton.joints[0]
+    )
     assert gain["rows"][0][-1] == pytest.approx(gain["rows"][0][1] - gain["rows"][0][-2])
     assert val.main([*words, "--stage=1", f"--out={tmp_path / 'one.npz'}", "--rate=2"]) == 0
     assert 0 < len(load_predictions(tmp_path / "one.npz")) < len(predictions)
@@ -120,7 +128,15 @@ def test_predictions_do_not_depend_on_the_batch(project, tmp_path):
     for size in (1, 4):
         files.append(tmp_path / f"{size}.npz")
         assert (
-            val.main([*(w for w in words if "batch_size" not in w), f"--batch_size={size}", f"--out={files[-1]}", "--refinements=2"]) == 0
+            val.main(
+                [
+                    *(w for w in words if "batch_size" not in w),
+                    f"--batch_size={size}",
+                    f"--out={files[-1]}",
+                    "--refinements=2",
+                ]
+            )
+            == 0
         )
     a, b = (load_predictions(f).joints for f in files)
     # a patch is cut at whole pixels: a last digit may move it
@@ -156,7 +172,12 @@ def test_a_stage_converts_and_draws_its_loss(project, tmp_path):
     model = folder / "models/deeppose"
     args = ["--model", str(model / "deploy.prototxt"), "--weights", str(model / "snapshot/deeppose_iter_2.caffemodel")]
     assert convert.main([*args, "--out", str(tmp_path / "net.pt")]) == 0
-    assert convert.main([args[0], args[1], "--weights", str(tmp_path / "net.pt"), "--out", str(tmp_path / "back.caffemodel")]) == 0
+    assert (
+        convert.main(
+            [args[0], args[1], "--weights", str(tmp_path / "net.pt"), "--out", str(tmp_path / "back.caffemodel")]
+        )
+        == 0
+    )
     card = json.loads((tmp_path / "back.caffemodel.json").read_text())
     assert card["checks"]["cv2.dnn"] < convert.TOLERANCE
     assert draw_loss.main([str(model / "snapshot/log/train.log"), "--out", str(tmp_path)]) == 0
@@ -167,10 +188,19 @@ def test_conversion_that_answers_otherwise_is_not_kept(project, tmp_path, monkey
     folder, _ = project
     model = folder / "models/deeppose"
     monkeypatch.setattr(
-        convert, "opencv_outputs", lambda prototxt, weights, net: {n: np.full(net.shapes[n], 1e3, np.float32) for n in net.outputs}
+        convert,
+        "opencv_outputs",
+        lambda prototxt, weights, net: {n: np.full(net.shapes[n], 1e3, np.float32) for n in net.outputs},
     )
     out = tmp_path / "net.caffemodel"
-    words = ["--model", str(model / "deploy.prototxt"), "--weights", str(model / "snapshot/deeppose_iter_2.caffemodel"), "--out", str(out)]
+    words = [
+        "--model",
+        str(model / "deploy.prototxt"),
+        "--weights",
+        str(model / "snapshot/deeppose_iter_2.caffemodel"),
+        "--out",
+        str(out),
+    ]
     assert convert.main(words) == 2
     assert not out.exists() and not list(tmp_path.iterdir())
 
@@ -181,7 +211,10 @@ def test_held_out_pictures_train_no_stage(project):
     if "--held_out=0.3" not in words:
         assert not list(folder.rglob("*held*"))
         return
-    held = {pathlib.Path(line.split()[0]).stem for line in (folder / "models/deeppose/held_images.txt").read_text().splitlines()}
+    held = {
+        pathlib.Path(line.split()[0]).stem
+        for line in (folder / "models/deeppose/held_images.txt").read_text().splitlines()
+    }
     assert len(held) == 4, "two of six persons, and their mirrored pictures"
     for model in ("deeppose", "deeppose_refine", "deeppose_refine3"):
         for kind in ("train", "test"):
@@ -200,7 +233,8 @@ def test_later_stages_are_calibrated_on_held_out_pictures(project):
         return
     for model in ("deeppose_refine", "deeppose_refine3"):
         plain, scaled = (
-            read_caffemodel(folder / f"models/{model}/snapshot/{model}{kind}_iter_2.caffemodel")["predict"] for kind in ("", "_calibrated")
+            read_caffemodel(folder / f"models/{model}/snapshot/{model}{kind}_iter_2.caffemodel")["predict"]
+            for kind in ("", "_calibrated")
         )
         factors = (scaled[0] * plain[0]).sum(1) / (plain[0] ** 2).sum(1)
         np.testing.assert_allclose(factors[::2], factors[1::2], atol=1e-5)
@@ -226,7 +260,9 @@ def test_patches_of_a_third_stage_start_where_the_second_ends(project):
         stem, joint = pathlib.Path(name).stem.split(".")[:2]
         row, joint = rows[stem], int(joint)
         assert np.isfinite(label).sum() == 2
-        np.testing.assert_allclose(guess[row, joint] + label[2 * joint : 2 * joint + 2] * side[row], truth[row, joint], atol=1e-3)
+        np.testing.assert_allclose(
+            guess[row, joint] + label[2 * joint : 2 * joint + 2] * side[row], truth[row, joint], atol=1e-3
+        )
 
 
 def test_every_joint_takes_its_own_outputs():
@@ -259,7 +295,9 @@ def test_unlabelled_joints_go_through_both_stages(data, tmp_path):
     home = prepare.dataset_folder(config)
     lines = prepare.read_annotations(home / "train_annos.txt", 14)
     assert len(lines) == 4
-    lines[0].points[config.skeleton.index("right_hip")] = np.nan  # an end of a diagonal: the other one is the diameter then
+    lines[0].points[config.skeleton.index("right_hip")] = (
+        np.nan
+    )  # an end of a diagonal: the other one is the diameter then
     text = ",".join("nan" if np.isnan(v) else f"{v:.3f}" for v in lines[0].points.ravel())
     prepare.write_lines(home / "train_annos.txt", [f"{lines[0].name} {text}\n"])
     prepare.get_stage1(config)
@@ -320,7 +358,9 @@ def test_a_later_stage_can_start_from_the_weights_before(project, tmp_path, capf
     solver = folder / "models/deeppose_refine3/solver.prototxt"
     before = solver.read_text()
     try:
-        solver.write_text(re.sub(r"base_lr: \S+", "base_lr: 0", before).replace('snapshot_prefix: "', 'snapshot_prefix: "warm/'))
+        solver.write_text(
+            re.sub(r"base_lr: \S+", "base_lr: 0", before).replace('snapshot_prefix: "', 'snapshot_prefix: "warm/')
+        )
         stale = folder / "warm/models/deeppose_refine3/snapshot/deeppose_refine3_calibrated_iter_2.caffemodel"
         stale.parent.mkdir(parents=True)
         stale.touch()
@@ -349,12 +389,18 @@ def test_paper_networks_have_the_originals_blobs():
     from deeppose_caffe_port.model import TEST, CaffeNet
 
     for stage, (count, last) in enumerate(((44_314_400, 30), (44_279_652, 2)), 1):
-        text = project_files(Config(preset="paper"))[f"models/{('deeppose', 'deeppose_refine')[stage - 1]}/deploy.prototxt"]
+        text = project_files(Config(preset="paper"))[
+            f"models/{('deeppose', 'deeppose_refine')[stage - 1]}/deploy.prototxt"
+        ]
         net = CaffeNet(parse_text(text.replace('"xavier"', '"constant"'), "NetParameter"), TEST)
         blobs = list(net.blobs())
         assert sum(b.tensor.numel() for b in blobs) == count and len(blobs) == 26
         assert sum(b.tensor.numel() for b in blobs if b.lr_mult == 0) == 706
-        assert net.shapes["conv1"][1:] == (96, 55, 55) and net.shapes["pool5"][1:] == (256, 6, 6) and net.shapes["predict"][1] == last
+        assert (
+            net.shapes["conv1"][1:] == (96, 55, 55)
+            and net.shapes["pool5"][1:] == (256, 6, 6)
+            and net.shapes["predict"][1] == last
+        )
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -435,7 +481,9 @@ def test_bench_writes_tables_for_the_readme(tmp_path, monkeypatch, capsys):
     assert bench.main(["reader", *words]) == 0
     table = json.loads((tmp_path / "b.json").read_text())
     assert [row[0] for row in table["rows"]][1:] == ["read", "turn and scale (--rotate, --zoom)", "train, float32"]
-    assert all(row[1] > 0 for row in table["rows"]) and table["command"].startswith("python deeppose_caffe_port/bench.py reader --stage=2")
+    assert all(row[1] > 0 for row in table["rows"]) and table["command"].startswith(
+        "python deeppose_caffe_port/bench.py reader --stage=2"
+    )
     assert bench.main(["net", *words]) == 0
     assert [row[1] for row in json.loads((tmp_path / "b.json").read_text())["rows"]].count("ours") == 2
     assert "of the plain module" in capsys.readouterr().out

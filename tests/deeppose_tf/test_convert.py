@@ -20,7 +20,9 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
     weights = get_weights(build_network(14, width=0.02, init="he", seed=4))
     slots = {f"{n}/Adagrad": np.full_like(w, 0.5) for n, w in weights.items()}
-    return tf1.write_v2(folder / "checkpoint-30", {**weights, **slots, "global_iter_counter": np.array(30, np.int32)}), weights
+    return tf1.write_v2(
+        folder / "checkpoint-30", {**weights, **slots, "global_iter_counter": np.array(30, np.int32)}
+    ), weights
 
 
 @pytest.mark.parametrize(("kind", "name"), [("tf1", "checkpoint-30"), ("tf1_old", "old"), ("npz", "a.npz"), ("h5", "a.weights.h5"),
@@ -35,7 +37,11 @@ def test_every_format_answers_as_its_source(source, tmp_path, kind, name):
         found = weight_files.read_weights(tmp_path / name)
         assert all(np.array_equal(found[n], w) for n, w in weights.items())
     if kind in ("tf1", "tf1_old", "npz"):
-        assert found["global_iter_counter"] == 30 and (found["fc6/weight/Adagrad"] == 0.5).all() and found["fc8/weight"].shape[1] == 1
+        assert (
+            found["global_iter_counter"] == 30
+            and (found["fc6/weight/Adagrad"] == 0.5).all()
+            and found["fc8/weight"].shape[1] == 1
+        )
 
 
 def test_tensorflow_reads_what_is_written(source, tmp_path):
@@ -54,7 +60,12 @@ def test_we_read_what_tensorflow_writes(tmp_path):
 
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
-        values = {"a/weight": np.arange(12.0, dtype=np.float32).reshape(3, 4), "n": np.array(-5), "flags": np.array([True, False]), "d": np.array([1e-300])}
+        values = {
+            "a/weight": np.arange(12.0, dtype=np.float32).reshape(3, 4),
+            "n": np.array(-5),
+            "flags": np.array([True, False]),
+            "d": np.array([1e-300]),
+        }
         variables = [v1.get_variable(n, initializer=v, use_resource=False) for n, v in values.items()]
         session.run(v1.global_variables_initializer())
         for name, version in (("one", v1.train.SaverDef.V1), ("two", v1.train.SaverDef.V2)):
@@ -70,20 +81,31 @@ def test_caffe_layouts():
     rng = np.random.RandomState(0)
     image, kernel = rng.standard_normal((6, 6, 8)), rng.standard_normal((5, 8, 3, 3))
     fc6 = rng.standard_normal((7, 5 * 36))
-    found = weight_files.from_caffe({"conv5": [kernel, np.zeros(5)], "fc6": [fc6, np.zeros(7)], "fc7": [fc6[:, :4], np.zeros(7)], "data": []})
+    found = weight_files.from_caffe(
+        {"conv5": [kernel, np.zeros(5)], "fc6": [fc6, np.zeros(7)], "fc7": [fc6[:, :4], np.zeros(7)], "data": []}
+    )
     patch = image[:3, :3]
-    np.testing.assert_allclose(np.einsum("hwc,hwco->o", patch, found["conv5/weight"]), np.einsum("hwc,ochw->o", patch, kernel), rtol=1e-4)
+    np.testing.assert_allclose(
+        np.einsum("hwc,hwco->o", patch, found["conv5/weight"]), np.einsum("hwc,ochw->o", patch, kernel), rtol=1e-4
+    )
     maps = rng.standard_normal((6, 6, 5))
     np.testing.assert_allclose(maps.ravel() @ found["fc6/weight"], fc6 @ maps.transpose(2, 0, 1).ravel(), rtol=1e-4)
     assert np.array_equal(found["fc7/weight"], fc6[:, :4].T.astype(np.float32)) and "data/weight" not in found
     back = weight_files.to_caffe(found)
-    assert np.array_equal(back["conv5"][1][0], kernel.astype(np.float32)) and np.array_equal(back["fc6"][1][0], fc6.astype(np.float32))
+    assert np.array_equal(back["conv5"][1][0], kernel.astype(np.float32)) and np.array_equal(
+        back["fc6"][1][0], fc6.astype(np.float32)
+    )
 
 
 def test_caffemodel_of_alexnet_initialises(tmp_path):
-    weights = {n: w for n, w in get_weights(build_network(14, width=0.02, seed=8)).items() if not n.startswith("fc_reg")}
+    weights = {
+        n: w for n, w in get_weights(build_network(14, width=0.02, seed=8)).items() if not n.startswith("fc_reg")
+    }
     caffe.write_caffemodel(tmp_path / "bvlc_alexnet.caffemodel", weight_files.to_caffe(weights), "AlexNet")
-    assert convert.main([str(tmp_path / "bvlc_alexnet.caffemodel"), str(tmp_path / "bvlc_alexnet.tf"), "--to", "tf1_old"]) == 0
+    assert (
+        convert.main([str(tmp_path / "bvlc_alexnet.caffemodel"), str(tmp_path / "bvlc_alexnet.tf"), "--to", "tf1_old"])
+        == 0
+    )
     found = weight_files.read_weights(tmp_path / "bvlc_alexnet.tf")
     assert found.keys() == weights.keys() and all(np.array_equal(found[n], w) for n, w in weights.items())
 

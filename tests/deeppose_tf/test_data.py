@@ -53,7 +53,9 @@ def test_the_target_points_at_the_dot(picture, flip, rotate):
         image, targets, valid, _ = data.example(persons, 0, crops, np.random.RandomState(seed))
         weight = image[..., 0].astype(float)
         assert weight.sum() > 0
-        centre = np.array([(weight.sum(0) * np.arange(227)).sum(), (weight.sum(1) * np.arange(227)).sum()]) / weight.sum()
+        centre = (
+            np.array([(weight.sum(0) * np.arange(227)).sum(), (weight.sum(1) * np.arange(227)).sum()]) / weight.sum()
+        )
         distance = np.abs((targets + 0.5) * 227 - 0.5 - centre).max(1)
         joint = int(distance.argmin())
         assert distance[joint] < 0.6 and valid.all()

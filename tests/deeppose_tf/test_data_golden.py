@@ -42,7 +42,9 @@ def test_boxes_and_targets(geometry):
     for i, crops, count in cases(geometry):
         rng = np.random.RandomState(geometry["crop/in_seed"][i])
         height, width = geometry["crop/in_img_hw"][i]
-        box = data.pixel_box(data.draw_box(geometry["crop/in_bbox"][i], crops, rng), np.array([width, height]), "compat")
+        box = data.pixel_box(
+            data.draw_box(geometry["crop/in_bbox"][i], crops, rng), np.array([width, height]), "compat"
+        )
         assert box == tuple(geometry["crop/out_crop_bbox"][i]), i
         assert box[:2] == tuple(geometry["crop/out_origin"][i])
         targets = data.crop_targets(geometry["crop/in_joints"][i][:count], box, "compat")
@@ -52,7 +54,9 @@ def test_boxes_and_targets(geometry):
         np.testing.assert_allclose(back, geometry["crop/out_back_px"][i][:count], atol=PIXEL)
         image = np.random.RandomState(geometry["crop/in_seed"][i]).randint(0, 256, (height, width, 3)).astype(np.uint8)
         x, y, w, h = box
-        np.testing.assert_allclose(image[y : y + h, x : x + w].mean((0, 1)), geometry["crop/out_crop_mean"][i], atol=1e-9)
+        np.testing.assert_allclose(
+            image[y : y + h, x : x + w].mean((0, 1)), geometry["crop/out_crop_mean"][i], atol=1e-9
+        )
 
 
 def test_flip_of_crops(geometry):
@@ -61,12 +65,19 @@ def test_flip_of_crops(geometry):
         before = np.where(np.arange(len(valid))[:, None] < count, geometry["crop/out_zoom_joints"][i], 0)
         targets, after = data.mirror_targets(before / IM_SIZE - 0.5, np.arange(len(valid)) < count, LSP_PAIRS, "compat")
         assert np.array_equal(after, valid), i
-        np.testing.assert_array_equal(np.rint((targets[after] + 0.5) * IM_SIZE), geometry["crop/out_flip_joints"][i][after])
+        np.testing.assert_array_equal(
+            np.rint((targets[after] + 0.5) * IM_SIZE), geometry["crop/out_flip_joints"][i][after]
+        )
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_flip(geometry, name):
-    targets, valid = data.mirror_targets(geometry[f"flip/{name}_in"] / IM_SIZE - 0.5, geometry[f"flip/{name}_in_valid"].astype(bool), PAIRS[name], "compat")
+    targets, valid = data.mirror_targets(
+        geometry[f"flip/{name}_in"] / IM_SIZE - 0.5,
+        geometry[f"flip/{name}_in_valid"].astype(bool),
+        PAIRS[name],
+        "compat",
+    )
     assert np.array_equal(valid, geometry[f"flip/{name}_out_valid"])
     np.testing.assert_array_equal(np.rint((targets[valid] + 0.5) * IM_SIZE), geometry[f"flip/{name}_out"][valid])
 
@@ -74,7 +85,9 @@ def test_flip(geometry, name):
 def test_tight_box(geometry):
     valid = geometry["bbox/valid"].all(1)
     np.testing.assert_array_equal(geometry["bbox/joints"][valid], geometry["bbox/valid_joints"])
-    np.testing.assert_allclose(data._tight_boxes(geometry["bbox/joints"][None], valid[None])[0], geometry["bbox/bbox_xywh"])
+    np.testing.assert_allclose(
+        data._tight_boxes(geometry["bbox/joints"][None], valid[None])[0], geometry["bbox/bbox_xywh"]
+    )
 
 
 def test_unproject(geometry):
@@ -89,7 +102,9 @@ def test_unproject_of_metrics(golden_dir):
     for name in (n for n in PAIRS if f"{n}/gt_norm" in arrays):
         for what in ("gt", "pred"):
             values = np.clip(arrays[f"{name}/{what}_norm"], -0.5, 0.5)
-            np.testing.assert_allclose(data.unproject(values, arrays[f"{name}/bbox"], "compat"), arrays[f"{name}/{what}_px"], atol=PIXEL)
+            np.testing.assert_allclose(
+                data.unproject(values, arrays[f"{name}/bbox"], "compat"), arrays[f"{name}/{what}_px"], atol=PIXEL
+            )
 
 
 # name of a configuration of the fixture -> crop settings, min_dim, downscale height
@@ -123,7 +138,9 @@ def test_pipeline(pipeline, name):
     crops, min_dim, downscale = CONFIGURATIONS[name]
     pose_set = read_csv(folder / "persons.csv", "lsp", prefix=folder, mode="compat")
     persons = data.Persons(pose_set, "compat", min_dim=min_dim, downscale_height=downscale, cache_mb=1)
-    assert [pathlib.Path(pose_set.images[row]).name for row in persons.rows] == [str(n) for n in arrays[f"{name}/kept_image_ids"]]
+    assert [pathlib.Path(pose_set.images[row]).name for row in persons.rows] == [
+        str(n) for n in arrays[f"{name}/kept_image_ids"]
+    ]
     valid = arrays[f"{name}/valid"].all(-1)
     assert np.array_equal(persons.valid, valid)
     np.testing.assert_allclose(persons.joints[valid], arrays[f"{name}/loaded_joints"][valid], atol=PIXEL)

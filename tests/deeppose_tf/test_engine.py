@@ -21,7 +21,10 @@ def test_lrn_is_tensorflows_with_its_gradient(training):
     """Compiled, as in training, and not: to 1e-5, sums in another order."""
     x = tf.constant(np.random.RandomState(0).standard_normal((2, 5, 6, 24)).astype(np.float32) * 100)
     layer, results = LocalResponseNorm(), []
-    for function in (lambda v: layer(v, training=training), lambda v: tf.nn.local_response_normalization(v, 2, 1.0, 2e-5, 0.75)):
+    for function in (
+        lambda v: layer(v, training=training),
+        lambda v: tf.nn.local_response_normalization(v, 2, 1.0, 2e-5, 0.75),
+    ):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = function(x)
@@ -82,7 +85,10 @@ def test_width_is_found_in_the_weights(width):
 
 
 def variables(rng):
-    return {name: tf.Variable(rng.standard_normal(shape).astype(np.float32)) for name, shape in (("conv1/weight", (3, 4)), ("fc6/bias", (5,)))}
+    return {
+        name: tf.Variable(rng.standard_normal(shape).astype(np.float32))
+        for name, shape in (("conv1/weight", (3, 4)), ("fc6/bias", (5,)))
+    }
 
 
 @pytest.mark.parametrize("name", ["adagrad", "momentum", "sgd"])
@@ -122,7 +128,9 @@ def trained(steps=2, train_conv=True, **options):
     before = get_weights(model)
     before = {n: w.copy() for n, w in before.items()}
     trainer = Trainer(model, make_optimizer("adagrad"), "correct", **options)
-    losses = [float(trainer.step(batch(), conv_lr=0.001, fc_lr=0.002, train_conv=train_conv)["loss"]) for _ in range(steps)]
+    losses = [
+        float(trainer.step(batch(), conv_lr=0.001, fc_lr=0.002, train_conv=train_conv)["loss"]) for _ in range(steps)
+    ]
     return before, get_weights(model), losses
 
 
@@ -186,7 +194,9 @@ def test_set_weights_takes_what_it_knows():
 def evaluation(shares, targets):
     valid = np.ones(shares.shape[:2], bool)
     boxes = np.tile([[0, 0, 200, 200]], (len(shares), 1))
-    return report.Evaluation(200 * (targets + 0.5), 200 * (shares + 0.5), valid, 0.1, report.spread(shares, targets, valid), LSP14, boxes)
+    return report.Evaluation(
+        200 * (targets + 0.5), 200 * (shares + 0.5), valid, 0.1, report.spread(shares, targets, valid), LSP14, boxes
+    )
 
 
 def test_block_and_collapse_warning():
@@ -195,7 +205,9 @@ def test_block_and_collapse_warning():
     good = report.block(7, "test", evaluation(targets, targets)).split("\n")
     assert good[0] == "30" and good[1] == "Step 7 test/pose_loss = 0.100" and good[2] == "Step\t 7\t test/mPCP\t 1.000"
     assert good[4] == "Head\tTorso\tU Arm\tL Arm\tU Leg\tL Leg\tmean" and good[5] == "\t".join(["1.000"] * 7)
-    assert "Head\tNeck\tShoulder\tElbow\tWrist\tHip\tKnee\tAnkle" in good and not any("warning" in line for line in good)
+    assert "Head\tNeck\tShoulder\tElbow\tWrist\tHip\tKnee\tAnkle" in good and not any(
+        "warning" in line for line in good
+    )
     collapsed = evaluation(np.broadcast_to(targets.mean(0), targets.shape), targets)
     assert collapsed.spread == pytest.approx(0, abs=1e-6) and "the same pose" in report.block(7, "test", collapsed)
 
@@ -216,7 +228,12 @@ def test_learning_curve(tmp_path, capsys):
     assert learning_curve.main([str(tmp_path)]) == 2 and "does not exist" in capsys.readouterr().err
     log.write_text('{"step": 0, "other": 1}\n')
     assert learning_curve.main([str(tmp_path)]) == 2 and "no losses" in capsys.readouterr().err
-    log.write_text('{"step": 0, "test/mPCP": 0.1}\n{"step": 50, "loss": 0.5}\n{"step": 100, "test/mPCP": 0.4, "loss": null}\n')
-    assert learning_curve.series([{"step": 7, "a": 0.5}, {"step": 8, "a": None}, {"step": 9}], "a", 100.0) == ([7], [50.0])
+    log.write_text(
+        '{"step": 0, "test/mPCP": 0.1}\n{"step": 50, "loss": 0.5}\n{"step": 100, "test/mPCP": 0.4, "loss": null}\n'
+    )
+    assert learning_curve.series([{"step": 7, "a": 0.5}, {"step": 8, "a": None}, {"step": 9}], "a", 100.0) == (
+        [7],
+        [50.0],
+    )
     assert learning_curve.main([str(tmp_path)]) == 0
     assert (tmp_path / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"

@@ -106,7 +106,9 @@ def test_the_benchmark_names_no_folders(tmp_path):
 
     synthetic.make("lspet", tmp_path / "lspet", 6)
     written, root = tmp_path / "loader.json", pathlib.Path(loader.__file__).parents[1]
-    command = f"-m deeppose_tf.bench --what loader --images {tmp_path / 'lspet'} --batch_size 2 --json {written}".split()
+    command = (
+        f"-m deeppose_tf.bench --what loader --images {tmp_path / 'lspet'} --batch_size 2 --json {written}".split()
+    )
     environment = {**os.environ, "PYTHONPATH": str(root)}
     answer = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=120, env=environment)
     assert answer.returncode == 0, answer.stderr[-3000:]

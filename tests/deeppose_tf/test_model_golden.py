@@ -27,13 +27,23 @@ def golden_weights(fixture) -> dict[str, np.ndarray]:
     from deeppose_tf.model import CONVOLUTIONS, HEAD
 
     joints = int(fixture["n_joints"])
-    shapes = {f"{n}/weight": (k, k, i, f) for (n, (k, _, f, _, _, _)), i in zip(CONVOLUTIONS.items(), (3, 48, 256, 192, 192))}
+    shapes = {
+        f"{n}/weight": (k, k, i, f) for (n, (k, _, f, _, _, _)), i in zip(CONVOLUTIONS.items(), (3, 48, 256, 192, 192))
+    }
     shapes |= {"fc6/weight": (9216, 4096), "fc7/weight": (4096, 4096), f"{HEAD}/weight": (4096, 2 * joints)}
     shapes |= {name.replace("weight", "bias"): shape[-1:] for name, shape in shapes.items()}
     weights = {}
     for name, shape in shapes.items():
-        draw = np.random.RandomState(zlib.crc32((str(fixture["salt"]) + name).encode()) & 0xFFFFFFFF).standard_normal(shape)
-        scale = 0.05 if name.endswith("bias") else 0.2 / np.sqrt(4096) if name.startswith(HEAD) else np.sqrt(2 / np.prod(shape[:-1]))
+        draw = np.random.RandomState(zlib.crc32((str(fixture["salt"]) + name).encode()) & 0xFFFFFFFF).standard_normal(
+            shape
+        )
+        scale = (
+            0.05
+            if name.endswith("bias")
+            else 0.2 / np.sqrt(4096)
+            if name.startswith(HEAD)
+            else np.sqrt(2 / np.prod(shape[:-1]))
+        )
         weights[name] = (draw * scale).astype(np.float32)
         wide = weights[name].astype(np.float64)
         expected = [wide.sum(), np.linalg.norm(wide), wide.ravel()[0], wide.ravel()[-1]]
@@ -78,7 +88,9 @@ def test_forward(fixture, weights, images, case):
     model = network(fixture, weights, gcn=case == "gcn")
     names = [name for name in LAYERS if f"{case}/{name}/samples" in fixture]
     assert names
-    probe = keras.Model(model.input, [model.get_layer(LAYERS[name]).output for name in names] + [model.get_layer("pixels").output])
+    probe = keras.Model(
+        model.input, [model.get_layer(LAYERS[name]).output for name in names] + [model.get_layer("pixels").output]
+    )
     *outputs, pixels = (np.asarray(o) for o in probe(images))
     if case == "gcn":
         np.testing.assert_allclose(np.linalg.norm(pixels.reshape(2, -1), axis=1), fixture["in_gcn_l2"], rtol=FORWARD)
@@ -87,9 +99,16 @@ def test_forward(fixture, weights, images, case):
         flat = output.reshape(2, -1)
         stats = np.stack([flat.mean(1), flat.std(1), flat.min(1), flat.max(1), np.linalg.norm(flat, axis=1)], 1)
         largest = np.abs(fixture[f"{case}/{name}/stats"][:, 2:4]).max()
-        np.testing.assert_allclose(stats[:, :4], fixture[f"{case}/{name}/stats"][:, :4], atol=FORWARD * largest, err_msg=name)
+        np.testing.assert_allclose(
+            stats[:, :4], fixture[f"{case}/{name}/stats"][:, :4], atol=FORWARD * largest, err_msg=name
+        )
         np.testing.assert_allclose(stats[:, 4], fixture[f"{case}/{name}/stats"][:, 4], rtol=FORWARD, err_msg=name)
-        np.testing.assert_allclose(flat[:, fixture[f"{case}/{name}/idx"]], fixture[f"{case}/{name}/samples"], atol=FORWARD * largest, err_msg=name)
+        np.testing.assert_allclose(
+            flat[:, fixture[f"{case}/{name}/idx"]],
+            fixture[f"{case}/{name}/samples"],
+            atol=FORWARD * largest,
+            err_msg=name,
+        )
     largest = np.abs(fixture[f"{case}/output"]).max()
     np.testing.assert_allclose(model.predict_on_batch(images), fixture[f"{case}/output"], atol=FORWARD * largest)
 
@@ -110,7 +129,9 @@ def test_loss(fixture):
         np.testing.assert_allclose(tape.gradient(loss, predicted), fixture["loss/grad_wrt_pred"], rtol=1e-4, atol=1e-7)
     none = valid.copy()
     none[0] = False
-    assert np.isnan(fixture["loss/pose_loss_one_example_all_invalid"]) and np.isnan(pose_loss(predicted, targets, none, "compat"))
+    assert np.isnan(fixture["loss/pose_loss_one_example_all_invalid"]) and np.isnan(
+        pose_loss(predicted, targets, none, "compat")
+    )
     rest = np.delete(fixture["loss/per_example"], 0).mean()
     assert float(pose_loss(predicted, targets, none)) == pytest.approx(rest, rel=1e-5)
 
@@ -132,7 +153,11 @@ def test_training_steps(fixture, weights, images):
         result = trainer.step(batch, conv_lr=rate, fc_lr=rate, summary=step == 0)
         losses.append(float(result["loss"]))
         if step == 0:
-            checks = {k.removeprefix("train/grad_half_sqnorm/"): float(v) for k, v in fixture.items() if k.startswith("train/grad_half")}
+            checks = {
+                k.removeprefix("train/grad_half_sqnorm/"): float(v)
+                for k, v in fixture.items()
+                if k.startswith("train/grad_half")
+            }
             assert checks.keys() == result["grad_norms"].keys()
             for name, expected in checks.items():
                 assert float(result["grad_norms"][name]) == pytest.approx(expected, rel=2 * GRADIENT), name
@@ -168,7 +193,11 @@ def gradients_by_hand(model, weights, images, targets, valid, rate) -> Iterator[
     for updated in range(len(DENSE_LAYERS) + 1):
         with tf.GradientTape() as tape:
             flat, fc6, fc7 = below(images, training=True)
-        variables = {f"{n}/{what}": v for n, layer in layers.items() for what, v in (("weight", layer.kernel.value), ("bias", layer.bias.value))}
+        variables = {
+            f"{n}/{what}": v
+            for n, layer in layers.items()
+            for what, v in (("weight", layer.kernel.value), ("bias", layer.bias.value))
+        }
         inputs = dict(zip(DENSE_LAYERS, (fc7.numpy(), fc6.numpy(), flat.numpy())))
         output = inputs["fc_regression"] @ weights["fc_regression/weight"] + weights["fc_regression/bias"]
         error = (output.reshape(targets.shape) - targets) * valid[..., None]
@@ -201,7 +230,9 @@ def check_steps(before, after, gradients, rate):
         got, expected = (own - after[name][part]) / rate, adagrad_step(g, 1.0)
         slope = 1e-4 / (1e-4 + np.square(g)) ** 1.5
         allowed = GRADIENT * np.sqrt(np.mean(np.square(g))) * slope + 2 * spacing(own, rate) + FORWARD
-        assert (np.abs(got - expected) <= allowed).all(), f"{name}: {np.max(np.abs(got - expected) / allowed):.3g} of what is allowed"
+        assert (np.abs(got - expected) <= allowed).all(), (
+            f"{name}: {np.max(np.abs(got - expected) / allowed):.3g} of what is allowed"
+        )
 
 
 def summary(values) -> np.ndarray:
@@ -213,15 +244,21 @@ def summary(values) -> np.ndarray:
 def check_weights(fixture, before, scenarios, rate):
     """The original's weights after a step lie between the scenarios' weights: beyond them by a quarter of their range (it may have read a layer
     half updated), the weight's rounding, and GRADIENT of a step at most."""
-    found = [{name: summary(before[name] - adagrad_step(g, rate)) for name, g in scenario.items()} for scenario in scenarios]
+    found = [
+        {name: summary(before[name] - adagrad_step(g, rate)) for name, g in scenario.items()} for scenario in scenarios
+    ]
     names = [k.removeprefix("train/after1/") for k in fixture if k.startswith("train/after1/") and "fc8" not in k]
     assert sorted(names) == sorted(found[0])
     for name in names:
         ours, theirs = np.stack([summaries[name] for summaries in found]), fixture[f"train/after1/{name}"]
         low, high, size = ours.min(0), ours.max(0), before[name].size
-        one = np.array([size, np.sqrt(size), 1, 1, 1]) * (GRADIENT * rate + np.spacing(np.abs(before[name][..., :7]).max()))
+        one = np.array([size, np.sqrt(size), 1, 1, 1]) * (
+            GRADIENT * rate + np.spacing(np.abs(before[name][..., :7]).max())
+        )
         beyond = np.maximum(low - theirs, theirs - high) - (high - low) / 4
-        assert (beyond <= one).all(), f"{name}: the original's {theirs} is not among {ours}, by {beyond / one} of what is allowed"
+        assert (beyond <= one).all(), (
+            f"{name}: the original's {theirs} is not among {ours}, by {beyond / one} of what is allowed"
+        )
 
 
 def test_logged_weight_decay(fixture, weights):
@@ -229,10 +266,14 @@ def test_logged_weight_decay(fixture, weights):
     from deeppose_tf.engine import weight_decay_term
 
     seed = zlib.crc32((str(fixture["salt"]) + "fc8/weight").encode()) & 0xFFFFFFFF
-    unused = {"fc8/weight": (np.random.RandomState(seed).standard_normal((4096, 1)) * np.sqrt(2 / 4096)).astype(np.float32)}
+    unused = {
+        "fc8/weight": (np.random.RandomState(seed).standard_normal((4096, 1)) * np.sqrt(2 / 4096)).astype(np.float32)
+    }
     seed = zlib.crc32((str(fixture["salt"]) + "fc8/bias").encode()) & 0xFFFFFFFF
     unused["fc8/bias"] = (np.random.RandomState(seed).standard_normal(1) * 0.05).astype(np.float32)
-    assert weight_decay_term({**weights, **unused}) == pytest.approx(float(fixture["loss/weight_decay_term_initial"]), rel=2e-4)
+    assert weight_decay_term({**weights, **unused}) == pytest.approx(
+        float(fixture["loss/weight_decay_term_initial"]), rel=2e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["v1", "v2"])

@@ -56,9 +56,13 @@ def test_mpii(fixture, tmp_path):
 def test_split_of_the_release(fixture):
     count = len(fixture["split19919/train_indices"]) + len(fixture["split19919/test_indices"])
     train, test = prepare.mpii_split([{"filename": str(i)} for i in range(count)])
-    assert np.array_equal(train, fixture["split19919/train_indices"]) and np.array_equal(test, fixture["split19919/test_indices"])
+    assert np.array_equal(train, fixture["split19919/train_indices"]) and np.array_equal(
+        test, fixture["split19919/test_indices"]
+    )
     if count == 19919:  # the real release
-        assert zlib.crc32(np.concatenate([test, train]).astype("<i4").tobytes()) == 1630895818  # of the original's permutation
+        assert (
+            zlib.crc32(np.concatenate([test, train]).astype("<i4").tobytes()) == 1630895818
+        )  # of the original's permutation
 
 
 @pytest.mark.golden
@@ -67,7 +71,9 @@ def test_real_csv_rows(pose_data):
     paths = sorted(folder.rglob("*.csv"))
     assert paths
     for path in paths:
-        pose_set = read_csv(path, "mpii" if "mpii" in path.parts else "lsp", ignore_label=-100500 if "mpii" in path.parts else -1)
+        pose_set = read_csv(
+            path, "mpii" if "mpii" in path.parts else "lsp", ignore_label=-100500 if "mpii" in path.parts else -1
+        )
         assert len(pose_set) == len(path.read_text().splitlines()) and (pose_set.visible > 0).any()
 
 
@@ -87,16 +93,22 @@ def release(folder, shape, count, digits):
     joints = rng.uniform(5, 90, (count, 14, 3))
     joints[..., 2] = rng.randint(0, 2, (count, 14))
     joints[0, 0, 0] = -2.5
-    scipy.io.savemat(folder / "joints.mat", {"joints": joints.transpose(2, 1, 0) if shape == "lsp" else joints.transpose(1, 2, 0)})
+    scipy.io.savemat(
+        folder / "joints.mat", {"joints": joints.transpose(2, 1, 0) if shape == "lsp" else joints.transpose(1, 2, 0)}
+    )
     for i in range(count):
-        cv2.imwrite(str(folder / f"images/im{i + 1:0{digits}d}.jpg"), rng.randint(0, 256, (100, 100, 3)).astype(np.uint8))
+        cv2.imwrite(
+            str(folder / f"images/im{i + 1:0{digits}d}.jpg"), rng.randint(0, 256, (100, 100, 3)).astype(np.uint8)
+        )
     return joints
 
 
 def prepared(tmp_path, **options):
     joints = {"lspet": release(tmp_path / "lsp_ext", "lspet", 6, 5), "lsp": release(tmp_path / "lsp", "lsp", 4, 4)}
     ext, small = tmp_path / "lsp_ext", tmp_path / "lsp"
-    return joints, prepare.prepare_lsp(ext / "images", ext / "joints.mat", small / "images", small / "joints.mat", ext, **options)
+    return joints, prepare.prepare_lsp(
+        ext / "images", ext / "joints.mat", small / "images", small / "joints.mat", ext, **options
+    )
 
 
 def test_lsp_files(tmp_path, capsys):

@@ -66,7 +66,12 @@ def test_predict_pictures_video_and_boxes(run, tmp_path):
     assert [r["image"] for r in rows] == ["im0001.jpg", "im0002.jpg"] and len(rows[0]["joints"]) == 14
     assert len(list((tmp_path / "a").glob("*_pose.png"))) == 2
     (tmp_path / "boxes.csv").write_text("im0001.jpg,5,5,40,60\nim0001.jpg,20,20,40,60\n")
-    assert predict.main([str(folder), "--o_dir", str(out), "--out", str(tmp_path / "b"), "--boxes", str(tmp_path / "boxes.csv")]) == 0
+    assert (
+        predict.main(
+            [str(folder), "--o_dir", str(out), "--out", str(tmp_path / "b"), "--boxes", str(tmp_path / "boxes.csv")]
+        )
+        == 0
+    )
     assert len((tmp_path / "b/joints.jsonl").read_text().splitlines()) == 2
     from common.video import VideoWriter
 
@@ -80,7 +85,9 @@ def test_predict_pictures_video_and_boxes(run, tmp_path):
 @pytest.mark.parametrize("box", ["500,5,10,10", "1,2,3", "0,0,0,5", "nan,0,5,5"])
 def test_bad_boxes(run, tmp_path, capsys, box):
     out, csv = run
-    assert predict.main([str(csv.parent / "im0001.jpg"), "--o_dir", str(out), "--bbox", box, "--out", str(tmp_path)]) == 2
+    assert (
+        predict.main([str(csv.parent / "im0001.jpg"), "--o_dir", str(out), "--bbox", box, "--out", str(tmp_path)]) == 2
+    )
     assert "box" in capsys.readouterr().err
 
 
@@ -91,7 +98,9 @@ def test_no_checkpoint(tmp_path, capsys):
 
 def python(program: str, *arguments, **environment) -> subprocess.CompletedProcess:
     full = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2", **environment}
-    return subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=900, env=full)
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=900, env=full
+    )
 
 
 ON_TORCH = """
@@ -166,13 +175,30 @@ def test_two_processes_train_as_one(tmp_path):
     workers = [f"localhost:{port}" for port in free_ports(2)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
 
-    command, running = [sys.executable, str(script), *arguments, f"--o_dir={tmp_path / 'two'}", "--threads=1", "--distribute=multiworker"], []
+    command, running = (
+        [
+            sys.executable,
+            str(script),
+            *arguments,
+            f"--o_dir={tmp_path / 'two'}",
+            "--threads=1",
+            "--distribute=multiworker",
+        ],
+        [],
+    )
     for index in range(2):
-        variables = {**environment, "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})}
-        running.append(subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        variables = {
+            **environment,
+            "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}),
+        }
+        running.append(
+            subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
     try:
         assert trainer.main([*arguments, f"--o_dir={tmp_path / 'one'}"]) == 0
-        texts = [process.communicate(timeout=900)[0] for process in running]  # half a minute; many times that where others use the cores
+        texts = [
+            process.communicate(timeout=900)[0] for process in running
+        ]  # half a minute; many times that where others use the cores
     finally:
         for process in running:
             process.kill()
@@ -190,6 +216,8 @@ def test_tf_config_is_checked(tmp_path, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(DataError, match="not set"):
         rank_and_world(config)
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}))
+    monkeypatch.setenv(
+        "TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}})
+    )
     with pytest.raises(DataError, match="cannot be shared among 2"):
         rank_and_world(config)

@@ -26,17 +26,28 @@ def finish(config):
 
 
 def same(a, b, groups=("model", "optimizer")):
-    return all(np.array_equal(a[g][n], b[g][n]) for g in groups for n in a[g]) and all(a[g].keys() == b[g].keys() for g in groups)
+    return all(np.array_equal(a[g][n], b[g][n]) for g in groups for n in a[g]) and all(
+        a[g].keys() == b[g].keys() for g in groups
+    )
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(csv, tmp_path):
     """Weights, accumulators and dropout bit for bit, over an epoch's end (10 persons, 4 a step)."""
-    options = {"dropout_keep": 0.5, "test_step": 100, "snapshot_step": 2, "schedule": "cosine", "warmup": 2, "rotate": True}
+    options = {
+        "dropout_keep": 0.5,
+        "test_step": 100,
+        "snapshot_step": 2,
+        "schedule": "cosine",
+        "warmup": 2,
+        "rotate": True,
+    }
     whole = finish(small_config(csv, tmp_path / "a", max_iter=6, **options))
     assert whole["step"] == 6 and whole["samples"] == 24
     assert [f.name for f in numbered(tmp_path / "a")] == ["checkpoint-2.npz", "checkpoint-4.npz", "checkpoint-6.npz"]
     # the same settings, so the same schedule; what is left of the run after step 2
-    second = small_config(csv, tmp_path / "b", max_iter=6, resume=True, snapshot=str(tmp_path / "a/checkpoint-2"), **options)
+    second = small_config(
+        csv, tmp_path / "b", max_iter=6, resume=True, snapshot=str(tmp_path / "a/checkpoint-2"), **options
+    )
     resumed = finish(second)
     assert same(whole, resumed, ("model", "optimizer", "dropout", "unused"))
     steps = [json.loads(line)["step"] for line in (tmp_path / "b/log.jsonl").read_text().splitlines()]
@@ -73,7 +84,9 @@ def test_order_of_events(csv, tmp_path, mode, scored, last):
 
     from common.runlog import RunLog
 
-    config = small_config(csv, tmp_path, max_iter=5, test_step=2, snapshot_step=4, fix_conv_iter=3, mode=mode, dropout_keep=1.0)
+    config = small_config(
+        csv, tmp_path, max_iter=5, test_step=2, snapshot_step=4, fix_conv_iter=3, mode=mode, dropout_keep=1.0
+    )
     run = Run(config)
     before = {n: v.numpy().copy() for n, v in run.trainer.variables.items()}
     with RunLog(tmp_path / "log", config={}) as log:
@@ -106,12 +119,18 @@ def test_weights_from_a_checkpoint_of_the_original(csv, tmp_path, capsys):
     from deeppose_tf.model import get_weights, network_for
 
     source = get_weights(network_for(small_config(csv, tmp_path, seed=99)))
-    odd = {**source, "fc7/bias": np.zeros(3, np.float32), "fc_regression/weight": np.ones_like(source["fc_regression/weight"])}
+    odd = {
+        **source,
+        "fc7/bias": np.zeros(3, np.float32),
+        "fc_regression/weight": np.ones_like(source["fc_regression/weight"]),
+    }
     del odd["conv2/bias"]
     tf1.write_v1(tmp_path / "bvlc_alexnet.tf", {**odd, "global_iter_counter": np.array(77, np.int32)})
     run = Run(small_config(csv, tmp_path / "out", snapshot=str(tmp_path / "bvlc_alexnet.tf"), max_iter=0))
     own = get_weights(run.model)
-    assert np.array_equal(own["conv1/weight"], source["conv1/weight"]) and np.array_equal(own["fc6/weight"], source["fc6/weight"])
+    assert np.array_equal(own["conv1/weight"], source["conv1/weight"]) and np.array_equal(
+        own["fc6/weight"], source["fc6/weight"]
+    )
     assert not np.array_equal(own["fc_regression/weight"], odd["fc_regression/weight"]) and run.counter == 0
     text = capsys.readouterr().out
     assert "Restoring 7 layers from the snapshot: ['conv1', 'conv2'" in text
@@ -126,7 +145,9 @@ def test_foreign_checkpoint_to_resume(csv, tmp_path):
     tf1.write_v2(tmp_path / "checkpoint-2", variables_of(first))
     run = Run(small_config(csv, tmp_path / "b", max_iter=3, resume=True, snapshot=str(tmp_path / "checkpoint-2")))
     assert run.counter == run.loop_step == 2
-    assert all(np.array_equal(slot.numpy(), first["optimizer"][f"{n}/Adagrad"]) for n, slot in run.optimizer.slots.items())
+    assert all(
+        np.array_equal(slot.numpy(), first["optimizer"][f"{n}/Adagrad"]) for n, slot in run.optimizer.slots.items()
+    )
     assert np.array_equal(run.unused["fc8/weight"], first["unused"]["fc8/weight"])
 
 
@@ -173,11 +194,31 @@ def test_presets_are_the_originals_examples():
     """The table of the four example runs, value by value where they differ."""
     lsp, imagenet = PRESETS["lsp_alexnet_scratch"], PRESETS["lsp_alexnet_imagenet"]
     mpii = PRESETS["mpii_alexnet_imagenet"]
-    assert (lsp["bbox_extension_min"], lsp["bbox_extension_max"], lsp["workers"]) == (1.5, 2.0, 6) and "fix_conv_iter" not in lsp
-    assert (imagenet["bbox_extension_min"], imagenet["fix_conv_iter"], imagenet["workers"]) == (1.2, 10000, 2) and imagenet["reset_iter_counter"]
-    assert (mpii["ignore_label"], mpii["downscale_height"], mpii["n_joints"], mpii["snapshot_step"], mpii["log_step"]) == (-100500.0, 400, 16, 5000, 2)
+    assert (lsp["bbox_extension_min"], lsp["bbox_extension_max"], lsp["workers"]) == (
+        1.5,
+        2.0,
+        6,
+    ) and "fix_conv_iter" not in lsp
+    assert (imagenet["bbox_extension_min"], imagenet["fix_conv_iter"], imagenet["workers"]) == (
+        1.2,
+        10000,
+        2,
+    ) and imagenet["reset_iter_counter"]
+    assert (
+        mpii["ignore_label"],
+        mpii["downscale_height"],
+        mpii["n_joints"],
+        mpii["snapshot_step"],
+        mpii["log_step"],
+    ) == (-100500.0, 400, 16, 5000, 2)
     for preset in (lsp, imagenet, mpii, PRESETS["mpii_alexnet_scratch"]):
-        assert (preset["max_iter"], preset["batch_size"], preset["test_step"], preset["conv_lr"], preset["fc_lr"]) == (1_000_000, 128, 250, 0.0005, 0.0005)
+        assert (preset["max_iter"], preset["batch_size"], preset["test_step"], preset["conv_lr"], preset["fc_lr"]) == (
+            1_000_000,
+            128,
+            250,
+            0.0005,
+            0.0005,
+        )
         assert preset["gcn"] and preset["fliplr"] and preset["shift"] == 0.1 and preset["min_dim"] == 6
 
 
@@ -187,7 +228,12 @@ def test_examples_on_synthetic_data_take_the_smoke_sizes(csv, tmp_path, capsys):
     (folder / "SYNTHETIC").touch()
     arguments = ["--preset=lsp_alexnet_scratch", f"--train_csv_fn={path}", f"--test_csv_fn={path}", "--val_csv_fn="]
     config = program.parse_args(arguments)
-    assert (config.width, config.max_iter, config.bbox_extension_min, config.fix_conv_iter) == (SMOKE["width"], SMOKE["max_iter"], 1.5, 0)
+    assert (config.width, config.max_iter, config.bbox_extension_min, config.fix_conv_iter) == (
+        SMOKE["width"],
+        SMOKE["max_iter"],
+        1.5,
+        0,
+    )
     assert "SYNTHETIC" in capsys.readouterr().out
     assert program.parse_args([*arguments, "--max_iter=7"]).max_iter == 7
     assert program.parse_args([*arguments, "--no-smoke"]).max_iter == 1_000_000
@@ -195,7 +241,13 @@ def test_examples_on_synthetic_data_take_the_smoke_sizes(csv, tmp_path, capsys):
 
 def test_an_example_that_is_resumed_takes_its_own_checkpoint(csv):
     """Not the ImageNet weights that it started from, and it counts on."""
-    arguments = ["--preset=lsp_alexnet_imagenet", f"--train_csv_fn={csv}", f"--test_csv_fn={csv}", "--val_csv_fn=", "--resume"]
+    arguments = [
+        "--preset=lsp_alexnet_imagenet",
+        f"--train_csv_fn={csv}",
+        f"--test_csv_fn={csv}",
+        "--val_csv_fn=",
+        "--resume",
+    ]
     config = program.parse_args(arguments)
     assert config.snapshot is None and not config.reset_iter_counter and config.fix_conv_iter == 10000
     assert program.parse_args([*arguments, "--reset_iter_counter"]).reset_iter_counter
@@ -204,7 +256,22 @@ def test_an_example_that_is_resumed_takes_its_own_checkpoint(csv):
 
 
 def test_missing_weights_are_named_before_data_is_read(tmp_path, capsys):
-    assert program.main(["--preset=lsp_alexnet_imagenet", f"--snapshot={tmp_path / 'bvlc_alexnet.tf'}", f"--train_csv_fn={tmp_path / 'no.csv'}"]) == 2
+    assert (
+        program.main(
+            [
+                "--preset=lsp_alexnet_imagenet",
+                f"--snapshot={tmp_path / 'bvlc_alexnet.tf'}",
+                f"--train_csv_fn={tmp_path / 'no.csv'}",
+            ]
+        )
+        == 2
+    )
     text = capsys.readouterr().err
-    for words in ("bvlc_alexnet.tf does not exist", "link is dead", ".caffemodel", "no.csv does not exist", "--synthetic"):
+    for words in (
+        "bvlc_alexnet.tf does not exist",
+        "link is dead",
+        ".caffemodel",
+        "no.csv does not exist",
+        "--synthetic",
+    ):
         assert words in text

@@ -36,14 +36,22 @@ def test_share_is_work_over_time_over_rate(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network: network)
     monkeypatch.setattr(DeviceBench, "measure", lambda self, name, network: {"seconds": 0.5, "peak_mib": None})
     result = DeviceBench(bench.parse_args([*TINY, "--batch_size=2", "--compile"])).run()
-    assert [(r["pass"], r["code"]) for r in result["rows"]] == [(p, c) for p in ("inference", "training") for c in ("eager", "compiled")]
+    assert [(r["pass"], r["code"]) for r in result["rows"]] == [
+        (p, c) for p in ("inference", "training") for c in ("eager", "compiled")
+    ]
     for row in result["rows"]:
         assert row["clips_per_s"] == 4 and row["share"] == pytest.approx(4 * result["flops"][row["pass"]] / 1e9)
 
 
 def test_defaults_are_those_of_a_gpu_run():
     args = bench.parse_args(["device"])
-    assert (args.device, args.amp, args.compile, args.batch_size, args.channels_last) == ("cuda", "bf16", True, 16, True)
+    assert (args.device, args.amp, args.compile, args.batch_size, args.channels_last) == (
+        "cuda",
+        "bf16",
+        True,
+        16,
+        True,
+    )
     args = bench.parse_args([])
     assert (args.device, args.amp, args.compile, args.batch_size, args.channels_last) == ("cpu", "off", False, 1, False)
 

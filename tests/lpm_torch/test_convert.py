@@ -67,7 +67,11 @@ def test_reads_files_that_caffe_wrote(golden_dir, tmp_path):
     with np.load(folder / "tiny_caffemodel_expected.npz") as data:
         for version in ("v1", "v2"):
             source = folder / f"tiny_{version}.caffemodel"
-            found = {f"{version}/{layer}/{i}": b for layer, blobs in read_caffemodel(source).items() for i, b in enumerate(blobs)}
+            found = {
+                f"{version}/{layer}/{i}": b
+                for layer, blobs in read_caffemodel(source).items()
+                for i, b in enumerate(blobs)
+            }
             assert sorted(found) == sorted(k for k in data.files if k.startswith(version))
             for key, array in found.items():
                 assert array.dtype == data[key].dtype and array.shape == data[key].shape
@@ -111,21 +115,37 @@ def test_counts_of_the_full_table(training_file):
         mapping = map_caffe(blobs, name, build_model(name, width=WIDTH).state_dict())
         assert (len(mapping.state), mapping.missing, mapping.unused) == (count, [], []), name
     # frame 1 has its own generator's name in lpm_raw
-    assert mapping.sources["Mconv3_stage2.weight"] == "Mconv3_stage2/0" and mapping.sources["f_stage4.bias"] == "f_stage4/1"
+    assert (
+        mapping.sources["Mconv3_stage2.weight"] == "Mconv3_stage2/0"
+        and mapping.sources["f_stage4.bias"] == "f_stage4/1"
+    )
 
 
 def test_deploy_pair_and_legacy_layers(tmp_path):
     model = official()
     every = layers(model)
     first = {k: v for k, v in every.items() if k.endswith(("_stage1", "_stage2"))}
-    second = {k: v for k, v in every.items() if k.endswith("_stage3") and not k.startswith("conv")} | only(every, "conv1_stage2", "conv2_stage2")
+    second = {k: v for k, v in every.items() if k.endswith("_stage3") and not k.startswith("conv")} | only(
+        every, "conv1_stage2", "conv2_stage2"
+    )
     legacy = messages()["NetParameter"]()
     for name, (_, blobs) in second.items():
         legacy.layers.add(name=name, type="CONVOLUTION").blobs.extend(array_blob(b, legacy=True) for b in blobs)
     write_caffemodel(tmp_path / "a.caffemodel", first)
     (tmp_path / "b.caffemodel").write_bytes(legacy.SerializeToString())
     output = tmp_path / "pair.safetensors"
-    assert run("--input", tmp_path / "a.caffemodel", tmp_path / "b.caffemodel", "--model", "lpm_official", "--output", output) == 0
+    assert (
+        run(
+            "--input",
+            tmp_path / "a.caffemodel",
+            tmp_path / "b.caffemodel",
+            "--model",
+            "lpm_official",
+            "--output",
+            output,
+        )
+        == 0
+    )
     loaded = FORMATS[".safetensors"][1](output)
     for name, tensor in model.state_dict().items():
         np.testing.assert_array_equal(loaded[name], tensor.numpy(), err_msg=name)
@@ -148,7 +168,9 @@ def test_pre_model_has_one_encoder(tmp_path, capsys):
 
 def test_unmatched_tensors_fail_unless_allowed(tmp_path, capsys):
     every = layers(official())
-    broken = {k: v for k, v in every.items() if not k.startswith("o_h")} | {"fc8": ("InnerProduct", [np.zeros((2, 3), np.float32)])}
+    broken = {k: v for k, v in every.items() if not k.startswith("o_h")} | {
+        "fc8": ("InnerProduct", [np.zeros((2, 3), np.float32)])
+    }
     path, output = tmp_path / "x.caffemodel", tmp_path / "x.pt"
     write_caffemodel(path, broken)
     assert run("--input", path, "--model", "lpm", "--output", output) == 2
@@ -231,7 +253,17 @@ def test_checkpoints_to_every_format(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_converted_checkpoint_is_read_with_its_own_settings(tmp_path, suffix, capsys):
     """The card beside a plain weight file says what the checkpoint said; another network or mode is refused as a checkpoint's is."""
-    config = Config(model="lpm", width=WIDTH, norm="batch", resolution=64, t=3, center_map="correct", pad_pixels=0.0, pad_ratio=0.15, dataset="LSP")
+    config = Config(
+        model="lpm",
+        width=WIDTH,
+        norm="batch",
+        resolution=64,
+        t=3,
+        center_map="correct",
+        pad_pixels=0.0,
+        pad_ratio=0.15,
+        dataset="LSP",
+    )
     model = build_model("lpm", width=WIDTH, norm="batch")
     source, output = tmp_path / "best.pth.tar", tmp_path / f"weights{suffix}"
     torch.save({"epoch": 1, "state_dict": model.state_dict(), "config": vars(config)}, source)
@@ -249,7 +281,9 @@ def test_official_checkpoint_back_to_caffe(tmp_path):
     model = official()
     torch.save(model.state_dict(), tmp_path / "o.pt")
     assert run("--input", tmp_path / "o.pt", "--output", tmp_path / "back.caffemodel") == 0
-    assert run("--input", tmp_path / "back.caffemodel", "--model", "lpm_official", "--output", tmp_path / "again.pt") == 0
+    assert (
+        run("--input", tmp_path / "back.caffemodel", "--model", "lpm_official", "--output", tmp_path / "again.pt") == 0
+    )
     for name, tensor in model.state_dict().items():
         assert torch.equal(load(tmp_path / "again.pt")[name], tensor), name
     assert run("--input", tmp_path / "again.pt", "--output", tmp_path / "again.onnx.caffemodel", "--limit", "3") == 0
@@ -274,7 +308,9 @@ def test_onnx_runs_a_clip_frame_by_frame(tmp_path, name):
     if name == "cpm":
         found = step.run(None, {"frames": frames.numpy(), "center": center.numpy()})[0]
     else:
-        found = run_steps(step, onnxruntime.InferenceSession(str(tmp_path / "w.init.onnx")), frames.numpy(), center.numpy())
+        found = run_steps(
+            step, onnxruntime.InferenceSession(str(tmp_path / "w.init.onnx")), frames.numpy(), center.numpy()
+        )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 

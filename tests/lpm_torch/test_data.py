@@ -26,7 +26,9 @@ def stills(tmp_path_factory):
     """Seven pictures of different sizes with joints inside; one is unlabelled, one occluded; the left wrist is a red disc."""
     folder, rng = tmp_path_factory.mktemp("stills"), np.random.default_rng(3)
     joints, images = [], []
-    for i, (width, height) in enumerate([(160, 200), (300, 180), (90, 90), (400, 640), (210, 150), (128, 256), (700, 500)]):
+    for i, (width, height) in enumerate(
+        [(160, 200), (300, 180), (90, 90), (400, 640), (210, 150), (128, 256), (700, 500)]
+    ):
         points = rng.uniform(0.1, 0.9, (14, 2)) * [width, height]
         image = rng.integers(0, 80, (height, width, 3)).astype(np.uint8)
         cv2.circle(image, tuple(int(round(v)) for v in points[SPOT]), max(width, height) // 16, (0, 0, 255), -1)
@@ -58,7 +60,9 @@ def videos(lengths, folder=None, mask=None):
 
 
 def config(**changes):
-    return Config(**{"resolution": SIZE, "dataset": "LSP", "batch_size": 2, "workers": 0, "pad_pixels": 10.0, **changes})
+    return Config(
+        **{"resolution": SIZE, "dataset": "LSP", "batch_size": 2, "workers": 0, "pad_pixels": 10.0, **changes}
+    )
 
 
 def dataset(pose_set, augment=True, **changes):
@@ -112,7 +116,9 @@ def test_the_picture_follows_the_joints(stills, mode):
 
 
 def test_flip_swaps_sides_and_visibility(stills):
-    plain, flipped = (dataset(stills, p_flip=p, rotate=0.0, scale_low=1.0, scale_high=1.0, jitter=0.0) for p in (0.0, 1.0))
+    plain, flipped = (
+        dataset(stills, p_flip=p, rotate=0.0, scale_low=1.0, scale_high=1.0, jitter=0.0) for p in (0.0, 1.0)
+    )
     for i in range(len(plain)):
         a, b = plain[i], flipped[i]
         assert np.abs(b["frames"].astype(int) - a["frames"][:, :, ::-1]).mean() < 1  # the warp steps in 1/32 pixel
@@ -130,7 +136,11 @@ def test_unlabelled_joints(stills):
     """Correct: empty maps and visibility 0. Compat: a place, which an augmented crop can show (the original's false Gaussian)."""
     joint = LPM14.index(LSP14.joints[4])
     item = dataset(stills, augment=False)[2]
-    assert not item["labels"][0, joint].any() and item["visible"][0, joint] == 0 and np.isnan(item["joints"][0, joint]).all()
+    assert (
+        not item["labels"][0, joint].any()
+        and item["visible"][0, joint] == 0
+        and np.isnan(item["joints"][0, joint]).all()
+    )
     assert all(item["labels"][0, j].any() for j in range(14) if j != joint)
     compat = dataset(stills, mode="compat", p_flip=1.0)
     other = LPM14.mirror[joint]
@@ -206,7 +216,13 @@ def test_every_frame_clips_cover_all_frames():
     clips = make_clips(pose_set, 5, every_frame=True)
     assert set(clips.ravel()) == set(range(20))
     assert (pose_set.sequence[clips] == pose_set.sequence[clips[:, :1]]).all()
-    assert pose_set.frame[clips[2]].tolist() == [7, 8, 9, 10, 11] and pose_set.frame[clips[-1]].tolist() == [0, 0, 0, 1, 2]
+    assert pose_set.frame[clips[2]].tolist() == [7, 8, 9, 10, 11] and pose_set.frame[clips[-1]].tolist() == [
+        0,
+        0,
+        0,
+        1,
+        2,
+    ]
 
 
 def test_frames_of_a_clip_share_the_draws(tmp_path):
@@ -215,13 +231,20 @@ def test_frames_of_a_clip_share_the_draws(tmp_path):
         item = ClipDataset(pose_set, config(t=5, mode=mode), GRID, Augmentation.from_config(config()))[0]
         assert item["frames"].shape == (5, SIZE, SIZE, 3) and item["labels"].shape == (5, 15, GRID, GRID)
         assert item["center"].shape == (1, SIZE, SIZE)
-        directions = item["to_image"][:, :, :2] / np.sqrt(np.abs(np.linalg.det(item["to_image"][:, :, :2])))[:, None, None]
+        directions = (
+            item["to_image"][:, :, :2] / np.sqrt(np.abs(np.linalg.det(item["to_image"][:, :, :2])))[:, None, None]
+        )
         assert np.allclose(directions, directions[0], atol=1e-4)
         assert np.array_equal(pose_set.frame[item["rows"]], np.arange(5))
 
 
 def test_a_person_without_joints_still_makes_a_clip(stills):
-    nothing = replace(stills, joints=np.full((7, 14, 2), np.nan), visible=np.zeros((7, 14), np.int8), box=np.tile([5.0, 5, 60, 70], (7, 1)))
+    nothing = replace(
+        stills,
+        joints=np.full((7, 14, 2), np.nan),
+        visible=np.zeros((7, 14), np.int8),
+        box=np.tile([5.0, 5, 60, 70], (7, 1)),
+    )
     for mode in ("correct", "compat"):
         item = dataset(nothing, augment=False, mode=mode)[0]
         assert not item["labels"].any() and np.isfinite(item["center"]).all() and np.isfinite(item["to_image"]).all()
@@ -253,6 +276,10 @@ def test_loader_bench_counts_crops(pose_data, tmp_path, capsys):
         assert bench.main(["loader", *options]) == 0
         assert f"LSP {mode} 64: " in capsys.readouterr().out
         figures = json.loads((tmp_path / "r.json").read_text())
-        assert figures["rows"][0][:3] == ["LSP", mode, 64] and figures["note"].startswith("6 crops") and "--json" not in figures["command"]
+        assert (
+            figures["rows"][0][:3] == ["LSP", mode, 64]
+            and figures["note"].startswith("6 crops")
+            and "--json" not in figures["command"]
+        )
     assert bench.main(["loader", f"--data_dir={tmp_path}/none"]) == 2
     assert "synthetic" in capsys.readouterr().err

@@ -37,7 +37,9 @@ def test_label_maps(maps, constants):
     """float32 exponentials of both: 1e-6."""
     joints = maps["joints"]
     everything = np.ones(joints.shape[:2])
-    labels = belief_labels(joints, everything, constants["image_size"], constants["grid"], constants["sigma"], background=False)
+    labels = belief_labels(
+        joints, everything, constants["image_size"], constants["grid"], constants["sigma"], background=False
+    )
     assert np.abs(labels - maps["label_each"]).max() < 1e-6
     assert not labels[:, 14].any()
     video = constants["label_video_joints"]
@@ -78,7 +80,9 @@ def write_penn(arrays, root):
     (root / "labels").mkdir()
     for video in {name.split("_")[2] for name in arrays if name.startswith("penn_in_")}:
         fields = {f: arrays[f"penn_in_{video}_{f}"] for f in ("x", "y", "visibility", "bbox", "nframes", "train")}
-        scipy.io.savemat(root / "labels" / f"{video}.mat", {**fields, "dimensions": np.array([[480, 640, len(fields["x"])]])})
+        scipy.io.savemat(
+            root / "labels" / f"{video}.mat", {**fields, "dimensions": np.array([[480, 640, len(fields["x"])]])}
+        )
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])

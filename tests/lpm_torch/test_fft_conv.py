@@ -9,7 +9,10 @@ from lpm_torch.fft_conv import fft_conv2d, worthwhile
 from lpm_torch.model import build_model
 
 
-@pytest.mark.parametrize(("count", "channels", "kernel", "size"), [(3, 64, 9, (31, 31)), (1, 4, 9, (50, 23)), (2, 6, 11, (19, 64)), (1, 2, 5, (8, 8))])
+@pytest.mark.parametrize(
+    ("count", "channels", "kernel", "size"),
+    [(3, 64, 9, (31, 31)), (1, 4, 9, (50, 23)), (2, 6, 11, (19, 64)), (1, 2, 5, (8, 8))],
+)
 def test_equals_the_direct_convolution_with_gradients(count, channels, kernel, size):
     """float32 against float64: 1e-5 of the largest value for outputs, 1e-4 for sums over all pixels."""
     draw = torch.Generator().manual_seed(0)
@@ -47,7 +50,9 @@ def test_gradients_after_a_first_call_in_inference_mode():
 
 def test_only_where_it_pays():
     def ask(count=5, channels=128, kernel=9, size=63, **kind):
-        return worthwhile(torch.empty(count, channels, size, size, **kind), torch.empty(channels, channels, kernel, kernel))
+        return worthwhile(
+            torch.empty(count, channels, size, size, **kind), torch.empty(channels, channels, kernel, kernel)
+        )
 
     assert ask() and ask(size=127, count=1)
     assert not ask(kernel=3) and not ask(channels=16) and not ask(dtype=torch.float64) and not ask(dtype=torch.bfloat16)

@@ -61,7 +61,9 @@ def test_masked(data, count):
     maps = make(count).requires_grad_()
     weight = expand_labels(torch.cat([visible.float(), torch.ones(B, T, 1)], 2), count)
     loss = MSESequenceLoss("mean")(maps, labels, visible)
-    assert loss.item() == pytest.approx(looped(maps.detach(), expand_labels(labels, count), weight) / (count * J), rel=1e-5)
+    assert loss.item() == pytest.approx(
+        looped(maps.detach(), expand_labels(labels, count), weight) / (count * J), rel=1e-5
+    )
     loss.backward()
     moved = maps.grad.abs().sum((-2, -1)) > 0
     assert torch.equal(moved, weight > 0)

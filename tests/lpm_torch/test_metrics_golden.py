@@ -54,8 +54,15 @@ def test_arrays_of_the_original(metrics):
 
 def test_hits_of_the_authors_script(octave):
     """Joint by joint and frame by frame, by the box and by the torso; 2 stands for a joint that does not count."""
-    label, predicted, box = octave["off_in_label"].transpose(2, 1, 0), octave["off_in_pred"].transpose(2, 1, 0), octave["off_in_bbox"]
-    sizes = np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]), pck.official_penn_torso(label[..., :2], predicted, PENN13)
+    label, predicted, box = (
+        octave["off_in_label"].transpose(2, 1, 0),
+        octave["off_in_pred"].transpose(2, 1, 0),
+        octave["off_in_bbox"],
+    )
+    sizes = (
+        np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]),
+        pck.official_penn_torso(label[..., :2], predicted, PENN13),
+    )
     for variant, size in enumerate(sizes):
         hits = counting.within(counting.distances(label[..., :2], predicted), size[:, None], 0.2)
         np.testing.assert_array_equal(np.where(label[..., 2] == 1, hits, 2), octave[f"off_hits{variant}"])

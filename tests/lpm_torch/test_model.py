@@ -95,7 +95,9 @@ def test_deep_supervision_adds_maps_not_parameters():
 
 
 # an hourglass halves its input; its own message says so
-@pytest.mark.parametrize(("name", "size"), [(n, s) for n in MODELS for s in (64, 68, 71, 96, 105) if n != "hourglass" or s % 32 == 0])
+@pytest.mark.parametrize(
+    ("name", "size"), [(n, s) for n in MODELS for s in (64, 68, 71, 96, 105) if n != "hourglass" or s % 32 == 0]
+)
 def test_output_size_holds_for_any_input(name, size):
     model = small(name, T=2, depth=2).eval()
     frames, center = clip(1, 2, size)
@@ -175,6 +177,8 @@ def test_network_bench_writes_figures(tmp_path):
     words = ["--resolution=32", "--t=2", "--width=0.05", "--repeat=1"]
     assert bench.main([*words, f"--json={tmp_path}/r.json"]) == 0
     figures = json.loads((tmp_path / "r.json").read_text())
-    assert [row[:3] for row in figures["rows"]] == [["lpm", p, c] for p in ("inference", "training") for c in ("plain loop", "ours")]
+    assert [row[:3] for row in figures["rows"]] == [
+        ["lpm", p, c] for p in ("inference", "training") for c in ("plain loop", "ours")
+    ]
     assert all(row[3] > 0 for row in figures["rows"]) and [row[4] for row in figures["rows"][::2]] == [1, 1]
     assert figures["command"] == "python -m lpm_torch.bench " + " ".join(words)

@@ -101,7 +101,9 @@ def test_forward(folder, fixture, filled):
             for array, expected in zip(found, (data[key], data["loss_" + key])):
                 limit = (1e-3 if key.endswith("f16") else 1e-4) * np.abs(expected).max()
                 assert array.shape == expected.shape and array.shape[-1] == model.output_size(size)
-                np.testing.assert_allclose(array, expected.astype(np.float32), rtol=0, atol=limit, err_msg=f"{name} {key}")
+                np.testing.assert_allclose(
+                    array, expected.astype(np.float32), rtol=0, atol=limit, err_msg=f"{name} {key}"
+                )
 
 
 def test_train_step(folder, fixture, filled, monkeypatch):
@@ -116,7 +118,11 @@ def test_train_step(folder, fixture, filled, monkeypatch):
     model = with_weights(filled, dropout=settings["dropout"]).train()
     frames, center = clip(settings["batch"], settings["size"], fixture["forward"]["T"], seed)
     grid = model.output_size(settings["size"])
-    labels = draw("input.labels", seed).uniform(0, 1, (settings["batch"], fixture["forward"]["T"], 15, grid, grid)).astype(np.float32)
+    labels = (
+        draw("input.labels", seed)
+        .uniform(0, 1, (settings["batch"], fixture["forward"]["T"], 15, grid, grid))
+        .astype(np.float32)
+    )
     labels = torch.from_numpy(labels)
     criterion = MSESequenceLoss("compat")
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
@@ -125,14 +131,19 @@ def test_train_step(folder, fixture, filled, monkeypatch):
         loss = criterion(maps, labels)
         loss.backward()
         assert loss.item() == pytest.approx(float(data["train_loss"]), rel=1e-4)
-        np.testing.assert_allclose(maps.detach(), data["train_out"], rtol=0, atol=1e-4 * np.abs(data["train_out"]).max())
+        np.testing.assert_allclose(
+            maps.detach(), data["train_out"], rtol=0, atol=1e-4 * np.abs(data["train_out"]).max()
+        )
         norms = [-1.0 if p.grad is None else p.grad.double().norm().item() for p in model.parameters()]
         np.testing.assert_allclose(norms, data["grad_norms"], rtol=1e-3, atol=1e-7)
         before = np.array([p.detach().double().abs().sum().item() for p in model.parameters()])
         optimizer.step()
         sums = np.array([p.detach().double().sum().item() for p in model.parameters()])
         # float32 weights around a sum: the rounding of the parameters themselves bounds what a sum can tell
-        assert np.all(np.abs(sums - data["param_sum_after_adam"]) <= 1e-6 * before + 1e-4 * np.abs(data["param_sum_after_adam"]) + 1e-6)
+        assert np.all(
+            np.abs(sums - data["param_sum_after_adam"])
+            <= 1e-6 * before + 1e-4 * np.abs(data["param_sum_after_adam"]) + 1e-6
+        )
         if order["bn_buffers"]:
             buffers = np.stack([model.state_dict()[k] for k in order["bn_buffers"]])
             np.testing.assert_allclose(buffers, data["bn_running_after"], rtol=1e-4, atol=1e-6)
@@ -186,7 +197,9 @@ def test_official(folder, fixture):
         beliefs = model(frames, center)[1]
         limit = 1e-4 * np.abs(data["beliefs"]).max()
         np.testing.assert_allclose(beliefs, data["beliefs"], rtol=0, atol=limit)
-        np.testing.assert_allclose(model.pooled_centre(center, beliefs.shape[-2:]), data["pool_center"], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            model.pooled_centre(center, beliefs.shape[-2:]), data["pool_center"], rtol=0, atol=1e-6
+        )
         state = model.init_state(frames[:, 0], center)
         for t in range(count):
             maps, state = model.step(frames[:, t], center, state)

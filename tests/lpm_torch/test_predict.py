@@ -128,7 +128,9 @@ def test_camera(tmp_path, monkeypatch, checkpoint, photo, words):
     for k, row in enumerate(rows):
         assert_row(row, f"camera_{k:06d}", k)
     monkeypatch.undo()
-    assert asked == [0] and camera.released and len(rows) == 3 and len(list(video.frames(tmp_path / "overlay.mp4"))) == 3
+    assert (
+        asked == [0] and camera.released and len(rows) == 3 and len(list(video.frames(tmp_path / "overlay.mp4"))) == 3
+    )
 
 
 @pytest.mark.parametrize("model", ["lpm", "lpm_official"])
@@ -199,7 +201,9 @@ def test_folder_of_frames_is_a_video(tmp_path, monkeypatch, checkpoint, photo):
     for name in ("9.png", "10.png", "11.png"):
         (folder / name).write_bytes(Path(photo).read_bytes())
     rows = run(tmp_path / "out", checkpoint, folder, "--track", "--box=5,5,60,80")
-    assert [r["image"] for r in rows] == ["9.png", "10.png", "11.png"] and net.starts == [0], "one state for all of them"
+    assert [r["image"] for r in rows] == ["9.png", "10.png", "11.png"] and net.starts == [0], (
+        "one state for all of them"
+    )
     assert len(list(video.frames(tmp_path / "out" / "overlay.mp4"))) == 3
 
 
@@ -207,7 +211,9 @@ def test_smoothing_starts_anew_after_a_loss(tmp_path, monkeypatch, checkpoint, p
     made = []
     real = video.OneEuroFilter
     monkeypatch.setattr(video, "OneEuroFilter", lambda *a: made.append(1) or real(*a))
-    monkeypatch.setattr("lpm_torch.val.load_model", lambda *a: (Scripted([True, False, True]), Config(model="lpm", **SETTINGS), CPU))
+    monkeypatch.setattr(
+        "lpm_torch.val.load_model", lambda *a: (Scripted([True, False, True]), Config(model="lpm", **SETTINGS), CPU)
+    )
     folder = tmp_path / "in"
     folder.mkdir()
     for name in "abc":

@@ -26,7 +26,16 @@ from tests.lpm_torch import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 # dropout on, so that PyTorch's random state matters
-LPM = (*tiny.TINY, "--model=lpm", "--dataset=LSP", "--limit=8", "--max_epochs=3", "--ema=0.9", "--loss_norm=mean", "--init=kaiming")
+LPM = (
+    *tiny.TINY,
+    "--model=lpm",
+    "--dataset=LSP",
+    "--limit=8",
+    "--max_epochs=3",
+    "--ema=0.9",
+    "--loss_norm=mean",
+    "--init=kaiming",
+)
 CPM = (*tiny.TINY, "--model=cpm", "--dataset=LSP", "--limit=8", "--max_epochs=1", "--init=kaiming")
 
 
@@ -57,7 +66,12 @@ def assert_same_run(a: dict, b: dict) -> None:
 
 def kill_when(command: list[str], condition) -> bool:
     """Run until `condition()`, then SIGKILL; whether the run was still going."""
-    process = subprocess.Popen([sys.executable, str(ROOT / "lpm_torch/train.py"), *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "lpm_torch/train.py"), *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while process.poll() is None and not condition():
         time.sleep(0.001)
     killed = process.poll() is None
@@ -143,20 +157,45 @@ def test_original_checkpoint_resumes(tmp_path, capsys):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     model(torch.zeros(1, 1, 3, 64, 64), torch.zeros(1, 1, 64, 64))[0].sum().backward()
     optimizer.step()
-    torch.save({"epoch": 2, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}, "optimizer": optimizer.state_dict()}, path)
+    torch.save(
+        {
+            "epoch": 2,
+            "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()},
+            "optimizer": optimizer.state_dict(),
+        },
+        path,
+    )
     assert train.main(options(tmp_path, *CPM, "--max_epochs=3", f"--checkpoint_name={path}")) == 0
     assert "original" in capsys.readouterr().out
     state = last(tmp_path, "cpm")
     assert state["epoch"] == 3
-    assert {int(s["step"]) for s in state["optimizer"]["state"].values()} == {1 + 4}  # one step before, four batches of two here
+    assert {int(s["step"]) for s in state["optimizer"]["state"].values()} == {
+        1 + 4
+    }  # one step before, four batches of two here
 
 
 @pytest.mark.slow
 def test_one_image_is_learned_and_found_again(tmp_path):
     """Train on one person, then ask predict.py for the same: every joint within one cell of the belief maps (1/15 of the crop)."""
     flat = ("--p_flip=0", "--rotate=0", "--scale_low=1", "--scale_high=1", "--jitter=0")
-    learn = ("--init=kaiming", "--norm=batch", "--sigma=1", "--background", "--masked_loss", "--deep_supervision", "--center_map=correct")
-    size = ("--width=0.125", "--resolution=128", "--limit=1", "--batch_size=1", "--max_epochs=120", "--lr=3e-3", "--schedule=cosine")
+    learn = (
+        "--init=kaiming",
+        "--norm=batch",
+        "--sigma=1",
+        "--background",
+        "--masked_loss",
+        "--deep_supervision",
+        "--center_map=correct",
+    )
+    size = (
+        "--width=0.125",
+        "--resolution=128",
+        "--limit=1",
+        "--batch_size=1",
+        "--max_epochs=120",
+        "--lr=3e-3",
+        "--schedule=cosine",
+    )
     pads = ("--pad_pixels=0", "--pad_ratio=0.15")
     assert train.main(options(tmp_path, *CPM, *flat, *learn, *size, *pads)) == 0
     person = load("lsp", tiny.lsp(), "train")
@@ -180,8 +219,17 @@ def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
     single, summed, spread = (tmp_path / name for name in ("single", "summed", "spread"))
     assert train.main(options(single, *shared, "--batch_size=4")) == 0
     assert train.main(options(summed, *shared, "--accumulate=2")) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "lpm_torch/train.py")]
-    done = subprocess.run([*launch, *options(spread, *shared)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(ROOT / "lpm_torch/train.py"),
+    ]
+    done = subprocess.run(
+        [*launch, *options(spread, *shared)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
     def losses(folder: Path) -> list[float]:
@@ -232,13 +280,21 @@ def test_settings_that_shape_the_loss_are_enforced_on_resume(tmp_path, trained, 
 
 def test_unusable_checkpoint_files(tmp_path, trained, capsys):
     good = trained / "experiments/cpm/LSP/last.pth.tar"
-    foreign, truncated, joints, partial = (tmp_path / n for n in ("foreign.pth.tar", "truncated.pth.tar", "joints.pt", "partial.pt"))
+    foreign, truncated, joints, partial = (
+        tmp_path / n for n in ("foreign.pth.tar", "truncated.pth.tar", "joints.pt", "partial.pt")
+    )
     foreign.write_text("no weights")
     truncated.write_bytes(good.read_bytes()[:-1000])
     torch.save(build_model("cpm", joints=16, width=0.0625).state_dict(), joints)
     weights = torch.load(good, weights_only=True)["state_dict"]
     torch.save({k: v for k, v in weights.items() if not k.startswith("conv1_stage1")}, partial)
-    expected = {foreign: "not a readable", truncated: "not a readable", tmp_path / "none": "does not exist", joints: "17", partial: "conv1_stage1"}
+    expected = {
+        foreign: "not a readable",
+        truncated: "not a readable",
+        tmp_path / "none": "does not exist",
+        joints: "17",
+        partial: "conv1_stage1",
+    }
     for path, words in expected.items():
         assert train.main(options(tmp_path, *CPM, f"--init_weight={path}")) == 2
         message = capsys.readouterr().err
@@ -298,10 +354,16 @@ ORIGINAL = {
 def test_options_and_defaults_of_the_original():
     defaults = train.parse_args(["--preset=none"])
     assert {name: getattr(defaults, name) for name in ORIGINAL} == ORIGINAL
-    given = {k: v for k, v in ORIGINAL.items() if v is not None and k != "debug"} | {"init_weight": "a", "step_size": 7, "subset_size": 3}
+    given = {k: v for k, v in ORIGINAL.items() if v is not None and k != "debug"} | {
+        "init_weight": "a",
+        "step_size": 7,
+        "subset_size": 3,
+    }
     given |= {"clip": 0.5, "checkpoint_name": "b", "gpus": "0"}
     words = [f"--{k}={v}" for k, v in given.items()]
-    parsed = train.parse_args([*words, "--debug", "--log_dir=./logs", "--experiment=Pose Estimation Training", "--host=none", "--preset=none"])
+    parsed = train.parse_args(
+        [*words, "--debug", "--log_dir=./logs", "--experiment=Pose Estimation Training", "--host=none", "--preset=none"]
+    )
     assert {k: getattr(parsed, k) for k in given} == given and parsed.debug
 
 
@@ -312,7 +374,9 @@ def test_block_of_the_command_line_is_the_networks(block):
         shapes = {k: tuple(v.shape) for k, v in build_model(**model_arguments(found)).state_dict().items()}
     network = network_of(shapes, "x")
     assert (network["block"], network["depth"]) == (block, 2)
-    assert {"block", "depth"} <= set(graph_fields("hourglass")), "another block is refused when its checkpoint is loaded"
+    assert {"block", "depth"} <= set(graph_fields("hourglass")), (
+        "another block is refused when its checkpoint is loaded"
+    )
 
 
 def test_automatic_precision_is_what_the_device_computes_in(monkeypatch):
@@ -344,7 +408,11 @@ def test_settings_come_from_preset_file_and_command_line_in_that_order(tmp_path)
 @pytest.mark.parametrize("name", ["lpm_pretrain_lsp", "lpm_pretrain_mpii", "lpm_train_penn"])
 def test_setting_files_hold_the_original_values(name):
     found = train.parse_args([f"--config={ROOT / 'lpm_torch/configs' / name}.ini"])
-    epochs, dataset = {"lpm_pretrain_lsp": (200, "LSP"), "lpm_pretrain_mpii": (40, "MPII"), "lpm_train_penn": (1000, "PennAction")}[name]
+    epochs, dataset = {
+        "lpm_pretrain_lsp": (200, "LSP"),
+        "lpm_pretrain_mpii": (40, "MPII"),
+        "lpm_train_penn": (1000, "PennAction"),
+    }[name]
     assert (found.model, found.t, found.lr, found.step_size, found.gamma) == ("lpm", 5, 8e-5, 60000, 0.33333)
     assert (found.batch_size, found.weight_decay, found.resolution, found.pck_r) == (4, 8e-6, 256, 0.2)
     assert (found.max_epochs, found.dataset) == (epochs, dataset)
@@ -358,7 +426,14 @@ def test_other_networks_train_validate_and_draw(tmp_path, model):
     assert train.main(arguments) == 0
     entries = read_log(tmp_path / f"logs/{model}/LSP/log.jsonl")
     found = {name for entry in entries for name in entry}
-    assert {"Train Loss", "Train Accuracy", "Learning Rate", "Epoch Train Loss", "Epoch Valid Loss", "Epoch Valid Accuracy"} <= found
+    assert {
+        "Train Loss",
+        "Train Accuracy",
+        "Learning Rate",
+        "Epoch Train Loss",
+        "Epoch Valid Loss",
+        "Epoch Valid Accuracy",
+    } <= found
     assert (tmp_path / f"experiments/{model}/LSP/best.pth.tar").is_file()
 
 
@@ -366,7 +441,9 @@ def test_other_networks_train_validate_and_draw(tmp_path, model):
 @pytest.mark.parametrize("change", [["--mode=compat"], ["--amp=bf16", "--ema=0.9"], ["--amp=fp16"]])
 def test_modes_and_mixed_precision_on_images_and_video(tmp_path, dataset, change):
     root = tiny.lsp() if dataset == "LSP" else tiny.penn()
-    arguments = options(tmp_path, *LPM, f"--dataset={dataset}", "--max_epochs=1", "--limit=2", "--valid_split=valid", *change)
+    arguments = options(
+        tmp_path, *LPM, f"--dataset={dataset}", "--max_epochs=1", "--limit=2", "--valid_split=valid", *change
+    )
     assert train.main([*arguments, f"--data_dir={root}"]) == 0
     assert (tmp_path / f"experiments/lpm/{dataset}/best.pth.tar").is_file()
 

@@ -53,7 +53,9 @@ def test_prediction_file(tmp_path):
     assert "oracle" in meta["boxes"] and meta["flip_test"] is False and len(meta["weights_hash"]) == 64
     assert meta["settings"]["resolution"] == 64 and "torch" in meta["versions"]
     # the crop that was looked at holds the person's box
-    inside = (found.box[:, :2] <= people.box[:, :2]) & (found.box[:, :2] + found.box[:, 2:] >= people.box[:, :2] + people.box[:, 2:])
+    inside = (found.box[:, :2] <= people.box[:, :2]) & (
+        found.box[:, :2] + found.box[:, 2:] >= people.box[:, :2] + people.box[:, 2:]
+    )
     assert inside.all()
     assert "pck_box@0.2" in json.loads((tmp_path / "s.json").read_text())
 
@@ -138,13 +140,18 @@ def test_flipped_maps_come_back(tmp_path):
 
         def maps(points, config=config, cells=cells):
             seen = np.ones((1, 14), np.int8)
-            return torch.from_numpy(belief_labels(points[None], seen, config.resolution, cells, 1.0, True, half_pixel(config)))
+            return torch.from_numpy(
+                belief_labels(points[None], seen, config.resolution, cells, 1.0, True, half_pixel(config))
+            )
 
         upright = maps(np.stack([x, y], -1))
         mirrored = maps(np.stack([config.resolution - 1 - x, y], -1)[LPM14.mirror])
         # a map's shift by one whole cell leaves cells/size of a cell
         assert (unflip_maps(mirrored, config) - upright).abs().max() < 0.15
-        assert np.abs(decode(unflip_maps(mirrored, config), config)[0] - decode(upright, config)[0]).max() < 0.6 * config.resolution / cells
+        assert (
+            np.abs(decode(unflip_maps(mirrored, config), config)[0] - decode(upright, config)[0]).max()
+            < 0.6 * config.resolution / cells
+        )
 
 
 def test_missing_checkpoint_and_data(tmp_path, capsys):
@@ -198,7 +205,13 @@ def test_image_coordinates_are_those_of_val(tmp_path):
 
 def test_still_images_count_as_t_frames(tmp_path):
     checkpoint, out = save(tmp_path, model="cpm", dataset="LSP"), tmp_path / "out"
-    common = ["--model=cpm", "--dataset=LSP", f"--data_dir={tiny.lsp()}", f"--checkpoint_name={checkpoint}", f"--out={out}"]
+    common = [
+        "--model=cpm",
+        "--dataset=LSP",
+        f"--data_dir={tiny.lsp()}",
+        f"--checkpoint_name={checkpoint}",
+        f"--out={out}",
+    ]
     assert test.main([*common, "--limit=3"]) == 0
     assert loadmat(out / "pred.mat")["pred"].shape == loadmat(out / "gt.mat")["gt"].shape == (3, 15, 2)
     recurrent = save(tmp_path, model="lpm", dataset="LSP")
@@ -222,7 +235,9 @@ def test_table_of_the_original_counts_as_its_script(golden_dir):
     assert list(result.counts.values()) == stored["penn_test_obj"].astype(int).tolist()
     hits = [round(v / 100 * n) if n else 0 for v, n in zip(result.values.values(), result.counts.values())]
     assert hits == stored["penn_test_detected"].astype(int).tolist()
-    assert result.total == pytest.approx(100 * float(stored["penn_test_acc"]) if stored["penn_test_acc"] <= 1 else float(stored["penn_test_acc"]))
+    assert result.total == pytest.approx(
+        100 * float(stored["penn_test_acc"]) if stored["penn_test_acc"] <= 1 else float(stored["penn_test_acc"])
+    )
 
 
 # ---- the official protocol --------------------------------------------------------------------------------------------------------
@@ -270,7 +285,10 @@ def test_enlarging_puts_a_cell_where_it_stands():
     """MobilePose: cell i is pixel i * size / cells; the authors: the middle of its square."""
     maps = torch.zeros(1, 31, 31)
     maps[0, 10, 20] = 1
-    for half, expected in ((False, (20 * 256 / 31, 10 * 256 / 31)), (True, (20.5 * 256 / 31 - 0.5, 10.5 * 256 / 31 - 0.5))):
+    for half, expected in (
+        (False, (20 * 256 / 31, 10 * 256 / 31)),
+        (True, (20.5 * 256 / 31 - 0.5, 10.5 * 256 / 31 - 0.5)),
+    ):
         big = official.enlarge(maps, 256, half)[0]
         y, x = divmod(int(big.argmax()), 256)
         assert abs(x - expected[0]) <= 0.6 and abs(y - expected[1]) <= 0.6
@@ -310,7 +328,10 @@ def test_authors_penn_models_exchange_sides():
 @pytest.mark.parametrize("model", ["lpm", "lpm_official", "cpm"])
 def test_official_protocol_from_the_command_line(tmp_path, model, capsys):
     checkpoint = save(tmp_path, model=model)
-    arguments = [f"--model={model}", *penn("--protocol=official", f"--checkpoint_name={checkpoint}", f"--out={tmp_path}")[1:]]
+    arguments = [
+        f"--model={model}",
+        *penn("--protocol=official", f"--checkpoint_name={checkpoint}", f"--out={tmp_path}")[1:],
+    ]
     assert test.main(arguments) == 0
     found = load_predictions(tmp_path / "official.npz")
     assert len(found) == 7 and "pck_box@0.2" in capsys.readouterr().out
@@ -322,7 +343,14 @@ def test_official_protocol_of_sub_jhmdb(tmp_path):
     people_root = tmp_path / "JHMDB"
     synthetic.make("jhmdb", people_root, 2)
     checkpoint = save(tmp_path, model="lpm_official")
-    arguments = ["--model=lpm_official", "--dataset=JHMDB", f"--data_dir={people_root}", "--split=test1", "--protocol=official", "--limit=1"]
+    arguments = [
+        "--model=lpm_official",
+        "--dataset=JHMDB",
+        f"--data_dir={people_root}",
+        "--split=test1",
+        "--protocol=official",
+        "--limit=1",
+    ]
     assert test.main([*arguments, f"--checkpoint_name={checkpoint}", f"--out={tmp_path}"]) == 0
     found = load_predictions(tmp_path / "official.npz")
     assert found.meta["stand_ins"] == ["belly"] and found.meta["scales"][0] == 1.2 and np.isfinite(found.joints).all()
@@ -336,7 +364,9 @@ def test_weights_of_another_joint_order_are_refused(tmp_path, capsys):
         assert program.main(penn(f"--checkpoint_name={checkpoint}")) == 2
         message = capsys.readouterr().err
         assert "cpm14" in message and "--reorder" in message and checkpoint.name in message
-    assert test.main(penn("--protocol=official", f"--checkpoint_name={checkpoint}", f"--out={tmp_path}", "--limit=1")) == 0
+    assert (
+        test.main(penn("--protocol=official", f"--checkpoint_name={checkpoint}", f"--out={tmp_path}", "--limit=1")) == 0
+    )
     assert load_predictions(tmp_path / "official.npz").meta["joint_order"] == "cpm14"
 
 

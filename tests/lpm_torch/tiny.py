@@ -13,7 +13,16 @@ from common.poses import read_image
 from common.skeletons import PENN13, skeleton_map
 
 # the smallest networks and crops that still have every layer
-TINY = ("--width=0.0625", "--resolution=64", "--t=2", "--workers=0", "--threads=1", "--preset=none", "--valid_split=none", "--batch_size=2")
+TINY = (
+    "--width=0.0625",
+    "--resolution=64",
+    "--t=2",
+    "--workers=0",
+    "--threads=1",
+    "--preset=none",
+    "--valid_split=none",
+    "--batch_size=2",
+)
 
 
 @functools.cache
@@ -48,13 +57,19 @@ def penn() -> Path:
         target = root / "frames" / f"{video:04d}"
         target.mkdir(parents=True)
         for k, (dx, dy) in enumerate(drift):
-            moved = cv2.warpAffine(image, np.array([[1, 0, dx], [0, 1, dy]]), image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+            moved = cv2.warpAffine(
+                image, np.array([[1, 0, dx], [0, 1, dy]]), image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE
+            )
             cv2.imwrite(str(target / f"{k + 1:06d}.jpg"), moved)
         low, high = place.min(1), place.max(1)
         visibility = np.ones((frames, 13))
         visibility[2, 4] = 0  # an occluded elbow
         labels = {"x": place[..., 0] + 1, "y": place[..., 1] + 1, "visibility": visibility, "train": float(side)}
-        labels |= {"bbox": np.concatenate([low, high], 1) + 1, "dimensions": np.array([[*image.shape[:2], frames]], float), "nframes": float(frames)}
+        labels |= {
+            "bbox": np.concatenate([low, high], 1) + 1,
+            "dimensions": np.array([[*image.shape[:2], frames]], float),
+            "nframes": float(frames),
+        }
         savemat(root / "labels" / f"{video:04d}.mat", labels)
     (root / "SYNTHETIC").write_text("made by tests/lpm_torch/tiny.py\n")
     return root

@@ -59,7 +59,13 @@ def write_mpii(root, train, valid):
             for x, y in joints:
                 cv2.circle(image, (int(x), int(y)), 3, (255, 255, 255), -1)
             cv2.imwrite(str(root / "images" / name), image)
-            person = {"image": name, "center": [81.0, 55.0], "scale": 0.55, "joints": (joints + 1).tolist(), "joints_vis": [1] * 16}
+            person = {
+                "image": name,
+                "center": [81.0, 55.0],
+                "scale": 0.55,
+                "joints": (joints + 1).tolist(),
+                "joints_vis": [1] * 16,
+            }
             entries.append({**person, "head_box": [60, 20, 80, 40]})
         (root / "annot" / f"{split}.json").write_text(json.dumps(entries))
     return root
@@ -98,7 +104,14 @@ def launch(folder, command, processes=2):
     # the launcher takes an empty CUDA_VISIBLE_DEVICES for a list of devices
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"} | {"OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
-    done = subprocess.run([*launcher, "--log_dir", str(folder / "launch"), *command], cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*launcher, "--log_dir", str(folder / "launch"), *command],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     if done.returncode:
         logs = "\n".join(p.read_text()[-3000:] for p in sorted((folder / "launch").glob("workerlog*")))
         raise AssertionError(f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{logs}")

@@ -29,7 +29,10 @@ def test_help_imports_no_framework(program, tmp_path):
 @pytest.mark.parametrize("command", [["train.py", "--dataset", "mpii"], ["val.py"]])
 def test_without_data(command, tmp_path):
     done = subprocess.run(
-        [sys.executable, str(HOUSE / command[0]), *command[1:], "--data_root", str(tmp_path / "none")], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, str(HOUSE / command[0]), *command[1:], "--data_root", str(tmp_path / "none")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert "python -m common.datasets.synthetic" in done.stderr and "http" in done.stderr
@@ -54,7 +57,19 @@ def test_a_switch_that_is_neither():
 def test_dead_options_are_said(capsys):
     assert arguments.drop_ignored(["--total_images", "5", "--with_logits=1", "--lr", "2"]) == ["--lr", "2"]
     assert "no effect" in capsys.readouterr().out
-    args = val.parse_args(["--num_epochs=140", "--lr", "0.001", "--lr_strategy", "piecewise_decay", "--pretrained_model", "none", "--kp_dim", "17"])
+    args = val.parse_args(
+        [
+            "--num_epochs=140",
+            "--lr",
+            "0.001",
+            "--lr_strategy",
+            "piecewise_decay",
+            "--pretrained_model",
+            "none",
+            "--kp_dim",
+            "17",
+        ]
+    )
     assert args.kp_dim == 17 and capsys.readouterr().out.count("scoring does not train") == 4
 
 
@@ -70,14 +85,22 @@ def test_published_configurations(preset, size, maps, sigma):
 
 
 def test_augmentation_presets():
-    assert augmentation_of(Config(dataset="mpii")) == augmentation_of(Config(dataset="coco", augmentation="microsoft")) == (0.3, 40.0)
+    assert (
+        augmentation_of(Config(dataset="mpii"))
+        == augmentation_of(Config(dataset="coco", augmentation="microsoft"))
+        == (0.3, 40.0)
+    )
     assert augmentation_of(Config(dataset="mpii", augmentation="microsoft")) == (0.25, 30.0)
     assert augmentation_of(Config(scale_factor=0.1)) == (0.1, 40.0)
 
 
 @pytest.mark.parametrize(
     ("arguments_", "message"),
-    [(["--height", "100"], "multiples of 32"), (["--lr_epochs", "a"], "lr_epochs"), (["--batch_size", "0"], "batch_size")],
+    [
+        (["--height", "100"], "multiples of 32"),
+        (["--lr_epochs", "a"], "lr_epochs"),
+        (["--batch_size", "0"], "batch_size"),
+    ],
 )
 def test_bad_settings(arguments_, message, tmp_path, capsys):
     assert train.main([*arguments_, "--data_root", str(tmp_path)]) == 2
@@ -125,7 +148,9 @@ def test_conversions(tmp_path, capsys):
     paddle.save(PoseResNet(18, 16).state_dict(), str(first))
     size = ["--height", "64", "--width", "64"]
     for name, more in (("fluid", []), ("w.pth.tar", []), ("deploy", ["--kind", "inference"])):
-        assert convert.main(["--input", str(first), "--output", str(tmp_path / name), *size, *more]) == 0, capsys.readouterr().err
+        assert convert.main(["--input", str(first), "--output", str(tmp_path / name), *size, *more]) == 0, (
+            capsys.readouterr().err
+        )
         card = json.loads((tmp_path / f"{name}.card.json").read_text())
         assert card["check"]["largest_difference_in_standard_deviations"] <= card["check"]["limit"]
     assert (tmp_path / "fluid/conv2d_20.b_0").is_file() and (tmp_path / "deploy.pdiparams").is_file()
@@ -144,7 +169,10 @@ def test_onnx(tmp_path, capsys):
     paddle.seed(0)
     first = tmp_path / "first.pdparams"
     paddle.save(PoseResNet(18, 16).state_dict(), str(first))
-    assert convert.main(["--input", str(first), "--output", str(tmp_path / "w.onnx"), "--height", "64", "--width", "64"]) == 0, capsys.readouterr().err
+    assert (
+        convert.main(["--input", str(first), "--output", str(tmp_path / "w.onnx"), "--height", "64", "--width", "64"])
+        == 0
+    ), capsys.readouterr().err
 
 
 def test_a_conversion_that_disagrees_is_not_kept(tmp_path, monkeypatch, capsys):
@@ -162,7 +190,10 @@ def test_a_conversion_that_disagrees_is_not_kept(tmp_path, monkeypatch, capsys):
         return real(model, inputs) + (len(calls) - 1)
 
     monkeypatch.setattr(convert, "_maps", off)
-    assert convert.main(["--input", str(first), "--output", str(tmp_path / "w.pth"), "--height", "64", "--width", "64"]) == 2
+    assert (
+        convert.main(["--input", str(first), "--output", str(tmp_path / "w.pth"), "--height", "64", "--width", "64"])
+        == 2
+    )
     assert "nothing was written" in capsys.readouterr().err and not (tmp_path / "w.pth").exists()
 
 
@@ -171,8 +202,22 @@ def test_benchmarks_run(what, tmp_path):
     """Not how fast, only that every side is measured and lands in the file; a process of its own, because it sets the threads."""
     import json
 
-    command = [sys.executable, str(HOUSE / "bench.py"), what, "--preset", "smoke", "--persons", "2", "--batch_size", "2", "--runs", "1"]
-    done = subprocess.run([*command, "--json", str(tmp_path / "bench.json")], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        str(HOUSE / "bench.py"),
+        what,
+        "--preset",
+        "smoke",
+        "--persons",
+        "2",
+        "--batch_size",
+        "2",
+        "--runs",
+        "1",
+    ]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "bench.json")], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "bench.json").read_text())
     assert len(figures["rows"]) >= 3 and all(row[1] > 0 and row[2] > 0 for row in figures["rows"])

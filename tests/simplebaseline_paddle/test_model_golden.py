@@ -54,11 +54,15 @@ def test_forward(folder, settings):
         expected = stored[key].astype(np.float32)
         model, _ = recipe.recipe_network(depth, joints, settings["seed"])
         model.eval()
-        image = recipe.recipe_input(key.replace("heatmap", "image"), (len(expected), 3, height, width), settings["seed"])
+        image = recipe.recipe_input(
+            key.replace("heatmap", "image"), (len(expected), 3, height, width), settings["seed"]
+        )
         with paddle.no_grad():
             found = model(paddle.to_tensor(image)).numpy()
         limit = 2e-3 * expected.std() + 2**-11 * np.abs(expected)
-        assert (np.abs(found - expected) <= limit).all(), f"{key}: off by {np.abs(found - expected).max() / expected.std():.2g} standard deviations"
+        assert (np.abs(found - expected) <= limit).all(), (
+            f"{key}: off by {np.abs(found - expected).max() / expected.std():.2g} standard deviations"
+        )
 
 
 def test_loss_and_gradient(folder):
@@ -72,7 +76,9 @@ def test_loss_and_gradient(folder):
         loss.backward()
         # float32 sums in another order
         np.testing.assert_allclose(float(loss), stored[f"{case}_loss"], rtol=1e-6)
-        np.testing.assert_allclose(maps.grad.numpy(), stored[f"{case}_grad"], atol=1e-6 * np.abs(stored[f"{case}_grad"]).max(), rtol=1e-5)
+        np.testing.assert_allclose(
+            maps.grad.numpy(), stored[f"{case}_grad"], atol=1e-6 * np.abs(stored[f"{case}_grad"]).max(), rtol=1e-5
+        )
 
 
 def test_training_steps(folder, settings):
@@ -112,7 +118,9 @@ def test_our_schedule_is_the_originals(settings):
 
     given = settings["train_steps"]
     layer = paddle.nn.Linear(2, 2)
-    optimizer = build_optimizer(layer, Config(lr_epochs=",".join(map(str, given["lr_boundaries"])), lr=given["lr_values"][0]), 1)
+    optimizer = build_optimizer(
+        layer, Config(lr_epochs=",".join(map(str, given["lr_boundaries"])), lr=given["lr_values"][0]), 1
+    )
     rates = []
     for _ in range(given["lr_boundaries"][-1] + 1):
         rates.append(optimizer.get_lr())

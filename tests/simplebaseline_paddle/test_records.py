@@ -53,7 +53,9 @@ def test_mpii_records(pose_data):
     entries = json.loads((pose_data / "mpii/annot/valid.json").read_text())
     records = records_for(pose_set, Config(dataset="mpii"))
     assert len(records) == len(entries)
-    center = np.array([e["center"] for e in entries]) + np.array([[0, 15]]) * np.array([[e["scale"]] for e in entries]) - 1
+    center = (
+        np.array([e["center"] for e in entries]) + np.array([[0, 15]]) * np.array([[e["scale"]] for e in entries]) - 1
+    )
     np.testing.assert_allclose(records.center, center, atol=1e-9)
     np.testing.assert_allclose(records.scale, 1.25 * np.array([[e["scale"]] * 2 for e in entries]), rtol=1e-12)
 
@@ -110,6 +112,8 @@ def test_a_person_without_any_box_is_named():
 
     joints = np.full((1, 16, 2), np.nan)
     nothing = np.full((1, 4), np.nan)
-    pose_set = PoseSet("mpii", MPII16, "valid", ["a.jpg"], np.array(["a"]), np.array([0]), joints, np.zeros((1, 16), np.int8), nothing)
+    pose_set = PoseSet(
+        "mpii", MPII16, "valid", ["a.jpg"], np.array(["a"]), np.array([0]), joints, np.zeros((1, 16), np.int8), nothing
+    )
     with pytest.raises(DataError, match="person 0 of valid .a.jpg. has neither a scale nor a box"):
         records_for(pose_set, Config(dataset="mpii"))

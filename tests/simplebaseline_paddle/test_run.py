@@ -22,7 +22,22 @@ _spec = importlib.util.spec_from_file_location("recipe", Path(__file__).with_nam
 recipe = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(recipe)
 
-SMALL = ["--depth", "18", "--height", "64", "--width", "64", "--sigma", "1", "--deconv_filters", "16,16,16", "--batch_size", "4", "--picture_every", "0"]
+SMALL = [
+    "--depth",
+    "18",
+    "--height",
+    "64",
+    "--width",
+    "64",
+    "--sigma",
+    "1",
+    "--deconv_filters",
+    "16,16,16",
+    "--batch_size",
+    "4",
+    "--picture_every",
+    "0",
+]
 SMALL += ["--lr_epochs", "1", "--ema", "0.9", "--workers", "0", "--preset", "paper", "--pretrained_model", "none"]
 
 
@@ -33,7 +48,20 @@ def mpii(tmp_path_factory):
 
 def run(root, out, *more):
     """train.py's exit code."""
-    return train.main(["--dataset", "mpii", "--data_root", str(root), "--model_save_dir", str(out), "--valid_split", "none", *SMALL, *more])
+    return train.main(
+        [
+            "--dataset",
+            "mpii",
+            "--data_root",
+            str(root),
+            "--model_save_dir",
+            str(out),
+            "--valid_split",
+            "none",
+            *SMALL,
+            *more,
+        ]
+    )
 
 
 def state_of(out):
@@ -88,7 +116,18 @@ def test_another_network_cannot_go_on(mpii, trained, tmp_path, capsys):
 
 def test_scoring_writes_predictions_and_figures(mpii, trained, tmp_path, capsys):
     out, figures, result = tmp_path / "p.npz", tmp_path / "s.json", tmp_path / "run.json"
-    options = ["--dataset", "mpii", "--data_root", str(mpii), "--model_save_dir", str(trained), "--flip_test", "yes", "--workers", "0"]
+    options = [
+        "--dataset",
+        "mpii",
+        "--data_root",
+        str(mpii),
+        "--model_save_dir",
+        str(trained),
+        "--flip_test",
+        "yes",
+        "--workers",
+        "0",
+    ]
     assert val.main([*options, "--out", str(out), "--json", str(figures), "--result", str(result)]) == 0
     text = capsys.readouterr().out
     assert "| Arch | Head |" in text and "oracle (annotated centre and scale)" in text
@@ -108,7 +147,20 @@ def test_scoring_writes_predictions_and_figures(mpii, trained, tmp_path, capsys)
 def test_coco_is_scored_bare_of_a_checkpoint(tmp_path, capsys):
     """Random weights, with a warning; the whole split counts, also persons that were not looked at."""
     root = recipe.write_coco(tmp_path / "coco", images=3)
-    options = ["--data_root", str(root), "--model_save_dir", str(tmp_path), "--depth", "18", "--height", "64", "--width", "64", "--workers", "0"]
+    options = [
+        "--data_root",
+        str(root),
+        "--model_save_dir",
+        str(tmp_path),
+        "--depth",
+        "18",
+        "--height",
+        "64",
+        "--width",
+        "64",
+        "--workers",
+        "0",
+    ]
     assert val.main([*options, "--flip_test", "off"]) == 0
     captured = capsys.readouterr()
     assert "NO CHECKPOINT" in captured.err and "the Paddle project's selection" in captured.out
@@ -121,9 +173,17 @@ def test_prediction_on_pictures(mpii, trained, tmp_path, capsys):
     detections = tmp_path / "boxes.json"
     first, second = sorted((mpii / "images").iterdir())[:2]
     entry = {"image_id": 1, "file_name": first.name, "category_id": 1, "score": 0.9}
-    detections.write_text(json.dumps([{**entry, "bbox": [10, 10, 50, 80]}, {**entry, "bbox": [40, 20, 60, 90]}, {**entry, "bbox": [1, 1, 0, 5]}]))
+    detections.write_text(
+        json.dumps(
+            [{**entry, "bbox": [10, 10, 50, 80]}, {**entry, "bbox": [40, 20, 60, 90]}, {**entry, "bbox": [1, 1, 0, 5]}]
+        )
+    )
     options = [str(mpii / "images"), "--model_save_dir", str(trained), "--limit", "2", "--flip_test", "off"]
-    for more, people in (([], [1, 1]), (["--box", "5,5,60,60", "--box", "20,20,40,80"], [2, 2]), (["--detections", str(detections)], [2, 0])):
+    for more, people in (
+        ([], [1, 1]),
+        (["--box", "5,5,60,60", "--box", "20,20,40,80"], [2, 2]),
+        (["--detections", str(detections)], [2, 0]),
+    ):
         assert predict.main([*options, *more, "--out", str(tmp_path / "out")]) == 0
         rows = [json.loads(line) for line in (tmp_path / "out/joints.jsonl").read_text().splitlines()]
         assert [len(r["people"]) for r in rows] == people
@@ -144,7 +204,9 @@ def test_the_predictor_equals_the_eager_network(trained):
 
     model, config = load_network(trained / "simplebase-mpii/last.pdparams", {})
     inputs = np.random.default_rng(0).standard_normal((3, 3, 64, 64), np.float32)
-    fast, eager = (make_forward(model, config.input_size, engine, threads=1)(inputs) for engine in ("predictor", "eager"))
+    fast, eager = (
+        make_forward(model, config.input_size, engine, threads=1)(inputs) for engine in ("predictor", "eager")
+    )
     np.testing.assert_allclose(fast, eager, atol=1e-4 * eager.std())
 
 
@@ -165,7 +227,9 @@ def test_bfloat16_scoring_is_near(trained, tmp_path, monkeypatch, capsys):
     if not infer.has_bfloat16():
         pytest.skip("this processor has no bfloat16")
     inputs = np.random.default_rng(0).standard_normal((3, 3, 64, 64), np.float32)
-    narrow, wide = (make_forward(model, config.input_size, engine, threads=1)(inputs) for engine in ("bf16", "predictor"))
+    narrow, wide = (
+        make_forward(model, config.input_size, engine, threads=1)(inputs) for engine in ("bf16", "predictor")
+    )
     off = np.abs(narrow - wide).max() / np.abs(wide).max()
     assert 0 < off < 0.1, off
 
@@ -189,13 +253,25 @@ def test_four_pictures_are_learnt(mpii):
     from simplebaseline_paddle.run import build_optimizer
     from simplebaseline_paddle.sources import load_pose_set
 
-    config = Config(depth=18, height=64, width=64, sigma=1, deconv_filters="16,16,16", kp_dim=16, workers=0, augmentation="none", lr=2e-3)
+    config = Config(
+        depth=18,
+        height=64,
+        width=64,
+        sigma=1,
+        deconv_filters="16,16,16",
+        kp_dim=16,
+        workers=0,
+        augmentation="none",
+        lr=2e-3,
+    )
     pose_set, losses = load_pose_set("mpii", str(mpii), "train"), []
     records = records_for(pose_set, config).select(np.tile(np.arange(4), 30))
     model = build_model(config, 0)
     loader = make_loader(PersonDataset(records, pose_set.skeleton, config, training=True), 4, False)
     optimizer = build_optimizer(model, config, 1000)
-    train_one_epoch(model, loader, optimizer, config, on_step=lambda i, values, *rest: losses.append(values["loss"]), progress=False)
+    train_one_epoch(
+        model, loader, optimizer, config, on_step=lambda i, values, *rest: losses.append(values["loss"]), progress=False
+    )
     assert len(losses) == 30 and losses[-1] < 0.7 * losses[0], losses
 
 
@@ -215,7 +291,9 @@ def first_epoch(mpii, amp="off", **settings):
     model = build_model(config, 0)
     loader = make_loader(PersonDataset(records, pose_set.skeleton, config, training=True), config.batch_size, True)
     optimizer = build_optimizer(model, config, 1)
-    train_one_epoch(model, loader, optimizer, config, on_step=lambda i, values, *rest: losses.append(values["loss"]), progress=False)
+    train_one_epoch(
+        model, loader, optimizer, config, on_step=lambda i, values, *rest: losses.append(values["loss"]), progress=False
+    )
     return losses, arrays_of(model)
 
 
@@ -249,7 +327,20 @@ def test_bfloat16_stays_near_float32(mpii):
 
 def test_two_processes_learn_and_score_what_one_does(mpii, tmp_path):
     """Gradients are averaged over gloo; frozen batch norms and plain momentum make the doubled batch exactly the same arithmetic."""
-    more = ["--dataset", "mpii", "--data_root", str(mpii), *SMALL, "--num_epochs", "2", "--freeze_bn", "--lr_strategy", "momentum", "--ema", "0"]
+    more = [
+        "--dataset",
+        "mpii",
+        "--data_root",
+        str(mpii),
+        *SMALL,
+        "--num_epochs",
+        "2",
+        "--freeze_bn",
+        "--lr_strategy",
+        "momentum",
+        "--ema",
+        "0",
+    ]
     more += ["--valid_split", "valid", "--model_save_dir"]
     assert train.main([*more, str(tmp_path / "one")]) == 0
     recipe.launch(tmp_path, ["simplebaseline_paddle/train.py", *more, str(tmp_path / "two")])
@@ -284,12 +375,16 @@ def test_batches_hold_the_crops_and_targets_of_their_persons(mpii, fast_decode):
         change = dataset._draw(epoch, i)
         mirrored += change.flip
         person = transforms.Person(records.center[i], records.scale[i], records.joints[i], records.seen[i])
-        pixels, joints, seen = transforms.crop(cv2.imread(records.images[i]), person, (64, 64), pose_set.skeleton, change)
+        pixels, joints, seen = transforms.crop(
+            cv2.imread(records.images[i]), person, (64, 64), pose_set.skeleton, change
+        )
         maps, weight = transforms.targets(joints, seen, (16, 16), 1.0)
         if fast_decode:
             # half of a soft picture's pixels, but its joints are small bright dots
             assert np.abs(batch["image"][row].astype(float) - pixels).mean() < 8
-            assert np.abs(batch["target"][row] - maps).max(axis=(1, 2)).mean() < 0.1  # a joint half way between two cells may change over
+            assert (
+                np.abs(batch["target"][row] - maps).max(axis=(1, 2)).mean() < 0.1
+            )  # a joint half way between two cells may change over
         else:
             np.testing.assert_array_equal(batch["image"][row], pixels)
             np.testing.assert_array_equal(batch["target"][row], maps)
@@ -321,7 +416,18 @@ def test_a_missing_image_is_named(mpii, tmp_path, capsys, workers):
     (tmp_path / "annot").mkdir()
     (tmp_path / "annot/valid.json").write_text(json.dumps(entries))
     (tmp_path / "images").symlink_to(mpii / "images")
-    options = ["--dataset", "mpii", "--data_root", str(tmp_path), "--depth", "18", "--height", "64", "--model_save_dir", str(tmp_path)]
+    options = [
+        "--dataset",
+        "mpii",
+        "--data_root",
+        str(tmp_path),
+        "--depth",
+        "18",
+        "--height",
+        "64",
+        "--model_save_dir",
+        str(tmp_path),
+    ]
     assert val.main([*options, "--workers", workers]) == 2
     assert "lost.jpg does not exist" in capsys.readouterr().err
 

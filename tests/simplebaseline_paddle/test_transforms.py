@@ -44,7 +44,9 @@ def test_back_to_the_image(golden_dir):
     for case in cases:
         # the originals go through float32 points
         tolerance = 1e-2 if min(case["scale"]) < 0.01 else 1e-3
-        found = transforms.to_image(np.asarray(case["coords"]), np.asarray(case["center"]), np.asarray(case["scale"]), case["output_size"])
+        found = transforms.to_image(
+            np.asarray(case["coords"]), np.asarray(case["center"]), np.asarray(case["scale"]), case["output_size"]
+        )
         np.testing.assert_allclose(found, case["out"], atol=tolerance)
 
 
@@ -72,15 +74,25 @@ def test_pipeline(golden_dir):
         key = sample["key"]
         change = Augmentation()
         if sample["train"]:
-            change = transforms.draw_augmentation(Draws(sample["np_seed"], sample["py_seed"]), sample["scale_factor"], sample["rot_factor"])
+            change = transforms.draw_augmentation(
+                Draws(sample["np_seed"], sample["py_seed"]), sample["scale_factor"], sample["rot_factor"]
+            )
             assert change.flip == sample["drawn"]["flip"]
-            np.testing.assert_allclose((change.scale, change.rotation), (sample["drawn"]["scale_mult"], sample["drawn"]["rot"]), rtol=1e-12)
+            np.testing.assert_allclose(
+                (change.scale, change.rotation), (sample["drawn"]["scale_mult"], sample["drawn"]["rot"]), rtol=1e-12
+            )
         joints, vis = np.asarray(sample["joints"])[:, :2], np.asarray(sample["vis"])[:, 0] > 0
         person = Person(np.asarray(sample["center"]), np.asarray(sample["scale"]), joints, vis)
-        pixels, moved, seen = transforms.crop(image, person, tuple(sample["image_size"]), SKELETON[sample["dataset"]], change)
+        pixels, moved, seen = transforms.crop(
+            image, person, tuple(sample["image_size"]), SKELETON[sample["dataset"]], change
+        )
         stride = sample["image_size"][0] / sample["heatmap_size"][0]
-        target, weight = transforms.targets(moved, seen.astype(np.float32), tuple(sample["heatmap_size"]), sample["sigma"], stride, compat=True)
-        np.testing.assert_allclose(transforms.normalise(pixels[None])[0], expected[f"{key}_input"], atol=1e-5, err_msg=key)
+        target, weight = transforms.targets(
+            moved, seen.astype(np.float32), tuple(sample["heatmap_size"]), sample["sigma"], stride, compat=True
+        )
+        np.testing.assert_allclose(
+            transforms.normalise(pixels[None])[0], expected[f"{key}_input"], atol=1e-5, err_msg=key
+        )
         np.testing.assert_allclose(target, expected[f"{key}_target"], atol=1e-6, err_msg=key)
         np.testing.assert_array_equal(weight, expected[f"{key}_weight"], err_msg=key)
 
@@ -94,7 +106,9 @@ def test_targets(golden_dir):
         maps = stored[f"{name}_target"]
         # the issue's table: sigma 3 with 384-pixel inputs, 2 with 256
         size, sigma = (maps.shape[3], maps.shape[2]), 3.0 if maps.shape[2] == 96 else 2.0
-        for joints, vis, target, weight in zip(stored[f"{name}_joints"], stored[f"{name}_vis"], maps, stored[f"{name}_weight"]):
+        for joints, vis, target, weight in zip(
+            stored[f"{name}_joints"], stored[f"{name}_vis"], maps, stored[f"{name}_weight"]
+        ):
             found, found_weight = transforms.targets(joints[:, :2], vis[:, 0], size, sigma, compat=True)
             np.testing.assert_allclose(found, target, atol=1e-6, err_msg=name)
             np.testing.assert_array_equal(found_weight, weight, err_msg=name)
@@ -153,7 +167,9 @@ def test_accuracy(golden_dir):
 def test_reduced_decoding_keeps_the_geometry(tmp_path):
     """A crop from a JPEG decoded at half size lies on the exact crop to a small part of a pixel, also mirrored and turned."""
     rows, columns = np.mgrid[:480, :641]
-    smooth = np.stack([128 + 100 * np.sin(columns / 37 + k) * np.cos(rows / 29) for k in range(3)], axis=-1).astype(np.uint8)
+    smooth = np.stack([128 + 100 * np.sin(columns / 37 + k) * np.cos(rows / 29) for k in range(3)], axis=-1).astype(
+        np.uint8
+    )
     path = str(tmp_path / "smooth.jpg")
     cv2.imwrite(path, smooth, [cv2.IMWRITE_JPEG_QUALITY, 98])
     whole, half = cv2.imread(path), cv2.imread(path, cv2.IMREAD_REDUCED_COLOR_2)

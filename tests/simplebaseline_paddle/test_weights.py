@@ -75,7 +75,13 @@ def test_the_fixtures_network_computes_what_it_did(golden_dir):
         nn.Conv2DTranspose(*shape["conv2d_transpose_0.w_0"][:2], 4, stride=2, padding=1, bias_attr=False),
         nn.Conv2D(*shape["conv2d_1.w_0"][1::-1], 1),
     )  # fmt: skip
-    order = ["conv2d_0.w_0", *[f"batch_norm_0.{s}" for _, _, s in names.BATCH_NORM], "conv2d_transpose_0.w_0", "conv2d_1.w_0", "conv2d_1.b_0"]
+    order = [
+        "conv2d_0.w_0",
+        *[f"batch_norm_0.{s}" for _, _, s in names.BATCH_NORM],
+        "conv2d_transpose_0.w_0",
+        "conv2d_1.w_0",
+        "conv2d_1.b_0",
+    ]
     toy.set_state_dict({own: weights[name] for own, name in zip(toy.state_dict(), order, strict=True)})
     toy.eval()
     np.testing.assert_allclose(toy(paddle.to_tensor(stored["x"])).numpy(), stored["y_after"], atol=1e-5)
@@ -107,7 +113,9 @@ def test_packed_dimensions_and_lod(tmp_path):
     values = np.arange(6, dtype="<f4")
     level = struct.pack("<Q", 24) + np.array([0, 1, 2], "<u8").tobytes()
     descriptor = b"\x08\x05\x12\x02\x02\x03"
-    (tmp_path / "x").write_bytes(struct.pack("<IQ", 0, 1) + level + struct.pack("<Ii", 0, len(descriptor)) + descriptor + values.tobytes())
+    (tmp_path / "x").write_bytes(
+        struct.pack("<IQ", 0, 1) + level + struct.pack("<Ii", 0, len(descriptor)) + descriptor + values.tobytes()
+    )
     array, lod = fluid.read_variable(tmp_path / "x")
     np.testing.assert_array_equal(array, values.reshape(2, 3))
     np.testing.assert_array_equal(lod[0], [0, 1, 2])
@@ -136,7 +144,11 @@ def test_weights_survive_every_format(tmp_path, small, kind):
 
 def test_a_folder_of_a_training_run_gives_the_network_only(tmp_path, small):
     arrays = {n: small[1][ours] for n, ours in names.fluid_names(18).items()}
-    extra = {"@LR_DECAY_COUNTER@": np.array([7]), "learning_rate": np.ones(1, np.float32), "conv2d_0.w_0_moment1_0": arrays["conv2d_0.w_0"]}
+    extra = {
+        "@LR_DECAY_COUNTER@": np.array([7]),
+        "learning_rate": np.ones(1, np.float32),
+        "conv2d_0.w_0_moment1_0": arrays["conv2d_0.w_0"],
+    }
     fluid.write_folder(tmp_path, {**arrays, **extra})
     assert weight_files.read_state(tmp_path)["state_dict"].keys() == small[1].keys()
 
@@ -217,7 +229,9 @@ def test_the_backbone_of_paddle_vision_has_our_names():
 
 
 def test_torch_names_go_both_ways(small):
-    wrapped = {f"module.{names.to_torch(n)}": a for n, a in small[1].items()} | {"module.bn1.num_batches_tracked": np.array(3)}
+    wrapped = {f"module.{names.to_torch(n)}": a for n, a in small[1].items()} | {
+        "module.bn1.num_batches_tracked": np.array(3)
+    }
     assert names.from_torch(wrapped).keys() == small[1].keys()
 
 

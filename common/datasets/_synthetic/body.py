@@ -18,7 +18,10 @@ _SIDE_LIMITS = {
     "shoulder_flex": (-50, 175), "shoulder_abduct": (-10, 150), "shoulder_twist": (-70, 80), "elbow": (0, 145), "wrist": (-40, 40),
     "hip_flex": (-25, 120), "hip_abduct": (-12, 55), "hip_twist": (-30, 40), "knee": (0, 145), "ankle": (-30, 35),
 }  # fmt: skip
-LIMITS = {**_TRUNK_LIMITS, **{f"{side}_{name}": limit for side in ("left", "right") for name, limit in _SIDE_LIMITS.items()}}
+LIMITS = {
+    **_TRUNK_LIMITS,
+    **{f"{side}_{name}": limit for side in ("left", "right") for name, limit in _SIDE_LIMITS.items()},
+}
 DOF = {name: i for i, name in enumerate(LIMITS)}
 _LOW, _HIGH = np.array(list(LIMITS.values()), float).T
 
@@ -189,7 +192,9 @@ def _trunk_joints(build: Build, frames: dict) -> dict[str, np.ndarray]:
 
 def _arm(build: Build, a: dict, side: str, sign: float, joints: dict, frames: dict) -> None:
     lift = 0.02 * build.stature * np.sin(max(a[f"{side}_shoulder_flex"], a[f"{side}_shoulder_abduct"], 0) / 2)
-    upper = frames["chest"] @ rotation(0, -a[f"{side}_shoulder_flex"]) @ rotation(2, sign * a[f"{side}_shoulder_abduct"])
+    upper = (
+        frames["chest"] @ rotation(0, -a[f"{side}_shoulder_flex"]) @ rotation(2, sign * a[f"{side}_shoulder_abduct"])
+    )
     upper = upper @ rotation(1, -sign * a[f"{side}_shoulder_twist"])
     fore = upper @ rotation(0, -a[f"{side}_elbow"])
     hand = fore @ rotation(0, -a[f"{side}_wrist"])
@@ -202,7 +207,11 @@ def _arm(build: Build, a: dict, side: str, sign: float, joints: dict, frames: di
 
 
 def _leg(build: Build, a: dict, side: str, sign: float, joints: dict, frames: dict) -> None:
-    thigh = rotation(0, -a[f"{side}_hip_flex"]) @ rotation(2, sign * a[f"{side}_hip_abduct"]) @ rotation(1, sign * a[f"{side}_hip_twist"])
+    thigh = (
+        rotation(0, -a[f"{side}_hip_flex"])
+        @ rotation(2, sign * a[f"{side}_hip_abduct"])
+        @ rotation(1, sign * a[f"{side}_hip_twist"])
+    )
     shin = thigh @ rotation(0, a[f"{side}_knee"])
     foot = shin @ rotation(0, a[f"{side}_ankle"])
     hip = np.array([sign * build.hip, 0.0, 0.0])

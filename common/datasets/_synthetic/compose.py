@@ -102,7 +102,9 @@ def frame_tightly(
     return figure, Camera(focal, left - box[0] * focal, top - box[1] * focal), width, height
 
 
-def make_stage(rng: np.random.Generator, width: int, height: int, camera: Camera, clutter: tuple[int, int] = (2, 9)) -> Stage:
+def make_stage(
+    rng: np.random.Generator, width: int, height: int, camera: Camera, clutter: tuple[int, int] = (2, 9)
+) -> Stage:
     """Background, clutter and light for a picture of `width` x `height`; no occluders yet."""
     canvas = Canvas.empty(scene.background(rng, width, height))
     scene.clutter(rng, canvas, int(rng.integers(*clutter)))

@@ -84,7 +84,9 @@ def _trunk(figure: Figure) -> list[Ellipsoid | Capsule]:
         volumes.append(Ellipsoid(centre, axes, frame, Skin(look.torso, *rows)))
 
     def low(offset, axes, rows):
-        return Ellipsoid(joints["pelvis"] + hips @ (np.array(offset) * h), np.array(axes) * h + pad, hips, Skin(look.hips, *rows))
+        return Ellipsoid(
+            joints["pelvis"] + hips @ (np.array(offset) * h), np.array(axes) * h + pad, hips, Skin(look.hips, *rows)
+        )
 
     volumes.append(low((0, 0.006, -0.002), (0.056 + build.hip / h * 0.8, 0.068, 0.066 * deep), (0, 40)))
     for sign, side in ((1.0, "left"), (-1.0, "right")):
@@ -138,7 +140,12 @@ def _leg(figure: Figure, side: str) -> list[Ellipsoid | Capsule]:
     return [
         Capsule(hip, knee, (0.05 * h * g + pad, 0.034 * h * (0.5 + 0.5 * g) + pad), 0.004 * h * g, thigh, look.thigh),
         Capsule(knee, ankle, (0.033 * h * (0.5 + 0.5 * g) + pad, 0.021 * h + pad / 2), 0.003 * h, shin, look.shin),
-        Ellipsoid(calf, np.array([0.031 * h, 0.08 * h, 0.032 * h]) * (0.5 + 0.5 * g) + pad / 2, shin, Skin(look.shin.texture, 4, 36)),
+        Ellipsoid(
+            calf,
+            np.array([0.031 * h, 0.08 * h, 0.032 * h]) * (0.5 + 0.5 * g) + pad / 2,
+            shin,
+            Skin(look.shin.texture, 4, 36),
+        ),
         Capsule(heel, toe, (0.027 * h, 0.02 * h), 0.004 * h, foot, look.shoe),
         Capsule(ankle, heel, (0.024 * h, 0.024 * h), 0.0, foot, look.shoe),
     ]

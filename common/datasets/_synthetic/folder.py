@@ -75,7 +75,9 @@ def build(root: Path, arguments: dict, write: Callable[[Path], None]) -> bool:
             os.rename(root, old)
         os.rename(fresh, root)
     except OSError as error:
-        raise DataError(f"cannot write {root} ({error}); choose a folder that you may write to, with room for the pictures") from error
+        raise DataError(
+            f"cannot write {root} ({error}); choose a folder that you may write to, with room for the pictures"
+        ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -117,7 +119,9 @@ def _refuse_foreign(root: Path) -> None:
     if not any(root.iterdir()):
         return
     if not (root / MARK).is_file():
-        raise DataError(f"{root} holds files and no {MARK} mark: it may be real data, so nothing is written there; name another folder")
+        raise DataError(
+            f"{root} holds files and no {MARK} mark: it may be real data, so nothing is written there; name another folder"
+        )
     if _count_files(root) - 1 > int(_read_mark(root).get("files", "0")):
         raise DataError(
             f"{root} was drawn with other arguments, and files were added to it since; delete it yourself, or name another folder"

@@ -13,7 +13,13 @@ _CROWD = Posing(postures=("stand", "walk", "sit", "hands_on_hips"), looseness=0.
 
 
 def draw_group(
-    rng: np.random.Generator, posing: Posing, width: int, height: int, count: int, share: tuple[float, float], occluded: float
+    rng: np.random.Generator,
+    posing: Posing,
+    width: int,
+    height: int,
+    count: int,
+    share: tuple[float, float],
+    occluded: float,
 ) -> Picture:
     """A picture of `count` people; the first has a stature of `share` of the picture's height and is near the middle.
 
@@ -39,7 +45,9 @@ def draw_group_and_crowd(
     return _picture(rng, figures, camera, width, height, 0.1)
 
 
-def _picture(rng: np.random.Generator, figures: list[Figure], camera: Camera, width: int, height: int, occluded: float) -> Picture:
+def _picture(
+    rng: np.random.Generator, figures: list[Figure], camera: Camera, width: int, height: int, occluded: float
+) -> Picture:
     stage = make_stage(rng, width, height, camera, clutter=(3, 14))
     for _ in range(2):
         if rng.random() < occluded:
@@ -57,13 +65,17 @@ def _arrange(
     places = [(0.0, z)]
     for _ in range(count - 1):
         places.append(_free_place(rng, places, z, width * z / focal))
-    figures = [_stand(first, 0.0, ground, z)] + [_stand(sample_figure(rng, posing), x, ground, depth) for x, depth in places[1:]]
+    figures = [_stand(first, 0.0, ground, z)] + [
+        _stand(sample_figure(rng, posing), x, ground, depth) for x, depth in places[1:]
+    ]
     middle = focal * np.array([f[:2] / f[2] for f in figures[0].points()])
     aim = np.array([width * rng.uniform(0.25, 0.75), height * np.clip(rng.normal(0.52, 0.08), 0.35, 0.7)])
     return figures, Camera(focal, *(aim - (middle.min(0) + middle.max(0)) / 2))
 
 
-def _free_place(rng: np.random.Generator, places: list[tuple[float, float]], z: float, span: float) -> tuple[float, float]:
+def _free_place(
+    rng: np.random.Generator, places: list[tuple[float, float]], z: float, span: float
+) -> tuple[float, float]:
     """x and depth of the next person: close to one who is there already, or anywhere in view; not inside anybody."""
     for _ in range(20):
         if rng.random() < 0.5:

@@ -16,7 +16,8 @@ from common.datasets._synthetic.shapes import TEXTURE_COLUMNS, TEXTURE_ROWS, Ski
 
 _HALF = TEXTURE_COLUMNS // 2
 _SKIN_BGR = np.array(
-    [[180, 200, 235], [150, 180, 225], [125, 160, 210], [100, 135, 190], [70, 100, 155], [50, 70, 110], [40, 52, 80]], float
+    [[180, 200, 235], [150, 180, 225], [125, 160, 210], [100, 135, 190], [70, 100, 155], [50, 70, 110], [40, 52, 80]],
+    float,
 )
 _HAIR_BGR = np.array([[25, 25, 30], [30, 45, 70], [45, 75, 115], [90, 150, 200], [35, 60, 130], [150, 150, 155]], float)
 
@@ -66,7 +67,11 @@ def wrinkles() -> list[np.ndarray]:
     for rows, columns, strength in ((9, 17, 0.22), (5, 21, 0.25), (17, 9, 0.2), (13, 25, 0.18)):
         coarse = rng.normal(0, 1, (rows, columns)).astype(np.float32)
         fine = rng.normal(0, 0.035, (TEXTURE_ROWS, TEXTURE_COLUMNS)).astype(np.float32)
-        tiles.append(1 + 0.45 * strength * cv2.resize(coarse, (TEXTURE_COLUMNS, TEXTURE_ROWS), interpolation=cv2.INTER_CUBIC) + fine)
+        tiles.append(
+            1
+            + 0.45 * strength * cv2.resize(coarse, (TEXTURE_COLUMNS, TEXTURE_ROWS), interpolation=cv2.INTER_CUBIC)
+            + fine
+        )
     return tiles
 
 
@@ -210,6 +215,8 @@ def _face(rng: np.random.Generator, skin: np.ndarray, tone: np.ndarray, hair: np
         strands = _flat(rng, hair)
         parting = int(rng.integers(9, 16))
         texture[:parting] = strands[:parting]
-        texture[: parting + 4, : _HALF // 3] = strands[: parting + 4, : _HALF // 3]  # parted on the left: more hair on the right
+        texture[: parting + 4, : _HALF // 3] = strands[
+            : parting + 4, : _HALF // 3
+        ]  # parted on the left: more hair on the right
         texture[:50, _HALF:] = strands[:50, _HALF:]
     return texture.astype(np.float32)

@@ -23,7 +23,9 @@ def sample_motion(rng: np.random.Generator, posing: Posing, frames: int) -> list
     build, look, turn = sample_build(rng), sample_look(rng), sample_turn(rng, posing)
     keys = max(2, -(-(frames - 1) // _KEY_EVERY) + 1)
     start = sample_pose(rng, posing.looseness, posing.postures)
-    poses = [start] + [0.45 * start + 0.55 * sample_pose(rng, posing.looseness, posing.postures) for _ in range(keys - 1)]
+    poses = [start] + [
+        0.45 * start + 0.55 * sample_pose(rng, posing.looseness, posing.postures) for _ in range(keys - 1)
+    ]
     yaw = np.cumsum(rng.normal(0, 0.25, keys))
     time = np.linspace(0, 1, keys)
     path = CubicSpline(time, np.column_stack([poses, yaw]), bc_type="natural")(np.linspace(0, 1, frames))
@@ -49,7 +51,9 @@ def place(
     return moved, Camera(focal, (width - 1) / 2, (height - 1) / 2)
 
 
-def film(rng: np.random.Generator, posing: Posing, frames: int, width: int, height: int, share: tuple[float, float]) -> Iterator[Picture]:
+def film(
+    rng: np.random.Generator, posing: Posing, frames: int, width: int, height: int, share: tuple[float, float]
+) -> Iterator[Picture]:
     """The pictures of one video, one after another: fixed background and light, one moving person, sometimes something in front."""
     figures, camera = place(rng, sample_motion(rng, posing, frames), width, height, share)
     stage = make_stage(rng, width, height, camera, clutter=(3, 12))

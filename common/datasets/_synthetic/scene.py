@@ -38,7 +38,9 @@ def _surfaces() -> list[np.ndarray]:
 
 
 def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
-    return cv2.resize(rng.normal(0, 1, (cells, cells)).astype(np.float32), (_TILE, _TILE), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(
+        rng.normal(0, 1, (cells, cells)).astype(np.float32), (_TILE, _TILE), interpolation=cv2.INTER_CUBIC
+    )
 
 
 @lru_cache(maxsize=1)
@@ -190,4 +192,6 @@ def develop(rng: np.random.Generator, colour: np.ndarray, lens: Lens) -> np.ndar
     height, width = colour.shape[:2]
     top, left = rng.integers(0, 256, 2)
     noise = _grain()[top : top + height, left : left + width]
-    return cv2.convertScaleAbs(np.maximum(colour * np.float32(lens.gain) + np.float32(lens.lift) + noise * np.float32(lens.noise), 0))
+    return cv2.convertScaleAbs(
+        np.maximum(colour * np.float32(lens.gain) + np.float32(lens.lift) + noise * np.float32(lens.noise), 0)
+    )

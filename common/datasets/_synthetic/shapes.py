@@ -201,7 +201,17 @@ def _tube_normal(volume: Capsule, nx, ny, nz):
 def _sample(skin: Skin, across, down, front) -> np.ndarray:
     """Texture colours (h,w,3): `across` -1 (person's right) to 1 (left), `down` 0 to 1, front half where `front` > 0."""
     half = TEXTURE_COLUMNS // 2
-    columns = np.clip(across, -1.0, 1.0) * np.float32(half / 2 - 1) + np.float32(half / 2 - 0.5) + np.float32(half) * (front <= 0)
+    columns = (
+        np.clip(across, -1.0, 1.0) * np.float32(half / 2 - 1)
+        + np.float32(half / 2 - 0.5)
+        + np.float32(half) * (front <= 0)
+    )
     rows = skin.first + np.clip(down, 0.0, 1.0) * (skin.last - skin.first)
     columns, rows = np.broadcast_arrays(columns, rows)
-    return cv2.remap(skin.texture, columns.astype(np.float32), rows.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(
+        skin.texture,
+        columns.astype(np.float32),
+        rows.astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )

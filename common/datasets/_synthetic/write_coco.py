@@ -81,7 +81,11 @@ def _draw(folder: Path, number: int, rng: np.random.Generator) -> tuple[dict, li
 def _annotations(picture: Picture, count: int, image_id: int) -> list[dict]:
     people = [t for t in picture.people[:count] if t.mask.sum() >= _SMALLEST]
     found = [_person(t, image_id) for t in people]
-    crowd = np.any([t.mask for t in picture.people[count:]], axis=0) if len(picture.people) > count else np.zeros((1, 1), bool)
+    crowd = (
+        np.any([t.mask for t in picture.people[count:]], axis=0)
+        if len(picture.people) > count
+        else np.zeros((1, 1), bool)
+    )
     if crowd.sum() >= _SMALLEST:
         found.append(_crowd(crowd, image_id))
     return found
@@ -153,7 +157,9 @@ def _detect(rng: np.random.Generator, images: list[dict], annotations: list[dict
     return found
 
 
-def _detection(rng: np.random.Generator, image_id: int, box: list[float], jitter: float, score: tuple[float, float]) -> dict:
+def _detection(
+    rng: np.random.Generator, image_id: int, box: list[float], jitter: float, score: tuple[float, float]
+) -> dict:
     x, y, w, h = box
     x, y = x + rng.normal(0, jitter) * w, y + rng.normal(0, jitter) * h
     w, h = w * np.exp(rng.normal(0, jitter)), h * np.exp(rng.normal(0, jitter))

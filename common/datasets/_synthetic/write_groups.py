@@ -49,7 +49,9 @@ def _draw(rng: np.random.Generator) -> tuple[Picture, list[Truth]]:
     people: list[Truth] = []
     while not people:
         width, height = SIZES[rng.integers(len(SIZES))]
-        picture = draw_group(rng, POSING, width, height, int(rng.choice([1, 2, 3, 4], p=[0.35, 0.3, 0.2, 0.15])), (0.4, 1.15), 0.2)
+        picture = draw_group(
+            rng, POSING, width, height, int(rng.choice([1, 2, 3, 4], p=[0.35, 0.3, 0.2, 0.15])), (0.4, 1.15), 0.2
+        )
         people = [t for t in picture.people if t.mask.sum() >= _SMALLEST]
     return picture, people
 
@@ -75,7 +77,14 @@ def write_json_format(folder: Path, count: int, seed: int) -> None:
         picture, people = _draw(generator("json", seed, k))
         write_jpeg(folder / "images" / f"{k + 1:05d}.jpg", picture.image)
         height, width = picture.image.shape[:2]
-        entries.append({"file": f"images/{k + 1:05d}.jpg", "width": width, "height": height, "persons": [_json_person(t) for t in people]})
+        entries.append(
+            {
+                "file": f"images/{k + 1:05d}.jpg",
+                "width": width,
+                "height": height,
+                "persons": [_json_person(t) for t in people],
+            }
+        )
     for split, part in (("train", entries[:train]), ("valid", entries[train:])):
         write_json(folder / f"{split}.json", {"skeleton": COCO17.name, "images": part})
 

@@ -66,7 +66,9 @@ def _room(rng: np.random.Generator, figure: Figure) -> np.ndarray:
     floor = np.where(y > 0, (figure.points()[:, 1].max() + 0.03) / np.maximum(y, 1e-3), np.inf)
     depth = np.minimum(wall, floor)
     for _ in range(rng.integers(0, 4)):
-        box = np.array([rng.uniform(-20, _WIDTH), rng.uniform(30, _HEIGHT), rng.uniform(15, 80), rng.uniform(20, 120)]).astype(int)
+        box = np.array(
+            [rng.uniform(-20, _WIDTH), rng.uniform(30, _HEIGHT), rng.uniform(15, 80), rng.uniform(20, 120)]
+        ).astype(int)
         left, top = max(box[0], 0), box[1]
         behind = person + rng.uniform(0.25, 1.5)
         part = depth[top : top + box[3], left : box[0] + box[2]]

@@ -34,7 +34,9 @@ def write_lspet(folder: Path, count: int, seed: int) -> None:
     write_mat(folder / "joints.mat", {"joints": np.dstack([places, usable.astype(float)]).transpose(1, 2, 0)})
 
 
-def _write(folder: Path, name: str, count: int, seed: int, posing: Posing, margin: tuple[float, float], occluded: float) -> np.ndarray:
+def _write(
+    folder: Path, name: str, count: int, seed: int, posing: Posing, margin: tuple[float, float], occluded: float
+) -> np.ndarray:
     """Draws the pictures; returns (N,14,3) x, y, state."""
     (folder / "images").mkdir()
     digits = 4 if name == "lsp" else 5
@@ -47,7 +49,9 @@ def _write(folder: Path, name: str, count: int, seed: int, posing: Posing, margi
     return table
 
 
-def draw_one(rng: np.random.Generator, posing: Posing, margin: tuple[float, float], occluded: float) -> tuple[np.ndarray, Truth]:
+def draw_one(
+    rng: np.random.Generator, posing: Posing, margin: tuple[float, float], occluded: float
+) -> tuple[np.ndarray, Truth]:
     """One picture of one person, whose longer side is 120 to 190 pixels; `occluded` is the chance of something in front."""
     figure = compose.sample_figure(rng, posing)
     figure, camera, width, height = compose.frame_tightly(rng, figure, (120, 190), margin)

@@ -33,8 +33,13 @@ def write_mpii(folder: Path, count: int, seed: int) -> None:
         pictures.append((f"{k + 1:09d}.jpg", people))
     parts = {"train": pictures[:train], "valid": pictures[train:], "trainval": pictures}
     for split, part in parts.items():
-        write_json(folder / "annot" / f"{split}.json", [_json_entry(name, person) for name, people in part for person in people])
-    write_mat(folder / "annot" / "gt_valid.mat", _ground_truth([person for _, people in parts["valid"] for person in people]))
+        write_json(
+            folder / "annot" / f"{split}.json",
+            [_json_entry(name, person) for name, people in part for person in people],
+        )
+    write_mat(
+        folder / "annot" / "gt_valid.mat", _ground_truth([person for _, people in parts["valid"] for person in people])
+    )
     write_mat(folder / "mpii_human_pose_v1_u12_1.mat", {"RELEASE": _release(pictures)})
 
 
@@ -42,7 +47,9 @@ def _draw(path: Path, rng: np.random.Generator) -> list[dict]:
     people: list[dict] = []
     while not people:
         width, height = _SIZES[rng.integers(len(_SIZES))]
-        picture = draw_group(rng, _POSING, width, height, int(rng.choice([1, 2, 3], p=[0.6, 0.28, 0.12])), (0.5, 1.15), 0.2)
+        picture = draw_group(
+            rng, _POSING, width, height, int(rng.choice([1, 2, 3], p=[0.6, 0.28, 0.12])), (0.5, 1.15), 0.2
+        )
         people = [_person(t) for t in picture.people if t.mask.sum() > 400]
     write_jpeg(path, picture.image)
     return people
@@ -100,10 +107,22 @@ def _release(pictures: list[tuple[str, list[dict]]]) -> dict:
     entries, single = [], np.empty((len(pictures), 1), object)
     for k, (name, people) in enumerate(pictures):
         nothing = np.zeros((0, 0))
-        entries.append({"image": {"name": name}, "annorect": _struct([_rect(p) for p in people]), "frame_sec": nothing, "vididx": nothing})
+        entries.append(
+            {
+                "image": {"name": name},
+                "annorect": _struct([_rect(p) for p in people]),
+                "frame_sec": nothing,
+                "vididx": nothing,
+            }
+        )
         # persons with enough room around them, numbered from 1
         single[k, 0] = np.array([[1.0]]) if len(people) == 1 else np.zeros((0, 0))
-    return {"annolist": _struct(entries), "img_train": np.ones((1, len(pictures))), "version": "12", "single_person": single}
+    return {
+        "annolist": _struct(entries),
+        "img_train": np.ones((1, len(pictures))),
+        "version": "12",
+        "single_person": single,
+    }
 
 
 def _rect(person: dict) -> dict:

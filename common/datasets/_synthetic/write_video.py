@@ -69,7 +69,9 @@ def write_jhmdb(folder: Path, count: int, seed: int) -> None:
         action = ("catch", "golf", "jump")[k // 2 % 3]
         video = f"synthetic_{action}_{k:03d}"
         names.append((action, video))
-        frames, joints, masks = (folder / part / action / video for part in ("Rename_Images", "joint_positions", "puppet_mask"))
+        frames, joints, masks = (
+            folder / part / action / video for part in ("Rename_Images", "joint_positions", "puppet_mask")
+        )
         for path in (frames, joints, masks):
             path.mkdir(parents=True)
         points, parts = [], []
