@@ -40,8 +40,8 @@ def main(argv=None) -> int:
     """Entry point; exit code 2 on bad input."""
     from common import datasets
     from common.crosscheck import save_run
+    from common.errors import DataError
     from common.evaluate import comparable, score, table
-    from common.poses import DataError
 
     parser = argparse.ArgumentParser(
         prog="python -m common.baselines", description="Score the mean pose of the training split."

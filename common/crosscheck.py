@@ -22,7 +22,7 @@ import os
 import sys
 from pathlib import Path
 
-from common.poses import DataError
+from common.errors import DataError
 
 _BOXES = {
     "oracle": "oracle",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoints import atomic_write
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write
 from common.skeletons import Skeleton
 
 Color = tuple[int, int, int]

@@ -28,8 +28,8 @@ def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[s
     Predictions are in the PoseSet's skeleton (`common.importers.load_any` sees to it). Raises DataError when a person has no row, or for a
     protocol that does not exist or does not apply.
     """
+    from common.errors import DataError
     from common.importers import align_rows
-    from common.poses import DataError
     from common.protocols import protocols_for
 
     chosen = protocols_for(pose_set, protocols)
@@ -192,8 +192,8 @@ def main(argv=None) -> int:
     """Entry point; returns the exit code."""
     args = parse_arguments(argv)
     from common import datasets
+    from common.errors import DataError
     from common.importers import load_any
-    from common.poses import DataError
 
     try:
         pose_set = datasets.load(args.dataset, args.data_root, args.split)

@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import ORIGIN
-from common.poses import DataError, PoseSet, box_of_joints
+from common.errors import DataError
+from common.poses import PoseSet, box_of_joints
 from common.predictions import Predictions, load_predictions, predictions_for
 from common.skeletons import AIC14, COCO17, LSP14, MPII16, Skeleton, skeleton_map
 

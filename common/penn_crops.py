@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import ORIGIN, files
+from common.errors import DataError
 from common.metrics.mobilepose import crop_box, whole_clips
-from common.poses import DataError, PoseSet
+from common.poses import PoseSet
 from common.skeletons import LPM14, PENN13, skeleton_map
 
 CROP = 256

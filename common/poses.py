@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import numpy as np
 
 from common.skeletons import Skeleton
-
-
-class DataError(Exception):
-    """Bad input data. The message names the file, the field and the remedy."""
-
-
-class DataMissing(DataError):
-    """A data set is not where it was looked for. The message names the official source and the stand-in command; programs exit with code 2."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +103,3 @@ def box_of_joints(joints: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         low, high = np.fmin.reduce(joints, axis=1), np.fmax.reduce(joints, axis=1)
     return np.concatenate([low, high - low], axis=-1)
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """An image file, or a frame `lmdb:PATH?KEY`, as (H,W,3) uint8 BGR; DataError when it is missing or unreadable.
-
-    EXIF orientation is ignored: annotations are in stored pixels.
-    """
-    if str(path).startswith("lmdb:"):
-        from common.datasets.lmdb_frames import read_frame
-
-        return read_frame(str(path))
-    import cv2
-
-    # os.path, because making a Path costs a tenth of decoding a small picture
-    data = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if os.path.isfile(path) else None
-    if data is None:
-        state = "cannot be decoded" if os.path.exists(path) else "does not exist"
-        raise DataError(f"image {path} {state}; run `python -m common.datasets check NAME ROOT` to list all such files")
-    return data

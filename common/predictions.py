@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError, PoseSet
+from common.errors import DataError
+from common.poses import PoseSet
 from common.skeletons import Skeleton, get_skeleton
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from common.errors import DataError
 from common.metrics import mobilepose, pck, pckh, pcp, pdj
 from common.metrics.counting import Result
-from common.poses import DataError, PoseSet
+from common.poses import PoseSet
 from common.predictions import Predictions
 from common.skeletons import COCO17, LPM14, MPII14, skeleton_map
 

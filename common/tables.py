@@ -15,9 +15,9 @@ import re
 import sys
 from pathlib import Path
 
-from common.checkpoints import atomic_write
 from common.crosscheck import boxes_of, compare, load_runs, markdown
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 _SHORT = ("house", "model", "data", "split", "protocol", "reported", "measured", "difference", "comparable?")

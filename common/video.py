@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoints import publish, temporary_name
-from common.poses import DataError
+from common.errors import DataError
+from common.files import publish, temporary_name
 
 DEFAULT_FPS = 25.0
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}

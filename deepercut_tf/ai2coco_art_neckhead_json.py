@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deepercut_tf.options import positive_number  # noqa: E402
 
 
@@ -42,7 +42,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> Path:
     """Convert and return the written path. DataError on bad input."""
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
     from deepercut_tf.ai_challenger import convert, image_sizes, read_entries
 
     path = Path(args.keypoint_json)

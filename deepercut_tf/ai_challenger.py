@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets.files import read_json
-from common.poses import DataError
+from common.errors import DataError
 from common.skeletons import AIC14, COCO17, Skeleton
 
 AIC17 = Skeleton("aic17", ("neck", "head_top", "unused_1", "unused_2", "unused_3", *COCO17.joints[5:]))

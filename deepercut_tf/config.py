@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError
-from common.settings import convert, read_settings_file, setting
+from common.errors import DataError
+from common.runs.settings import convert, read_settings_file, setting
 
 ROOT = Path(__file__).resolve().parent.parent
 HOUSE = Path(__file__).resolve().parent

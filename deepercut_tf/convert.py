@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 FILES = (".npz", ".onnx")  # what is one file; anything else is a checkpoint's prefix
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> Path:
 
     import numpy as np
 
-    from common.checkpoints import sha256_of
+    from common.files import sha256_of
     from deepercut_tf.model import named_variables
     from deepercut_tf.weight_files import find_snapshot, read_weights
 
@@ -122,7 +122,7 @@ def write(out: Path, trial: Path, values: dict, card: dict) -> Path:
     """Put the checked trial (ONNX), or the variables, where they belong, with the card beside them."""
     import shutil
 
-    from common.checkpoints import atomic_write, write_json
+    from common.files import atomic_write, write_json
     from deepercut_tf.weight_files import write_weights
 
     if trial.suffix != ".onnx":

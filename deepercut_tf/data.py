@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.poses import DataError, read_image
+from common.errors import DataError
+from common.images import read_image
 from deepercut_tf.config import Config, require
 from deepercut_tf.items import Item, ItemSet
 from deepercut_tf.joints import mirror_joints, symmetric_order

@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     """The ten figures. DataError on bad input."""
     from dataclasses import replace
 
-    from common.checkpoints import write_json
     from common.datasets import coco
     from common.datasets.files import read_json
+    from common.files import write_json
     from common.importers import load_any
     from common.metrics.coco import oks_ap
     from common.skeletons import COCO17

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 from deepercut_tf.config import Config, house_path, require
 from deepercut_tf.data import resize
 from deepercut_tf.detections import Maps, argmax_pose, detect
@@ -108,7 +108,7 @@ class PoseFinder:
 
     def meta(self) -> dict:
         """What a prediction file says about the network."""
-        from common.checkpoints import sha256_of, versions
+        from common.files import sha256_of, versions
 
         settings = {
             "model": self.config.net_type,

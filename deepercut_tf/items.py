@@ -12,7 +12,8 @@ import numpy as np
 
 from common import datasets
 from common.datasets import coco, files
-from common.poses import DataError, DataMissing, PoseSet
+from common.errors import DataError, DataMissing
+from common.poses import PoseSet
 from common.skeletons import AIC14, COCO17, MPII14, PENN13, Skeleton, skeleton_map
 from deepercut_tf.ai_challenger import AIC17
 from deepercut_tf.config import PREPARED, Config, house_path, require

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 from common.skeletons import COCO17, LSP14, MPII14, PENN13, SKELETONS, Skeleton
 from deepercut_tf.config import Config
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 
-from common.poses import DataError
+from common.errors import DataError
 
 
 def make_strategy(kind: str):

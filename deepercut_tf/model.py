@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from common.poses import DataError
+from common.errors import DataError
 from deepercut_tf.config import Config, require
 
 UNITS = {"resnet_50": (3, 4, 6, 3), "resnet_101": (3, 4, 23, 3), "resnet_152": (3, 8, 36, 3)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from common.poses import DataError
+from common.errors import DataError
 
 WEIGHTS = "weights file, or folder of snapshots (default: the key init_weights)"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoints import atomic_write
 from common.datasets.files import read_mat
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write
 from deepercut_tf.joints import mirror_joints, symmetric_order
 from deepercut_tf.targets import pair_id
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoints import atomic_write
 from common.datasets.files import read_mat
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write
 from deepercut_tf.detections import Detections
 from deepercut_tf.targets import pair_id
 

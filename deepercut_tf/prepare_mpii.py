@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deepercut_tf.options import positive_number  # noqa: E402
 
 HEIGHT, HEAD = 400.0, 50.0  # pixels of a prepared person and its head
@@ -125,7 +125,7 @@ def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, num
     import cv2
     import numpy as np
 
-    from common.poses import read_image
+    from common.images import read_image
 
     path = root / "images" / persons.image[row]
     if not path.is_file():
@@ -158,7 +158,7 @@ def write_dataset(path: Path, entries: list, origin: int) -> Path:
     import numpy as np
     from scipy.io import savemat
 
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     table = np.empty((1, len(entries)), [("image", object), ("size", object), ("joints", object)])
     for i, (image, (height, width), joints) in enumerate(entries):

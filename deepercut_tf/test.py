@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.programs import exit_code  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deepercut_tf.options import settings_of, testing_parser  # noqa: E402
 
 
@@ -35,7 +35,7 @@ def write_cache(path: Path, maps) -> None:
     import numpy as np
     from scipy.io import savemat
 
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     atomic_write(path, lambda t: savemat(t, {"scoremaps": maps.score.astype(np.float32)}, appendmat=False))
     other = path.with_name(f"{path.stem}_locreg.mat")
@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> Path:
     from scipy.io import savemat
     from tqdm import tqdm
 
-    from common.checkpoints import atomic_write
     from common.draw import draw_pose, save_image
-    from common.poses import read_image
+    from common.files import atomic_write
+    from common.images import read_image
     from deepercut_tf.detections import argmax_pose
     from deepercut_tf.inference import PoseFinder
     from deepercut_tf.items import load_items

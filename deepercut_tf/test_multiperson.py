@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deepercut_tf.options import settings_of, testing_parser  # noqa: E402
 
 
@@ -35,7 +35,7 @@ def write_maps(path: Path, maps) -> None:
     import numpy as np
     from scipy.io import savemat
 
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     content = {"scoremaps": maps.score, "locreg_pred": maps.locref, "pairwise_diff": maps.pairwise}
     content = {name: value.astype(np.float32) for name, value in content.items() if value is not None}
@@ -130,9 +130,9 @@ def run(args: argparse.Namespace) -> Path:
     import numpy as np
     from tqdm import tqdm
 
-    from common.checkpoints import write_json
     from common.draw import save_image
-    from common.poses import read_image
+    from common.files import write_json
+    from common.images import read_image
     from deepercut_tf.inference import PoseFinder
     from deepercut_tf.items import load_items
     from deepercut_tf.pictures import draw_people

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
-from common.programs import exit_code  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
@@ -45,7 +45,7 @@ def train(config, item_set, resume: str | None = None, limit: int | None = None,
     """Run to the last iteration (at most `limit` of them) and return the snapshot folder. DataError, or FloatingPointError on a loss that is
     not finite.
     """
-    from common.runlog import RunLog
+    from common.runs.runlog import RunLog
     from deepercut_tf.config import output_path
     from deepercut_tf.machine import Interrupts, make_strategy
     from deepercut_tf.run import Run
@@ -85,7 +85,7 @@ def check_files(config) -> None:
 
 def iterate(run, log, limit: int | None, interrupts=None) -> None:
     """The remaining iterations, with log, pictures and snapshots. KeyboardInterrupt when `interrupts` ask to stop, after the step is saved."""
-    from common.runlog import check_finite
+    from common.runs.runlog import check_finite
     from deepercut_tf.run import last_iteration, learning_rate
 
     config = run.config

@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> Path:
     import numpy as np
     from tqdm import tqdm
 
-    from common.poses import read_image
+    from common.images import read_image
     from deepercut_tf.config import output_path, require
     from deepercut_tf.detections import detect
     from deepercut_tf.inference import PoseFinder

@@ -15,9 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from common.errors import DataError  # noqa: E402
 from common.evaluate import add_scoring_arguments, publish  # noqa: E402
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 
@@ -117,7 +117,7 @@ def _images(items):
     import numpy as np
     from tqdm import tqdm
 
-    from common.poses import read_image
+    from common.images import read_image
 
     for item in tqdm(items, desc="val", unit="image"):
         yield item, np.ascontiguousarray(read_image(item.image)[..., ::-1])

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoints import CheckpointStore, atomic_write, write_json
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write, write_json
+from common.runs.checkpoints import CheckpointStore
 from common.weights import tf1
 
 SUFFIX = ".state.npz"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.poses import DataError
+from common.errors import DataError
 
 
 @dataclass(frozen=True)

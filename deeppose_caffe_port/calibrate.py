@@ -18,7 +18,7 @@ sys.path[0] = str(ROOT)
 
 import numpy as np  # noqa: E402
 
-from common.poses import DataError  # noqa: E402
+from common.errors import DataError  # noqa: E402
 from deeppose_caffe_port.config import Config  # noqa: E402
 from deeppose_caffe_port.stage_program import stage_program  # noqa: E402
 

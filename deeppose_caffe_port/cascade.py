@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.caffe import read_blob
 from common.weights.caffe_text import read_text
 from deeppose_caffe_port.config import Config, stage_name

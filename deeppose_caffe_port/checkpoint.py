@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.checkpoints import CheckpointStore, check_compatible, collect_random_state, make_state, restore_random_state
+from common.runs.checkpoints import (
+    CheckpointStore,
+    check_compatible,
+    collect_random_state,
+    make_state,
+    restore_random_state,
+)
 from deeppose_caffe_port.solver import Solver
 
 _FIELDS = ("fingerprint", "type", "euclidean", "masked", "augment", "mode", "world")

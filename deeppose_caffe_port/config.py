@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError
-from common.settings import resolve, setting
+from common.errors import DataError
+from common.runs.settings import resolve, setting
 from common.skeletons import K2HPD15, LSP14, MPII16, Skeleton
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -264,6 +264,6 @@ def _read(file: Path) -> dict:
 
 def store(config: Config) -> None:
     """Write project.json."""
-    from common.checkpoints import write_json
+    from common.files import write_json
 
     write_json(config.project / "project.json", {name: getattr(config, name) for name in STORED})

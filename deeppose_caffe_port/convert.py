@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 
 FORMS = (".caffemodel", ".pt", ".onnx")
 TOLERANCE = 1e-4  # of the largest output
@@ -112,7 +112,7 @@ def convert(args: argparse.Namespace) -> dict:
     """Write the file and its card; returns the checks."""
     import torch
 
-    from common.checkpoints import publish, sha256_of, write_json
+    from common.files import publish, sha256_of, write_json
     from deeppose_caffe_port.onnx_export import export_onnx
 
     if args.out.suffix not in FORMS:

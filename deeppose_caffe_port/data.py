@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.caffe import read_blob
 from common.weights.caffe_messages import messages
 from deeppose_caffe_port.layers import Layer, Shape, layer

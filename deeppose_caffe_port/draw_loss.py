@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.errors import DataError  # noqa: E402
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf))"
 _TRAIN = re.compile(rf"Iteration (\d+)(?: \([^)]*\))?, loss = {_NUMBER}")
@@ -58,7 +58,7 @@ def main(argv=None) -> int:
 
 def write(folder: Path, train: list, test: list) -> None:
     """loss.data (iteration and loss, a line each) and loss.png."""
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     text = "".join(f"{iteration} {loss:g}\n" for iteration, loss in train)
     atomic_write(folder / "loss.data", lambda temporary: temporary.write_text(text, encoding="utf-8"))

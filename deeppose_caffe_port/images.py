@@ -7,8 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.errors import DataError
 from common.geometry import apply_affine, box_center, crop_affine, pad_box, warp
-from common.poses import DataError, PoseSet, read_image
+from common.images import read_image
+from common.poses import PoseSet
 from deeppose_caffe_port.config import Config
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from common import datasets
-from common.poses import DataError, PoseSet
+from common.errors import DataError
+from common.poses import PoseSet
 from deeppose_caffe_port.config import Config, store
 from deeppose_caffe_port.images import Pictures
 from deeppose_caffe_port.prepare import dataset_folder, image_folder, read_annotations, save, write_lines

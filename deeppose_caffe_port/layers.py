@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.poses import DataError
+from common.errors import DataError
 from deeppose_caffe_port.random_stream import CaffeRandom, fill
 
 Shape = tuple[int, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from common.poses import DataError
+from common.errors import DataError
 
 _NEEDED = {
     "fixed": (),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.caffe import write_blob
 from common.weights.caffe_messages import messages
 from deeppose_caffe_port.images import read_picture, resize

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.checkpoints import atomic_write
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write
 from deeppose_caffe_port.model import CaffeNet
 
 TOLERANCE = 1e-4  # of the largest output: float32 sums in another order

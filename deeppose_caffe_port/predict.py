@@ -17,10 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common import predicting  # noqa: E402
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
-from common.settings import add_arguments  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs import predicting  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
+from common.runs.settings import add_arguments  # noqa: E402
 from deeppose_caffe_port.config import Config, settle  # noqa: E402
 
 _OWN = ("source", "stage", "box", "out", "track", "smooth", "show")

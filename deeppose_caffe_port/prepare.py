@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from common.checkpoints import atomic_write, temporary_name
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write, temporary_name
 from deeppose_caffe_port.config import SEED, Config
 from deeppose_caffe_port.images import patch, read_picture
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.checkpoints import atomic_write
+from common.files import atomic_write
 from deeppose_caffe_port.config import PRESETS, Config, Net, Training, stage_name
 
 _PARAMS = "  param {\n    lr_mult: 1\n    decay_mult: 1\n  }\n  param {\n    lr_mult: 2\n    decay_mult: 0\n  }\n"

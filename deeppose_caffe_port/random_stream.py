@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 
 _WORDS = np.float32(4294967296.0)
 

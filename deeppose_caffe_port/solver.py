@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.caffe import read_solverstate, write_solverstate
 from common.weights.caffe_text import TextFile, read_text
 from deeppose_caffe_port.augment import Augment

@@ -20,9 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
-from common.settings import add_arguments  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
+from common.runs.settings import add_arguments  # noqa: E402
 from deeppose_caffe_port.config import Config, settle  # noqa: E402
 from deeppose_caffe_port.machine import join, leave, processes  # noqa: E402
 
@@ -100,7 +100,7 @@ class Log:
     """Caffe's log lines with glog's prefix on standard error and in train.log, and the numbers in a RunLog."""
 
     def __init__(self, folder: Path, config: dict, resume_step: int | None):
-        from common.runlog import RunLog
+        from common.runs.runlog import RunLog
 
         self.run = RunLog(folder, config=config, resume_step=resume_step)
         self.file = open(folder / "train.log", "w" if resume_step is None else "a", encoding="utf-8")

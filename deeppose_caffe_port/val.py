@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.evaluate import add_scoring_arguments  # noqa: E402
-from common.programs import exit_code  # noqa: E402
-from common.settings import add_arguments  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
+from common.runs.settings import add_arguments  # noqa: E402
 from deeppose_caffe_port.config import Config, settle  # noqa: E402
 
 _OWN = ("stage", "out", "json", "protocol", "rate", "seed", "random_weights", "result", "note")
@@ -76,9 +76,9 @@ def predict_pose_set(cascade, pose_set, config: Config):
 
 def score(config: Config, own: argparse.Namespace, stage: int | None = None) -> dict:
     """Predict, write the last stage's file, print the figures; returns {protocol: Result} of each stage by its name."""
-    from common.checkpoints import sha256_of, versions, write_json
     from common.evaluate import publish
     from common.evaluate import score as evaluate
+    from common.files import sha256_of, versions, write_json
     from common.tables import figures_table
     from deeppose_caffe_port.cascade import load_cascade, pick_snapshot
     from deeppose_caffe_port.import_data import load_split

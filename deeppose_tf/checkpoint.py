@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoints import CheckpointStore, atomic_write
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write
+from common.runs.checkpoints import CheckpointStore
 
 SUFFIX = ".npz"
 # What weights were trained to read and to answer.

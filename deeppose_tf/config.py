@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.poses import DataError
-from common.settings import setting
+from common.errors import DataError
+from common.runs.settings import setting
 from common.skeletons import LSP14, MPII16, Skeleton
 
 ROOT = Path(__file__).resolve().parent.parent

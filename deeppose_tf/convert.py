@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.errors import DataError  # noqa: E402
 
 KINDS = ("npz", "tf1", "tf1_old", "h5", "saved_model", "onnx", "caffemodel")
 _SUFFIXES = {".npz": "npz", ".h5": "h5", ".onnx": "onnx", ".caffemodel": "caffemodel"}
@@ -108,7 +108,8 @@ class Converter:
         write_caffemodel(out, to_caffe({n: v for n, v in self.weights().items() if not n.startswith("fc8")}), "AlexNet")
 
     def _write_npz(self, out: Path) -> None:
-        from common.checkpoints import atomic_write, make_state
+        from common.files import atomic_write
+        from common.runs.checkpoints import make_state
         from deeppose_tf.checkpoint import save_state
         from deeppose_tf.model import get_weights
 
@@ -125,7 +126,7 @@ class Converter:
         atomic_write(out, lambda temporary: save_state(temporary, state))
 
     def _write_h5(self, out: Path) -> None:
-        from common.checkpoints import atomic_write
+        from common.files import atomic_write
 
         atomic_write(out, lambda temporary: self._network("h5").save_weights(temporary))
 
@@ -138,7 +139,7 @@ class Converter:
         fresh.rename(out)
 
     def _write_onnx(self, out: Path) -> None:
-        from common.checkpoints import atomic_write
+        from common.files import atomic_write
 
         model = self._network("onnx")
         model(probe(1))  # tf2onnx wants a network that was called
@@ -212,7 +213,7 @@ def remove(kind: str, out: Path) -> None:
 
 def convert(source: str, out: Path, kind: str, licence: str = "not given", tolerance: float = TOLERANCE) -> float:
     """Write, check, and write the card; the difference found. DataError when it is above `tolerance`; nothing is kept then."""
-    from common.checkpoints import sha256_of, write_json
+    from common.files import sha256_of, write_json
 
     if out.is_dir():
         raise DataError(f"{out} exists; remove it, or choose another name")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.poses import DataError, PoseSet
+from common.errors import DataError
+from common.poses import PoseSet
 from deeppose_tf.config import IM_SIZE, OUTSIDE_LIMIT, UNPROJECT_LIMIT, Config
 from deeppose_tf.images import ImageStore, image_size, reduced_size
 

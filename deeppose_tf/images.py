@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError, read_image
+from common.errors import DataError
+from common.images import read_image
 
 _JPEG_SIZES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 

@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 
 # (title of the axis, factor, {entry of log.jsonl: label}) from top to bottom
 PANELS = (
@@ -32,7 +32,7 @@ PANELS = (
 
 
 def series(entries: list[dict], name: str, factor: float = 1.0) -> tuple[list[int], list[float]]:
-    """Steps and values of one entry of a log (`common.runlog.read_log`), where it was written and is a number."""
+    """Steps and values of one entry of a log (`common.runs.runlog.read_log`), where it was written and is a number."""
     found = [(e["step"], e[name] * factor) for e in entries if isinstance(e.get(name), (int, float))]
     return [step for step, _ in found], [value for _, value in found]
 
@@ -41,7 +41,7 @@ def draw(entries: list[dict], path: str | Path, title: str = "") -> None:
     """Write the PNG. DataError when the log holds none of the entries."""
     from matplotlib.figure import Figure
 
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     if not any(series(entries, name)[0] for _, _, names in PANELS for name in names):
         raise DataError("the log holds no losses and no scores yet")
@@ -63,7 +63,7 @@ def draw(entries: list[dict], path: str | Path, title: str = "") -> None:
 
 def draw_run(run: Path, out: Path | None = None, title: str = "") -> Path:
     """Draw the log of a run's folder; the picture's path. DataError when there is no log."""
-    from common.runlog import read_log
+    from common.runs.runlog import read_log
 
     log, out = run / "log.jsonl", out or run / "learning_curve.png"
     if not log.is_file():

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 from deeppose_tf.data import Crops, Persons, Stream, example, generator, stack
 
 PREFETCH = 3  # batches that are made ahead (DT)

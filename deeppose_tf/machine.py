@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from common.poses import DataError
+from common.errors import DataError
 from deeppose_tf.config import Config
 
 

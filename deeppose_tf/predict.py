@@ -17,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
-from common.predicting import add_arguments, open_source, parse_box, write_answers  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.predicting import add_arguments, open_source, parse_box, write_answers  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deeppose_tf.restore import load_network, newest, snapshot_arguments  # noqa: E402
 
 

@@ -23,7 +23,7 @@ sys.path[0] = str(ROOT)
 
 import numpy as np  # noqa: E402
 
-from common.poses import DataError, DataMissing  # noqa: E402
+from common.errors import DataError, DataMissing  # noqa: E402
 from deeppose_tf.config import IMAGENET_WEIGHTS, LSP_ROOT, LSPET_ROOT, MPII_ROOT  # noqa: E402
 
 RELEASE = "mpii_human_pose_v1_u12_1.mat"
@@ -33,7 +33,7 @@ TRAIN_IMAGES = 1000  # of LSP; half of a smaller set
 
 def write_lines(path: Path, lines: list[str]) -> None:
     """A text file, whole or not at all."""
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     atomic_write(path, lambda temporary: temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8"))
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import DataError
 from common.metrics import pckh, pcp
 from common.metrics.counting import Result
-from common.poses import DataError, PoseSet
+from common.poses import PoseSet
 from common.predictions import Predictions, predictions_for
 from common.skeletons import Skeleton
 from deeppose_tf.config import OUTPUT_LIMIT
@@ -147,7 +148,7 @@ def plot_curves(
     """Lines over `xs` as a PNG."""
     from matplotlib.figure import Figure
 
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, title=title)

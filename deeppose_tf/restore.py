@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from common.poses import DataError
+from common.errors import DataError
 from deeppose_tf.config import SKELETONS, Config, width_of
 from deeppose_tf.weight_files import find_weights, fit, missing_text, read_weights
 
@@ -17,7 +17,7 @@ def config_of(path: Path, variables: dict, dataset_name: str | None = None, mode
 
     DataError when the number of joints is that of another data set than `dataset_name`, or when a checkpoint of ours has another `mode`.
     """
-    from common.settings import resolve
+    from common.runs.settings import resolve
     from deeppose_tf.checkpoint import load_state
 
     if "fc_regression/bias" not in variables or "fc7/bias" not in variables:

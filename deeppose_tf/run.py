@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoints import check_compatible, make_state, set_aside
-from common.poses import DataError
+from common.errors import DataError
+from common.files import set_aside
+from common.runs.checkpoints import check_compatible, make_state
 from deeppose_tf.checkpoint import GRAPH_FIELDS, MEANING_FIELDS, keep_numbered, open_store
 from deeppose_tf.config import Config
 from deeppose_tf.data import Crops, Persons, Share, Stream
@@ -154,7 +155,7 @@ class Run:
 
     def update(self, summary: bool) -> dict:
         """One training step on the loader's next batch. FloatingPointError on a loss that is not finite."""
-        from common.runlog import check_finite
+        from common.runs.runlog import check_finite
 
         batch = next(self.batches)
         train_conv = self.loop_step >= self.config.fix_conv_iter

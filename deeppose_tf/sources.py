@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError, PoseSet, box_of_joints
+from common.errors import DataError
+from common.poses import PoseSet, box_of_joints
 from deeppose_tf.config import SKELETONS, Config, is_synthetic
 
 

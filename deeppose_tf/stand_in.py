@@ -40,7 +40,7 @@ def stand_in_weights(width: float = SMOKE["width"], seed: int = 1701) -> dict[st
 
 def write_stand_in(path: Path) -> None:
     """Write them in the original's old single-file format, with a card that says what they are."""
-    from common.checkpoints import sha256_of, write_json
+    from common.files import sha256_of, write_json
     from common.weights.tf1 import write_v1
 
     path.parent.mkdir(parents=True, exist_ok=True)

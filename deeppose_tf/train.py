@@ -22,9 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's modules must not shadow others
 
-from common.poses import DataError  # noqa: E402
-from common.programs import exit_code  # noqa: E402
-from common.settings import add_arguments, read_settings_file, resolve  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
+from common.runs.settings import add_arguments, read_settings_file, resolve  # noqa: E402
 from deeppose_tf.config import PRESETS, SMOKE, SUMMARY_STEP, Config, is_synthetic  # noqa: E402
 from deeppose_tf.prepare import ready_csv  # noqa: E402
 
@@ -150,7 +150,7 @@ def train(config: Config) -> Path:
     """Run to the last step and return the folder of the checkpoints. DataError on bad input, FloatingPointError on a diverged loss."""
     from contextlib import nullcontext
 
-    from common.runlog import RunLog
+    from common.runs.runlog import RunLog
     from deeppose_tf.run import Run
 
     run = Run(config)

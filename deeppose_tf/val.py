@@ -17,9 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from common.errors import DataError  # noqa: E402
 from common.evaluate import add_scoring_arguments  # noqa: E402
-from common.poses import DataError, PoseSet  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.poses import PoseSet  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from deeppose_tf.restore import load_network, newest, snapshot_arguments  # noqa: E402
 
 SWEEP = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)  # of the original's test_snapshot
@@ -140,7 +141,7 @@ def describe(place: Path, config, extension: float | None, random_weights: bool 
     """The prediction file's meta."""
     import keras
 
-    from common.checkpoints import sha256_of, versions
+    from common.files import sha256_of, versions
 
     weights = place if place.is_file() else place.with_name(place.name + ".index")
     return {

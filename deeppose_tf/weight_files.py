@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 from deeppose_tf.config import IMAGENET_WEIGHTS
 
 ACCEPTED = (

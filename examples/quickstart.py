@@ -153,8 +153,8 @@ def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
     import numpy as np
 
     from common import draw
+    from common.images import read_image
     from common.importers import align_rows
-    from common.poses import read_image
 
     seen = set(zip(predictions.image_id.tolist(), predictions.person_id.tolist()))
     test = test.select([i for i, key in enumerate(zip(test.image_id.tolist(), test.person_id.tolist())) if key in seen])

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.poses import DataError
+from common.errors import DataError
 from common.skeletons import CPM14, LPM14
 
 # role -> pattern of the Caffe layer's name; groups: gate or number, stage

@@ -17,7 +17,7 @@ sys.path[0] = str(ROOT)
 
 import numpy as np  # noqa: E402
 
-from common.poses import DataError  # noqa: E402
+from common.errors import DataError  # noqa: E402
 
 CAFFE_MODELS = ("lpm_official", "lpm", "lpm_raw", "cpm")
 OUTPUTS = (".pt", ".safetensors", ".npz", ".npy", ".h5", ".json", ".onnx", ".caffemodel")
@@ -110,13 +110,13 @@ def convert(args: argparse.Namespace) -> dict:
 
 
 def _source(path: Path) -> dict:
-    from common.checkpoints import sha256_of
+    from common.files import sha256_of
 
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _write_card(output: Path, card: dict) -> None:
-    from common.checkpoints import sha256_of, versions, write_json
+    from common.files import sha256_of, versions, write_json
 
     card["output_sha256"], card["versions"] = sha256_of(output), versions()
     write_json(output.with_name(output.name + ".card.json"), card)
@@ -326,7 +326,7 @@ def _write(output: Path, weights: dict[str, np.ndarray], network: dict | None, a
 
 
 def _write_caffe(output: Path, model, network: dict) -> dict:
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
     from common.weights.caffe import read_caffemodel, write_caffemodel
     from lpm_torch.caffe_map import official_layers
 

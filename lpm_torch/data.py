@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.codecs import gaussian_maps
 from common.geometry import apply_affine, box_center, crop_affine, invert_affine, pad_box, warp
-from common.poses import PoseSet, read_image
+from common.images import read_image
+from common.poses import PoseSet
 from common.skeletons import LPM14, PENN13, skeleton_map
 from lpm_torch import transforms
 from lpm_torch.config import MEANS, OFFICIAL_MEAN, OFFICIAL_STD, Config, half_pixel

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from common.codecs import decode_maps
 from common.geometry import apply_affine
 from common.metrics import pck
-from common.runlog import check_finite
+from common.runs.runlog import check_finite
 from common.skeletons import LPM14
 from lpm_torch.config import Config, half_pixel
 from lpm_torch.data import prepare

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.poses import DataError
+from common.errors import DataError
 from lpm_torch.layers import Channels, SameConv, fit
 from lpm_torch.lstm import GATES
 

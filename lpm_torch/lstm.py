@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.poses import DataError
+from common.errors import DataError
 from lpm_torch.layers import Channels, PoseMachine, SameConv, add_convs, add_generator, add_initial, chain, first_belief
 
 GATES = ("g", "f", "i", "o")

@@ -6,7 +6,7 @@ import os
 import sys
 from datetime import timedelta
 
-from common.poses import DataError
+from common.errors import DataError
 from lpm_torch.config import Config
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.poses import DataError
+from common.errors import DataError
 from lpm_torch.hourglass import CoordLPM, RecurrentHourglass
 from lpm_torch.layers import (
     Channels,

@@ -18,8 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.codecs import gaussian_maps
+from common.errors import DataError
 from common.geometry import box_center
-from common.poses import DataError, PoseSet, read_image
+from common.images import read_image
+from common.poses import PoseSet
 from common.predictions import Predictions
 from common.skeletons import CPM14, LPM14
 from lpm_torch.config import Config, half_pixel

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.checkpoints import atomic_write
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write
 from lpm_torch.lstm import LPMRaw, RecurrentPoseMachine, State
 
 TOLERANCE = 1e-4  # of the largest output (of 0.01 where all are smaller): float32 sums in another order

@@ -17,8 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError, PoseSet  # noqa: E402
-from common.programs import exit_code  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.poses import PoseSet  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 from lpm_torch.config import DATASETS, Config  # noqa: E402
 from lpm_torch.val import common_arguments, load_model, pick_checkpoint, score_and_write  # noqa: E402
 
@@ -106,7 +107,7 @@ def write_files(out: Path, arrays: dict, pose_set: PoseSet) -> None:
     """NAME.mat with the variable NAME for each array; pred_image.mat also says which image each row belongs to."""
     from scipy.io import savemat
 
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     for name in ("gt", "pred", "vis", "box"):
         atomic_write(out / f"{name}.mat", lambda path, name=name: savemat(path, {name: arrays[name]}))
@@ -129,7 +130,7 @@ def report_mp(arrays: dict, pose_set: PoseSet, path: str | None) -> None:
     """Print the original's table; DataError for other data sets than Penn Action."""
     if pose_set.name != "penn_action":
         raise DataError(f"--protocol=mp is the original's Penn Action script; {pose_set.name} is scored by val.py")
-    from common.checkpoints import write_json
+    from common.files import write_json
 
     result = mp_table(arrays)
     print("SYNTHETIC data" if pose_set.synthetic else "real data")

@@ -21,9 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
-from common.programs import exit_code  # noqa: E402
-from common.settings import add_arguments, read_settings_file, resolve  # noqa: E402
-from common.training import Watch  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
+from common.runs.session import Watch  # noqa: E402
+from common.runs.settings import add_arguments, read_settings_file, resolve  # noqa: E402
 from lpm_torch.config import PRESETS, Config, data_root  # noqa: E402
 from lpm_torch.machine import Machine, launch_all_gpus  # noqa: E402
 
@@ -63,7 +63,7 @@ def train(config: Config) -> Path:
     """Run to the last epoch and return the checkpoint directory. DataError on bad input, FloatingPointError on a loss that is not finite."""
     import torch
 
-    from common.runlog import RunLog
+    from common.runs.runlog import RunLog
     from lpm_torch.checkpoint import find_checkpoint, joint_order_of, load_weights
     from lpm_torch.run import Run
 

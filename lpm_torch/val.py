@@ -17,11 +17,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from common.errors import DataError  # noqa: E402
 from common.evaluate import add_scoring_arguments  # noqa: E402
-from common.poses import DataError, PoseSet  # noqa: E402
+from common.poses import PoseSet  # noqa: E402
 from common.predictions import Predictions, predictions_for  # noqa: E402
-from common.programs import exit_code  # noqa: E402
-from common.training import swapped_weights  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
+from common.runs.session import swapped_weights  # noqa: E402
 from lpm_torch.config import DATASETS, MODELS, PRESETS, Config  # noqa: E402
 
 # groups of the original's log; the neck is in none of its figures
@@ -260,8 +261,8 @@ def score_and_write(
     json_out: Path | None = None,
 ) -> dict:
     """Write the prediction file, print the protocols' figures (None: all that apply), write them as JSON if asked, and return them."""
-    from common.checkpoints import sha256_of, versions
     from common.evaluate import publish
+    from common.files import sha256_of, versions
 
     # no folder of this machine in files that travel
     predictions.meta |= {

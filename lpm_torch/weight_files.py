@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 
 Weights = dict[str, np.ndarray]
 
@@ -97,7 +97,7 @@ FORMATS: dict[str, tuple[Callable[[Path, Weights], None], Callable[[Path], Weigh
 def save_checked(path: Path, weights: Weights, check: Callable[[Weights], None] | None = None) -> None:
     """Write `weights` in the format of the suffix, read the file back, compare bit for bit and call `check` with what was read; only then
     does the file get its name. DataError when anything differs."""
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     save, load = FORMATS[path.suffix]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.poses import DataError  # noqa: E402
+from common.errors import DataError  # noqa: E402
 from simplebaseline_paddle.config import PRESETS  # noqa: E402
 
 KINDS = ("pdparams", "torch", "fluid", "onnx", "inference")
@@ -113,7 +113,7 @@ def source_of(path: Path) -> dict:
     """Name, size and hash; of a folder, of all its files in the order of names."""
     import hashlib
 
-    from common.checkpoints import sha256_of
+    from common.files import sha256_of
 
     files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
     digests = [sha256_of(f) for f in files]
@@ -224,7 +224,7 @@ def _onnx(draft: Path, model, config, arrays) -> dict:
 
 def write_card(output: Path, card: dict) -> None:
     """OUTPUT.card.json."""
-    from common.checkpoints import versions, write_json
+    from common.files import versions, write_json
 
     write_json(output.with_name(output.name + ".card.json"), {**card, "output": output.name, "versions": versions()})
 

@@ -13,7 +13,8 @@ import numpy as np
 import paddle
 from paddle import io
 
-from common.poses import DataError, read_image
+from common.errors import DataError
+from common.images import read_image
 from common.skeletons import Skeleton
 from simplebaseline_paddle import transforms
 from simplebaseline_paddle.config import STRIDE, Config, augmentation_of

@@ -10,7 +10,7 @@ import paddle
 from tqdm import tqdm
 
 from common.codecs import decode_maps
-from common.runlog import check_finite
+from common.runs.runlog import check_finite
 from common.skeletons import Skeleton
 from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.losses import heatmap_loss

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 
 ENGINES = ("auto", "predictor", "bf16", "tensorrt", "eager")
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
-from common.poses import DataError
+from common.errors import DataError
 
 
 def use_vector_units(cpuinfo: str | Path = "/proc/cpuinfo") -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 from simplebaseline_paddle.config import BLOCKS
 
 # Ours -> PyTorch's and P's suffixes of a batch norm: gain, offset, running mean, running variance

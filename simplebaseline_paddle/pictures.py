@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.checkpoints import atomic_write
 from common.codecs import decode_maps
+from common.files import atomic_write
 
 
 def heatmap_grid(images: np.ndarray, maps: np.ndarray) -> np.ndarray:

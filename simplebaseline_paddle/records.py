@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError, PoseSet
+from common.errors import DataError
+from common.poses import PoseSet
 from simplebaseline_paddle.config import BOX_PADDING, PIXEL_STD, Config
 
 _SENTINEL = -1.0  # a centre of x = -1 means "missing" in P and T

@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
-from common.programs import exit_code  # noqa: E402
-from common.training import Watch  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
+from common.runs.session import Watch  # noqa: E402
 from simplebaseline_paddle.arguments import parse_config  # noqa: E402
 from simplebaseline_paddle.config import Config  # noqa: E402
 
@@ -36,7 +36,7 @@ def parse_args(argv=None) -> Config:
 
 def train(config: Config) -> Path:
     """Run to the last epoch and return the checkpoint directory. DataError on bad input, FloatingPointError on a loss that is not finite."""
-    from common.runlog import RunLog
+    from common.runs.runlog import RunLog
     from simplebaseline_paddle.machine import Machine
 
     machine = Machine(config.use_gpu, config.threads)

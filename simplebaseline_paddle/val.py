@@ -23,8 +23,8 @@ sys.path[0] = str(ROOT)
 from common.evaluate import add_scoring_arguments, publish  # noqa: E402
 from common.poses import PoseSet  # noqa: E402
 from common.predictions import Predictions, predictions_for  # noqa: E402
-from common.programs import exit_code  # noqa: E402
-from common.training import swapped_weights  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
+from common.runs.session import swapped_weights  # noqa: E402
 from simplebaseline_paddle.arguments import IGNORED, TRAINING_ONLY, drop_ignored, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import BOXES, DATASETS, PRESETS, Config, data_root, run_directory  # noqa: E402
 from simplebaseline_paddle.infer import ENGINES  # noqa: E402
@@ -159,7 +159,7 @@ def load_model(args: argparse.Namespace, joints: int | None, synthetic: bool = F
 
     DataError when a checkpoint of another joint count, depth or mode is given.
     """
-    from common.settings import resolve
+    from common.runs.settings import resolve
     from simplebaseline_paddle.checkpoint import load_network
     from simplebaseline_paddle.model import build_model
 
@@ -273,7 +273,7 @@ def score_and_write(
     args: argparse.Namespace, config: Config, checkpoint: Path | None, predictions: Predictions, pose_set: PoseSet
 ) -> None:
     """Write the prediction file, print the originals' table and the protocols' figures, and write them as JSON if asked."""
-    from common.checkpoints import sha256_of, versions
+    from common.files import sha256_of, versions
 
     trained = checkpoint if not args.random_weights else None
     hashed = sha256_of(trained) if trained and trained.is_file() else None
@@ -339,7 +339,7 @@ def rescored(results: dict, pose_set: PoseSet, predictions: Predictions, args: a
 
 def write_official(out: Path, predictions: Predictions, pose_set: PoseSet, args: argparse.Namespace) -> list[Path]:
     """The files that the originals write, beside ours: `pred.mat` (counted from 1) for MPII, the result JSON for COCO."""
-    from common.checkpoints import atomic_write, write_json
+    from common.files import atomic_write, write_json
 
     if pose_set.name == "coco":
         from common.metrics.coco import coco_results

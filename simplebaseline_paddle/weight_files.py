@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights import fluid, torch_pickle
 from simplebaseline_paddle.config import BLOCKS
 from simplebaseline_paddle.names import fluid_names, from_fluid, from_torch, is_backbone, layers, to_torch

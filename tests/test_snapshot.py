@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> dict:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     args = parse_args(argv)
-    from common.checkpoints import write_json
-    from common.poses import DataError
+    from common.errors import DataError
+    from common.files import write_json
 
     try:
         figures = run(args)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.poses import DataError, PoseSet
+from common.errors import DataError
+from common.poses import PoseSet
 
 # Data set -> number that its files give the first pixel. The loaders subtract it,
 # and so must whoever reads predictions made in the frame of those files.
@@ -25,7 +26,7 @@ NAMES = tuple(ORIGIN)
 
 
 def load(name: str, root: str | Path, split: str) -> PoseSet:
-    """Annotations of one split of the data set `name` under `root`; images are read later, with `common.poses.read_image`.
+    """Annotations of one split of the data set `name` under `root`; images are read later, with `common.images.read_image`.
 
     The splits of a data set are listed in its module. Raises DataMissing when its files are not there (with the official source and the
     stand-in command) and DataError for an unknown name or split and for damaged files.

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from common.datasets import NAMES
-from common.poses import DataError
+from common.errors import DataError
 
 
 def _parser() -> argparse.ArgumentParser:

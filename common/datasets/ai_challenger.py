@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files
-from common.poses import DataError, PoseSet
+from common.errors import DataError
+from common.poses import PoseSet
 from common.skeletons import AIC14
 
 _OFFICIAL = {"train": "train", "valid": "validation", "validation": "validation", "test": "validation"}

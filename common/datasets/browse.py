@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from common import datasets, draw
-from common.poses import DataError, PoseSet, read_image
+from common.errors import DataError
+from common.images import read_image
+from common.poses import PoseSet
 
 _CONTEXT = 0.35  # margin around the box, as a share of its longer side
 

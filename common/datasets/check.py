@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common import datasets
-from common.datasets import lmdb_frames
-from common.poses import DataError, PoseSet, read_image
+from common import datasets, images
+from common.errors import DataError
+from common.images import read_image
+from common.poses import PoseSet
 
 _SHOWN = 5
 _FAR = 0.5  # of the image's longer side: farther outside no annotator can have meant a place
@@ -144,7 +145,7 @@ def image_problems(pose_set: PoseSet, limit: int | None) -> tuple[list[str], dic
 
 def _exists(path: str) -> bool:
     try:
-        return lmdb_frames.has_frame(path) if path.startswith(lmdb_frames.PREFIX) else Path(path).is_file()
+        return images.has_frame(path) if path.startswith(images.PREFIX) else Path(path).is_file()
     except DataError:
         return False
 

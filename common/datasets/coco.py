@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files
-from common.poses import DataError, PoseSet
+from common.errors import DataError
+from common.poses import PoseSet
 from common.skeletons import COCO17, Skeleton
 
 _ALIASES = {"train": ("train2017", "train2014"), "val": ("val2017", "val2014"), "valid": ("val2017", "val2014")}

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from common.poses import DataError, DataMissing
+from common.errors import DataError, DataMissing
 
 # Where each data set is published by its authors.
 SOURCES = {

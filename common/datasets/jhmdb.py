@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files
-from common.poses import DataError, PoseSet, box_of_joints
+from common.errors import DataError
+from common.poses import PoseSet, box_of_joints
 from common.skeletons import JHMDB15
 
 _CODES = {"train": "1", "test": "2"}

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files
-from common.poses import DataError, PoseSet, box_of_joints
+from common.errors import DataError
+from common.poses import PoseSet, box_of_joints
 from common.skeletons import K2HPD15
 
 _FILES = {"train": "train_annos.txt", "test": "test_annos.txt", "valid": "test_annos.txt"}

@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files
-from common.poses import DataError, DataMissing, PoseSet, box_of_joints, concatenate
+from common.errors import DataError, DataMissing
+from common.poses import PoseSet, box_of_joints, concatenate
 from common.skeletons import LSP14
 
 _FOLDERS = {

@@ -29,7 +29,8 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files, mpii_release
-from common.poses import DataError, PoseSet, box_of_joints
+from common.errors import DataError
+from common.poses import PoseSet, box_of_joints
 from common.skeletons import MPII16
 
 RELEASE = "mpii_human_pose_v1_u12_1.mat"

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.datasets import files, mpii_release
 from common.datasets.mpii_release import Persons
-from common.poses import DataError
+from common.errors import DataError
 
 
 def convert(release: Path, out: Path, valid: Path | None = None, train: Path | None = None) -> dict[str, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files
-from common.poses import DataError
+from common.errors import DataError
 
 JOINTS = 16
 

@@ -8,7 +8,7 @@ last row stands for the missing one.
 
 Splits: `train`, `test` (= `valid`) by the field train, `all`. One row a frame in the order of videos and frames: `sequence` the video's
 number, `frame` from 0, `image_id` NNNN/FFFFFF. Where there is no `frames/` but MobilePose's `train.lmdb`/`valid.lmdb`, `images` refer to
-those (`lmdb:PATH?NNNN/FFFFFF.jpg`, read by `common.poses.read_image`).
+those (`lmdb:PATH?NNNN/FFFFFF.jpg`, read by `common.images.read_image`).
 
 `python -m common.datasets.penn_action make_lmdb ROOT OUT` packs frames/ into such databases.
 """
@@ -22,8 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets import files, lmdb_frames
-from common.poses import DataError, PoseSet
+from common import images
+from common.datasets import files
+from common.errors import DataError
+from common.poses import PoseSet
 from common.skeletons import PENN13
 
 _FIELDS = ("x", "y", "visibility", "train", "bbox", "dimensions")
@@ -72,7 +74,7 @@ def _images(root: Path, videos: list[dict], count: np.ndarray, image_id: list[st
     if (root / "frames").exists() or not any(path.exists() for path in databases.values()):
         return [f"{root}/frames/{name}.jpg" for name in image_id]
     side = np.repeat([v["train"] for v in videos], count)
-    return [lmdb_frames.reference(databases[s], f"{name}.jpg") for s, name in zip(side.tolist(), image_id)]
+    return [images.reference(databases[s], f"{name}.jpg") for s, name in zip(side.tolist(), image_id)]
 
 
 def _read_video(path: Path) -> dict:
@@ -133,7 +135,7 @@ def make_lmdb(root: Path, out: Path) -> dict[str, int]:
         if absent:
             raise DataError(f"{absent[0]} and {len(absent) - 1} more frames do not exist; unpack the data set again")
         rows = zip(pose_set.image_id.tolist(), tqdm(pose_set.images, desc=split, unit="frame"))
-        written[f"{split}.lmdb"] = lmdb_frames.write(
+        written[f"{split}.lmdb"] = images.write_lmdb(
             out / f"{split}.lmdb", ((f"{key}.jpg", Path(path).read_bytes()) for key, path in rows)
         )
     return written

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.errors import DataError
 from common.metrics.oks import oks
-from common.poses import DataError, PoseSet
+from common.poses import PoseSet
 from common.predictions import Predictions
 from common.skeletons import AIC14
 

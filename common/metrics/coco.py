@@ -11,8 +11,9 @@ import io
 
 import numpy as np
 
+from common.errors import DataError
 from common.metrics.oks import oks_nms, rescore
-from common.poses import DataError, PoseSet
+from common.poses import PoseSet
 from common.predictions import Predictions
 from common.skeletons import COCO17
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.caffe_messages import messages
 
 _REMEDY = "give a binary .caffemodel (not a prototxt, nor a partial download)"
@@ -94,7 +94,7 @@ def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
 
 def write_caffemodel(path: str | Path, layers: Mapping[str, tuple[str, Sequence[np.ndarray]]], name: str = "") -> None:
     """Write layer name -> (Caffe layer type, blobs) as a new-format `.caffemodel`, atomically. Caffe needs no more than names and blobs."""
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     net = messages()["NetParameter"](name=name)
     for layer_name, (kind, blobs) in layers.items():
@@ -127,7 +127,7 @@ def read_blob(path: str | Path) -> np.ndarray:
 
 def write_blob(path: str | Path, array: np.ndarray) -> None:
     """Write an array as `.binaryproto`, atomically, with the four legacy dimensions that Caffe's compute_image_mean gives."""
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     data = array_blob(np.asarray(array), legacy=True).SerializeToString()
     atomic_write(path, lambda temporary: temporary.write_bytes(data))
@@ -150,7 +150,7 @@ def write_solverstate(
     path: str | Path, iteration: int, learned_net: str, current_step: int, history: Sequence[np.ndarray]
 ) -> None:
     """Write a `.solverstate` that Caffe reads, atomically."""
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     state = messages()["SolverState"](iter=iteration, learned_net=learned_net, current_step=current_step)
     state.history.extend(array_blob(np.asarray(h)) for h in history)
@@ -159,6 +159,6 @@ def write_solverstate(
 
 def write_net(path: str | Path, net) -> None:
     """Write a NetParameter as binary file, atomically; fields that were unknown when it was read are kept."""
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     atomic_write(path, lambda temporary: temporary.write_bytes(net.SerializeToString()))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.caffe_messages import messages
 
 _TOKEN = re.compile(

@@ -6,7 +6,7 @@ data transformations inside `data_param`, learning rates of BatchNorm's three st
 
 from __future__ import annotations
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.caffe_messages import messages
 
 # V1 enum value -> type name, where the rule (CamelCase of the words) does not hold

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoints import atomic_write
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write
 
 _TYPES = {
     0: "bool",

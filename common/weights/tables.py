@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48

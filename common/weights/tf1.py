@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.tables import masked_crc, read_table, read_varint, varint, write_table
 
 # TensorFlow's DataType -> NumPy
@@ -159,7 +159,7 @@ def _read_entry(name: str, entry: bytes, data: dict[int, np.ndarray], prefix: Pa
 
 def write_v2(prefix: str | Path, variables: Mapping[str, np.ndarray]) -> Path:
     """Write `PREFIX.index` and `PREFIX.data-00000-of-00001`, each whole or not at all, the index last; returns the prefix."""
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     prefix = Path(prefix)
     arrays = {name: _stored(name, variables[name]) for name in sorted(variables, key=str.encode)}
@@ -264,7 +264,7 @@ def _varints(value) -> list[int]:
 
 def write_v1(path: str | Path, variables: Mapping[str, np.ndarray]) -> Path:
     """Write an old single-file checkpoint, whole or not at all; float32, float64, int32, int64 and bool variables."""
-    from common.checkpoints import atomic_write
+    from common.files import atomic_write
 
     arrays = {name: _stored(name, value) for name, value in variables.items()}
     meta = b"".join(

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from common.checkpoints import atomic_write
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write
 
 _STORAGES = {
     "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoints import CheckpointStore, collect_random_state, make_state, restore_random_state
-from common.runlog import RunLog
+from common.runs.checkpoints import CheckpointStore, collect_random_state, make_state, restore_random_state
+from common.runs.runlog import RunLog
 
 EPOCHS, BATCHES, BATCH_SIZE, SAVE_EVERY = 4, 8, 5, 3
 

@@ -123,7 +123,7 @@ def test_degenerate_input():
 
 
 def test_wrong_skeleton():
-    from common.poses import DataError
+    from common.errors import DataError
 
     truth = people(["a"])
     wrong = dataclasses.replace(predictions_for(truth, truth.joints), skeleton=LSP14)

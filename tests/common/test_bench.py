@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from common import bench
+from tests.bench import harness as bench
 
 
 def test_peers_agree_and_limbs_are_fast():

@@ -11,18 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import checkpoints
-from common.checkpoints import (
+from common.errors import DataError
+from common.files import atomic_write, sha256_of
+from common.runs import checkpoints
+from common.runs.checkpoints import (
     CheckpointStore,
-    atomic_write,
     check_compatible,
     collect_random_state,
     make_state,
     restore_random_state,
-    sha256_of,
 )
-from common.poses import DataError
-from common.runlog import read_log
+from common.runs.runlog import read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 

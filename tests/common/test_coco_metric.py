@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from common import datasets
-from common.bench import random_coco
+from common.errors import DataError
 from common.importers import load_any
 from common.metrics.coco import NAMES, coco_results, final_people, oks_ap
-from common.poses import DataError
 from common.predictions import Predictions
 from common.skeletons import COCO17, LSP14
+from tests.bench.harness import random_coco
 
 pytest.importorskip("pycocotools")
 

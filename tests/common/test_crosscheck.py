@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from common.crosscheck import as_html, as_text, comparable, compare, load_runs, main, markdown, reported, save_run
-from common.poses import DataError
+from common.errors import DataError
 from common.protocols import PROTOCOLS
 
 NOT_SCORED_HERE = {"multi_person_map", "pck_extent@0.2:compat", "oks_ap", "pckh_neck_symmetric@0.5"}

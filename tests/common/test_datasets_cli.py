@@ -12,7 +12,8 @@ import pytest
 
 from common import datasets
 from common.datasets.__main__ import main
-from common.poses import DataError, DataMissing, read_image
+from common.errors import DataError, DataMissing
+from common.images import read_image
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 

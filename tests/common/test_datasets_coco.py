@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common.datasets import load, splits
-from common.poses import DataError, DataMissing, read_image
+from common.errors import DataError, DataMissing
+from common.images import read_image
 from common.skeletons import COCO17
 
 

@@ -8,7 +8,9 @@ import scipy.io
 
 from common.datasets import load
 from common.datasets.lsp import which
-from common.poses import DataError, DataMissing, box_of_joints, read_image
+from common.errors import DataError, DataMissing
+from common.images import read_image
+from common.poses import box_of_joints
 
 
 def _arrays(seed, count):

@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 
 from common.datasets import load, mpii_convert
-from common.poses import DataError, DataMissing
+from common.errors import DataError, DataMissing
 
 
 def _person(rng, head, points=16, visible=True):

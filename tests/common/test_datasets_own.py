@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.datasets import load, splits
-from common.poses import DataError, DataMissing
+from common.errors import DataError, DataMissing
 from common.skeletons import COCO17, SKELETONS
 
 

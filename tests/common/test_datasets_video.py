@@ -8,7 +8,8 @@ import pytest
 import scipy.io
 
 from common.datasets import load, penn_action, splits
-from common.poses import DataError, DataMissing, read_image
+from common.errors import DataError, DataMissing
+from common.images import read_image
 
 
 def _video(root, number, n, train=1, dtype=np.float64, rows=None, frames=False):

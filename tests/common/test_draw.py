@@ -4,7 +4,7 @@ import pytest
 
 from common import draw
 from common.draw import LEFT, RIGHT, contact_sheet, draw_pose, save_image, truth_and_prediction
-from common.poses import DataError
+from common.errors import DataError
 from common.skeletons import COCO17, LSP14, SKELETONS
 
 

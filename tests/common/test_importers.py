@@ -10,9 +10,10 @@ import pytest
 import scipy.io
 
 from common import datasets
+from common.errors import DataError
 from common.importers import load_any
 from common.metrics import pck, pckh
-from common.poses import DataError, PoseSet, box_of_joints
+from common.poses import PoseSet, box_of_joints
 from common.predictions import predictions_for, save_predictions
 from common.skeletons import AIC14, COCO17, LPM14, LSP14, MPII16, PENN13
 

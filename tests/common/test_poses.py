@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from common.poses import DataError, PoseSet, box_of_joints, concatenate, read_image
+from common.errors import DataError
+from common.images import read_image
+from common.poses import PoseSet, box_of_joints, concatenate
 from common.skeletons import LSP14, MPII16
 
 

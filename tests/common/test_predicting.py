@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from common import predicting, video
+from common import video
 from common.draw import save_image
-from common.poses import DataError, read_image
-from common.programs import exit_code, plain_message
-from common.training import Watch, swapped_weights
+from common.errors import DataError
+from common.images import read_image
+from common.runs import predicting
+from common.runs.process import exit_code, plain_message
+from common.runs.session import Watch, swapped_weights
 
 
 def picture(seed: int) -> np.ndarray:

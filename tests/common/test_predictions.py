@@ -5,7 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from common.poses import DataError, PoseSet, box_of_joints
+from common.errors import DataError
+from common.poses import PoseSet, box_of_joints
 from common.predictions import load_predictions, predictions_for, save_predictions
 from common.skeletons import LSP14, SKELETONS, Skeleton
 

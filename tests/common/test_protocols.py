@@ -8,9 +8,10 @@ import pytest
 
 from common import datasets
 from common.datasets import NAMES
+from common.errors import DataError
 from common.evaluate import score
 from common.importers import load_any
-from common.poses import DataError, PoseSet, box_of_joints
+from common.poses import PoseSet, box_of_joints
 from common.predictions import predictions_for
 from common.protocols import PROTOCOLS, SETTINGS, protocols_for
 from common.skeletons import COCO17, JHMDB15, K2HPD15, LSP14, MPII16, PENN13

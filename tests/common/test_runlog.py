@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.poses import DataError
-from common.runlog import RunLog, check_finite, read_log
+from common.errors import DataError
+from common.runs.runlog import RunLog, check_finite, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,7 +135,7 @@ def test_without_tensorboard_it_says_so_and_logs_on(tmp_path):
     program = (
         "import sys; sys.modules['tensorboard'] = None\n"
         "import numpy as np\n"
-        "from common.runlog import RunLog\n"
+        "from common.runs.runlog import RunLog\n"
         f"with RunLog({str(tmp_path)!r}, config={{}}) as log:\n"
         "    log.scalars(1, loss=2.0); log.text('a', 'b', 1); log.image('c', np.zeros((2, 2, 3), np.uint8), 1)\n"
     )
@@ -147,8 +147,8 @@ def test_without_tensorboard_it_says_so_and_logs_on(tmp_path):
 def test_no_framework_is_imported(tmp_path):
     program = (
         "import sys\n"
-        "from common.runlog import RunLog\n"
-        "import common.draw, common.video, common.checkpoints\n"
+        "from common.runs.runlog import RunLog\n"
+        "import common.draw, common.video, common.runs.checkpoints\n"
         "assert 'cv2' not in sys.modules and 'tensorboard' not in sys.modules\n"
         f"RunLog({str(tmp_path)!r}, config={{}}).scalars(1, loss=1)\n"
         "print(sorted({'torch', 'tensorflow', 'paddle', 'keras', 'chainer'} & set(sys.modules)))\n"

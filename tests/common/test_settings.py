@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from common.poses import DataError
-from common.settings import add_arguments, read_settings_file, resolve, setting
+from common.errors import DataError
+from common.runs.settings import add_arguments, read_settings_file, resolve, setting
 
 
 @dataclass

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from common.datasets import load, mpii_convert, synthetic
-from common.datasets._synthetic import compose, folder, write_lsp
-from common.datasets._synthetic.compose import COVERED, OUTSIDE, SELF_OCCLUDED, VISIBLE
-from common.poses import DataError, read_image
+from common.errors import DataError
+from common.images import read_image
+from common.synthetic import compose, folder, write_lsp
+from common.synthetic.compose import COVERED, OUTSIDE, SELF_OCCLUDED, VISIBLE
 
 COUNTS = {
     "lsp": 60,

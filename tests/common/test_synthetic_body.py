@@ -5,24 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.datasets._synthetic import motion
-from common.datasets._synthetic.body import DOF, LIMITS, forward, sample_build, sample_pose
-from common.datasets._synthetic.compose import (
-    COVERED,
-    OUTSIDE,
-    SELF_OCCLUDED,
-    VISIBLE,
-    Posing,
-    make_stage,
-    render,
-    sample_figure,
-)
-from common.datasets._synthetic.figure import FACING_CAMERA, pose_figure
-from common.datasets._synthetic.group import draw_group_and_crowd
-from common.datasets._synthetic.look import sample_look
-from common.datasets._synthetic.shapes import Camera
-from common.datasets._synthetic.write_coco import _annotations
 from common.skeletons import SKELETONS
+from common.synthetic import motion
+from common.synthetic.body import DOF, LIMITS, forward, sample_build, sample_pose
+from common.synthetic.compose import COVERED, OUTSIDE, SELF_OCCLUDED, VISIBLE, Posing, make_stage, render, sample_figure
+from common.synthetic.figure import FACING_CAMERA, pose_figure
+from common.synthetic.group import draw_group_and_crowd
+from common.synthetic.look import sample_look
+from common.synthetic.shapes import Camera
+from common.synthetic.write_coco import _annotations
 
 BUILT_IN = tuple(SKELETONS.values())  # before a test registers a user's own
 CAMERA = Camera(400.0, 119.5, 159.5)

@@ -10,7 +10,7 @@ import pytest
 from common import baselines, tables
 from common.crosscheck import compare
 from common.datasets import load, synthetic
-from common.poses import DataError
+from common.errors import DataError
 
 
 def run(model, total, **meta):

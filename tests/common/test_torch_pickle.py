@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.torch_pickle import read_torch, write_torch
 
 WRITE = """

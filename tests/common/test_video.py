@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common.poses import DataError
+from common.errors import DataError
 from common.video import DEFAULT_FPS, OneEuroFilter, VideoWriter, frames
 
 FRAMES, FPS = 24, 12.5

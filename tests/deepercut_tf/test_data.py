@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from common.datasets import synthetic
+from common.errors import DataError, DataMissing
 from common.evaluate import score
-from common.poses import DataError, DataMissing
 from common.skeletons import AIC14, COCO17
 from deepercut_tf import ai2coco_art_neckhead_json, eval_mscoco, pairwise_stats, train, val
 from deepercut_tf.ai_challenger import AIC17, convert, submission

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from common.poses import DataError
-from deepercut_tf import bench
+from common.errors import DataError
 from deepercut_tf.config import make_config
 from deepercut_tf.detections import Detections, Maps, argmax_pose, detect, unpack_maps
 from deepercut_tf.pairwise import SpatialModel, pair_graph
@@ -14,6 +13,7 @@ from deepercut_tf.people import find_people
 from deepercut_tf.pictures import ColorTracker
 from deepercut_tf.spatial_training import fit, fit_logistic, owners, training_pairs
 from deepercut_tf.targets import make_targets
+from tests.bench import deepercut_tf as bench
 
 JOINTS = 5
 SHAPE = np.array([[0, -60], [-25, -20], [25, -20], [-15, 40], [15, 40]], float)
@@ -155,7 +155,10 @@ def test_bench_writes_figures(tmp_path, monkeypatch):
     for what in ("solver", "people"):
         assert bench.main([what, "--runs", "1", "--json", str(tmp_path / "f.json")]) == 0
         figures = json.loads((tmp_path / "f.json").read_text())
-        assert figures["command"] == f"python deepercut_tf/bench.py {what} --runs 1" and "one thread" in figures["note"]
+        assert (
+            figures["command"] == f"python tests/bench/deepercut_tf.py {what} --runs 1"
+            and "one thread" in figures["note"]
+        )
         assert all(len(row) == len(figures["columns"]) and row[-1] > 0 for row in figures["rows"])
     config, known, outputs = bench.crowd(2)
     assert len(detect(unpack_maps(outputs, config, known), 5.0, 0.2)) == 2 * 17

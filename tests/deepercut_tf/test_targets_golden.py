@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from common.poses import DataError
+from common.errors import DataError
 from deepercut_tf.ai_challenger import convert
 from deepercut_tf.config import make_config
 from deepercut_tf.data import Sampler, collate, ignore_mask, make_sample, score_weights

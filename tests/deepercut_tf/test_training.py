@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow")
 
 import keras
 
-from common.poses import DataError
+from common.errors import DataError
 from deepercut_tf import model as networks
 from deepercut_tf.config import make_config
 from deepercut_tf.data import collate, make_sample

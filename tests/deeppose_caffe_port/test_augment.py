@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.poses import DataError
+from common.errors import DataError
 from deeppose_caffe_port.augment import Augment
 
 

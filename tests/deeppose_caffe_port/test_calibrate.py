@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.poses import DataError
+from common.errors import DataError
 from deeppose_caffe_port import calibrate
 from deeppose_caffe_port.calibrate import best_factors
 from deeppose_caffe_port.cascade import Regressor, moves, pick_snapshot

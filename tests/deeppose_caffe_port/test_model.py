@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.caffe_text import parse_text
 from deeppose_caffe_port.layers import LAYERS
 from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights.caffe import read_caffemodel, read_solverstate, write_blob
 from deeppose_caffe_port import engine, train, updates
 from deeppose_caffe_port.augment import Augment

@@ -13,15 +13,16 @@ import pytest
 import torch
 
 from common.datasets import synthetic
-from common.poses import DataError
+from common.errors import DataError
 from common.predictions import load_predictions
 from common.weights.caffe import read_caffemodel
-from deeppose_caffe_port import bench, convert, draw_loss, predict, prepare, train, val, workflow
+from deeppose_caffe_port import convert, draw_loss, predict, prepare, train, val, workflow
 from deeppose_caffe_port.cascade import Cascade, own_outputs
 from deeppose_caffe_port.config import PRESETS, Config, settle
 from deeppose_caffe_port.images import patch, read_picture
 from deeppose_caffe_port.import_data import import_data
 from deeppose_caffe_port.prototxts import project_files
+from tests.bench import deeppose_caffe_port as bench
 
 torch.set_num_threads(1)
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -482,7 +483,7 @@ def test_bench_writes_tables_for_the_readme(tmp_path, monkeypatch, capsys):
     table = json.loads((tmp_path / "b.json").read_text())
     assert [row[0] for row in table["rows"]][1:] == ["read", "turn and scale (--rotate, --zoom)", "train, float32"]
     assert all(row[1] > 0 for row in table["rows"]) and table["command"].startswith(
-        "python deeppose_caffe_port/bench.py reader --stage=2"
+        "python tests/bench/deeppose_caffe_port.py reader --stage=2"
     )
     assert bench.main(["net", *words]) == 0
     assert [row[1] for row in json.loads((tmp_path / "b.json").read_text())["rows"]].count("ours") == 2

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights import caffe, tables, tf1
 from deeppose_tf import convert, weight_files
 from deeppose_tf.config import IM_SIZE

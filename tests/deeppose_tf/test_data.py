@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from common.poses import DataError, PoseSet, box_of_joints
+from common.errors import DataError
+from common.poses import PoseSet, box_of_joints
 from common.skeletons import LSP14
 from deeppose_tf import data
 from deeppose_tf.images import ImageStore, image_size, reduced_size

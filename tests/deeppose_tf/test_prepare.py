@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from common.poses import DataError
+from common.errors import DataError
 from deeppose_tf import prepare
 from deeppose_tf.sources import read_csv
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import deeppose_tf
-from common.poses import DataError
+from common.errors import DataError
 from common.predictions import load_predictions
 from deeppose_tf import predict, val
 from deeppose_tf import train as trainer

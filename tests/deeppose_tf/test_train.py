@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights import tf1
 from deeppose_tf import train as program
 from deeppose_tf.checkpoint import load_state, numbered
@@ -82,7 +82,7 @@ def test_order_of_events(csv, tmp_path, mode, scored, last):
             assert (self.run.loop_step >= 3) == (self.run.loop_step >= self.config.fix_conv_iter)
             super().update()
 
-    from common.runlog import RunLog
+    from common.runs.runlog import RunLog
 
     config = small_config(
         csv, tmp_path, max_iter=5, test_step=2, snapshot_step=4, fix_conv_iter=3, mode=mode, dropout_keep=1.0

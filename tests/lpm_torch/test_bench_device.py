@@ -1,12 +1,12 @@
-"""`python -m lpm_torch.bench device`: its arithmetic and its command line, on a CPU and without content."""
+"""`python tests/bench/device.py`: its arithmetic and its command line, on a CPU and without content."""
 
 import json
 
 import pytest
 import torch
 
-from lpm_torch import bench
-from lpm_torch.bench_device import DeviceBench, clip_flops
+from tests.bench import lpm_torch as bench
+from tests.bench.device import DeviceBench, clip_flops
 
 TINY = ("device", "--device=cpu", "--resolution=32", "--t=2", "--width=0.05", "--repeat=1", "--matrix=64")
 
@@ -25,14 +25,14 @@ def test_command_on_a_cpu(tmp_path, capsys):
     assert bench.main([*words, f"--json={tmp_path}/r.json"]) == 0
     assert "of the matrix rate" in capsys.readouterr().out
     figures = json.loads((tmp_path / "r.json").read_text())
-    assert figures["command"] == "python -m lpm_torch.bench " + " ".join(words)
+    assert figures["command"] == "python tests/bench/lpm_torch.py " + " ".join(words)
     assert [row[:3] for row in figures["rows"]] == [["lpm", "inference", "eager"], ["lpm", "training", "eager"]]
     assert all(len(row) == len(figures["columns"]) and row[3] > 0 and row[4] == "-" for row in figures["rows"])
 
 
 def test_share_is_work_over_time_over_rate(monkeypatch):
     """With known times: two clips in half a second, a device of 1 Gflop/s; eager and compiled have rows of their own."""
-    monkeypatch.setattr("lpm_torch.bench_device.matrix_rate", lambda *a: 1e9)
+    monkeypatch.setattr("tests.bench.device.matrix_rate", lambda *a: 1e9)
     monkeypatch.setattr(torch, "compile", lambda network: network)
     monkeypatch.setattr(DeviceBench, "measure", lambda self, name, network: {"seconds": 0.5, "peak_mib": None})
     result = DeviceBench(bench.parse_args([*TINY, "--batch_size=2", "--compile"])).run()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.poses import DataError
+from common.errors import DataError
 from common.skeletons import CPM14, LPM14, mirror_name
 from common.weights.caffe import array_blob, messages, read_caffemodel, read_net, write_caffemodel
 from lpm_torch import convert, val

@@ -13,9 +13,10 @@ from common.codecs import decode_maps, gaussian_maps  # noqa: E402
 from common.geometry import apply_affine  # noqa: E402
 from common.poses import PoseSet, box_of_joints  # noqa: E402
 from common.skeletons import LPM14, LSP14, PENN13  # noqa: E402
-from lpm_torch import bench, data  # noqa: E402
+from lpm_torch import data  # noqa: E402
 from lpm_torch.config import Config  # noqa: E402
 from lpm_torch.data import Augmentation, ClipDataset, EpochSampler, make_clips, make_loader, to_lpm  # noqa: E402
+from tests.bench import lpm_torch as bench  # noqa: E402
 
 GRID, SIZE = 15, 128
 SPOT = LSP14.index("left_wrist")  # painted pure red on every picture

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from common.poses import DataError
-from lpm_torch import bench
-from lpm_torch.bench import plain_cpm, plain_lpm
+from common.errors import DataError
 from lpm_torch.model import MODELS, build_model
+from tests.bench import lpm_torch as bench
+from tests.bench.lpm_torch import plain_cpm, plain_lpm
 
 WIDTH = 0.1
 
@@ -181,4 +181,4 @@ def test_network_bench_writes_figures(tmp_path):
         ["lpm", p, c] for p in ("inference", "training") for c in ("plain loop", "ours")
     ]
     assert all(row[3] > 0 for row in figures["rows"]) and [row[4] for row in figures["rows"][::2]] == [1, 1]
-    assert figures["command"] == "python -m lpm_torch.bench " + " ".join(words)
+    assert figures["command"] == "python tests/bench/lpm_torch.py " + " ".join(words)

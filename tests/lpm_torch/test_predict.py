@@ -10,7 +10,7 @@ import torch
 from common import video
 from common.datasets import load
 from common.geometry import box_with_aspect
-from common.poses import read_image
+from common.images import read_image
 from common.skeletons import LPM14
 from lpm_torch import engine, predict
 from lpm_torch.config import Config

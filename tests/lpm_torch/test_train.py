@@ -15,7 +15,7 @@ import torch
 
 from common.datasets import load
 from common.geometry import pad_box
-from common.runlog import read_log
+from common.runs.runlog import read_log
 from lpm_torch import config, engine, predict, train
 from lpm_torch.checkpoint import graph_fields
 from lpm_torch.machine import Machine
@@ -462,7 +462,7 @@ def test_bad_frame_is_named(tmp_path, capsys, workers, damage):
 
 
 def test_debug_pictures(tmp_path, monkeypatch):
-    from common.poses import read_image
+    from common.images import read_image
     from lpm_torch import debug
 
     monkeypatch.setattr(debug, "ROOT", tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import load, synthetic
-from common.poses import read_image
+from common.images import read_image
 from common.skeletons import PENN13, skeleton_map
 
 # the smallest networks and crops that still have every layer

@@ -12,7 +12,7 @@ from simplebaseline_paddle.config import PRESETS, Config, augmentation_of
 from simplebaseline_paddle.machine import use_vector_units
 
 HOUSE = Path(__file__).resolve().parents[2] / "simplebaseline_paddle"
-PROGRAMS = ("train", "val", "test", "predict", "convert", "bench")
+PROGRAMS = ("train", "val", "test", "predict", "convert")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -204,7 +204,7 @@ def test_benchmarks_run(what, tmp_path):
 
     command = [
         sys.executable,
-        str(HOUSE / "bench.py"),
+        str(HOUSE.parent / "tests" / "bench" / "simplebaseline_paddle.py"),
         what,
         "--preset",
         "smoke",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common import datasets
-from common.poses import DataError
+from common.errors import DataError
 from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.records import center_and_scale, records_for
 

@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from common.poses import DataError
+from common.errors import DataError
 from common.predictions import load_predictions
 from simplebaseline_paddle import predict, train, val
 from simplebaseline_paddle.checkpoint import arrays_of
@@ -347,7 +347,7 @@ def test_two_processes_learn_and_score_what_one_does(mpii, tmp_path):
     one, two = (state_of(tmp_path / n) for n in ("one", "two"))
     for name, value in one["state_dict"].items():
         np.testing.assert_allclose(two["state_dict"][name], value, atol=1e-6, rtol=1e-5, err_msg=name)
-    from common.runlog import read_log
+    from common.runs.runlog import read_log
 
     logs = [read_log(tmp_path / n / "simplebase-mpii/log/log.jsonl") for n in ("one", "two")]
     for key in ("Epoch Train Loss", "valid pckh@0.5"):

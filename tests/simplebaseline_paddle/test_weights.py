@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from common.poses import DataError
+from common.errors import DataError
 from common.weights import fluid, torch_pickle
 from simplebaseline_paddle import names, weight_files
 from simplebaseline_paddle.checkpoint import arrays_of, load_backbone, load_network, put_weights

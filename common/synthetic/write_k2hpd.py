@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from common.datasets._synthetic.body import POSTURES
-from common.datasets._synthetic.compose import OUTSIDE, Posing, make_stage, render, sample_figure
-from common.datasets._synthetic.figure import Figure
-from common.datasets._synthetic.folder import generator, write_png
-from common.datasets._synthetic.shapes import Camera
 from common.skeletons import K2HPD15
+from common.synthetic.body import POSTURES
+from common.synthetic.compose import OUTSIDE, Posing, make_stage, render, sample_figure
+from common.synthetic.figure import Figure
+from common.synthetic.folder import generator, write_png
+from common.synthetic.shapes import Camera
 
 _WIDTH, _HEIGHT = 256, 212
 _CAMERA = Camera(183.0, 127.5, 105.5)  # Kinect v2's 365 pixels at half its resolution

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from common.datasets._synthetic.compose import OUTSIDE, VISIBLE, Picture, Posing, Truth
-from common.datasets._synthetic.folder import generator, write_jpeg, write_json
-from common.datasets._synthetic.group import draw_group, draw_group_and_crowd
 from common.skeletons import COCO17
+from common.synthetic.compose import OUTSIDE, VISIBLE, Picture, Posing, Truth
+from common.synthetic.folder import generator, write_jpeg, write_json
+from common.synthetic.group import draw_group, draw_group_and_crowd
 
 POSING = Posing(roll=12, any_roll=0.06, pitch=9)
 SIZES = ((480, 360), (360, 480), (480, 320))

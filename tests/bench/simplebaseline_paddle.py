@@ -1,7 +1,7 @@
 """Speed against the obvious peers, in CPU seconds of one run.
 
-    python simplebaseline_paddle/bench.py inference [--preset coco_256x192 --persons 32]   # scoring against the bare predictor and eager
-    python simplebaseline_paddle/bench.py loader [--persons 200]                           # decode, augment, warp, target
+    python tests/bench/simplebaseline_paddle.py inference [--preset coco_256x192 --persons 32]   # scoring against the bare predictor and eager
+    python tests/bench/simplebaseline_paddle.py loader [--persons 200]                           # decode, augment, warp, target
 
 inference: images of random JPEGs through loader, network and decoding as val.py does it (without flip test; also with `--engine bf16`
 where the processor has it), against Paddle's oneDNN predictor alone on tensors that lie ready, and against the eager network as Paddle
@@ -23,7 +23,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "0")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from simplebaseline_paddle.config import PRESETS, Config  # noqa: E402
@@ -94,7 +94,7 @@ def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
     """CPU seconds of scoring, of the bare predictor and of the eager network for the same persons."""
     import numpy as np
 
-    from common.settings import resolve
+    from common.runs.settings import resolve
     from simplebaseline_paddle.data import PersonDataset, make_loader
     from simplebaseline_paddle.engine import predict
     from simplebaseline_paddle.infer import has_bfloat16, make_forward
@@ -145,7 +145,7 @@ def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
 
     import cv2
 
-    from common.settings import resolve
+    from common.runs.settings import resolve
     from simplebaseline_paddle import transforms
     from simplebaseline_paddle.data import PersonDataset
 
@@ -181,7 +181,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     import cv2
 
-    from common.checkpoints import versions, write_json
+    from common.files import versions, write_json
     from common.tables import figures_table
     from simplebaseline_paddle.machine import Machine
 
@@ -191,7 +191,7 @@ def main(argv=None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         result = (bench_inference if args.what == "inference" else bench_loader)(args, Path(folder))
     words = [f"--{name} {getattr(args, name)}" for name in ("preset", "persons", "batch_size", "runs", "size")]
-    result["command"] = " ".join(["python simplebaseline_paddle/bench.py", args.what, *words])
+    result["command"] = " ".join(["python tests/bench/simplebaseline_paddle.py", args.what, *words])
     about = f"medians of {args.runs} runs, sides in turn, CPU time, one thread; " + ", ".join(
         f"{k} {v}" for k, v in versions().items()
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.datasets._synthetic import compose
-from common.datasets._synthetic.compose import COVERED, OUTSIDE, VISIBLE, Posing, Truth
-from common.datasets._synthetic.folder import generator, write_jpeg, write_mat
 from common.skeletons import LSP14
+from common.synthetic import compose
+from common.synthetic.compose import COVERED, OUTSIDE, VISIBLE, Posing, Truth
+from common.synthetic.folder import generator, write_jpeg, write_mat
 
 _LSP = Posing(roll=20, any_roll=0.08, pitch=14, looseness=1.1)
 _LSPET = Posing(roll=35, any_roll=0.4, pitch=22, facing=0.3, looseness=1.35)

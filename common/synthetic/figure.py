@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.datasets._synthetic.body import Build, forward
-from common.datasets._synthetic.look import Look
-from common.datasets._synthetic.shapes import Camera, Canvas, Capsule, Ellipsoid, Light, Skin, draw
+from common.synthetic.body import Build, forward
+from common.synthetic.look import Look
+from common.synthetic.shapes import Camera, Canvas, Capsule, Ellipsoid, Light, Skin, draw
 
 FACING_CAMERA = np.diag([1.0, -1.0, -1.0])  # body axes of an upright person who looks into the camera
 

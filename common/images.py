@@ -1,4 +1,7 @@
-"""Video frames in an LMDB database, as MobilePose stores Penn Action: key `NNNN/FFFFFF.jpg` (frame from 1), value the JPEG file's bytes."""
+"""Reading a picture: an image file, or a video frame in an LMDB database.
+
+MobilePose stores Penn Action so: key `NNNN/FFFFFF.jpg` (frame from 1), value the JPEG file's bytes.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,30 @@ from pathlib import Path
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
 
 PREFIX = "lmdb:"
 
 
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file, or a frame `lmdb:PATH?KEY`, as (H,W,3) uint8 BGR; DataError when it is missing or unreadable.
+
+    EXIF orientation is ignored: annotations are in stored pixels.
+    """
+    if str(path).startswith(PREFIX):
+        return read_frame(str(path))
+    import cv2
+
+    # os.path, because making a Path costs a tenth of decoding a small picture
+    data = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if os.path.isfile(path) else None
+    if data is None:
+        state = "cannot be decoded" if os.path.exists(path) else "does not exist"
+        raise DataError(f"image {path} {state}; run `python -m common.datasets check NAME ROOT` to list all such files")
+    return data
+
+
 def reference(path: Path | str, key: str) -> str:
-    """The frame reference that `common.poses.read_image` understands."""
+    """The frame reference that `read_image` understands."""
     return f"{PREFIX}{path}?{key}"
 
 
@@ -66,7 +86,7 @@ def _open(path: str, process: int):
         ) from error
 
 
-def write(path: Path, items) -> int:
+def write_lmdb(path: Path, items) -> int:
     """Write (key, bytes) pairs into a new LMDB folder `path`, complete or not at all; returns how many."""
     import shutil
 

@@ -1,4 +1,4 @@
-"""Speed against the obvious peer, in the same run: `python -m common.bench metrics|datasets [--persons N] [--runs R] [--json OUT]`.
+"""Speed against the obvious peer, in the same run: `python tests/bench/harness.py metrics|datasets [--persons N] [--runs R] [--json OUT]`.
 
 metrics: PCP and PCK against loops over persons and joints, written as the originals write them; OKS-NMS against its loop; COCO AP against
 pycocotools alone on the same result list. datasets: the loaders against reading the same files person by person.
@@ -298,7 +298,7 @@ def figures(rows: list[dict], command: str) -> dict:
 def main(argv=None) -> int:
     """Entry point; 1 when an answer differs from its peer's."""
     parser = argparse.ArgumentParser(
-        prog="python -m common.bench", description="Speed of the metrics and loaders against the obvious peer."
+        prog="python tests/bench/harness.py", description="Speed of the metrics and loaders against the obvious peer."
     )
     parser.add_argument("what", choices=("metrics", "datasets"))
     parser.add_argument("--persons", type=int, default=None, help="default: 3000 (metrics), 10000 (datasets)")
@@ -311,11 +311,14 @@ def main(argv=None) -> int:
     rows = run(args.persons or default, args.runs)
     print(table(rows))
     if args.json:
-        from common.checkpoints import write_json
+        from common.files import write_json
 
         write_json(
             args.json,
-            figures(rows, f"python -m common.bench {args.what} --persons {args.persons or default} --runs {args.runs}"),
+            figures(
+                rows,
+                f"python tests/bench/harness.py {args.what} --persons {args.persons or default} --runs {args.runs}",
+            ),
         )
     return 0 if all(r["same"] for r in rows) else 1
 

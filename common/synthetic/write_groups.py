@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.datasets._synthetic.compose import OUTSIDE, VISIBLE, Picture, Truth
-from common.datasets._synthetic.folder import generator, write_jpeg, write_json
-from common.datasets._synthetic.group import draw_group
-from common.datasets._synthetic.write_coco import POSING, SIZES
 from common.skeletons import AIC14, COCO17
+from common.synthetic.compose import OUTSIDE, VISIBLE, Picture, Truth
+from common.synthetic.folder import generator, write_jpeg, write_json
+from common.synthetic.group import draw_group
+from common.synthetic.write_coco import POSING, SIZES
 
 _TRAIN_SHARE = 3 / 4
 _SMALLEST = 500  # visible pixels of an annotated person

@@ -1,7 +1,7 @@
 """Speed against the obvious peers, in one run: a plain PyTorch module of the same net, OpenCV's Caffe reader, and reading of the LMDB.
 
-    python deeppose_caffe_port/bench.py net [--stage=1 --batch=16 --threads=1 --device=cpu --json=OUT]
-    python deeppose_caffe_port/bench.py reader [--stage=1]           # LMDB and augmentation against what training consumes
+    python tests/bench/deeppose_caffe_port.py net [--stage=1 --batch=16 --threads=1 --device=cpu --json=OUT]
+    python tests/bench/deeppose_caffe_port.py reader [--stage=1]           # LMDB and augmentation against what training consumes
 
 `net` times forward and backward passes in TRAIN phase in turn, so that a change of the machine's load meets all of them, and the medians of CPU
 seconds (of wall seconds on a GPU) are compared. Real Caffe is not here; a plain module took 0.72 of its CPU time where it was measured.
@@ -18,7 +18,7 @@ import time
 from operator import truediv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 CAFFE_SHARE = 0.72  # plain module / real Caffe, CPU time of forward and backward on one thread
@@ -255,12 +255,12 @@ def main(argv=None) -> int:
     torch.set_num_threads(args.threads)
     result = (net_figures if args.what == "net" else reader_figures)(args)
     words = [w for w in (sys.argv[1:] if argv is None else argv) if not w.startswith("--json")]
-    result["command"] = shlex.join(["python", "deeppose_caffe_port/bench.py", *words])
+    result["command"] = shlex.join(["python", "tests/bench/deeppose_caffe_port.py", *words])
     print(figures_table(result))
     if args.what == "net" and args.device == "cpu":
         print(f"A plain module took {CAFFE_SHARE} of real Caffe's CPU time where both were measured.")
     if args.json:
-        from common.checkpoints import write_json
+        from common.files import write_json
 
         write_json(args.json, result)
     return 0

@@ -1,8 +1,8 @@
 """What a training step and a prediction cost, in CPU time, beside a plain TensorFlow step of the same network, in one run.
 
-    python -m deeppose_tf.bench --json deeppose_tf/results/bench/step.json  # step at batch 64 with the loader, against the plain step on tensors
-    python -m deeppose_tf.bench --what inference           # images a second at batch 1 and 128
-    python -m deeppose_tf.bench --what loader --images DIR  # crops a second of both loaders
+    python tests/bench/deeppose_tf.py --json deeppose_tf/results/bench/step.json  # step at batch 64 with the loader, against the plain step on tensors
+    python tests/bench/deeppose_tf.py --what inference           # images a second at batch 1 and 128
+    python tests/bench/deeppose_tf.py --what loader --images DIR  # crops a second of both loaders
 
 The plain step is what one writes first: TensorFlow's own convolutions in two groups, its LRN, its pooling, Keras's Adagrad, one tf.function,
 tensors that are there already. Each has a process of its own with the same number of threads; they take turns, so that the machine's load meets
@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 import numpy as np  # noqa: E402
@@ -304,7 +304,7 @@ def describe(args: argparse.Namespace, argv: list[str]) -> dict:
     about = f"medians of {args.repeat} turns" if args.what != "loader" else f"batches of {args.batch_size}"
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     return {
-        "command": " ".join(["python -m deeppose_tf.bench", *words]),
+        "command": " ".join(["python tests/bench/deeppose_tf.py", *words]),
         "note": f"{about}, on {cores} core{'s' if cores > 1 else ''} at load {load:.0f}; "
         + ", ".join(f"{k} {v}" for k, v in used.items()),
     }
@@ -314,7 +314,7 @@ def main(argv=None) -> int:
     """Print the figures and optionally write them."""
     args = parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from common.checkpoints import write_json
+    from common.files import write_json
     from common.tables import figures_table
 
     result = {"step": bench_step, "inference": bench_inference, "loader": bench_loader}[args.what](args)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.datasets._synthetic.compose import OUTSIDE, VISIBLE, Posing, Truth
-from common.datasets._synthetic.folder import generator, write_jpeg, write_json, write_mat
-from common.datasets._synthetic.group import draw_group
 from common.skeletons import MPII16
+from common.synthetic.compose import OUTSIDE, VISIBLE, Posing, Truth
+from common.synthetic.folder import generator, write_jpeg, write_json, write_mat
+from common.synthetic.group import draw_group
 
 _POSING = Posing(roll=14, any_roll=0.08, pitch=10, looseness=1.05)
 _SIZES = ((480, 360), (480, 270), (360, 480))

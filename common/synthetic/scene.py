@@ -8,8 +8,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from common.datasets._synthetic.look import patterns, random_colour, wrinkles
-from common.datasets._synthetic.shapes import OCCLUDER, Camera, Canvas, Capsule, Light, Skin, draw
+from common.synthetic.look import patterns, random_colour, wrinkles
+from common.synthetic.shapes import OCCLUDER, Camera, Canvas, Capsule, Light, Skin, draw
 
 _TILE = 320
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.datasets._synthetic.compose import OUTSIDE, VISIBLE, Posing, Truth
-from common.datasets._synthetic.folder import generator, write_jpeg, write_mat, write_png
-from common.datasets._synthetic.motion import film
 from common.skeletons import JHMDB15, PENN13
+from common.synthetic.compose import OUTSIDE, VISIBLE, Posing, Truth
+from common.synthetic.folder import generator, write_jpeg, write_mat, write_png
+from common.synthetic.motion import film
 
 _ACTIVE = ("stand", "walk", "run", "reach", "throw", "squat", "kick", "star", "split")
 _POSING = Posing(roll=10, any_roll=0.06, pitch=8, facing=0.4, looseness=0.9, postures=_ACTIVE)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from common.poses import DataError
+from common.errors import DataError
 
 
 def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> int:

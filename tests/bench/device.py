@@ -1,6 +1,6 @@
 """How well the networks use a device: clips a second, peak memory and the share of its measured bf16 matrix rate, eager and compiled.
 
-`python -m lpm_torch.bench device` prints it (lpm_torch/bench.py has the options). The work of a clip is counted on the plain loop over
+`python tests/bench/device.py` prints it (tests/bench/lpm_torch.py has the options). The work of a clip is counted on the plain loop over
 frames, as multiplications and additions of its convolutions, so that a network cannot look busy by computing anything twice.
 """
 
@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import torch
 
-from common.poses import DataError
-from lpm_torch.bench import plain_cpm, plain_lpm
+from common.errors import DataError
 from lpm_torch.losses import MSESequenceLoss
 from lpm_torch.model import build_model
+from tests.bench.lpm_torch import plain_cpm, plain_lpm
 
 PASSES = ("inference", "training")
 

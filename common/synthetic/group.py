@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.datasets._synthetic.compose import Picture, Posing, add_occluder, make_stage, render, sample_figure
-from common.datasets._synthetic.figure import Figure
-from common.datasets._synthetic.shapes import Camera
+from common.synthetic.compose import Picture, Posing, add_occluder, make_stage, render, sample_figure
+from common.synthetic.figure import Figure
+from common.synthetic.shapes import Camera
 
 _APART = 0.5  # metres between the pelvises of two people, so that bodies do not run through each other
 _CROWD = Posing(postures=("stand", "walk", "sit", "hands_on_hips"), looseness=0.6, any_roll=0.0)

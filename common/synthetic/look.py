@@ -12,7 +12,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from common.datasets._synthetic.shapes import TEXTURE_COLUMNS, TEXTURE_ROWS, Skin
+from common.synthetic.shapes import TEXTURE_COLUMNS, TEXTURE_ROWS, Skin
 
 _HALF = TEXTURE_COLUMNS // 2
 _SKIN_BGR = np.array(

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.datasets._synthetic import VERSION
-from common.poses import DataError
+from common.errors import DataError
+from common.synthetic import VERSION
 
 MARK = "SYNTHETIC"
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, drawn by common.datasets.synthetic".ljust(116)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.datasets._synthetic import scene
-from common.datasets._synthetic.body import POSTURES, rotation, sample_build, sample_pose
-from common.datasets._synthetic.figure import FACING_CAMERA, Figure, draw_figure, joint_depth, pose_figure
-from common.datasets._synthetic.look import sample_look
-from common.datasets._synthetic.shapes import Camera, Canvas, Light
+from common.synthetic import scene
+from common.synthetic.body import POSTURES, rotation, sample_build, sample_pose
+from common.synthetic.figure import FACING_CAMERA, Figure, draw_figure, joint_depth, pose_figure
+from common.synthetic.look import sample_look
+from common.synthetic.shapes import Camera, Canvas, Light
 
 OUTSIDE, COVERED, SELF_OCCLUDED, VISIBLE = range(4)  # what the finished picture shows of a joint
 

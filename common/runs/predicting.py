@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common import video
-from common.poses import DataError
+from common.errors import DataError
 
 Answer = Callable[[int, str, np.ndarray], tuple[list[dict], np.ndarray]]
 

@@ -25,128 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from common.poses import DataError
+from common.errors import DataError
+from common.files import atomic_write, flush, git_sha, publish, remove_leftovers, set_aside, sha256_of, temporary_name, versions, write_json
 
 STATE_FORMAT = 1
 _RESUME_FIELDS = ("format", "epoch", "batch", "step", "model", "config")
-_FRAMEWORKS = ("torch", "tensorflow", "keras", "paddle", "chainer", "cv2", "scipy")
-
-
-# ---- files that are whole or absent -------------------------------------------------------------------------------------------
-
-
-def temporary_name(path: str | Path) -> Path:
-    """The name to write `path` under at first: same folder (so that the rename is atomic), same suffixes (writers look at them)."""
-    path = Path(path)
-    return path.with_name(f".tmp{os.getpid()}.{path.name}")
-
-
-def publish(temporary: str | Path, path: str | Path) -> Path:
-    """Flush a finished temporary file to the disk and rename it to `path`; after a power cut there is the old file or the new one."""
-    path = Path(path)
-    _flush(temporary)
-    os.replace(temporary, path)
-    _flush(path.parent)
-    return path
-
-
-def _flush(path: str | Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def atomic_write(path: str | Path, write_fn: Callable[[Path], Any]) -> Path:
-    """Call `write_fn(temporary_path)`, then put the result at `path`; return `path`.
-
-    When it raises, `path` is untouched and the temporary file removed.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    try:
-        write_fn(temporary)
-        return publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_leftovers(directory: str | Path, names: Iterable[str]) -> None:
-    """Remove temporary files of `names` (may hold `*`) that killed runs left; only for a folder with one writer."""
-    for name in names:
-        for file in Path(directory).glob(f".tmp*.{name}"):
-            file.unlink()
-
-
-def write_json(path: str | Path, value: Any) -> Path:
-    """`value` as indented JSON with sorted keys, atomically; paths and numpy numbers are written as what they stand for."""
-    text = json.dumps(value, indent=2, sort_keys=True, default=_plain) + "\n"
-    return atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return str(value)
-
-
-def sha256_of(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-_old_folders: dict[Path, Path] = {}
-
-
-def set_aside(directory: str | Path, patterns: Iterable[str]) -> Path | None:
-    """Move an earlier run's files out of the way of a new one, into `old_1`, `old_2`, ... below `directory`; None when there are none.
-
-    One process uses one such folder for a directory, so that an old run's log and checkpoints stay together.
-    """
-    directory = Path(directory).resolve()
-    found = [f for pattern in patterns for f in sorted(directory.glob(pattern)) if f.is_file()]
-    if not found:
-        return None
-    target = _old_folders.get(directory)
-    if target is None or any((target / f.name).exists() for f in found):
-        number = next(n for n in itertools.count(1) if not (directory / f"old_{n}").exists())
-        target = _old_folders[directory] = directory / f"old_{number}"
-    target.mkdir(exist_ok=True)
-    for file in found:
-        os.replace(file, target / file.name)
-    return target
 
 
 # ---- what a run consists of ---------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def git_sha() -> str:
-    """Commit of this source tree, with `-dirty` when tracked files differ from it; `unknown` outside a git checkout."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, numpy and of whichever frameworks this process has imported; imports none itself."""
-    found = {"python": platform.python_version(), "numpy": np.__version__}
-    loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in _FRAMEWORKS}
-    return found | {name: str(version) for name, version in loaded.items() if version}
 
 
 def collect_random_state(**generators: np.random.Generator) -> dict:
@@ -319,7 +205,7 @@ class CheckpointStore:
         last = self.path("last")
         temporary = temporary_name(last)
         self.save_fn(temporary, {**state, "best_metric": self.best_metric})
-        _flush(temporary)
+        flush(temporary)
         self._note(temporary, state, metric)
         # `last` is replaced at the very end: a run killed before that goes on from the old one and makes the other files anew.
         if last.exists():

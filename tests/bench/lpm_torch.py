@@ -1,8 +1,8 @@
 """How much faster the networks are than a plain eager loop over frames with the same weights, measured in one run.
 
-    python -m lpm_torch.bench --model=lpm --resolution=256 --t=5 --batch_size=1 [--device=cuda --amp=bf16 --compile] [--json=FILE]
-    python -m lpm_torch.bench loader --dataset=LSP --data_dir=DIR [--resolution=256 --mode=compat]
-    python -m lpm_torch.bench device [--model=cpm]      # on a GPU: clips/s, memory, share of the bf16 matrix rate, with and without --compile
+    python tests/bench/lpm_torch.py --model=lpm --resolution=256 --t=5 --batch_size=1 [--device=cuda --amp=bf16 --compile] [--json=FILE]
+    python tests/bench/lpm_torch.py loader --dataset=LSP --data_dir=DIR [--resolution=256 --mode=compat]
+    python tests/bench/device.py [--model=cpm]      # on a GPU: clips/s, memory, share of the bf16 matrix rate, with and without --compile
 
 On a CPU the process's CPU time counts (wall time says little on a busy machine), on a GPU wall time; FILE is what `common.tables` puts into
 the README. `plain_lpm` and `plain_cpm` are that loop: one frame at a time, a convolution a layer and gate, nothing shared. They are the tests' oracle.
@@ -16,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
-from common.programs import exit_code  # noqa: E402
+from common.runs.process import exit_code  # noqa: E402
 
 
 def direct(layer, x):
@@ -227,8 +227,8 @@ def loader_rates(args: argparse.Namespace) -> dict:
     """
     import cv2
 
-    from common.poses import DataError
-    from common.settings import resolve
+    from common.errors import DataError
+    from common.runs.settings import resolve
     from lpm_torch.config import Config
     from lpm_torch.data import Augmentation, ClipDataset
     from lpm_torch.sources import load_pose_set
@@ -256,14 +256,14 @@ def main(argv=None) -> int:
     words = [word for word in (sys.argv[1:] if argv is None else argv) if not word.startswith("--json")]
 
     def work() -> None:
-        from common.checkpoints import write_json
+        from common.files import write_json
 
         if args.what == "network":
             result = Bench(args).run()
             print_network(args, result)
             figures = network_figures(args, result)
         elif args.what == "device":
-            from lpm_torch.bench_device import DeviceBench, device_figures, print_device
+            from tests.bench.device import DeviceBench, device_figures, print_device
 
             result = DeviceBench(args).run()
             print_device(args, result)
@@ -274,7 +274,7 @@ def main(argv=None) -> int:
             print(f"{about}: {result['crops_per_s']:.0f} crops/s, {result['crops_per_cpu_s']:.0f} a second of CPU")
             figures = loader_figures(args, result)
         if args.json:
-            write_json(args.json, {"command": " ".join(["python -m lpm_torch.bench", *words]), **figures})
+            write_json(args.json, {"command": " ".join(["python tests/bench/lpm_torch.py", *words]), **figures})
 
     return exit_code(work)
 

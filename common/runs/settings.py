@@ -12,7 +12,7 @@ import typing
 from dataclasses import field, fields
 from pathlib import Path
 
-from common.poses import DataError
+from common.errors import DataError
 
 
 def setting(default, text: str, choices: tuple | None = None, flag: str | None = None):

@@ -1,8 +1,8 @@
 """Speed in CPU time, one thread, sides in turn: the network against a plain tf.function version of it; everything around it; the graph solver.
 
-    python deepercut_tf/bench.py network --json deepercut_tf/results/bench/network.json
-    python deepercut_tf/bench.py people        # a picture of 640 x 480 with several persons, without network and solver
-    python deepercut_tf/bench.py solver
+    python tests/bench/deepercut_tf.py network --json deepercut_tf/results/bench/network.json
+    python tests/bench/deepercut_tf.py people        # a picture of 640 x 480 with several persons, without network and solver
+    python tests/bench/deepercut_tf.py solver
 
 network: ours with reading, resizing and targets of every image, the plain version on ready-made tensors. solver: beside the figures of the
 original's C++ (-O3, one core of another machine, instances alike but not the same).
@@ -21,7 +21,7 @@ from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(_name, "1")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from deepercut_tf.options import positive_number  # noqa: E402
@@ -112,7 +112,7 @@ def bench_people(runs: int) -> dict:
     import cv2
     import numpy as np
 
-    from common.poses import read_image
+    from common.images import read_image
     from deepercut_tf.data import resize
     from deepercut_tf.detections import detect, unpack_maps
     from deepercut_tf.pairwise import SpatialModel, pair_graph
@@ -167,7 +167,7 @@ def bench_network(runs: int) -> dict:
     from deepercut_tf.data import batches
     from deepercut_tf.engine import Predictor, Trainer
     from deepercut_tf.model import build_model, named_variables
-    from deepercut_tf.plain_network import PlainNetwork
+    from tests.reference.deepercut_tf import PlainNetwork
 
     with tempfile.TemporaryDirectory() as folder:
         item_set, config = picture_set(Path(folder), SIZE)
@@ -232,12 +232,12 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     import cv2
 
-    from common.checkpoints import versions, write_json
+    from common.files import versions, write_json
     from common.tables import figures_table
 
     cv2.setNumThreads(1)
     result = PARTS[args.what](args.runs)
-    result["command"] = f"python deepercut_tf/bench.py {args.what} --runs {args.runs}"
+    result["command"] = f"python tests/bench/deepercut_tf.py {args.what} --runs {args.runs}"
     about = ", ".join(f"{name} {version}" for name, version in versions().items())
     result["note"] = f"medians of {args.runs} runs, sides in turn, CPU time, one thread; {about}"
     print(figures_table(result))

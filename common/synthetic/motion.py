@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from common.datasets._synthetic.body import LIMITS, rotation, sample_build, sample_pose
-from common.datasets._synthetic.compose import Picture, Posing, add_occluder, make_stage, render, sample_turn
-from common.datasets._synthetic.figure import Figure, pose_figure
-from common.datasets._synthetic.look import sample_look
-from common.datasets._synthetic.shapes import Camera
+from common.synthetic.body import LIMITS, rotation, sample_build, sample_pose
+from common.synthetic.compose import Picture, Posing, add_occluder, make_stage, render, sample_turn
+from common.synthetic.figure import Figure, pose_figure
+from common.synthetic.look import sample_look
+from common.synthetic.shapes import Camera
 
 _KEY_EVERY = 9  # frames between the poses that the motion passes through
 _LOW, _HIGH = np.radians(np.array(list(LIMITS.values()), float)).T

@@ -1,0 +1,9 @@
+"""Bad input, as every layer raises it."""
+
+
+class DataError(Exception):
+    """Bad input data. The message names the file, the field and the remedy."""
+
+
+class DataMissing(DataError):
+    """A data set is not where it was looked for. The message names the official source and the stand-in command; programs exit with code 2."""
