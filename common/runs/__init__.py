@@ -1,0 +1,1 @@
+"""What every programme needs around its network, as a library that is called and never calls back."""
