@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.poses import PoseSet
-from common.skeletons import Skeleton, get_skeleton
+from common.skeletons import Skeleton, from_card
 
 
 @dataclass
@@ -77,7 +77,8 @@ def save_predictions(path: str | Path, predictions: Predictions) -> None:
             raise ValueError(f"prediction field {name} has {len(array)} rows, joints have {len(predictions)}")
     texts = {"skeleton": predictions.skeleton.name, "dataset": predictions.dataset, "split": predictions.split}
     texts["meta"] = json.dumps(predictions.meta, sort_keys=True)
-    texts["joint_names"] = predictions.skeleton.joints  # so that a user's own skeleton can be read anywhere
+    # so that a user's own skeleton can be read anywhere
+    texts |= {"joint_names": predictions.skeleton.joints, "limbs": np.reshape(predictions.skeleton.limbs, (-1, 2))}
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -103,11 +104,10 @@ def load_predictions(path: str | Path) -> Predictions:
             f"prediction file {path} lacks the field {missing[0]!r}; a prediction file has {', '.join(_ARRAYS)}, skeleton, dataset, split, meta"
         )
     try:
-        names = stored.get("joint_names")  # files of older versions have none
-        skeleton = get_skeleton(str(stored["skeleton"]), None if names is None else tuple(names.ravel().tolist()))
         meta = json.loads(str(stored.get("meta", "{}")))
     except ValueError as error:
-        raise DataError(f"prediction file {path}: field skeleton, joint_names or meta: {error}") from error
+        raise DataError(f"prediction file {path}: field meta: {error}") from error
+    skeleton = _stored_skeleton(path, stored)
     _check_shapes(path, stored, skeleton)
     return Predictions(
         skeleton=skeleton,
@@ -116,6 +116,15 @@ def load_predictions(path: str | Path) -> Predictions:
         split=str(stored.get("split", "")),
         meta=meta,
     )
+
+
+def _stored_skeleton(path: str | Path, stored: dict[str, np.ndarray]) -> Skeleton:
+    """By its name alone where it is a known one and a foreign writer left out joint_names."""
+    where, name = f"prediction file {path}: field skeleton (with joint_names, limbs)", str(stored["skeleton"])
+    if "joint_names" not in stored:
+        return from_card(name, where)
+    limbs = stored["limbs"].tolist() if "limbs" in stored else []
+    return from_card({"name": name, "joints": stored["joint_names"].ravel().tolist(), "limbs": limbs}, where)
 
 
 def _check_shapes(path: str | Path, stored: dict[str, np.ndarray], skeleton: Skeleton) -> None:

@@ -5,10 +5,12 @@ Left and right are the person's own. Joint order is the order of the data set's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+
+from common.errors import DataError
 
 # The bones of the drawing, as chains of joints; a joint that a skeleton lacks is skipped, so its neighbours join up.
 _SIDE_CHAINS = (
@@ -38,10 +40,14 @@ def group_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """An ordered set of joint names with everything that follows from them."""
+    """An ordered set of joint names with everything that follows from them.
+
+    `limbs`: bones as index pairs, for drawing; derived from the names where none are given. No part of its identity.
+    """
 
     name: str
     joints: tuple[str, ...]
+    limbs: tuple[tuple[int, int], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(set(self.joints)) != len(self.joints):
@@ -49,6 +55,10 @@ class Skeleton:
         missing = [j for j in self.joints if mirror_name(j) not in self.joints]
         if missing:
             raise ValueError(f"skeleton {self.name}: {missing[0]} has no counterpart on the other side")
+        bad = [limb for limb in self.limbs if len(set(limb)) != 2 or not all(0 <= i < len(self.joints) for i in limb)]
+        if bad:
+            raise ValueError(f"skeleton {self.name}: limb {bad[0]} does not join two of its {len(self.joints)} joints")
+        object.__setattr__(self, "limbs", self.limbs or _derived_limbs(self.joints))
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -82,28 +92,28 @@ class Skeleton:
             found.setdefault(group_name(joint), []).append(i)
         return found
 
-    @cached_property
-    def limbs(self) -> list[tuple[int, int]]:
-        """Bones as index pairs: the limb chains, the trunk and the head, joined through whichever joints exist."""
-        have = set(self.joints)
-        bones: list[tuple[str, str]] = []
-        for side in ("right_", "left_"):
-            for chain in _SIDE_CHAINS:
-                present = [side + part for part in chain if side + part in have]
-                bones += [b for b in zip(present, present[1:]) if b not in bones]
-        head = [j for j in _HEADS if j in have][:1]
-        necks = [j for j in _NECKS if j in have]
-        middles = [j for j in _MIDDLES if j in have]
-        trunk = head + necks + middles
-        bones += list(zip(trunk, trunk[1:]))
-        for part, anchors in (("shoulder", necks[-1:]), ("hip", middles[-1:])):
-            pair = [s + part for s in ("right_", "left_") if s + part in have]
-            bones += [(a, p) for a in anchors for p in pair] or list(zip(pair, pair[1:]))
-        if not middles:
-            bones += [(s + "shoulder", s + "hip") for s in ("right_", "left_") if {s + "shoulder", s + "hip"} <= have]
-        if "nose" in have:
-            bones += [("nose", s + "eye") for s in ("right_", "left_") if s + "eye" in have]
-        return [(self.joints.index(a), self.joints.index(b)) for a, b in bones]
+
+def _derived_limbs(joints: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """The limb chains, the trunk and the head, joined through whichever joints exist."""
+    have = set(joints)
+    bones: list[tuple[str, str]] = []
+    for side in ("right_", "left_"):
+        for chain in _SIDE_CHAINS:
+            present = [side + part for part in chain if side + part in have]
+            bones += [b for b in zip(present, present[1:]) if b not in bones]
+    head = [j for j in _HEADS if j in have][:1]
+    necks = [j for j in _NECKS if j in have]
+    middles = [j for j in _MIDDLES if j in have]
+    trunk = head + necks + middles
+    bones += list(zip(trunk, trunk[1:]))
+    for part, anchors in (("shoulder", necks[-1:]), ("hip", middles[-1:])):
+        pair = [s + part for s in ("right_", "left_") if s + part in have]
+        bones += [(a, p) for a in anchors for p in pair] or list(zip(pair, pair[1:]))
+    if not middles:
+        bones += [(s + "shoulder", s + "hip") for s in ("right_", "left_") if {s + "shoulder", s + "hip"} <= have]
+    if "nose" in have:
+        bones += [("nose", s + "eye") for s in ("right_", "left_") if s + "eye" in have]
+    return tuple((joints.index(a), joints.index(b)) for a, b in bones)
 
 
 def _make(name: str, joints: str) -> Skeleton:
@@ -216,15 +226,48 @@ def skeleton_map(source: Skeleton, target: Skeleton) -> SkeletonMap:
     return SkeletonMap(source, target, tuple(sources), np.array(synthetic))
 
 
-def get_skeleton(name: str, joints: tuple[str, ...] | None = None) -> Skeleton:
-    """A skeleton by its name; one that is not among the known ones is made from its `joints`, where these are given.
+def card(skeleton: Skeleton) -> dict:
+    """The skeleton as plain JSON for checkpoints, cards and users' own data; flip pairs and limbs by joint index from 0."""
+    flips, limbs = ([list(pair) for pair in pairs] for pairs in (skeleton.flip_pairs, skeleton.limbs))
+    return {"name": skeleton.name, "joints": list(skeleton.joints), "flip_pairs": flips, "limbs": limbs}
 
-    ValueError listing the known ones, or when a known one has other joints than `joints`.
+
+def from_card(content, where: str) -> Skeleton:
+    """The skeleton that `card` wrote, or a user: a known one's name, or name, joints and optional limbs (pairs of joint
+    names or indices). DataError, beginning with `where` (file and field), when malformed or a known name has other joints.
     """
-    if joints is not None and SKELETONS.get(name, Skeleton(name, joints)).joints != joints:
-        raise ValueError(f"skeleton name {name!r} is taken by one with other joints")
-    if joints is not None:
-        return SKELETONS.get(name) or Skeleton(name, joints)
-    if name not in SKELETONS:
-        raise ValueError(f"unknown skeleton {name!r}; known: {', '.join(SKELETONS)}")
-    return SKELETONS[name]
+    if isinstance(content, str):
+        if content not in SKELETONS:
+            raise DataError(f"{where}: {content!r} is not known; write {', '.join(SKELETONS)}, or {_CARD}")
+        return SKELETONS[content]
+    name, joints = (content.get("name"), content.get("joints")) if isinstance(content, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(joints, (list, tuple)) or not joints:
+        raise DataError(f"{where} must be {_CARD}, or the name of a known one: {', '.join(SKELETONS)}")
+    if not all(isinstance(j, str) and j for j in joints):
+        raise DataError(f"{where}.joints holds something else than names; write {_CARD}")
+    try:
+        skeleton = Skeleton(name, tuple(joints), _pairs(content.get("limbs"), joints, f"{where}.limbs"))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}; name both sides left_... and right_..., each joint once") from error
+    flips = _pairs(content.get("flip_pairs"), joints, f"{where}.flip_pairs")
+    if "flip_pairs" in content and {frozenset(p) for p in flips} != {frozenset(p) for p in skeleton.flip_pairs}:
+        raise DataError(f"{where}.flip_pairs contradicts the names left_... and right_... of the joints; leave it out")
+    known = SKELETONS.get(name)
+    if known is not None and known != skeleton:
+        raise DataError(f"{where}: the name {name!r} is taken by a skeleton with other joints; choose another name")
+    return known if known is not None and known.limbs == skeleton.limbs else skeleton
+
+
+_CARD = "{'name': TEXT, 'joints': [TEXT, ...], 'limbs': [[JOINT, JOINT], ...] (optional)}"
+
+
+def _pairs(value, joints, where: str) -> tuple[tuple[int, int], ...]:
+    """Pairs of joints, each by name or index, as pairs of indices."""
+    found = []
+    for pair in [] if value is None else value if isinstance(value, (list, tuple)) else [value]:
+        ends = pair if isinstance(pair, (list, tuple)) and len(pair) == 2 else (None, None)
+        index = [joints.index(e) if e in joints else e for e in ends]
+        if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < len(joints) for i in index):
+            raise DataError(f"{where} has {pair!r}; write pairs of joint names, or of their places counted from 0")
+        found.append((index[0], index[1]))
+    return tuple(found)

@@ -1,7 +1,8 @@
 """`json`: one simple format for a user's own data.
 
     {
-      "skeleton": {"name": "horse", "joints": ["nose", "left_front_hoof", "right_front_hoof", ...]},
+      "skeleton": {"name": "horse", "joints": ["nose", "left_front_hoof", "right_front_hoof", ...],
+                   "limbs": [["nose", "left_front_hoof"], ...]},
       "images": [
         {"file": "pictures/a.jpg",
          "persons": [{"joints": [[x, y, v], ..., null], "box": [x, y, w, h]}]}
@@ -9,7 +10,8 @@
     }
 
 `skeleton` is that, or the name of a known one ("coco17", "lsp14", ...). Joint names that begin with left_ and right_ (the person's own
-side) are each other's mirror image. A person's `joints` stand in the skeleton's order: [x, y, v], [x, y] (the same as v = 2) or null (not
+side) are each other's mirror image; a skeleton without sides is its own. `limbs`, for drawing, is optional: pairs of joint names or of
+indices counted from 0. A person's `joints` stand in the skeleton's order: [x, y, v], [x, y] (the same as v = 2) or null (not
 labelled); v is 0 not labelled, 1 occluded, 2 visible. Coordinates are pixels counted from 0. Optional, for all persons or none:
 `head_size` (pixels), `area` (square pixels). Optional per person: `box` (tight around the joints otherwise), `id` (its place in the image
 otherwise), `ignore` (true: no metric counts it). Optional for all images or none: `width` and `height`. `file` is relative to the folder
@@ -27,7 +29,7 @@ import numpy as np
 from common.datasets import files
 from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
-from common.skeletons import SKELETONS, Skeleton, get_skeleton
+from common.skeletons import Skeleton, from_card
 
 
 def load(root: str | Path, split: str) -> PoseSet:
@@ -41,7 +43,7 @@ def load(root: str | Path, split: str) -> PoseSet:
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise DataError(f"{path}: no list `images`; the format is described in common/datasets/json_format.py")
-    skeleton = _skeleton(path, content.get("skeleton"))
+    skeleton = from_card(content.get("skeleton"), f"{path}: field skeleton")
     rows = [
         (i, k, image, person) for i, image in enumerate(images) for k, person in enumerate(_persons(path, i, image))
     ]
@@ -95,31 +97,6 @@ def _find(root: Path, split: str) -> Path:
     if folder is None:
         raise files.unknown_split("json", split, ", ".join(splits(root)) + f" (from the .json files in {root})")
     return folder / f"{split}.json"
-
-
-def _skeleton(path: Path, given) -> Skeleton:
-    if isinstance(given, str):
-        if given not in SKELETONS:
-            raise DataError(
-                f"{path}: skeleton {given!r} is not known; write one of {', '.join(SKELETONS)}, or {{'name': ..., 'joints': [...]}}"
-            )
-        return SKELETONS[given]
-    names = given.get("joints") if isinstance(given, dict) else None
-    if (
-        not isinstance(names, list)
-        or not names
-        or not all(isinstance(n, str) for n in names)
-        or not isinstance(given.get("name"), str)
-    ):
-        raise DataError(
-            f"{path}: field skeleton must be {{'name': TEXT, 'joints': [TEXT, ...]}} or the name of a known one"
-        )
-    try:
-        return get_skeleton(given["name"], tuple(names))
-    except ValueError as error:
-        raise DataError(
-            f"{path}: field skeleton: {error}; name both sides left_... and right_..., each joint once, or choose another name"
-        ) from error
 
 
 def _persons(path: Path, index: int, image) -> list:

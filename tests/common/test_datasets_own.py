@@ -106,7 +106,7 @@ def test_own_format_optional_fields(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"skeleton": "nosuch"}, "skeleton 'nosuch' is not known"),
+        ({"skeleton": "nosuch"}, "field skeleton: 'nosuch' is not known"),
         ({"skeleton": {"name": "x", "joints": ["left_a"]}}, "left_a has no counterpart"),
         ({"skeleton": {"name": "lsp14", "joints": ["a"]}}, "'lsp14' is taken"),
         ({"skeleton": None}, "field skeleton must be"),

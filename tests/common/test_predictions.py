@@ -89,15 +89,18 @@ def test_rows_are_checked_before_writing(tmp_path, predictions):
     [
         ({"score": None}, "lacks the field 'score'"),
         ({"skeleton": None}, "lacks the field 'skeleton'"),
-        ({"skeleton": np.array("lsp15"), "joint_names": None}, "unknown skeleton 'lsp15'; known: lsp14"),
-        ({"skeleton": np.array("mpii16")}, "'mpii16' is taken by one with other joints"),
+        ({"skeleton": np.array("lsp15"), "joint_names": None}, "'lsp15' is not known; write lsp14"),
+        ({"skeleton": np.array("mpii16"), "limbs": None}, "'mpii16' is taken by a skeleton with other joints"),
         ({"joint_names": np.array(["left_a"])}, "joint_names"),
-        ({"skeleton": np.array("mine"), "joint_names": np.array(["left_a"])}, "left_a has no counterpart"),
+        (
+            {"skeleton": np.array("mine"), "joint_names": np.array(["left_a"]), "limbs": None},
+            "left_a has no counterpart",
+        ),
         (
             {"skeleton": np.array("mpii16"), "joint_names": None},
             r"field joints has shape \(3, 14, 2\); 3 rows of skeleton mpii16 need \(3, 16, 2\)",
         ),
-        ({"meta": np.array("{half")}, "joint_names or meta"),
+        ({"meta": np.array("{half")}, "field meta"),
         ({"score": np.zeros((3, 13))}, r"field score has shape \(3, 13\)"),
         ({"box": np.zeros((2, 4))}, r"field box has shape \(2, 4\)"),
         ({"area": np.float64(3)}, r"field area has shape \(\)"),
@@ -116,9 +119,10 @@ def test_a_bad_field_is_named(tmp_path, predictions, changes, message):
 
 def test_a_skeleton_of_the_users_own_travels_with_the_file(tmp_path, predictions):
     names = tuple(f"part_{i}" for i in range(len(LSP14)))
-    predictions.skeleton = Skeleton("worm", names)
+    predictions.skeleton = Skeleton("worm", names, ((0, 13),))
     save_predictions(tmp_path / "p.npz", predictions)
-    assert load_predictions(tmp_path / "p.npz").skeleton == Skeleton("worm", names) and "worm" not in SKELETONS
+    back = load_predictions(tmp_path / "p.npz").skeleton
+    assert back == Skeleton("worm", names) and back.limbs == ((0, 13),) and "worm" not in SKELETONS
 
 
 def test_files_without_joint_names_are_read(tmp_path, predictions):

@@ -1,8 +1,11 @@
 """Skeletons: what is derived from the names, and the maps between them."""
 
+import json
+
 import numpy as np
 import pytest
 
+from common.errors import DataError
 from common.skeletons import (
     AIC14,
     COCO17,
@@ -15,7 +18,8 @@ from common.skeletons import (
     PENN13,
     SKELETONS,
     Skeleton,
-    get_skeleton,
+    card,
+    from_card,
     group_name,
     mirror_name,
     skeleton_map,
@@ -103,9 +107,41 @@ def test_bad_skeletons_are_refused():
         Skeleton("x", ("left_knee", "neck"))
     with pytest.raises(ValueError, match="lsp14 has no joint 'pelvis'"):
         LSP14.index("pelvis")
-    with pytest.raises(ValueError, match="unknown skeleton 'lsp'.*lsp14"):
-        get_skeleton("lsp")
-    assert get_skeleton("lsp14") is LSP14
+    with pytest.raises(ValueError, match="limb"):
+        Skeleton("x", ("a", "b"), ((0, 2),))
+
+
+@pytest.mark.parametrize(
+    "joints", [("left_a", "right_a", "b"), ("right_a", "left_a", "b"), ("a", "b", "c")], ids=("left", "right", "none")
+)
+def test_a_card_is_plain_json_and_gives_the_skeleton_back(joints):
+    own = Skeleton("own", joints, ((0, 2), (2, 1)))
+    back = from_card(json.loads(json.dumps(card(own))), "file x: field skeleton")
+    assert back == own and back.limbs == own.limbs and back.flip_pairs == own.flip_pairs
+    named = from_card({"name": "own", "joints": joints, "limbs": [[joints[0], "b"], [2, 1]]}, "x")
+    assert named == own and named.flip_pairs == own.flip_pairs
+    for known in ALL:
+        assert from_card(card(known), "x") is known is from_card(known.name, "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("lsp", "where: 'lsp' is not known; write lsp14"),
+        (None, "where must be"),
+        ({"name": "x", "joints": []}, "where must be"),
+        ({"name": "x", "joints": ["a", 1]}, "where.joints holds"),
+        ({"name": "x", "joints": ["a", "left_b"]}, "where: .*left_b has no counterpart"),
+        ({"name": "lsp14", "joints": ["a"]}, "'lsp14' is taken"),
+        ({"name": "x", "joints": ["a", "b"], "limbs": [["a", "c"]]}, "where.limbs has"),
+        ({"name": "x", "joints": ["a", "b"], "limbs": [[0, 0]]}, "where: .*limb"),
+        ({"name": "x", "joints": ["a", "b"], "limbs": 3}, "where.limbs has 3"),
+        ({"name": "x", "joints": ["left_a", "right_a"], "flip_pairs": []}, "where.flip_pairs contradicts"),
+    ],
+)
+def test_a_malformed_card_names_the_place(content, message):
+    with pytest.raises(DataError, match=message):
+        from_card(content, "where")
 
 
 def test_map_by_name_keeps_the_place_of_every_shared_joint():
