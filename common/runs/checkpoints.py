@@ -7,18 +7,12 @@ is written under a temporary name, flushed to the disk and renamed.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import itertools
 import json
 import math
 import os
-import platform
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,7 +20,18 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError
-from common.files import atomic_write, flush, git_sha, publish, remove_leftovers, set_aside, sha256_of, temporary_name, versions, write_json
+from common.files import (
+    atomic_write,
+    flush,
+    git_sha,
+    publish,
+    remove_leftovers,
+    set_aside,
+    sha256_of,
+    temporary_name,
+    versions,
+    write_json,
+)
 
 STATE_FORMAT = 1
 _RESUME_FIELDS = ("format", "epoch", "batch", "step", "model", "config")

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from common.files import atomic_write, git_sha, remove_leftovers, set_aside, versions, write_json
 from common.errors import DataError
+from common.files import atomic_write, git_sha, remove_leftovers, set_aside, versions, write_json
 
 _FILES = ("config.json", "log.jsonl", "events.out.tfevents.*")
 
