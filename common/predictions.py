@@ -6,13 +6,13 @@ import json
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import DataError
-from common.poses import PoseSet
+from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton, from_card
 
 
@@ -36,6 +36,34 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.joints)
+
+
+@dataclass
+class People:
+    """The P persons found in one picture. Coordinates: 0-based image pixels; NaN = not found."""
+
+    joints: np.ndarray  # (P,J,2) float32
+    score: np.ndarray  # (P,J)
+    box: np.ndarray  # (P,4) x, y, w, h that was looked at, or around the joints
+    person_score: np.ndarray  # (P,)
+    id: np.ndarray  # (P,) -1 without tracking
+
+    @classmethod
+    def of(cls, joints, score=None, box=None, person_score=None) -> People:
+        """From (P,J,2) joints; scores default to 1, a person's to the mean of the joints', boxes to those around the joints."""
+        joints = np.asarray(joints, np.float32)
+        score = np.ones(joints.shape[:2], np.float32) if score is None else np.asarray(score, np.float32)
+        if person_score is None:
+            person_score = score.mean(1) if score.shape[1] else np.ones(len(joints))
+        box = box_of_joints(joints) if box is None else np.asarray(box, np.float64).reshape(-1, 4)
+        return cls(joints, score, box, np.asarray(person_score, np.float32), np.full(len(joints), -1, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def with_ids(self, numbers: np.ndarray) -> People:
+        """The same persons with these numbers."""
+        return replace(self, id=numbers)
 
 
 def predictions_for(

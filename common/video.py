@@ -39,19 +39,12 @@ def frames(source: str | Path) -> Frames:
     if str(source).isdecimal() and not path.exists():
         return _camera(int(source))
     if path.is_dir():
-        files = sorted(
-            (f for f in path.iterdir() if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file()),
-            key=lambda f: _natural(f.name),
-        )
-        if not files:
-            raise DataError(
-                f"folder {path} holds no images ({', '.join(sorted(_IMAGE_SUFFIXES))}); give a folder of images, an image or a video"
-            )
-        return Frames(lambda: ((f.name, _upright(f)) for f in files), DEFAULT_FPS, len(files))
+        files = pictures_in(path)
+        return Frames(lambda: ((f.name, read_upright(f)) for f in files), DEFAULT_FPS, len(files))
     if not path.is_file():
         raise DataError(f"source {path} does not exist; give a video, an image, a folder of images or a camera number")
     if path.suffix.lower() in _IMAGE_SUFFIXES:
-        image = _upright(path)
+        image = read_upright(path)
         return Frames(lambda: iter([(path.name, image)]), DEFAULT_FPS, 1)
     return _video(path)
 
@@ -60,7 +53,23 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in re.split(r"(\d+)", name) if part]
 
 
-def _upright(path: Path) -> np.ndarray:
+def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
+    """The images of a folder in natural order (2 before 10), `recursive` those of the folders in it too. DataError when there are none."""
+    found = folder.rglob("*") if recursive else folder.iterdir()
+    files = [f for f in found if is_picture(f) and f.is_file()]
+    if not files:
+        kinds = ", ".join(sorted(_IMAGE_SUFFIXES))
+        raise DataError(f"folder {folder} holds no images ({kinds}); give a folder of images, an image or a video")
+    return sorted(files, key=lambda f: _natural(str(f.relative_to(folder))))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a name is that of an image."""
+    return path.suffix.lower() in _IMAGE_SUFFIXES
+
+
+def read_upright(path: Path) -> np.ndarray:
+    """(H,W,3) uint8 BGR as a viewer shows it; DataError when it cannot be decoded."""
     import cv2
 
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)

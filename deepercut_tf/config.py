@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
-from common.runs.settings import convert, read_settings_file, setting
+from common.runs.first.settings import convert, read_settings_file, setting
 
 ROOT = Path(__file__).resolve().parent.parent
 HOUSE = Path(__file__).resolve().parent

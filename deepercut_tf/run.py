@@ -7,7 +7,7 @@ from dataclasses import asdict
 import keras
 import numpy as np
 
-from common.runs.checkpoints import check_compatible, collect_random_state, make_state
+from common.runs.first.checkpoints import check_compatible, collect_random_state, make_state
 from deepercut_tf import data
 from deepercut_tf.config import Config, house_path, output_path, require
 from deepercut_tf.engine import Trainer

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
-from common.runs.process import exit_code  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
 from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.errors import DataError  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
 from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
 
 

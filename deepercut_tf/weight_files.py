@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import atomic_write, write_json
-from common.runs.checkpoints import CheckpointStore
+from common.runs.first.checkpoints import CheckpointStore
 from common.weights import tf1
 
 SUFFIX = ".state.npz"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.runs.checkpoints import (
+from common.runs.first.checkpoints import (
     CheckpointStore,
     check_compatible,
     collect_random_state,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
-from common.runs.settings import resolve, setting
+from common.runs.first.settings import resolve, setting
 from common.skeletons import K2HPD15, LSP14, MPII16, Skeleton
 
 ROOT = Path(__file__).resolve().parent.parent

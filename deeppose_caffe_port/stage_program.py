@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from common.runs.process import exit_code
-from common.runs.settings import add_arguments
+from common.runs.first.process import exit_code
+from common.runs.first.settings import add_arguments
 from deeppose_caffe_port.config import Config, settle
 
 

@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.errors import DataError  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
-from common.runs.settings import add_arguments  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
+from common.runs.first.settings import add_arguments  # noqa: E402
 from deeppose_caffe_port.config import Config, settle  # noqa: E402
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import atomic_write
-from common.runs.checkpoints import CheckpointStore
+from common.runs.first.checkpoints import CheckpointStore
 
 SUFFIX = ".npz"
 # What weights were trained to read and to answer.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import DataError
-from common.runs.settings import setting
+from common.runs.first.settings import setting
 from common.skeletons import LSP14, MPII16, Skeleton
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -109,7 +109,7 @@ class Converter:
 
     def _write_npz(self, out: Path) -> None:
         from common.files import atomic_write
-        from common.runs.checkpoints import make_state
+        from common.runs.first.checkpoints import make_state
         from deeppose_tf.checkpoint import save_state
         from deeppose_tf.model import get_weights
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.errors import DataError  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
 
 # (title of the axis, factor, {entry of log.jsonl: label}) from top to bottom
 PANELS = (

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.errors import DataError  # noqa: E402
-from common.runs.predicting import add_arguments, open_source, parse_box, write_answers  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
+from common.runs.first.predicting import add_arguments, open_source, parse_box, write_answers  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
 from deeppose_tf.restore import load_network, newest, snapshot_arguments  # noqa: E402
 
 

@@ -17,7 +17,7 @@ def config_of(path: Path, variables: dict, dataset_name: str | None = None, mode
 
     DataError when the number of joints is that of another data set than `dataset_name`, or when a checkpoint of ours has another `mode`.
     """
-    from common.runs.settings import resolve
+    from common.runs.first.settings import resolve
     from deeppose_tf.checkpoint import load_state
 
     if "fc_regression/bias" not in variables or "fc7/bias" not in variables:

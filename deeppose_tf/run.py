@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import set_aside
-from common.runs.checkpoints import check_compatible, make_state
+from common.runs.first.checkpoints import check_compatible, make_state
 from deeppose_tf.checkpoint import GRAPH_FIELDS, MEANING_FIELDS, keep_numbered, open_store
 from deeppose_tf.config import Config
 from deeppose_tf.data import Crops, Persons, Share, Stream

@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's modules must not shadow others
 
 from common.errors import DataError  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
-from common.runs.settings import add_arguments, read_settings_file, resolve  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
+from common.runs.first.settings import add_arguments, read_settings_file, resolve  # noqa: E402
 from deeppose_tf.config import PRESETS, SMOKE, SUMMARY_STEP, Config, is_synthetic  # noqa: E402
 from deeppose_tf.prepare import ready_csv  # noqa: E402
 

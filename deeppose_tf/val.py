@@ -20,7 +20,7 @@ sys.path[0] = str(ROOT)
 from common.errors import DataError  # noqa: E402
 from common.evaluate import add_scoring_arguments  # noqa: E402
 from common.poses import PoseSet  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
 from deeppose_tf.restore import load_network, newest, snapshot_arguments  # noqa: E402
 
 SWEEP = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)  # of the original's test_snapshot

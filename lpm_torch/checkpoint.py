@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from common.errors import DataError
-from common.runs.checkpoints import CheckpointStore, check_compatible
+from common.runs.first.checkpoints import CheckpointStore, check_compatible
 from lpm_torch.config import Config
 
 SUFFIX = ".pth.tar"
@@ -138,7 +138,7 @@ def load_weights(model: torch.nn.Module, path: Path, averaged: bool = False, wan
 
 def config_of(state: dict, **fallback) -> Config:
     """The settings that a checkpoint was trained with; for files without (the original's), `fallback` over the defaults."""
-    from common.runs.settings import resolve
+    from common.runs.first.settings import resolve
 
     stored = state.get("config")
     if stored is None:

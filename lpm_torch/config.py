@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.runs.settings import setting
+from common.runs.first.settings import setting
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("hourglass", "lpm", "coord_lpm", "cpm", "lpm_raw", "lpm_official")

@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.runs.predicting import add_arguments, open_source, parse_box, write_answers  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
+from common.runs.first.predicting import add_arguments, open_source, parse_box, write_answers  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
 from lpm_torch.config import DATASETS, MODELS, Config  # noqa: E402
 
 LOST = 0.1  # mean belief peak under which a tracked person counts as lost

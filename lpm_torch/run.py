@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from common.errors import DataError
-from common.runs.checkpoints import check_compatible, collect_random_state, make_state, restore_random_state
+from common.runs.first.checkpoints import check_compatible, collect_random_state, make_state, restore_random_state
 from lpm_torch import data
 from lpm_torch.checkpoint import RUN_FIELDS, graph_fields, load_weights, open_store, read_checkpoint
 from lpm_torch.config import ROOT, Config

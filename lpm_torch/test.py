@@ -19,7 +19,7 @@ sys.path[0] = str(ROOT)
 
 from common.errors import DataError  # noqa: E402
 from common.poses import PoseSet  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
 from lpm_torch.config import DATASETS, Config  # noqa: E402
 from lpm_torch.val import common_arguments, load_model, pick_checkpoint, score_and_write  # noqa: E402
 

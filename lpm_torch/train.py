@@ -21,9 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
-from common.runs.process import exit_code  # noqa: E402
-from common.runs.session import Watch  # noqa: E402
-from common.runs.settings import add_arguments, read_settings_file, resolve  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
+from common.runs.first.session import Watch  # noqa: E402
+from common.runs.first.settings import add_arguments, read_settings_file, resolve  # noqa: E402
 from lpm_torch.config import PRESETS, Config, data_root  # noqa: E402
 from lpm_torch.machine import Machine, launch_all_gpus  # noqa: E402
 

@@ -21,8 +21,8 @@ from common.errors import DataError  # noqa: E402
 from common.evaluate import add_scoring_arguments  # noqa: E402
 from common.poses import PoseSet  # noqa: E402
 from common.predictions import Predictions, predictions_for  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
-from common.runs.session import swapped_weights  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
+from common.runs.first.session import swapped_weights  # noqa: E402
 from lpm_torch.config import DATASETS, MODELS, PRESETS, Config  # noqa: E402
 
 # groups of the original's log; the neck is in none of its figures

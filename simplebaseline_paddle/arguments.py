@@ -6,8 +6,8 @@ import argparse
 import re
 import typing
 
-from common.runs import settings
-from common.runs.settings import add_arguments, resolve
+from common.runs.first import settings
+from common.runs.first.settings import add_arguments, resolve
 from simplebaseline_paddle.config import PRESETS, Config, data_root
 
 _TRUTH = re.compile(r"(?i)(yes|true|on|1|y)|no|false|off|0|n")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
-from common.runs.checkpoints import CheckpointStore
-from common.runs.settings import resolve
+from common.runs.first.checkpoints import CheckpointStore
+from common.runs.first.settings import resolve
 from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.names import describe, is_backbone
 from simplebaseline_paddle.weight_files import read_backbone, read_pdparams, read_state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.runs.settings import setting
+from common.runs.first.settings import setting
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ("mpii", "coco", "lsp", "lspet", "json", "penn_action", "jhmdb", "ai_challenger")

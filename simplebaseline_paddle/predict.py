@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from common.errors import DataError  # noqa: E402
-from common.runs import predicting  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
+from common.runs.first import predicting  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
 from simplebaseline_paddle.arguments import drop_ignored, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import DATASETS  # noqa: E402
 from simplebaseline_paddle.val import common_arguments, load_model  # noqa: E402

@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 
 from common.errors import DataError
-from common.runs.checkpoints import check_compatible, collect_random_state, make_state, restore_random_state
+from common.runs.first.checkpoints import check_compatible, collect_random_state, make_state, restore_random_state
 from simplebaseline_paddle import data
 from simplebaseline_paddle.checkpoint import RUN_FIELDS, arrays_of, load_backbone, open_store, put_weights
 from simplebaseline_paddle.config import BACKBONE, Config, run_directory

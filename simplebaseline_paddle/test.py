@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from common.runs.process import exit_code  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
 from simplebaseline_paddle import predict  # noqa: E402
 from simplebaseline_paddle.arguments import drop_ignored, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import DATASETS  # noqa: E402

@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
 
-from common.runs.process import exit_code  # noqa: E402
-from common.runs.session import Watch  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
+from common.runs.first.session import Watch  # noqa: E402
 from simplebaseline_paddle.arguments import parse_config  # noqa: E402
 from simplebaseline_paddle.config import Config  # noqa: E402
 

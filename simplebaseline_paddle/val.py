@@ -23,8 +23,8 @@ sys.path[0] = str(ROOT)
 from common.evaluate import add_scoring_arguments, publish  # noqa: E402
 from common.poses import PoseSet  # noqa: E402
 from common.predictions import Predictions, predictions_for  # noqa: E402
-from common.runs.process import exit_code  # noqa: E402
-from common.runs.session import swapped_weights  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
+from common.runs.first.session import swapped_weights  # noqa: E402
 from simplebaseline_paddle.arguments import IGNORED, TRAINING_ONLY, drop_ignored, plain_switches, switches  # noqa: E402
 from simplebaseline_paddle.config import BOXES, DATASETS, PRESETS, Config, data_root, run_directory  # noqa: E402
 from simplebaseline_paddle.infer import ENGINES  # noqa: E402
@@ -159,7 +159,7 @@ def load_model(args: argparse.Namespace, joints: int | None, synthetic: bool = F
 
     DataError when a checkpoint of another joint count, depth or mode is given.
     """
-    from common.runs.settings import resolve
+    from common.runs.first.settings import resolve
     from simplebaseline_paddle.checkpoint import load_network
     from simplebaseline_paddle.model import build_model
 

@@ -33,75 +33,45 @@ from common.files import (
     write_json,
 )
 
-STATE_FORMAT = 1
-_RESUME_FIELDS = ("format", "epoch", "batch", "step", "model", "config")
+STATE_FORMAT = 2
+_RESUME_FIELDS = ("format", "epoch", "batch", "step", "model", "config", "about")
 
 
 # ---- what a run consists of ---------------------------------------------------------------------------------------------------
 
 
-def collect_random_state(**generators: np.random.Generator) -> dict:
-    """State of Python's `random`, numpy's global generator and the `generators` given by name, in plain Python values.
-
-    Plain lists and integers fit every format, among them JSON and torch's `weights_only` files.
-    """
+def collect_random_state() -> dict:
+    """State of Python's `random` and numpy's global generator, in plain Python values, which fit every format."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
     version, internal, gauss = random.getstate()
-    return {
-        "python": [version, list(internal), gauss],
-        "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
-        "generators": {name: _without_arrays(g.bit_generator.state) for name, g in generators.items()},
-    }
+    numpy_state = [kind, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)]
+    return {"python": [version, list(internal), gauss], "numpy": numpy_state}
 
 
-def _without_arrays(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_arrays(v) for k, v in value.items()}
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-
-
-def restore_random_state(state: dict, **generators: np.random.Generator) -> None:
-    """Undo `collect_random_state`: same names, generators of the same kind. DataError when a generator was not stored."""
-    missing = [name for name in generators if name not in state["generators"]]
-    if missing:
-        raise DataError(
-            f"checkpoint: field random.generators has no {missing[0]!r}; it was written by other code, start a new run"
-        )
+def restore_random_state(state: dict) -> None:
+    """Undo `collect_random_state`."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, cached))
-    for name, generator in generators.items():
-        generator.bit_generator.state = state["generators"][name]
 
 
-def make_state(
-    *,
-    epoch: int,
-    batch: int,
-    step: int,
-    model: Any,
-    optimizer: Any,
-    schedule: Any,
-    config: dict,
-    random_state: dict,
-    **extra: Any,
-) -> dict:
-    """Everything that a resumed run needs, under the names that all programs share.
+def make_state(trained: dict, *, epoch: int, batch: int, step: int, config: dict, about: dict) -> dict:
+    """Everything that a resumed run needs, and what everybody needs who uses its weights, under the names that all programmes share.
 
-    `epoch` is the epoch to go on with (0-based, so also the number of finished ones), `batch` the number of its batches already done,
-    `step` the number of updates so far; `model`, `optimizer`, `schedule` the framework's state; `config` the settings, among them
-    `mode`; `random_state` from `collect_random_state`; `extra` whatever else the caller depends on, such as its framework's generators.
-    `best_metric` is filled in by the store.
+    `trained` is `Trainer.state()`: `model` and whatever else the framework's next step depends on. `epoch` counts finished epochs, `batch`
+    the batches done of this one, `step` all updates so far; `config` are the settings, among them `mode`; `about` says what the network
+    answers and learnt from: `skeleton` (`common.skeletons.card`), `dataset`, `split`, `synthetic`. `best_metric` is filled in by the store.
     """
     return {
-        "format": STATE_FORMAT, "epoch": epoch, "batch": batch, "step": step, "model": model, "optimizer": optimizer, "schedule": schedule,
-        "config": config, "random": random_state, "best_metric": None, "versions": versions(), "git_sha": git_sha(), **extra,
-    }  # fmt: skip
+        **{"format": STATE_FORMAT, "epoch": epoch, "batch": batch, "step": step, "config": config, "about": about},
+        **{"random": collect_random_state(), "best_metric": None, "versions": versions(), "git_sha": git_sha()},
+        **trained,
+    }
 
 
 def check_compatible(stored: dict, wanted: dict, fields: Iterable[str], source: str | Path = "checkpoint") -> None:
-    """DataError naming the first of `fields` whose value in the `stored` config differs from `wanted`, both values and the remedy."""
+    """DataError naming the first of `fields` whose value in the `stored` settings differs from `wanted`, both values and the remedy."""
     for field in fields:
         if field not in stored:
             raise DataError(
@@ -187,6 +157,11 @@ class CheckpointStore:
             raise DataError(
                 f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); use another one"
             ) from error
+        if isinstance(state, dict) and state.get("format") == 1:
+            raise DataError(
+                f"checkpoint {path} was written by this project's first form, which no run can go on from; start a new run, or give it"
+                " as --weights"
+            )
         missing = [f for f in _RESUME_FIELDS if not isinstance(state, dict) or f not in state]
         if missing:
             raise DataError(
@@ -204,7 +179,7 @@ class CheckpointStore:
             raise ValueError("this store was opened with writer=False; only one process of a run saves")
         self.directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.directory, (*self._names(), "index.json"))
-        best = metric is not None and self._improves(metric)
+        best = metric is not None and self.improves(metric)
         if best:
             self.best_metric = float(metric)
         last = self.path("last")
@@ -217,7 +192,7 @@ class CheckpointStore:
             _link(last, self.path("previous"))
         if best:
             _link(temporary, self.path("best"))
-        if self.every and state[self.unit] % self.every == 0 and (self.unit == "step" or state["batch"] == 0):
+        if self._numbered_at(state[self.unit], state["batch"]):
             _link(temporary, self.path(f"{self.unit}_{state[self.unit]:06d}"))
             self._drop_old_numbered()
         publish(temporary, last)
@@ -232,7 +207,15 @@ class CheckpointStore:
     def _names(self) -> list[str]:
         return [name + self.suffix for name in ("last", "previous", "best", f"{self.unit}_*", "unreadable_*")]
 
-    def _improves(self, metric: float) -> bool:
+    def numbered_due(self, position) -> bool:
+        """Whether a numbered checkpoint belongs to this `session.Position`."""
+        return self._numbered_at(getattr(position, self.unit), position.batch)
+
+    def _numbered_at(self, count: int, batch: int) -> bool:
+        return bool(self.every) and count % self.every == 0 and (self.unit == "step" or batch == 0)
+
+    def improves(self, metric: float) -> bool:
+        """Whether a figure is better than the best so far; NaN never is."""
         if math.isnan(metric):
             return False
         return self.best_metric is None or (

@@ -1,108 +1,301 @@
-"""What every predict.py does around its network: pictures in, one after another; JSON lines and drawings out.
+"""What every predict.py does around its network: pictures in, one after another; JSON lines, other tools' formats and drawings out.
 
-source = open_source(args.source)
-write_answers(source, args.out, answer, args.limit)         # answer(index, name, image) -> (rows, drawing)
+    source = Source(args.source, args.recursive, args.limit)
+    with Answers(args, source, estimator.skeleton) as answers:
+        for picture in answers.track(source):
+            answers.write(picture, estimator.predict(picture.image, picture.boxes))
+    return answers.folder
+
+joints.jsonl has one line a picture, the same in all houses: {"image", "index", "time" (s, videos), "size": [w, h], "skeleton",
+"joint_names", "persons": [{"id", "box": [x, y, w, h], "score", "joints": [[x, y, score], ...]}]}, null where a joint was not found. A
+picture that cannot be read has "error" instead, is warned of, and makes the exit code 2 when all others are done.
 """
 
 from __future__ import annotations
 
-import argparse
+import csv
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from common import video
+from common.boxes import Boxes
 from common.errors import DataError
+from common.files import write_json
+from common.predictions import People
+from common.runs.options import PREDICTING, Parser
+from common.skeletons import Skeleton
+from common.tracking import MEMORY, Tracker
 
-Answer = Callable[[int, str, np.ndarray], tuple[list[dict], np.ndarray]]
-
-
-def add_arguments(parser: argparse.ArgumentParser, people: str = "") -> None:
-    """`--out` and `--smooth`; `people` ends the help text of the latter."""
-    parser.add_argument(
-        "--out", default="output/predict", help="folder for drawings and joints.jsonl (default: output/predict)"
-    )
-    parser.add_argument("--smooth", action="store_true", help=f"One-Euro filter over the frames of a video{people}")
-
-
-def parse_box(text: str | None, option: str = "--box") -> list[float] | None:
-    """Text `x,y,w,h` as four numbers (pixels), None for None; DataError naming `option` for other text or a box without an area."""
-    if text is None:
-        return None
-    try:
-        box = [float(value) for value in text.split(",")]
-    except ValueError:
-        box = []
-    if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
-        raise DataError(f"{option} {text} is not x,y,w,h with positive w and h")
-    return box
+FORMATS = ("jsonl", "coco", "csv")
+LOST = 0.1  # mean score under which a followed person counts as lost
+FOLLOWED = 4  # joints above it that a followed person needs
 
 
-@dataclass(frozen=True)
+def parser(about: str | None, boxes: bool = True) -> Parser:
+    """The parser of a predict.py: SOURCE ... and the vocabulary's options; without `boxes` for networks that find people themselves."""
+    made = Parser(about)
+    made.source("source", "images, folders, videos, a camera's number, or addresses", nargs="+", metavar="SOURCE")
+    made.options(*(name for name in PREDICTING if boxes or not name.startswith("box")))
+    made.option("limit", type=int, metavar="N", text="the first N pictures only", default=None)
+    return made
+
+
+@dataclass
+class Picture:
+    """One picture of a source. `time` in seconds for videos; `image` (H,W,3) uint8 BGR, None where it could not be read (`error`)."""
+
+    name: str
+    index: int
+    time: float | None
+    image: np.ndarray | None
+    error: str = ""
+    boxes: np.ndarray | None = None  # (n,4) to look at, None: the network finds people itself
+    box_score: np.ndarray | None = None
+
+
 class Source:
-    """Pictures named on a command line. `moving`: they are a video or a camera, not an image or a folder of images."""
+    """The pictures that SOURCE ... name, at most `limit`. `moving`: they are one video or camera. DataError when something is not there."""
 
-    frames: video.Frames
-    moving: bool
+    def __init__(self, names: Sequence[str | Path], recursive: bool = False, limit: int | None = None):
+        self.limit, self._parts = limit, [_part(str(name), recursive) for name in names]
+        self.moving = len(self._parts) == 1 and isinstance(self._parts[0], video.Frames)
+        self.fps = self._parts[0].fps if isinstance(self._parts[0], video.Frames) else video.DEFAULT_FPS
+        counts = [p.count if isinstance(p, video.Frames) else len(p) for p in self._parts]
+        total = None if None in counts else sum(c for c in counts if c is not None)
+        self.count = total if limit is None or total is None else min(total, limit)
 
-    def smoother(self, wanted: bool, track: bool | None = None) -> Smoother:
-        """The filter of `--smooth`. DataError when it is wanted for pictures that are no video; `track` says otherwise than `moving`."""
-        if wanted and not (self.moving if track is None else track):
-            raise DataError(
-                "--smooth is for videos and cameras: pictures of a folder need not follow each other (see --track where there is one)"
-            )
-        return Smoother(self.frames.fps if wanted else None)
-
-
-def open_source(name: str | Path) -> Source:
-    """The pictures of an image, folder, video or camera number, as `common.video.frames` reads them. DataError when there are none."""
-    frames = video.frames(name)
-    return Source(frames, frames.count != 1 and not Path(name).is_dir())
-
-
-class Smoother:
-    """One-Euro filter over the only person of each frame; frames with nobody or several persons pass unchanged, as all do without `fps`."""
-
-    def __init__(self, fps: float | None):
-        self.fps = fps
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the past: the next frame shows somebody else, or the same person found anew."""
-        self._filter = video.OneEuroFilter(self.fps) if self.fps else None
-
-    def __call__(self, joints: np.ndarray) -> np.ndarray:
-        """(P,J,2) image pixels -> the same shape, smoothed where P is 1."""
-        return self._filter(joints[0])[None] if self._filter and len(joints) == 1 else joints
+    def __iter__(self) -> Iterator[Picture]:
+        index = 0
+        for part in self._parts:
+            pictures = _of_video(part) if isinstance(part, video.Frames) else map(_of_file, part)
+            for picture in pictures:
+                if self.limit is not None and index >= self.limit:
+                    return
+                picture.index = index
+                yield picture
+                index += 1
 
 
-def write_answers(source: Source, out: str | Path, answer: Answer, limit: int | None = None) -> Path:
-    """Ask `answer(index, name, image)` for (rows, drawing) of every picture and write both into the folder `out`, which is returned.
+def _part(name: str, recursive: bool) -> video.Frames | list[Path]:
+    path = Path(name)
+    if path.is_dir():
+        return video.pictures_in(path, recursive)
+    return [path] if path.is_file() and video.is_picture(path) else video.frames(name)
 
-    Each row is one line of joints.jsonl (arrays become lists), written as it comes. Drawings ((H,W,3) uint8 BGR) are NAME_pose.png with the
-    picture's whole name, since a folder may hold 1.jpg and 1.png, or the frames of overlay.mp4 when `source` moves. Ends after `limit`
-    pictures or with Ctrl-C, which keeps what there is. Memory does not grow with the number of pictures.
+
+def _of_file(path: Path) -> Picture:
+    try:
+        return Picture(path.name, 0, None, video.read_upright(path))
+    except DataError as error:
+        return Picture(path.name, 0, None, None, str(error))
+
+
+def _of_video(frames: video.Frames) -> Iterator[Picture]:
+    try:
+        for number, name, image in frames:
+            yield Picture(name, number, number / frames.fps, image)
+    except DataError as error:  # damaged behind the frames that came
+        yield Picture("end of the video", 0, None, None, str(error))
+
+
+class Answers:
+    """The results of a predict.py as they come: joints.jsonl (and the formats of `--format`), drawings or overlay.mp4, in the folder `--out`.
+
+    `args` are those of `parser`. `padding`: share of the longer side around the joints by which the next look follows a person of a
+    video; None where the network finds people itself. Ends well with Ctrl-C, keeping what there is. Memory does not grow.
     """
-    from tqdm import tqdm
 
-    from common.draw import save_image
+    def __init__(self, args, source: Source, skeleton: Skeleton, house: str, padding: float | None = 0.2):
+        self.folder = Path(args.out) if args.out else Path("output") / house / "predict"
+        self.skeleton, self.padding, self.moving, self.fps = skeleton, padding, source.moving, source.fps
+        track = getattr(args, "track", None)
+        self.follows = self.moving if track is None else track
+        self.lost = False  # whether the followed person was lost in the last picture: the next look starts anew
+        if args.smooth and not self.follows:
+            raise DataError(
+                "--smooth is for videos and cameras; --track says that a folder's pictures follow each other"
+            )
+        self._boxes = Boxes(args.boxes, getattr(args, "box_threshold", 0.0)) if padding is not None else None
+        self._formats = _formats(getattr(args, "format", "jsonl"))
+        self._draw, self._min_score = args.draw, getattr(args, "min_score", LOST)
+        self._tracker = Tracker() if self.follows else None
+        self._smooth: dict[int, tuple[float, video.OneEuroFilter]] | None = {} if args.smooth else None
+        self._next: np.ndarray | None = None
+        self.unread: list[str] = []
+        self._coco: list[dict] = []
+        self.stopped = False
 
-    out, frames = Path(out), source.frames
-    out.mkdir(parents=True, exist_ok=True)
-    film = video.VideoWriter(out / "overlay.mp4", frames.fps) if source.moving else nullcontext()
-    with film, open(out / "joints.jsonl", "w", encoding="utf-8") as lines:
+    def __enter__(self) -> Answers:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._film = video.VideoWriter(self.folder / "overlay.mp4", self.fps) if self.moving and self._draw else None
+        if self._film:
+            self._film.__enter__()
+        self._lines = open(self.folder / "joints.jsonl", "w", encoding="utf-8")
+        self._rows = (
+            open(self.folder / "joints.csv", "w", encoding="utf-8", newline="") if "csv" in self._formats else None
+        )
+        if self._rows:
+            csv.writer(self._rows).writerow(("image", "index", "person", "person_score", "joint", "x", "y", "score"))
+        return self
+
+    def track(self, source: Source) -> Iterator[Picture]:
+        """The readable pictures with their boxes, behind a progress bar; unreadable ones are noted."""
+        from tqdm import tqdm
+
         try:
-            for index, name, image in tqdm(frames, total=frames.count, dynamic_ncols=True):
-                if limit is not None and index >= limit:
-                    break
-                rows, drawing = answer(index, name, image)
-                lines.writelines(json.dumps(row, default=np.ndarray.tolist) + "\n" for row in rows)
-                lines.flush()
-                film.write(drawing) if source.moving else save_image(out / f"{name}_pose.png", drawing)
+            for picture in tqdm(source, total=source.count, dynamic_ncols=True, disable=not sys.stderr.isatty()):
+                if picture.image is None:
+                    self._note_unread(picture)
+                    continue
+                height, width = picture.image.shape[:2]
+                if self._boxes is not None:
+                    picture.boxes, picture.box_score = self._boxes(picture.name, (width, height))
+                    if self._next is not None:
+                        picture.boxes, picture.box_score = self._next, np.ones(len(self._next))
+                yield picture
         except KeyboardInterrupt:
-            print("stopped")
-    return out
+            self.stopped = True
+
+    def write(self, picture: Picture, people: People) -> None:
+        """The persons found in one picture."""
+        if self._tracker:
+            people = self._in_time(people, picture.time if picture.time is not None else picture.index / self.fps)
+        self._follow(people, picture)
+        line = line_of(picture, people, self.skeleton)
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        if self._rows:
+            csv.writer(self._rows).writerows(_csv_rows(line))
+        if "coco" in self._formats:
+            self._coco += _coco_entries(line)
+        if self._draw:
+            self._drawing(picture, people)
+
+    def _in_time(self, people: People, time: float) -> People:
+        assert self._tracker is not None
+        people = self._tracker(people, time)
+        if self._smooth is None:
+            return people
+        self._smooth = {n: f for n, f in self._smooth.items() if time - f[0] <= MEMORY}
+        for row, number in enumerate(people.id.tolist()):
+            smooth = self._smooth[number][1] if number in self._smooth else video.OneEuroFilter(self.fps)
+            people.joints[row] = smooth(people.joints[row], time)
+            self._smooth[number] = (time, smooth)
+        return people
+
+    def _follow(self, people: People, picture: Picture) -> None:
+        if not self.follows or self._boxes is None or self._boxes.file is not None or self.padding is None:
+            return
+        assert picture.image is not None
+        found = [row for row in range(len(people)) if _is_there(people, row, picture.image.shape)]
+        self.lost = len(found) < len(people)
+        if self.lost or not found:
+            self._next = None
+            return
+        from common.geometry import pad_box
+        from common.poses import box_of_joints
+
+        shown = np.where((people.score >= LOST)[..., None], people.joints, np.nan)
+        self._next = pad_box(box_of_joints(shown.astype(np.float64)), ratio=self.padding)
+
+    def _drawing(self, picture: Picture, people: People) -> None:
+        from common.draw import draw_pose, save_image
+
+        image = picture.image
+        assert image is not None
+        if len(people):
+            image = draw_pose(image, people.joints, self.skeleton, people.score, min_score=self._min_score)
+        if self._film:
+            self._film.write(image)
+        else:
+            save_image(self.folder / f"{picture.name}_pose.png", image)
+
+    def _note_unread(self, picture: Picture) -> None:
+        self.unread.append(picture.name)
+        print(f"warning: {picture.error}", file=sys.stderr)
+        self._lines.write(json.dumps({"image": picture.name, "index": picture.index, "error": picture.error}) + "\n")
+
+    def __exit__(self, kind, *error) -> None:
+        for file in filter(None, (self._lines, self._rows)):
+            file.close()
+        if "coco" in self._formats and kind is None:
+            write_json(self.folder / "coco.json", self._coco)
+        if self._film:
+            self._film.__exit__(kind, *error)
+        if kind is not None:
+            return
+        if self._boxes is not None and not self.stopped:
+            self._boxes.check_used()
+        if self.stopped:
+            raise KeyboardInterrupt(f"stopped; what was done is in {self.folder}")
+        if self.unread:
+            names = ", ".join(self.unread[:5]) + (" ..." if len(self.unread) > 5 else "")
+            raise DataError(f"{len(self.unread)} could not be read: {names}; all others are done, see {self.folder}")
+
+
+def _formats(text: str) -> set[str]:
+    wanted = set(text.split(","))
+    if wanted - set(FORMATS):
+        raise DataError(f"--format {text}: write {', '.join(FORMATS)}, comma-separated")
+    return wanted
+
+
+def _is_there(people: People, row: int, shape: tuple[int, ...]) -> bool:
+    joints, score = people.joints[row], people.score[row]
+    found = np.isfinite(joints).all(-1) & (score >= LOST)
+    if found.sum() < min(FOLLOWED, len(joints)) or score.mean() < LOST:
+        return False
+    low, high = joints[found].min(0), joints[found].max(0)
+    inside = (high > 0).all() and low[0] < shape[1] and low[1] < shape[0]
+    return bool(inside and (high - low).max() >= 8)
+
+
+def _plain(value: float, digits: int) -> float | None:
+    return round(float(value), digits) if np.isfinite(value) else None
+
+
+def line_of(picture: Picture, people: People, skeleton: Skeleton) -> dict:
+    """One picture as joints.jsonl has it."""
+    assert picture.image is not None
+    height, width = picture.image.shape[:2]
+    persons = [
+        {
+            "id": int(people.id[row]),
+            "box": [_plain(v, 2) for v in people.box[row]],
+            "score": _plain(people.person_score[row], 4),
+            "joints": [
+                [_plain(x, 2), _plain(y, 2), _plain(s, 4)] if np.isfinite((x, y)).all() else None
+                for (x, y), s in zip(people.joints[row], people.score[row])
+            ],
+        }
+        for row in range(len(people))
+    ]
+    when = {} if picture.time is None else {"time": round(picture.time, 6)}
+    names = {"skeleton": skeleton.name, "joint_names": list(skeleton.joints)}
+    return {"image": picture.name, "index": picture.index, **when, "size": [width, height], **names, "persons": persons}
+
+
+def _csv_rows(line: dict) -> Iterator[tuple]:
+    for person_number, person in enumerate(line["persons"]):
+        number = person["id"] if person["id"] >= 0 else person_number
+        for name, joint in zip(line["joint_names"], person["joints"]):
+            yield line["image"], line["index"], number, person["score"], name, *(joint or (None, None, None))
+
+
+def _coco_entries(line: dict) -> Iterator[dict]:
+    number = re.search(r"(\d+)$", Path(line["image"]).stem)
+    for person in line["persons"]:
+        yield {
+            "image_id": int(number[1]) if number else line["image"],
+            "file_name": line["image"],
+            "category_id": 1,
+            "keypoints": [v if v is not None else 0.0 for joint in person["joints"] for v in joint or (0.0, 0.0, 0.0)],
+            "bbox": person["box"],
+            "score": person["score"],
+        }

@@ -1,40 +1,140 @@
-"""How the programs of all houses end: messages for people, exit codes for scripts."""
+"""How the programmes of all houses start and end: processes of a distributed run, signals, messages for people, exit codes for scripts."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 from common.errors import DataError
 
 
-def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> int:
-    """Do `work()`: 0 when it ends well, 2 on bad input, 1 when training diverged (FloatingPointError).
+class Stopped(Exception):
+    """A training that ended early because it was asked to; its state is saved."""
 
-    Bad input is a DataError, a ValueError, or an OSError: a file that cannot be read or written.
+
+class Process:
+    """One process of a run, by itself alone. A house's subclass brings its framework's device and collectives.
+
+    `Trainer`s and `Session`s ask it who writes (`is_main`) and for agreement among the processes.
+    """
+
+    rank = 0
+    world = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process logs, saves and speaks."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so; all must ask at the same step."""
+        return flag
+
+    def mean(self, value: float) -> float:
+        """Mean of every process's value."""
+        return value
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+
+    def close(self) -> None:
+        """Leave the others."""
+
+
+class Interrupts:
+    """Context in which Ctrl-C and SIGTERM set `asked` instead of ending the programme, so that a step ends and is saved; a second one ends it."""
+
+    def __enter__(self) -> Interrupts:
+        self.asked: bool = False
+        self._before: dict = {}
+        if threading.current_thread() is threading.main_thread():  # Python sets handlers there only
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._restore()
+
+    def _note(self, *_) -> None:
+        self.asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> int:
+    """Do `work()`: 0 when it ends well, 2 on bad input (DataError, or a file that cannot be read or written), 1 when training diverged
+    (FloatingPointError), 130 when it was stopped. Any other exception is a fault of ours and keeps its traceback.
 
     `done` is printed after success with {} replaced by what `work` returned; `remedy` ends the message about a diverged training.
-    Messages of errors go to standard error, without a traceback; with POSE_TRACEBACK=1 in the environment the error itself is raised,
-    which shows where a ValueError comes from that may be a fault of ours.
+    Messages of errors go to standard error; with POSE_TRACEBACK=1 in the environment the error itself is raised.
     """
     try:
         result = work()
-    except (DataError, ValueError, OSError) as error:
+    except (DataError, OSError) as error:
         if os.environ.get("POSE_TRACEBACK") == "1":
             raise
-        hint = " (POSE_TRACEBACK=1 shows where)" if isinstance(error, ValueError) else ""
-        print(f"error: {plain_message(error)}{hint}", file=sys.stderr)
+        print(f"error: {plain_message(error)}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"stopped: {error}" + (f". {remedy}" if remedy else ""), file=sys.stderr)
         return 1
+    except (Stopped, KeyboardInterrupt) as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        return 130
     if done:
         print(done.format(result))
     return 0
 
 
-def plain_message(error: Exception) -> str:
+def plain_message(error: BaseException) -> str:
     """An error's own words; those that come out of a loader process of PyTorch carry that process's traceback."""
     text = str(error)
     return text.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
+
+
+def environment_ranks() -> tuple[int, int, int]:
+    """(rank, world, local rank) as torchrun and `paddle.distributed.launch` set them; (0, 1, 0) in a plain call."""
+
+    def number(*names: str, standard: int) -> int:
+        return next((int(os.environ[n]) for n in names if n in os.environ), standard)
+
+    rank = number("RANK", "PADDLE_TRAINER_ID", standard=0)
+    world = number("WORLD_SIZE", "PADDLE_TRAINERS_NUM", standard=1)
+    return rank, world, number("LOCAL_RANK", "PADDLE_LOCAL_RANK", standard=rank)
+
+
+def device_numbers(device: str | None, found: int) -> list[int] | None:
+    """GPU numbers that `--device` asks for, of `found` that are there: [] for the CPU, None where it was not given and there are none.
+
+    `cuda` means the first, `cuda:0,1` these. DataError for other text or a device that is not there.
+    """
+    if device is None:
+        return [0] if found else None
+    kind, _, numbers = device.partition(":")
+    if kind in ("cpu", "gpu", "cuda") and not (kind == "cpu" and numbers):
+        try:
+            wanted = [] if kind == "cpu" else [int(n) for n in numbers.split(",")] if numbers else [0]
+        except ValueError:
+            wanted = None
+        if wanted is not None:
+            missing = [n for n in wanted if not 0 <= n < found]
+            if missing:
+                have = (
+                    f"the GPUs here are 0 to {found - 1}"
+                    if found
+                    else "no GPU is seen here; leave it out, or give --device cpu"
+                )
+                raise DataError(f"--device {device}: there is no GPU {missing[0]}; {have}")
+            return wanted
+    raise DataError(f"--device {device} is not a device; write cpu, cuda, or cuda:0,1")
+
+
+def default_workers(most: int = 8) -> int:
+    """Loader processes for the processors that this process may use: one less than these, at least 1."""
+    return max(1, min(most, len(os.sched_getaffinity(0)) - 1))

@@ -1,56 +1,240 @@
-"""What the training programs of two houses do around their steps: counters, log, a checkpoint now and then; weights swapped for scoring."""
+"""One object for a training loop: progress and time left, log, checkpoints when due, stop on Ctrl-C, best figure, early stop, resume.
+
+    with Session(folder, trainer.position, total, process, store, settings=..., about=...) as session:
+        state = session.begin(config.resume)
+        trainer.restore(state) if state else trainer.start()
+        for batch in session.track(trainer.batches()):
+            session.log(trainer.step(batch))
+            if session.validation_due:
+                session.validated(trainer.validate())
+            if session.save_due:
+                session.save(trainer.state())
+
+It is called and never calls a trainer.
+"""
 
 from __future__ import annotations
 
+import math
+import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from common.runs.checkpoints import CheckpointStore, make_state, restore_random_state
+from common.runs.process import Interrupts, Process, Stopped
+from common.runs.runlog import RunLog
+
+AGREE_EVERY = 10  # steps between two questions to the other processes whether to stop
 
 
-class Watch:
-    """What happens after every batch of a run. A house says in a subclass what `accuracy` is, and what `pictures` it writes.
+@dataclass
+class Position:
+    """Where a training is. A Trainer has one and advances it after every step.
 
-    `run` has `config` (with `save_minutes`, `accumulate`), the counters `batch` (of the epoch, which has `batches`) and `step`, and
-    `save(metric)`; `log` is its RunLog, None in the processes that write nothing.
+    `epoch` counts finished epochs, `batch` the batches done of the current one, `step` all of them. `epoch_length` in batches (0: the
+    trainer does not count epochs), `batch_size` in persons over all processes.
     """
 
-    EVERY = 20  # batches between two entries of the log
+    epoch_length: int = 0
+    batch_size: int = 1
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
 
-    def __init__(self, run, log):
-        self.run, self.log, self.saved, self.accuracies = run, log, time.monotonic(), []
+    def advance(self) -> None:
+        """One batch is done."""
+        self.step, self.batch = self.step + 1, self.batch + 1
+        if self.batch == self.epoch_length:
+            self.epoch, self.batch = self.epoch + 1, 0
 
-    def accuracy(self, out, batch: dict) -> float:
-        """Percent, or share, of the batch's joints that the network's output hits."""
-        raise NotImplementedError
+    def restore(self, state: dict) -> None:
+        """Go on from a checkpoint's position: in persons, because a batch may have another size now."""
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.batch = state["batch"] * state["about"]["batch_size"] // self.batch_size
 
-    def pictures(self, out, batch: dict) -> None:
-        """Debug pictures of the batch, when they are due."""
 
-    def step(self, index: int, values: dict, batch: dict, out) -> None:
-        """Batch number `index` of the epoch is done; `values` has its `loss` and `lr`."""
-        run = self.run
-        run.batch, run.step = index + 1, run.step + 1
-        if not self.log:
+class Session:
+    """What surrounds the steps of one training in `folder`; see the module's docstring for the loop.
+
+    `total` steps in all. `settings` go into log and checkpoints, `about` too (see `checkpoints.make_state`). A validation is due every
+    `valid_every` steps (0: never), a numbered or minutely checkpoint as `store` and `save_minutes` have it, none within `accumulate` steps
+    whose gradients wait for each other. `patience`: end after so many validations without a better figure (0: never).
+    """
+
+    def __init__(self, folder: str | Path, position: Position, total: int, process: Process, store: CheckpointStore, *,
+                 settings: dict, about: dict, valid_every: int = 0, save_minutes: float = 10.0, accumulate: int = 1,
+                 patience: int = 0, log_every: int = 20):  # fmt: skip
+        self.folder, self.position, self.total, self.process, self.store = Path(folder), position, total, process, store
+        self.settings, self.about = settings, {**about, "batch_size": position.batch_size}
+        self.valid_every, self.save_minutes, self.accumulate = valid_every, save_minutes, max(accumulate, 1)
+        self.patience, self.log_every = patience, log_every
+        self.run_log: RunLog | None = None
+        self._losses: list[float] = []  # since the last validation
+        self._waiting: tuple[int, dict] | None = None
+        self._metric: float | None = None
+        self._worse, self._asked, self._ended = 0, False, False
+        self._saved_step, self._saved_at = -1, time.monotonic()
+        self._interrupts = Interrupts()
+
+    def __enter__(self) -> Session:
+        self._interrupts.__enter__()
+        return self
+
+    def begin(self, resume: str | Path | None) -> dict | None:
+        """The state to go on from, whose position and random numbers are restored; None for a new run. Opens the log.
+
+        `resume`: None, `auto`, or a state file. DataError as `CheckpointStore.begin`.
+        """
+        state = self.store.begin(resume, self.process.barrier if self.process.world > 1 else None)
+        if state:
+            self.position.restore(state)
+            restore_random_state(state["random"])
+            self._losses = list(state["losses"])
+        if self.process.is_main:
+            self.run_log = RunLog(self.folder, config=self.settings, resume_step=self.position.step if state else None)
+            if self.about.get("synthetic"):
+                print("SYNTHETIC data: figures from it say nothing about photographs")
+            if self.position.step >= self.total:
+                print(f"nothing to train: {self.position.step} of {self.total} steps are done")
+        self._saved_at = time.monotonic()
+        return state
+
+    def track(self, batches: Iterable) -> Iterator:
+        """The batches that are left, with a bar on a terminal and a line now and then elsewhere; ends early when it was asked to."""
+        progress = Progress(self.position.step, self.total, quiet=not self.process.is_main)
+        try:
+            if self.position.step >= self.total:
+                return
+            for batch in batches:
+                yield batch
+                progress(self.position, self._losses[-1:])
+                if self.position.step >= self.total or self._ended or (self._asked and self._at_boundary):
+                    return
+        finally:
+            progress.close()
+
+    def log(self, values: dict) -> None:
+        """One step is done; `values` are its `loss`, `lr` and whatever else is to be logged. FloatingPointError for a loss that is not finite.
+
+        Losses are read one step late, so that a GPU need not wait for this.
+        """
+        self._flush()
+        self._waiting = (self.position.step, values)
+        if self.process.world == 1 or self.position.step % AGREE_EVERY == 0:
+            self._asked = self._asked or self.process.any(self._interrupts.asked)
+
+    def _flush(self) -> None:
+        if self._waiting is None:
             return
-        if run.step % self.EVERY == 0 or run.batch == run.batches:
-            self.accuracies.append(self.accuracy(out, batch))
-            self.log.scalars(
-                run.step,
-                **{"Train Loss": values["loss"], "Train Accuracy": self.accuracies[-1], "Learning Rate": values["lr"]},
+        step, values = self._waiting
+        self._waiting = None
+        loss = float(values["loss"])
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {step}: training diverged")
+        self._losses.append(loss)
+        if self.run_log and (step % self.log_every == 0 or len(values) > 2 or step >= self.total):
+            self.run_log.scalars(step, **{name: float(value) for name, value in values.items()})
+
+    @property
+    def _at_boundary(self) -> bool:
+        return self.position.step % self.accumulate == 0
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether the validation split is to be scored now, by all processes."""
+        return bool(self.valid_every) and self.position.step % self.valid_every == 0
+
+    def validated(self, figures: dict[str, float] | None) -> None:
+        """Figures of the validation split; the first chooses the best checkpoint. None in processes that have none."""
+        self._flush()
+        if figures and self.run_log:
+            name, value = next(iter(figures.items()))
+            self._metric = float(value)
+            self._worse = 0 if self.store.improves(self._metric) else self._worse + 1
+            mean = sum(self._losses) / max(len(self._losses), 1)
+            self.run_log.scalars(
+                self.position.step, **{"mean loss": mean, **{f"valid {n}": v for n, v in figures.items()}}
             )
-        self.pictures(out, batch)
-        due = time.monotonic() - self.saved > 60 * run.config.save_minutes and run.batch % run.config.accumulate == 0
-        if due and run.batch < run.batches:
-            self.save()
+            where = f"epoch {self.position.epoch}" if self.position.epoch_length else f"step {self.position.step}"
+            print(
+                f"[{where}] loss {mean:.6g}, {name} {value:.6g}" + ("" if self._worse else " (best so far)"), flush=True
+            )
+            self._losses.clear()
+        if self.patience and self.process.any(self._worse >= self.patience):
+            self._ended = True
 
-    def save(self, metric: float | None = None) -> None:
-        """Write the resume state; `metric` is the epoch's, which chooses the best."""
-        self.run.save(metric)
-        self.saved = time.monotonic()
+    @property
+    def save_due(self) -> bool:
+        """Whether the state is to be saved now: a better or last figure, the end, a wish to stop, or enough minutes."""
+        if not self._at_boundary or self._saved_step == self.position.step:
+            return False
+        ends = self.position.step >= self.total or self._ended or self._asked
+        minutes = self.process.is_main and time.monotonic() - self._saved_at > 60 * self.save_minutes
+        return ends or minutes or self._metric is not None or self.store.numbered_due(self.position)
 
-    def mean_accuracy(self) -> float:
-        """Mean over the logged batches since the last call (NaN when none)."""
-        values, self.accuracies = self.accuracies, []
-        return sum(values) / len(values) if values else float("nan")
+    def save(self, trained: dict) -> None:
+        """Write the resume state of `Trainer.state()`, in the process that writes."""
+        self._flush()
+        self._saved_step, self._saved_at = self.position.step, time.monotonic()
+        metric, self._metric = self._metric, None
+        if self.process.is_main:
+            at = self.position
+            state = make_state(
+                trained, epoch=at.epoch, batch=at.batch, step=at.step, config=self.settings, about=self.about
+            )
+            self.store.save({**state, "losses": self._losses}, metric)
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        self._interrupts.__exit__()
+        if self.run_log:
+            self.run_log.close()
+        self.process.close()
+        if kind is None and self._asked and self.position.step < self.total:
+            raise Stopped(
+                f"stopped after step {self.position.step} of {self.total}; the state is saved, go on with --resume"
+            )
+        if kind is None and self._ended and self.process.is_main:
+            print(f"ended after step {self.position.step}: {self._worse} validations without a better figure")
+
+
+class Progress:
+    """A bar where somebody looks, else a line every half minute with the time that is left."""
+
+    SECONDS = 30.0
+
+    def __init__(self, done: int, total: int, quiet: bool = False):
+        self.total, self.quiet, self.first = total, quiet, done
+        self.began = self.shown = time.monotonic()
+        self.bar = None
+        if not quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(initial=done, total=total, dynamic_ncols=True, mininterval=1)
+
+    def __call__(self, position: Position, losses: list[float]) -> None:
+        """A step is done; `losses` holds the newest, if any."""
+        if self.bar is not None:
+            self.bar.set_postfix(loss=f"{losses[-1]:.4g}" if losses else "", refresh=False)
+            self.bar.update(position.step - self.bar.n)
+            return
+        now = time.monotonic()
+        if self.quiet or now - self.shown < self.SECONDS:
+            return
+        self.shown = now
+        speed = (now - self.began) / max(position.step - self.first, 1)
+        left = timedelta(seconds=round(speed * (self.total - position.step)))
+        loss = f"loss {losses[-1]:.4g}, " if losses else ""
+        print(f"step {position.step} of {self.total}: {loss}{speed:.3g} s a step, {left} left", flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Settings as a dataclass: the command line, presets and setting files all come from its fields; unknown keys are errors.
 
-A field's help text is the string in its metadata: `lr: float = setting(1e-3, "Adam learning rate")`.
+lr: float = setting(1e-3, "Adam learning rate")
+epochs: int = setting(140, names=("num_epochs",))           # help text and group come from the vocabulary (common/runs/options.py)
 """
 
 from __future__ import annotations
 
-import argparse
 import configparser
 import types
 import typing
@@ -15,69 +15,75 @@ from pathlib import Path
 from common.errors import DataError
 
 
-def setting(default, text: str, choices: tuple | None = None, flag: str | None = None):
-    """A dataclass field with its help text; `choices` limits the values, `flag` is another spelling on the command line."""
-    metadata = {"help": text, "choices": choices, "flag": flag}
+def setting(default, text: str = "", choices: tuple | None = None, names: tuple[str, ...] = (), group: str = "",
+            rare: bool = False):  # fmt: skip
+    """A dataclass field. `choices` limits its values, `names` are further spellings (an original's), with their dashes where they have
+    one only. `group` is where `--help` lists it; `rare` ones are listed by `--help-all` alone. A list or dict is copied for each object.
+    """
+    metadata = {"help": text, "choices": choices, "names": names, "group": group, "rare": rare}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def _scalar_type(annotation) -> tuple[type, bool]:
-    """(type, optional) of a field annotation such as `int`, `float | None`."""
+def kind_of(annotation) -> tuple[type, bool]:
+    """(type, whether None is a value) of a field annotation such as `int`, `float | None`."""
     if isinstance(annotation, types.UnionType):
         options = [a for a in typing.get_args(annotation) if a is not type(None)]
         return options[0], len(options) < len(typing.get_args(annotation))
     return annotation, False
 
 
+def kinds(cls) -> dict[str, tuple[type, bool]]:
+    """`kind_of` every field of a settings class."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: kind_of(hints[f.name]) for f in fields(cls)}
+
+
 _BOOL = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
-def convert(name: str, text, annotation):
-    """A value from the command line or a file (text, or what YAML made of it) as the field's type; ValueError naming the field."""
-    kind, optional = _scalar_type(annotation)
-    if text is None or (optional and str(text).lower() in ("none", "null", "")):
+def convert(name: str, value, kind: type, optional: bool = False):
+    """A value from the command line or a file (text, or what YAML made of it) as the field's type; DataError naming the field."""
+    if value is None or (optional and str(value).lower() in ("none", "null", "")):
         if optional:
             return None
-        raise ValueError(f"setting {name} needs a {kind.__name__}")
-    if isinstance(text, (list, tuple, dict)):
-        raise ValueError(f"setting {name}: {text!r} is not one {kind.__name__}")
+        raise DataError(f"setting {name} needs a value of type {kind.__name__}")
+    if kind in (list, dict):
+        return _structure(name, value, kind)
+    if isinstance(value, (list, tuple, dict)):
+        raise DataError(f"setting {name}: {value!r} is not one {kind.__name__}")
     try:
         # through text, so that YAML's 3.7 or true is refused for an int instead of being cut to 3 or 1
-        return _BOOL[str(text).lower()] if kind is bool else kind(str(text))
+        return _BOOL[str(value).lower()] if kind is bool else kind(str(value))
     except (KeyError, ValueError):
-        raise ValueError(f"setting {name}: {text!r} is not a {kind.__name__}") from None
+        raise DataError(f"setting {name}: {value!r} is not a {kind.__name__}") from None
 
 
-def add_arguments(parser: argparse.ArgumentParser, cls) -> None:
-    """One option a field. Options that are not given stay out of the namespace, so that presets and files can fill them."""
-    hints = typing.get_type_hints(cls)
-    for f in fields(cls):
-        kind, _ = _scalar_type(hints[f.name])
-        names = [f"--{f.name}"] + ([f.metadata["flag"]] if f.metadata.get("flag") else [])
-        text = f"{f.metadata.get('help', '')} (default: {f.default})".replace("%", "%%")
-        if kind is bool:
-            parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
-        else:
-            choices = f.metadata.get("choices") and [
-                str(c) for c in f.metadata["choices"]
-            ]  # values stay text until `resolve`
-            metavar = None if choices else kind.__name__.upper()
-            parser.add_argument(*names, default=argparse.SUPPRESS, choices=choices, help=text, metavar=metavar)
+def _structure(name: str, value, kind: type):
+    if isinstance(value, str):
+        value = parse_yaml(f"setting {name}: {value!r}", value)
+    if isinstance(value, tuple):
+        value = list(value)
+    if not isinstance(value, kind):
+        raise DataError(f"setting {name}: {value!r} is not a {kind.__name__}")
+    return value
 
 
 def resolve(cls, *layers: dict):
-    """The settings object from layers of {name: value}, later ones win (preset, file, command line). ValueError on an unknown key or value."""
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}
+    """The settings object from layers of {name: value}, later ones win (preset, file, command line). DataError on an unknown key or value."""
+    known, types_of = {f.name: f for f in fields(cls)}, kinds(cls)
+    aliases = {name.lstrip("-"): f.name for f in fields(cls) for name in f.metadata.get("names", ())}
     values = {}
     for layer in layers:
-        for name, value in layer.items():
+        for given, value in layer.items():
+            name = aliases.get(given, given)
             if name not in known:
-                raise ValueError(f"unknown setting {name!r}; known: {', '.join(known)}")
-            value = convert(name, value, hints[name])
+                raise DataError(f"unknown setting {given!r}; known: {', '.join(known)}")
+            value = convert(name, value, *types_of[name])
             choices = known[name].metadata.get("choices")
             if choices and value is not None and value not in choices:
-                raise ValueError(f"setting {name}: {value!r} is not one of {', '.join(map(str, choices))}")
+                raise DataError(f"setting {name}: {value!r} is not one of {', '.join(map(str, choices))}")
             values[name] = value
     return cls(**values)
 
@@ -91,8 +97,8 @@ def read_settings_file(path: str | Path) -> dict:
     if not path.is_file():
         raise DataError(f"settings file {path} does not exist")
     try:
-        text = path.read_text(encoding="utf-8")
-        found = _read_yaml(text) if path.suffix in (".yaml", ".yml") else _read_ini(text)
+        text = path.read_text(encoding="utf-8-sig")
+        found = _mapping(path, text) if path.suffix in (".yaml", ".yml") else _read_ini(text)
     except (OSError, ValueError, configparser.Error) as error:
         raise DataError(
             f"settings file {path}: {error}; write one `key = value` a line (`key: value` in YAML)"
@@ -100,13 +106,18 @@ def read_settings_file(path: str | Path) -> dict:
     return {str(key).replace("-", "_"): value for key, value in found.items()}
 
 
-def _read_yaml(text: str) -> dict:
+def parse_yaml(where: str, text: str):
+    """YAML text as plain values; DataError naming `where`."""
     import yaml
 
     try:
-        loaded = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(error) from error
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{where} is no YAML ({error})") from error
+
+
+def _mapping(path: Path, text: str) -> dict:
+    loaded = parse_yaml(f"settings file {path}", text) or {}
     if not isinstance(loaded, dict):
         raise ValueError("it holds no mapping of setting names to values")
     return loaded
@@ -115,6 +126,6 @@ def _read_yaml(text: str) -> dict:
 def _read_ini(text: str) -> dict[str, str]:
     # default_section: [DEFAULT] is a section like any other here
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), default_section="")
-    parser.optionxform = str  # keys keep their case, as dataclass fields have it
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # keys keep their case, as dataclass fields have it
     parser.read_string("[lines before any section]\n" + text)
     return {key: value for section in parser.sections() for key, value in parser[section].items()}

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
-from common.runs.process import exit_code  # noqa: E402
+from common.runs.first.process import exit_code  # noqa: E402
 
 
 def direct(layer, x):
@@ -228,7 +228,7 @@ def loader_rates(args: argparse.Namespace) -> dict:
     import cv2
 
     from common.errors import DataError
-    from common.runs.settings import resolve
+    from common.runs.first.settings import resolve
     from lpm_torch.config import Config
     from lpm_torch.data import Augmentation, ClipDataset
     from lpm_torch.sources import load_pose_set

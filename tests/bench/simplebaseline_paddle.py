@@ -94,7 +94,7 @@ def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
     """CPU seconds of scoring, of the bare predictor and of the eager network for the same persons."""
     import numpy as np
 
-    from common.runs.settings import resolve
+    from common.runs.first.settings import resolve
     from simplebaseline_paddle.data import PersonDataset, make_loader
     from simplebaseline_paddle.engine import predict
     from simplebaseline_paddle.infer import has_bfloat16, make_forward
@@ -145,7 +145,7 @@ def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
 
     import cv2
 
-    from common.runs.settings import resolve
+    from common.runs.first.settings import resolve
     from simplebaseline_paddle import transforms
     from simplebaseline_paddle.data import PersonDataset
 

@@ -1,9 +1,10 @@
-"""A tiny training run in numpy, started by test_checkpoints.py as a process of its own so that it can be killed at any moment.
+"""A tiny training in numpy, started by test_checkpoints.py as a process of its own so that it can be killed at any moment.
 
-Arguments: folder, resume (`new` or `auto`), seconds that the slow save takes, a file that is touched when a save begins.
-Writes `weights.npz` when it is done.
+Arguments: folder, resume (`new` or `auto`), seconds that the slow save takes, a file that is touched when a save begins, seconds a step.
+Writes `weights.npz` when it is done. It is the loop that all houses have.
 """
 
+import itertools
 import pickle
 import random
 import sys
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common.runs.checkpoints import CheckpointStore, collect_random_state, make_state, restore_random_state
-from common.runs.runlog import RunLog
+from common.runs.checkpoints import CheckpointStore
+from common.runs.process import Process, exit_code
+from common.runs.session import Position, Session
 
-EPOCHS, BATCHES, BATCH_SIZE, SAVE_EVERY = 4, 8, 5, 3
+EPOCHS, BATCHES, BATCH_SIZE = 4, 8, 5
 
 
 def slow_save(path: Path, state: dict, seconds: float, began: Path) -> None:
@@ -29,47 +31,82 @@ def slow_save(path: Path, state: dict, seconds: float, began: Path) -> None:
             time.sleep(seconds / 10)
 
 
-def main(folder: Path, resume: str | None, seconds: float, began: Path) -> None:
+class Trainer:
+    """Momentum on a quadratic; every source of randomness takes part, so that one not restored changes the weights."""
+
+    def __init__(self, pause: float = 0.0):
+        random.seed(3)
+        np.random.seed(4)
+        self.position = Position(epoch_length=BATCHES, batch_size=BATCH_SIZE)
+        self.data = np.random.default_rng(2).normal(size=(BATCHES * BATCH_SIZE, 6))
+        self.weights, self.momentum, self.pause = np.ones(6), np.zeros(6), pause
+
+    def batches(self):
+        for epoch in itertools.count(self.position.epoch):
+            order = np.random.default_rng(epoch).permutation(len(self.data)).reshape(BATCHES, BATCH_SIZE)
+            yield from (self.data[rows] for rows in order[self.position.batch :])
+
+    def step(self, rows: np.ndarray) -> dict:
+        time.sleep(self.pause)
+        lr = 0.05 * 0.9**self.position.epoch
+        noise = np.random.normal(size=rows.shape) + random.random()
+        gradient = ((rows + noise) @ self.weights)[:, None] * rows
+        self.momentum = 0.9 * self.momentum + gradient.mean(0)
+        self.weights = self.weights - lr * self.momentum
+        self.position.advance()
+        return {"loss": float(self.weights @ self.weights), "lr": lr}
+
+    def validate(self) -> dict:
+        return {"size": float(self.weights @ self.weights)}
+
+    def state(self) -> dict:
+        return {"model": self.weights.copy(), "momentum": self.momentum.copy()}
+
+    def restore(self, state: dict) -> None:
+        self.weights, self.momentum = state["model"].copy(), state["momentum"].copy()
+
+
+def train(folder: Path, resume: str | None, seconds: float, began: Path, pause: float) -> Path:
     store = CheckpointStore(
-        folder, lambda path, state: slow_save(path, state, seconds, began), lambda path: pickle.loads(path.read_bytes()),
-        suffix=".pkl", mode="min", every=1, keep=2,
+        folder,
+        lambda path, state: slow_save(path, state, seconds, began),
+        lambda path: pickle.loads(path.read_bytes()),
+        suffix=".pkl",
+        mode="min",
+        every=3,
+        unit="step",
+        keep=2,
+    )
+    trainer = Trainer(pause)
+    settings, about = {"mode": "correct"}, {"skeleton": {}, "synthetic": False}
+    session = Session(
+        folder, trainer.position, EPOCHS * BATCHES, Process(), store,
+        settings=settings, about=about, valid_every=BATCHES, log_every=1,
     )  # fmt: skip
-    order_rng = np.random.default_rng(1)
-    data = np.random.default_rng(2).normal(size=(EPOCHS * 10, 6))
-    weights, momentum, step, first_epoch, first_batch, order = np.ones(6), np.zeros(6), 0, 0, 0, None
-    random.seed(3)
-    np.random.seed(4)
-    state = store.begin(resume)
-    if state:
-        weights, momentum, step = state["model"].copy(), state["optimizer"].copy(), state["step"]
-        first_epoch, first_batch, order = state["epoch"], state["batch"], state["order"]
-        restore_random_state(state["random"], order=order_rng)
-
-    def snapshot(epoch: int, batch: int, order: np.ndarray | None) -> dict:
-        return make_state(
-            epoch=epoch, batch=batch, step=step, model=weights.copy(), optimizer=momentum.copy(), schedule=0.05 * 0.9**epoch,
-            config={"mode": "correct"}, random_state=collect_random_state(order=order_rng), order=order,
-        )  # fmt: skip
-
-    with RunLog(folder, config={"mode": "correct"}, resume_step=step if state else None) as log:
-        for epoch in range(first_epoch, EPOCHS):
-            if first_batch == 0:
-                order = order_rng.permutation(len(data))
-            for batch in range(first_batch, BATCHES):
-                rows = data[order[batch * BATCH_SIZE : (batch + 1) * BATCH_SIZE]]
-                # every source of randomness takes part, so that one not restored changes the weights
-                noise = np.random.normal(size=rows.shape) + random.random()
-                gradient = ((rows + noise) @ weights)[:, None] * rows
-                momentum = 0.9 * momentum + gradient.mean(0)
-                weights = weights - 0.05 * 0.9**epoch * momentum
-                step += 1
-                log.scalars(step, loss=float(weights @ weights))
-                if step % SAVE_EVERY == 0 and batch + 1 < BATCHES:
-                    store.save(snapshot(epoch, batch + 1, order))
-            first_batch = 0
-            store.save(snapshot(epoch + 1, 0, None), metric=float(weights @ weights))
-    np.savez(folder / "weights.npz", weights=weights, momentum=momentum, best=store.best_metric)
+    with session:
+        state = session.begin(resume)
+        if state:
+            trainer.restore(state)
+        for batch in session.track(trainer.batches()):
+            session.log(trainer.step(batch))
+            if session.validation_due:
+                session.validated(trainer.validate())
+            if session.save_due:
+                session.save(trainer.state())
+    np.savez(folder / "weights.npz", weights=trainer.weights, momentum=trainer.momentum, best=store.best_metric)
+    return folder
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), None if sys.argv[2] == "new" else sys.argv[2], float(sys.argv[3]), Path(sys.argv[4]))
+    words = sys.argv[1:]
+    sys.exit(
+        exit_code(
+            lambda: train(
+                Path(words[0]),
+                None if words[1] == "new" else words[1],
+                float(words[2]),
+                Path(words[3]),
+                float(words[4]) if len(words) > 4 else 0.0,
+            )
+        )
+    )

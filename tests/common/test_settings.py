@@ -1,18 +1,18 @@
 """Settings: values from the command line, presets and files, and what is refused."""
 
-import argparse
 from dataclasses import dataclass
 
 import pytest
 
 from common.errors import DataError
-from common.runs.settings import add_arguments, read_settings_file, resolve, setting
+from common.runs.options import Parser
+from common.runs.settings import read_settings_file, resolve, setting
 
 
 @dataclass
 class Config:
     lr: float = setting(1e-3, "learning rate, 100 % of it")
-    epochs: int = setting(5, "epochs", flag="--max_epochs")
+    epochs: int = setting(5, names=("max_epochs",))
     clip: float | None = setting(None, "gradient clip")
     path: str | None = setting(None, "a path")
     model: str = setting("lpm", "network", ("lpm", "cpm"))
@@ -22,8 +22,8 @@ class Config:
 
 
 def from_command_line(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser, Config)
+    parser = Parser("about")
+    parser.settings(Config)
     return vars(parser.parse_args(words))
 
 
@@ -34,8 +34,8 @@ def test_only_given_options_are_in_the_namespace():
 
 
 def test_help_shows_defaults_and_choices():
-    parser = argparse.ArgumentParser()
-    add_arguments(parser, Config)
+    parser = Parser("about")
+    parser.settings(Config)
     text = " ".join(parser.format_help().split())
     assert (
         "100 % of it (default: 0.001)" in text
@@ -81,7 +81,7 @@ def test_false_words(text):
     [
         ({"learning_rate": 1}, "unknown setting 'learning_rate'; known: lr, epochs"),
         ({"lr": "fast"}, "setting lr: 'fast' is not a float"),
-        ({"lr": None}, "setting lr needs a float"),
+        ({"lr": None}, "setting lr needs a value of type float"),
         ({"lr": ""}, "setting lr: '' is not a float"),
         ({"epochs": 3.7}, "setting epochs: 3.7 is not a int"),
         ({"epochs": True}, "setting epochs: True is not a int"),
@@ -94,7 +94,7 @@ def test_false_words(text):
     ],
 )
 def test_bad_values_are_named(values, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         resolve(Config, values)
 
 

@@ -1,0 +1,90 @@
+"""What every convert.py does around its formats: nothing is kept that does not compute what its source computes, and a card says so.
+
+with Conversion(args.input, args.output, args.licence) as conversion:
+    write(conversion.draft)
+    conversion.compare("heat-maps", expected, found, tolerance)
+    conversion.keep(mapping="names of the original, unchanged", **more)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import DataError
+from common.files import git_sha, publish, sha256_of, temporary_name, versions, write_json
+from common.runs.options import Parser
+
+
+def parser(about: str | None) -> Parser:
+    """The parser of a convert.py: INPUT OUTPUT --licence."""
+    made = Parser(about)
+    made.source("input", "weights to read", metavar="INPUT")
+    made.source("output", "file or folder to write", metavar="OUTPUT", type=Path)
+    made.options("licence")
+    return made
+
+
+def card_path(output: Path) -> Path:
+    """Where the card of a weight file lies."""
+    return output.with_name(output.name + ".card.json")
+
+
+class Conversion:
+    """One conversion. `draft` is the temporary name to write; it gets its own when `keep` is called after all comparisons went well.
+
+    Whatever has the draft's name as the beginning of its own (a checkpoint of several files) moves too.
+    """
+
+    def __init__(self, source: str | Path, output: str | Path, licence: str):
+        self.source, self.output, self.licence = Path(source), Path(output), licence
+        self.draft = temporary_name(self.output)
+        self.checks: dict[str, dict[str, float]] = {}
+
+    def __enter__(self) -> Conversion:
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def compare(self, what: str, expected, found, tolerance: float) -> None:
+        """Largest difference of two arrays (or dicts of arrays) relative to the largest value (at least 1e-6); DataError above `tolerance`."""
+        if isinstance(expected, dict):
+            worst = max(_difference(expected[name], found[name]) for name in expected)
+        else:
+            worst = _difference(expected, found)
+        if not worst <= tolerance:  # NaN too
+            raise DataError(f"{self.source}: {what} differ by {worst:g} (allowed {tolerance:g}); nothing was written")
+        self.checks[what] = {"largest difference": worst, "tolerance": tolerance}
+
+    def keep(self, **card) -> dict:
+        """Publish the draft and its card (OUTPUT.card.json), which is returned."""
+        for part in sorted(self.draft.parent.glob(self.draft.name + "*")):
+            target = self.output.with_name(self.output.name + part.name[len(self.draft.name) :])
+            if part.is_dir():
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(part, target)
+            else:
+                publish(part, target)
+        origin = {
+            "source": self.source.name,
+            "source_sha256": sha256_of(self.source) if self.source.is_file() else None,
+        }
+        about = {"output": self.output.name, "licence": self.licence, "check": self.checks, "versions": versions()}
+        whole = {**origin, **about, "git_sha": git_sha(), **card}
+        write_json(card_path(self.output), whole)
+        return whole
+
+    def __exit__(self, *error) -> None:
+        for part in self.draft.parent.glob(self.draft.name + "*"):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def _difference(expected, found) -> float:
+    expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
+    if expected.shape != found.shape:
+        raise DataError(f"shapes {expected.shape} and {found.shape} differ")
+    if not expected.size:
+        return 0.0
+    return float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), 1e-6))

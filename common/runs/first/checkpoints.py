@@ -1,0 +1,307 @@
+"""Checkpoints that survive a kill at any moment, for every framework: the caller brings the functions that write and read its own format.
+
+A run continues bit for bit when its state holds everything that the next step depends on; `make_state` lists it. The store keeps
+`last` and `previous` (the one before), `best` by a metric and, every N, numbered ones. All are complete files at every moment: a file
+is written under a temporary name, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import DataError
+from common.files import (
+    atomic_write,
+    flush,
+    git_sha,
+    publish,
+    remove_leftovers,
+    set_aside,
+    sha256_of,
+    temporary_name,
+    versions,
+    write_json,
+)
+
+STATE_FORMAT = 1
+_RESUME_FIELDS = ("format", "epoch", "batch", "step", "model", "config")
+
+
+# ---- what a run consists of ---------------------------------------------------------------------------------------------------
+
+
+def collect_random_state(**generators: np.random.Generator) -> dict:
+    """State of Python's `random`, numpy's global generator and the `generators` given by name, in plain Python values.
+
+    Plain lists and integers fit every format, among them JSON and torch's `weights_only` files.
+    """
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
+        "generators": {name: _without_arrays(g.bit_generator.state) for name, g in generators.items()},
+    }
+
+
+def _without_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_arrays(v) for k, v in value.items()}
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def restore_random_state(state: dict, **generators: np.random.Generator) -> None:
+    """Undo `collect_random_state`: same names, generators of the same kind. DataError when a generator was not stored."""
+    missing = [name for name in generators if name not in state["generators"]]
+    if missing:
+        raise DataError(
+            f"checkpoint: field random.generators has no {missing[0]!r}; it was written by other code, start a new run"
+        )
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, cached))
+    for name, generator in generators.items():
+        generator.bit_generator.state = state["generators"][name]
+
+
+def make_state(
+    *,
+    epoch: int,
+    batch: int,
+    step: int,
+    model: Any,
+    optimizer: Any,
+    schedule: Any,
+    config: dict,
+    random_state: dict,
+    **extra: Any,
+) -> dict:
+    """Everything that a resumed run needs, under the names that all programs share.
+
+    `epoch` is the epoch to go on with (0-based, so also the number of finished ones), `batch` the number of its batches already done,
+    `step` the number of updates so far; `model`, `optimizer`, `schedule` the framework's state; `config` the settings, among them
+    `mode`; `random_state` from `collect_random_state`; `extra` whatever else the caller depends on, such as its framework's generators.
+    `best_metric` is filled in by the store.
+    """
+    return {
+        "format": STATE_FORMAT, "epoch": epoch, "batch": batch, "step": step, "model": model, "optimizer": optimizer, "schedule": schedule,
+        "config": config, "random": random_state, "best_metric": None, "versions": versions(), "git_sha": git_sha(), **extra,
+    }  # fmt: skip
+
+
+def check_compatible(stored: dict, wanted: dict, fields: Iterable[str], source: str | Path = "checkpoint") -> None:
+    """DataError naming the first of `fields` whose value in the `stored` config differs from `wanted`, both values and the remedy."""
+    for field in fields:
+        if field not in stored:
+            raise DataError(
+                f"{source}: its config has no field {field!r} (this run has {wanted[field]!r}); use a checkpoint written by this program"
+            )
+        if _comparable(stored[field]) != _comparable(wanted[field]):
+            raise DataError(
+                f"{source}: field {field!r} is {stored[field]!r} in the checkpoint and {wanted[field]!r} in this run;"
+                f" run with --{field} {stored[field]}, or give another checkpoint"
+            )
+
+
+def _comparable(value: Any) -> Any:
+    # a tuple comes back from JSON as a list
+    return [_comparable(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+# ---- the store ----------------------------------------------------------------------------------------------------------------
+
+
+class CheckpointStore:
+    """The checkpoints of one run in `directory`: `last`, `previous`, `best` and `epoch_000010`, each with `suffix`.
+
+    `save_fn(path, state)` and `load_fn(path) -> state` are the framework's. `mode` says whether a `max` or a `min` metric is best.
+    With `every` > 0, a numbered copy is kept every so many of `unit` (`epoch`, or `step`), the newest `keep` of them (0: all).
+    `index.json` holds each file's hash, because some formats load flipped bits without complaint.
+    One process writes; in a distributed run the others pass `writer=False` and call `begin` after the writer did.
+    """
+
+    def __init__(self, directory: str | Path, save_fn: Callable[[Path, dict], Any], load_fn: Callable[[Path], dict], *, suffix: str,
+                 mode: str = "max", every: int = 0, unit: str = "epoch", keep: int = 0, writer: bool = True,
+                 announce: Callable[[str], Any] = print):  # fmt: skip
+        if mode not in ("max", "min") or unit not in ("epoch", "step"):
+            raise ValueError(f"mode is max or min, unit is epoch or step; not {mode!r}, {unit!r}")
+        self.directory, self.suffix = Path(directory), suffix
+        self.save_fn, self.load_fn, self.announce = save_fn, load_fn, announce
+        self.mode, self.every, self.unit, self.keep, self.writer = mode, every, unit, keep, writer
+        self.best_metric: float | None = None
+
+    def path(self, name: str) -> Path:
+        """File of `last`, `previous`, `best` or a numbered checkpoint; it need not exist."""
+        return self.directory / (name + self.suffix)
+
+    def begin(self, resume: str | Path | None = None, barrier: Callable[[], object] | None = None) -> dict | None:
+        """The state to go on from, or None for a new run.
+
+        `resume` None: a new run; an earlier run's files are moved to `old_N`. `auto`: the newest good checkpoint here, None when there
+        is none. A path: that file. DataError when a checkpoint was asked for or exists, but none can be read.
+
+        `barrier`, where several processes share the folder, waits for all of them: the writer goes first, as it may move files away.
+        """
+        if barrier and not self.writer:
+            barrier()
+        state = self._begin(resume)
+        if barrier and self.writer:
+            barrier()
+        return state
+
+    def _begin(self, resume: str | Path | None) -> dict | None:
+        if not resume:
+            self._set_aside()
+            return None
+        if str(resume) == "auto":
+            return self._resume_newest()
+        state = self.load(resume)
+        if Path(resume).resolve().parent != self.directory.resolve():
+            self._set_aside()
+        return self._go_on(resume, state)
+
+    def load(self, path: str | Path) -> dict:
+        """Read and check one state file; DataError naming it when it is missing, damaged or not a state of ours."""
+        path = Path(path)
+        if not path.is_file():
+            raise DataError(f"checkpoint {path} does not exist; see {path.parent} for others, or start a new run")
+        known = self._index() if path.resolve().parent == self.directory.resolve() else {}
+        if known and sha256_of(path) not in known:
+            raise DataError(
+                f"checkpoint {path} is damaged or not from this run: index.json does not list its SHA-256; use another one"
+            )
+        try:
+            state = self.load_fn(path)
+        except Exception as error:  # every format has its own errors for a damaged file
+            raise DataError(
+                f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); use another one"
+            ) from error
+        missing = [f for f in _RESUME_FIELDS if not isinstance(state, dict) or f not in state]
+        if missing:
+            raise DataError(
+                f"checkpoint {path} has no field {missing[0]!r}, so no run can go on from it; use it as initial weights instead"
+            )
+        if state["format"] != STATE_FORMAT:
+            raise DataError(
+                f"checkpoint {path}: field format is {state['format']}, this program reads {STATE_FORMAT}; use the version that wrote it"
+            )
+        return state
+
+    def save(self, state: dict, metric: float | None = None) -> bool:
+        """Write `state` (from `make_state`); True when `metric` is the best so far. NaN is never best."""
+        if not self.writer:
+            raise ValueError("this store was opened with writer=False; only one process of a run saves")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.directory, (*self._names(), "index.json"))
+        best = metric is not None and self._improves(metric)
+        if best:
+            self.best_metric = float(metric)
+        last = self.path("last")
+        temporary = temporary_name(last)
+        self.save_fn(temporary, {**state, "best_metric": self.best_metric})
+        flush(temporary)
+        self._note(temporary, state, metric)
+        # `last` is replaced at the very end: a run killed before that goes on from the old one and makes the other files anew.
+        if last.exists():
+            _link(last, self.path("previous"))
+        if best:
+            _link(temporary, self.path("best"))
+        if self.every and state[self.unit] % self.every == 0 and (self.unit == "step" or state["batch"] == 0):
+            _link(temporary, self.path(f"{self.unit}_{state[self.unit]:06d}"))
+            self._drop_old_numbered()
+        publish(temporary, last)
+        return best
+
+    def numbered(self) -> list[Path]:
+        """The numbered checkpoints, oldest first."""
+        pattern = re.compile(rf"{self.unit}_(\d+){re.escape(self.suffix)}")
+        found = [(int(m[1]), f) for f in self.directory.glob(f"{self.unit}_*") if (m := pattern.fullmatch(f.name))]
+        return [file for _, file in sorted(found)]
+
+    def _names(self) -> list[str]:
+        return [name + self.suffix for name in ("last", "previous", "best", f"{self.unit}_*", "unreadable_*")]
+
+    def _improves(self, metric: float) -> bool:
+        if math.isnan(metric):
+            return False
+        return self.best_metric is None or (
+            metric > self.best_metric if self.mode == "max" else metric < self.best_metric
+        )
+
+    def _resume_newest(self) -> dict | None:
+        candidates = [
+            f
+            for f in (self.path("last"), self.path("previous"), *reversed(self.numbered()), self.path("best"))
+            if f.exists()
+        ]
+        problems = []
+        for file in candidates:
+            try:
+                state = self.load(file)
+            except DataError as error:
+                problems.append((file, error))
+                self.announce(f"warning: {error}")
+                continue
+            for bad, _ in problems if self.writer else ():  # out of the way, so that it never becomes `previous`
+                os.replace(bad, bad.with_name("unreadable_" + bad.name))
+            return self._go_on(file, state)
+        if problems:
+            raise DataError(
+                f"no checkpoint in {self.directory} can be read ({problems[0][1]}); start a new run without --resume"
+            )
+        self.announce(f"no checkpoint in {self.directory}: starting a new run")
+        return None
+
+    def _go_on(self, path: str | Path, state: dict) -> dict:
+        self.best_metric = state.get("best_metric")
+        self.announce(f"resuming from {path}: epoch {state['epoch']}, batch {state['batch']}, step {state['step']}")
+        return state
+
+    def _set_aside(self) -> None:
+        if not self.writer:
+            return
+        target = set_aside(self.directory, (*self._names(), "index.json"))
+        if target:
+            self.announce(f"{self.directory} held an earlier run's checkpoints; they are in {target} now")
+
+    def _index(self) -> dict[str, dict]:
+        try:
+            return json.loads((self.directory / "index.json").read_text(encoding="utf-8"))["files"]
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, OSError) as error:
+            self.announce(f"warning: {self.directory / 'index.json'} cannot be read ({error}); hashes are not checked")
+            return {}
+
+    def _note(self, temporary: Path, state: dict, metric: float | None) -> None:
+        # before the file gets its name, so that a kill in between leaves no file without a hash
+        entry = {"epoch": state["epoch"], "batch": state["batch"], "step": state["step"]}
+        entry["metric"] = metric if metric is not None and math.isfinite(metric) else None
+        write_json(self.directory / "index.json", {"files": {**self._index(), sha256_of(temporary): entry}})
+
+    def _drop_old_numbered(self) -> None:
+        for file in self.numbered()[: -self.keep] if self.keep else ():
+            file.unlink()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a finished file a second name, atomically; a copy where the file system has no hard links."""
+
+    def link_or_copy(temporary: Path) -> None:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+    atomic_write(target, link_or_copy)

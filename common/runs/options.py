@@ -1,0 +1,279 @@
+"""The vocabulary: one spelling and one meaning of every option that more than one house has, and the parser that all programmes use.
+
+`--help` lists options in groups (data, network, training, machine, output), rare ones only with `--help-all`. Switches are written
+`--flip_test`, `--no-flip_test` or, as some originals have it, `--flip_test=no` and `--flip_test no`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+from common.errors import DataError
+from common.runs.settings import kinds, read_settings_file, resolve
+
+GROUPS = ("data", "network", "training", "machine", "output")
+# option -> (group, help text); a house's own text or group wins
+VOCABULARY = {
+    "dataset": ("data", "data set"),
+    "data_root": ("data", "its folder (default: data/DATASET)"),
+    "split": ("data", "split to score"),
+    "train_split": ("data", "training split"),
+    "valid_split": ("data", "split scored during training; none switches it off"),
+    "limit": ("data", "the first N persons only"),
+    "boxes": ("data", "whole, x,y,w,h (repeated), or a JSON or CSV file of boxes"),
+    "box_threshold": ("data", "least score of a detected box"),
+    "recursive": ("data", "folders with the folders in them"),
+    "weights": ("network", "file, folder or shipped name"),
+    "raw_weights": ("network", "the weights themselves where a checkpoint also has their moving average"),
+    "random_weights": ("network", "fresh random weights instead (a baseline)"),
+    "mode": ("network", "data handling and metrics: as they should be, or as the original has them"),
+    "shared_joints": ("network", "let another skeleton pass: the joints that it shares by name"),
+    "input_width": ("network", "width of the network's input in pixels"),
+    "input_height": ("network", "height of the network's input in pixels"),
+    "channels": ("network", "channel multiplier of the hidden layers; 1 is the original network"),
+    "flip_test": ("network", "average with the mirrored image when scoring"),
+    "preset": ("training", "settings to start from"),
+    "config": ("training", "settings file: `key = value` lines, or YAML"),
+    "epochs": ("training", "epochs"),
+    "max_steps": ("training", "updates of the weights"),
+    "lr": ("training", "learning rate"),
+    "schedule": ("training", "course of the learning rate"),
+    "warmup": ("training", "steps of linear warm-up"),
+    "ema": ("training", "decay of a moving average of the weights, scored and saved beside them; 0: none"),
+    "accumulate": ("training", "steps whose gradients are averaged before the weights move"),
+    "clip": ("training", "largest norm of all gradients together"),
+    "weight_decay": ("training", "L2 penalty"),
+    "patience": ("training", "stop after so many validations without a better figure; 0: never"),
+    "seed": ("training", "seed of weights, data order, augmentation and dropout"),
+    "resume": ("training", "go on from the newest state of the run's folder, or from this file"),
+    "save_minutes": ("training", "also save the resume state every so many minutes"),
+    "device": ("machine", "cpu, cuda or cuda:0,1 (default: what is there)"),
+    "amp": ("machine", "mixed precision"),
+    "batch_size": ("machine", "persons a step"),
+    "workers": ("machine", "loader processes; 0 loads in the programme itself (default: from the cores)"),
+    "threads": ("machine", "CPU threads; 0 leaves the framework's choice"),
+    "compile": ("machine", "compile the network"),
+    "out": ("output", "file or folder of the results; a folder where it ends in / or has no suffix"),
+    "protocol": ("output", "protocols of common.evaluate (default: all that apply)"),
+    "json": ("output", "also write the scores to this file, as `common.evaluate --json`"),
+    "result": ("output", "also write a run file for common.crosscheck, such as HOUSE/results/NAME.json"),
+    "format": ("output", "jsonl, coco, csv, comma-separated (default: jsonl)"),
+    "draw": ("output", "write drawings (default: on)"),
+    "min_score": ("output", "joints below are not drawn"),
+    "smooth": ("output", "One-Euro filter over the frames of a video"),
+    "track": ("output", "the pictures follow each other: one number for a person in all of them"),
+    "licence": ("output", "licence of the weights, for the card"),
+}
+_TRUTH = re.compile(r"(?i)(?P<yes>yes|true|on|1|y)|no|false|off|0|n")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser for one programme; `about` is its docstring. Options that are not given stay out of the namespace unless they have a default."""
+
+    def __init__(self, about: str | None):
+        super().__init__(
+            usage="%(prog)s [options]", description=about, add_help=False, allow_abbrev=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=120),
+        )  # fmt: skip
+        self._sections: dict[str, argparse._ArgumentGroup] = {}
+        self._dead: dict[str, str] = {}
+        self._switches: set[str] = set()
+        self._hidden = 0
+        everything = "--help-all" in sys.argv
+        self._show = (lambda rare: True) if everything else (lambda rare: not rare)
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+        self.add_argument("--help-all", action="help", help=argparse.SUPPRESS)
+
+    def source(self, name: str, text: str, **more) -> None:
+        """A word without dashes."""
+        self.add_argument(name, help=text, **more)
+
+    def option(self, name: str, *names: str, text: str = "", group: str = "", rare: bool = False, **more) -> None:
+        """One option; text and group default to the vocabulary's. `type=bool` makes a switch. Other keywords are argparse's."""
+        known = VOCABULARY.get(name, ("", ""))
+        spellings = [f"--{name}", *(n if n.startswith("-") else f"--{n}" for n in names)]
+        words = (text or known[1]).replace("%", "%%")
+        if more.get("default") not in (None, argparse.SUPPRESS, False, True, []) and "default" not in words:
+            words += f" (default: {str(more['default']).replace('%', '%%')})"
+        more.setdefault("default", argparse.SUPPRESS)
+        if more.get("type") is bool:
+            del more["type"]
+            more["action"] = argparse.BooleanOptionalAction
+            self._switches |= {s.lstrip("-") for s in spellings}
+            spellings = [s for s in spellings if s.startswith("--")]
+        elif "choices" not in more and "action" not in more:
+            more.setdefault("metavar", getattr(more.get("type"), "__name__", "text").upper().replace("STR", "TEXT"))
+        if not self._show(rare):
+            self._hidden += 1
+            words = argparse.SUPPRESS
+        self._section(group or known[0] or "other").add_argument(*spellings, help=words, **more)
+
+    def options(self, *names: str) -> None:
+        """Several options just as the vocabulary has them."""
+        for name in names:
+            self.option(name, **_FORMS.get(name, {}))
+
+    def settings(self, cls, only: Iterable[str] | None = None, but: Iterable[str] = ()) -> None:
+        """One option a field of a settings class (of `only` these), none of which has a default: presets, files and checkpoints come in between."""
+        wanted, left_out, types_of = None if only is None else set(only), set(but), kinds(cls)
+        for f in fields(cls):
+            if f.name in left_out or (wanted is not None and f.name not in wanted):
+                continue
+            kind, _ = types_of[f.name]
+            meta = f.metadata
+            text = meta.get("help") or VOCABULARY.get(f.name, ("", ""))[1]
+            standard = f.default_factory() if callable(f.default_factory) else f.default
+            if "default" not in text and standard not in (None, ""):
+                text += f" (default: {standard})"
+            form: dict = {"type": kind} if kind is bool else {"metavar": kind.__name__.upper().replace("STR", "TEXT")}
+            if meta.get("choices"):
+                form = {"choices": [str(c) for c in meta["choices"]]}  # values stay text until `resolve`
+            if f.name == "resume":
+                form = _FORMS["resume"]
+            group = meta.get("group", "") or VOCABULARY.get(f.name, ("network",))[0]
+            self.option(f.name, *meta.get("names", ()), text=text, group=group, rare=meta.get("rare", False), **form)
+
+    def ignore(self, reasons: dict[str, str]) -> None:
+        """Options of an original that have nothing to do any more: accepted, with or without a value, and said."""
+        self._dead |= reasons
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        """As argparse's, for any of the spellings of a switch."""
+        words = list(sys.argv[1:] if args is None else args)
+        return super().parse_args(self._plain(self._without_dead(words)), namespace)
+
+    def format_help(self) -> str:
+        """The help text; says how to see the rest."""
+        tail = f"\n--help-all lists {self._hidden} further options\n" if self._hidden else ""
+        return super().format_help() + tail
+
+    def _section(self, group: str) -> argparse._ArgumentGroup:
+        if group not in self._sections:
+            for name in (*GROUPS, "other") if not self._sections else (group,):
+                self._sections[name] = self.add_argument_group(name)
+        return self._sections[group]
+
+    def _without_dead(self, words: list[str]) -> list[str]:
+        out, rest = [], list(words)
+        while rest:
+            word = rest.pop(0)
+            name = word.partition("=")[0].lstrip("-")
+            if not word.startswith("-") or name not in self._dead:
+                out.append(word)
+                continue
+            if "=" not in word and rest and not rest[0].startswith("-"):
+                rest.pop(0)
+            print(f"--{name} has no effect: {self._dead[name]}", file=sys.stderr)
+        return out
+
+    def _plain(self, words: list[str]) -> list[str]:
+        """`--flip_test=no` and `--flip_test no` as `--no-flip_test`."""
+        out, rest = [], list(words)
+        while rest:
+            word = rest.pop(0)
+            name, given, value = word.partition("=")
+            if name.startswith("-") and name.lstrip("-") in self._switches:
+                if not given and rest and _TRUTH.fullmatch(rest[0]):
+                    given, value = "=", rest.pop(0)
+                match = _TRUTH.fullmatch(value) if given else None
+                if given and not match:
+                    self.error(f"{name}: {value!r} is neither yes nor no")
+                word = name if not match or match["yes"] else f"--no-{name.lstrip('-')}"
+            out.append(word)
+        return out
+
+
+_FORMS: dict[str, dict] = {
+    "limit": {"type": int, "metavar": "N"},
+    "boxes": {"action": "append", "metavar": "WHERE", "default": None},
+    "box_threshold": {"type": float, "metavar": "S", "default": 0.0},
+    "format": {"default": "jsonl", "metavar": "LIST"},
+    "device": {"default": None, "metavar": "DEVICE"},
+    "recursive": {"type": bool, "default": False},
+    "raw_weights": {"type": bool, "default": False},
+    "random_weights": {"type": bool, "default": False},
+    "shared_joints": {"type": bool, "default": False},
+    "flip_test": {"type": bool},
+    "mode": {"choices": ("correct", "compat")},
+    "amp": {"choices": ("off", "auto", "bf16", "fp16")},
+    "batch_size": {"type": int, "metavar": "N"},
+    "workers": {"type": int, "metavar": "N"},
+    "threads": {"type": int, "metavar": "N", "default": None},
+    "input_width": {"type": int, "metavar": "N"},
+    "input_height": {"type": int, "metavar": "N"},
+    "seed": {"type": int, "metavar": "N"},
+    # None: not asked for; no value: auto
+    "resume": {"nargs": "?", "const": "auto", "metavar": "PATH"},
+    "weights": {"default": None, "metavar": "WEIGHTS"},
+    "out": {"default": None, "metavar": "PATH"},
+    "protocol": {"nargs": "+", "action": "extend", "metavar": "NAME", "default": None},
+    "json": {"type": Path, "metavar": "FILE", "default": None},
+    "result": {"type": Path, "metavar": "FILE", "default": None},
+    "draw": {"type": bool, "default": True},
+    "smooth": {"type": bool, "default": False},
+    "track": {"type": bool, "default": None},
+    "min_score": {"type": float, "metavar": "S", "default": 0.1},
+    "licence": {"default": "as the source states; not given", "metavar": "TEXT"},
+}
+# what a programme that runs a network over labelled persons asks for, and what one over pictures does
+SCORING = (
+    "weights",
+    "raw_weights",
+    "random_weights",
+    "shared_joints",
+    "device",
+    "threads",
+    "out",
+    "protocol",
+    "json",
+    "result",
+)
+PREDICTING = ("boxes", "box_threshold", "recursive", "weights", "raw_weights", "device", "threads", "out", "format", "draw", "min_score",
+              "smooth", "track")  # fmt: skip
+
+
+def training_settings(
+    parser: Parser,
+    cls,
+    presets: dict[str, dict],
+    argv=None,
+    *,
+    standard: str = "paper",
+    folder=None,
+    fixed: Iterable[str] = (),
+):
+    """A training's settings: the preset, then `--config FILE`, then the command line. DataError on an unknown key or value.
+
+    Preset `auto` is `smoke` where `folder(settings)`, the data's, is marked SYNTHETIC, else `standard`. Fields of `fixed` are no options.
+    """
+    parser.option(
+        "preset", choices=("auto", *presets), default="auto", text="auto: smoke on synthetic data, else " + standard
+    )
+    parser.option("config", metavar="FILE", default=None)
+    parser.settings(cls, but=fixed)
+    given = vars(parser.parse_args(argv))
+    preset, file = given.pop("preset"), given.pop("config")
+    layers = [read_settings_file(file) if file else {}, given]
+    if preset == "auto":
+        wanted = resolve(cls, presets[standard], *layers)
+        drawn = folder is not None and (Path(folder(wanted)) / "SYNTHETIC").exists()
+        preset = "smoke" if drawn else standard
+    return resolve(cls, presets[preset], *layers)
+
+
+def given_of(args: argparse.Namespace, *names: str) -> dict:
+    """{name: value} of those options that were given (or have a default other than None)."""
+    return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+
+
+def check_numbers(settings, **least: float) -> None:
+    """DataError naming the first of the fields whose value is less than its bound; None passes."""
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= bound:  # NaN too
+            raise DataError(f"setting {name}: {value} is less than {bound}; give --{name} {bound} or more")

@@ -1,0 +1,94 @@
+"""What every val.py does around its network: what to score, the prediction file, the figures, the run file for the tables.
+
+predictions = estimator.predict_pose_set(pose_set)
+results = publish(args, predictions, pose_set, standard=folder / "valid.npz")
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from common.files import git_sha, sha256_of, versions
+from common.metrics import Result
+from common.poses import PoseSet
+from common.predictions import Predictions
+from common.runs.options import SCORING, Parser
+from common.runs.shelf import result_path
+
+# options that only say where to write
+_WRITTEN = ("--result", "--out", "--json", "--note")
+
+
+def parser(about: str | None) -> Parser:
+    """The parser of a val.py, without the house's data set and settings."""
+    made = Parser(about)
+    made.options(*SCORING)
+    made.option("limit", type=int, metavar="N", default=None)
+    return made
+
+
+def describe(house: str, model: str, weights: Path | None, settings: dict, **more) -> dict:
+    """`Estimator.meta`: what a prediction file says about the network; no folder of this machine in it.
+
+    `weights` None: random ones. `more`: `boxes`, `flip_test`, `mode`, `seed` and what else a house tells.
+    """
+    kept = {n: v for n, v in settings.items() if not (isinstance(v, (str, Path)) and os.sep in str(v))}
+    trained = {"weights": weights.name, "weights_hash": _hash_of(weights)} if weights else {"weights": "random"}
+    about = {"house": house, "model": model, "settings": kept, "versions": versions(), "git_sha": git_sha()}
+    return {**about, **trained, **more}
+
+
+def _hash_of(weights: Path) -> str | None:
+    files = [weights, Path(f"{weights}.data-00000-of-00001")]
+    return next((sha256_of(f) for f in files if f.is_file()), None)
+
+
+def publish(args: argparse.Namespace, predictions: Predictions, pose_set: PoseSet, standard: Path,
+            adjust: Callable[[dict], dict] | None = None) -> dict[str, Result]:  # fmt: skip
+    """Save the prediction file, score and print it, write `--json` and the run file `--result`; returns {protocol: Result}.
+
+    `args` are those of `parser`; `standard` is the prediction file without `--out`. `adjust(results)` may replace figures first.
+    """
+    from common import evaluate
+
+    out = result_path(args.out, standard)
+    results = evaluate.publish(out, predictions, pose_set, args.protocol, args.json, adjust)
+    if args.result:
+        _save_run(args.result, predictions, results)
+    return results
+
+
+def _save_run(path: Path, predictions: Predictions, results: dict[str, Result]) -> None:
+    from common.crosscheck import save_run
+
+    meta = dict(predictions.meta)
+    save_run(
+        path, house=meta.pop("house"), model=meta.pop("model"), dataset=predictions.dataset, split=predictions.split,
+        protocols={name: result.as_dict() for name, result in results.items()}, meta=meta, command=command_line(),
+    )  # fmt: skip
+    print(f"run file: {path}")
+
+
+def command_line(words: list[str] | None = None) -> str:
+    """This call as somebody else would type it: without the options that only say where to write, other people's folders as DIR."""
+    words = list(sys.argv if words is None else words)
+    programme = Path(words[0])
+    kept: list[str] = []
+    rest = iter(words[1:])
+    for word in rest:
+        name, given, value = word.partition("=")
+        if name in _WRITTEN:
+            if not given:
+                next(rest, None)
+            continue
+        if given and os.path.isabs(value):
+            word = f"{name}={'DIR' if Path(value).is_dir() else Path(value).name}"
+        elif os.path.isabs(word):
+            word = "DIR" if Path(word).is_dir() else Path(word).name
+        kept.append(word)
+    return "python " + shlex.join([f"{programme.parent.name}/{programme.name}", *kept])

@@ -1,0 +1,75 @@
+"""Who is who from one picture to the next: numbers for persons, assigned by Munkres' algorithm as the original's demo does.
+
+Likeness is OKS where two poses share joints, else the overlap of their boxes. A person that is lost keeps the number for a second.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.predictions import People
+
+SIGMA = 0.08  # of every joint: the mean of COCO's
+ALIKE = 0.1  # least likeness of the same person in two pictures
+MEMORY = 1.0  # seconds
+
+
+class Tracker:
+    """Call it with the `People` of one picture after another and the time in seconds; returns them with their numbers."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[float, np.ndarray, np.ndarray]] = {}
+        self._next = 0
+
+    def __call__(self, people: People, time: float) -> People:
+        """The same persons, `id` (P,) filled in: the number of the most alike person seen less than a second ago, else a new one."""
+        self._known = {n: k for n, k in self._known.items() if time - k[0] <= MEMORY}
+        numbers = self._match(people)
+        for row, number in enumerate(numbers):
+            self._known[number] = (time, people.joints[row], people.box[row])
+        return people.with_ids(np.array(numbers, np.int64))
+
+    def _match(self, people: People) -> list[int]:
+        before = list(self._known)
+        found: list[int | None] = [None] * len(people)
+        if before and len(people):
+            alike = np.array(
+                [[self._likeness(people, row, self._known[n]) for n in before] for row in range(len(people))]
+            )
+            for row, column in assign(1.0 - alike):
+                if alike[row, column] >= ALIKE:
+                    found[row] = before[column]
+        return [self._fresh() if number is None else number for number in found]
+
+    def _fresh(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    @staticmethod
+    def _likeness(people: People, row: int, known: tuple[float, np.ndarray, np.ndarray]) -> float:
+        _, joints, box = known
+        distance = np.linalg.norm(people.joints[row] - joints, axis=-1)
+        shared = np.isfinite(distance)
+        if shared.sum() < 3:
+            return box_overlap(people.box[row], box)
+        area = max(float(np.prod(box[2:])), 1.0)
+        # twice the deviation of labels: persons move between two pictures
+        return float(np.exp(-(distance[shared] ** 2) / (2 * area * (4 * SIGMA) ** 2)).mean())
+
+
+def assign(cost: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (row, column) of least total cost, each row and column at most once."""
+    from munkres import Munkres
+
+    flipped = cost.shape[0] > cost.shape[1]
+    pairs = Munkres().compute((cost.T if flipped else cost).tolist())
+    return [(c, r) for r, c in pairs] if flipped else pairs
+
+
+def box_overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two boxes x, y, w, h."""
+    low = np.maximum(first[:2], second[:2])
+    high = np.minimum(first[:2] + first[2:], second[:2] + second[2:])
+    shared = float(np.prod(np.maximum(high - low, 0)))
+    total = float(np.prod(first[2:]) + np.prod(second[2:])) - shared
+    return shared / total if total > 0 else 0.0
