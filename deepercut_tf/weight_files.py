@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
             settings = json.loads(card.read_text(encoding="utf-8")).get("config", {})
         except ValueError as error:
             raise DataError(f"{card} is not readable JSON ({error}); remove it to read the weights alone") from error
-    return tf1.read_checkpoint(path), settings
+    return tf1.read_checkpoint(path, tensorflow), settings
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -57,9 +58,22 @@ def write_weights(path: str | Path, values: dict[str, np.ndarray], card: dict) -
     if path.suffix == ".npz":
         atomic_write(path, lambda temporary: np.savez(temporary, **values))
     else:
-        tf1.write_v2(path, values)
+        tf1.write_v2(path, values, tensorflow)
     write_json(f"{path}.json", card)
     return path
+
+
+def tensorflow():
+    """The module, which only checkpoints of TensorFlow 1 need here (Keras also runs on PyTorch). DataError where it is not installed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise DataError(
+            f"TensorFlow 1 checkpoints are read and written by TensorFlow, which is not here ({error}); install"
+            " deepercut_tf/requirements.txt, or convert them to .npz where it is"
+        ) from error
+    return tf
 
 
 def _save_state(path: Path, state: dict) -> None:

@@ -93,13 +93,15 @@ class Converter:
 
     def _write_tf1(self, out: Path) -> None:
         from common.weights.tf1 import write_v2
+        from deeppose_tf.weight_files import tensorflow
 
-        write_v2(out, self._complete())
+        write_v2(out, self._complete(), tensorflow)
 
     def _write_tf1_old(self, out: Path) -> None:
         from common.weights.tf1 import write_v1
+        from deeppose_tf.weight_files import tensorflow
 
-        write_v1(out, self._complete())
+        write_v1(out, self._complete(), tensorflow)
 
     def _write_caffemodel(self, out: Path) -> None:
         from common.weights.caffe import write_caffemodel

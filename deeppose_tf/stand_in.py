@@ -42,8 +42,9 @@ def write_stand_in(path: Path) -> None:
     """Write them in the original's old single-file format, with a card that says what they are."""
     from common.files import sha256_of, write_json
     from common.weights.tf1 import write_v1
+    from deeppose_tf.weight_files import tensorflow
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_v1(path, stand_in_weights())
+    write_v1(path, stand_in_weights(), tensorflow)
     note = "random weights, no ImageNet in them: for synthetic data only"
     write_json(f"{path}.json", {"synthetic": True, "what": note, "width": SMOKE["width"], "sha256": sha256_of(path)})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -41,8 +42,7 @@ def find_weights(path: str | Path) -> Path | None:
     for candidate in (path, path.with_name(path.name + ".npz")):
         if candidate.is_file():
             return candidate
-    found = find_checkpoint(path)
-    return found[0] if found else None
+    return find_checkpoint(path)
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
@@ -62,7 +62,20 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         return _read_h5(place)
     from common.weights.tf1 import read_checkpoint
 
-    return read_checkpoint(place)
+    return read_checkpoint(place, tensorflow)
+
+
+def tensorflow():
+    """The module, which only checkpoints of TensorFlow 1 need here (Keras also runs on PyTorch). DataError where it is not installed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise DataError(
+            f"TensorFlow 1 checkpoints are read and written by TensorFlow, which is not here ({error}); install"
+            " deeppose_tf/requirements.txt, or convert them to .npz where it is"
+        ) from error
+    return tf
 
 
 def variables_of(state: dict) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from deeppose_tf.checkpoint import load_state, numbered
 from deeppose_tf.config import PRESETS, SMOKE
 from deeppose_tf.run import Run
 from deeppose_tf.train import Loop
+from deeppose_tf.weight_files import tensorflow
 from tests.deeppose_tf.tiny import small_config, write_persons
 
 
@@ -125,7 +126,8 @@ def test_weights_from_a_checkpoint_of_the_original(csv, tmp_path, capsys):
         "fc_regression/weight": np.ones_like(source["fc_regression/weight"]),
     }
     del odd["conv2/bias"]
-    tf1.write_v1(tmp_path / "bvlc_alexnet.tf", {**odd, "global_iter_counter": np.array(77, np.int32)})
+    variables = {**odd, "global_iter_counter": np.array(77, np.int32)}
+    tf1.write_v1(tmp_path / "bvlc_alexnet.tf", variables, tensorflow)
     run = Run(small_config(csv, tmp_path / "out", snapshot=str(tmp_path / "bvlc_alexnet.tf"), max_iter=0))
     own = get_weights(run.model)
     assert np.array_equal(own["conv1/weight"], source["conv1/weight"]) and np.array_equal(
@@ -142,7 +144,7 @@ def test_foreign_checkpoint_to_resume(csv, tmp_path):
     first = finish(small_config(csv, tmp_path / "a", max_iter=2))
     from deeppose_tf.weight_files import variables_of
 
-    tf1.write_v2(tmp_path / "checkpoint-2", variables_of(first))
+    tf1.write_v2(tmp_path / "checkpoint-2", variables_of(first), tensorflow)
     run = Run(small_config(csv, tmp_path / "b", max_iter=3, resume=True, snapshot=str(tmp_path / "checkpoint-2")))
     assert run.counter == run.loop_step == 2
     assert all(
