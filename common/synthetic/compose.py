@@ -8,7 +8,7 @@ import numpy as np
 
 from common.synthetic import scene
 from common.synthetic.body import POSTURES, rotation, sample_build, sample_pose
-from common.synthetic.figure import FACING_CAMERA, Figure, draw_figure, joint_depth, pose_figure
+from common.synthetic.figure import FACING_CAMERA, Figure, draw_figure, pose_figure
 from common.synthetic.look import sample_look
 from common.synthetic.shapes import Camera, Canvas, Light
 
@@ -17,7 +17,7 @@ OUTSIDE, COVERED, SELF_OCCLUDED, VISIBLE = range(4)  # what the finished picture
 
 @dataclass(frozen=True)
 class Posing:
-    """How people are drawn for a data set: spread of the body's rotations in degrees, share of any roll at all, postures, looseness."""
+    """How people are drawn for a data set: spread of the rotations in degrees, share of any roll at all, postures, looseness."""
 
     roll: float = 14.0
     any_roll: float = 0.06
@@ -29,29 +29,37 @@ class Posing:
 
 @dataclass(frozen=True)
 class Truth:
-    """One person: image points name -> (2,) pixels, what is seen of each joint, visible pixels, head box, stature in pixels."""
+    """One person: name -> (2,) pixels, what is seen of each joint, visible pixels; boxes are x1, y1, x2, y2.
+
+    `body_box` holds the whole body, hidden and outside parts included.
+    """
 
     points: dict[str, np.ndarray]
     states: dict[str, int]
     mask: np.ndarray
-    head_box: np.ndarray  # x1, y1, x2, y2
-    body_box: np.ndarray  # x1, y1, x2, y2 of the whole body, hidden and outside parts included
+    head_box: np.ndarray
+    body_box: np.ndarray
 
-    def table(self, names) -> tuple[np.ndarray, np.ndarray]:
+    def table(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         """(J,2) points and (J,) states in the order of `names`."""
         return np.array([self.points[n] for n in names]), np.array([self.states[n] for n in names])
 
     def mask_box(self) -> np.ndarray:
-        """(4,) x, y, w, h of the visible pixels, edges at pixel borders; zeros when nothing is visible."""
-        rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
-        if not len(rows):
-            return np.zeros(4)
-        return np.array([columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]], float)
+        """(4,) x, y, w, h of the visible pixels."""
+        return box_of(self.mask)
+
+
+def box_of(mask: np.ndarray) -> np.ndarray:
+    """(4,) x, y, w, h of the pixels of a mask, edges at pixel borders; zeros when there are none."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return np.zeros(4)
+    return np.array([columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]], float)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn picture: (H,W,3) uint8 BGR, the depth buffer (H,W) float32 metres, and the people in the order in which they were given."""
+    """A drawn picture: (H,W,3) uint8 BGR, the depth buffer (H,W) float32 metres, and the people in the order of the figures."""
 
     image: np.ndarray
     depth: np.ndarray
@@ -65,7 +73,7 @@ class Stage:
     background: np.ndarray
     light: Light
     camera: Camera
-    lens: scene.Lens
+    lens: tuple[float, float, float, float]
     occluders: list[tuple[int, float, float]] = field(default_factory=list)  # seed, size, depth
 
 
@@ -85,28 +93,27 @@ def sample_turn(rng: np.random.Generator, posing: Posing) -> np.ndarray:
 
 def frame_tightly(
     rng: np.random.Generator, figure: Figure, size: tuple[float, float], margin: tuple[float, float]
-) -> tuple[Figure, Camera, int, int]:
+) -> tuple[Figure, Camera, tuple[int, int]]:
     """A camera and a picture size (width, height) for one person, as in pictures cut out around somebody.
 
-    `size`: range of the body's longer side in pixels; `margin`: range of the border, in fractions of it, drawn for each side (negative
-    cuts off).
+    `size`: range of the body's longer side in pixels; `margin`: range of the border, in fractions of it, drawn for each side
+    (negative cuts off).
     """
-    figure = figure.moved(np.array([0, 0, figure.build.stature * rng.uniform(2.5, 6.0)]))
+    figure = figure.moved([0, 0, figure.build.stature * rng.uniform(2.5, 6.0)])
     box = _body_box(figure, Camera(1.0, 0.0, 0.0))
     extent = box[2:] - box[:2]
     longest = rng.uniform(*size)
     focal = longest / extent.max()
     left, top, right, bottom = longest * rng.uniform(*margin, 4)
-    width = int(np.clip(extent[0] * focal + left + right, 48, 768))
-    height = int(np.clip(extent[1] * focal + top + bottom, 48, 768))
-    return figure, Camera(focal, left - box[0] * focal, top - box[1] * focal), width, height
+    width, height = np.clip(extent * focal + [left + right, top + bottom], 48, 768).astype(int).tolist()
+    return figure, Camera(focal, left - box[0] * focal, top - box[1] * focal), (width, height)
 
 
 def make_stage(
-    rng: np.random.Generator, width: int, height: int, camera: Camera, clutter: tuple[int, int] = (2, 9)
+    rng: np.random.Generator, size: tuple[int, int], camera: Camera, clutter: tuple[int, int] = (2, 9)
 ) -> Stage:
-    """Background, clutter and light for a picture of `width` x `height`; no occluders yet."""
-    canvas = Canvas.empty(scene.background(rng, width, height))
+    """Background, clutter and light for a picture of `size` (width, height); no occluders yet."""
+    canvas = Canvas.empty(scene.background(rng, *size))
     scene.clutter(rng, canvas, int(rng.integers(*clutter)))
     return Stage(canvas.colour, scene.sample_light(rng), camera, scene.sample_lens(rng))
 
@@ -118,11 +125,10 @@ def add_occluder(rng: np.random.Generator, stage: Stage, size: tuple[float, floa
 
 def render(rng: np.random.Generator, stage: Stage, figures: list[Figure]) -> Picture:
     """Draw everybody, then see what the depth buffer left of each joint."""
-    canvas = Canvas.empty(stage.background.copy())
+    canvas = Canvas.empty(stage.background)
     for figure in figures:
         _shadow(canvas, figure, stage.camera)
-    order = sorted(range(len(figures)), key=lambda i: -figures[i].joints["pelvis"][2])
-    for i in order:
+    for i in sorted(range(len(figures)), key=lambda i: -figures[i].joints["pelvis"][2]):
         draw_figure(canvas, figures[i], stage.camera, stage.light, i)
     for seed, size, depth in stage.occluders:
         scene.occlude(np.random.default_rng(seed), canvas, size, depth)
@@ -132,46 +138,33 @@ def render(rng: np.random.Generator, stage: Stage, figures: list[Figure]) -> Pic
 
 def _shadow(canvas: Canvas, figure: Figure, camera: Camera) -> None:
     """Below the lowest foot, when the person stands on it."""
-    lowest = max(("left_heel", "right_heel", "left_toe", "right_toe"), key=lambda n: figure.joints[n][1])
-    foot, head = figure.joints[lowest], figure.joints["head_top"]
-    if foot[1] - head[1] < 0.5 * figure.build.stature:
+    ends = [figure.joints[f"{side}_{part}"] for side in ("left", "right") for part in ("heel", "toe")]
+    foot, pelvis = max(ends, key=lambda end: end[1]), figure.joints["pelvis"]
+    if foot[1] - figure.joints["head_top"][1] < 0.5 * figure.build.stature:
         return
-    middle = np.array([figure.joints["pelvis"][0], foot[1] + 0.02, figure.joints["pelvis"][2]])
-    radii = figure.build.stature * camera.focal / middle[2] * np.array([0.22, 0.06])
-    scene.ground_shadow(canvas, camera.project(middle), radii, 0.55)
+    radii = figure.build.stature * camera.focal / pelvis[2] * np.array([0.22, 0.06])
+    scene.ground_shadow(canvas, camera.project(np.array([pelvis[0], foot[1] + 0.02, pelvis[2]])), radii)
 
 
 def _truth(canvas: Canvas, figure: Figure, camera: Camera, owner: int) -> Truth:
     names = [n for n in figure.joints if not n.endswith(("heel", "toe"))]
-    joints = np.array([figure.joints[n] for n in names])
-    points = camera.project(joints)
-    states = _states(canvas, points, joints[:, 2], np.array([joint_depth(figure, n) for n in names]), owner)
+    joints, depths = np.array([figure.joints[n] for n in names]), np.array([figure.joint_depth(n) for n in names])
+    points, end = camera.project(joints), np.array(canvas.depth.shape[::-1]) - 0.5
+    x, y = np.clip(np.round(points), 0, end - 0.5).astype(int).T
+    in_front = canvas.depth[y, x] < joints[:, 2] - depths
+    states = np.where(in_front, np.where(canvas.owner[y, x] == owner, SELF_OCCLUDED, COVERED), VISIBLE)
+    states = np.where(((points > -0.5) & (points < end)).all(1), states, OUTSIDE)
+    # the head's ellipsoid, chin to crown and ear to ear
+    head, centre = figure.frames["head"][:2] * [0.375, 0.5, 0.43], figure.joints["head_centre"]
+    reach = figure.build.head * np.sqrt((head**2).sum(1)) * camera.focal / centre[2]
+    middle = camera.project(centre)
     return Truth(
         points=dict(zip(names, points)),
         states=dict(zip(names, states.tolist())),
         mask=canvas.owner == owner,
-        head_box=_head_box(figure, camera),
+        head_box=np.concatenate([middle - reach, middle + reach]),
         body_box=_body_box(figure, camera),
     )
-
-
-def _states(canvas: Canvas, points: np.ndarray, z: np.ndarray, own_depth: np.ndarray, owner: int) -> np.ndarray:
-    height, width = canvas.depth.shape
-    pixel = np.round(points).astype(int)
-    inside = ((points > -0.5) & (points < [width - 0.5, height - 0.5])).all(1)
-    x, y = np.clip(pixel[:, 0], 0, width - 1), np.clip(pixel[:, 1], 0, height - 1)
-    in_front = canvas.depth[y, x] < z - own_depth
-    states = np.where(in_front, np.where(canvas.owner[y, x] == owner, SELF_OCCLUDED, COVERED), VISIBLE)
-    return np.where(inside, states, OUTSIDE)
-
-
-def _head_box(figure: Figure, camera: Camera) -> np.ndarray:
-    """Bounding box of the head's ellipsoid (chin to crown, ear to ear)."""
-    frame, size = figure.frames["head"], figure.build.head
-    centre = figure.joints["head_centre"]
-    reach = size * np.sqrt(((frame[:2] * [0.375, 0.5, 0.43]) ** 2).sum(1)) * camera.focal / centre[2]
-    middle = camera.project(centre)
-    return np.concatenate([middle - reach, middle + reach])
 
 
 def _body_box(figure: Figure, camera: Camera) -> np.ndarray:
@@ -180,3 +173,66 @@ def _body_box(figure: Figure, camera: Camera) -> np.ndarray:
     pad = 0.045 * figure.build.stature * camera.focal / points[:, 2:3]
     image = camera.project(points)
     return np.concatenate([(image - pad).min(0), (image + pad).max(0)])
+
+
+_APART = 0.5  # metres between the pelvises of two people, so that bodies do not run through each other
+_CROWD = Posing(postures=("stand", "walk", "sit", "hands_on_hips"), looseness=0.6, any_roll=0.0)
+
+
+def draw_group(
+    rng: np.random.Generator,
+    posing: Posing,
+    size: tuple[int, int],
+    count: int,
+    share: tuple[float, float],
+    occluded: float,
+    crowd: bool = False,
+) -> Picture:
+    """A picture of `count` people on one ground; the first is near the middle, with a stature of `share` of the height.
+
+    About half of the others stand close to somebody, so that people hide each other. `occluded`: chance of each of two things in
+    front. `crowd`: 6 to 14 more people far behind, the last in `people`.
+    """
+    (width, height), focal = size, 1.1 * max(size)
+    ground = rng.uniform(0.9, 1.9)  # metres below the camera
+
+    def stand(posing: Posing, x: float, z: float) -> Figure:
+        figure = sample_figure(rng, posing)
+        return figure.moved([x, ground - figure.points()[:, 1].max(), z])
+
+    first = sample_figure(rng, posing)
+    z = focal * first.build.stature / (rng.uniform(*share) * height)
+    figures, places = [first.moved([0, ground - first.points()[:, 1].max(), z])], [(0.0, z)]
+    for _ in range(count - 1):
+        places.append(_free_place(rng, places, z, width * z / focal))
+        figures.append(stand(posing, *places[-1]))
+    if crowd:
+        x, far = rng.uniform(-0.3, 0.3) * width, z * rng.uniform(2.5, 4.0)
+        for _ in range(rng.integers(6, 15)):
+            depth = far * rng.uniform(0.9, 1.25)
+            figures.append(stand(_CROWD, (x + rng.normal(0, 0.13) * width) * depth / focal, depth))
+
+    seen = Camera(focal, 0, 0).project(figures[0].points())
+    aim = size * np.array([rng.uniform(0.25, 0.75), np.clip(rng.normal(0.52, 0.08), 0.35, 0.7)])
+    camera = Camera(focal, *(aim - (seen.min(0) + seen.max(0)) / 2))
+    stage = make_stage(rng, size, camera, clutter=(3, 14))
+    for _ in range(2):
+        if rng.random() < occluded:
+            add_occluder(rng, stage, (0.08, 0.3), 0.5)
+    return render(rng, stage, figures)
+
+
+def _free_place(
+    rng: np.random.Generator, places: list[tuple[float, float]], z: float, span: float
+) -> tuple[float, float]:
+    """x and depth of the next person: close to one who is there already, or anywhere in view; not inside anybody."""
+    for _ in range(20):
+        if rng.random() < 0.5:
+            x, depth = places[rng.integers(len(places))] + rng.normal(0, [0.5, 0.8])
+        else:
+            depth = z * rng.uniform(0.8, 2.2)
+            x = rng.uniform(-0.5, 0.5) * span * depth / z
+        depth = max(depth, 1.2)
+        if min(np.hypot(x - other[0], depth - other[1]) for other in places) > _APART:
+            break
+    return x, depth

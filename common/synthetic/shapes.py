@@ -1,7 +1,7 @@
 """Shaded, textured volumes in a depth buffer: ellipsoids and tapered capsules, one numpy pass over each one's bounding box.
 
-Camera axes: x right, y down, z away from the camera, metres; image coordinates 0-based pixels, pixel centres at integers. Each volume is
-projected with the scale of its own depth (its inner perspective is neglected; joints are projected exactly).
+Camera axes: x right, y down, z away from the camera, metres; image coordinates 0-based pixels, pixel centres at integers. Each
+volume is projected with the scale of its own depth (its inner perspective is neglected; joints are projected exactly).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TEXTURE_ROWS, TEXTURE_COLUMNS = 64, 128  # columns 0-63: the front half, right t
 
 @dataclass
 class Canvas:
-    """The picture being drawn: colour (H,W,3) float32 BGR 0-255, depth (H,W) float32 metres (inf = nothing), owner (H,W) int16."""
+    """The picture being drawn: colour (H,W,3) float32 BGR 0-255, depth (H,W) float32 metres (inf = nothing), owner (H,W)."""
 
     colour: np.ndarray
     depth: np.ndarray
@@ -25,7 +25,7 @@ class Canvas:
 
     @classmethod
     def empty(cls, colour: np.ndarray) -> Canvas:
-        """A canvas whose picture is `colour`, infinitely far away."""
+        """A canvas whose picture is a copy of `colour`, infinitely far away."""
         shape = colour.shape[:2]
         return cls(colour.astype(np.float32), np.full(shape, np.inf, np.float32), np.full(shape, BACKGROUND, np.int16))
 
@@ -98,26 +98,25 @@ def draw(canvas: Canvas, volume: Ellipsoid | Capsule, camera: Camera, light: Lig
     if volume.distance < 0.3:
         return
     raster = _raster_ellipsoid if isinstance(volume, Ellipsoid) else _raster_capsule
-    found = raster(canvas, volume, camera)
+    found = raster(canvas, volume, camera)  # type: ignore[operator]
     if found is None:
         return
     window, cover, z, normal, across, down, front = found
-    colour = _sample(volume.skin, across, down, front)
-    direction = light.direction.astype(np.float32)
-    lit = normal[0] * direction[0] + normal[1] * direction[1] + normal[2] * direction[2]
-    shade = light.ambient + (1.0 - light.ambient) * np.maximum(0.35 + 0.65 * lit, 0.0)
-    colour *= shade[..., None] * light.tint.astype(np.float32)
-    _blend(canvas, window, cover, z, colour, owner)
+    shade = light.ambient + (1 - light.ambient) * np.maximum(0.35 + 0.65 * _dot(light.direction, normal), 0.0)
+    colour = _sample(volume.skin, across, down, front) * shade[..., None] * light.tint.astype(np.float32)
 
-
-def _blend(canvas: Canvas, window, cover, z, colour, owner: int) -> None:
-    depth = canvas.depth[window]
+    depth, target = canvas.depth[window], canvas.colour[window]
     alpha = cover * (z < depth)
-    target = canvas.colour[window]
     target += alpha[..., None] * (colour - target)
     solid = alpha > 0.5
     np.copyto(depth, z, where=solid)
     np.copyto(canvas.owner[window], owner, where=solid)
+
+
+def _dot(vector: np.ndarray, field) -> np.ndarray:
+    """Dot product of a vector (3,) with three arrays, in float32."""
+    a, b, c = vector.astype(np.float32)
+    return a * field[0] + b * field[1] + c * field[2]
 
 
 def _window(canvas: Canvas, low: np.ndarray, high: np.ndarray):
@@ -127,14 +126,13 @@ def _window(canvas: Canvas, low: np.ndarray, high: np.ndarray):
     x1, y1 = np.minimum(np.ceil(high + 2).astype(int), (width, height))
     if x1 <= x0 or y1 <= y0:
         return None
-    x = np.arange(x0, x1, dtype=np.float32)[None]
-    y = np.arange(y0, y1, dtype=np.float32)[:, None]
+    x, y = np.arange(x0, x1, dtype=np.float32)[None], np.arange(y0, y1, dtype=np.float32)[:, None]
     return (slice(y0, y1), slice(x0, x1)), x, y
 
 
 def _raster_ellipsoid(canvas: Canvas, volume: Ellipsoid, camera: Camera):
     """Where a line of sight (taken parallel to z) meets the ellipsoid: quadric in z, by its Schur complement in x, y."""
-    scale = float(camera.focal / volume.centre[2])
+    scale = np.float32(camera.focal / volume.centre[2])
     middle = camera.project(volume.centre)
     frame, axes = volume.frame.astype(np.float32), volume.axes.astype(np.float32)
     reach = scale * np.sqrt(((frame[:2] * axes) ** 2).sum(1))
@@ -142,19 +140,18 @@ def _raster_ellipsoid(canvas: Canvas, volume: Ellipsoid, camera: Camera):
     if found is None:
         return None
     window, x, y = found
-    x, y = (x - np.float32(middle[0])) / np.float32(scale), (y - np.float32(middle[1])) / np.float32(scale)
+    x, y = (x - np.float32(middle[0])) / scale, (y - np.float32(middle[1])) / scale
     quadric = ((frame / axes**2) @ frame.T).astype(np.float32)
     b, c = quadric[:2, 2], quadric[2, 2]
     m = quadric[:2, :2] - np.outer(b, b) / c
     gx, gy = m[0, 0] * x + m[0, 1] * y, m[1, 0] * x + m[1, 1] * y
     inside = 1.0 - (gx * x + gy * y)
-    cover = np.clip(inside / (2.0 * np.sqrt(gx * gx + gy * gy) + 1e-6) * np.float32(scale) + 0.5, 0.0, 1.0)
+    cover = np.clip(inside / (2.0 * np.sqrt(gx * gx + gy * gy) + 1e-6) * scale + 0.5, 0.0, 1.0)
     z = -(b[0] * x + b[1] * y) / c - np.sqrt(np.maximum(inside, 0.0) / c)
-    local = [(frame[0, k] * x + frame[1, k] * y + frame[2, k] * z) / axes[k] for k in range(3)]
-    normal = [quadric[k, 0] * x + quadric[k, 1] * y + quadric[k, 2] * z for k in range(3)]
-    norm = 1.0 / (np.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2) + 1e-6)
-    normal = [n * norm for n in normal]
-    return window, cover, z + np.float32(volume.centre[2]), normal, local[0], (1.0 - local[1]) / 2, local[2]
+    place = (x, y, z)
+    across, up, front = (_dot(frame[:, k] / axes[k], place) for k in range(3))
+    normal = _unit([_dot(row, place) for row in quadric])
+    return window, cover, z + np.float32(volume.centre[2]), normal, across, (1.0 - up) / 2, front
 
 
 def _raster_capsule(canvas: Canvas, volume: Capsule, camera: Camera):
@@ -181,37 +178,23 @@ def _raster_capsule(canvas: Canvas, volume: Capsule, camera: Camera):
     cover = np.clip(radius - np.sqrt(off2) + 0.5, 0.0, 1.0)
     height = np.sqrt(np.maximum(radius * radius - off2, 0.0))
     z = np.float32(volume.start[2]) + t * np.float32(volume.end[2] - volume.start[2]) - height / scale
-    normal = _tube_normal(volume, ox / radius, oy / radius, -height / radius)
-    left, front = volume.frame[:, 0].astype(np.float32), volume.frame[:, 2].astype(np.float32)
-    across = normal[0] * left[0] + normal[1] * left[1] + normal[2] * left[2]
-    facing = normal[0] * front[0] + normal[1] * front[1] + normal[2] * front[2]
-    return window, cover, z, normal, across, t, facing
+    # the outward normal, leaned along a tube that points towards or away from the camera
+    axis = (volume.end - volume.start) / (np.linalg.norm(volume.end - volume.start) + 1e-9)
+    normal = (ox / radius, oy / radius, -height / radius)
+    along = _dot(axis, normal)
+    normal = _unit([n - along * np.float32(k) for n, k in zip(normal, axis)])
+    return window, cover, z, normal, _dot(volume.frame[:, 0], normal), t, _dot(volume.frame[:, 2], normal)
 
 
-def _tube_normal(volume: Capsule, nx, ny, nz):
-    """The outward normal, leaned along a tube that points towards or away from the camera."""
-    axis = volume.end - volume.start
-    axis = (axis / (np.linalg.norm(axis) + 1e-9)).astype(np.float32)
-    along = nx * axis[0] + ny * axis[1] + nz * axis[2]
-    nx, ny, nz = nx - along * axis[0], ny - along * axis[1], nz - along * axis[2]
-    norm = 1.0 / (np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-3)
-    return [nx * norm, ny * norm, nz * norm]
+def _unit(field):
+    norm = 1.0 / (np.sqrt(field[0] ** 2 + field[1] ** 2 + field[2] ** 2) + 1e-3)
+    return [part * norm for part in field]
 
 
 def _sample(skin: Skin, across, down, front) -> np.ndarray:
     """Texture colours (h,w,3): `across` -1 (person's right) to 1 (left), `down` 0 to 1, front half where `front` > 0."""
-    half = TEXTURE_COLUMNS // 2
-    columns = (
-        np.clip(across, -1.0, 1.0) * np.float32(half / 2 - 1)
-        + np.float32(half / 2 - 0.5)
-        + np.float32(half) * (front <= 0)
-    )
+    half = np.float32(TEXTURE_COLUMNS // 2)
+    columns = np.clip(across, -1.0, 1.0) * (half / 2 - 1) + (half / 2 - 0.5) + half * (front <= 0)
     rows = skin.first + np.clip(down, 0.0, 1.0) * (skin.last - skin.first)
-    columns, rows = np.broadcast_arrays(columns, rows)
-    return cv2.remap(
-        skin.texture,
-        columns.astype(np.float32),
-        rows.astype(np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    columns, rows = (a.astype(np.float32) for a in np.broadcast_arrays(columns, rows))
+    return cv2.remap(skin.texture, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -1,58 +1,94 @@
-"""Penn Action and JHMDB: videos of one moving person."""
+"""Penn Action and JHMDB: videos of one person who moves smoothly."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from common.skeletons import JHMDB15, PENN13
-from common.synthetic.compose import OUTSIDE, VISIBLE, Posing, Truth
-from common.synthetic.folder import generator, write_jpeg, write_mat, write_png
-from common.synthetic.motion import film
+from common.synthetic.body import HIGH, LOW, rotation, sample_build, sample_pose
+from common.synthetic.compose import (
+    OUTSIDE,
+    VISIBLE,
+    Picture,
+    Posing,
+    Truth,
+    add_occluder,
+    make_stage,
+    render,
+    sample_turn,
+)
+from common.synthetic.figure import Figure, pose_figure
+from common.synthetic.folder import each, write_image, write_mat
+from common.synthetic.look import sample_look
+from common.synthetic.shapes import Camera
 
 _ACTIVE = ("stand", "walk", "run", "reach", "throw", "squat", "kick", "star", "split")
 _POSING = Posing(roll=10, any_roll=0.06, pitch=8, facing=0.4, looseness=0.9, postures=_ACTIVE)
 _PENN_SIZES = ((480, 270), (480, 360), (320, 240))
 _ACTIONS = ("baseball_pitch", "bowl", "jump_rope", "jumping_jacks", "squat", "tennis_serve")
+_KEY_EVERY = 9  # frames between the poses that the motion passes through
+
+
+def sample_motion(rng: np.random.Generator, posing: Posing, frames: int) -> list[Figure]:
+    """The same person in `frames` frames: angles and turn follow a cubic spline through drawn poses, within the joint limits."""
+    from scipy.interpolate import CubicSpline
+
+    build, look, turn = sample_build(rng), sample_look(rng), sample_turn(rng, posing)
+    keys = max(2, -(-(frames - 1) // _KEY_EVERY) + 1)
+    poses = np.array([sample_pose(rng, posing.looseness, posing.postures) for _ in range(keys)])
+    poses[1:] = 0.45 * poses[0] + 0.55 * poses[1:]
+    path = np.column_stack([poses, np.cumsum(rng.normal(0, 0.25, keys))])
+    path = CubicSpline(np.linspace(0, 1, keys), path, bc_type="natural")(np.linspace(0, 1, frames))
+    angles = np.clip(path[:, :-1], np.radians(LOW), np.radians(HIGH))
+    return [pose_figure(build, look, a, turn @ rotation(1, y)) for a, y in zip(angles, path[:, -1])]
+
+
+def _film(rng: np.random.Generator, frames: int, size: tuple[int, int]) -> Iterator[Picture]:
+    """One video: fixed camera, background and light, one person on a straight way, sometimes something in front."""
+    (width, height), figures = size, sample_motion(rng, _POSING, frames)
+    focal, stature = 1.2 * width, figures[0].build.stature
+    z = focal * stature / (rng.uniform(0.6, 0.95) * height)
+    way = np.linspace(0, 1, frames)
+    x = (rng.uniform(-0.22, 0.22, (2, 1)) * [1 - way, way]).sum(0) * width * z / focal
+    z = z * (1 + rng.uniform(-0.12, 0.12) * way)
+    # the body's middle, not its pelvis, is kept near the middle of the picture; on a line, or the camera would seem to shake
+    middle = [(f.points()[:, 1].min() + f.points()[:, 1].max()) / 2 for f in figures]
+    y = rng.normal(0, 0.03) * stature - np.polyval(np.polyfit(way, middle, 1), way)
+    stage = make_stage(rng, size, Camera(focal, (width - 1) / 2, (height - 1) / 2), clutter=(3, 12))
+    if rng.random() < 0.3:
+        add_occluder(rng, stage, (0.06, 0.2), 1.0)
+    for figure, place in zip(figures, np.column_stack([x, y, z])):
+        yield render(rng, stage, [figure.moved(place)])
 
 
 def write_penn(folder: Path, count: int, seed: int) -> None:
     """frames/NNNN/000001.jpg ..., labels/NNNN.mat; coordinates counted from 1, odd videos train, even ones test.
 
-    visibility 1 = visible; hidden joints keep their true place; joints outside the frame are at the annotation tool's placeholder (1, 1).
+    visibility 1 = visible; hidden joints keep their true place; joints outside the frame are at the tool's placeholder (1, 1).
     """
-    (folder / "labels").mkdir()
-    for k in tqdm(range(count), desc="synthetic penn_action", unit="video"):
-        rng = generator("penn_action", seed, k)
+    for k, rng in each("penn_action", count, seed, "video"):
         width, height = _PENN_SIZES[rng.integers(len(_PENN_SIZES))]
-        frames = folder / "frames" / f"{k + 1:04d}"
-        frames.mkdir(parents=True)
         people = []
-        for i, picture in enumerate(film(rng, _POSING, int(rng.integers(20, 41)), width, height, (0.6, 0.95))):
-            write_jpeg(frames / f"{i + 1:06d}.jpg", picture.image)
+        for i, picture in enumerate(_film(rng, int(rng.integers(20, 41)), (width, height)), 1):
+            write_image(folder / "frames" / f"{k + 1:04d}" / f"{i:06d}.jpg", picture.image)
             people.append(picture.people[0])
-        label = _penn_label(people, width, height, train=k % 2 == 0)
-        label["action"] = _ACTIONS[rng.integers(len(_ACTIONS))]
+        points, states = (np.array(column) for column in zip(*(person.table(PENN13.joints) for person in people)))
+        points[states == OUTSIDE] = 0.0
+        label = {
+            "action": _ACTIONS[rng.integers(len(_ACTIONS))],
+            "pose": "front",
+            "x": points[:, :, 0] + 1,
+            "y": points[:, :, 1] + 1,
+            "visibility": (states == VISIBLE).astype(np.uint8),
+            "train": np.int32(1 if k % 2 == 0 else -1),
+            "bbox": np.array([_corners(person) for person in people]) + 1,
+            "dimensions": np.array([[height, width, len(people)]], np.uint16),
+            "nframes": np.uint16(len(people)),
+        }
         write_mat(folder / "labels" / f"{k + 1:04d}.mat", label)
-
-
-def _penn_label(people: list[Truth], width: int, height: int, train: bool) -> dict:
-    tables = [person.table(PENN13.joints) for person in people]
-    points, states = (np.array(column) for column in zip(*tables))
-    points[states == OUTSIDE] = 0.0  # the annotation tool's placeholder, 1, 1 in the file
-    corners = np.array([_corners(person) for person in people])
-    return {
-        "pose": "front",
-        "x": points[:, :, 0] + 1,
-        "y": points[:, :, 1] + 1,
-        "visibility": (states == VISIBLE).astype(np.uint8),
-        "train": np.int32(1 if train else -1),
-        "bbox": corners + 1,
-        "dimensions": np.array([[height, width, len(people)]], np.uint16),
-        "nframes": np.uint16(len(people)),
-    }
 
 
 def _corners(person: Truth) -> np.ndarray:
@@ -63,36 +99,27 @@ def _corners(person: Truth) -> np.ndarray:
 
 def write_jhmdb(folder: Path, count: int, seed: int) -> None:
     """Rename_Images/ACTION/VIDEO/00001.png ..., joint_positions and puppet_mask .mat per video, three splits in sub_splits."""
-    names = []
-    for k in tqdm(range(count), desc="synthetic jhmdb", unit="video"):
-        rng = generator("jhmdb", seed, k)
+    videos: dict[str, list[str]] = {}
+    for k, rng in each("jhmdb", count, seed, "video"):
         action = ("catch", "golf", "jump")[k // 2 % 3]
         video = f"synthetic_{action}_{k:03d}"
-        names.append((action, video))
-        frames, joints, masks = (
-            folder / part / action / video for part in ("Rename_Images", "joint_positions", "puppet_mask")
-        )
-        for path in (frames, joints, masks):
-            path.mkdir(parents=True)
+        videos.setdefault(action, []).append(video)
         points, parts = [], []
-        for i, picture in enumerate(film(rng, _POSING, int(rng.integers(15, 31)), 320, 240, (0.6, 0.95))):
-            write_png(frames / f"{i + 1:05d}.png", picture.image)
+        for i, picture in enumerate(_film(rng, int(rng.integers(15, 31)), (320, 240)), 1):
+            write_image(folder / "Rename_Images" / action / video / f"{i:05d}.png", picture.image)
             points.append(picture.people[0].table(JHMDB15.joints)[0])
             parts.append(picture.people[0].mask)
         position = np.array(points).transpose(2, 1, 0) + 1.0
         world = (position - np.array([160.5, 120.5])[:, None, None]) / np.array([320.0, 240.0])[:, None, None]
         placing = {"pos_img": position, "pos_world": world, "scale": np.ones((1, len(points))), "viewpoint": "S"}
-        write_mat(joints / "joint_positions.mat", placing)
-        write_mat(masks / "puppet_mask.mat", {"part_mask": np.array(parts).transpose(1, 2, 0).astype(np.uint8)})
-    _write_splits(folder, names)
+        write_mat(folder / "joint_positions" / action / video / "joint_positions.mat", placing)
+        mask = {"part_mask": np.array(parts).transpose(1, 2, 0).astype(np.uint8)}
+        write_mat(folder / "puppet_mask" / action / video / "puppet_mask.mat", mask)
 
-
-def _write_splits(folder: Path, names: list[tuple[str, str]]) -> None:
-    """Three splits; each tests on another third of every action's videos, or on every other one where an action has fewer than three."""
+    # each split tests on another third of an action's videos, or on every other one where it has fewer than three
     (folder / "sub_splits").mkdir()
     for number in (1, 2, 3):
-        for action in sorted({a for a, _ in names}):
-            videos = [v for a, v in names if a == action]
-            held_out = videos[number - 1 :: 3] if len(videos) > 2 else videos[number % 2 :: 2]
-            text = "".join(f"{v}.avi {2 if v in held_out else 1}\n" for v in videos)
+        for action, names in sorted(videos.items()):
+            held_out = names[number - 1 :: 3] if len(names) > 2 else names[number % 2 :: 2]
+            text = "".join(f"{v}.avi {2 if v in held_out else 1}\n" for v in names)
             (folder / "sub_splits" / f"{action}_test_split_{number}.txt").write_text(text)

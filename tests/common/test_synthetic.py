@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 from common.datasets import load, mpii_convert, synthetic
 from common.errors import DataError
 from common.images import read_image
-from common.synthetic import compose, folder, write_lsp
+from common.synthetic import compose, folder
 from common.synthetic.compose import COVERED, OUTSIDE, SELF_OCCLUDED, VISIBLE
 
 COUNTS = {
@@ -136,15 +135,6 @@ def test_visible_joints_lie_on_their_person(drawn):
                     on, total = on + truth.mask[y, x], total + 1
         # noses, ears and crowns are at the very edge of the head
         assert on / total > 0.97
-
-
-def test_a_thousand_lsp_pictures_take_less_than_half_a_minute():
-    rng_of = folder.generator
-    write_lsp.draw_one(rng_of("lsp", 1, 0), write_lsp._LSP, (0.04, 0.25), 0.35)  # tiles are made once
-    start = time.process_time()
-    for k in range(20):
-        write_lsp.draw_one(rng_of("lsp", 1, k), write_lsp._LSP, (0.04, 0.25), 0.35)
-    assert (time.process_time() - start) / 20 < 0.030
 
 
 def test_refuses_a_folder_that_was_not_drawn_here(tmp_path, capsys):

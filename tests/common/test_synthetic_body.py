@@ -6,14 +6,23 @@ import numpy as np
 import pytest
 
 from common.skeletons import SKELETONS
-from common.synthetic import motion
-from common.synthetic.body import DOF, LIMITS, forward, sample_build, sample_pose
-from common.synthetic.compose import COVERED, OUTSIDE, SELF_OCCLUDED, VISIBLE, Posing, make_stage, render, sample_figure
+from common.synthetic.body import DOF, HIGH, LOW, forward, sample_build, sample_pose
+from common.synthetic.compose import (
+    COVERED,
+    OUTSIDE,
+    SELF_OCCLUDED,
+    VISIBLE,
+    Posing,
+    draw_group,
+    make_stage,
+    render,
+    sample_figure,
+)
 from common.synthetic.figure import FACING_CAMERA, pose_figure
-from common.synthetic.group import draw_group_and_crowd
 from common.synthetic.look import sample_look
 from common.synthetic.shapes import Camera
-from common.synthetic.write_coco import _annotations
+from common.synthetic.write_many import _coco_crowd
+from common.synthetic.write_video import sample_motion
 
 BUILT_IN = tuple(SKELETONS.values())  # before a test registers a user's own
 CAMERA = Camera(400.0, 119.5, 159.5)
@@ -40,12 +49,12 @@ def _show(*placed, width=240, height=320):
         pose_figure(sample_build(rng), sample_look(rng), angles, turn).moved(np.array(at, float))
         for angles, turn, at in placed
     ]
-    return render(rng, make_stage(rng, width, height, CAMERA), figures)
+    return render(rng, make_stage(rng, (width, height), CAMERA), figures)
 
 
 def test_poses_keep_the_joint_limits_and_bone_lengths():
     rng = np.random.default_rng(0)
-    low, high = np.radians(np.array(list(LIMITS.values()))).T
+    low, high = np.radians(LOW), np.radians(HIGH)
     for _ in range(50):
         build, angles = sample_build(rng), sample_pose(rng, looseness=1.5)
         assert (angles >= low - 1e-9).all() and (angles <= high + 1e-9).all()
@@ -116,7 +125,7 @@ def test_things_in_front_hide_joints():
     hidden = 0
     for _ in range(12):
         figure = sample_figure(rng, Posing()).moved(np.array([0, 0, 3.0]))
-        stage = make_stage(rng, 240, 320, CAMERA)
+        stage = make_stage(rng, (240, 320), CAMERA)
         free = render(rng, stage, [figure]).people[0]
         stage.occluders.append((int(rng.integers(2**31)), 0.5, 1.0))
         covered = render(rng, stage, [figure]).people[0]
@@ -132,7 +141,7 @@ def test_things_in_front_hide_joints():
 def test_motion_is_smooth_and_keeps_the_body():
     rng = np.random.default_rng(9)
     for _ in range(4):
-        figures = motion.sample_motion(rng, Posing(), 30)
+        figures = sample_motion(rng, Posing(), 30)
         build = figures[0].build
         assert all(f.build is build and f.look is figures[0].look for f in figures)
         path = np.array([f.points() for f in figures])
@@ -143,9 +152,10 @@ def test_motion_is_smooth_and_keeps_the_body():
 
 def test_crowd_region_is_the_crowd():
     mask_module = pytest.importorskip("pycocotools.mask")
-    picture = draw_group_and_crowd(np.random.default_rng(3), Posing(), 480, 360, 2, (0.5, 0.6))
-    annotations = _annotations(picture, 2, 7)
-    crowd = next(a for a in annotations if a["iscrowd"])
-    region = mask_module.decode(mask_module.frPyObjects(crowd["segmentation"], 360, 480)).astype(bool)
-    np.testing.assert_array_equal(region, np.any([t.mask for t in picture.people[2:]], axis=0))
-    assert crowd["area"] == region.sum() and crowd["num_keypoints"] == 0
+    picture = draw_group(np.random.default_rng(3), Posing(), (480, 360), 2, (0.5, 0.6), 0.0, crowd=True)
+    mask = np.any([t.mask for t in picture.people[2:]], axis=0)
+    for drawn in (mask, np.roll(mask, -np.flatnonzero(mask.any(0))[0], axis=1), np.ones((3, 4), bool)):
+        crowd = _coco_crowd(drawn, SKELETONS["coco17"])
+        region = mask_module.decode(mask_module.frPyObjects(crowd["segmentation"], *drawn.shape)).astype(bool)
+        np.testing.assert_array_equal(region, drawn)
+        assert crowd["area"] == region.sum() and crowd["num_keypoints"] == 0

@@ -1,0 +1,315 @@
+"""Several people a picture: MPII, every data set in COCO's layout, AI Challenger and the simple `json` format."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from common.skeletons import AIC14, COCO17, MPII16, Skeleton
+from common.synthetic.compose import OUTSIDE, VISIBLE, Picture, Posing, Truth, box_of, draw_group
+from common.synthetic.folder import each, generator, train_count, write_image, write_json, write_mat
+
+_POSING = Posing(roll=12, any_roll=0.06, pitch=9)
+_SIZES = ((480, 360), (360, 480), (480, 320))
+_SMALLEST = 25  # visible pixels of an annotated person in COCO
+_SMALLEST_WITH_KEYPOINTS = 700  # as in COCO, small people have a segment and no keypoints
+
+
+def _draw(
+    rng: np.random.Generator,
+    counts: tuple[float, ...] = (0.35, 0.3, 0.2, 0.15),
+    share: tuple[float, float] = (0.4, 1.15),
+    smallest: int = 500,
+    *,
+    posing: Posing = _POSING,
+    sizes: tuple[tuple[int, int], ...] = _SIZES,
+    occluded: float = 0.2,
+    crowd: float = 0.0,
+) -> tuple[Picture, list[Truth], np.ndarray]:
+    """A picture, those of its people who show `smallest` pixels (at least one), and the crowd's pixels (H,W).
+
+    `counts`: chances of 1, 2, ... people; `share`: stature in the picture's height; `crowd`: chance of a crowd in the distance.
+    """
+    while True:
+        size = sizes[rng.integers(len(sizes))]
+        count = 1 + int(rng.choice(len(counts), p=counts))
+        picture = draw_group(rng, posing, size, count, share, occluded, crowd=rng.random() < crowd)
+        people = [t for t in picture.people[:count] if t.mask.sum() >= smallest]
+        if people:
+            return (
+                picture,
+                people,
+                np.any([np.zeros(size[::-1], bool), *(t.mask for t in picture.people[count:])], axis=0),
+            )
+
+
+def write_coco(folder: Path, count: int, seed: int) -> None:
+    """images/{train,val}2017/%012d.jpg, annotations/person_keypoints_{train,val}2017.json and a person detector's boxes."""
+    train = train_count(count, 3 / 4)
+    splits = {"train2017": range(train), "val2017": range(train, count)}
+    files = coco_layout("coco", count, seed, COCO17, splits, lambda split, k: f"images/{split}/{k:012d}.jpg", folder)
+    for split, file in files.items():
+        write_json(folder / "annotations" / f"person_keypoints_{split}.json", file)
+    boxes = _detect(generator("coco", seed, count), files["val2017"])
+    write_json(folder / "person_detection_results" / "COCO_val2017_detections_AP_H_56_person.json", boxes)
+
+
+def coco_layout(
+    name: str, count: int, seed: int, skeleton: Skeleton, splits: dict[str, range], path_of: Any, folder: Path
+) -> dict[str, dict]:
+    """Draws `count` pictures to `folder / path_of(split, number)`, numbers from 1; returns each split's file in COCO's layout.
+
+    v: 0 outside the picture, 1 hidden, 2 visible; whole-pixel coordinates counted from 0. Every image has its `crowdIndex` as
+    CrowdPose defines it: the mean over people of others' joints in a person's box for each joint of their own, at most 1.
+    """
+    files = {split: _coco_file(name, skeleton) for split in splits}
+    for k, rng in each(name, count, seed):
+        split = next(split for split, numbers in splits.items() if k in numbers)
+        while True:
+            chances = (0.35, 0.25, 0.2, 0.12, 0.08)
+            picture, people, crowd = _draw(rng, chances, (0.3, 1.2), _SMALLEST, occluded=0.25, crowd=0.1)
+            found = [_coco_person(t, skeleton) for t in people]
+            if any(person["num_keypoints"] for person in found):
+                break
+        if crowd.sum() >= _SMALLEST:
+            found.append(_coco_crowd(crowd, skeleton))
+        path = folder / path_of(split, k + 1)
+        write_image(path, picture.image)
+        height, width = picture.image.shape[:2]
+        image = {"id": k + 1, "file_name": path.name, "width": width, "height": height, "license": 1}
+        files[split]["images"].append(image | {"crowdIndex": _crowd_index(found)})
+        first = 1 + 100_000 * list(splits).index(split) + len(files[split]["annotations"])
+        files[split]["annotations"] += [
+            person | {"id": number, "image_id": k + 1, "category_id": 1} for number, person in enumerate(found, first)
+        ]
+    return files
+
+
+def _coco_file(name: str, skeleton: Skeleton) -> dict:
+    category = {
+        "supercategory": "person",
+        "id": 1,
+        "name": "person",
+        "keypoints": list(skeleton.joints),
+        "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],
+    }
+    return {
+        "info": {"description": f"Synthetic stand-in for {name}", "version": "1.0", "year": 2017},
+        "licenses": [{"id": 1, "name": "drawn, no photograph", "url": ""}],
+        "images": [],
+        "annotations": [],
+        "categories": [category],
+    }
+
+
+def _coco_person(truth: Truth, skeleton: Skeleton) -> dict:
+    points, states = truth.table(skeleton.joints)
+    area = int(truth.mask.sum())
+    v = np.where(states == OUTSIDE, 0, np.where(states == VISIBLE, 2, 1)) * (area >= _SMALLEST_WITH_KEYPOINTS)
+    # outlines at twice the resolution, so that they enclose the pixels' centres; holes are filled
+    double = cv2.resize(truth.mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    outlines, _ = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return {
+        "segmentation": [((outline.reshape(-1) + 0.5) / 2).tolist() for outline in outlines],
+        "num_keypoints": int((v > 0).sum()),
+        "area": float(area),
+        "iscrowd": 0,
+        "keypoints": (np.column_stack([np.round(points), v]) * (v > 0)[:, None]).astype(int).ravel().tolist(),
+        "bbox": truth.mask_box().tolist(),
+    }
+
+
+def _coco_crowd(mask: np.ndarray, skeleton: Skeleton) -> dict:
+    """All people of the crowd in the distance as one region, run lengths down the columns."""
+    flat = np.concatenate([[False], mask.ravel(order="F")])  # the first run is of zeros, and may be empty
+    changes = np.concatenate([[0], np.flatnonzero(np.diff(flat)), [mask.size]])
+    return {
+        "segmentation": {"counts": np.diff(changes).tolist(), "size": list(mask.shape)},
+        "num_keypoints": 0,
+        "area": float(mask.sum()),
+        "iscrowd": 1,
+        "keypoints": [0] * (3 * len(skeleton)),
+        "bbox": box_of(mask).astype(int).tolist(),
+    }
+
+
+def _crowd_index(people: list[dict]) -> float:
+    tables = [np.reshape(p["keypoints"], (-1, 3)) for p in people if p["num_keypoints"]]
+    boxes = [np.array(p["bbox"]) for p in people if p["num_keypoints"]]
+    shares = []
+    for i, (own, (x, y, w, h)) in enumerate(zip(tables, boxes)):
+        rest = np.concatenate([np.zeros((0, 3)), *tables[:i], *tables[i + 1 :]])
+        inside = (rest[:, 2] > 0) & (rest[:, :2] >= [x, y]).all(1) & (rest[:, :2] < [x + w, y + h]).all(1)
+        shares.append(inside.sum() / (own[:, 2] > 0).sum())
+    return round(min(float(np.mean(shares)), 1.0), 4)
+
+
+def _detect(rng: np.random.Generator, file: dict) -> list[dict]:
+    """What an imperfect detector would return: jittered boxes, some people missed, doubles, false alarms."""
+    found: list[dict] = []
+
+    def detect(image: int, box: list[float], jitter: float, low: float, high: float) -> None:
+        shift, grow = rng.normal(0, jitter, 2), np.exp(rng.normal(0, jitter, 2))
+        x, y, w, h = np.round([*(box[:2] + shift * box[2:]), *(box[2:] * grow)], 3).tolist()
+        score = round(float(rng.uniform(low, high)), 6)
+        found.append({"bbox": [x, y, w, h], "category_id": 1, "image_id": image, "score": score})
+
+    for person in file["annotations"]:
+        if person["iscrowd"]:
+            continue
+        if rng.random() < 0.94:
+            detect(person["image_id"], person["bbox"], 0.05, 0.6, 0.999)
+        if rng.random() < 0.15:
+            detect(person["image_id"], person["bbox"], 0.15, 0.1, 0.6)
+    for image in file["images"]:
+        whole = np.array([image["width"], image["height"]])
+        for _ in range(rng.poisson(0.5)):
+            size = whole * rng.uniform([0.05, 0.1], [0.4, 0.7])
+            detect(image["id"], [*rng.uniform(0, whole - size), *size], 0.0, 0.01, 0.45)
+    return found
+
+
+def write_ai_challenger(folder: Path, count: int, seed: int) -> None:
+    """The two official folders, train and validation, each with its annotation file and its images.
+
+    v: 1 visible, 2 hidden, 3 outside the picture with place 0, 0; whole-pixel coordinates counted from 0, boxes x1, y1, x2, y2
+    of the visible part.
+    """
+    train = train_count(count, 3 / 4)
+    entries: dict[str, list] = {"train_20170902": [], "validation_20170911": []}
+    for k, rng in each("ai_challenger", count, seed):
+        picture, people, _ = _draw(rng)
+        split, day = ("train", "20170902") if k < train else ("validation", "20170911")
+        name = hashlib.sha1(f"synthetic {seed} {k}".encode()).hexdigest()
+        part = folder / f"ai_challenger_keypoint_{split}_{day}"
+        write_image(part / f"keypoint_{split}_images_{day}" / f"{name}.jpg", picture.image)
+        keypoints, boxes = {}, {}
+        for number, truth in enumerate(people, 1):
+            points, states = truth.table(AIC14.joints)
+            v = np.where(states == OUTSIDE, 3, np.where(states == VISIBLE, 1, 2))
+            table = np.column_stack([np.round(points) * (v < 3)[:, None], v])
+            keypoints[f"human{number}"] = table.astype(int).ravel().tolist()
+            x, y, w, h = truth.mask_box().astype(int).tolist()
+            boxes[f"human{number}"] = [x, y, x + w, y + h]
+        entry = {"url": "", "image_id": name, "keypoint_annotations": keypoints, "human_annotations": boxes}
+        entries[f"{split}_{day}"].append(entry)
+    for key, content in entries.items():
+        split, day = key.split("_")
+        path = folder / f"ai_challenger_keypoint_{key}" / f"keypoint_{split}_annotations_{day}.json"
+        write_json(path, content)
+
+
+def write_json_format(folder: Path, count: int, seed: int) -> None:
+    """images/ with train.json and valid.json in the format of common.datasets.json_format, COCO's 17 joints, three decimals."""
+    entries = []
+    for k, rng in each("json", count, seed):
+        picture, people, _ = _draw(rng)
+        file = f"images/{k + 1:05d}.jpg"
+        write_image(folder / file, picture.image)
+        height, width = picture.image.shape[:2]
+        persons = []
+        for truth in people:
+            points, states = truth.table(COCO17.joints)
+            rows = zip(np.round(points, 3).tolist(), states.tolist())
+            joints = [None if state == OUTSIDE else [*point, 2 if state == VISIBLE else 1] for point, state in rows]
+            persons.append({"joints": joints, "box": truth.mask_box().tolist(), "area": float(truth.mask.sum())})
+        entries.append({"file": file, "width": width, "height": height, "persons": persons})
+    train = train_count(count, 3 / 4)
+    for split, part in (("train", entries[:train]), ("valid", entries[train:])):
+        write_json(folder / f"{split}.json", {"skeleton": COCO17.name, "images": part})
+
+
+_MPII_POSING = Posing(roll=14, any_roll=0.08, pitch=10, looseness=1.05)
+_MPII_SIZES = ((480, 360), (480, 270), (360, 480))
+_MPII_NAMES = "rank rkne rhip lhip lkne lank pelv thor neck head rwri relb rsho lsho lelb lwri".split()
+
+
+def write_mpii(folder: Path, count: int, seed: int) -> None:
+    """images/, annot/{train,valid,trainval}.json, annot/gt_valid.mat and mpii_human_pose_v1_u12_1.mat; coordinates from 1.
+
+    Joints outside the picture are not labelled; the release file tells visible from occluded ones. The first two thirds of the
+    pictures are train; there is no test split.
+    """
+    pictures = []
+    for k, rng in each("mpii", count, seed):
+        picture, people, _ = _draw(rng, (0.6, 0.28, 0.12), (0.5, 1.15), 400, posing=_MPII_POSING, sizes=_MPII_SIZES)
+        write_image(folder / "images" / f"{k + 1:09d}.jpg", picture.image)
+        pictures.append((f"{k + 1:09d}.jpg", [_mpii_person(t) for t in people]))
+    train = train_count(count, 2 / 3)
+    for split, part in (("train", pictures[:train]), ("valid", pictures[train:]), ("trainval", pictures)):
+        rows = [_mpii_row(name, person) for name, people in part for person in people]
+        write_json(folder / "annot" / f"{split}.json", rows)
+    valid = [person for _, people in pictures[train:] for person in people]
+    truth = {
+        "jnt_missing": (~np.array([p["labelled"] for p in valid])).T.astype(np.uint8),
+        "pos_gt_src": np.array([p["joints"] for p in valid]).transpose(1, 2, 0),
+        "headboxes_src": np.array([p["head"].reshape(2, 2) for p in valid]).transpose(1, 2, 0),
+        "dataset_joints": np.array([_MPII_NAMES], object),
+    }
+    write_mat(folder / "annot" / "gt_valid.mat", truth)
+    write_mat(folder / "mpii_human_pose_v1_u12_1.mat", {"RELEASE": _mpii_release(pictures)})
+
+
+def _mpii_person(truth: Truth) -> dict:
+    """What the files say of one person, in their frame (counted from 1), to three decimals; unlabelled joints -1."""
+    points, states = truth.table(MPII16.joints)
+    labelled = states != OUTSIDE
+    x1, y1, x2, y2 = truth.body_box
+    scale = max(x2 - x1, y2 - y1) / 200
+    # the release's centre lies above the body's middle: the customary programs lower it by 15 * scale
+    center = np.array([(x1 + x2) / 2, (y1 + y2) / 2 - 15 * scale]) + 1
+    return {
+        "joints": np.where(labelled[:, None], np.round(points + 1, 3), -1.0),
+        "labelled": labelled,
+        "seen": states == VISIBLE,
+        "head": np.round(truth.head_box + 1, 3),
+        "center": np.round(center, 3).tolist(),
+        "scale": round(float(scale), 5),
+    }
+
+
+def _mpii_row(name: str, person: dict) -> dict:
+    flags, joints = person["labelled"].astype(int).tolist(), person["joints"].tolist()
+    place = {"scale": person["scale"], "center": person["center"]}
+    return {"joints_vis": flags, "joints": joints, "image": name, **place}
+
+
+def _struct(rows: list[dict]) -> np.ndarray:
+    """A 1 x N Matlab struct array; 0 x 0 where there are no rows."""
+    if not rows:
+        return np.zeros((0, 0))
+    array = np.empty((1, len(rows)), [(name, object) for name in rows[0]])
+    array[0] = [tuple(row.values()) for row in rows]
+    return array
+
+
+def _mpii_release(pictures: list[tuple[str, list[dict]]]) -> dict:
+    nothing, single = np.zeros((0, 0)), np.empty((len(pictures), 1), object)
+    entries = []
+    for k, (name, people) in enumerate(pictures):
+        persons = _struct([_mpii_rect(p) for p in people])
+        entries.append({"image": {"name": name}, "annorect": persons, "frame_sec": nothing, "vididx": nothing})
+        # persons with enough room around them, numbered from 1
+        single[k, 0] = np.array([[1.0]]) if len(people) == 1 else nothing
+    trained = np.ones((1, len(pictures)))
+    return {"annolist": _struct(entries), "img_train": trained, "version": "12", "single_person": single}
+
+
+def _mpii_rect(person: dict) -> dict:
+    rows = [
+        {"x": x, "y": y, "id": float(j), "is_visible": float(person["seen"][j])}
+        for j, (x, y) in enumerate(person["joints"].tolist())
+        if person["labelled"][j]
+    ]
+    corners = dict(zip(("x1", "y1", "x2", "y2"), person["head"].tolist()))
+    place = dict(zip("xy", person["center"]))
+    return {
+        **corners,
+        "annopoints": {"point": _struct(rows)} if rows else _struct([]),
+        "scale": person["scale"],
+        "objpos": place,
+    }
