@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from common.errors import DataError
-from common.runs.options import Parser
+from common.runs.options import Parser, check_numbers, training_settings
 from common.runs.settings import read_settings_file, resolve, setting
 
 
@@ -151,3 +151,74 @@ def test_unreadable_files_are_named(tmp_path, name, content):
 def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(DataError, match="none.ini does not exist"):
         read_settings_file(tmp_path / "none.ini")
+
+
+@dataclass
+class Training:
+    dataset: str = setting("lsp", choices=("lsp", "mpii"))
+    data_root: str | None = setting(None)
+    epochs: int = setting(140, names=("num_epochs", "-n"))
+    flip_test: bool = setting(True)
+    resume: str | None = setting(None)
+    groups: list = setting([1, 2], "groups of joints", rare=True)
+
+
+PRESETS = {"paper": {"epochs": 100}, "smoke": {"epochs": 2}}
+
+
+def training(*words, **more):
+    parser = Parser("Train it.")
+    parser.ignore({"host": "its log server is gone"})
+    return training_settings(parser, Training, PRESETS, list(words), **more)
+
+
+def test_help_is_grouped_and_rare_options_come_on_demand(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        training("--help")
+    text = capsys.readouterr().out
+    assert text.index("data:") < text.index("network:") < text.index("training:")
+    assert "--groups" not in text and "--help-all lists 1 further options" in text and "-n" in text
+    assert "go on from the newest state" in text, "the vocabulary's words"
+    monkeypatch.setattr("sys.argv", ["train.py", "--help-all"])
+    with pytest.raises(SystemExit):
+        training("--help-all")
+    assert "--groups" in capsys.readouterr().out
+
+
+def test_layers_of_a_training(tmp_path):
+    (tmp_path / "own.ini").write_text("num_epochs = 7\nflip_test = no\n")
+    assert training() == Training(epochs=100)
+    assert training("--preset=smoke", "--config", str(tmp_path / "own.ini")) == Training(epochs=7, flip_test=False)
+    assert training("--config", str(tmp_path / "own.ini"), "-n", "3").epochs == 3
+    assert training("--resume").resume == "auto" and training("--resume=a.pt").resume == "a.pt"
+    assert training("--groups", "[3, 4]").groups == [3, 4] and Training().groups is not Training().groups
+    (tmp_path / "SYNTHETIC").touch()
+    assert training(folder=lambda config: tmp_path).epochs == 2
+    assert training("--preset=paper", folder=lambda config: tmp_path).epochs == 100
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--flip_test", "False"], False), (["--flip_test=on"], True), (["--no-flip_test"], False), (["--flip_test"], True),
+     (["--flip_test", "--epochs", "5"], True)],
+)  # fmt: skip
+def test_switches_in_any_spelling(words, expected):
+    assert training(*words).flip_test is expected
+
+
+def test_a_switch_that_is_neither(capsys):
+    with pytest.raises(SystemExit):
+        training("--flip_test=perhaps")
+    assert "neither yes nor no" in capsys.readouterr().err
+
+
+def test_dead_options_are_said(capsys):
+    assert training("--host", "x", "--epochs=3") == training("--host=x", "-n", "3") == Training(epochs=3)
+    assert capsys.readouterr().err.count("--host has no effect: its log server is gone") == 2
+
+
+def test_numbers_below_their_bound_are_named():
+    check_numbers(Training(), epochs=1)
+    for value in (0, float("nan")):
+        with pytest.raises(DataError, match="setting epochs"):
+            check_numbers(Training(epochs=value), epochs=1)

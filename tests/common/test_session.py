@@ -1,0 +1,267 @@
+"""Sessions, endings, the shelf, scoring and converting: what surrounds every network."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.errors import DataError
+from common.runs import scoring, shelf
+from common.runs.checkpoints import CheckpointStore
+from common.runs.converting import Conversion, card_path
+from common.runs.process import Process, Stopped, device_numbers, environment_ranks, exit_code, plain_message
+from common.runs.runlog import read_log
+from common.runs.session import Position, Session, swapped_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def open_session(folder, total=10, process=None, **options):
+    store = CheckpointStore(folder, lambda p, s: p.write_text(json.dumps(s)), lambda p: json.loads(p.read_text()),
+                            suffix=".json", every=options.pop("every", 0), unit="step")  # fmt: skip
+    position = Position(epoch_length=options.pop("epoch_length", 5), batch_size=options.pop("batch_size", 2))
+    about = {"skeleton": {}, "synthetic": False}
+    options = {"settings": {"mode": "correct"}, "about": about, **options}
+    return Session(folder, position, total, process or Process(), store, **options)
+
+
+def run(session, losses=None, figures=None, resume=None, at_step=None):
+    """The loop of all houses; returns the steps that were saved."""
+    saved = []
+    with session:
+        session.begin(resume)
+        for batch in session.track(iter(range(10**6))):
+            session.position.advance()
+            if at_step:
+                at_step(session)
+            session.log({"loss": (losses or {}).get(session.position.step, 1.0), "lr": 0.1})
+            if session.validation_due:
+                session.validated({"pck": (figures or {}).get(session.position.step, 0.0)})
+            if session.save_due:
+                session.save({"model": batch})
+                saved.append(session.position.step)
+    return saved
+
+
+def test_a_run_validates_saves_and_ends(tmp_path, capsys):
+    assert run(open_session(tmp_path, valid_every=5), figures={5: 3.0, 10: 2.0}) == [5, 10]
+    best, last = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("best", "last"))
+    assert (best["step"], best["epoch"], best["batch"]) == (5, 1, 0) and last["step"] == 10
+    assert last["best_metric"] == 3.0 and last["about"]["batch_size"] == 2
+    assert "[epoch 1] loss 1, pck 3 (best so far)" in capsys.readouterr().out
+    assert {"valid pck", "mean loss"} <= set(read_log(tmp_path / "log.jsonl")[0])
+
+
+def test_minutes_and_numbers_save_between_updates_only(tmp_path):
+    assert run(open_session(tmp_path / "a", save_minutes=-1, accumulate=2)) == [2, 4, 6, 8, 10]
+    assert run(open_session(tmp_path / "b", every=3)) == [3, 6, 9, 10]
+
+
+def test_a_loss_that_is_not_finite_ends_it_and_keeps_what_was_saved(tmp_path):
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 4"):
+        run(open_session(tmp_path, every=3), losses={4: float("nan")})
+    assert json.loads((tmp_path / "last.json").read_text())["step"] == 3
+    with pytest.raises(FloatingPointError):  # never saved with it
+        run(open_session(tmp_path / "b", every=3), losses={3: float("inf")})
+    assert not (tmp_path / "b" / "last.json").exists()
+
+
+def test_early_stop(tmp_path, capsys):
+    figures = {2: 1.0, 4: 3.0, 6: 2.0, 8: 2.5}
+    assert run(open_session(tmp_path, 100, valid_every=2, patience=2), figures=figures) == [2, 4, 6, 8]
+    assert "ended after step 8: 2 validations without a better figure" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_saves_and_says_so(number, tmp_path):
+    def at_step(session):
+        if session.position.step == 4:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match="after step 4 of 10.*--resume"):
+        run(open_session(tmp_path), at_step=at_step)
+    assert json.loads((tmp_path / "last.json").read_text())["step"] == 4 and signal.getsignal(number) is before
+    assert run(open_session(tmp_path), resume="auto") == [10]
+    steps = [e["step"] for e in read_log(tmp_path / "log.jsonl")]
+    assert steps == sorted(set(steps))
+
+
+def test_a_signal_stops_the_programme_with_130(tmp_path):
+    """As a user's Ctrl-C or a cluster's SIGTERM does, on a process of its own; resumed, it is the uninterrupted run."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(folder, resume, pause):
+        command = [sys.executable, ROOT / "tests/common/numpy_run.py", folder, resume, "0", tmp_path / "began", pause]
+        return subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+
+    assert start(tmp_path / "whole", "new", 0).wait(60) == 0
+    process = start(tmp_path / "stopped", "new", 0.05)
+    while not (tmp_path / "stopped" / "log.jsonl").exists() or not read_log(tmp_path / "stopped" / "log.jsonl"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "go on with --resume" in error
+    assert start(tmp_path / "stopped", "auto", 0).wait(60) == 0
+    whole, found = (np.load(tmp_path / n / "weights.npz") for n in ("whole", "stopped"))
+    np.testing.assert_array_equal(found["weights"], whole["weights"])
+
+
+def test_a_position_counts_persons_when_the_batch_changes():
+    position = Position(epoch_length=10, batch_size=4)
+    position.restore({"epoch": 2, "batch": 6, "step": 46, "about": {"batch_size": 2}})
+    assert (position.epoch, position.batch, position.step) == (2, 3, 46)
+
+
+class Others(Process):
+    """A process whose companions wish to stop."""
+
+    world = 2
+
+    def any(self, flag):
+        return True
+
+
+def test_all_processes_stop_at_the_same_step(tmp_path):
+    with pytest.raises(Stopped, match="after step 10 of 50"):
+        run(open_session(tmp_path, 50, process=Others()))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [(DataError("no file"), 2, "error: no file"), (OSError("no space"), 2, "error: no space"),
+     (FloatingPointError("loss is nan"), 1, "stopped: loss is nan. Lower the rate"), (Stopped("saved"), 130, "saved"),
+     (KeyboardInterrupt(), 130, "stopped")],
+)  # fmt: skip
+def test_exit_codes(capsys, error, code, text):
+    def work():
+        raise error
+
+    assert exit_code(work, "done {}", "Lower the rate") == code
+    assert capsys.readouterr() == ("", text + "\n")
+
+
+def test_faults_of_ours_keep_their_traceback(monkeypatch, capsys):
+    with pytest.raises(ValueError, match="could not convert"):
+        exit_code(lambda: float("bad"))
+    monkeypatch.setenv("POSE_TRACEBACK", "1")
+    with pytest.raises(OSError, match="gone"):
+        exit_code(lambda: open("/nowhere/gone"))
+    assert exit_code(lambda: "out", "files are in {}") == 0 and capsys.readouterr().out == "files are in out\n"
+
+
+def test_message_of_a_loader_process():
+    text = (
+        "Caught DataError in worker.\nOriginal Traceback (most recent call last):\n  File x\nDataError: im1.jpg: gone\n"
+    )
+    assert plain_message(DataError(text)) == "im1.jpg: gone" and plain_message(DataError("a: b")) == "a: b"
+
+
+def test_devices():
+    assert device_numbers(None, 0) is None and device_numbers(None, 2) == [0] and device_numbers("cpu", 2) == []
+    assert device_numbers("cuda", 1) == [0] and device_numbers("cuda:0,1", 2) == [0, 1]
+    for text in ("cuda:x", "tpu", "cpu:0", "cuda:2", "cuda"):
+        with pytest.raises(DataError, match="--device"):
+            device_numbers(text, 0 if text == "cuda" else 2)
+
+
+def test_ranks_of_both_launchers(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment_ranks() == (0, 1, 0)
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    assert environment_ranks() == (1, 2, 1)
+
+
+def test_the_shelf_takes_the_newest_best_and_names_what_there_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shelf, "REPOSITORY", tmp_path / "repository")
+    assert shelf.find_weights("house", None, (".pt",)) is None
+    for age, (run_name, state) in enumerate((("old", "best"), ("new", "last"), ("repo", "best"))):
+        base = tmp_path / "repository" if run_name == "repo" else tmp_path
+        path = base / "output" / "house" / run_name / f"{state}.pt"
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+        os.utime(path, (100 + age, 100 + age))
+    assert shelf.find_weights("house", None, (".pt",)) == Path("output/house/new/last.pt")
+    assert "newest" in capsys.readouterr().out
+    assert shelf.find_weights("house", "output/house/old", (".pt",)) == Path("output/house/old/best.pt")
+    zoo = tmp_path / "repository" / "house" / "zoo"
+    zoo.mkdir(parents=True)
+    (zoo / "lspet.npz").write_text("")
+    assert shelf.find_weights("house", "lspet", (".pt",)) == zoo / "lspet.npz"
+    with pytest.raises(DataError, match="nothing.*output/house/new/last.pt.*shipped: lspet"):
+        shelf.find_weights("house", "nothing", (".pt",))
+
+
+def test_result_paths(tmp_path):
+    standard = Path("output/h/valid.npz")
+    assert shelf.result_path(None, standard) == standard
+    assert shelf.result_path("x/y.npz", standard) == Path("x/y.npz")
+    assert shelf.result_path("x.d/", standard) == Path("x.d/valid.npz")
+    assert shelf.result_path(tmp_path, standard) == tmp_path / "valid.npz"
+
+
+def test_a_command_line_for_others(tmp_path):
+    (tmp_path / "data").mkdir()
+    words = ["/a/lpm_torch/val.py", "--data_root", str(tmp_path / "data"), "--result", "r.json", "--json=x.json", "--split=a b",
+             f"--weights={tmp_path}/best.pt"]  # fmt: skip
+    assert scoring.command_line(words) == "python lpm_torch/val.py --data_root DIR '--split=a b' --weights=best.pt"
+
+
+def test_descriptions_hold_no_folders(tmp_path):
+    (tmp_path / "best.pt").write_text("x")
+    meta = scoring.describe("h", "net", tmp_path / "best.pt", {"root": str(tmp_path), "lr": 1}, boxes="oracle")
+    assert meta["settings"] == {"lr": 1} and meta["weights"] == "best.pt" and len(meta["weights_hash"]) == 64
+    assert scoring.describe("h", "net", None, {})["weights"] == "random"
+
+
+def test_a_conversion_is_kept_when_it_agrees(tmp_path):
+    (tmp_path / "in.bin").write_text("in")
+    out = tmp_path / "sub" / "out.npz"
+    with Conversion(tmp_path / "in.bin", out, "CC0") as conversion:
+        conversion.draft.write_text("new")
+        conversion.draft.with_name(conversion.draft.name + ".index").write_text("more")
+        conversion.compare("maps", {"a": [1.0, 2.0]}, {"a": [1.0, 2.0 + 1e-6]}, 1e-4)
+        conversion.keep(mapping="none")
+    assert out.read_text() == "new" and (out.parent / "out.npz.index").read_text() == "more"
+    card = json.loads(card_path(out).read_text())
+    assert card["licence"] == "CC0" and card["mapping"] == "none" and card["check"]["maps"]["tolerance"] == 1e-4
+
+
+@pytest.mark.parametrize("found", [[1.0, 3.0], [1.0, np.nan], [1.0]])
+def test_a_conversion_that_disagrees_leaves_nothing(tmp_path, found):
+    with pytest.raises(DataError), Conversion(tmp_path / "in", tmp_path / "out", "") as conversion:
+        conversion.draft.write_text("new")
+        conversion.compare("maps", [1.0, 2.0], found, 1e-3)
+        conversion.keep()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Tensor:
+    def __init__(self, value):
+        self.value = value
+
+    def clone(self):
+        return Tensor(self.value)
+
+
+def test_weights_come_back_after_an_error_too():
+    network = {"a": Tensor(1)}
+
+    def load(weights):
+        network["a"].value = weights["a"].value
+
+    with pytest.raises(DataError), swapped_weights(network, load, {"a": Tensor(2)}):
+        assert network["a"].value == 2
+        raise DataError("scoring failed")
+    assert network["a"].value == 1
+    with swapped_weights(network, load, None):
+        assert network["a"].value == 1
