@@ -56,16 +56,27 @@ make_environment() {
 fingerprint() {
   (
     cd -- "$root"
-    printf '%s\n' "$root" "$variant" "${bootstrap[@]}"
+    printf '%s\n' "$variant" "${bootstrap[@]}"
     local house
     for house in "${houses[@]}"; do [ ! -e "$house/__init__.py" ] || printf 'package %s\n' "$house"; done
     cat requirements*.txt ./*/requirements*.txt pyproject.toml
   ) | sha256sum | cut -d ' ' -f 1
 }
 
+# The other checkout that .venv was made for, where it was linked or copied from there (not where a checkout was moved with its .venv).
+other_owner() {
+  local real owner
+  [ -z "${POSE_VENV:-}" ] && [ -x "$prefix/bin/python" ] || return 1
+  real=$(cd -P -- "$prefix" && pwd -P)
+  owner=$(cat "$state/owner" 2>/dev/null || true)
+  if [ "$real" != "$prefix" ]; then printf '%s' "${owner:-$real}"; return; fi
+  [ -n "$owner" ] && [ "$owner" != "$root" ] && [ -e "$owner/examples/setup.sh" ] && printf '%s' "$owner"
+}
+
 is_current() {
   local name
   [ -x "$prefix/bin/python" ] || return 1
+  [ -n "${POSE_VENV:-}" ] || [ "$(cat "$state/owner" 2>/dev/null)" = "$root" ] || [ -n "$owner" ] || return 1
   [ "$(cat "$state/everything" 2>/dev/null)" != "$wanted" ] || return 0
   [ ${#targets[@]} -gt 0 ] || return 1
   for name in "${targets[@]}"; do
@@ -117,6 +128,7 @@ install() {
 
 stamp() {
   local name
+  printf '%s\n' "$root" >"$state/owner"
   for name in "${targets[@]:-everything}"; do
     printf '%s\n' "$wanted" >"$state/$name.new"
     mv -f -- "$state/$name.new" "$state/$name"
@@ -149,7 +161,11 @@ state=$prefix/.pose-setup
 log=$state/pip.log
 [ ! -e "$state/gpu" ] || variant=-gpu
 wanted=$(fingerprint)
+owner=$(other_owner) || owner=''
 
+if [ -n "$owner" ] && ! is_current; then
+  die "$prefix belongs to $owner and lacks what this checkout needs; installing here would change it there. Remove $prefix (a link: only the link) and call again, or call setup.sh there."
+fi
 if ! is_current; then
   exec 9<"$root/requirements.txt"
   flock -n 9 || { say 'another set-up of this checkout is running; waiting for it'; flock 9; }

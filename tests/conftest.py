@@ -17,6 +17,9 @@ for _name in (
     os.environ.setdefault(_name, str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The tests' figures are a CPU's, also where a GPU is; POSE_TEST_GPU=1 leaves it visible.
+if os.environ.get("POSE_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 try:
     import hypothesis
@@ -26,6 +29,14 @@ else:
     # The same examples in every run: a failure that one run finds, every run finds.
     hypothesis.settings.register_profile("repository", derandomize=True, deadline=None, database=None)
     hypothesis.settings.load_profile("repository")
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """`long` tests run with `bash tests/run.sh --full`, or when they are asked for by hand."""
+    if os.environ.get("POSE_SKIP_LONG"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="long form: bash tests/run.sh --full"))
 
 
 def _folder_of(variable: str, what: str) -> pathlib.Path:

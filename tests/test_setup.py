@@ -191,6 +191,37 @@ def test_environment_of_another_python_is_left_alone(checkout):
     assert not checkout.pip_calls()
 
 
+def test_a_linked_environment_is_used_and_never_installed_into(checkout, tmp_path):
+    checkout.add_python("python3.11", "3 11")
+    assert checkout.setup().returncode == 0
+    checkout.pip_calls()
+    other = Checkout(tmp_path / "other")
+    (other.root / ".venv").symlink_to(checkout.root / ".venv")
+    answer = other.setup("--python")
+    assert answer.returncode == 0 and answer.stdout == f"{other.root}/.venv/bin/python\n", answer.stderr
+    with open(other.root / "lpm_torch/requirements.txt", "a") as file:
+        file.write("attrs==26.1.0\n")
+    answer = other.setup()
+    assert answer.returncode == 2 and f"belongs to {checkout.root}" in answer.stderr and "Remove" in answer.stderr
+    assert not other.pip_calls() and not checkout.pip_calls()
+    assert checkout.setup().returncode == 0 and not checkout.pip_calls(), "the owner is not disturbed"
+
+
+def test_a_copied_environment_is_used_or_refused_and_a_moved_checkout_set_up_again(checkout, tmp_path):
+    checkout.add_python("python3.11", "3 11")
+    assert checkout.setup().returncode == 0
+    other = Checkout(tmp_path / "other")
+    shutil.copytree(checkout.root / ".venv", other.root / ".venv")
+    assert other.setup("--python").returncode == 0 and not other.pip_calls()
+    moved = checkout.root.with_name("moved")
+    checkout.root.rename(moved)
+    checkout.root = moved
+    checkout.pip_calls()
+    answer = checkout.setup()
+    assert answer.returncode == 0, answer.stderr
+    assert len(checkout.pip_calls()) == 3, "the editable install points to the old place"
+
+
 def test_help_and_unknown_arguments(checkout):
     answer = checkout.setup("--help")
     assert answer.returncode == 0 and "Usage:" in answer.stdout
@@ -221,7 +252,7 @@ def suite(tmp_path):
 
 PASSES = "def test_it():\n    assert True\n"
 FAILS = "def test_it():\n    assert False\n"
-SKIPS = "import pytest\n\n\ndef test_it():\n    pytest.skip('why')\n"
+SKIPS = 'import pytest\n\n\ndef test_it():\n    pytest.skip("why")\n'
 DIES = "import os\n\n\ndef test_it():\n    os._exit(139)\n"
 
 
