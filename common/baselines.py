@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 
+from common.errors import DataError
 from common.geometry import box_center
 from common.poses import PoseSet
 from common.predictions import Predictions, predictions_for
@@ -19,14 +20,15 @@ from common.predictions import Predictions, predictions_for
 def mean_pose(train: PoseSet, test: PoseSet) -> Predictions:
     """The training set's mean pose, placed into each test person's box.
 
-    Poses are averaged relative to the box centre in units of its longer side (as square crops see them), over the labelled joints;
-    a joint that is never labelled in training is NaN. ValueError when the two sets have different skeletons.
+    Poses are averaged relative to the box centre in units of its longer side (as square crops see them), over the labelled
+    joints; a joint that is never labelled in training is NaN. DataError when the two sets have different skeletons.
     """
     if train.skeleton != test.skeleton:
-        raise ValueError(f"mean pose of {train.skeleton.name} cannot be placed into {test.skeleton.name}")
+        what = f"the mean pose of {train.skeleton.name} cannot be placed into {test.skeleton.name}"
+        raise DataError(f"{what}; take both splits from one data set")
     relative = (train.joints - box_center(train.box)[:, None]) / _side(train)
+    count = np.isfinite(relative).sum(0)
     with np.errstate(invalid="ignore"):
-        count = np.isfinite(relative).sum(0)
         mean = np.nansum(relative, axis=0) / np.where(count > 0, count, np.nan)
     joints = box_center(test.box)[:, None] + mean * _side(test)
     return predictions_for(test, joints, meta={"model": "mean pose", "boxes": "oracle (annotated)", "flip_test": False})
@@ -36,48 +38,41 @@ def _side(pose_set: PoseSet) -> np.ndarray:
     return np.maximum(pose_set.box[:, 2:].max(-1), 1.0)[:, None, None]
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on bad input."""
     from common import datasets
     from common.crosscheck import save_run
-    from common.errors import DataError
     from common.evaluate import comparable, score, table
 
-    parser = argparse.ArgumentParser(
-        prog="python -m common.baselines", description="Score the mean pose of the training split."
-    )
+    parser = argparse.ArgumentParser(prog="python -m common.baselines", description=__doc__.split("\n")[0])
     for name, text in (
-        ("dataset", "name in common.datasets"),
+        ("dataset", "its name"),
         ("data_root", "its folder"),
         ("train", "split to average"),
         ("split", "split to score"),
     ):
         parser.add_argument(f"--{name}", required=True, help=text)
-    parser.add_argument(
-        "--house", default="common", help="house whose results the run file stands beside (default: common)"
-    )
-    parser.add_argument("--result", help="write a run file for common.crosscheck and common.tables")
+    parser.add_argument("--house", default="common", help="whose results the run file stands beside (default: common)")
+    parser.add_argument("--result", help="write a run file for common.crosscheck")
     args = parser.parse_args(argv)
     try:
         train, test = (datasets.load(args.dataset, args.data_root, split) for split in (args.train, args.split))
         predictions = mean_pose(train, test)
         results = score(test, predictions)
-    except (DataError, ValueError) as error:
+    except DataError as error:
         print(f"baselines: {error}", file=sys.stderr)
         return 2
     print(table(test, predictions, results, {name: comparable(test, predictions, name) for name in results}))
     if args.result:
+        about = {"house": args.house, "model": "mean pose", "dataset": args.dataset, "split": args.split}
         words = (
             f"--dataset {args.dataset} --data_root DIR --train {args.train} --split {args.split} --house {args.house}"
         )
         save_run(
             args.result,
-            house=args.house,
-            model="mean pose",
-            dataset=args.dataset,
-            split=args.split,
+            **about,
             protocols={name: result.as_dict() for name, result in results.items()},
-            meta={k: predictions.meta[k] for k in ("boxes", "flip_test", "synthetic")},
+            meta={name: predictions.meta[name] for name in ("boxes", "flip_test", "synthetic")},
             command=f"python -m common.baselines {words}",
         )
     return 0

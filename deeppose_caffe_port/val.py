@@ -79,7 +79,7 @@ def score(config: Config, own: argparse.Namespace, stage: int | None = None) -> 
     from common.evaluate import publish
     from common.evaluate import score as evaluate
     from common.files import sha256_of, versions, write_json
-    from common.tables import figures_table
+    from common.readmes import figures_table
     from deeppose_caffe_port.cascade import load_cascade, pick_snapshot
     from deeppose_caffe_port.import_data import load_split
 
@@ -135,7 +135,7 @@ def command_line() -> str:
 
 
 def gains(pose_set, stages, results: dict) -> dict:
-    """What each stage adds: mean distance by joint in image pixels, then every protocol's total, as a table for `common.tables`."""
+    """What each stage adds: mean distance by joint in image pixels, then every protocol's total, as a table for `common.readmes`."""
     import numpy as np
 
     errors = [np.nanmean(np.linalg.norm(joints - pose_set.joints, axis=-1), axis=0) for joints in stages]

@@ -35,7 +35,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=tuple(PARTS), help="what to measure")
     parser.add_argument("--runs", type=positive_number, default=9, help="measurements of each side (default: 9)")
-    parser.add_argument("--json", help="also write the figures here, as common.tables puts them into a README")
+    parser.add_argument("--json", help="also write the figures here, as common.readmes puts them into a README")
     return parser.parse_args(argv)
 
 
@@ -233,7 +233,7 @@ def main(argv=None) -> int:
     import cv2
 
     from common.files import versions, write_json
-    from common.tables import figures_table
+    from common.readmes import figures_table
 
     cv2.setNumThreads(1)
     result = PARTS[args.what](args.runs)

@@ -34,7 +34,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--repeat", type=int, default=5, help="measurements, of which the median counts (default: 5)")
     parser.add_argument("--compile", action="store_true", help="also measure under torch.compile")
-    parser.add_argument("--json", type=Path, help="write the table here too, for a README (common.tables)")
+    parser.add_argument("--json", type=Path, help="write the table here too, for a README (common.readmes)")
     return parser.parse_args(argv)
 
 
@@ -188,7 +188,7 @@ class NetBench:
 
 
 def net_figures(args: argparse.Namespace) -> dict:
-    """`NetBench` as a table for `common.tables`."""
+    """`NetBench` as a table for `common.readmes`."""
     import torch
 
     result, rows = NetBench(args).run(), []
@@ -201,7 +201,7 @@ def net_figures(args: argparse.Namespace) -> dict:
 
 
 def reader_figures(args: argparse.Namespace) -> dict:
-    """CPU time a picture of making an LMDB, reading it, and turning the batch, beside that of training on it, as a table for `common.tables`."""
+    """CPU time a picture of making an LMDB, reading it, and turning the batch, beside that of training on it, as a table for `common.readmes`."""
     import numpy as np
     import torch
 
@@ -250,7 +250,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     import torch
 
-    from common.tables import figures_table
+    from common.readmes import figures_table
 
     torch.set_num_threads(args.threads)
     result = (net_figures if args.what == "net" else reader_figures)(args)

@@ -49,7 +49,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="our step in mixed precision")
     parser.add_argument("--threads", type=int, default=2, help="TensorFlow's threads (default: 2)")
     parser.add_argument(
-        "--json", type=Path, help="also write the figures here, as common.tables puts them into the README"
+        "--json", type=Path, help="also write the figures here, as common.readmes puts them into the README"
     )
     return parser.parse_args(argv)
 
@@ -315,7 +315,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from common.files import write_json
-    from common.tables import figures_table
+    from common.readmes import figures_table
 
     result = {"step": bench_step, "inference": bench_inference, "loader": bench_loader}[args.what](args)
     result |= describe(args, sys.argv[1:] if argv is None else argv)

@@ -148,7 +148,7 @@ class DeviceBench:
 
 
 def device_figures(args: argparse.Namespace, result: dict) -> dict:
-    """`DeviceBench.run` as a table for `common.tables`."""
+    """`DeviceBench.run` as a table for `common.readmes`."""
     rows = [
         [args.model, row["pass"], row["code"], row["clips_per_s"], "-" if row["peak_mib"] is None else round(row["peak_mib"]),
          round(row["tflops"], 3), round(100 * row["share"], 1)]

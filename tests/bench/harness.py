@@ -286,7 +286,7 @@ def table(rows: list[dict]) -> str:
 
 
 def figures(rows: list[dict], command: str) -> dict:
-    """The measurements as `common.tables` puts them into a README: `columns`, `rows`, `command`, `note`."""
+    """The measurements as `common.readmes` puts them into a README: `columns`, `rows`, `command`, `note`."""
     columns = ["what", "CPU seconds", "peer", "peer's CPU seconds", "ratio", "same answer"]
     cells = [
         [r["name"], r["seconds"], r["peer"], r["peer_seconds"], r["ratio"], "yes" if r["same"] else "NO"] for r in rows

@@ -4,7 +4,7 @@
     python tests/bench/lpm_torch.py loader --dataset=LSP --data_dir=DIR [--resolution=256 --mode=compat]
     python tests/bench/device.py [--model=cpm]      # on a GPU: clips/s, memory, share of the bf16 matrix rate, with and without --compile
 
-On a CPU the process's CPU time counts (wall time says little on a busy machine), on a GPU wall time; FILE is what `common.tables` puts into
+On a CPU the process's CPU time counts (wall time says little on a busy machine), on a GPU wall time; FILE is what `common.readmes` puts into
 the README. `plain_lpm` and `plain_cpm` are that loop: one frame at a time, a convolution a layer and gate, nothing shared. They are the tests' oracle.
 """
 
@@ -280,7 +280,7 @@ def main(argv=None) -> int:
 
 
 def network_figures(args: argparse.Namespace, result: dict) -> dict:
-    """`Bench.run` as a table for `common.tables`."""
+    """`Bench.run` as a table for `common.readmes`."""
     import torch
 
     time_name = "s a clip" if args.device.startswith("cuda") else "CPU s a clip"
@@ -302,7 +302,7 @@ def network_figures(args: argparse.Namespace, result: dict) -> dict:
 
 
 def loader_figures(args: argparse.Namespace, result: dict) -> dict:
-    """`loader_rates` as a table for `common.tables`."""
+    """`loader_rates` as a table for `common.readmes`."""
     synthetic = "SYNTHETIC " if result["synthetic"] else ""
     row = [f"{synthetic}{args.dataset}", args.mode, args.resolution, result["crops_per_cpu_s"], result["crops_per_s"]]
     note = f"{result['crops']} crops with labels and centre map, median of {args.repeat}, one thread; files were read before"

@@ -38,7 +38,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each side (default: 3)")
     parser.add_argument("--size", default="640x480", help="width x height of the JPEGs (default: 640x480)")
-    parser.add_argument("--json", help="also write the figures here, as common.tables puts them into a README")
+    parser.add_argument("--json", help="also write the figures here, as common.readmes puts them into a README")
     args = parser.parse_args(argv)
     args.persons = args.persons or (32 if args.what == "inference" else 200)
     return args
@@ -182,7 +182,7 @@ def main(argv=None) -> int:
     import cv2
 
     from common.files import versions, write_json
-    from common.tables import figures_table
+    from common.readmes import figures_table
     from simplebaseline_paddle.machine import Machine
 
     cv2.setNumThreads(0)

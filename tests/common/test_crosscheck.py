@@ -6,7 +6,18 @@ import sys
 
 import pytest
 
-from common.crosscheck import as_html, as_text, comparable, compare, load_runs, main, markdown, reported, save_run
+from common.crosscheck import (
+    as_html,
+    as_text,
+    comparable,
+    compare,
+    load_runs,
+    main,
+    markdown,
+    reported,
+    save_run,
+    table_of,
+)
 from common.errors import DataError
 from common.protocols import PROTOCOLS
 
@@ -147,13 +158,13 @@ def test_a_figure_that_could_not_be_formed(tmp_path):
     lines = compare(load_runs(tmp_path))
     assert next(x for x in lines if x["table"] == "simplebaseline_mpii")["difference"] is None
     for form in (markdown, as_html, as_text):
-        assert "resnet50_256x256" in form(lines)
+        assert "resnet50_256x256" in form(table_of(lines))
 
 
 def test_forms_show_every_column(tmp_path, capsys):
     run_file(tmp_path)
     lines = compare(load_runs(tmp_path))
-    table = markdown(lines).splitlines()
+    table = markdown(table_of(lines)).splitlines()
     assert len({row.replace("\\|", "").count("|") for row in table}) == 1 and len(table) == len(lines) + 2
     for word in (
         "boxes",
@@ -168,7 +179,7 @@ def test_forms_show_every_column(tmp_path, capsys):
         "why",
     ):
         assert word in table[0]
-    assert as_html(lines).count("<tr>") == len(lines) + 1
+    assert as_html(table_of(lines)).count("<tr>") == len(lines) + 1
     assert main(["--results", str(tmp_path), "--json"]) == 0
     parsed = json.loads(capsys.readouterr().out)
     assert len(parsed["lines"]) == len(lines) and parsed["without_figures"]

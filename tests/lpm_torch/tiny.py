@@ -37,7 +37,7 @@ def folder() -> Path:
 def lsp() -> Path:
     """Synthetic LSP, 16 people, half of them for testing."""
     root = folder() / "LSP"
-    synthetic.make("lsp", root, 16)
+    synthetic.make("lsp", root, 16, seed=1)
     return root
 
 

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from common import baselines, tables
-from common.crosscheck import compare
+from common import baselines, readmes
+from common.crosscheck import compare, main
 from common.datasets import load, synthetic
 from common.errors import DataError
 
@@ -22,7 +22,7 @@ def run(model, total, **meta):
 
 
 def test_measured_lists_runs_in_ascending_order_with_groups_and_commands():
-    text = tables.measured([run("good", 80.0, preset="cpu"), run("bad", 20.0)])
+    text = readmes.measured([run("good", 80.0, preset="cpu"), run("bad", 20.0)])
     rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
     assert rows[0] == "| run | boxes | flip test | total | knee | hip |"
     assert rows[1:] == [
@@ -33,18 +33,16 @@ def test_measured_lists_runs_in_ascending_order_with_groups_and_commands():
 
 
 def test_synthetic_runs_say_so():
-    assert "SYNTHETIC" in tables.measured([run("m", 50.0, synthetic=True)])
-    assert "SYNTHETIC" not in tables.measured([run("m", 50.0)])
-    both = tables.measured([run("real", 50.0), run("drawn", 60.0, synthetic=True)]).split("\n\n")
+    assert "SYNTHETIC" in readmes.measured([run("m", 50.0, synthetic=True)])
+    assert "SYNTHETIC" not in readmes.measured([run("m", 50.0)])
+    both = readmes.measured([run("real", 50.0), run("drawn", 60.0, synthetic=True)]).split("\n\n")
     assert "real images" in both[0] and "drawn" not in both[1] and "SYNTHETIC" in both[2] and "drawn" in both[3]
 
 
 def test_only_marked_places_change():
-    text = "a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb <!-- y:begin --> c"
-    assert (
-        tables.refreshed(text, {"x": "new \\1", "y": "never"})
-        == "a\n<!-- x:begin -->\nnew \\1\n<!-- x:end -->\nb <!-- y:begin --> c"
-    )
+    text = "a\n<!-- x:begin -->\nold\n<!-- x:end -->\n<!-- z:begin -->\nkept\n<!-- z:end -->\nb <!-- y:begin --> c"
+    filled = readmes.refreshed(text, lambda name, _: {"x": "new \\1", "y": "never"}.get(name))
+    assert filled == text.replace("old", "new \\1")
 
 
 def test_overview_has_a_row_a_run_and_counts_what_was_reported():
@@ -56,7 +54,7 @@ def test_overview_has_a_row_a_run_and_counts_what_was_reported():
         {**line, "measured": 61.0, "comparable": True},
         {**line, "reported": None},
     ]
-    text = tables.overview(runs, lines)
+    text = readmes.overview(runs, lines)
     assert [row.split(" | ")[1] for row in text.splitlines()[2:5]] == ["bad", "good", "drawn"]
     assert "| h | drawn | lsp | test | SYNTHETIC | pck_torso@0.2 | 90.0 |" in text
     assert text.splitlines()[-1] == "| h | 3 | 2 | 1 |"
@@ -68,12 +66,12 @@ def test_overview_takes_the_data_sets_main_protocol():
         "dataset": "k2hpd",
         "protocols": {"pdj@0.1": own["protocols"]["pck_torso@0.2"], "pdj@0.5": {"total": None, "n": 7}},
     }
-    assert "| pdj@0.5 | - |" in tables.overview([own], [])
+    assert "| pdj@0.5 | - |" in readmes.overview([own], [])
 
 
 def test_every_figure_of_the_originals_is_listed_once_and_short():
     lines = compare([], None)
-    rows = tables.originals(lines).splitlines()
+    rows = readmes.originals(lines).splitlines()
     reported = [line for line in lines if line["reported"] is not None and line["house"] != "literature"]
     assert len([row for row in rows if row.startswith("| ")]) == 2 + len(reported) and len(reported) > 30
     assert "defect" not in rows[4]
@@ -88,13 +86,17 @@ def test_figures_come_from_the_file_that_the_mark_names(tmp_path):
     }
     (tmp_path / "bench.json").write_text(json.dumps(content))
     text = "a\n<!-- figures bench.json:begin -->\nold\n<!-- figures:end -->\nb"
-    filled = tables.with_figures(text, tmp_path)
+
+    def content(name, path):
+        return readmes.figures_file(path, tmp_path) if name == "figures" else None
+
+    filled = readmes.refreshed(text, content)
     assert "| a | 0.0123 | 7 |\n| b | 1234 | - |" in filled and "`python x.py`: once" in filled and "old" not in filled
-    assert tables.with_figures(filled, tmp_path) == filled
-    assert "Not measured yet." in tables.with_figures(filled.replace("bench", "gone"), tmp_path)
+    assert readmes.refreshed(filled, content) == filled
+    assert "Not measured yet." in readmes.refreshed(filled.replace("bench", "gone"), content)
     (tmp_path / "bench.json").write_text('{"rows": []}')
     with pytest.raises(DataError, match="bench.json"):
-        tables.with_figures(text, tmp_path)
+        readmes.refreshed(text, content)
 
 
 def test_the_quickstarts_fractions_have_three_digits():
@@ -109,12 +111,14 @@ def test_the_quickstarts_fractions_have_three_digits():
         "minutes": 1.26,
     }
     rows = [{**row, "protocol": "oks_ap"}, {**row, "protocol": "pckh@0.5", "score": 16.36}]
-    text = tables.quickstart_table({"rows": rows, "minutes": 2.5, "cores": 2, "largest_process_gb": 1.0, "python": "3"})
+    text = readmes.quickstart_table(
+        {"rows": rows, "minutes": 2.5, "cores": 2, "largest_process_gb": 1.0, "python": "3"}
+    )
     assert "| oks_ap | 0.250 | 0.000 | 0.000 | 1.3 |" in text and "| pckh@0.5 | 16.4 | 0.0 | 0.0 | 1.3 |" in text
 
 
 def test_the_readmes_are_up_to_date():
-    assert tables.main(["--check"]) == 0
+    assert main(["--check"]) == 0
 
 
 def test_mean_pose_is_the_mean_in_the_box(tmp_path):

@@ -1,0 +1,160 @@
+"""The generated tables of the READMEs, from the run files (HOUSE/results/*.json): `python -m common.crosscheck --readmes`.
+
+A README marks the places, and what stands between the marks is replaced:
+    <!-- measured:begin --> <!-- measured:end -->         what was measured: a table a protocol, a column a group or part
+    <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, a copy of out/quickstart/report.json
+    <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported beside measured (in the root's README an overview)
+    <!-- figures PATH:begin --> <!-- figures:end -->      a JSON file (PATH from the repository) with `columns`, `rows`, `command`,
+                                                          `note`: benchmarks, trials
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.crosscheck import ROOT, boxes_of, compare, figure, load_runs, markdown, table_of, yes
+from common.errors import DataError
+from common.files import atomic_write
+
+_SHORT = ("house", "model", "data", "split", "protocol", "reported", "measured", "difference", "comparable?")
+_MAIN = {"k2hpd": "pdj@0.5"}  # the protocol that stands for a run in the overview, where that is not its first
+_MARK = re.compile(r"(<!-- (\w+)(?: (\S+))?:begin -->\n)(.*?)(<!-- \2:end -->)", re.DOTALL)
+
+
+def refreshed(text: str, content: Callable[[str, str | None], str | None]) -> str:
+    """`text` with every marked place filled by `content(name, path)`; where that is None it stays as it is."""
+
+    def fill(match: re.Match) -> str:
+        found = content(match[2], match[3])
+        return match[1] + (match[4] if found is None else found + "\n") + match[5]
+
+    return _MARK.sub(fill, text)
+
+
+def measured(runs: list[dict]) -> str:
+    """For each data set (drawn or real), split and protocol with a breakdown a table with a row a run; then the commands."""
+    tables: dict[tuple, list[tuple[float, list[str]]]] = {}
+    for run in runs:
+        meta, images = run["meta"], "SYNTHETIC images" if run["meta"].get("synthetic") else "real images"
+        for protocol, result in run["protocols"].items():
+            parts = result.get("per_group") or result.get("per_part") or {}
+            if result["total"] is not None and parts:
+                title = f"**{run['dataset']} {run['split']}, {protocol}** ({images}, {result['n']} persons)"
+                row = [_label(run), boxes_of(meta) or "not stated", yes(meta.get("flip_test"))]
+                row += [
+                    f"**{figure(result['total'], protocol, 1)}**",
+                    *(figure(v, protocol, 1) for v in parts.values()),
+                ]
+                tables.setdefault((title, *parts), []).append((result["total"], row))
+    blocks = []
+    for (title, *names), rows in tables.items():
+        header = ["run", "boxes", "flip test", "total", *names]
+        ordered = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+        blocks.append(f"{title}\n\n{markdown([header, *ordered])}")
+    notes = [f"; {run['meta']['note']}" if run["meta"].get("note") else "" for run in runs]
+    commands = dict.fromkeys(f"- {_label(run)}: `{run['command']}`{note}" for run, note in zip(runs, notes))
+    return "\n\n".join([*blocks, "\n".join(commands)]) if blocks else "Nothing was measured yet."
+
+
+def _label(run: dict) -> str:
+    parts = [str(run["meta"][k]) for k in ("preset", "weights") if run["meta"].get(k)]
+    return run["model"] + (f" ({', '.join(parts)})" if parts else "")
+
+
+def overview(runs: list[dict], lines: list[dict]) -> str:
+    """Each run by its data set's main protocol, and how many reported figures of each project were measured (`lines`)."""
+    rows = []
+    for run in runs:
+        protocol = _MAIN.get(run["dataset"], next(iter(run["protocols"])))
+        total, images = run["protocols"][protocol]["total"], "SYNTHETIC" if run["meta"].get("synthetic") else "real"
+        order = (run["house"], run["dataset"], total or 0)
+        cells = [run["house"], _label(run), run["dataset"], run["split"], images, protocol, figure(total, protocol, 1)]
+        rows.append((order, cells))
+    table = [["house", "model", "data", "split", "images", "protocol", "measured"]]
+    table += [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+    counts = [["figures reported by", "how many", "measured here", "of these comparable"]]
+    for house in dict.fromkeys(line["house"] for line in lines if line["reported"] is not None):
+        own = [line for line in lines if line["house"] == house and line["reported"] is not None]
+        known = [line for line in own if line["measured"] is not None]
+        counts.append([house, str(len(own)), str(len(known)), str(sum(bool(line["comparable"]) for line in known))])
+    return f"{markdown(table)}\n\n{markdown(counts)}"
+
+
+def originals(lines: list[dict]) -> str:
+    """Folded: every figure that the five originals report, without the columns that describe its setting."""
+    own = [line for line in lines if line["reported"] is not None and line["house"] != "literature"]
+    summary = "<summary>Every figure that the five originals report</summary>"
+    return f"<details>{summary}\n\n{markdown(table_of(own, _SHORT))}\n\n</details>"
+
+
+def quickstart_table(result: dict) -> str:
+    """A report.json of the quickstart as a Markdown table and a line about time and memory."""
+    names = ("house", "model", "dataset", "n", "protocol", "score", "mean pose", "random weights", "minutes")
+    table = [["house", "network", "synthetic", "persons", "protocol", "trained", *names[6:]]]
+    for row in result["rows"]:
+        protocols = dict.fromkeys(names[5:8], row["protocol"])  # OKS AP is a fraction, the others are percentages
+        cells = {
+            n: figure(row[n], protocols.get(n, ""), 1) if isinstance(row[n], float) else str(row[n]) for n in names
+        }
+        table.append(list(cells.values()))
+    needs = f"{result['minutes']:.1f} minutes on {result['cores']} cores, largest process "
+    needs += f"{result['largest_process_gb']:.1f} GB, Python {result['python']}."
+    return f"{markdown(table)}\n\n{needs}"
+
+
+def figures_table(result: dict) -> str:
+    """A JSON file of figures as a Markdown table, its command, and its note; floats with three digits."""
+    rows = [[str(name) for name in result["columns"]], *([_cell(v) for v in row] for row in result["rows"])]
+    return f"{markdown(rows)}\n\n`{result['command']}`: {result['note']}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+    return "-" if value is None else str(value)
+
+
+def figures_file(name: str, root: Path = ROOT) -> str:
+    """A file of figures as a table, or the word that there is none yet; DataError naming a file of another form."""
+    if not (root / name).is_file():
+        return "Not measured yet."
+    try:
+        return figures_table(json.loads((root / name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        remedy = "write it again with the command that makes it"
+        raise DataError(f"{name} is no file of figures ({error!r}); {remedy}") from error
+
+
+def _readmes() -> dict[Path, str]:
+    """Each README of the repository and what it should say."""
+    runs, result = load_runs(ROOT), {}
+    first_run = quickstart_table(json.loads((ROOT / "examples" / "quickstart.json").read_text(encoding="utf-8")))
+    for path in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))):
+        house = None if path.parent == ROOT else path.parent.name
+        lines = compare(runs, house)
+        table = markdown(table_of([line for line in lines if line["reported"] is not None]))
+        contents = {
+            "crosscheck": table if house else f"{overview(runs, lines)}\n\n{originals(lines)}",
+            "measured": measured([run for run in runs if run["house"] == house]),
+            "quickstart": first_run,
+        }
+
+        def content(name: str, file: str | None, contents: dict[str, str] = contents) -> str | None:
+            return figures_file(file) if name == "figures" and file else contents.get(name)
+
+        result[path] = refreshed(path.read_text(encoding="utf-8"), content)
+    return result
+
+
+def write_readmes(check: bool = False) -> int:
+    """Write what is out of date, and say so; with `check` only say so. Exit code 1 when that found any."""
+    stale = {path: text for path, text in _readmes().items() if text != path.read_text(encoding="utf-8")}
+    for path, text in stale.items():
+        print(f"{path.relative_to(ROOT)} is {'out of date' if check else 'written anew'}")
+        if not check:
+            atomic_write(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+    return 1 if check and stale else 0
