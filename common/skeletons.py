@@ -226,6 +226,20 @@ def skeleton_map(source: Skeleton, target: Skeleton) -> SkeletonMap:
     return SkeletonMap(source, target, tuple(sources), np.array(synthetic))
 
 
+def joint_order(source: Skeleton, target: Skeleton, shared_joints: bool = False) -> np.ndarray:
+    """(J,) for every joint of `target` the place of the same joint in `source`, by name; -1 where it has none.
+
+    DataError naming both when their joints differ, unless `shared_joints` lets pass what they share.
+    """
+    order = np.array([source.joints.index(j) if j in source.joints else -1 for j in target.joints], np.int64)
+    if set(source.joints) == set(target.joints) or (shared_joints and (order >= 0).any()):
+        return order
+    names = [f"{s.name} ({len(s)} joints)" for s in (source, target)]
+    shared = int((order >= 0).sum())
+    remedy = f"; --shared_joints lets the {shared} pass that they share by name" if shared and not shared_joints else ""
+    raise DataError(f"the network answers skeleton {names[0]}, the data have {names[1]}{remedy}")
+
+
 def card(skeleton: Skeleton) -> dict:
     """The skeleton as plain JSON for checkpoints, cards and users' own data; flip pairs and limbs by joint index from 0."""
     flips, limbs = ([list(pair) for pair in pairs] for pairs in (skeleton.flip_pairs, skeleton.limbs))

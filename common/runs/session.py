@@ -142,7 +142,7 @@ class Session:
 
     @property
     def _at_boundary(self) -> bool:
-        return self.position.step % self.accumulate == 0
+        return self.position.step % self.accumulate == 0 or self.position.step >= self.total
 
     @property
     def validation_due(self) -> bool:

@@ -21,6 +21,7 @@ from common.skeletons import (
     card,
     from_card,
     group_name,
+    joint_order,
     mirror_name,
     skeleton_map,
 )
@@ -178,3 +179,16 @@ def test_a_stand_in_of_an_unlabelled_source_is_unlabelled():
 
 def test_mpii14_is_mpii16_in_lsp_order():
     assert [n.replace("upper_neck", "neck") for n in MPII14.joints] == list(LSP14.joints)
+
+
+def test_joint_order_is_by_name_and_refuses_other_skeletons():
+    order = joint_order(LSP14, LPM14)
+    assert [LSP14.joints[i] for i in order] == list(LPM14.joints)
+    with pytest.raises(
+        DataError, match=r"lsp14 \(14 joints\), the data have coco17 \(17 joints\); --shared_joints lets the 12"
+    ):
+        joint_order(LSP14, COCO17)
+    order = joint_order(LSP14, COCO17, shared_joints=True)
+    assert order[COCO17.index("left_eye")] == -1 and order[COCO17.index("left_hip")] == LSP14.index("left_hip")
+    with pytest.raises(DataError, match="answers skeleton one"):
+        joint_order(Skeleton("one", ("thumb",)), COCO17, shared_joints=True)
