@@ -96,19 +96,21 @@ class CheckpointStore:
     """The checkpoints of one run in `directory`: `last`, `previous`, `best` and `epoch_000010`, each with `suffix`.
 
     `save_fn(path, state)` and `load_fn(path) -> state` are the framework's. `mode` says whether a `max` or a `min` metric is best.
-    With `every` > 0, a numbered copy is kept every so many of `unit` (`epoch`, or `step`), the newest `keep` of them (0: all).
+    With `every` > 0, a numbered copy is kept every so many of `unit` (`epoch`, or `step`), the newest `keep` of them (0: all);
+    `numbered` is its name where an original has another, such as `checkpoint-{}`.
     `index.json` holds each file's hash, because some formats load flipped bits without complaint.
     One process writes; in a distributed run the others pass `writer=False` and call `begin` after the writer did.
     """
 
     def __init__(self, directory: str | Path, save_fn: Callable[[Path, dict], Any], load_fn: Callable[[Path], dict], *, suffix: str,
-                 mode: str = "max", every: int = 0, unit: str = "epoch", keep: int = 0, writer: bool = True,
-                 announce: Callable[[str], Any] = print):  # fmt: skip
+                 mode: str = "max", every: int = 0, unit: str = "epoch", keep: int = 0, numbered: str = "",
+                 writer: bool = True, announce: Callable[[str], Any] = print):  # fmt: skip
         if mode not in ("max", "min") or unit not in ("epoch", "step"):
             raise ValueError(f"mode is max or min, unit is epoch or step; not {mode!r}, {unit!r}")
         self.directory, self.suffix = Path(directory), suffix
         self.save_fn, self.load_fn, self.announce = save_fn, load_fn, announce
         self.mode, self.every, self.unit, self.keep, self.writer = mode, every, unit, keep, writer
+        self._numbered = numbered or unit + "_{:06d}"
         self.best_metric: float | None = None
 
     def path(self, name: str) -> Path:
@@ -193,19 +195,23 @@ class CheckpointStore:
         if best:
             _link(temporary, self.path("best"))
         if self._numbered_at(state[self.unit], state["batch"]):
-            _link(temporary, self.path(f"{self.unit}_{state[self.unit]:06d}"))
+            _link(temporary, self.path(self._numbered.format(state[self.unit])))
             self._drop_old_numbered()
         publish(temporary, last)
         return best
 
     def numbered(self) -> list[Path]:
         """The numbered checkpoints, oldest first."""
-        pattern = re.compile(rf"{self.unit}_(\d+){re.escape(self.suffix)}")
-        found = [(int(m[1]), f) for f in self.directory.glob(f"{self.unit}_*") if (m := pattern.fullmatch(f.name))]
+        begin = self._numbered.partition("{")[0]
+        pattern = re.compile(rf"{re.escape(begin)}(\d+){re.escape(self.suffix)}")
+        found = [(int(m[1]), f) for f in self.directory.glob(f"{begin}*") if (m := pattern.fullmatch(f.name))]
         return [file for _, file in sorted(found)]
 
     def _names(self) -> list[str]:
-        return [name + self.suffix for name in ("last", "previous", "best", f"{self.unit}_*", "unreadable_*")]
+        return [
+            name + self.suffix
+            for name in ("last", "previous", "best", self._numbered.partition("{")[0] + "*", "unreadable_*")
+        ]
 
     def numbered_due(self, position) -> bool:
         """Whether a numbered checkpoint belongs to this `session.Position`."""

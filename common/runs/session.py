@@ -150,16 +150,18 @@ class Session:
         return bool(self.valid_every) and self.position.step % self.valid_every == 0
 
     def validated(self, figures: dict[str, float] | None) -> None:
-        """Figures of the validation split; the first chooses the best checkpoint. None in processes that have none."""
+        """Figures of the validation split; the first chooses the best checkpoint. None in processes that have none.
+
+        They are logged as `valid NAME`, those with an original's tag (`test/mPCP`) as they are.
+        """
         self._flush()
         if figures and self.run_log:
             name, value = next(iter(figures.items()))
             self._metric = float(value)
             self._worse = 0 if self.store.improves(self._metric) else self._worse + 1
             mean = sum(self._losses) / max(len(self._losses), 1)
-            self.run_log.scalars(
-                self.position.step, **{"mean loss": mean, **{f"valid {n}": v for n, v in figures.items()}}
-            )
+            tagged = {n if "/" in n else f"valid {n}": v for n, v in figures.items()}
+            self.run_log.scalars(self.position.step, **{"mean loss": mean, **tagged})
             where = f"epoch {self.position.epoch}" if self.position.epoch_length else f"step {self.position.step}"
             print(
                 f"[{where}] loss {mean:.6g}, {name} {value:.6g}" + ("" if self._worse else " (best so far)"), flush=True

@@ -171,6 +171,11 @@ def test_numbered_checkpoints_by_epoch_and_step(tmp_path):
     for epoch in range(1, 5):
         by_step.save(state_at(epoch, batch=1))
     assert [f.name for f in by_step.numbered()] == ["step_000020.pkl", "step_000040.pkl"]
+    own_name = open_store(tmp_path / "steps", every=20, unit="step", keep=1, numbered="checkpoint-{}")
+    for epoch in range(1, 11):
+        own_name.save(state_at(epoch, batch=1))
+    assert [f.name for f in own_name.numbered()] == ["checkpoint-100.pkl"]
+    assert own_name.begin() is None and not own_name.numbered(), "set aside with the others"
 
 
 def test_explicit_path_from_another_folder(tmp_path):

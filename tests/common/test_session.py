@@ -56,6 +56,11 @@ def test_a_run_validates_saves_and_ends(tmp_path, capsys):
     assert last["best_metric"] == 3.0 and last["about"]["batch_size"] == 2
     assert "[epoch 1] loss 1, pck 3 (best so far)" in capsys.readouterr().out
     assert {"valid pck", "mean loss"} <= set(read_log(tmp_path / "log.jsonl")[0])
+    session = open_session(tmp_path / "tags")
+    with session:
+        session.begin(None)
+        session.validated({"test/mPCP": 0.5})
+    assert "test/mPCP" in read_log(tmp_path / "tags" / "log.jsonl")[0]
 
 
 def test_minutes_and_numbers_save_between_updates_only(tmp_path):
