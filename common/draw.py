@@ -48,10 +48,11 @@ def draw_pose(
     people = np.asarray(joints, np.float64)
     people = people[None] if people.ndim == 2 else people
     if people.ndim != 3 or people.shape[1:] != (len(skeleton), 2):
-        raise ValueError(
-            f"joints have shape {np.shape(joints)}, skeleton {skeleton.name} needs ({len(skeleton)}, 2) or (P, {len(skeleton)}, 2)"
-        )
-    shown = np.isfinite(people).all(-1) & _near(people, canvas.shape)
+        needed = f"({len(skeleton)}, 2) or (P, {len(skeleton)}, 2)"
+        raise ValueError(f"joints have shape {np.shape(joints)}, skeleton {skeleton.name} needs {needed}")
+    with np.errstate(invalid="ignore"):
+        # OpenCV's fixed-point coordinates overflow far outside, which would draw the joint somewhere inside
+        shown = (np.abs(people) < 100 * max(canvas.shape)).all(-1)
     if score is not None:
         shown &= np.reshape(score, shown.shape) >= min_score
     for person, seen in zip(people, shown):
@@ -62,16 +63,8 @@ def draw_pose(
 
 def _bgr(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(
-            f"image is {image.dtype} of shape {image.shape}; drawing needs uint8 of shape (H, W, 3) or (H, W)"
-        )
+        raise ValueError(f"image is {image.dtype} of shape {image.shape}; drawing needs uint8, (H, W, 3) or (H, W)")
     return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else np.array(image, order="C")
-
-
-def _near(people: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    # OpenCV's fixed-point coordinates overflow far outside, which would draw the joint somewhere inside
-    with np.errstate(invalid="ignore"):
-        return (np.abs(people) < 100 * max(shape[:2])).all(-1)
 
 
 def _default_width(shape: tuple[int, ...], joints: np.ndarray) -> float:
@@ -101,11 +94,7 @@ def _draw_person(
     for i in np.flatnonzero(seen):
         own = color or _side_color(skeleton.joints[i])
         _disc(canvas, joints[i], 0.8 * width, own)
-        _disc(canvas, joints[i], 0.4 * width, _lighter(own))
-
-
-def _lighter(color: Color) -> Color:
-    return tuple((c + 2 * 255) // 3 for c in color)
+        _disc(canvas, joints[i], 0.4 * width, tuple((c + 2 * 255) // 3 for c in own))
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
@@ -146,29 +135,27 @@ def truth_and_prediction(
     `height` in pixels enlarges (or reduces) the picture before drawing, so that lines stay crisp on small images;
     the titles come on top of that.
     """
-    factor = 1.0 if height is None else height / image.shape[0]
-    picture = _resized(_bgr(image), max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    left = draw_pose(picture, _rescaled(truth, image, picture), skeleton)
-    right = draw_pose(picture, _rescaled(prediction, image, picture), skeleton, score)
-    left, right = _titled(left, captions[0]), _titled(right, captions[1])
-    gap = np.full((left.shape[0], max(2, picture.shape[1] // 60), 3), _PAPER, np.uint8)
-    return np.hstack([left, gap, right])
-
-
-def _rescaled(joints: np.ndarray, image: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    picture = _resized(_bgr(image), 1.0 if height is None else height / image.shape[0])
+    strip = np.full((max(14, picture.shape[0] // 14), picture.shape[1], 3), _PAPER, np.uint8)
     # a pixel's area, not its centre, is what grows with the picture
-    factor = np.array([picture.shape[1] / image.shape[1], picture.shape[0] / image.shape[0]])
-    return (np.asarray(joints, np.float64) + 0.5) * factor - 0.5
+    grown = np.array(picture.shape[1::-1]) / image.shape[1::-1]
+    halves = []
+    for joints, own, title in ((truth, None, captions[0]), (prediction, score, captions[1])):
+        shown = draw_pose(picture, (np.asarray(joints, np.float64) + 0.5) * grown - 0.5, skeleton, own)
+        above, high = strip.copy(), len(strip)
+        _text(above, title, high // 4, round(0.72 * high), strip.shape[1] - high // 4, high / 36, _INK)
+        halves.append(np.vstack([above, shown]))
+    gap = np.full((halves[0].shape[0], max(2, picture.shape[1] // 60), 3), _PAPER, np.uint8)
+    return np.hstack([halves[0], gap, halves[1]])
 
 
-def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+def _resized(image: np.ndarray, factor: float) -> np.ndarray:
     import cv2
 
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
     if (height, width) == image.shape[:2]:
         return image
-    return cv2.resize(
-        image, (width, height), interpolation=cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC
-    )
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
 
 
 def contact_sheet(
@@ -182,33 +169,22 @@ def contact_sheet(
     ValueError when there are no images, or captions of another number.
     """
     if not len(images) or columns < 1 or (captions is not None and len(captions) != len(images)):
-        raise ValueError(
-            f"contact sheet of {len(images)} images in {columns} columns with {None if captions is None else len(captions)} captions"
-        )
+        given = "no" if captions is None else len(captions)
+        raise ValueError(f"contact sheet of {len(images)} images in {columns} columns with {given} captions")
     width, height = cell
     gap, strip = max(4, width // 40), 22 if captions is not None else 0
     rows = math.ceil(len(images) / columns)
-    sheet = np.full(
-        (rows * (height + strip + gap) + gap, min(columns, len(images)) * (width + gap) + gap, 3), _PAPER, np.uint8
-    )
+    whole = rows * (height + strip + gap) + gap, min(columns, len(images)) * (width + gap) + gap, 3
+    sheet = np.full(whole, _PAPER, np.uint8)
     for i, image in enumerate(images):
         top, left = gap + i // columns * (height + strip + gap), gap + i % columns * (width + gap)
         sheet[top : top + height, left : left + width] = _CELL
-        factor = min(width / image.shape[1], height / image.shape[0])
-        small = _resized(_bgr(image), max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+        small = _resized(_bgr(image), min(width / image.shape[1], height / image.shape[0]))
         y, x = top + (height - small.shape[0]) // 2, left + (width - small.shape[1]) // 2
         sheet[y : y + small.shape[0], x : x + small.shape[1]] = small
         if captions is not None:
             _text(sheet, captions[i], left, top + height + 16, width, 0.45, _INK)
     return sheet
-
-
-def _titled(image: np.ndarray, title: str) -> np.ndarray:
-    """The image under a strip with its title."""
-    strip = max(14, image.shape[0] // 14)
-    above = np.full((strip, image.shape[1], 3), _PAPER, np.uint8)
-    _text(above, title, strip // 4, round(0.72 * strip), image.shape[1] - strip // 4, strip / 36, _INK)
-    return np.vstack([above, image])
 
 
 def _text(image: np.ndarray, text: str, left: int, baseline: int, room: int, size: float, color: Color) -> None:
@@ -231,7 +207,6 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
     try:
         encoded = cv2.imencode(path.suffix, image)[1]
     except cv2.error as error:
-        raise DataError(
-            f"image {path}: cannot be written as {path.suffix or 'a file without suffix'}; use .png or .jpg"
-        ) from error
+        what = f"image {path}: cannot be written as {path.suffix or 'a file without suffix'}"
+        raise DataError(f"{what}; use .png or .jpg") from error
     atomic_write(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))

@@ -199,3 +199,29 @@ def test_filter_refuses_impossible_input():
         smooth(np.zeros((2, 2)))
     with pytest.raises(ValueError, match="must be > 0"):
         OneEuroFilter(0)
+
+
+def test_an_address_is_a_stream(monkeypatch):
+    class Capture:
+        def __init__(self, source):
+            self.left = 2 if source == "rtsp://host/door" else -1
+
+        def isOpened(self):
+            return self.left >= 0
+
+        def get(self, _):
+            return 0.0
+
+        def read(self):
+            self.left -= 1
+            return self.left >= 0, np.zeros((4, 6, 3), np.uint8)
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    stream = frames("rtsp://host/door")
+    assert (stream.fps, stream.count) == (DEFAULT_FPS, None)
+    assert [name for _, name, _ in stream] == ["camera_000000", "camera_000001"]
+    with pytest.raises(DataError, match="stream http://host/none cannot be opened; check the address"):
+        frames("http://host/none")
