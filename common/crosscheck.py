@@ -72,6 +72,8 @@ def obstacle(table: dict, split: str, meta: dict) -> str | None:
         return table["why"]
     if split not in table["splits"]:
         return f"published on split {table['splits'][0]}, this is {split}"
+    if meta.get("subset"):
+        return meta["subset"]
     if meta.get("missing_rows"):
         return f"{meta['missing_rows']} persons are not predicted"
     if meta.get("stand_ins"):

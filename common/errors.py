@@ -7,3 +7,7 @@ class DataError(Exception):
 
 class DataMissing(DataError):
     """A data set is not where it was looked for. The message names the official source and the stand-in command; programs exit with code 2."""
+
+
+class DataWarning(UserWarning):
+    """Suspicious data that are read all the same; `common.datasets check` lists it as a problem."""

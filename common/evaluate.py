@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
     from common.poses import PoseSet
     from common.predictions import Predictions
 
-DATASETS = ("lsp", "lspet", "mpii", "coco", "penn_action", "jhmdb", "k2hpd", "ai_challenger", "json")
-
 
 def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[str, Result]:
     """{protocol name: Result} for the named protocols, or all that apply to the data set.
 
-    Predictions are in the PoseSet's skeleton (`common.importers.load_any` sees to it). Raises DataError when a person has no row, or for a
-    protocol that does not exist or does not apply.
+    Predictions are in the PoseSet's skeleton (`common.importers.load_any` sees to it). Without `protocols`, those that need every person's
+    row are left out with a warning where the predictions do not have them and others can be scored. Raises DataError for a protocol that
+    does not exist or does not apply, or when nothing can be scored.
     """
     from common.errors import DataError
     from common.importers import align_rows
@@ -42,12 +42,21 @@ def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[s
             f"predictions have skeleton {predictions.skeleton.name}, the data {pose_set.skeleton.name}; "
             "read the file with common.importers.load_any"
         )
-    by_row = None if all(p.whole_file for p in chosen) else _joints(pose_set, align_rows(predictions, pose_set))
-    return {p.name: p.score(pose_set, predictions if p.whole_file else by_row) for p in chosen}
+    by_row, rows = [p for p in chosen if p.by == "row"], predictions
+    if by_row:
+        try:
+            rows = _exact(align_rows(predictions, pose_set))
+        except DataError as error:
+            if protocols or len(by_row) == len(chosen):
+                raise
+            chosen = [p for p in chosen if p not in by_row]
+            names = ", ".join(p.name for p in by_row)
+            warnings.warn(f"left out, because they need every person's row: {names}. {error}", stacklevel=2)
+    return {p.name: p.score(pose_set, rows if p.by == "row" else predictions) for p in chosen}
 
 
-def _joints(pose_set: PoseSet, predictions: Predictions):
-    """Predicted joints, float64; sub-JHMDB's belly by the official rule where the network has none."""
+def _exact(predictions: Predictions) -> Predictions:
+    """Joints in float64, as distances are counted in; sub-JHMDB's belly by the official rule where the network has none."""
     import numpy as np
 
     joints = np.asarray(predictions.joints, np.float64)
@@ -55,19 +64,21 @@ def _joints(pose_set: PoseSet, predictions: Predictions):
         from common.metrics.jhmdb import with_belly
 
         joints = with_belly(joints)
-    return joints
+    return replace(predictions, joints=joints)
 
 
 def comparable(pose_set: PoseSet, predictions: Predictions, protocol: str) -> tuple[bool, str]:
-    """Whether a figure may stand beside published ones, and the text that says beside which, or why beside none."""
+    """Whether a figure may stand beside published ones, and the text that says beside which, or why beside none.
+
+    It may when a published table has it and the persons are those of the published split, by count and identity.
+    """
     from common.crosscheck import comparable as ask
+    from common.datasets import record
 
     if pose_set.synthetic or predictions.meta.get("synthetic"):
         return False, "not comparable: synthetic data"
-    allowed, text = ask(pose_set.name, protocol, pose_set.split, predictions.meta)
-    if not allowed and not text.startswith("not comparable"):
-        text = f"not comparable: {text}"
-    return allowed, text
+    meta = predictions.meta | {"subset": record(pose_set.name).differs(pose_set)}
+    return ask(pose_set.name, protocol, pose_set.split, meta)
 
 
 def table(
@@ -111,15 +122,14 @@ def _number(value: float) -> str:
 
 def write_json(path: str | Path, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]) -> None:
     """{protocol: {total, per_joint or per_part, aggregation, n, ..., comparable, comparison}} as strict JSON (NaN is null), at once."""
-    path = Path(path)
+    from common.files import atomic_write
+
     entries = {
         name: {**r.as_dict(), "comparable": verdicts[name][0], "comparison": verdicts[name][1]}
         for name, r in results.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(entries, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    text = json.dumps(entries, indent=2, allow_nan=False) + "\n"
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def add_scoring_arguments(parser: argparse.ArgumentParser, out: str, house: str) -> None:
@@ -147,8 +157,11 @@ def publish(
 
     `adjust(results)` may replace figures first. Returns the results. DataError as in `score`.
     """
+    from common.datasets import record
     from common.predictions import save_predictions
 
+    if differs := record(pose_set.name).differs(pose_set):
+        predictions.meta["subset"] = differs  # so that no table compares it later
     save_predictions(out, predictions)
     print(f"predictions: {out}")
     results = score(pose_set, predictions, protocols)
@@ -162,29 +175,29 @@ def publish(
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     """The command line; argparse exits with code 2 on a bad one."""
+    from common.datasets import NAMES
+
     parser = argparse.ArgumentParser(
         prog="python -m common.evaluate", description="Score a prediction file against a data set, by named protocols."
     )
-    parser.add_argument("--dataset", required=True, choices=DATASETS)
-    parser.add_argument(
-        "--data_root",
-        required=True,
-        help="folder of the data set as its authors publish it (json: the file or its folder)",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--dataset", required=True, choices=NAMES)
+    add("--data_root", required=True, help="folder of the data set as published (json: the file or its folder)")
+    add(
         "--split",
         required=True,
-        help="lsp: train, test; mpii: valid; lsp, lspet also A-B; others as their loader lists them",
+        help="lsp: train, test, A-B; mpii: valid; others as `common.datasets check` lists them",
     )
-    parser.add_argument(
+    add(
         "--predictions",
         required=True,
-        help="our .npz, or what others publish: MPII/LSP .mat, .h5, COCO or AI Challenger result JSON, Penn pred.mat",
+        help="our .npz or joints.jsonl, or what others publish: MPII/LSP .mat, .h5, COCO or AI Challenger result JSON, Penn pred.mat",
     )
-    parser.add_argument(
+    add(
         "--protocol", action="extend", nargs="+", metavar="NAME", help="protocols to score by (default: all that apply)"
     )
-    parser.add_argument("--json", metavar="OUT", help="also write the figures to this file")
+    add("--category", help="COCO's layout: id or name of the persons' category, where several have keypoints")
+    add("--json", metavar="OUT", help="also write the figures to this file")
     return parser.parse_args(argv)
 
 
@@ -195,16 +208,21 @@ def main(argv=None) -> int:
     from common.errors import DataError
     from common.importers import load_any
 
+    options = {} if args.category is None else {"category": args.category}
     try:
-        pose_set = datasets.load(args.dataset, args.data_root, args.split)
-        predictions = load_any(args.predictions, pose_set)
-        results = score(pose_set, predictions, args.protocol)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pose_set = datasets.load(args.dataset, args.data_root, args.split, **options)
+            predictions = load_any(args.predictions, pose_set)
+            results = score(pose_set, predictions, args.protocol)
         verdicts = {name: comparable(pose_set, predictions, name) for name in results}
         if args.json:
             write_json(args.json, results, verdicts)
     except (DataError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
+    for note in dict.fromkeys(str(w.message) for w in caught):
+        print(f"note: {note}", file=sys.stderr)
     print(table(pose_set, predictions, results, verdicts))
     return 0
 

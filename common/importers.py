@@ -3,6 +3,7 @@
 | content | is | frame of the file |
 |---|---|---|
 | our `.npz` | `common.predictions` | 0-based |
+| lines of JSON with `persons` | our `joints.jsonl`, as every predict.py writes it | 0-based |
 | `.mat` or `.h5` with `preds` | MPII, (N,16,2) in any axis order (bearpaw, Simple Baselines' `pred.mat`, Tompson's `.h5`) | MPII's own |
 | `.mat` with `pos_pred_src` | MPII's `gt_valid.mat`, which carries Tompson's predictions, (16,2,N) | MPII's own |
 | `.mat` with `prediction_all` | LSP, (14,2,N) in any axis order (Convolutional Pose Machines) | LSP's own |
@@ -10,33 +11,38 @@
 | JSON list with `keypoints` | COCO results | COCO's own |
 | JSON list with `keypoint_annotations` | AI Challenger submission | AI Challenger's own |
 
-Files in a data set's own frame move exactly as its loader moves the annotations (`common.datasets.ORIGIN`). Anything else is a DataError
-naming file, field and remedy.
+Files in a data set's own frame move exactly as its loader moves the annotations. Anything else is a DataError naming file, entry, field
+and remedy. Persons whose file does not say which annotated person they are have `person_id` -1: they are scored by image only.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from common.datasets import ORIGIN
+from common import datasets
+from common.datasets import files
+from common.datasets.files import Row, column, short, texts
 from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
 from common.predictions import Predictions, load_predictions, predictions_for
-from common.skeletons import AIC14, COCO17, LSP14, MPII16, Skeleton, skeleton_map
+from common.skeletons import AIC14, LSP14, MPII16, Skeleton, from_card, skeleton_map
 
-_KINDS = "our .npz, .mat/.h5 with preds, pos_pred_src, prediction_all or pred, COCO or AI Challenger result JSON"
-_MANY_PERSONS = ("coco", "ai_challenger", "json")  # scored by image, not (json: not always) row by row
+_KINDS = (
+    "our .npz or joints.jsonl, .mat/.h5 with preds, pos_pred_src, prediction_all or pred, COCO or AI Challenger JSON"
+)
+# variable of a Matlab or HDF5 file -> the joints that it holds, and whose first pixel
+_VARIABLES = {"preds": (MPII16, "mpii"), "pos_pred_src": (MPII16, "mpii"), "prediction_all": (LSP14, "lsp")}
 
 
 def load_any(path: str | Path, pose_set: PoseSet) -> Predictions:
     """Predictions for `pose_set` from any file listed above; which one it is is read off the content, not the name.
 
-    Row i belongs to row i of the PoseSet, except for COCO and AI Challenger, which are scored by image and may hold any number of persons.
+    Row i belongs to row i of the PoseSet, except for data sets that are scored by image, whose files may hold any number of persons.
     Joints come in the PoseSet's skeleton, those of others' files in full precision; NaN where the file has none. Raises DataError naming
     the file, the field and the remedy.
     """
@@ -44,17 +50,21 @@ def load_any(path: str | Path, pose_set: PoseSet) -> Predictions:
     if not path.is_file():
         raise DataError(f"prediction file {path} does not exist; write it with a house's val.py or give {_KINDS}")
     with open(path, "rb") as file:
-        head = file.read(512)
+        head = file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(b"PK"):
         return _own(path, pose_set)
-    if head.startswith(b"\x89HDF"):
+    if head.startswith(b"\x89HDF") or b"MATLAB 7.3" in head:  # Matlab's v7.3 is HDF5 behind a 512-byte header
         return _arrays(path, _read_hdf5(path), pose_set)
     if head.startswith(b"MATLAB"):
-        # Matlab's v7.3 is HDF5 behind a 512-byte header
-        return _arrays(path, _read_hdf5(path) if b"MATLAB 7.3" in head else _read_mat(path), pose_set)
-    if head.lstrip()[:1] in (b"[", b"{"):
-        return _json(path, pose_set)
+        return _arrays(path, files.read_mat(path), pose_set)
+    if head.startswith(b"{"):
+        return _lines(path, pose_set)
+    if head.startswith(b"["):
+        return _results(path, pose_set)
     raise DataError(f"{path} is no prediction file that is known here; expected {_KINDS}")
+
+
+# ---- our own ------------------------------------------------------------------------------------------------------------------
 
 
 def _own(path: Path, pose_set: PoseSet) -> Predictions:
@@ -64,7 +74,7 @@ def _own(path: Path, pose_set: PoseSet) -> Predictions:
             f"{path}: field dataset is {predictions.dataset!r}, the ground truth is {pose_set.name!r}; give that data set, or predict again"
         )
     predictions = _in_skeleton(predictions, pose_set.skeleton, path)
-    return predictions if pose_set.name in _MANY_PERSONS else align_rows(predictions, pose_set, path)
+    return predictions if datasets.record(pose_set.name).by_image else align_rows(predictions, pose_set, path)
 
 
 def align_rows(predictions: Predictions, pose_set: PoseSet, path: str | Path = "the prediction file") -> Predictions:
@@ -76,6 +86,10 @@ def align_rows(predictions: Predictions, pose_set: PoseSet, path: str | Path = "
     found = list(zip(predictions.image_id.tolist(), predictions.person_id.tolist(), predictions.frame.tolist()))
     if found == wanted:
         return predictions
+    if (predictions.person_id < 0).any():
+        raise DataError(
+            f"{path}: it does not say which annotated persons its persons are; write it with val.py, or score it by image"
+        )
     row = {key: i for i, key in enumerate(found)}
     if len(row) < len(found):
         raise DataError(
@@ -87,12 +101,7 @@ def align_rows(predictions: Predictions, pose_set: PoseSet, path: str | Path = "
             f"{path}: field image_id: {len(missing)} of the {len(wanted)} persons of {pose_set.name}/{pose_set.split} are missing, first "
             f"(image, person, frame) {missing[0]}; predict the whole split (no --limit), or give the split that was predicted"
         )
-    return _take(predictions, np.array([row[key] for key in wanted], np.int64))
-
-
-def _take(predictions: Predictions, rows: np.ndarray) -> Predictions:
-    names = ("joints", "score", "person_score", "box", "box_score", "area", "image_id", "person_id", "frame")
-    return replace(predictions, **{n: getattr(predictions, n)[rows] for n in names})
+    return predictions.select(np.array([row[key] for key in wanted], np.int64))
 
 
 def _in_skeleton(predictions: Predictions, target: Skeleton, path: Path) -> Predictions:
@@ -104,28 +113,107 @@ def _in_skeleton(predictions: Predictions, target: Skeleton, path: Path) -> Pred
         raise DataError(
             f"{path}: field skeleton is {predictions.skeleton.name}, which has no joint of {target.name}; give the matching data set"
         )
-    score = [
-        predictions.score[:, list(s)].min(1) if s else np.zeros(len(predictions), np.float32) for s in mapping.sources
-    ]
+    none = np.zeros(len(predictions), np.float32)
+    score = [predictions.score[:, list(s)].min(1) if s else none for s in mapping.sources]
     stand_ins = [joint for joint, synthetic in zip(target.joints, mapping.synthetic) if synthetic]
-    meta = {
-        **predictions.meta,
-        "mapped_from": predictions.skeleton.name,
-        **({"stand_ins": stand_ins} if stand_ins else {}),
-    }
+    meta = (
+        predictions.meta | {"mapped_from": predictions.skeleton.name} | ({"stand_ins": stand_ins} if stand_ins else {})
+    )
     joints = mapping.apply(predictions.joints.astype(np.float64)).astype(np.float32)
     return replace(predictions, skeleton=target, joints=joints, score=np.stack(score, 1).astype(np.float32), meta=meta)
 
 
-def _read_mat(path: Path) -> dict[str, np.ndarray]:
-    import scipy.io
-
-    try:
-        return {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
-    except Exception as error:  # scipy raises many kinds for damaged files, zlib.error among them
+def _lines(path: Path, pose_set: PoseSet) -> Predictions:
+    """`joints.jsonl`. Where pictures hold one annotated person each, that is the best person found; else persons stay by image."""
+    rows = _read_lines(path)
+    cards = {(str(e.get("skeleton")), json.dumps(e.get("joint_names"))) for _, e in rows if "error" not in e}
+    if len(cards) != 1:
         raise DataError(
-            f"{path} is not a readable Matlab file ({type(error).__name__}: {error}); download or write it again"
+            f"{path}: its lines have {len(cards)} skeletons; a joints.jsonl has one skeleton and joint_names"
+        )
+    name, joint_names = cards.pop()
+    skeleton = from_card({"name": name, "joints": json.loads(joint_names)}, f"{path}: fields skeleton, joint_names")
+    image_of = _image_finder(path, pose_set)
+    images, people = [], []
+    for where, entry in rows:
+        for person_where, person in files.rows(where, entry, "persons") if "error" not in entry else []:
+            images.append(image_of(where, entry))
+            people.append((person_where.replace(": persons", ".persons"), person))
+    joints = [_with_nan(where, person, len(skeleton)) for where, person in people]
+    points = column(list(zip([w for w, _ in people], joints)), "joints", (len(skeleton), 3))
+    score = column(people, "score", default=1.0)
+    found = _by_image(
+        path, "joints.jsonl", pose_set, images, np.where(points == _NULL, np.nan, points), score, skeleton
+    )
+    found = _in_skeleton(replace(found, meta=found.meta | {"boxes": "not stated"}), pose_set.skeleton, path)
+    alone = len(set(pose_set.image_id.tolist())) == len(pose_set)
+    return _best_of_each(found, pose_set) if alone and not datasets.record(pose_set.name).by_image else found
+
+
+_NULL = -(2.0**60)  # stands for null while the numbers are checked
+
+
+def _read_lines(path: Path) -> list[Row]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        entries = [
+            (f"{path}: line {i}", json.loads(line)) for i, line in enumerate(text.splitlines(), 1) if line.strip()
+        ]
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} is not readable as lines of JSON ({error}); a result file is a list, or joints.jsonl"
         ) from error
+    for where, entry in entries:
+        if not isinstance(entry, dict) or not ("persons" in entry or "error" in entry):
+            raise DataError(
+                f"{where} has no list `persons`; expected joints.jsonl, or a list of results (is this an annotation file?)"
+            )
+    return entries
+
+
+def _with_nan(where: str, person: dict, joints: int) -> dict:
+    points = person.get("joints")
+    if not isinstance(points, list) or len(points) != joints or not all(isinstance(p, list) for p in points):
+        raise DataError(f"{where}.joints is {short(points)}; write {joints} joints as [x, y, score]")
+    return {"joints": [[_NULL if v is None else v for v in point] for point in points]}
+
+
+def _image_finder(path: Path, pose_set: PoseSet):
+    """A function that finds the image id of a line: by the file's path, its last parts as far as they are unique, or the id itself."""
+    known: dict[str, object] = {}
+    for file, image_id in zip(pose_set.images, pose_set.image_id.tolist()):
+        parts = Path(file).parts
+        for name in {str(image_id), file, *("/".join(parts[-k:]) for k in (1, 2, 3))}:
+            known[name] = image_id if known.get(name, image_id) == image_id else None
+
+    def find(where: str, entry: dict):
+        name = texts([(where, entry)], "image")[0]
+        parts = Path(name).parts
+        for guess in (name, *("/".join(parts[-k:]) for k in (3, 2, 1)), Path(name).stem):
+            if known.get(guess) is not None:
+                return known[guess]
+        raise DataError(
+            f"{where}.image is {name!r}, which is no image of {pose_set.name}/{pose_set.split}; give its split"
+        )
+
+    return find
+
+
+def _best_of_each(found: Predictions, pose_set: PoseSet) -> Predictions:
+    """One row for every annotated person: the best person found in its picture, NaN where nobody was."""
+    best: dict = {}
+    for row in np.argsort(found.person_score, kind="stable").tolist():
+        best[found.image_id[row]] = row
+    rows = [best.get(image, -1) for image in pose_set.image_id]
+    absent = np.array([row < 0 for row in rows], bool)
+    empty = predictions_for(pose_set, np.full(pose_set.joints.shape, np.nan), np.zeros(pose_set.joints.shape[:2]))
+    if len(found):
+        empty.joints[~absent] = found.joints[[r for r in rows if r >= 0]]
+        empty.score[~absent] = found.score[[r for r in rows if r >= 0]]
+    return replace(empty, meta=found.meta | ({"missing_rows": int(absent.sum())} if absent.any() else {}))
+
+
+# ---- Matlab and HDF5 ----------------------------------------------------------------------------------------------------------
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
@@ -136,23 +224,17 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
     try:
         with h5py.File(path, "r") as file:
             return {k: np.array(v) for k, v in file.items() if isinstance(v, h5py.Dataset)}
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise DataError(f"{path} is not a readable HDF5 file ({error}); download or write it again") from error
 
 
 def _arrays(path: Path, content: dict[str, np.ndarray], pose_set: PoseSet) -> Predictions:
     """A Matlab or HDF5 file by its variables."""
-    for field, skeleton, dataset in (
-        ("preds", MPII16, "mpii"),
-        ("pos_pred_src", MPII16, "mpii"),
-        ("prediction_all", LSP14, "lsp"),
-    ):
+    for field, (skeleton, dataset) in _VARIABLES.items():
         if field in content:
             _need_skeleton(path, field, skeleton, pose_set)
-            joints = (
-                _as_rows(content[field], len(pose_set), len(skeleton), f"{path}: field {field}", pose_set)
-                - ORIGIN[dataset]
-            )
+            joints = _as_rows(content[field], len(pose_set), len(skeleton), f"{path}: field {field}", pose_set)
+            joints -= datasets.record(dataset).origin
             if skeleton == MPII16:
                 _drop_placeholders(joints)
             return _aligned(path, f"{field} ({skeleton.name})", joints, pose_set)
@@ -162,7 +244,7 @@ def _arrays(path: Path, content: dict[str, np.ndarray], pose_set: PoseSet) -> Pr
         joints, box, missing = read_pred(path, content["pred"], pose_set)
         predictions = _aligned(path, "pred (MobilePose)", joints, pose_set)
         return replace(predictions, box=box, meta={**predictions.meta, "boxes": "oracle", "missing_rows": missing})
-    have = ", ".join(content) or "nothing"
+    have = ", ".join(k for k in content if not k.startswith("__")) or "nothing"
     raise DataError(
         f"{path} holds {have}, none of the known variables preds, pos_pred_src, prediction_all, pred; save the joints under one of these"
     )
@@ -178,6 +260,8 @@ def _need_skeleton(path: Path, field: str, skeleton: Skeleton, pose_set: PoseSet
 
 def _as_rows(array: np.ndarray, rows: int, joints: int, where: str, pose_set: PoseSet) -> np.ndarray:
     """(N,J,2) float64 from an array with these three axes in any order; the usual orders are tried first where sizes are ambiguous."""
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{where} holds something else than numbers ({array.dtype}); write the joints as numbers")
     for order in ((0, 1, 2), (2, 1, 0), (2, 0, 1), (0, 2, 1), (1, 0, 2), (1, 2, 0)):
         if array.ndim == 3 and tuple(array.shape[i] for i in order) == (rows, joints, 2):
             return array.transpose(order).astype(np.float64)
@@ -202,94 +286,81 @@ def _aligned(path: Path, kind: str, joints: np.ndarray, pose_set: PoseSet) -> Pr
     return replace(predictions, joints=joints)  # in the file's own precision
 
 
-def _json(path: Path, pose_set: PoseSet) -> Predictions:
-    try:
-        with open(path, encoding="utf-8") as file:
-            entries = json.load(file)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}); write it again") from error
-    if not isinstance(entries, list):
-        raise DataError(
-            f"{path} is a JSON {type(entries).__name__}; a result file is a list (is this the annotation file?)"
-        )
-    if not entries:
-        return _unaligned(path, "empty JSON", pose_set, [], np.zeros((0, len(pose_set.skeleton), 3)), np.zeros(0))
-    if isinstance(entries[0], dict) and "keypoint_annotations" in entries[0]:
-        return _ai_challenger(path, entries, pose_set)
-    if isinstance(entries[0], dict) and "keypoints" in entries[0]:
-        return _coco(path, entries, pose_set)
+# ---- result lists -------------------------------------------------------------------------------------------------------------
+
+
+def _results(path: Path, pose_set: PoseSet) -> Predictions:
+    rows = files.rows(path, files.read_json(path))
+    if not rows:
+        return _by_image(path, "empty JSON", pose_set, [], np.zeros((0, len(pose_set.skeleton), 3)), np.zeros(0))
+    if "keypoint_annotations" in rows[0][1]:
+        return _ai_challenger(path, rows, pose_set)
+    if "keypoints" in rows[0][1]:
+        return _coco(path, rows, pose_set)
     raise DataError(
-        f"{path}: the first entry has neither 'keypoints' (COCO results) nor 'keypoint_annotations' (AI Challenger); expected {_KINDS}"
+        f"{rows[0][0]} has neither 'keypoints' (COCO results) nor 'keypoint_annotations' (AI Challenger); expected {_KINDS}"
     )
 
 
-def _coco(path: Path, entries: list[dict], pose_set: PoseSet) -> Predictions:
-    _need_skeleton(path, "keypoints", COCO17, pose_set)
-    people = [e for e in entries if e.get("category_id", 1) == 1]
-    points = _points(path, "keypoints", [(str(e.get("image_id")), e.get("keypoints")) for e in people], len(COCO17))
-    try:
-        images, scores = [e["image_id"] for e in people], np.array([e["score"] for e in people], np.float64)
-    except KeyError as error:
+def _coco(path: Path, rows: list[Row], pose_set: PoseSet) -> Predictions:
+    wanted = 1 if pose_set.category is None else pose_set.category
+    category = column(rows, "category_id", whole=True, default=wanted)
+    others = sorted(set(category[category != wanted].tolist()))
+    if not (category == wanted).any():
         raise DataError(
-            f"{path}: an entry lacks the field {error}; COCO results have image_id, category_id, keypoints, score"
-        ) from None
-    return _unaligned(path, "COCO results", pose_set, images, points, scores)
+            f"{path}: field category_id is {', '.join(map(str, others))} everywhere; the persons of {pose_set.name}/{pose_set.split} "
+            f"have {wanted}. Write that number"
+        )
+    if others:
+        text = (
+            f"{(category != wanted).sum()} of the {len(rows)} results are of other categories ({others}) than {wanted}"
+        )
+        warnings.warn(f"{path}: {text} and left out", stacklevel=3)
+    rows = [row for row, k in zip(rows, category.tolist()) if k == wanted]
+    named = pose_set.image_id.dtype.kind in "US"
+    images = texts(rows, "image_id") if named else column(rows, "image_id", whole=True).tolist()
+    points = column(rows, "keypoints", (3 * len(pose_set.skeleton),)).reshape(len(rows), -1, 3)
+    return _by_image(path, "COCO results", pose_set, images, points, column(rows, "score"))
 
 
-def _ai_challenger(path: Path, entries: list[dict], pose_set: PoseSet) -> Predictions:
+def _ai_challenger(path: Path, rows: list[Row], pose_set: PoseSet) -> Predictions:
     _need_skeleton(path, "keypoint_annotations", AIC14, pose_set)
-    try:
-        people = [(str(e["image_id"]).split(".")[0], p) for e in entries for p in e["keypoint_annotations"].values()]
-    except (KeyError, AttributeError) as error:
-        raise DataError(
-            f"{path}: an entry has no usable image_id and keypoint_annotations ({error}); see the AI Challenger result format"
-        ) from None
-    points = _points(path, "keypoint_annotations", people, len(AIC14))
-    points[..., :2] -= ORIGIN["ai_challenger"]
-    points[..., 2] = points[..., 2] != 3  # flag 3 = not labelled
-    return _unaligned(
-        path, "AI Challenger results", pose_set, [image for image, _ in people], points, np.ones(len(people))
-    )
+    last = {image.split(".")[0]: row for image, row in zip(texts(rows, "image_id"), rows)}
+    if len(last) < len(rows):
+        text = (
+            f"{len(rows) - len(last)} of the {len(rows)} entries name an image again; the last entry of an image counts"
+        )
+        warnings.warn(f"{path}: {text}", stacklevel=3)
+    images, people = [], []
+    for image, (where, entry) in last.items():
+        found = entry.get("keypoint_annotations")
+        if not isinstance(found, dict):
+            raise DataError(f"{where}.keypoint_annotations is {short(found)}; write {{'human1': [x, y, v, ...], ...}}")
+        images += [image] * len(found)
+        people += [(f"{where}.keypoint_annotations", {who: numbers}, who) for who, numbers in found.items()]
+    points = [column([(where, person)], who, (3 * len(AIC14),))[0] for where, person, who in people]
+    table = np.array(points, np.float64).reshape(len(people), len(AIC14), 3)
+    table[..., :2] -= datasets.record("ai_challenger").origin
+    table[..., 2] = table[..., 2] != 3  # flag 3 = not labelled
+    return _by_image(path, "AI Challenger results", pose_set, images, table, np.ones(len(people)))
 
 
-def _points(path: Path, field: str, people: list[tuple[str, list]], joints: int) -> np.ndarray:
-    """(P,J,3) from flat lists of x, y, value; DataError naming the first image whose list has another length."""
-    for image, numbers in people:
-        if not isinstance(numbers, list) or len(numbers) != 3 * joints:
-            size = len(numbers) if isinstance(numbers, list) else "no"
-            raise DataError(
-                f"{path}: field {field} of image {image} has {size} numbers, expected {3 * joints} (x, y, value of {joints} joints)"
-            )
-    try:
-        return np.array([p for _, p in people], np.float64).reshape(-1, joints, 3)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: field {field} holds something that is not a number ({error}); write numbers only"
-        ) from error
-
-
-def _unaligned(
-    path: Path, kind: str, pose_set: PoseSet, images: list, points: np.ndarray, scores: np.ndarray
+def _by_image(
+    path: Path, kind: str, pose_set: PoseSet, images: list, points: np.ndarray, scores: np.ndarray, skeleton=None
 ) -> Predictions:
-    """Predictions by image; ids take the PoseSet's type, person ids count within the file."""
-    try:
-        image_id = np.array(images, dtype=None if pose_set.image_id.dtype.kind in "US" else pose_set.image_id.dtype)
-    except (TypeError, ValueError):
-        bad = next(i for i in itertools.chain(images) if not isinstance(i, int))
-        raise DataError(f"{path}: field image_id has {bad!r}; {pose_set.name} has whole numbers") from None
-    if pose_set.image_id.dtype.kind in "US":
-        image_id = image_id.astype(str)
+    """Predictions of persons that the file does not tell apart; ids take the PoseSet's type."""
+    named = pose_set.image_id.dtype.kind in "US"
     box = box_of_joints(points[..., :2])
     return Predictions(
-        skeleton=pose_set.skeleton,
+        skeleton=skeleton or pose_set.skeleton,
         joints=points[..., :2],
         score=points[..., 2].astype(np.float32),
         person_score=scores,
         box=box,
         box_score=scores,
         area=box[:, 2] * box[:, 3],
-        image_id=image_id,
-        person_id=np.arange(len(points)),
+        image_id=np.array(images, dtype=str if named else pose_set.image_id.dtype),
+        person_id=np.full(len(points), -1),
         frame=np.full(len(points), -1),
         dataset=pose_set.name,
         split=pose_set.split,

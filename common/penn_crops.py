@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets import ORIGIN, files
+from common.datasets import files, record
 from common.errors import DataError
 from common.metrics.mobilepose import crop_box, whole_clips
 from common.poses import PoseSet
@@ -41,7 +41,7 @@ def read_pred(path: Path, pred: np.ndarray, pose_set: PoseSet) -> tuple[np.ndarr
             f"of whole clips of five, or all {len(pose_set)} frames. Give the split that was predicted"
         )
     covered = rows[len(pred)]
-    origin = ORIGIN["penn_action"]
+    origin = record("penn_action").origin
     # the original takes stored coordinates, which count from 1, for array indices
     box = crop_box(_stored_joints(pose_set), pose_set.image_size)
     xy = pred[:, : len(LPM14), ::-1].astype(np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -35,7 +35,11 @@ class PoseSet:
     frame: np.ndarray | None = None  # (N,) 0-based frame number in its video
     image_size: np.ndarray | None = None  # (N,2) width, height
     ignore: np.ndarray | None = None  # (N,) bool: crowd or other rows that no metric counts
-    regions: dict | None = None  # image_id -> list of RLE of crowds and unannotated people
+    crowd: np.ndarray | None = None  # (N,) bool: which of these stand for several persons (None: all)
+    crowd_index: np.ndarray | None = None  # (N,) how crowded the person's image is, 0 to 1 (CrowdPose)
+    regions: Mapping | None = None  # image_id, of images without a person too -> RLE of crowds and unannotated people
+    sigmas: np.ndarray | None = None  # (J,) OKS constants that the file gives its own skeleton
+    category: int | None = None  # the file's id of the persons' category, in COCO's layout
     synthetic: bool = False  # True when the images were drawn by common.datasets.synthetic
     root: str = ""  # folder it was loaded from
 
@@ -66,7 +70,7 @@ class PoseSet:
         return len(self.images)
 
     def _row_fields(self) -> list[str]:
-        per_set = {"name", "skeleton", "split", "regions", "synthetic", "root"}
+        per_set = {"name", "skeleton", "split", "regions", "sigmas", "category", "synthetic", "root"}
         return [f.name for f in fields(self) if f.name not in per_set and getattr(self, f.name) is not None]
 
     def select(self, rows) -> PoseSet:

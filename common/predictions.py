@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import zipfile
-import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import DataError
+from common.files import atomic_write
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton, from_card
 
@@ -28,7 +26,7 @@ class Predictions:
     box_score: np.ndarray  # (N,)
     area: np.ndarray  # (N,) square pixels, for OKS-NMS
     image_id: np.ndarray  # (N,)
-    person_id: np.ndarray  # (N,)
+    person_id: np.ndarray  # (N,) -1: found in the picture, not known which annotated person this is
     frame: np.ndarray  # (N,) -1 for still images
     dataset: str = ""
     split: str = ""
@@ -36,6 +34,10 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.joints)
+
+    def select(self, rows) -> Predictions:
+        """The rows given by a slice, an index array or a boolean mask."""
+        return replace(self, **{name: np.asarray(getattr(self, name))[rows] for name in _ARRAYS})
 
 
 @dataclass
@@ -94,9 +96,7 @@ _ARRAYS = ("joints", "score", "person_score", "box", "box_score", "area", "image
 
 
 def save_predictions(path: str | Path, predictions: Predictions) -> None:
-    """Write the `.npz` (to a temporary name, then renamed, so that a killed run leaves no half file)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the `.npz`, whole or not at all."""
     arrays = {name: np.asarray(getattr(predictions, name)) for name in _ARRAYS}
     for name, array in arrays.items():
         if array.dtype == object:
@@ -107,13 +107,12 @@ def save_predictions(path: str | Path, predictions: Predictions) -> None:
     texts["meta"] = json.dumps(predictions.meta, sort_keys=True)
     # so that a user's own skeleton can be read anywhere
     texts |= {"joint_names": predictions.skeleton.joints, "limbs": np.reshape(predictions.skeleton.limbs, (-1, 2))}
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    try:
+
+    def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays, **{name: np.array(text) for name, text in texts.items()})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    atomic_write(path, write)
 
 
 def load_predictions(path: str | Path) -> Predictions:
@@ -121,8 +120,7 @@ def load_predictions(path: str | Path) -> Predictions:
     try:
         with np.load(path, allow_pickle=False) as data:
             stored = {name: data[name] for name in data.files}
-    # TypeError, AttributeError: a `.npy` file, which is an array instead of an archive
-    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except Exception as error:  # numpy and zipfile raise many kinds for damaged files; a `.npy` is an array, no archive
         raise DataError(
             f"{path} is not a readable prediction file ({error}); write it again with the house's val.py"
         ) from error
@@ -133,6 +131,8 @@ def load_predictions(path: str | Path) -> Predictions:
         )
     try:
         meta = json.loads(str(stored.get("meta", "{}")))
+        if not isinstance(meta, dict):
+            raise ValueError("it is no object with named entries")
     except ValueError as error:
         raise DataError(f"prediction file {path}: field meta: {error}") from error
     skeleton = _stored_skeleton(path, stored)
@@ -164,3 +164,5 @@ def _check_shapes(path: str | Path, stored: dict[str, np.ndarray], skeleton: Ske
             raise DataError(
                 f"prediction file {path}: field {name} has shape {stored[name].shape}; {n} rows of skeleton {skeleton.name} need {shape}"
             )
+        if stored[name].dtype.kind not in ("iuf" if name not in ("image_id", "person_id") else "iufUS"):
+            raise DataError(f"prediction file {path}: field {name} holds {stored[name].dtype}; write numbers")

@@ -157,13 +157,19 @@ AIC14 = _make(
     "right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist"
     " right_hip right_knee right_ankle left_hip left_knee left_ankle head_top neck",
 )
+CROWDPOSE14 = _make(
+    "crowdpose14",
+    "left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist"
+    " left_hip right_hip left_knee right_knee left_ankle right_ankle head_top neck",
+)
 K2HPD15 = _make(
     "k2hpd15",
     "head neck spine right_shoulder right_elbow right_hand left_shoulder left_elbow left_hand"
     " right_hip right_knee right_foot left_hip left_knee left_foot",
 )
 
-SKELETONS = {s.name: s for s in (LSP14, MPII16, MPII14, LPM14, CPM14, COCO17, PENN13, JHMDB15, AIC14, K2HPD15)}
+_KNOWN = (LSP14, MPII16, MPII14, LPM14, CPM14, COCO17, CROWDPOSE14, PENN13, JHMDB15, AIC14, K2HPD15)
+SKELETONS = {s.name: s for s in _KNOWN}
 
 # Joints that stand for one another where the exact one is absent, best first; each is a definition of its own, so the map calls it synthetic.
 _SUBSTITUTES = {

@@ -108,7 +108,7 @@ def predict_all(finder, item_set, items):
     return Predictions(
         skeleton=pose_set.skeleton, joints=joints.astype(np.float32), score=score.astype(np.float32), person_score=person_score,
         box=box, box_score=person_score, area=box[:, 2] * box[:, 3], image_id=np.array(image_id, dtype=pose_set.image_id.dtype),
-        person_id=np.arange(len(joints)), frame=np.full(len(joints), -1), dataset=pose_set.name, split=pose_set.split,
+        person_id=np.full(len(joints), -1), frame=np.full(len(joints), -1), dataset=pose_set.name, split=pose_set.split,
         meta=finder.meta() | {"boxes": "none", "final": True, "synthetic": pose_set.synthetic},
     ), kept  # fmt: skip
 

@@ -176,7 +176,7 @@ def prepare_poses(name: str, root: Path, split: str, out: Path) -> int:
         raise DataError(
             f"data set {name} has skeleton {pose_set.skeleton.name}; {', '.join(s.name for s in SKELETONS.values())} are trained here"
         )
-    origin = datasets.ORIGIN[name]  # MPII's CSVs count from 1
+    origin = datasets.record(name).origin  # MPII's CSVs count from 1
     missing = "-1" if origin == 0 else "-100500"
     lines = [
         ",".join([str(image), *(missing if np.isnan(v) else repr(float(v + origin)) for v in joints.ravel())])

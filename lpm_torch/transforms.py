@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from common.datasets import ORIGIN
+from common import datasets
 from common.geometry import compose_affine, invert_affine
 from common.poses import PoseSet
 from common.skeletons import LPM14
@@ -68,7 +68,7 @@ def source_rows(pose_set: PoseSet, joints: np.ndarray) -> tuple[np.ndarray, np.n
     joint for the place that the file has there: (-1, -1) in MPII, about (1, 1) in Penn Action, whatever outside the picture in LSPET (here
     (-1, -1), which cuts to the same corner). MPII's are truncated, and come with a square of 200 x scale pixels.
     """
-    origin = float(ORIGIN[pose_set.name])
+    origin = float(datasets.record(pose_set.name).origin)
     joints = np.nan_to_num(joints + origin, nan=1.0 if pose_set.name == "penn_action" else -1.0)
     if pose_set.name != "mpii" or pose_set.scale is None:
         return joints, None, origin

@@ -217,7 +217,7 @@ def valid_accuracy(predictions: Predictions, pose_set: PoseSet, config: Config):
     from common.protocols import protocols_for
 
     if config.mode == "compat":
-        return protocols_for(pose_set, ["pck_extent@0.2:compat"])[0].score(pose_set, predictions.joints)
+        return protocols_for(pose_set, ["pck_extent@0.2:compat"])[0].score(pose_set, predictions)
     size = pck.extent(pose_set.joints)[:, None]
     hits = counting.within(counting.distances(pose_set.joints, predictions.joints), size, config.pck_r)
     scored = [joint for joint in pose_set.skeleton.joints if joint in SCORED]

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files
+from common.datasets.about import DataSet, Split
 from common.errors import DataError
 from common.poses import PoseSet
 from common.skeletons import AIC14
@@ -103,3 +104,29 @@ def _find(root: Path, split: str) -> tuple[Path, Path]:
         if splits(root):  # raises when there is nothing at all
             raise files.unknown_split("ai_challenger", split, ", ".join(splits(root)))
     return lone, lone.parent / "images"
+
+
+# the official evaluator's, by joint of AIC14
+_SIGMAS = (
+    0.01388152, 0.01515228, 0.01057665, 0.01417709, 0.01497891, 0.01402144, 0.03909642,
+    0.03686941, 0.01981803, 0.03843971, 0.03412318, 0.02415081, 0.01291456, 0.01236173,
+)  # fmt: skip
+RECORDS = {
+    "ai_challenger": DataSet(
+        name="ai_challenger",
+        skeleton=AIC14,
+        origin=0,
+        source="No official page is known; use a copy that you have",
+        terms="research use; cite Wu et al., arXiv 1711.06475",
+        splits={"train": Split(images=210000), "valid": Split(images=30000)},
+        published="valid",
+        crops="detector or annotated: the prediction file says which",
+        measures="aic_map aic_map:compat",
+        load=load,
+        list_splits=splits,
+        many_persons=True,
+        by_image=True,
+        aliases={"validation": "valid", "test": "valid"},
+        sigmas=_SIGMAS,
+    )
+}

@@ -1,4 +1,4 @@
-"""COCO person keypoints (2014 and 2017) as the consortium publishes them.
+"""COCO person keypoints (2014 and 2017) as the consortium publishes them, and other data in that layout.
 
 `annotations/person_keypoints_{train,val}{2014,2017}.json` (or such files beside the images), images in `images/SPLIT/` or `SPLIT/`.
 Coordinates are taken as stored (counted from 0). v: 0 not labelled, 1 labelled but occluded, 2 visible, the same numbers as `visible`.
@@ -6,33 +6,37 @@ Boxes x, y, w, h.
 
 Splits: `train2017`, `val2017`, ... as the files are called; `train`, `val` (or `valid`) mean 2017, or 2014 where only that is there.
 
-Every annotation is a row. Crowds and persons without a keypoint have `ignore` True: scoring sets them aside and training drops them.
-`regions` covers every image of the split, those without a person included: image id -> list of RLE {size, counts, iscrowd, id} of these
-same annotations, `id` being the row's `person_id`. The RLE is made when it is asked for, by pycocotools.
+Every annotation of the category that has the skeleton is a row, whatever the file's id for it; those of others are left out, which is
+said. Crowds and persons without a keypoint have `ignore` True: scoring sets them aside and training drops them. `regions` covers every
+image of the split, those without a person included: image id -> list of RLE {size, counts, iscrowd, id} of these same annotations, `id`
+being the row's `person_id`; the box where there is no segment. The RLE is made when it is asked for, by pycocotools.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from common.datasets import files
-from common.errors import DataError
+from common.datasets.about import DataSet, Split
+from common.datasets.files import Row, column, short
+from common.errors import DataError, DataWarning
 from common.poses import PoseSet
-from common.skeletons import COCO17, Skeleton
+from common.skeletons import COCO17, Skeleton, group_name
 
-_ALIASES = {"train": ("train2017", "train2014"), "val": ("val2017", "val2014"), "valid": ("val2017", "val2014")}
 _PREFIX = "person_keypoints_"
+_OTHER_NAMES = {"head": "head_top", "top_head": "head_top"}
 
 
 class Regions(Mapping):
     """Image id -> RLE list of the crowds and unannotated persons in it, converted from polygons on demand."""
 
-    def __init__(self, sizes: dict[int, tuple[int, int]], segments: dict[int, list[dict]]) -> None:
-        self._sizes, self._segments = sizes, segments
+    def __init__(self, sizes: dict[int, tuple[int, int]], outlines: dict[int, list[dict]]) -> None:
+        self._sizes, self._outlines = sizes, outlines
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -42,121 +46,202 @@ class Regions(Mapping):
 
     def __getitem__(self, image_id) -> list[dict]:
         width, height = self._sizes[image_id]
-        return [
-            {**_rle(a["segmentation"], height, width), "iscrowd": int(a.get("iscrowd", 0)), "id": a["id"]}
-            for a in self._segments.get(image_id, ())
-        ]
+        found = self._outlines.get(image_id, ())
+        return [{**_rle(o["segment"], height, width), "iscrowd": o["iscrowd"], "id": o["id"]} for o in found]
 
 
-def _rle(segmentation, height: int, width: int) -> dict:
+def _rle(segment, height: int, width: int) -> dict:
     from pycocotools import mask
 
-    if isinstance(segmentation, list):
-        polygons = [p for p in segmentation if len(p) >= 6]
-        return (
-            mask.merge(mask.frPyObjects(polygons, height, width))
-            if polygons
-            else mask.encode(np.zeros((height, width), np.uint8, order="F"))
-        )
-    return mask.frPyObjects(segmentation, height, width) if isinstance(segmentation["counts"], list) else segmentation
+    if not isinstance(segment, list):
+        return mask.frPyObjects(segment, height, width) if isinstance(segment["counts"], list) else segment
+    polygons = [p for p in segment if len(p) >= 6]
+    if not polygons:
+        return mask.encode(np.zeros((height, width), np.uint8, order="F"))
+    return mask.merge(mask.frPyObjects(polygons, height, width))
 
 
-def load(root: str | Path, split: str, skeleton: Skeleton = COCO17) -> PoseSet:
+def load(root: str | Path, split: str, skeleton: Skeleton = COCO17, category: str | None = None) -> PoseSet:
     """One split of COCO keypoints, joints (N,17,2); `image_id` and `person_id` are COCO's image and annotation ids, `area` is the
-    segment's. `skeleton`: the joints in the 17 places, where a converter put others there.
+    segment's. `skeleton`: the joints in the 17 places, where a converter put others there. `category`: id or name, where several fit.
 
     Images need not exist. Raises DataMissing or DataError.
     """
     root = Path(root)
     path = _find(root, split)
     year_split = path.stem.removeprefix(_PREFIX)
-    content = files.read_json(path)
-    for field in ("images", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(field), list):
-            raise DataError(f"{path} has no list `{field}`; this is not a COCO annotation file")
-    _check_category(path, content, skeleton)
     folder = files.first_existing((root / "images", root), year_split) or root / "images"
-    try:
-        return _build(root, f"{folder}/{year_split}", split, content, skeleton)
-    except KeyError as error:
-        raise DataError(f"{path}: an image or annotation has no field or target {error}; download it again") from error
-    except ValueError as error:
-        raise DataError(
-            f"{path}: {error}; an annotation needs 17x3 keypoints with v in 0..2 and a box of 4 numbers"
-        ) from error
-
-
-def _check_category(path: Path, content: dict, skeleton: Skeleton) -> None:
-    """DataError when the file's category names other joints than `skeleton`. No names, or mere numbers (k0, k1 ...), are taken for what was asked."""
-    named = [c["keypoints"] for c in content.get("categories") or () if isinstance(c, dict) and c.get("keypoints")]
-    for names in named:
-        plain = tuple(str(n).strip().lower().replace(" ", "_").replace("-", "_") for n in names)
-        numbered = len(plain) == len(skeleton) and all(re.fullmatch(r"\D*\d+", n) for n in plain)
-        if plain != skeleton.joints and not numbered:
-            raise DataError(
-                f"{path}: field categories has the {len(names)} keypoints {', '.join(map(str, names))}; expected {', '.join(skeleton.joints)}."
-                " Other joint sets: the format `json` (common/datasets/json_format.py); files of deepercut_tf's ai2coco: its dataset_type aic"
-            )
+    return read("coco", path, root, split, f"{folder}/{year_split}", skeleton, category)
 
 
 def splits(root: str | Path) -> list[str]:
     """The keypoint files that are there."""
     root = Path(root)
-    found = sorted(
-        {
-            p.stem.removeprefix(_PREFIX)
-            for folder in (root / "annotations", root)
-            for p in folder.glob(_PREFIX + "*.json")
-        }
-    )
-    if not found:
+    paths = [p for folder in (root / "annotations", root) for p in folder.glob(_PREFIX + "*.json")]
+    if not paths:
         raise files.missing("coco", root, f"annotations/{_PREFIX}val2017.json and the like")
-    return found
+    return sorted({p.stem.removeprefix(_PREFIX) for p in paths})
 
 
 def _find(root: Path, split: str) -> Path:
     have = splits(root)
-    wanted = next((s for s in _ALIASES.get(split, (split,)) if s in have), None)
+    official = RECORDS["coco"].split(split)
+    wanted = next((s for s in (split, official, official.replace("2017", "2014")) if s in have), None)
     if wanted is None:
         raise files.unknown_split("coco", split, ", ".join(have) + " (from the files in annotations/)")
     name = f"{_PREFIX}{wanted}.json"
-    return files.first_existing((root / "annotations", root), name) / name
+    return next(p for p in (root / "annotations" / name, root / name) if p.exists())
 
 
-def _build(root: Path, folder: str, split: str, content: dict, skeleton: Skeleton) -> PoseSet:
-    images = {i["id"]: i for i in content["images"]}
-    rows = content["annotations"]
-    n = len(rows)
+def read(
+    name: str,
+    path: Path,
+    root: Path,
+    split: str,
+    folder: str,
+    skeleton: Skeleton,
+    category: str | None,
+    area: bool = True,
+) -> PoseSet:
+    """The PoseSet of an annotation file in COCO's layout; images are in `folder`. `area`: its persons have one, else it is NaN."""
+    content = files.read_json(path)
+    images = files.rows(path, content, "images")
+    if not images:
+        raise DataError(f"{path}: the list `images` is empty; without images there is nothing to train or score on")
+    ids = column(images, "id", whole=True).tolist()
+    size = dict(zip(ids, zip(*(column(images, f, whole=True).tolist() for f in ("width", "height")))))
     # extensions are missing in files that deepercut's AI Challenger converter wrote
-    names = {k: i["file_name"] if Path(i["file_name"]).suffix else i["file_name"] + ".jpg" for k, i in images.items()}
-    sizes = {k: (i["width"], i["height"]) for k, i in images.items()}
-    points = [a.get("keypoints") or [0] * 51 for a in rows]
-    for annotation, numbers in zip(rows, points):
-        if len(numbers) != 51:
-            raise ValueError(f"annotation {annotation['id']} has {len(numbers)} numbers in keypoints")
-    table = np.array(points, np.float64).reshape(n, 17, 3)
-    visible = table[:, :, 2].astype(np.int8)
-    if not np.isin(table[:, :, 2], (0, 1, 2)).all():
-        raise ValueError("a keypoint has v outside 0..2")
-    crowd = np.array([bool(a.get("iscrowd", 0)) for a in rows], bool)
+    names = {k: n if Path(n).suffix else f"{n}.jpg" for k, n in zip(ids, files.texts(images, "file_name"))}
+    persons, chosen = _persons(path, content, skeleton, category)
+    n, joints = len(persons), len(skeleton)
+    image_id, person_id = column(persons, "image_id", whole=True), column(persons, "id", whole=True)
+    for (where, _), image in zip(persons, image_id.tolist()):
+        if image not in size:
+            raise DataError(f"{where}.image_id is {image}, which none of the {len(size)} images has")
+    table = column(persons, "keypoints", (3 * joints,), default=[0] * 3 * joints).reshape(n, joints, 3)
+    flags = np.argwhere(~np.isin(table[:, :, 2], (0, 1, 2)))
+    if len(flags):
+        raise DataError(f"{persons[flags[0][0]][0]}.keypoints: {skeleton.joints[flags[0][1]]} has v outside 0..2")
+    visible, box = table[:, :, 2].astype(np.int8), column(persons, "bbox", (4,))
+    _compare_counts(persons, (visible > 0).sum(1))
+    crowd = column(persons, "iscrowd", whole=True, default=0) > 0
     ignore = crowd | ~(visible > 0).any(1)
-    segments: dict[int, list[dict]] = {}
-    for row in np.flatnonzero(ignore):
-        segments.setdefault(rows[row]["image_id"], []).append(rows[row])
+    outlines: dict[int, list[dict]] = {}
+    for row in np.flatnonzero(ignore).tolist():
+        outline = {"segment": _segment(*persons[row], box[row].tolist()), "iscrowd": int(crowd[row])}
+        outlines.setdefault(int(image_id[row]), []).append({**outline, "id": int(person_id[row])})
     return PoseSet(
-        name="coco",
+        name=name,
         skeleton=skeleton,
         split=split,
-        images=[f"{folder}/{names[a['image_id']]}" for a in rows],
-        image_id=np.array([a["image_id"] for a in rows], np.int64),
-        person_id=np.array([a["id"] for a in rows], np.int64),
+        images=[f"{folder}/{names[i]}" for i in image_id.tolist()],
+        image_id=image_id,
+        person_id=person_id,
         joints=np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
         visible=visible,
-        box=np.array([a["bbox"] for a in rows], np.float64).reshape(n, 4),
-        area=np.array([a["area"] for a in rows], np.float64),
-        image_size=np.array([sizes[a["image_id"]] for a in rows], np.float64).reshape(n, 2),
+        box=box,
+        area=_areas(persons) if area else np.full(n, np.nan),
+        image_size=np.array([size[i] for i in image_id.tolist()], np.float64).reshape(n, 2),
         ignore=ignore,
-        regions=Regions(sizes, segments),
+        crowd=crowd,
+        regions=Regions(size, outlines),
+        category=chosen,
         synthetic=files.is_synthetic(root),
         root=str(root),
     )
+
+
+def _areas(persons: list[Row]) -> np.ndarray:
+    try:
+        return column(persons, "area")
+    except DataError as error:
+        raise DataError(
+            f"{error}: the segment's, in square pixels (own data: 0.53 x width x height of the box)"
+        ) from None
+
+
+def _persons(path: Path, content: dict, skeleton: Skeleton, wanted: str | None) -> tuple[list[Row], int]:
+    """The annotations of the category that holds the skeleton, and the file's id of it."""
+    annotations = files.rows(path, content, "annotations")
+    categories = files.rows(path, content, "categories") if content.get("categories") else []
+    names = dict(zip(column(categories, "id", whole=True).tolist(), (str(c.get("name")) for _, c in categories)))
+    joints = {k: c["keypoints"] for k, (_, c) in zip(names, categories) if c.get("keypoints")}
+    # without any joint names, or categories at all, the annotations' own numbers
+    found = column(annotations, "category_id", whole=True, default=next(iter(joints or names), 1))
+    fitting = [k for k in joints if _fits(joints[k], skeleton)] or list(joints) or sorted({1} & set(found.tolist()))
+    fitting = fitting or sorted(set(found.tolist())) or [1]
+    listing = ", ".join(f"{k} ({names.get(k, 'no name')})" for k in sorted({*names, *found.tolist()}))
+    if wanted is not None:
+        fitting = [k for k in {*names, *found.tolist()} if wanted in (str(k), names.get(k))]
+    if len(fitting) != 1:
+        raise DataError(f"{path}: field categories has {listing}; choose with --category which are the persons")
+    chosen = fitting[0]
+    if chosen in joints and not _fits(joints[chosen], skeleton):
+        raise DataError(
+            f"{path}: field categories has the {len(joints[chosen])} keypoints {', '.join(map(str, joints[chosen]))}; expected "
+            f"{', '.join(skeleton.joints)}. Other joint sets: the format `json` (common/datasets/json_format.py); files of "
+            "deepercut_tf's ai2coco: its dataset_type aic"
+        )
+    if (found != chosen).any():
+        what = f"{(found != chosen).sum()} of the {len(found)} annotations are of other categories than {chosen}"
+        warnings.warn(f"{path}: {what} and left out; the file has {listing}", stacklevel=4)
+    return [row for row, k in zip(annotations, found.tolist()) if k == chosen], chosen
+
+
+def _fits(names, skeleton: Skeleton) -> bool:
+    """Whether a category's joint names are the skeleton's; mere numbers (k0, k1 ...) are taken for what was asked."""
+    if not isinstance(names, list):
+        return False
+    plain = [re.sub(r"[ -]", "_", str(n).strip().lower()) for n in names]
+    plain = [n if n in skeleton.joints else _OTHER_NAMES.get(n, n) for n in plain]
+    numbered = len(plain) == len(skeleton) and all(re.fullmatch(r"\D*\d+", n) for n in plain)
+    return tuple(plain) == skeleton.joints or numbered
+
+
+def _compare_counts(persons: list[Row], labelled: np.ndarray) -> None:
+    """Warn where `num_keypoints` contradicts the keypoints, which count."""
+    given = column(persons, "num_keypoints", whole=True, default=-1)
+    wrong = np.flatnonzero((given >= 0) & (given != labelled))
+    if len(wrong):
+        where = f"{persons[wrong[0]][0]}.num_keypoints is {given[wrong[0]]}, its keypoints are {labelled[wrong[0]]}"
+        warnings.warn(f"{where} ({len(wrong)} such annotations); the keypoints count", DataWarning, stacklevel=4)
+
+
+def _segment(where: str, annotation: dict, box: list[float]):
+    """The polygons or RLE of an annotation, its box without any; DataError naming the field when it is something else."""
+    found = annotation.get("segmentation")
+    if found is None or found == []:
+        x, y, w, h = box
+        return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    if isinstance(found, list) and all(files.is_numbers(p) for p in found):
+        return found
+    if isinstance(found, dict) and files.is_numbers(found.get("size"), 2):
+        if isinstance(found.get("counts"), str) or files.is_numbers(found.get("counts")):
+            return found
+    raise DataError(
+        f"{where}.segmentation is {short(found)}; write polygons [[x, y, x, y, ...], ...], RLE {{'counts', 'size': [h, w]}}, or none"
+    )
+
+
+# ten times sigma of the COCO keypoint evaluation
+_TENFOLD = {"nose": 0.26, "eye": 0.25, "ear": 0.35, "shoulder": 0.79, "elbow": 0.72, "wrist": 0.62}
+_TENFOLD |= {"hip": 1.07, "knee": 0.87, "ankle": 0.89}
+RECORDS = {
+    "coco": DataSet(
+        name="coco",
+        skeleton=COCO17,
+        origin=0,
+        source="Get it from its authors: https://cocodataset.org/#download",
+        terms="annotations: CC BY 4.0, images under their own licences; cite Lin et al., ECCV 2014",
+        splits={"train2017": Split(149813, 118287), "val2017": Split(6352, 5000)},
+        published="val2017",
+        crops="detector or annotated: the prediction file says which",
+        measures="oks_ap",
+        load=load,
+        list_splits=splits,
+        many_persons=True,
+        by_image=True,
+        aliases={"train": "train2017", "val": "val2017", "valid": "val2017"},
+        sigmas=tuple(_TENFOLD[group_name(joint)] / 10 for joint in COCO17.joints),
+    )
+}

@@ -1,35 +1,26 @@
-"""What the loaders share: finding files, the message for absent data, readers that name the damaged file, ranges of image numbers."""
+"""What the loaders share: finding files, the message for absent data, and readers that name file, entry and field of what is wrong."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 from common.errors import DataError, DataMissing
 
-# Where each data set is published by its authors.
-SOURCES = {
-    "lsp": "http://sam.johnson.io/research/lsp.html",
-    "lspet": "http://sam.johnson.io/research/lspet.html",
-    "mpii": "http://human-pose.mpi-inf.mpg.de",
-    "coco": "https://cocodataset.org/#download",
-    "penn_action": "http://dreamdragon.github.io/PennAction",
-    "jhmdb": "http://jhmdb.is.tue.mpg.de",
-}
+Row = tuple[str, dict]  # what messages call an object of a JSON file (`FILE: annotations[3]`), and the object
 
 
 def missing(name: str, root: Path, wanted: str) -> DataMissing:
     """The error for a data set that is not under `root`; `wanted` says which files were looked for."""
-    if name in SOURCES:
-        source = f"Get it from its authors: {SOURCES[name]}"
-    elif name == "json":
-        source = "Write your own in the format that common/datasets/json_format.py describes"
-    else:
-        source = "No official page is known; use a copy that you have"
+    from common.datasets import record
+
     found = "" if root.exists() else " (that folder does not exist)"
     return DataMissing(
-        f"data set {name} is not in {root}{found}: looked for {wanted}. {source}, "
+        f"data set {name} is not in {root}{found}: looked for {wanted}. {record(name).source}, "
         f"or make the synthetic stand-in: python -m common.datasets.synthetic {name} {root}"
     )
 
@@ -39,7 +30,7 @@ def unknown_split(name: str, split: str, known: str) -> DataError:
     return DataError(f"data set {name} has no split {split!r}; known: {known}")
 
 
-def first_existing(folders, name: str) -> Path | None:
+def first_existing(folders: Iterable[Path], name: str) -> Path | None:
     """The first of `folders` that holds `name`, or None."""
     return next((folder for folder in folders if (folder / name).exists()), None)
 
@@ -56,31 +47,95 @@ def read_mat(path: Path, field: str | None = None, **options):
     try:
         content = scipy.io.loadmat(path, **options)
     except Exception as error:  # scipy raises many kinds for damaged files, zlib.error among them
-        raise DataError(
-            f"{path} is not a readable Matlab file ({type(error).__name__}: {error}); download or write it again"
-        ) from error
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} is not a readable Matlab file ({what}); download or write it again") from error
     if field is None:
         return content
     if field not in content:
         have = ", ".join(k for k in content if not k.startswith("__")) or "none"
-        raise DataError(
-            f"{path} has no variable {field!r} (it has {have}); this is not the annotation file of the data set"
-        )
+        raise DataError(f"{path} has no variable {field!r} (it has {have}); this is not the data set's annotation file")
     return content[field]
 
 
 def read_json(path: Path):
     """A JSON file; DataError naming the file and the line when it is none."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    # ValueError: no UTF-8, no JSON, or a number of thousands of digits
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not readable JSON ({error}); download or write it again") from error
+
+
+def rows(path: str | Path, content, field: str = "") -> list[Row]:
+    """The objects of a JSON list, or of the list `content[field]`, each with its name for messages; DataError when it is none."""
+    found = content if not field else content.get(field) if isinstance(content, dict) else None
+    if not isinstance(found, list):
+        raise DataError(f"{path}: no list{f' `{field}`' if field else ''}, but {short(found)}; take another file")
+    named = [(f"{path}: {field or 'entry '}[{i}]", entry) for i, entry in enumerate(found)]
+    for name, entry in named:
+        if not isinstance(entry, dict):
+            raise DataError(f"{name} is {short(entry)}; write an object with named fields")
+    return named
+
+
+def column(rows: list[Row], field: str, shape: tuple[int, ...] = (), whole: bool = False, default=None) -> np.ndarray:
+    """One field of every row: (N, *shape) float64, or int64 where `whole`; `default` stands where a row has none or an empty one.
+
+    DataError naming the first row whose value is not that many finite numbers (whole: of 64 bits).
+    """
+    values = [row.get(field) for _, row in rows]
+    if default is not None:
+        values = [default if v is None or v == [] else v for v in values]
+    found = _numbers(values, shape, whole)
+    if found is not None:
+        return found
+    bad = next((i for i, value in enumerate(values) if _numbers([value], shape, whole) is None), 0)
+    count = int(np.prod(shape))
+    wanted = f"{'whole' if whole else 'finite'} number{'s' if count > 1 else ''}"
+    wanted = f"{' x '.join(map(str, shape))} {wanted}" if shape else f"a {wanted}"
+    raise DataError(f"{rows[bad][0]}.{field} is {short(values[bad])}; write {wanted}")
+
+
+def _numbers(values: list, shape: tuple[int, ...], whole: bool) -> np.ndarray | None:
+    if not values:
+        return np.zeros((0, *shape), np.int64 if whole else np.float64)
+    try:
+        found = np.array(values)
+    except (ValueError, OverflowError):  # rows of different lengths
+        return None
+    if found.shape != (len(values), *shape) or found.dtype.kind not in "iuf" or not np.isfinite(found).all():
+        return None
+    if whole and ((found != np.floor(found)).any() or (np.abs(found.astype(np.float64)) >= 2.0**63).any()):
+        return None
+    return found.astype(np.int64 if whole else np.float64)
+
+
+def is_numbers(value, count: int | None = None) -> bool:
+    """Whether a JSON value is a list of (`count`) finite numbers."""
+    found = _numbers([value], (len(value),), False) if isinstance(value, list) and value else None
+    return found is not None and count in (None, len(value))
+
+
+def texts(rows: list[Row], field: str) -> list[str]:
+    """One field of every row; DataError naming the first that is not a text."""
+    for name, row in rows:
+        if not isinstance(row.get(field), str) or not row[field]:
+            raise DataError(f"{name}.{field} is {short(row.get(field))}; write a text")
+    return [row[field] for _, row in rows]
+
+
+def short(value) -> str:
+    """A value as messages show it."""
+    if isinstance(value, (list, dict)):
+        words = json.dumps(value, default=str)
+        return words if len(words) < 60 else f"a {'list' if isinstance(value, list) else 'object'} of {len(value)}"
+    words = "nothing" if value is None else repr(value)
+    return words if len(words) < 60 else words[:56] + " ..."
 
 
 def number_range(split: str) -> tuple[int, int] | None:
     """`A-B` -> (A, B), 1-based inclusive; None when the split is not written like that. DataError for an empty range."""
-    match = re.fullmatch(r"(\d+)-(\d+)", split)
+    match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", split)
     if not match:
         return None
     first, last = int(match[1]), int(match[2])

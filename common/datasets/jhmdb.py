@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files
+from common.datasets.about import DataSet, Split
 from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import JHMDB15
@@ -197,3 +198,21 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
         synthetic=files.is_synthetic(root),
         root=str(root),
     )
+
+
+RECORDS = {
+    "jhmdb": DataSet(
+        name="jhmdb",
+        skeleton=JHMDB15,
+        origin=1,
+        source="Get it from its authors: http://jhmdb.is.tue.mpg.de",
+        terms="research use; cite Jhuang et al., ICCV 2013",
+        splits={f"{side}{k}": Split() for k in "123" for side in ("train", "test")},
+        published="test1",
+        crops="box of the annotated puppet mask of each frame",
+        measures="pck_box@0.2 pck_torso@0.2",
+        load=load,
+        list_splits=splits,
+        aliases={"train": "train1", "test": "test1", "valid": "test1"},
+    )
+}

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files
+from common.datasets.about import DataSet
 from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton, from_card
@@ -163,3 +164,23 @@ def _boxes(persons: list[tuple[str, dict]], joints: np.ndarray) -> np.ndarray:
                 raise DataError(f"{where}.box is {given!r}; write [x, y, w, h]")
             box[row] = [_number(where, "box", value) for value in given]
     return box
+
+
+RECORDS = {
+    "json": DataSet(
+        name="json",
+        skeleton=None,
+        origin=0,
+        source="Write your own in the format that common/datasets/json_format.py describes",
+        terms="your own",
+        splits={},
+        published="",
+        crops="as the file gives them",
+        measures="""pck_box@0.2 pck_torso@0.2 auc_torso pckh@0.5 pckh@0.1 pckh_neck@0.5 pckh_neck_symmetric@0.5
+ pcp_strict@0.5 pcp_relaxed@0.5 pdj@0.2 oks_ap""",
+        load=load,
+        list_splits=splits,
+        many_persons=True,
+        by_image=True,
+    )
+}

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files
+from common.datasets.about import DataSet, Split
 from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import K2HPD15
@@ -80,3 +81,23 @@ def _read(path: Path) -> tuple[list[str], np.ndarray]:
             f"{path}: {names[np.argwhere(~np.isfinite(joints))[0][0]]} has a coordinate that is not a finite number"
         )
     return names, joints
+
+
+_PDJ = " ".join(f"pdj@{step * 5 / 100:g}=k2hpd_pdj@{step * 5 / 100:g}" for step in range(10, 0, -1))
+_TORSO = " ".join(f"pdj_torso@{step * 5 / 100:g}" for step in range(4, 0, -1))
+RECORDS = {
+    "k2hpd": DataSet(
+        name="k2hpd",
+        skeleton=K2HPD15,
+        origin=0,
+        source="No official page is known; use a copy that you have",
+        terms="not stated with the copies that are about; cite Wang et al., ACM MM 2016",
+        splits={"train": Split(), "test": Split()},
+        published="test",
+        crops="none: whole images",
+        measures=f"{_PDJ} {_TORSO} pcp_strict@0.5=k2hpd_pcp@0.5 accuracy:compat=k2hpd_accuracy loss:compat=k2hpd_loss",
+        load=load,
+        list_splits=splits,
+        aliases={"valid": "test"},
+    )
+}

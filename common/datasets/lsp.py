@@ -19,11 +19,13 @@ by LSP 1..1000. Splits of lspet: `train` = `all`. Both: `A-B`, image numbers fro
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from common.datasets import files
+from common.datasets.about import DataSet, Split
 from common.errors import DataError, DataMissing
 from common.poses import PoseSet, box_of_joints, concatenate
 from common.skeletons import LSP14
@@ -154,3 +156,37 @@ def which(root: str | Path) -> str:
 
     shape = next((s for name, s, _ in scipy.io.whosmat(str(annotations)) if name == "joints"), ())
     return "lspet" if shape[:2] == (14, 3) else "lsp"
+
+
+_MEASURES = """pck_torso@0.2 auc_torso pcp_strict@0.5 pcp_relaxed@0.5 pckh_neck@0.5 pckh_neck_symmetric@0.5 pdj@0.2
+ pck_extent@0.2:compat"""
+RECORDS = {
+    "lsp": DataSet(
+        name="lsp",
+        skeleton=LSP14,
+        origin=0,
+        source="Get it from its authors: http://sam.johnson.io/research/lsp.html",
+        terms="research use; cite Johnson and Everingham, BMVC 2010",
+        splits={"train": Split(1000, 1000, "ff935d4f234b1b07"), "test": Split(1000, 1000, "ffc2e3e3262413a3")},
+        published="test",
+        crops="none given: one person an image",
+        measures=_MEASURES,
+        load=load,
+        list_splits=splits,
+        aliases={"valid": "test"},
+    ),
+    "lspet": DataSet(
+        name="lspet",
+        skeleton=LSP14,
+        origin=0,
+        source="Get it from its authors: http://sam.johnson.io/research/lspet.html",
+        terms="research use; cite Johnson and Everingham, CVPR 2011",
+        splits={"train": Split(10000, 10000)},
+        published="train",
+        crops="none given: one person an image",
+        measures=_MEASURES,
+        load=partial(load, name="lspet"),
+        list_splits=partial(splits, name="lspet"),
+        aliases={"all": "train"},
+    ),
+}

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files, mpii_release
+from common.datasets.about import DataSet, Split
 from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import MPII16
@@ -219,6 +220,26 @@ def _load_release(root: Path, path: Path, split: str) -> PoseSet:
         )
     p = persons.select(rows)
     return _make(root, split, p.image.tolist(), p.person, p.joints, p.visible, p.center, p.scale, p.head_box)
+
+
+RECORDS = {
+    "mpii": DataSet(
+        name="mpii",
+        skeleton=MPII16,
+        origin=1,
+        source="Get it from its authors: http://human-pose.mpi-inf.mpg.de",
+        terms="annotations: Simplified BSD License; cite Andriluka et al., CVPR 2014",
+        splits={"train": Split(22246), "valid": Split(2958, 2729, "3edda659de753b04")},
+        published="valid",
+        crops="annotated centre and scale",
+        measures="""pckh@0.5 pckh@0.1 mean@0.1:compat=pckh_nan@0.11 pckh_neck@0.5 pckh_neck_symmetric@0.5 pcp_strict@0.5
+ pck_box@0.2=eval_pck@0.2 pck_extent@0.2:compat""",
+        load=load,
+        list_splits=splits,
+        many_persons=True,
+        aliases={"val": "valid"},
+    )
+}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import numpy as np
 
 from common import images
 from common.datasets import files
+from common.datasets.about import DataSet, Split
 from common.errors import DataError
 from common.poses import PoseSet
 from common.skeletons import PENN13
@@ -118,6 +119,25 @@ def _boxes(path: Path, stored: np.ndarray, count: int) -> np.ndarray:
         )
         corners = np.concatenate([corners, np.repeat(corners[-1:], count - len(corners), axis=0)])
     return np.concatenate([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+RECORDS = {
+    "penn_action": DataSet(
+        name="penn_action",
+        skeleton=PENN13,
+        origin=1,
+        source="Get it from its authors: http://dreamdragon.github.io/PennAction",
+        terms="research use; cite Zhang, Zhu and Derpanis, ICCV 2013",
+        splits={"train": Split(87542, 87543, "adb78268f537bb31"), "test": Split(76297, 76298, "2f4999c391ad489e")},
+        published="test",
+        crops="annotated person box of each frame",
+        measures="pck_box@0.2=pck_box_visible@0.2 pck_torso@0.2=penn_torso@0.2 penn_mobilepose@0.2:compat"
+        " pck_extent@0.2:compat=penn_extent@0.2",
+        load=load,
+        list_splits=splits,
+        aliases={"valid": "test"},
+    )
+}
 
 
 def make_lmdb(root: Path, out: Path) -> dict[str, int]:

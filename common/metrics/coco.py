@@ -1,4 +1,4 @@
-"""COCO keypoint AP and AR: pycocotools underneath, fed from a PoseSet and a prediction file.
+"""COCO keypoint AP and AR: pycocotools underneath, fed from a PoseSet and a prediction file, for any skeleton with OKS constants.
 
 Rescoring and OKS-NMS happen here, when a file is scored, from what it holds (Simple Baselines' evaluation: joints above 0.2 count, poses
 with OKS above 0.9 to a better one go). A file of final results (a COCO result JSON: `meta["final"]`) is scored as it is.
@@ -12,33 +12,42 @@ import io
 import numpy as np
 
 from common.errors import DataError
-from common.metrics.oks import oks_nms, rescore
+from common.metrics.oks import known_sigmas, oks_nms, rescore, sigmas_of
 from common.poses import PoseSet
 from common.predictions import Predictions
-from common.skeletons import COCO17
 
 NAMES = ("AP", "Ap .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
+# CrowdPose's three kinds of images by their crowd index, lower bound excluded
+CROWD = {"AP (easy)": (-1, 0.1), "AP (medium)": (0.1, 0.8), "AP (hard)": (0.8, 1)}
 _PERSON = 1  # COCO's category id
 
 
 def oks_ap(
     pose_set: PoseSet, predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2
 ) -> dict[str, float]:
-    """The ten figures of pycocotools' keypoint evaluation, by the originals' names, as fractions.
+    """The ten figures of pycocotools' keypoint evaluation, by the originals' names, as fractions; AP by crowd index where there is one.
 
-    Ground truth is every row of the PoseSet; rows with `ignore` (crowds, persons without keypoints; `regions` says which) absorb
-    predictions without reward. Predictions in images that hold nobody are false positives; a joint that is NaN goes in as (0, 0). A figure
-    is -1, as in pycocotools, where no counted person has that size (all of them when there is none); no predictions at all: 0, where
-    pycocotools would fail. Raises DataError when the skeleton is not COCO's, areas are missing, or an image is not of the split.
+    Ground truth is every row of the PoseSet; rows with `ignore` (crowds, persons without keypoints) absorb predictions without reward,
+    crowds any number. Predictions in images that hold nobody are false positives; a joint that is NaN goes in as (0, 0). A figure is -1,
+    as in pycocotools, where no counted person has that size (all of them when there is none); no predictions at all: 0, where pycocotools
+    would fail. Raises DataError when the skeletons differ, OKS constants or areas are missing, a score is no number, or an image is not of
+    the split.
     """
     _check(pose_set, predictions)
-    results = coco_results(predictions, nms_threshold, joint_threshold)
+    results = coco_results(predictions, nms_threshold, joint_threshold, sigmas_of(pose_set))
     truth = ground_truth(pose_set, {r["image_id"] for r in results})
-    return score_results(truth, results)
+    figures = score_results(truth, results, sigmas_of(pose_set))
+    if pose_set.crowd_index is None:
+        return figures
+    index = dict(zip(pose_set.image_id.tolist(), pose_set.crowd_index.tolist()))
+    for name, (low, high) in CROWD.items():
+        images = [image for image, value in index.items() if low < value <= high]
+        figures[name] = score_results(truth, results, sigmas_of(pose_set), images)["AP"] if images else -1.0
+    return figures
 
 
-def score_results(truth: dict, results: list[dict]) -> dict[str, float]:
-    """The ten figures for an annotation dictionary and a result list, both in COCO's JSON form."""
+def score_results(truth: dict, results: list[dict], sigmas=None, images: list | None = None) -> dict[str, float]:
+    """The ten figures for an annotation dictionary and a result list, both in COCO's JSON form; `images` restricts them to these ids."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -53,6 +62,10 @@ def score_results(truth: dict, results: list[dict]) -> dict[str, float]:
         coco.dataset = truth
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(results), "keypoints")
+        if sigmas is not None:
+            evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
+        if images is not None:
+            evaluation.params.imgIds = images
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -60,7 +73,7 @@ def score_results(truth: dict, results: list[dict]) -> dict[str, float]:
 
 
 def final_people(
-    predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2
+    predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2, sigmas: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows that survive OKS-NMS and their final scores: images in order of first appearance, best person first.
 
@@ -70,68 +83,69 @@ def final_people(
     if predictions.meta.get("final"):
         return np.arange(len(predictions)), np.asarray(predictions.person_score, np.float64)
     scores = rescore(predictions.box_score, predictions.score, joint_threshold)
-    _, first, group = np.unique(predictions.image_id, return_index=True, return_inverse=True)
-    rows_of = (
-        np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group, minlength=len(first)))[:-1])
-        if len(first)
-        else []
-    )
-    kept = []
-    for image in np.argsort(first):
-        rows = rows_of[image]
-        kept.append(
-            rows[
-                oks_nms(
-                    predictions.joints[rows].astype(np.float64), scores[rows], predictions.area[rows], nms_threshold
-                )
-            ]
-        )
+    by_image: dict = {}
+    for row, image in enumerate(predictions.image_id.tolist()):
+        by_image.setdefault(image, []).append(row)
+    joints = predictions.joints.astype(np.float64)
+    sigmas = known_sigmas(predictions.skeleton) if sigmas is None else sigmas
+    kept = [
+        rows[oks_nms(joints[rows], scores[rows], predictions.area[rows], nms_threshold, sigmas)]
+        for rows in map(np.array, by_image.values())
+    ]
     rows = np.concatenate(kept) if kept else np.zeros(0, np.int64)
     return rows, scores[rows]
 
 
-def coco_results(predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2) -> list[dict]:
+def coco_results(
+    predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2, sigmas=None
+) -> list[dict]:
     """The result list that COCO's servers and pycocotools read: image_id, category_id, keypoints (x, y, joint score each), score."""
-    rows, scores = final_people(predictions, nms_threshold, joint_threshold)
+    rows, scores = final_people(predictions, nms_threshold, joint_threshold, sigmas)
+    if not np.isfinite(scores).all():
+        raise DataError(
+            f"the prediction file: {(~np.isfinite(scores)).sum()} persons have a score (person_score, or box_score) that is no number;"
+            " without it there is no order to count precision in. Write numbers, or leave these persons out"
+        )
     points = np.concatenate([predictions.joints[rows], predictions.score[rows][..., None]], -1)
-    points = np.nan_to_num(points.astype(np.float64), nan=0.0).reshape(len(rows), 3 * len(COCO17))
-    ids = predictions.image_id[rows].tolist()
+    points = np.nan_to_num(points.astype(np.float64), nan=0.0).reshape(len(rows), 3 * len(predictions.skeleton))
     return [
         {"image_id": i, "category_id": _PERSON, "keypoints": p.tolist(), "score": float(s)}
-        for i, p, s in zip(ids, points, scores)
+        for i, p, s in zip(predictions.image_id[rows].tolist(), points, scores)
     ]
 
 
 def _check(pose_set: PoseSet, predictions: Predictions) -> None:
-    for what, skeleton in (("the ground truth", pose_set.skeleton), ("the prediction file", predictions.skeleton)):
-        if skeleton != COCO17:
-            raise DataError(
-                f"oks_ap needs COCO's 17 joints; {what} has skeleton {skeleton.name}. Score it with that data set's own protocols"
-            )
-    if len(pose_set) and pose_set.area is None:
+    if predictions.skeleton != pose_set.skeleton:
         raise DataError(
-            f"oks_ap needs the area of every person; {pose_set.name}/{pose_set.split} has none. Load it with common.datasets.coco"
+            f"oks_ap needs one skeleton; the ground truth has {pose_set.skeleton.name}, the prediction file {predictions.skeleton.name}"
         )
+    where = f"{pose_set.name}/{pose_set.split}"
+    if sigmas_of(pose_set) is None:
+        raise DataError(
+            f"oks_ap needs OKS constants for skeleton {pose_set.skeleton.name}, which has none; give {where} a field sigmas"
+        )
+    if len(pose_set) and pose_set.area is None:
+        raise DataError(f"oks_ap needs the area of every person; {where} has none. Give every person a field area")
 
 
 def ground_truth(pose_set: PoseSet, predicted_images: set) -> dict:
     """The PoseSet as a COCO annotation dictionary; ids start at 1 because pycocotools takes a match with id 0 for none."""
     listed = set(pose_set.regions or ()) | set(pose_set.image_id.tolist())
-    if pose_set.regions is not None and predicted_images - listed:
+    foreign = predicted_images - listed
+    if pose_set.regions is not None and foreign:
         raise DataError(
-            f"the prediction file has {len(predicted_images - listed)} images that {pose_set.name}/{pose_set.split} does not list, first "
-            f"image_id {min(predicted_images - listed, key=str)}; give the split that was predicted"
+            f"the prediction file has {len(foreign)} images that {pose_set.name}/{pose_set.split} does not list, first "
+            f"image_id {min(foreign, key=str)}; give the split that was predicted, and image ids as its annotations have them"
         )
-    crowd = _crowds(pose_set)
-    points = np.concatenate([np.nan_to_num(pose_set.joints, nan=0.0), pose_set.visible[..., None]], -1).reshape(
-        len(pose_set), 3 * len(COCO17)
-    )
+    ignore = np.zeros(len(pose_set), bool) if pose_set.ignore is None else pose_set.ignore
+    crowd = ignore if pose_set.crowd is None else pose_set.crowd
+    points = np.concatenate([np.nan_to_num(pose_set.joints, nan=0.0), pose_set.visible[..., None]], -1)
     annotations = [
         {
             "id": i + 1,
             "category_id": _PERSON,
             "image_id": image,
-            "keypoints": points[i].tolist(),
+            "keypoints": points[i].ravel().tolist(),
             "num_keypoints": int((pose_set.visible[i] > 0).sum()),
             "bbox": pose_set.box[i].tolist(),
             "area": float(pose_set.area[i]),
@@ -141,15 +155,3 @@ def ground_truth(pose_set: PoseSet, predicted_images: set) -> dict:
     ]
     images = [{"id": i} for i in sorted(listed | predicted_images)]
     return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": _PERSON, "name": "person"}]}
-
-
-def _crowds(pose_set: PoseSet) -> np.ndarray:
-    """(N,) bool: rows to be set aside that several predictions may match. A single person without keypoints is set aside too but is no
-    crowd.
-    """
-    if pose_set.ignore is None:
-        return np.zeros(len(pose_set), bool)
-    single = set()
-    for image in np.unique(pose_set.image_id[pose_set.ignore]).tolist() if pose_set.regions is not None else ():
-        single |= {region["id"] for region in pose_set.regions.get(image, ()) if not region["iscrowd"]}
-    return pose_set.ignore & ~np.isin(pose_set.person_id, list(single))

@@ -1,7 +1,7 @@
 """Object keypoint similarity (OKS), suppression of duplicate poses by it, and rescoring of detector boxes.
 
 OKS is the COCO keypoint task's overlap of two poses: the mean over joints of exp(-d^2 / (2 k^2 A)), k = 2 sigma of the joint, A the
-person's area in square pixels. Sigmas are those of the COCO keypoint evaluation. Suppression and rescoring: Xiao, Wu and Wei, "Simple
+person's area in square pixels. Suppression and rescoring: Xiao, Wu and Wei, "Simple
 Baselines for Human Pose Estimation and Tracking", ECCV 2018, section 4.
 """
 
@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.skeletons import COCO17, group_name
+from common import datasets
+from common.poses import PoseSet
+from common.skeletons import Skeleton
 
-_TENFOLD_SIGMA = {
-    "nose": 0.26,
-    "eye": 0.25,
-    "ear": 0.35,
-    "shoulder": 0.79,
-    "elbow": 0.72,
-    "wrist": 0.62,
-    "hip": 1.07,
-    "knee": 0.87,
-    "ankle": 0.89,
-}
-COCO_SIGMAS = np.array([_TENFOLD_SIGMA[group_name(joint)] for joint in COCO17.joints]) / 10
+COCO_SIGMAS = np.array(datasets.record("coco").sigmas)
+
+
+def sigmas_of(pose_set: PoseSet) -> np.ndarray | None:
+    """(J,) the file's own constants, or the known ones of its skeleton; None where there are none."""
+    return known_sigmas(pose_set.skeleton) if pose_set.sigmas is None else pose_set.sigmas
+
+
+def known_sigmas(skeleton: Skeleton) -> np.ndarray | None:
+    """(J,) the constants of the data set that has these joints; None where none has them."""
+    known = (datasets.record(name) for name in datasets.NAMES)
+    return next((np.array(r.sigmas) for r in known if r.sigmas and r.skeleton == skeleton), None)
 
 
 def oks(

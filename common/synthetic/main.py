@@ -22,6 +22,7 @@ _WRITERS = {
     "lspet": ("write_one", "write_lspet", 1000),
     "mpii": ("write_many", "write_mpii", 600),
     "coco": ("write_many", "write_coco", 400),
+    "crowdpose": ("write_many", "write_crowdpose", 400),
     "penn_action": ("write_video", "write_penn", 24),
     "jhmdb": ("write_video", "write_jhmdb", 12),
     "k2hpd": ("write_one", "write_k2hpd", 1000),

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from common.skeletons import AIC14, COCO17, MPII16, Skeleton
+from common.skeletons import AIC14, COCO17, CROWDPOSE14, MPII16, Skeleton
 from common.synthetic.compose import OUTSIDE, VISIBLE, Picture, Posing, Truth, box_of, draw_group
 from common.synthetic.folder import each, generator, train_count, write_image, write_json, write_mat
 
@@ -56,6 +56,24 @@ def write_coco(folder: Path, count: int, seed: int) -> None:
         write_json(folder / "annotations" / f"person_keypoints_{split}.json", file)
     boxes = _detect(generator("coco", seed, count), files["val2017"])
     write_json(folder / "person_detection_results" / "COCO_val2017_detections_AP_H_56_person.json", boxes)
+
+
+def write_crowdpose(folder: Path, count: int, seed: int) -> None:
+    """images/%06d.jpg and annotations/crowdpose_{train,val,trainval,test}.json, 5 : 1 : 4 as published; no segments, areas or crowds."""
+    train = train_count(count, 1 / 2)
+    val = min(round(count / 10), count - train - 1)
+    splits = {"train": range(train), "val": range(train, train + val), "test": range(train + val, count)}
+    files = coco_layout("crowdpose", count, seed, CROWDPOSE14, splits, lambda _, k: f"images/{k + 100_000}.jpg", folder)
+    for file in files.values():
+        file["annotations"] = [
+            {k: v for k, v in person.items() if k not in ("segmentation", "area")}
+            for person in file["annotations"]
+            if not person["iscrowd"]
+        ]
+    both = {part: files["train"][part] + files["val"][part] for part in ("images", "annotations")}
+    for split, file in (files | {"trainval": files["train"] | both}).items():
+        if file["images"]:
+            write_json(folder / "annotations" / f"crowdpose_{split}.json", file)
 
 
 def coco_layout(

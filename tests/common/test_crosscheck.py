@@ -19,7 +19,7 @@ from common.crosscheck import (
     table_of,
 )
 from common.errors import DataError
-from common.protocols import PROTOCOLS
+from common.protocols import protocols_of
 
 NOT_SCORED_HERE = {"multi_person_map", "pck_extent@0.2:compat", "oks_ap", "pckh_neck_symmetric@0.5"}
 
@@ -80,7 +80,7 @@ def test_reported_tables_are_whole():
         for model, values in table["rows"].items():
             assert len(values) == len(table["columns"]), (table["table"], model)
             assert all(v is None or 0 <= v <= highest for v in values), (table["table"], model)
-        known = table["protocol"] in PROTOCOLS[table["dataset"]]
+        known = table["protocol"] in protocols_of(table["dataset"])
         assert known or (not table["comparable"] and table["protocol"] in NOT_SCORED_HERE), (
             f"{table['table']}: {table['protocol']}"
         )

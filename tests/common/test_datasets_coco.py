@@ -72,7 +72,7 @@ def test_damage(tmp_path):
         load("coco", tmp_path, "val")
     content["annotations"][1]["keypoints"] = [0] * 42
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="annotation 4 has 42 numbers"):
+    with pytest.raises(DataError, match="annotations.1..keypoints is a list of 42"):
         load("coco", tmp_path, "val")
     with pytest.raises(DataError, match="known: val2017"):
         load("coco", tmp_path, "train")

@@ -13,7 +13,7 @@ import pytest
 
 from common import evaluate
 from common.predictions import predictions_for, save_predictions
-from common.protocols import PROTOCOLS
+from common.protocols import protocols_of
 
 ROOT = Path(evaluate.__file__).resolve().parents[1]
 
@@ -47,7 +47,7 @@ def test_json_follows_the_contract(lsp, tmp_path, capsys):
     out = tmp_path / "deep" / "er" / "scores.json"
     assert evaluate.main(_arguments(root, path, "--json", str(out))) == 0
     written = json.loads(out.read_text())
-    assert list(written) == list(PROTOCOLS["lsp"])
+    assert list(written) == list(protocols_of("lsp"))
     for name, entry in written.items():
         assert {"total", "aggregation", "n"} <= set(entry) and ("per_joint" in entry) != ("per_part" in entry), name
         assert 0 <= entry["total"] <= 100 and entry["n"] == len(pose_set)
@@ -83,7 +83,7 @@ def test_every_figure_has_a_word_on_published_numbers(lsp, capsys):
     root, _, path = lsp
     assert evaluate.main(_arguments(root, path)) == 0
     text = capsys.readouterr().out
-    assert text.count("comparable") >= len(PROTOCOLS["lsp"])
+    assert text.count("comparable") >= len(protocols_of("lsp"))
 
 
 def test_synthetic_data_is_never_comparable(lsp, tmp_path, capsys):
@@ -92,7 +92,7 @@ def test_synthetic_data_is_never_comparable(lsp, tmp_path, capsys):
     out = tmp_path / "scores.json"
     assert evaluate.main(_arguments(root, path, "--json", str(out))) == 0
     text = capsys.readouterr().out
-    assert text.count("not comparable: synthetic data") == len(PROTOCOLS["lsp"]) and "SYNTHETIC data" in text
+    assert text.count("not comparable: synthetic data") == len(protocols_of("lsp")) and "SYNTHETIC data" in text
     assert all(
         not e["comparable"] and e["comparison"] == "not comparable: synthetic data"
         for e in json.loads(out.read_text()).values()
@@ -194,4 +194,4 @@ def test_comparable_tables_name_protocols_that_exist():
     tables, _ = reported()
     assert tables
     for table in (t for t in tables if t["comparable"]):
-        assert table["protocol"] in PROTOCOLS[table["dataset"]], table["table"]
+        assert table["protocol"] in protocols_of(table["dataset"]), table["table"]

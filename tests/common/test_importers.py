@@ -160,7 +160,7 @@ def test_mobilepose_penn_action(tmp_path):
     scipy.io.savemat(tmp_path / "pred.mat", {"pred": pred.astype(np.float32)})
     predictions = load_any(tmp_path / "pred.mat", truth)
     # 1e-4 px: the file is float32 and up to 256
-    np.testing.assert_allclose(predictions.joints[:10], xy[:10] - datasets.ORIGIN["penn_action"], atol=1e-4)
+    np.testing.assert_allclose(predictions.joints[:10], xy[:10] - datasets.record("penn_action").origin, atol=1e-4)
     assert np.isnan(predictions.joints[10:]).all() and predictions.meta["missing_rows"] == 2
     scipy.io.savemat(tmp_path / "pred.mat", {"pred": pred[:7]})
     with pytest.raises(DataError, match=r"field pred has shape \(7, 15, 2\).*\(10, 15, 2\)"):
@@ -181,7 +181,10 @@ def bad_files(folder):
         (text('[{"keypoints": [1'), ["readable JSON"]),
         (text('{"annotations": []}'), ["list"]),
         (text('[{"image_id": 1}]'), ["keypoints"]),
-        (text('[{"image_id": 1, "category_id": 1, "keypoints": [1, 2], "score": 1}]'), ["keypoints", "coco17"]),
+        (
+            text('[{"image_id": 1, "category_id": 1, "keypoints": [1, 2], "score": 1}]'),
+            ["entry [0].keypoints", "48 finite numbers"],
+        ),
         (text("hello"), ["no prediction file"]),
         (lambda p: p.write_bytes(b"PK\x03\x04nonsense"), ["readable prediction file"]),
     ]
@@ -202,13 +205,13 @@ def test_bad_entries_and_rows(tmp_path):
     coco = people("coco", COCO17)
     path = tmp_path / "r.json"
     path.write_text(json.dumps([{"image_id": 3, "category_id": 1, "keypoints": [1.0] * 48, "score": 1}]))
-    with pytest.raises(DataError, match="keypoints of image 3 has 48 numbers, expected 51"):
+    with pytest.raises(DataError, match="entry \\[0\\].keypoints is a list of 48; write 51 finite numbers"):
         load_any(path, coco)
     path.write_text(json.dumps([{"image_id": 3, "category_id": 1, "keypoints": [1.0] * 51}]))
-    with pytest.raises(DataError, match="lacks the field 'score'"):
+    with pytest.raises(DataError, match="entry \\[0\\].score is nothing"):
         load_any(path, coco)
     path.write_text(json.dumps([{"image_id": "x", "category_id": 1, "keypoints": [1.0] * 51, "score": 1}]))
-    with pytest.raises(DataError, match="image_id has 'x'"):
+    with pytest.raises(DataError, match="entry \\[0\\].image_id is 'x'"):
         load_any(path, coco)
     truth = people("mpii", MPII16)
     save_predictions(tmp_path / "p.npz", predictions_for(truth.select(slice(2)), truth.joints[:2]))

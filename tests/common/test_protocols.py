@@ -13,7 +13,7 @@ from common.evaluate import score
 from common.importers import load_any
 from common.poses import PoseSet, box_of_joints
 from common.predictions import predictions_for
-from common.protocols import PROTOCOLS, SETTINGS, protocols_for
+from common.protocols import protocols_for, protocols_of
 from common.skeletons import COCO17, JHMDB15, K2HPD15, LSP14, MPII16, PENN13
 
 SKELETONS = {"lsp": LSP14, "lspet": LSP14, "mpii": MPII16, "penn_action": PENN13, "jhmdb": JHMDB15, "k2hpd": K2HPD15}
@@ -68,13 +68,14 @@ PROMISED = {
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_promised_names(name):
-    assert set(PROMISED[name].split()) <= set(PROTOCOLS[name])
+    assert set(PROMISED[name].split()) <= set(protocols_of(name))
 
 
 def test_every_data_set_has_protocols_and_a_setting():
-    assert set(PROTOCOLS) == set(NAMES) == set(SETTINGS)
-    for protocols in PROTOCOLS.values():
-        for name, protocol in protocols.items():
+    for dataset in NAMES:
+        assert datasets.record(dataset).name == dataset and datasets.record(dataset).crops
+        assert datasets.record(dataset).main_protocol in protocols_of(dataset)
+        for name, protocol in protocols_of(dataset).items():
             assert name == protocol.name and protocol.normaliser and protocol.visibility
             assert (protocol.mode == "compat") == name.endswith(":compat")
 
@@ -83,7 +84,7 @@ def test_every_data_set_has_protocols_and_a_setting():
 def test_perfect_predictions_reach_the_top(name):
     pose_set = make_set(name)
     results = score(pose_set, predictions_for(pose_set, pose_set.joints))
-    assert list(results) == list(PROTOCOLS[name])
+    assert list(results) == list(protocols_of(name))
     for protocol, result in results.items():
         # 1e-6: prediction files store float32
         assert result.total == pytest.approx(0.0 if protocol.startswith("loss") else 100.0, abs=1e-6), protocol
