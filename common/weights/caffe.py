@@ -2,58 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import DataError
+from common.files import atomic_write
 from common.weights.caffe_messages import messages
 
-_REMEDY = "give a binary .caffemodel (not a prototxt, nor a partial download)"
+_NET = "give a binary .caffemodel (not a prototxt, nor a partial download)"
+_MEAN = "make the mean file again (`workflow.py create_lmdb`, or Caffe's compute_image_mean)"
+_STATE = "give a binary .solverstate that Caffe or this program wrote"
 
 
-def parse_net(data: bytes, name: str = "data"):
-    """Bytes -> NetParameter. DataError naming `name` when they are not one, are cut short, or hold the oldest (V0) layer format."""
+def _read(path: str | Path, kind: str, remedy: str):
     from google.protobuf.message import DecodeError
 
-    net = messages()["NetParameter"]()
-    try:
-        net.ParseFromString(data)
-    except DecodeError as error:
-        raise DataError(f"{name} is not a Caffe NetParameter file ({error}); {_REMEDY}") from error
-    if not net.layer and not net.layers:
-        raise DataError(f"{name} holds no layers; {_REMEDY}")
-    named = [layer for layer in (*net.layer, *net.layers) if layer.name]
-    if not named:
-        raise DataError(
-            f"{name}: its layers have no names, as in Caffe's oldest (V0) format; run Caffe's upgrade_net_proto_binary first"
-        )
-    return net
-
-
-def read_net(path: str | Path):
-    """A `.caffemodel` as NetParameter; DataError when it is missing or no such file."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"Caffe model {path} does not exist")
-    return parse_net(path.read_bytes(), str(path))
+        raise DataError(f"{path} does not exist; {remedy}")
+    message = messages()[kind]()
+    try:
+        message.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise DataError(f"{path} is not a readable Caffe file with a {kind} ({error}); {remedy}") from error
+    return message
+
+
+def _write(path: str | Path, message) -> None:
+    atomic_write(path, lambda temporary: temporary.write_bytes(message.SerializeToString()))
 
 
 def blob_array(blob, name: str = "blob") -> np.ndarray:
     """A BlobProto as float32 (or float64 where stored so) in its stored shape; legacy blobs have num, channels, height, width."""
-    shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
     stored = blob.double_data if len(blob.double_data) else blob.data
     array = np.array(stored, dtype=np.float64 if len(blob.double_data) else np.float32)
-    if array.size != int(np.prod(shape)):
+    shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
+    if array.size == 1 and not any(shape):
+        shape = ()  # a blob without axes, of which Caffe writes neither form
+    if min(shape, default=0) < 0 or array.size != math.prod(shape):
         raise DataError(f"{name}: {array.size} values for shape {shape}; the file is damaged")
     return array.reshape(shape)
 
 
 def array_blob(array: np.ndarray, legacy: bool = False):
-    """float32 array -> BlobProto; `legacy` writes num, channels, height, width (missing leading ones are 1) as V1 files have them."""
+    """float32 array -> BlobProto; `legacy` writes num, channels, height, width (missing leading ones are 1) as V1 files have them.
+
+    So is a blob without axes, which OpenCV reads in no other form.
+    """
     blob = messages()["BlobProto"]()
-    if legacy:
+    if legacy or not array.ndim:
         blob.num, blob.channels, blob.height, blob.width = (1,) * (4 - array.ndim) + array.shape
     else:
         blob.shape.dim.extend(array.shape)
@@ -64,101 +64,75 @@ def array_blob(array: np.ndarray, legacy: bool = False):
 
 
 def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    low, rest = value & 127, value >> 7
+    return bytes([low | 128]) + _varint(rest) if rest else bytes([low])
+
+
+def read_net(path: str | Path):
+    """A `.caffemodel` as NetParameter. DataError when it is missing, no such file, or holds Caffe's oldest (V0) layers."""
+    net = _read(path, "NetParameter", _NET)
+    layers = (*net.layer, *net.layers)
+    if not layers:
+        raise DataError(f"{path} holds no layers; {_NET}")
+    if not any(layer.name for layer in layers):
+        raise DataError(
+            f"{path}: its layers have no names, as in Caffe's oldest (V0) format; run Caffe's upgrade_net_proto_binary first"
+        )
+    return net
+
+
+def write_net(path: str | Path, net) -> None:
+    """Write a NetParameter as binary file, atomically; fields that were unknown when it was read are kept."""
+    _write(path, net)
 
 
 def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
     """Layer name -> its blobs in stored shape, of all layers that have any, in file order; new (`layer`) and legacy (`layers`) messages.
 
-    DataError on a missing, damaged or foreign file and on a layer name that occurs twice with blobs.
+    Of layers that share a name the last one counts, as where Caffe loads weights. DataError on a missing, damaged or foreign file.
     """
     net = read_net(path)
-    found: dict[str, list[np.ndarray]] = {}
-    for layer in (*net.layers, *net.layer):
-        if not layer.blobs:
-            continue
-        if layer.name in found:
-            raise DataError(f"{path}: layer {layer.name} occurs twice with weights")
-        found[layer.name] = [
-            blob_array(blob, f"{path}: layer {layer.name}, blob {i}") for i, blob in enumerate(layer.blobs)
-        ]
+    found = {
+        layer.name: [blob_array(b, f"{path}: layer {layer.name}, blob {i}") for i, b in enumerate(layer.blobs)]
+        for layer in (*net.layers, *net.layer)
+        if layer.blobs
+    }
     if not found:
-        raise DataError(f"{path} holds layers but no weights; {_REMEDY}")
+        raise DataError(f"{path} holds layers but no weights; {_NET}")
     return found
 
 
 def write_caffemodel(path: str | Path, layers: Mapping[str, tuple[str, Sequence[np.ndarray]]], name: str = "") -> None:
     """Write layer name -> (Caffe layer type, blobs) as a new-format `.caffemodel`, atomically. Caffe needs no more than names and blobs."""
-    from common.files import atomic_write
-
     net = messages()["NetParameter"](name=name)
     for layer_name, (kind, blobs) in layers.items():
-        layer = net.layer.add(name=layer_name, type=kind)
-        layer.blobs.extend(array_blob(np.asarray(b)) for b in blobs)
-    atomic_write(path, lambda temporary: temporary.write_bytes(net.SerializeToString()))
-
-
-def _read_message(path: str | Path, kind: str, remedy: str):
-    from google.protobuf.message import DecodeError
-
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; {remedy}")
-    message = messages()[kind]()
-    try:
-        message.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise DataError(f"{path} is not a readable {kind} file ({error}); {remedy}") from error
-    return message
+        net.layer.add(name=layer_name, type=kind).blobs.extend(array_blob(np.asarray(b)) for b in blobs)
+    _write(path, net)
 
 
 def read_blob(path: str | Path) -> np.ndarray:
     """A `.binaryproto` (a BlobProto, such as a mean image) as array in its stored shape. DataError when missing or damaged."""
-    blob = _read_message(
-        path, "BlobProto", "make the mean file again (`workflow.py create_lmdb`, or Caffe's compute_image_mean)"
-    )
-    return blob_array(blob, str(path))
+    return blob_array(_read(path, "BlobProto", _MEAN), str(path))
 
 
 def write_blob(path: str | Path, array: np.ndarray) -> None:
     """Write an array as `.binaryproto`, atomically, with the four legacy dimensions that Caffe's compute_image_mean gives."""
-    from common.files import atomic_write
-
-    data = array_blob(np.asarray(array), legacy=True).SerializeToString()
-    atomic_write(path, lambda temporary: temporary.write_bytes(data))
+    _write(path, array_blob(np.asarray(array), legacy=True))
 
 
 def read_solverstate(path: str | Path) -> tuple[int, str, int, list[np.ndarray]]:
     """(iter, learned_net, current_step, history arrays) of a `.solverstate`. DataError when missing or damaged."""
-    state = _read_message(path, "SolverState", "give a binary .solverstate that Caffe or this program wrote")
+    state = _read(path, "SolverState", _STATE)
     if not state.HasField("iter"):
-        raise DataError(f"{path} is not a .solverstate: it has no field iter")
-    return (
-        state.iter,
-        state.learned_net,
-        state.current_step,
-        [blob_array(b, f"{path}: history {i}") for i, b in enumerate(state.history)],
-    )
+        raise DataError(f"{path} is not a .solverstate: it has no field iter; {_STATE}")
+    history = [blob_array(b, f"{path}: history {i}") for i, b in enumerate(state.history)]
+    return state.iter, state.learned_net, state.current_step, history
 
 
 def write_solverstate(
     path: str | Path, iteration: int, learned_net: str, current_step: int, history: Sequence[np.ndarray]
 ) -> None:
     """Write a `.solverstate` that Caffe reads, atomically."""
-    from common.files import atomic_write
-
     state = messages()["SolverState"](iter=iteration, learned_net=learned_net, current_step=current_step)
     state.history.extend(array_blob(np.asarray(h)) for h in history)
-    atomic_write(path, lambda temporary: temporary.write_bytes(state.SerializeToString()))
-
-
-def write_net(path: str | Path, net) -> None:
-    """Write a NetParameter as binary file, atomically; fields that were unknown when it was read are kept."""
-    from common.files import atomic_write
-
-    atomic_write(path, lambda temporary: temporary.write_bytes(net.SerializeToString()))
+    _write(path, state)

@@ -1,5 +1,7 @@
 """Caffe's files: text with line and column of what is wrong, unknown fields, old nets, LMDB records."""
 
+import pathlib
+
 import lmdb
 import numpy as np
 import pytest
@@ -19,20 +21,20 @@ from deeppose_caffe_port.lmdb_tools import datum, write_lmdb
 @pytest.mark.parametrize(
     "text, place, says",
     [
-        ('layer {\n  name: "a"\n', ":3:1:", "} is missing; the block was opened in line 1"),
-        ("layer {\n  name: a\n}", ":2:9:", "needs a string"),
-        ("layer {\n  nam: 1 }", ":2:3:", "did you mean name"),
-        ('name "x"', ":1:6:", "colon"),
-        ("layer { convolution_param { pad: -1 } }", ":1:34:", "at least 0"),
-        ("input_dim: 1.5", ":1:12:", "whole number"),
+        ('layer {\n  name: "a"\n', ":2:9:", 'Expected "}"'),
+        ("layer {\n  name: a\n}", ":2:9:", "Expected string"),
+        ("layer {\n  nam: 1 }", ":2:3:", 'no field named "nam". Did you mean name?'),
+        ('name "x"', ":1:6:", 'Expected ":"'),
+        ("layer { convolution_param { pad: -1 } }", ":1:34:", "out of range"),
+        ("input_dim: 1.5", ":1:12:", "parse integer"),
         ("\n\n  layer { phase: TRIAN }", ":3:18:", "TRAIN, TEST"),
-        ("layer $", ":1:7:", "unexpected"),
-        ('name: "a" name: "b"', ":1:11:", "twice"),
-        ("force_backward: maybe", ":1:17:", "true or false"),
-        ("input_dim: [1, 2", ":1:17:", "]"),
-        ("} layer { }", ":1:1:", "field name"),
-        ("layer: 3", ":1:8:", "braces"),
-        ("input_dim: 99999999999", ":1:12:", "whole number"),
+        ("layer $", ":1:7:", 'Expected "{"'),
+        ('name: "a" name: "b"', ":1:17:", 'multiple "name"'),
+        ("force_backward: maybe", ":1:17:", '"true" or "false"'),
+        ("input_dim: [1, 2", ":1:17:", 'Expected ","'),
+        ("} layer { }", ":1:1:", "identifier"),
+        ("layer: 3", ":1:8:", 'Expected "{"'),
+        ("input_dim: 99999999999", ":1:12:", "out of range"),
     ],
 )
 def test_syntax_errors_say_where(text, place, says):
@@ -83,9 +85,28 @@ def test_unknown_fields_are_kept(tmp_path):
     layer.blobs.append(caffe.array_blob(np.ones(2, np.float32)))
     raw = layer.SerializeToString() + b"\xc2\x0c\x03abc"  # tag 200, length-delimited
     data = b"\xa2\x06" + bytes([len(raw)]) + raw  # tag 100
-    assert b"abc" in caffe.parse_net(data).SerializeToString()
-    caffe.write_net(tmp_path / "net.caffemodel", caffe.parse_net(data))
-    assert b"abc" in (tmp_path / "net.caffemodel").read_bytes()
+    (tmp_path / "old.caffemodel").write_bytes(data)
+    caffe.write_net(tmp_path / "new.caffemodel", caffe.read_net(tmp_path / "old.caffemodel"))
+    assert b"abc" in (tmp_path / "new.caffemodel").read_bytes()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_blobs_without_axes(tmp_path, legacy):
+    """One value, in neither of the two shapes (Caffe's own) or as 1 x 1 x 1 x 1 (which OpenCV reads too)."""
+    blob = caffe.array_blob(np.array(0.25))
+    assert (blob.num, blob.width, blob.HasField("shape")) == (1, 1, False)
+    if not legacy:
+        for field in ("num", "channels", "height", "width"):
+            blob.ClearField(field)
+    assert caffe.blob_array(blob).shape == ((1, 1, 1, 1) if legacy else ()) and caffe.blob_array(blob) == 0.25
+
+
+def test_of_two_layers_of_one_name_the_last_counts(tmp_path):
+    net = messages()["NetParameter"]()
+    for value in (1, 2):
+        net.layer.add(name="twice").blobs.append(caffe.array_blob(np.full(3, value)))
+    caffe.write_net(tmp_path / "w.caffemodel", net)
+    assert caffe.read_caffemodel(tmp_path / "w.caffemodel")["twice"][0].tolist() == [2, 2, 2]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
@@ -118,6 +139,44 @@ def test_prototxt_that_is_none(tmp_path):
     (tmp_path / "b.prototxt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not a text file"):
         read_text(tmp_path / "b.prototxt", "NetParameter")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk", "latin-1"])
+def test_comments_in_any_encoding(tmp_path, encoding):
+    comment = "\u00e9\u00d7" if encoding == "latin-1" else "\u6ce8\u91ca\u5c42"
+    text = f'# {comment} {{ "\r\nlayer {{ name: \'a\' }} # {comment}\r\nlayer # {comment}\r\n{{ name: "#b" }}'
+    (tmp_path / "a.prototxt").write_bytes(text.encode(encoding))
+    file = read_text(tmp_path / "a.prototxt", "NetParameter")
+    assert [layer.name for layer in file.message.layer] == ["a", "#b"]
+    assert [file.where("layer", i)[-6:] for i in (0, 1)] == ["line 2", "line 3"] and "line" not in file.where(
+        "layers", 0
+    )
+
+
+def test_other_encodings_are_refused_outside_comments(tmp_path):
+    (tmp_path / "a.prototxt").write_bytes(b'name: "x"\nlayer { name: "\xe9" }')
+    with pytest.raises(DataError, match="a.prototxt:2:16: a byte that is no UTF-8"):
+        read_text(tmp_path / "a.prototxt", "NetParameter")
+
+
+def test_legal_prototxts_of_others():
+    folder = pathlib.Path(__file__).parents[1] / "common" / "cases" / "weights"
+    for name, layers in (("gbk_comment", ["conv"]), ("layer_named_type", ["data", "type"])):
+        net = read_text(folder / f"{name}.prototxt", "NetParameter").message
+        assert [layer.name for layer in net.layer] == layers
+
+
+def test_misspelled_fields_in_a_foreign_block_are_read_over_but_not_beside_it():
+    text = 'layer { name: "a" xyz_param { a { b: 1 } c: "}" } %s }\nlayer { name: "b" }'
+    file = parse_text(text % "", "NetParameter")
+    assert [layer.name for layer in file.message.layer] == ["a", "b"] and file.lines == {
+        ("layer", 0): 1,
+        ("layer", 1): 2,
+    }
+    with pytest.raises(DataError, match="no field named .typo_param"):
+        parse_text("typo_param { a: 1 } " + text % "", "NetParameter")
+    with pytest.raises(DataError, match="1:51: .*Did you mean type"):
+        parse_text(text % "tipe: 1", "NetParameter")
 
 
 def test_upgrade_of_old_nets():

@@ -336,7 +336,7 @@ def test_bad_input_is_named(tmp_path, capsys):
     write_caffemodel(tmp_path / "other.caffemodel", {"fc1": ("InnerProduct", [np.zeros((2, 2), np.float32)])})
     for arguments, words in (
         (["--input", tmp_path / "none.pt"], "does not exist"),
-        (["--input", tmp_path / "text.caffemodel"], "not a Caffe NetParameter"),
+        (["--input", tmp_path / "text.caffemodel"], "not a readable Caffe file"),
         (["--input", tmp_path / "foreign.pt", "--output", tmp_path / "y.npz"], "no network of lpm_torch"),
         (["--input", tmp_path / "broken.pth.tar"], "broken.pth.tar"),
         (["--input", tmp_path / "other.caffemodel", "--model", "lpm"], "no layer conv1_stage1"),
