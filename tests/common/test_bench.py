@@ -1,18 +1,18 @@
-"""The benchmarks: both sides give the same answer, a wrong answer is noticed, and vectorised PCP and PCK are far ahead of the loops."""
+"""The benchmarks: both sides give the same answer, a wrong answer is noticed, one form of options and files."""
 
 import json
 
 import numpy as np
 import pytest
 
-from tests.bench import harness as bench
+from tests.bench import harness
+from tests.bench import metrics as bench
 
 
-def test_peers_agree_and_limbs_are_fast():
-    rows = {r["name"].split(",")[0]: r for r in bench._bench_limbs(400, 3)}
-    assert all(r["same"] for r in rows.values())
-    # on 3000 persons both are beyond 20; 400 persons leave ours with more fixed cost
-    assert rows["PCK@0.2"]["ratio"] > 10 and rows["PCP@0.5"]["ratio"] > 10
+def test_peers_agree():
+    rows = bench.limbs(400, 1)
+    assert [row[0] for row in rows] == ["PCK@0.2, 400 persons", "PCP@0.5, 400 persons"]
+    assert all(row[-1] == "yes" and row[1] > 0 and row[3] > 0 for row in rows)
 
 
 def test_whole_command_and_json(tmp_path, capsys):
@@ -36,13 +36,34 @@ def test_datasets(capsys):
 
 
 def test_a_wrong_answer_is_noticed(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "loop_lspet", lambda path: np.zeros((20, 14, 2)))
+    monkeypatch.setattr(bench.loops, "loop_lspet", lambda path: np.zeros((20, 14, 2)))
     assert bench.main(["datasets", "--persons", "20", "--runs", "1"]) == 1
     assert "| NO |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("bad", [["metrics", "--runs", "0"], ["metrics", "--persons", "1"], ["nothing"], []])
+@pytest.mark.parametrize("bad", [["metrics", "--runs", "0"], ["metrics", "--persons", "1"], ["nothing"]])
 def test_bad_command_lines(bad):
     with pytest.raises(SystemExit) as stop:
         bench.main(bad)
     assert stop.value.code == 2
+
+
+def test_command_is_what_others_would_type():
+    words = ["loader", "--json", "/tmp/x.json", "--images", "/home/me/lsp", "--data_root=/d", "--runs=3", "--json=y"]
+    typed = harness.command("/any/where/lpm_torch.py", words)
+    assert typed == "python tests/bench/lpm_torch.py loader --images DIR --data_root=DIR --runs=3"
+
+
+def test_sides_take_turns_after_a_warm_up():
+    calls, now = [], iter(range(100))
+    times = harness.all_turns({n: lambda n=n: calls.append(n) for n in "ab"}, 2, clock=lambda: next(now))
+    assert calls == ["a", "b"] * 3 and times == {"a": [1, 1], "b": [1, 1]}
+
+
+def test_note_names_processor_and_threads(tmp_path):
+    args = harness.options("x", ("a", "b")).parse_args(["--runs", "2", "--json", str(tmp_path / "f.json")])
+    table = {"columns": ["n"], "rows": [[1.0]], "note": "batch 3"}
+    assert harness.run(args, {"a": lambda args: dict(table)}, [], "f.py") == 0
+    note = json.loads((tmp_path / "f.json").read_text())["note"]
+    assert note.startswith("medians of 2 runs, sides in turn, batch 3, 1 thread of ") and "numpy" in note
+    assert harness.processor() in note

@@ -15,7 +15,7 @@ from common.importers import load_any
 from common.metrics.coco import NAMES, coco_results, final_people, oks_ap
 from common.predictions import Predictions
 from common.skeletons import COCO17, LSP14
-from tests.bench.harness import random_coco
+from tests.bench.metrics import random_coco
 
 pytest.importorskip("pycocotools")
 
