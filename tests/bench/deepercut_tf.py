@@ -1,54 +1,35 @@
-"""Speed in CPU time, one thread, sides in turn: the network against a plain tf.function version of it; everything around it; the graph solver.
+"""Speed in CPU time, sides in turn: the network against a plain tf.function version of it; everything around it; the graph solver.
 
     python tests/bench/deepercut_tf.py network --json deepercut_tf/results/bench/network.json
     python tests/bench/deepercut_tf.py people        # a picture of 640 x 480 with several persons, without network and solver
     python tests/bench/deepercut_tf.py solver
 
-network: ours with reading, resizing and targets of every image, the plain version on ready-made tensors. solver: beside the figures of the
-original's C++ (-O3, one core of another machine, instances alike but not the same).
+network: ours with reading, resizing and targets of every image, the plain version (tests/reference) on ready-made tensors. solver:
+beside the figures of the original's C++ (-O3, one core of another machine, instances alike but not the same).
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import os
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-    os.environ.setdefault(_name, "1")
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from deepercut_tf.options import positive_number  # noqa: E402
+from tests.bench.harness import one_thread, options, run, take_turns
+
+one_thread()
 
 ORIGINAL_SOLVER = {50: 1.5, 100: 5.0, 200: 35.0, 400: 200.0}  # ms
 SIZE = 256  # side of the network's pictures
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=tuple(PARTS), help="what to measure")
-    parser.add_argument("--runs", type=positive_number, default=9, help="measurements of each side (default: 9)")
-    parser.add_argument("--json", help="also write the figures here, as common.readmes puts them into a README")
-    return parser.parse_args(argv)
-
-
-def cpu_ms(sides: dict, runs: int) -> dict[str, float]:
-    """Median CPU milliseconds of each side's call, in turn, after one untimed call each."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(runs + 1):
-        for name, call in sides.items():
-            start = time.process_time()
-            call()
-            if turn:
-                times[name].append(1000 * (time.process_time() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+def cpu_ms(sides: dict, runs: int) -> dict:
+    """Median CPU milliseconds of each side's call."""
+    return {name: 1000 * seconds for name, seconds in take_turns(sides, runs).items()}
 
 
 def pose_problem(n: int, seed: int):
@@ -71,12 +52,12 @@ def pose_problem(n: int, seed: int):
     )
 
 
-def bench_solver(runs: int) -> dict:
+def bench_solver(args: argparse.Namespace) -> dict:
     """Milliseconds by size of the problem, the compiled code loaded."""
     from deepercut_tf.multicut import solve_nl_lmp
 
     problems = {n: pose_problem(n, n) for n in ORIGINAL_SOLVER}
-    spent = cpu_ms({n: lambda p=p: solve_nl_lmp(*p) for n, p in problems.items()}, runs)
+    spent = cpu_ms({n: lambda p=p: solve_nl_lmp(*p) for n, p in problems.items()}, args.runs)
     rows = [[f"{n} / {len(problems[n][1])}", spent[n], original] for n, original in ORIGINAL_SOLVER.items()]
     return {
         "columns": ["nodes / edges (like pictures)", "here, CPU ms", "original, C++ -O3 on another machine, ms"],
@@ -107,7 +88,7 @@ def crowd(people: int, size: tuple[int, int] = (640, 480)):
     return config, known, {"part_prob": score[None], "locref": targets.locref[None], "pairwise_pred": pairwise[None]}
 
 
-def bench_people(runs: int) -> dict:
+def bench_people(args: argparse.Namespace) -> dict:
     """Reading and resizing a picture; maps in pixels, detections, pair probabilities and assembly; not the network, not the solver."""
     import cv2
     import numpy as np
@@ -147,7 +128,7 @@ def bench_people(runs: int) -> dict:
 
             sides[people] = process
             rows.append([people, len(found)])
-        spent = cpu_ms(sides, runs)
+        spent = cpu_ms(sides, args.runs)
     before = spent["before"]
     rows = [[people, count, before, spent[people], before + spent[people]] for people, count in rows]
     columns = [
@@ -160,7 +141,7 @@ def bench_people(runs: int) -> dict:
     return {"columns": columns, "rows": rows}
 
 
-def bench_network(runs: int) -> dict:
+def bench_network(args: argparse.Namespace) -> dict:
     """Training step with its loader, and prediction, resnet_50 with 14 joints."""
     import keras
 
@@ -185,7 +166,7 @@ def bench_network(runs: int) -> dict:
             "prediction": lambda: predictor.maps(image[0]),
             "plain prediction": lambda: [v.numpy() for v in plain.predict(image)],
         }
-        spent = cpu_ms(sides, runs)
+        spent = cpu_ms(sides, args.runs)
     pairs = (("training step", "step"), ("prediction", "prediction"))
     rows = [[what, spent[name], spent[f"plain {name}"], spent[name] / spent[f"plain {name}"]] for what, name in pairs]
     return {
@@ -229,21 +210,11 @@ PARTS = {"network": bench_network, "people": bench_people, "solver": bench_solve
 
 def main(argv=None) -> int:
     """Print the figures, and write them if asked."""
-    args = parse_args(argv)
     import cv2
 
-    from common.files import versions, write_json
-    from common.readmes import figures_table
-
     cv2.setNumThreads(1)
-    result = PARTS[args.what](args.runs)
-    result["command"] = f"python tests/bench/deepercut_tf.py {args.what} --runs {args.runs}"
-    about = ", ".join(f"{name} {version}" for name, version in versions().items())
-    result["note"] = f"medians of {args.runs} runs, sides in turn, CPU time, one thread; {about}"
-    print(figures_table(result))
-    if args.json:
-        write_json(args.json, result)
-    return 0
+    words = sys.argv[1:] if argv is None else argv
+    return run(options(__doc__, tuple(PARTS), runs=9).parse_args(words), PARTS, words, __file__)
 
 
 if __name__ == "__main__":

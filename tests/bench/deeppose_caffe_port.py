@@ -1,16 +1,15 @@
-"""Speed against the obvious peers, in one run: a plain PyTorch module of the same net, OpenCV's Caffe reader, and reading of the LMDB.
+"""Speed against the obvious peers, in one run: a plain PyTorch module of the same net, OpenCV's Caffe reader, reading of the LMDB.
 
-    python tests/bench/deeppose_caffe_port.py net [--stage=1 --batch=16 --threads=1 --device=cpu --json=OUT]
+    python tests/bench/deeppose_caffe_port.py net [--stage=1 --batch_size=16 --threads=1 --device=cpu --json=OUT]
     python tests/bench/deeppose_caffe_port.py reader [--stage=1]           # LMDB and augmentation against what training consumes
 
-`net` times forward and backward passes in TRAIN phase in turn, so that a change of the machine's load meets all of them, and the medians of CPU
-seconds (of wall seconds on a GPU) are compared. Real Caffe is not here; a plain module took 0.72 of its CPU time where it was measured.
+`net` times forward and backward passes in TRAIN phase in turn; CPU seconds count, on a GPU wall seconds. The plain module is in
+tests/reference. Real Caffe is not here; a plain module took 0.72 of its CPU time where it was measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
 import sys
 import tempfile
@@ -18,60 +17,22 @@ import time
 from operator import truediv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from tests.bench.harness import all_turns, options, run
 
 CAFFE_SHARE = 0.72  # plain module / real Caffe, CPU time of forward and backward on one thread
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("net", "reader"))
+    parser = options(__doc__, tuple(PARTS))
+    parser.set_defaults(batch_size=16)
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="network (default: 1)")
-    parser.add_argument("--batch", type=int, default=16, help="batch (default: 16)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--repeat", type=int, default=5, help="measurements, of which the median counts (default: 5)")
     parser.add_argument("--compile", action="store_true", help="also measure under torch.compile")
-    parser.add_argument("--json", type=Path, help="write the table here too, for a README (common.readmes)")
     return parser.parse_args(argv)
-
-
-def plain_module(net):
-    """The same net as a user would write it: nn.Sequential of PyTorch's own layers, with the same weights."""
-    import torch
-    from torch import nn
-
-    modules: list[nn.Module] = []
-    for layer in net.order:
-        kind, p = layer.param.type, layer.param
-        if kind == "Convolution":
-            blob = layer.weight
-            module = nn.Conv2d(
-                blob.shape[1] * layer.group, blob.shape[0], layer.kernel, layer.stride, layer.pad, groups=layer.group
-            )
-        elif kind == "BatchNorm":
-            module = nn.BatchNorm2d(len(layer.mean_sum), eps=layer.eps)
-        elif kind == "ReLU":
-            module = nn.ReLU(inplace=True)
-        elif kind == "LRN":
-            module = nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
-        elif kind == "Pooling":
-            module = nn.MaxPool2d(layer.kernel, layer.stride, ceil_mode=True)
-        elif kind == "InnerProduct":
-            modules += [nn.Flatten()] if p.name == "fc6" else []
-            module = nn.Linear(layer.weight.shape[1], layer.weight.shape[0])
-        elif kind == "Dropout":
-            module = nn.Dropout(p.dropout_param.dropout_ratio)
-        else:
-            continue
-        if kind in ("Convolution", "InnerProduct"):
-            with torch.no_grad():
-                module.weight.copy_(layer.weight)
-                module.bias.copy_(layer.bias)
-        modules.append(module)
-    return nn.Sequential(*modules)
 
 
 class NetBench:
@@ -85,11 +46,12 @@ class NetBench:
         from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
         from deeppose_caffe_port.prototxts import body, deploy
         from deeppose_caffe_port.random_stream import CaffeRandom
+        from tests.reference.deeppose_caffe_port import plain_module
 
         self.args, self.torch = args, torch
         torch.set_num_threads(args.threads)
         shape, outputs = PRESETS["paper"][args.stage - 1][0], (30, 2)[args.stage - 1]
-        dims = " ".join(f"dim: {n}" for n in (args.batch, 3, shape.side, shape.side))
+        dims = " ".join(f"dim: {n}" for n in (args.batch_size, 3, shape.side, shape.side))
         head = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}\n'
         self.deploy = deploy(shape, args.stage, outputs, 15)
         text = head + body(shape, outputs, deploy=False)
@@ -103,7 +65,7 @@ class NetBench:
         if self.device.type == "cuda":
             for net in (self.ours, self.low):
                 net.context.dropout = "torch"
-        self.x = torch.rand(args.batch, 3, shape.side, shape.side, device=self.device)
+        self.x = torch.rand(args.batch_size, 3, shape.side, shape.side, device=self.device)
 
     def training(self) -> dict:
         """Name -> forward function of a TRAIN pass."""
@@ -158,52 +120,47 @@ class NetBench:
             return time.perf_counter()
         return time.process_time()
 
-    def once(self, forward, backward: bool) -> float:
-        """Seconds of one pass."""
-        start = self.clock()
-        if backward:
-            forward().float().square().mean().backward()
-        else:
-            with self.torch.inference_mode():
-                forward()
-        return self.clock() - start
+    def passing(self, forward, backward: bool):
+        """A call of one pass."""
+
+        def once() -> None:
+            if backward:
+                forward().float().square().mean().backward()
+            else:
+                with self.torch.inference_mode():
+                    forward()
+
+        return once
 
     def run(self) -> dict:
         """Median seconds of each runner in both modes, and the median of its shares of the plain module's time in the same turn."""
         result: dict = {}
         for mode, runners in (("training", self.training()), ("inference", self.inference())):
-            times: dict[str, list[float]] = {name: [] for name in runners}
-            for turn in range(self.args.repeat + 1):
-                for name, forward in runners.items():
-                    spent = self.once(forward, mode == "training")
-                    if turn:  # the first is a warm-up
-                        times[name].append(spent)
+            sides = {name: self.passing(forward, mode == "training") for name, forward in runners.items()}
+            times = all_turns(sides, self.args.runs, self.clock)
             plain = times["plain module"]
             shares = {name: statistics.median(map(truediv, values, plain)) for name, values in times.items()}
-            result[mode] = {
-                "seconds": {name: statistics.median(values) for name, values in times.items()},
-                "share": shares,
-            }
+            seconds = {name: statistics.median(values) for name, values in times.items()}
+            result[mode] = {"seconds": seconds, "share": shares}
         return result
 
 
-def net_figures(args: argparse.Namespace) -> dict:
-    """`NetBench` as a table for `common.readmes`."""
-    import torch
-
+def bench_net(args: argparse.Namespace) -> dict:
+    """`NetBench` as a table."""
     result, rows = NetBench(args).run(), []
     for mode in ("training", "inference"):
         for name, seconds in result[mode]["seconds"].items():
             rows.append([mode, name, seconds, round(result[mode]["share"][name], 2)])
     clock = "CPU s" if args.device == "cpu" else "s"
-    note = f"stage {args.stage}, batch {args.batch}, {args.threads} threads, median of {args.repeat} in turn, torch {torch.__version__}"
+    note = f"stage {args.stage}, batch {args.batch_size}"
+    if args.device == "cpu":
+        note += f"; a plain module took {CAFFE_SHARE} of real Caffe's CPU time where both were measured"
     return {"note": note, "columns": ["pass", "code", f"{clock} a batch", "of the plain module"], "rows": rows}
 
 
-def reader_figures(args: argparse.Namespace) -> dict:
-    """CPU time a picture of making an LMDB, reading it, and turning the batch, beside that of training on it, as a table for `common.readmes`."""
+def bench_reader(args: argparse.Namespace) -> dict:
+    """CPU time a picture of making an LMDB, reading it, and turning the batch, beside that of training on it."""
     import numpy as np
-    import torch
 
     from deeppose_caffe_port.augment import Augment
     from deeppose_caffe_port.data import LmdbSource
@@ -227,43 +184,35 @@ def reader_figures(args: argparse.Namespace) -> dict:
             workers=args.threads,
         )
         spent["make the LMDB (once)"] = (time.process_time() - start) / count
-        source, turn = LmdbSource(home / "lmdb", args.batch, labels), Augment(40, 1.2)
-        batches = count // args.batch
+        source, turn = LmdbSource(home / "lmdb", args.batch_size, labels), Augment(40, 1.2)
+        batches = count // args.batch_size
         start = time.process_time()
         read = [source.next_batch() for _ in range(batches)]
-        spent["read"] = (time.process_time() - start) / (batches * args.batch)
+        spent["read"] = (time.process_time() - start) / (batches * args.batch_size)
         start = time.process_time()
         for pixels, label in read[:8]:
             turn(pixels, label)
-        spent["turn and scale (--rotate, --zoom)"] = (time.process_time() - start) / (len(read[:8]) * args.batch)
+        spent["turn and scale (--rotate, --zoom)"] = (time.process_time() - start) / (len(read[:8]) * args.batch_size)
     bench = NetBench(args)
     ours = bench.training()["ours"]
-    passes = [bench.once(ours, backward=True) for _ in range(args.repeat + 1)][1:]
-    spent["train, float32"] = statistics.median(passes) / args.batch
+    passes = all_turns({"ours": bench.passing(ours, backward=True)}, args.runs)["ours"]
+    spent["train, float32"] = statistics.median(passes) / args.batch_size
     rows = [[name, 1000 * seconds, 1 / seconds] for name, seconds in spent.items()]
-    note = f"stage {args.stage} of preset paper, batch {args.batch}, {args.threads} threads, torch {torch.__version__}"
+    note = f"stage {args.stage} of preset paper, batch {args.batch_size}"
     return {"note": note, "columns": ["step", "CPU ms a picture", "pictures a CPU second"], "rows": rows}
+
+
+PARTS = {"net": bench_net, "reader": bench_reader}
 
 
 def main(argv=None) -> int:
     """Print the table and optionally write it."""
-    args = parse_args(argv)
     import torch
 
-    from common.readmes import figures_table
-
+    words = sys.argv[1:] if argv is None else argv
+    args = parse_args(words)
     torch.set_num_threads(args.threads)
-    result = (net_figures if args.what == "net" else reader_figures)(args)
-    words = [w for w in (sys.argv[1:] if argv is None else argv) if not w.startswith("--json")]
-    result["command"] = shlex.join(["python", "tests/bench/deeppose_caffe_port.py", *words])
-    print(figures_table(result))
-    if args.what == "net" and args.device == "cpu":
-        print(f"A plain module took {CAFFE_SHARE} of real Caffe's CPU time where both were measured.")
-    if args.json:
-        from common.files import write_json
-
-        write_json(args.json, result)
-    return 0
+    return run(args, PARTS, words, __file__)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How well the networks use a device: clips a second, peak memory and the share of its measured bf16 matrix rate, eager and compiled.
 
-`python tests/bench/device.py` prints it (tests/bench/lpm_torch.py has the options). The work of a clip is counted on the plain loop over
+`python tests/bench/lpm_torch.py device` prints it. The work of a clip is counted on the plain loop over
 frames, as multiplications and additions of its convolutions, so that a network cannot look busy by computing anything twice.
 """
 
@@ -16,7 +16,7 @@ import torch
 from common.errors import DataError
 from lpm_torch.losses import MSESequenceLoss
 from lpm_torch.model import build_model
-from tests.bench.lpm_torch import plain_cpm, plain_lpm
+from tests.reference.lpm_torch import plain_cpm, plain_lpm
 
 PASSES = ("inference", "training")
 
@@ -74,7 +74,7 @@ class DeviceBench:
             torch.set_num_threads(args.threads)
         torch.manual_seed(0)
         size = args.resolution
-        self.model = build_model(args.model, width=args.width).to(self.device)
+        self.model = build_model(args.model, width=args.channels).to(self.device)
         if args.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         grid = self.model.output_size(size)
@@ -109,7 +109,7 @@ class DeviceBench:
             step(network)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        times = [seconds(lambda: step(network), self.device) for _ in range(self.args.repeat)]
+        times = [seconds(lambda: step(network), self.device) for _ in range(self.args.runs)]
         peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else None
         return {"seconds": statistics.median(times), "peak_mib": peak}
 
@@ -119,8 +119,8 @@ class DeviceBench:
         DataError when the batch does not fit into the device's memory.
         """
         args = self.args
-        rate = matrix_rate(self.device, args.matrix, args.repeat)
-        flops = clip_flops(args.model, args.resolution, args.t, args.width)
+        rate = matrix_rate(self.device, args.matrix, args.runs)
+        flops = clip_flops(args.model, args.resolution, args.t, args.channels)
         networks = {"eager": self.model}
         if args.compile:
             networks["compiled"] = torch.compile(self.model)
@@ -146,31 +146,28 @@ class DeviceBench:
             else f"CPU, threads {self.args.threads}"
         )
 
-
-def device_figures(args: argparse.Namespace, result: dict) -> dict:
-    """`DeviceBench.run` as a table for `common.readmes`."""
-    rows = [
-        [args.model, row["pass"], row["code"], row["clips_per_s"], "-" if row["peak_mib"] is None else round(row["peak_mib"]),
-         round(row["tflops"], 3), round(100 * row["share"], 1)]
-        for row in result["rows"]
-    ]  # fmt: skip
-    note = (
-        f"{result['device']}: {args.resolution} pixels, {args.t} frames, batch {args.batch_size}, amp {args.amp}, median of {args.repeat}, wall time;"
-        f" training is a whole step with Adam; bf16 product of {args.matrix} x {args.matrix} matrices {result['matrix_rate'] / 1e12:.3g} Tflop/s,"
-        f" torch {torch.__version__}"
-    )
-    columns = ["network", "pass", "code", "clips/s", "peak device memory, MiB", "Tflop/s", "% of the bf16 matrix rate"]
-    return {"note": note, "columns": columns, "rows": rows}
-
-
-def print_device(args: argparse.Namespace, result: dict) -> None:
-    """The table of `DeviceBench.run`."""
-    print(
-        f"{result['device']}: bf16 matrix rate {result['matrix_rate'] / 1e12:.3g} Tflop/s ({args.matrix} x {args.matrix})"
-    )
-    for row in result["rows"]:
-        memory = "" if row["peak_mib"] is None else f"  peak {row['peak_mib']:.0f} MiB"
-        print(
-            f"{args.model} {row['pass']:9s} {row['code']:8s} {row['clips_per_s']:9.2f} clips/s  {row['tflops']:8.3f} Tflop/s"
-            f"  {100 * row['share']:5.1f} % of the matrix rate{memory}"
-        )
+    def table(self) -> dict:
+        """`run` as a table."""
+        args, result = self.args, self.run()
+        rows = []
+        for row in result["rows"]:
+            peak = "-" if row["peak_mib"] is None else round(row["peak_mib"])
+            share = round(100 * row["share"], 1)
+            rows.append(
+                [args.model, row["pass"], row["code"], row["clips_per_s"], peak, round(row["tflops"], 3), share]
+            )
+        setting = f"{args.resolution} pixels, {args.t} frames, batch {args.batch_size}, amp {args.amp}"
+        rate = f"bf16 product of {args.matrix} x {args.matrix} matrices {result['matrix_rate'] / 1e12:.3g} Tflop/s"
+        return {
+            "note": f"{result['device']}: {setting}, wall time; training is a whole step with Adam; {rate}",
+            "columns": [
+                "network",
+                "pass",
+                "code",
+                "clips/s",
+                "peak device memory, MiB",
+                "Tflop/s",
+                "% of the bf16 matrix rate",
+            ],
+            "rows": rows,
+        }

@@ -17,15 +17,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common.files import versions, write_json
-from common.readmes import figures_table
-from common.runs.process import exit_code
-
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 def one_thread() -> None:
-    """Before numpy and a framework are imported: their pools have one thread, unless the environment says otherwise."""
+    """Before numpy (which this module does not import) and a framework are imported: their pools have one thread, unless the environment says otherwise."""
     for name in _ONE_THREAD:
         os.environ.setdefault(name, "1")
 
@@ -118,6 +114,10 @@ def command(file: str, words: list[str]) -> str:
 
 def run(args: argparse.Namespace, parts: dict[str, Callable], words: list[str], file: str) -> int:
     """Measure `args.what`, print the table, write `--json`; `words` are the command line of `file`. Exit code 2 on bad input."""
+
+    from common.files import versions, write_json
+    from common.readmes import figures_table
+    from common.runs.process import exit_code
 
     def work() -> None:
         result = parts[args.what](args)

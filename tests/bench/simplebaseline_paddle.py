@@ -15,30 +15,28 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "0")
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from tests.bench.harness import one_thread, options, run, take_turns
+
+one_thread()
 
 from simplebaseline_paddle.config import PRESETS, Config  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("inference", "loader"))
+    parser = options(__doc__, tuple(PARTS), runs=3)
+    parser.set_defaults(batch_size=8)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mpii_256x256")
     parser.add_argument("--persons", type=int, default=None, help="default: 32 for inference, 200 for loader")
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--runs", type=int, default=3, help="timed runs of each side (default: 3)")
     parser.add_argument("--size", default="640x480", help="width x height of the JPEGs (default: 640x480)")
-    parser.add_argument("--json", help="also write the figures here, as common.readmes puts them into a README")
     args = parser.parse_args(argv)
     args.persons = args.persons or (32 if args.what == "inference" else 200)
     return args
@@ -77,19 +75,6 @@ def make_people(folder: Path, count: int, size: str):
     return records, MPII16
 
 
-def cpu_seconds(sides: dict, runs: int) -> dict[str, float]:
-    """Median CPU seconds of each side, in turns, after one untimed call each (threads of this process included)."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for call in sides.values():
-        call()
-    for _ in range(runs):
-        for name, call in sides.items():
-            start = time.process_time()
-            call()
-            times[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
     """CPU seconds of scoring, of the bare predictor and of the eager network for the same persons."""
     import numpy as np
@@ -126,8 +111,8 @@ def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
     if "bf16" in forward:
         sides["val.py's loop, --engine bf16"] = lambda: score("bf16")
         wide, narrow = forward["auto"](ready), forward["bf16"](ready)
-        about = f"; bfloat16 moves the maps of random weights by {np.sqrt(((narrow - wide) ** 2).mean()) / wide.std():.2g} standard deviations"
-    seconds = cpu_seconds(sides, args.runs)
+        about = f"bfloat16 moves the maps of random weights by {np.sqrt(((narrow - wide) ** 2).mean()) / wide.std():.2g} standard deviations"
+    seconds = take_turns(sides, args.runs)
     seconds["eager"] *= batches  # one was enough
     seconds["float32 limit"] *= multiplications(model, config.input_size) * args.persons / side**3
     ours = seconds["val.py's loop"]
@@ -166,40 +151,38 @@ def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
             cv2.warpAffine(cv2.imread(path), matrix, config.input_size)
 
     sides = {n: lambda d=d: samples(d) for n, d in sets.items()} | {"OpenCV's imread and warpAffine alone": opencv}
-    seconds = cpu_seconds(sides, args.runs)
+    seconds = take_turns(sides, args.runs)
     width, height = config.input_size
     rows = [[name, args.persons / value, value / seconds["as train.py loads"]] for name, value in seconds.items()]
     return {
         "columns": [f"{args.size} JPEGs to {width}x{height}", "samples a CPU second", "CPU time over train.py's"],
         "rows": rows,
-        "note": "",
     }
+
+
+PARTS = {"inference": bench_inference, "loader": bench_loader}
 
 
 def main(argv=None) -> int:
     """Print the figures and optionally write them."""
-    args = parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = parse_args(words)
     import cv2
 
-    from common.files import versions, write_json
-    from common.readmes import figures_table
     from simplebaseline_paddle.machine import Machine
 
     cv2.setNumThreads(0)
     if args.what == "inference":
         Machine(use_gpu=False, threads=1)
-    with tempfile.TemporaryDirectory() as folder:
-        result = (bench_inference if args.what == "inference" else bench_loader)(args, Path(folder))
-    words = [f"--{name} {getattr(args, name)}" for name in ("preset", "persons", "batch_size", "runs", "size")]
-    result["command"] = " ".join(["python tests/bench/simplebaseline_paddle.py", args.what, *words])
-    about = f"medians of {args.runs} runs, sides in turn, CPU time, one thread; " + ", ".join(
-        f"{k} {v}" for k, v in versions().items()
-    )
-    result["note"] = about + result["note"]
-    print(figures_table(result))
-    if args.json:
-        write_json(args.json, result)
-    return 0
+
+    def in_folder(part):
+        def measure(args: argparse.Namespace) -> dict:
+            with tempfile.TemporaryDirectory() as folder:
+                return part(args, Path(folder))
+
+        return measure
+
+    return run(args, {name: in_folder(part) for name, part in PARTS.items()}, words, __file__)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def test_bench_writes_figures(tmp_path, monkeypatch):
         figures = json.loads((tmp_path / "f.json").read_text())
         assert (
             figures["command"] == f"python tests/bench/deepercut_tf.py {what} --runs 1"
-            and "one thread" in figures["note"]
+            and "1 thread of" in figures["note"]
         )
         assert all(len(row) == len(figures["columns"]) and row[-1] > 0 for row in figures["rows"])
     config, known, outputs = bench.crowd(2)

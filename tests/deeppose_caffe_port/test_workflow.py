@@ -478,7 +478,7 @@ def test_without_data_the_message_names_the_stand_in(program, tmp_path):
 def test_bench_writes_tables_for_the_readme(tmp_path, monkeypatch, capsys):
     net, training = PRESETS["paper"][1]
     monkeypatch.setitem(PRESETS, "paper", (PRESETS["paper"][0], (replace(net, width=0.1), training)))
-    words = ["--stage=2", "--batch=16", "--repeat=1", f"--json={tmp_path / 'b.json'}"]
+    words = ["--stage=2", "--batch_size=16", "--runs=1", f"--json={tmp_path / 'b.json'}"]
     assert bench.main(["reader", *words]) == 0
     table = json.loads((tmp_path / "b.json").read_text())
     assert [row[0] for row in table["rows"]][1:] == ["read", "turn and scale (--rotate, --zoom)", "train, float32"]

@@ -98,7 +98,7 @@ def test_in_order(tmp_path):
 
 
 def test_the_benchmark_names_no_folders(tmp_path):
-    """`bench --what loader` runs both loaders on an LSPET folder and writes a table for the README with the command as others would type it."""
+    """`bench loader` runs both loaders on an LSPET folder and writes a table for the README with the command as others would type it."""
     import os
     import pathlib
 
@@ -106,12 +106,12 @@ def test_the_benchmark_names_no_folders(tmp_path):
 
     synthetic.make("lspet", tmp_path / "lspet", 6)
     written, root = tmp_path / "loader.json", pathlib.Path(loader.__file__).parents[1]
-    command = f"-m tests.bench.deeppose_tf --what loader --images {tmp_path / 'lspet'} --batch_size 2 --json {written}".split()
+    command = f"-m tests.bench.deeppose_tf loader --images {tmp_path / 'lspet'} --batch_size 2 --json {written}".split()
     environment = {**os.environ, "PYTHONPATH": str(root)}
     answer = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=120, env=environment)
     assert answer.returncode == 0, answer.stderr[-3000:]
     found = json.loads(written.read_text())
-    assert found["command"] == "python tests/bench/deeppose_tf.py --what loader --images DIR --batch_size 2"
+    assert found["command"] == "python tests/bench/deeppose_tf.py loader --images DIR --batch_size 2"
     assert str(tmp_path) not in found["note"]
     assert len(found["rows"]) == 2 and all(value > 0 for row in found["rows"] for value in row[1:])
     assert "crops a second" in answer.stdout

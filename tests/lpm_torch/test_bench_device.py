@@ -8,7 +8,7 @@ import torch
 from tests.bench import lpm_torch as bench
 from tests.bench.device import DeviceBench, clip_flops
 
-TINY = ("device", "--device=cpu", "--resolution=32", "--t=2", "--width=0.05", "--repeat=1", "--matrix=64")
+TINY = ("device", "--device=cpu", "--resolution=32", "--t=2", "--channels=0.05", "--runs=1", "--matrix=64")
 
 
 @pytest.mark.parametrize(("model", "expected"), [("lpm", 79.2), ("cpm", 169.8)])
@@ -23,7 +23,7 @@ def test_work_of_a_clip(model, expected):
 def test_command_on_a_cpu(tmp_path, capsys):
     words = [*TINY, "--batch_size=2", "--amp=off"]
     assert bench.main([*words, f"--json={tmp_path}/r.json"]) == 0
-    assert "of the matrix rate" in capsys.readouterr().out
+    assert "of the bf16 matrix rate" in capsys.readouterr().out
     figures = json.loads((tmp_path / "r.json").read_text())
     assert figures["command"] == "python tests/bench/lpm_torch.py " + " ".join(words)
     assert [row[:3] for row in figures["rows"]] == [["lpm", "inference", "eager"], ["lpm", "training", "eager"]]

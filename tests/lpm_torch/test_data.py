@@ -269,17 +269,17 @@ def test_loader_bench_counts_crops(pose_data, tmp_path, capsys):
         options = [
             f"--data_dir={pose_data}/lspet",
             "--clips=6",
-            "--repeat=1",
+            "--runs=1",
             "--resolution=64",
             f"--mode={mode}",
             f"--json={tmp_path}/r.json",
         ]
         assert bench.main(["loader", *options]) == 0
-        assert f"LSP {mode} 64: " in capsys.readouterr().out
+        assert f"| LSP | {mode} | 64 |" in capsys.readouterr().out
         figures = json.loads((tmp_path / "r.json").read_text())
         assert (
             figures["rows"][0][:3] == ["LSP", mode, 64]
-            and figures["note"].startswith("6 crops")
+            and "6 crops" in figures["note"]
             and "--json" not in figures["command"]
         )
     assert bench.main(["loader", f"--data_dir={tmp_path}/none"]) == 2

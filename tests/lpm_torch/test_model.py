@@ -8,7 +8,7 @@ import torch
 from common.errors import DataError
 from lpm_torch.model import MODELS, build_model
 from tests.bench import lpm_torch as bench
-from tests.bench.lpm_torch import plain_cpm, plain_lpm
+from tests.reference.lpm_torch import plain_cpm, plain_lpm
 
 WIDTH = 0.1
 
@@ -174,7 +174,7 @@ def test_lpm_raw_takes_shorter_clips():
 
 
 def test_network_bench_writes_figures(tmp_path):
-    words = ["--resolution=32", "--t=2", "--width=0.05", "--repeat=1"]
+    words = ["--resolution=32", "--t=2", "--channels=0.05", "--runs=1"]
     assert bench.main([*words, f"--json={tmp_path}/r.json"]) == 0
     figures = json.loads((tmp_path / "r.json").read_text())
     assert [row[:3] for row in figures["rows"]] == [
