@@ -138,7 +138,7 @@ def _lines(path: Path, pose_set: PoseSet) -> Predictions:
     for where, entry in rows:
         for person_where, person in files.rows(where, entry, "persons") if "error" not in entry else []:
             images.append(image_of(where, entry))
-            people.append((person_where.replace(": persons", ".persons"), person))
+            people.append((person_where, person))
     joints = [_with_nan(where, person, len(skeleton)) for where, person in people]
     points = column(list(zip([w for w, _ in people], joints)), "joints", (len(skeleton), 3))
     score = column(people, "score", default=1.0)
@@ -157,7 +157,7 @@ def _read_lines(path: Path) -> list[Row]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         entries = [
-            (f"{path}: line {i}", json.loads(line)) for i, line in enumerate(text.splitlines(), 1) if line.strip()
+            (f"{path}: line[{i}]", json.loads(line)) for i, line in enumerate(text.splitlines(), 1) if line.strip()
         ]
     except (ValueError, RecursionError) as error:
         raise DataError(

@@ -119,7 +119,7 @@ def load_predictions(path: str | Path) -> Predictions:
     """Read a prediction file of ours. DataError naming the file and the field when it is not one."""
     try:
         with np.load(path, allow_pickle=False) as data:
-            stored = {name: data[name] for name in data.files}
+            stored = {name: np.asarray(data[name]) for name in data.files}  # a member without an array's head is bytes
     except Exception as error:  # numpy and zipfile raise many kinds for damaged files; a `.npy` is an array, no archive
         raise DataError(
             f"{path} is not a readable prediction file ({error}); write it again with the house's val.py"

@@ -8,6 +8,7 @@ original counted differently from what its name says; the protocol then counts a
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -317,7 +318,10 @@ def _aic(best_of: str) -> Count:
         by_threshold = {f"AP@{t:.2f}": ap for t, ap in zip(THRESHOLDS, figures["ap"])}
         ap = f"AP = {best_of}s whose best OKS is above / sum of max(persons, predictions) of the images"
         how = f"fractions; total = mean AP over OKS 0.50 to 0.95 in steps of 0.05; {ap}"
-        counts = {"images_without_prediction": figures["images_missing"]}
+        counts = {"images_without_prediction": figures["images_missing"], "unknown_images": figures["unknown"]}
+        if figures["unknown"]:
+            what = f"{figures['unknown']} image ids of the predictions are not in {pose_set.name}/{pose_set.split}"
+            warnings.warn(f"{what} and are left out, as the official evaluator does", stacklevel=2)
         return Result(figures["score"], by_threshold, how, figures["count"], kind="part", counts=counts)
 
     return count

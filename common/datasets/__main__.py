@@ -21,6 +21,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
         command.add_argument("root", metavar="ROOT", type=Path, help="folder of the data set")
         command.add_argument("--split", help="only this split (default: all that are there)")
+        command.add_argument("--category", help="COCO's layout: the persons' category, where several have keypoints")
     check.add_argument("--limit", type=int, help="open at most this many images a split, 0 for none (default: all)")
     browse.add_argument("--out", type=Path, required=True, metavar="PNG", help="picture to write")
     browse.add_argument("--count", type=int, default=24, help="how many persons (default %(default)s)")
@@ -34,16 +35,17 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if getattr(given, "limit", None) is not None and given.limit < 0 or getattr(given, "count", 1) < 1:
         parser.error("--limit is 0 or more, --count at least 1")
+    options = {"category": given.category} if given.category else {}
     try:
         if given.command == "browse":
             from common.datasets.browse import browse
 
-            count = browse(given.name, given.root, given.out, given.split, given.count, given.seed)
+            count = browse(given.name, given.root, given.out, given.split, given.count, given.seed, **options)
             print(f"{given.out}: {count} persons of {given.name}")
             return 0
         from common.datasets.check import check
 
-        facts, problems = check(given.name, given.root, given.split, given.limit)
+        facts, problems = check(given.name, given.root, given.split, given.limit, **options)
     except DataError as error:
         print(error, file=sys.stderr)
         return 2

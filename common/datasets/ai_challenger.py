@@ -19,11 +19,12 @@ import numpy as np
 
 from common.datasets import files
 from common.datasets.about import DataSet, Split
+from common.datasets.files import column
 from common.errors import DataError
 from common.poses import PoseSet
 from common.skeletons import AIC14
 
-_OFFICIAL = {"train": "train", "valid": "validation", "validation": "validation", "test": "validation"}
+_OFFICIAL = {"train": "train", "valid": "validation"}
 _VISIBLE = np.array([0, 2, 1, 0], np.int8)  # by v; 0 does not occur
 
 
@@ -31,39 +32,40 @@ def load(root: str | Path, split: str) -> PoseSet:
     """One split, joints (N,14,2). Images need not exist. Raises DataMissing or DataError."""
     root = Path(root)
     path, folder = _find(root, split)
-    entries = files.read_json(path)
-    try:
-        people = [
-            (e["image_id"], who, points, e["human_annotations"][who])
-            for e in entries
-            for who, points in e["keypoint_annotations"].items()
+    entries = files.rows(path, files.read_json(path))
+    names, image_id, people = files.texts(entries, "image_id"), [], []
+    for name, (where, entry) in zip(names, entries):
+        points, boxes = entry.get("keypoint_annotations"), entry.get("human_annotations")
+        if not isinstance(points, dict) or not isinstance(boxes, dict):
+            raise DataError(
+                f"{where} has no objects keypoint_annotations and human_annotations; this is no annotation file"
+            )
+        image_id += [name] * len(points)
+        people += [
+            (f"{where} (image {name}) {who}", {"keypoints": points[who], "box": boxes.get(who), "id": who})
+            for who in points
         ]
-        n = len(people)
-        table = np.array([p[2] for p in people], np.float64).reshape(n, 14, 3)
-        corners = np.array([p[3] for p in people], np.float64).reshape(n, 4)
-        person_id = np.array([int(re.sub(r"\D", "", p[1])) for p in people], np.int64)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"{path} is not an AI Challenger annotation file, or a person has no box or not 14x3 numbers ({type(error).__name__}: {error})"
-        ) from error
+    n = len(people)
+    table = column(people, "keypoints", (42,)).reshape(n, 14, 3)
+    corners = column(people, "box", (4,))
     flag = table[:, :, 2]
     if not np.isin(flag, (1, 2, 3)).all():
-        person = people[np.argwhere(~np.isin(flag, (1, 2, 3)))[0][0]]
-        raise DataError(f"{path}: image {person[0]}, {person[1]}: a joint has v outside 1..3; correct the file")
+        where = people[np.argwhere(~np.isin(flag, (1, 2, 3)))[0][0]][0]
+        raise DataError(f"{where}: a joint has v outside 1..3; correct the file")
     visible = _VISIBLE[flag.astype(int)]
     box = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     return PoseSet(
         name="ai_challenger",
         skeleton=AIC14,
         split=split,
-        images=[f"{folder}/{p[0]}.jpg" for p in people],
-        image_id=np.array([p[0] for p in people], dtype=str),
-        person_id=person_id,
+        images=[f"{folder}/{name}.jpg" for name in image_id],
+        image_id=np.array(image_id, dtype=str),
+        person_id=np.array([int(re.sub(r"\D", "", p["id"])[:18] or 0) for _, p in people], np.int64),
         joints=np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
         visible=visible,
         box=box,
         area=box[:, 2] * box[:, 3],
-        regions={e["image_id"]: [] for e in entries},
+        regions={name: [] for name in names},
         synthetic=files.is_synthetic(root, path.parent),
         root=str(root),
     )
@@ -72,37 +74,32 @@ def load(root: str | Path, split: str) -> PoseSet:
 def splits(root: str | Path) -> list[str]:
     """The splits whose files are there."""
     root = Path(root)
-    found = [s for s in ("train", "valid") if _official(root, s)]
+    found = [s for s in _OFFICIAL if _official(root, s)]
     if not found and not _lone(root):
-        raise files.missing(
-            "ai_challenger", root, "keypoint_{train,validation}_annotations*.json, or keypoint_annotations*.json"
-        )
+        wanted = "keypoint_{train,validation}_annotations*.json, or keypoint_annotations*.json"
+        raise files.missing("ai_challenger", root, wanted)
     return found or ["all"]
 
 
 def _official(root: Path, split: str) -> Path | None:
-    name = f"keypoint_{_OFFICIAL[split]}_annotations*.json"
+    name = f"keypoint_{_OFFICIAL.get(split)}_annotations*.json"
     return next(iter(sorted(root.glob(name)) + sorted(root.glob(f"*/{name}"))), None)
 
 
 def _lone(root: Path) -> Path | None:
-    if root.is_file():
-        return root
-    return next(iter(sorted(root.glob("keypoint_annotations*.json"))), None)
+    return root if root.is_file() else next(iter(sorted(root.glob("keypoint_annotations*.json"))), None)
 
 
 def _find(root: Path, split: str) -> tuple[Path, Path]:
-    """Annotation file and image folder of a split."""
-    if split not in (*_OFFICIAL, "all"):
-        raise files.unknown_split("ai_challenger", split, ", ".join((*_OFFICIAL, "all")))
-    path = _official(root, split) if split != "all" else None
+    """Annotation file and image folder of a split; a lone file is everything but `train`."""
+    canonical = RECORDS["ai_challenger"].split(split)
+    path = _official(root, canonical)
     if path is not None:
-        images = sorted(p for p in path.parent.glob(f"keypoint_{_OFFICIAL[split]}_images*") if p.is_dir())
+        images = sorted(p for p in path.parent.glob(f"keypoint_{_OFFICIAL[canonical]}_images*") if p.is_dir())
         return path, images[0] if images else path.parent / "images"
-    lone = _lone(root)
-    if lone is None or split == "train":
-        if splits(root):  # raises when there is nothing at all
-            raise files.unknown_split("ai_challenger", split, ", ".join(splits(root)))
+    have, lone = splits(root), _lone(root)
+    if lone is None or canonical not in ("valid", "all"):
+        raise files.unknown_split("ai_challenger", split, ", ".join([*have, "valid"] if lone else have))
     return lone, lone.parent / "images"
 
 

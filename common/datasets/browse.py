@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,35 +16,27 @@ _CONTEXT = 0.35  # margin around the box, as a share of its longer side
 
 
 def browse(
-    name: str, root: str | Path, out: str | Path, split: str | None = None, count: int = 24, seed: int = 0
+    name: str, root: str | Path, out: str | Path, split: str | None = None, count: int = 24, seed: int = 0, **options
 ) -> int:
     """Write a PNG of `count` persons, chosen at random (seeded) among those whose image is there; returns how many were drawn.
 
-    Without `split` the first one is taken that has images. DataError when there is no image at all.
+    Without `split` the first one is taken that has images; `options` are the loader's. DataError when there is no image at all.
     """
     for one in [split] if split else datasets.splits(name, root):
-        pose_set = datasets.load(name, root, one)
+        pose_set = datasets.load(name, root, one, **options)
         rows = _choose(pose_set, count, seed)
         if len(rows):
             tiles, captions = zip(*(_tile(pose_set, row) for row in rows))
             draw.save_image(out, draw.contact_sheet(tiles, columns=6, captions=captions))
             return len(rows)
-    raise DataError(
-        f"none of the images of {name} is under {root}, so there is nothing to draw; `check` lists what is missing"
-    )
+    raise DataError(f"no image of {name} is under {root}, so there is nothing to draw; `check` lists what is missing")
 
 
 def _choose(pose_set: PoseSet, count: int, seed: int) -> np.ndarray:
     usable = np.flatnonzero((pose_set.visible > 0).any(1))
     order = np.random.default_rng(seed).permutation(usable)
-    rows = []
-    for row in order:
-        path = pose_set.images[row]
-        if path.startswith("lmdb:") or Path(path).is_file():
-            rows.append(row)
-            if len(rows) == count:
-                break
-    return np.sort(np.array(rows, int))
+    there = (r for r in order if pose_set.images[r].startswith("lmdb:") or Path(pose_set.images[r]).is_file())
+    return np.sort(np.array(list(islice(there, count)), int))
 
 
 def _tile(pose_set: PoseSet, row: int) -> tuple[np.ndarray, str]:

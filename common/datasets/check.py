@@ -10,38 +10,40 @@ from pathlib import Path
 import numpy as np
 
 from common import datasets, images
-from common.errors import DataError
+from common.errors import DataError, DataWarning
 from common.images import read_image
-from common.poses import PoseSet
+from common.poses import PoseSet, box_of_joints
 
 _SHOWN = 5
 _FAR = 0.5  # of the image's longer side: farther outside no annotator can have meant a place
 
 
 def check(
-    name: str, root: str | Path, split: str | None = None, limit: int | None = None
+    name: str, root: str | Path, split: str | None = None, limit: int | None = None, **options
 ) -> tuple[list[str], list[str]]:
     """(facts, problems), a line each, about one split or all of them. At most `limit` images a split are opened (None: all); 0 opens none.
 
-    A damaged annotation file is a problem; DataMissing and an unknown name or split are raised.
+    A damaged annotation file is a problem; DataMissing and an unknown name or split are raised. `options` are the loader's.
     """
     facts, problems = [], []
-    names = [split] if split else datasets.splits(name, root)
-    for one in names:
+    for one in [split] if split else datasets.splits(name, root):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                pose_set = datasets.load(name, root, one)
+                pose_set = datasets.load(name, root, one, **options)
             except DataError as error:
                 if split or type(error) is not DataError:
                     raise
                 problems.append(f"{one}: {error}")
                 continue
-        facts += [f"{one}: note: {w.message}" for w in caught]
-        facts += [f"{one}: {line}" for line in describe(pose_set)]
-        problems += [f"{one}: {line}" for line in annotation_problems(pose_set)]
+        for warning in caught:
+            suspicious = issubclass(warning.category, DataWarning)
+            (problems if suspicious else facts).append(f"{one}: {'' if suspicious else 'note: '}{warning.message}")
         found, sizes = image_problems(pose_set, limit)
-        problems += [f"{one}: {line}" for line in found + size_problems(pose_set, sizes)]
+        facts += [f"{one}: {line}" for line in describe(pose_set)]
+        problems += [
+            f"{one}: {line}" for line in annotation_problems(pose_set) + found + size_problems(pose_set, sizes)
+        ]
     return facts, problems
 
 
@@ -73,43 +75,38 @@ def annotation_problems(pose_set: PoseSet) -> list[str]:
     """Values that cannot be true, found without opening an image."""
     if not len(pose_set):
         return ["no person at all; the annotation file is empty, download it again"]
-    counted = ~_ignored(pose_set)
-    box_ok = np.isfinite(pose_set.box).all(1) & (pose_set.box[:, 2:] > 0).all(1)
+    counted, box = ~_ignored(pose_set), pose_set.box
+    box_ok = np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1)
+    labelled = (pose_set.visible > 0).any(1)
     tests = [
-        (
-            counted & ~box_ok,
-            "persons have an empty box",
-            "cropping skips them; correct or remove them in the annotation file",
-        ),
-        (
-            counted & ~(pose_set.visible > 0).any(1),
-            "persons have no labelled joint",
-            "they count in no metric; remove them or mark them to be ignored",
-        ),
+        (~box_ok, "have an empty box: they cannot be cropped by it; correct or remove them in the annotation file"),
+        (~labelled, "have no labelled joint: they count in no metric; remove them or mark them to be ignored"),
     ]
     if pose_set.head_size is not None:
-        tests.append(
-            (
-                counted & ~(pose_set.head_size > 0),
-                "persons have no head size",
-                "PCKh counts all their joints as wrong; correct the head box",
-            )
-        )
+        wrong = "have no head size: PCKh counts all their joints as wrong; correct the head box"
+        tests.append((~(pose_set.head_size > 0), wrong))
     if pose_set.area is not None:
-        tests.append(
-            (
-                counted & ~(pose_set.area > 0),
-                "persons have no area",
-                "OKS is undefined for them; correct the annotation file",
-            )
-        )
-    lines = [f"{_listing(pose_set, np.flatnonzero(bad))} {what}: {remedy}" for bad, what, remedy in tests if bad.any()]
-    keys = [f"{i}/{p}" for i, p in zip(pose_set.image_id.tolist(), pose_set.person_id.tolist())]
-    if len(set(keys)) < len(keys):
+        tests.append((~(pose_set.area > 0), "have no area: OKS is undefined for them; correct the annotation file"))
+    found = [(np.flatnonzero(counted & bad), text) for bad, text in tests]
+    lines = [f"{_listing(pose_set, rows)} persons {text}" for rows, text in found if len(rows)]
+    corners = _as_corners(pose_set)[counted & labelled & box_ok]
+    if len(corners) > 1 and corners.mean() > 0.9:
         lines.append(
-            f"{len(keys) - len(set(keys))} persons share image and person number with another; give each its own"
+            f"{corners.sum()} of {len(corners)} boxes fit their person as x1, y1, x2, y2: x, y, width, height is expected; write them so"
         )
+    keys = list(zip(pose_set.image_id.tolist(), pose_set.person_id.tolist()))
+    if len(set(keys)) < len(keys):
+        shared = len(keys) - len(set(keys))
+        lines.append(f"{shared} persons share image and person number with another; give each its own")
     return lines
+
+
+def _as_corners(pose_set: PoseSet) -> np.ndarray:
+    """(N,) bool: the four numbers of the box, read as two corners, hold all of the person's joints."""
+    tight = box_of_joints(pose_set.joints)
+    first, second = pose_set.box[:, :2], pose_set.box[:, 2:]
+    inside = (first <= tight[:, :2] + 1) & (tight[:, :2] + tight[:, 2:] <= second + 1)
+    return (inside & (first > 0)).all(1)
 
 
 def image_problems(pose_set: PoseSet, limit: int | None) -> tuple[list[str], dict[str, tuple[int, int]]]:
@@ -120,27 +117,18 @@ def image_problems(pose_set: PoseSet, limit: int | None) -> tuple[list[str], dic
     present = [p for p in paths if _exists(p)]
     lines = []
     if len(present) < len(paths):
-        here = set(present)
-        absent = [p for p in paths if p not in here]
-        lines.append(
-            f"{len(absent)} of {len(paths)} images are missing (first: {absent[0]}): unpack them there (scoring works without)"
-        )
-    sizes: dict[str, tuple[int, int]] = {}
-    unreadable = []
+        absent = next(p for p in paths if p not in set(present))
+        many = f"{len(paths) - len(present)} of {len(paths)} images are missing"
+        lines.append(f"{many} (first: {absent}): unpack them there (scoring works without)")
+    opened = present[:limit]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        opened = present[:limit]
-        for path, size in zip(
-            opened, tqdm(pool.map(_size, opened), total=len(opened), desc="images", unit="image", disable=not opened)
-        ):
-            if size is None:
-                unreadable.append(path)
-            else:
-                sizes[path] = size
+        bar = tqdm(pool.map(_size, opened), total=len(opened), desc="images", unit="image", disable=not opened)
+        sizes = dict(zip(opened, bar))
+    unreadable = [path for path, size in sizes.items() if size is None]
     if unreadable:
-        lines.append(
-            f"{len(unreadable)} images cannot be decoded (first: {unreadable[0]}): copy or download them again"
-        )
-    return lines, sizes
+        many = f"{len(unreadable)} images cannot be decoded"
+        lines.append(f"{many} (first: {unreadable[0]}): copy or download them again")
+    return lines, {path: size for path, size in sizes.items() if size is not None}
 
 
 def _exists(path: str) -> bool:
@@ -162,18 +150,13 @@ def size_problems(pose_set: PoseSet, sizes: dict[str, tuple[int, int]]) -> list[
     """Joints far outside their image, and images of another size than annotated. `sizes`: path -> (width, height) of opened images."""
     annotated = np.full((len(pose_set), 2), np.nan) if pose_set.image_size is None else pose_set.image_size
     found = np.array([sizes.get(p, (np.nan, np.nan)) for p in pose_set.images], np.float64).reshape(-1, 2)
-    lines = []
     other = np.flatnonzero((np.isfinite(annotated) & np.isfinite(found) & (annotated != found)).any(1))
-    if len(other):
-        lines.append(
-            f"{_listing(pose_set, other)} persons are in images of another size than annotated: download the images again"
-        )
     size = np.where(np.isfinite(found), found, annotated)
     with np.errstate(invalid="ignore"):
         outside = np.maximum(-pose_set.joints, pose_set.joints - (size[:, None] - 1)).max(-1)
         far = np.flatnonzero((outside > _FAR * size.max(1)[:, None]).any(1))
-    if len(far):
-        lines.append(
-            f"{_listing(pose_set, far)} persons have a joint far outside the image: wrong images or flags; compare with `browse`"
-        )
-    return lines
+    texts = (
+        (other, "are in images of another size than annotated: download the images again"),
+        (far, "have a joint far outside the image: wrong images or flags; compare with `browse`"),
+    )
+    return [f"{_listing(pose_set, rows)} persons {text}" for rows, text in texts if len(rows)]

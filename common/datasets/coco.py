@@ -29,7 +29,7 @@ from common.poses import PoseSet
 from common.skeletons import COCO17, Skeleton, group_name
 
 _PREFIX = "person_keypoints_"
-_OTHER_NAMES = {"head": "head_top", "top_head": "head_top"}
+_OTHER_NAMES = {"head": ("head_top", "face"), "top_head": ("head_top",)}
 
 
 class Regions(Mapping):
@@ -190,12 +190,11 @@ def _persons(path: Path, content: dict, skeleton: Skeleton, wanted: str | None) 
 
 def _fits(names, skeleton: Skeleton) -> bool:
     """Whether a category's joint names are the skeleton's; mere numbers (k0, k1 ...) are taken for what was asked."""
-    if not isinstance(names, list):
+    if not isinstance(names, list) or len(names) != len(skeleton):
         return False
     plain = [re.sub(r"[ -]", "_", str(n).strip().lower()) for n in names]
-    plain = [n if n in skeleton.joints else _OTHER_NAMES.get(n, n) for n in plain]
-    numbered = len(plain) == len(skeleton) and all(re.fullmatch(r"\D*\d+", n) for n in plain)
-    return tuple(plain) == skeleton.joints or numbered
+    same = all(n == joint or joint in _OTHER_NAMES.get(n, ()) for n, joint in zip(plain, skeleton.joints))
+    return same or all(re.fullmatch(r"\D*\d+", n) for n in plain)
 
 
 def _compare_counts(persons: list[Row], labelled: np.ndarray) -> None:

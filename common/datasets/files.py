@@ -71,7 +71,10 @@ def rows(path: str | Path, content, field: str = "") -> list[Row]:
     found = content if not field else content.get(field) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise DataError(f"{path}: no list{f' `{field}`' if field else ''}, but {short(found)}; take another file")
-    named = [(f"{path}: {field or 'entry '}[{i}]", entry) for i, entry in enumerate(found)]
+    stem = (
+        f"{path}{'.' if str(path).endswith(']') else ': '}{field or 'entry '}"  # of an object of this file, or the file
+    )
+    named = [(f"{stem}[{i}]", entry) for i, entry in enumerate(found)]
     for name, entry in named:
         if not isinstance(entry, dict):
             raise DataError(f"{name} is {short(entry)}; write an object with named fields")
@@ -90,10 +93,23 @@ def column(rows: list[Row], field: str, shape: tuple[int, ...] = (), whole: bool
     if found is not None:
         return found
     bad = next((i for i, value in enumerate(values) if _numbers([value], shape, whole) is None), 0)
-    count = int(np.prod(shape))
-    wanted = f"{'whole' if whole else 'finite'} number{'s' if count > 1 else ''}"
+    inside = next((short(v) for v in _leaves(values[bad]) if not _is_number(v)), "") if shape else ""
+    wanted = f"{'whole' if whole else 'finite'} number{'s' if shape else ''}"
     wanted = f"{' x '.join(map(str, shape))} {wanted}" if shape else f"a {wanted}"
-    raise DataError(f"{rows[bad][0]}.{field} is {short(values[bad])}; write {wanted}")
+    what = short(values[bad]) + (f" with {inside} in it" if inside and values[bad] is not None else "")
+    raise DataError(f"{rows[bad][0]}.{field} is {what}; write {wanted}")
+
+
+def _leaves(value):
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
 def _numbers(values: list, shape: tuple[int, ...], whole: bool) -> np.ndarray | None:
@@ -129,7 +145,7 @@ def short(value) -> str:
     if isinstance(value, (list, dict)):
         words = json.dumps(value, default=str)
         return words if len(words) < 60 else f"a {'list' if isinstance(value, list) else 'object'} of {len(value)}"
-    words = "nothing" if value is None else repr(value)
+    words = "missing or null" if value is None else repr(value)
     return words if len(words) < 60 else words[:56] + " ..."
 
 

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from common.datasets import files
 from common.datasets.about import DataSet, Split
+from common.datasets.coco import read
 from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import JHMDB15
@@ -31,42 +33,29 @@ _CODES = {"train": "1", "test": "2"}
 
 def load(root: str | Path, split: str) -> PoseSet:
     """Every frame of a split, joints (N,15,2). Frames need not exist. Raises DataMissing or DataError."""
-    root = Path(root)
-    match = re.fullmatch(r"(train|test|valid)([123]?)", split)
-    if not match:
-        raise files.unknown_split(
-            "jhmdb", split, "train1, test1, train2, test2, train3, test3 (train, test, valid: the first)"
-        )
-    side, number = "train" if match[1] == "train" else "test", match[2] or "1"
+    root, canonical = Path(root), RECORDS["jhmdb"].split(split)
+    if canonical not in RECORDS["jhmdb"].splits:
+        known = ", ".join(RECORDS["jhmdb"].splits) + " (train, test, valid: the first)"
+        raise files.unknown_split("jhmdb", split, known)
+    side, number = canonical[:-1], canonical[-1]
     table = _find_json(root, side, number)
     if table is not None:
         return _load_json(root, table, split)
-    lists = _split_lists(root, number)
-    if not lists or not (root / "joint_positions").is_dir():
-        if _find_any(root):
-            raise files.unknown_split("jhmdb", split, ", ".join(splits(root)))
-        raise files.missing(
-            "jhmdb", root, f"joint_positions/ with sub_splits/*_split_{number}.txt, or {side}_jhmdb_sub{number}.json"
-        )
-    return _load_official(root, _videos(lists, _CODES[side]), split)
+    if canonical not in splits(root):
+        raise files.unknown_split("jhmdb", split, ", ".join(splits(root)))
+    return _load_official(root, _videos(_split_lists(root, number), _CODES[side]), split)
 
 
 def splits(root: str | Path) -> list[str]:
     """The splits whose lists or JSON are there; `check` goes through all, although the three overlap."""
     root = Path(root)
-    found = [
-        f"{side}{k}"
-        for k in "123"
-        for side in _CODES
-        if _find_json(root, side, k) or (_split_lists(root, k) and (root / "joint_positions").is_dir())
-    ]
+    official = (root / "joint_positions").is_dir()
+    pairs = [(side, k) for k in "123" for side in _CODES]
+    found = [f"{side}{k}" for side, k in pairs if _find_json(root, side, k) or (official and _split_lists(root, k))]
     if not found:
-        raise files.missing("jhmdb", root, "joint_positions/ with sub_splits/, or test_jhmdb_sub1.json")
+        wanted = "joint_positions/ with sub_splits/*_test_split_1.txt and so on, or test_jhmdb_sub1.json"
+        raise files.missing("jhmdb", root, wanted)
     return found
-
-
-def _find_any(root: Path) -> bool:
-    return any(_find_json(root, side, k) or _split_lists(root, k) for k in "123" for side in _CODES)
 
 
 def _find_json(root: Path, side: str, number: str) -> Path | None:
@@ -164,39 +153,19 @@ def _mask_boxes(path: Path, count: int) -> np.ndarray:
 
 
 def _load_json(root: Path, path: Path, split: str) -> PoseSet:
-    content = files.read_json(path)
-    try:
-        images = {i["id"]: i for i in content["images"]}
-        rows = content["annotations"]
-        n = len(rows)
-        names = [images[a["image_id"]]["file_name"] for a in rows]
-        table = np.array([a["keypoints"] for a in rows], np.float64).reshape(n, 15, 3)
-        box = np.array([a["bbox"] for a in rows], np.float64).reshape(n, 4)
-        size = np.array(
-            [(images[a["image_id"]]["width"], images[a["image_id"]]["height"]) for a in rows], np.float64
-        ).reshape(n, 2)
-        frame = np.array([int(Path(name).stem) - 1 for name in names])
-        person_id = np.array([a["id"] for a in rows], np.int64)
-        image_id = np.array([a["image_id"] for a in rows], np.int64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not a COCO-style file of 15 joints ({type(error).__name__}: {error})") from error
     folder = root / "Rename_Images" if (root / "Rename_Images").is_dir() else root
-    visible = np.clip(table[:, :, 2], 0, 2).astype(np.int8)
-    return PoseSet(
-        name="jhmdb",
-        skeleton=JHMDB15,
-        split=split,
-        images=[f"{folder}/{name}" for name in names],
-        image_id=image_id,
-        person_id=person_id,
-        joints=np.where(visible[..., None] > 0, table[:, :, :2] - 1, np.nan),
-        visible=visible,
-        box=box - [1, 1, 0, 0],
-        sequence=np.array([str(Path(name).parent) for name in names]),
-        frame=frame,
-        image_size=size,
-        synthetic=files.is_synthetic(root),
-        root=str(root),
+    found = read("jhmdb", path, root, split, str(folder), JHMDB15, None, area=False)
+    names = [Path(image).relative_to(folder) for image in found.images]
+    numbers = [re.fullmatch(r"\d{1,9}", name.stem) for name in names]
+    if None in numbers:
+        raise DataError(f"{path}: file_name {names[numbers.index(None)]} is no frame number such as 00001.png")
+    return replace(
+        found,
+        joints=found.joints - 1,
+        box=found.box - [1, 1, 0, 0],
+        sequence=np.array([str(name.parent) for name in names]),
+        frame=np.array([int(number[0]) - 1 for number in numbers if number], np.int64),
+        **dict.fromkeys(("area", "ignore", "crowd", "regions", "category")),
     )
 
 

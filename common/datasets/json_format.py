@@ -14,8 +14,10 @@ side) are each other's mirror image; a skeleton without sides is its own. `limbs
 indices counted from 0. A person's `joints` stand in the skeleton's order: [x, y, v], [x, y] (the same as v = 2) or null (not
 labelled); v is 0 not labelled, 1 occluded, 2 visible. Coordinates are pixels counted from 0. Optional, for all persons or none:
 `head_size` (pixels), `area` (square pixels). Optional per person: `box` (tight around the joints otherwise), `id` (its place in the image
-otherwise), `ignore` (true: no metric counts it). Optional for all images or none: `width` and `height`. `file` is relative to the folder
-of the JSON file and is the `image_id`.
+otherwise), `ignore` (true: no metric counts it). Optional for all images or none: `width` and `height`. Optional beside `skeleton`:
+`sigmas`, a number for every joint by which OKS is counted where the skeleton has none of its own (about the annotators' spread in units
+of the square root of the area: 0.026 for COCO's nose to 0.107 for its hips). `file` is relative to the folder of the JSON file and is the
+`image_id`; `regions` lists every image, those without a person included.
 
 `root` is the file itself, or a folder with `SPLIT.json` or `annotations/SPLIT.json`.
 """
@@ -28,6 +30,7 @@ import numpy as np
 
 from common.datasets import files
 from common.datasets.about import DataSet
+from common.datasets.files import Row, column, short
 from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton, from_card
@@ -41,40 +44,37 @@ def load(root: str | Path, split: str) -> PoseSet:
     root = Path(root)
     path = _find(root, split)
     content = files.read_json(path)
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list):
-        raise DataError(f"{path}: no list `images`; the format is described in common/datasets/json_format.py")
+    images = files.rows(path, content, "images")
+    names = files.texts(images, "file")
     skeleton = from_card(content.get("skeleton"), f"{path}: field skeleton")
-    rows = [
-        (i, k, image, person) for i, image in enumerate(images) for k, person in enumerate(_persons(path, i, image))
-    ]
-    table = np.array(
-        [_joints(path, f"images[{i}].persons[{k}]", person, skeleton) for i, k, _, person in rows], np.float64
-    ).reshape(len(rows), len(skeleton), 3)
-    visible = table[:, :, 2].astype(np.int8)
-    joints = np.where(visible[..., None] > 0, table[:, :, :2], np.nan)
-    persons = [(f"{path}: images[{i}].persons[{k}]", person) for i, k, _, person in rows]
-    sizes = [(f"{path}: images[{i}]", image) for i, _, image, _ in rows]
-    width, height = _optional(sizes, "width"), _optional(sizes, "height")
-    ignore = np.array([bool(person.get("ignore", False)) for _, person in persons], bool)
+    people, image_of = [], []
+    for image, (where, entry) in enumerate(images):
+        found = files.rows(where, {"persons": [], **entry}, "persons")
+        people += [(name, {"id": k, **row}) for k, (name, row) in enumerate(found)]
+        image_of += [image] * len(found)
+    table = [{"joints": _points(where, person.get("joints"), skeleton)} for where, person in people]
+    points = column([(where, row) for (where, _), row in zip(people, table)], "joints", (len(skeleton), 3))
+    visible = points[:, :, 2].astype(np.int8)
+    joints = np.where(visible[..., None] > 0, points[:, :, :2], np.nan)
+    sizes = [_optional(images, field) for field in ("width", "height")]
+    ignore = np.array([bool(person.get("ignore", False)) for _, person in people], bool)
     base = path.parent.parent if path.parent.name == "annotations" and path.parent != root else path.parent
     return PoseSet(
         name="json",
         skeleton=skeleton,
         split=split,
-        images=[f"{base}/{image['file']}" for _, _, image, _ in rows],
-        image_id=np.array([image["file"] for _, _, image, _ in rows], dtype=str),
-        person_id=np.array(
-            [_number(where, "id", person.get("id", k)) for (where, person), (_, k, _, _) in zip(persons, rows)],
-            np.int64,
-        ),
+        images=[f"{base}/{names[i]}" for i in image_of],
+        image_id=np.array([names[i] for i in image_of], dtype=str),
+        person_id=column(people, "id", whole=True),
         joints=joints,
         visible=visible,
-        box=_boxes(persons, joints),
-        head_size=_optional(persons, "head_size"),
-        area=_optional(persons, "area"),
-        image_size=None if width is None or height is None else np.stack([width, height], axis=1),
+        box=_boxes(people, joints),
+        head_size=_optional(people, "head_size"),
+        area=_optional(people, "area"),
+        image_size=None if sizes[0] is None or sizes[1] is None else np.stack(sizes, 1)[image_of],
         ignore=ignore if ignore.any() else None,
+        regions={name: [] for name in names},
+        sigmas=_sigmas(path, content, skeleton),
         synthetic=files.is_synthetic(root, base),
         root=str(root),
     )
@@ -100,70 +100,48 @@ def _find(root: Path, split: str) -> Path:
     return folder / f"{split}.json"
 
 
-def _persons(path: Path, index: int, image) -> list:
-    if not isinstance(image, dict) or not isinstance(image.get("file"), str):
-        raise DataError(
-            f"{path}: images[{index}] has no text `file`; write the image's path, relative to the JSON file"
-        )
-    persons = image.get("persons", [])
-    if not isinstance(persons, list) or not all(isinstance(p, dict) for p in persons):
-        raise DataError(f"{path}: images[{index}].persons is not a list of objects")
-    return persons
-
-
-def _joints(path: Path, where: str, person: dict, skeleton: Skeleton) -> list:
-    points = person.get("joints")
+def _points(where: str, points, skeleton: Skeleton) -> list:
+    """Rows x, y, v of a person's joints as its JSON has them; zeros for one that is not labelled."""
     if not isinstance(points, list) or len(points) != len(skeleton):
         found = len(points) if isinstance(points, list) else "no"
-        raise DataError(
-            f"{path}: {where}.joints has {found} joints, skeleton {skeleton.name} has {len(skeleton)}; write null for one without label"
-        )
+        what = f"has {found} joints, skeleton {skeleton.name} has {len(skeleton)}; write null for one without label"
+        raise DataError(f"{where}.joints {what}")
     table = []
     for name, point in zip(skeleton.joints, points):
-        row = (
-            [np.nan, np.nan, 0]
-            if point is None
-            else [*point, 2]
-            if isinstance(point, list) and len(point) == 2
-            else point
-        )
-        try:
-            x, y, v = map(float, row)
-        except (TypeError, ValueError):
-            x = y = v = np.nan
-        if v not in (0, 1, 2) or (v > 0 and not (np.isfinite(x) and np.isfinite(y))):
-            raise DataError(
-                f"{path}: {where}.joints, {name}: {point} is neither [x, y, v] with v in 0, 1, 2, nor [x, y], nor null"
-            )
-        table.append((x, y, v))
+        row = [0, 0, 0] if point is None else [*point, 2] if isinstance(point, list) and len(point) == 2 else point
+        if isinstance(row, list) and len(row) == 3 and row[2] == 0:
+            row = [0, 0, 0]  # whatever stands for the place of a joint without label
+        if not files.is_numbers(row, 3) or row[2] not in (0, 1, 2):
+            what = "neither [x, y, v] with v in 0, 1, 2, nor [x, y], nor null"
+            raise DataError(f"{where}.joints, {name}: {short(point)} is {what}")
+        table.append(row)
     return table
 
 
-def _number(where: str, field: str, value) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise DataError(f"{where}.{field} is {value!r}; write a number")
-    return value
-
-
-def _optional(rows: list[tuple[str, dict]], field: str) -> np.ndarray | None:
+def _optional(rows: list[Row], field: str) -> np.ndarray | None:
     """A number per row, None when no row has it; DataError when only some have."""
     having = [field in item for _, item in rows]
     if not any(having):
         return None
     if not all(having):
         raise DataError(f"{rows[having.index(False)][0]} has no {field}, others have; give it everywhere or nowhere")
-    return np.array([_number(where, field, item[field]) for where, item in rows], np.float64)
+    return column(rows, field)
 
 
-def _boxes(persons: list[tuple[str, dict]], joints: np.ndarray) -> np.ndarray:
+def _boxes(people: list[Row], joints: np.ndarray) -> np.ndarray:
     box = box_of_joints(joints)
-    for row, (where, person) in enumerate(persons):
-        given = person.get("box")
-        if given is not None:
-            if not isinstance(given, list) or len(given) != 4:
-                raise DataError(f"{where}.box is {given!r}; write [x, y, w, h]")
-            box[row] = [_number(where, "box", value) for value in given]
+    given = [i for i, (_, person) in enumerate(people) if person.get("box") is not None]
+    box[given] = column([people[i] for i in given], "box", (4,))
     return box
+
+
+def _sigmas(path: Path, content: dict, skeleton: Skeleton) -> np.ndarray | None:
+    if content.get("sigmas") is None:
+        return None
+    sigmas = column([(str(path), content)], "sigmas", (len(skeleton),))[0]
+    if (sigmas <= 0).any():
+        raise DataError(f"{path}.sigmas holds a number that is not positive; write one such as 0.05 for every joint")
+    return sigmas
 
 
 RECORDS = {

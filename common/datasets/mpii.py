@@ -17,20 +17,25 @@ PoseSet: `center` and `scale` as published (centre moved by the 1 pixel only; no
 file has -1 or nothing), `head_size` = 0.6 x diagonal of the head box, `box` = square of side 200*scale about the centre, or tight around
 the joints without those. `image_id` is the file name, `person_id` the row in the JSON or the index in the image's annorect.
 
-`python -m common.datasets.mpii convert RELEASE.mat OUT_DIR` writes the JSON form, `... diff A.json B.json` compares two such files.
+`python -m common.datasets.mpii convert RELEASE.mat OUT_DIR` writes the JSON form.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from common.datasets import files, mpii_release
+from common.datasets import files
+from common.datasets import mpii_release as release_file
 from common.datasets.about import DataSet, Split
+from common.datasets.files import column
 from common.errors import DataError
+from common.files import atomic_write
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import MPII16
 
@@ -41,50 +46,41 @@ _JSON_SPLITS = ("train", "valid", "trainval", "test")
 
 def load(root: str | Path, split: str) -> PoseSet:
     """One split of MPII, joints (N,16,2); see the module's text for layouts and conventions. `val` means `valid`. Images need not exist."""
-    root, split = Path(root), "valid" if split == "val" else split
-    annotations = files.first_existing((root / "annot", root), f"{split}.json")
-    if annotations is not None:
-        return _load_json(root, annotations / f"{split}.json", split)
+    root, split = Path(root), RECORDS["mpii"].split(split)
+    annotations = _find(root, f"{split}.json")
+    if annotations:
+        return _load_json(root, annotations, split)
     release = _find_release(root)
-    if release is not None:
+    if release:
         return _load_release(root, release, split)
-    truth = _find_ground_truth(root)
-    if split == "valid" and truth is not None:
+    truth = _find(root, "gt_valid.mat")
+    if split == "valid" and truth:
         return _load_ground_truth(root, truth)
-    if truth is not None or any(
-        (folder / f"{s}.json").exists() for folder in (root / "annot", root) for s in _JSON_SPLITS
-    ):
-        raise files.unknown_split(
-            "mpii",
-            split,
-            ", ".join(splits(root)) + f" (from the JSON files there; with {RELEASE} also train, trainval, test, all)",
-        )
+    if truth or any(_find(root, f"{s}.json") for s in _JSON_SPLITS):
+        more = f" (from the JSON files there; with {RELEASE} also train, trainval, test, all)"
+        raise files.unknown_split("mpii", split, ", ".join(splits(root)) + more)
     raise files.missing("mpii", root, f"annot/{split}.json (or {split}.json), or {RELEASE}")
 
 
 def splits(root: str | Path) -> list[str]:
     """What `check` looks through: the JSON files without the joint one, or the whole release file."""
     root = Path(root)
-    found = [s for s in ("train", "valid", "test") if files.first_existing((root / "annot", root), f"{s}.json")]
-    if found:
-        return found
-    if _find_release(root):
-        return ["all"]
-    if _find_ground_truth(root):
-        return ["valid"]
-    raise files.missing("mpii", root, f"annot/train.json, annot/valid.json or {RELEASE}")
+    found = [s for s in ("train", "valid", "test") if _find(root, f"{s}.json")]
+    found = found or (["all"] if _find_release(root) else ["valid"] if _find(root, "gt_valid.mat") else [])
+    if not found:
+        raise files.missing("mpii", root, f"annot/train.json, annot/valid.json or {RELEASE}")
+    return found
+
+
+def _find(root: Path, name: str) -> Path | None:
+    folder = files.first_existing((root / "annot", root), name)
+    return folder / name if folder else None
 
 
 def _find_release(root: Path) -> Path | None:
-    folder = files.first_existing(
-        (root, root / "annot", root / "mpii_human_pose_v1_u12_2", root / "mpii_human_pose_v1_u12_1"), RELEASE
-    )
+    names = ("", "annot", "mpii_human_pose_v1_u12_2", "mpii_human_pose_v1_u12_1")
+    folder = files.first_existing([root / name for name in names], RELEASE)
     return folder / RELEASE if folder else None
-
-
-def _find_ground_truth(root: Path) -> Path | None:
-    folder = files.first_existing((root / "annot", root), "gt_valid.mat")
-    return folder / "gt_valid.mat" if folder else None
 
 
 def _make(root: Path, split: str, names, person_id, joints, visible, center, scale, head_box) -> PoseSet:
@@ -113,111 +109,70 @@ def _make(root: Path, split: str, names, person_id, joints, visible, center, sca
     )
 
 
-def _column(path: Path, entries: list, field: str, shape: tuple, default=None) -> np.ndarray:
-    """One field of every entry as (N, *shape) float64; DataError naming the first entry that lacks it or has another shape."""
-    try:
-        values = np.array(
-            [entry[field] if default is None else entry.get(field, default) for entry in entries], np.float64
-        )
-    except (KeyError, TypeError, ValueError):
-        values = np.empty(0)
-    if values.shape == (len(entries), *shape):
-        return values
-    for row, entry in enumerate(entries):
-        if not isinstance(entry, dict) or np.shape(entry.get(field, default)) != shape:
-            raise DataError(
-                f"{path}: entry {row} has no {field} of shape {shape}; an entry holds image, center, scale, joints and joints_vis"
-            )
-    raise DataError(f"{path}: field {field} holds something else than numbers")
-
-
 def _load_json(root: Path, path: Path, split: str) -> PoseSet:
-    entries = files.read_json(path)
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("image"), str) for entry in entries
-    ):
-        raise DataError(f"{path} is not a list of persons with an `image` each; this is not the JSON form of MPII")
-    n = len(entries)
-    names = [entry["image"] for entry in entries]
-    center, scale = _column(path, entries, "center", (2,)), _column(path, entries, "scale", ())
+    entries = files.rows(path, files.read_json(path))
+    names, n = files.texts(entries, "image"), len(entries)
+    fields = entries[0][1].keys() if entries else set()
+    center, scale = column(entries, "center", (2,)), column(entries, "scale")
     center[center[:, 0] == -1] = np.nan
-    scale[~(scale > 0)] = np.nan
-    if n and "joints" not in entries[0]:
+    scale[scale <= 0] = np.nan
+    if entries and "joints" not in fields:
         joints, visible = np.zeros((n, 16, 2)), np.zeros((n, 16))
     else:
-        joints, visible = _column(path, entries, "joints", (16, 2)), 2 * _column(path, entries, "joints_vis", (16,))
+        joints, visible = column(entries, "joints", (16, 2)), 2 * column(entries, "joints_vis", (16,))
         if not np.isin(visible, (0, 2)).all():
             raise DataError(
-                f"{path}: joints_vis of entry {np.argwhere(~np.isin(visible, (0, 2)))[0][0]} is neither 0 nor 1"
+                f"{entries[np.argwhere(visible % 2 + (visible > 2))[0][0]][0]}.joints_vis is neither 0 nor 1"
             )
-        if n and "visible" in entries[0]:
-            visible = _column(path, entries, "visible", (16,))
-    head_box = _column(path, entries, "head_box", (4,)) if n and "head_box" in entries[0] else None
+        if "visible" in fields:
+            visible = column(entries, "visible", (16,))
+    head_box = column(entries, "head_box", (4,)) if "head_box" in fields else None
     truth_path = path.with_name("gt_valid.mat")
     if split == "valid" and truth_path.exists():
-        truth = mpii_release.read_ground_truth(truth_path)
+        truth = release_file.read_ground_truth(truth_path)
         if len(truth.joints) != n:
             raise DataError(f"{truth_path} has {len(truth.joints)} persons, {path.name} {n}; take both from one source")
         if (truth.labelled != (visible > 0)).any():
             row = np.argwhere(truth.labelled != (visible > 0))[0][0]
-            raise DataError(
-                f"{truth_path}: jnt_missing of person {row} contradicts joints_vis in {path.name}; take both from one source"
-            )
+            where = f"{truth_path}: jnt_missing of person {row}"
+            raise DataError(f"{where} contradicts joints_vis in {path.name}; take both from one source")
         joints, head_box = truth.joints, truth.head_box
     return _make(root, split, names, np.arange(n), joints, visible, center, scale, head_box)
 
 
 def _load_ground_truth(root: Path, path: Path) -> PoseSet:
     """The validation persons from gt_valid.mat alone, enough for scoring: no centre, no scale, image names only with valid_images.txt."""
-    truth = mpii_release.read_ground_truth(path)
-    n = len(truth.joints)
-    listing = path.with_name("valid_images.txt")
-    names = (
-        listing.read_text(encoding="utf-8").split()
-        if listing.exists()
-        else [f"valid_person_{row:05d}.jpg" for row in range(n)]
-    )
+    truth = release_file.read_ground_truth(path)
+    n, listing = len(truth.joints), path.with_name("valid_images.txt")
+    names = [f"valid_person_{row:05d}.jpg" for row in range(n)]
+    if listing.exists():
+        names = listing.read_text(encoding="utf-8").split()
     if len(names) != n:
         raise DataError(f"{listing} has {len(names)} lines, {path.name} {n} persons; take both from one source")
-    nothing = np.full(n, np.nan)
-    return _make(
-        root,
-        "valid",
-        names,
-        np.arange(n),
-        truth.joints,
-        2 * truth.labelled,
-        np.stack([nothing] * 2, 1),
-        nothing,
-        truth.head_box,
-    )
+    center, scale, visible = np.full((n, 2), np.nan), np.full(n, np.nan), 2 * truth.labelled
+    return _make(root, "valid", names, np.arange(n), truth.joints, visible, center, scale, truth.head_box)
 
 
 def _load_release(root: Path, path: Path, split: str) -> PoseSet:
-    persons = mpii_release.read_release(path)
-    trainval = persons.train & persons.annotated
-    truth = _find_ground_truth(root)
+    persons = release_file.read_release(path)
+    trainval, truth = persons.train & persons.annotated, _find(root, "gt_valid.mat")
     if split in ("train", "valid") and truth is not None:
-        valid = mpii_release.rows_of_list(persons, truth)
+        valid = release_file.rows_of_ground_truth(persons, truth)
         rows = valid if split == "valid" else np.setdiff1d(np.flatnonzero(trainval), valid)
     elif split == "valid":
-        raise DataError(
-            f"{path} does not say which persons are the validation split; put gt_valid.mat (or annot/valid.json) beside it"
-        )
-    elif split == "train":
-        warnings.warn(
-            f"{path} has no gt_valid.mat beside it: split train holds the official validation persons too", stacklevel=3
-        )
-        rows = trainval
-    elif split in ("trainval", "test", "all"):
-        rows = {"trainval": trainval, "test": ~persons.train, "all": persons.annotated}[split]
+        which = "which persons are the validation split; put gt_valid.mat (or annot/valid.json) beside it"
+        raise DataError(f"{path} does not say {which}")
     elif split in ("deeppose_tf_train", "deeppose_tf_test"):
         whole = np.flatnonzero((persons.visible > 0).all(1))
-        rows = whole[mpii_release.random_tenth(len(whole))[split.endswith("test")]]
+        rows = whole[release_file.random_tenth(len(whole))[split.endswith("test")]]
+    elif split in ("train", "trainval", "test", "all"):
+        rows = {"test": ~persons.train, "all": persons.annotated}.get(split, trainval)
+        if split == "train":
+            what = "has no gt_valid.mat beside it: split train holds the official validation persons too"
+            warnings.warn(f"{path} {what}", stacklevel=3)
     else:
-        raise files.unknown_split(
-            "mpii", split, "train, valid, trainval, test, all, deeppose_tf_train, deeppose_tf_test"
-        )
+        known = "train, valid, trainval, test, all, deeppose_tf_train, deeppose_tf_test"
+        raise files.unknown_split("mpii", split, known)
     p = persons.select(rows)
     return _make(root, split, p.image.tolist(), p.person, p.joints, p.visible, p.center, p.scale, p.head_box)
 
@@ -242,7 +197,61 @@ RECORDS = {
 }
 
 
-if __name__ == "__main__":
-    from common.datasets.mpii_convert import main
+def convert(release: Path, out: Path, valid: Path | None = None) -> dict[str, int]:
+    """Write the annotated persons of training images as JSON into `out`; returns file name -> number of persons.
 
+    Always `trainval.json`; with `valid` (gt_valid.mat: the release does not say who is in the published split) also `valid.json`, in its
+    order, and `train.json`, the others (the published one leaves some out by a rule that was never published). Coordinates stay as in the
+    release, counted from 1. Beside the usual fields each person has `head_box` [x1,y1,x2,y2] and `visible` (0, 1, 2).
+    """
+    persons = release_file.read_release(release)
+    parts = {"trainval": np.flatnonzero(persons.train & persons.annotated)}
+    if valid:
+        parts["valid"] = release_file.rows_of_ground_truth(persons, valid)
+        parts["train"] = np.setdiff1d(parts["trainval"], parts["valid"])
+    for name, rows in parts.items():
+        text = json.dumps(_entries(persons.select(rows)))
+        atomic_write(out / f"{name}.json", lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+    return {f"{name}.json": len(rows) for name, rows in parts.items()}
+
+
+def _entries(persons: release_file.Persons) -> list[dict]:
+    columns = {
+        "image": persons.image,
+        "center": np.nan_to_num(persons.center, nan=-1),
+        "scale": np.nan_to_num(persons.scale, nan=-1),
+        "joints": np.where(persons.visible[..., None] > 0, persons.joints, -1.0),
+        "joints_vis": (persons.visible > 0).astype(int),
+        "head_box": np.nan_to_num(persons.head_box),
+        "visible": persons.visible,
+    }
+    return [dict(zip(columns, row)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m common.datasets.mpii convert`; 0 done, 2 bad input."""
+    parser = argparse.ArgumentParser(prog="python -m common.datasets.mpii", description="The JSON form of MPII.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("convert", help="release .mat -> trainval.json, and with --valid train and valid.json")
+    one.add_argument("release", type=Path, help=RELEASE)
+    one.add_argument("out", type=Path, help="folder for the JSON files")
+    one.add_argument(
+        "--valid", type=Path, help="gt_valid.mat: who is the validation split, which the release does not say"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        for path in filter(None, (given.release, given.valid)):
+            if not path.is_file():
+                raise DataError(f"{path} does not exist")
+        for name, count in convert(given.release, given.out, given.valid).items():
+            print(f"{given.out / name}: {count} persons")
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not given.valid:
+        print("no train.json and valid.json: the release does not say who is in them (--valid gt_valid.mat)")
+    return 0
+
+
+if __name__ == "__main__":
     sys.exit(main())

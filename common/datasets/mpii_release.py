@@ -24,9 +24,7 @@ class Persons:
     person: np.ndarray  # (N,) index in the image's annorect, from 0
     train: np.ndarray  # (N,) bool: img_train
     joints: np.ndarray  # (N,16,2)
-    visible: (
-        np.ndarray
-    )  # (N,16) 0 no such point, 1 is_visible is 0 or empty, 2 is_visible is 1 or the person has no such field
+    visible: np.ndarray  # (N,16) 0 no such point, 1 is_visible is 0 or empty, 2 it is 1 or the person has no such field
     head_box: np.ndarray  # (N,4) x1, y1, x2, y2
     center: np.ndarray  # (N,2) objpos
     scale: np.ndarray  # (N,)
@@ -89,9 +87,9 @@ def _person(rect) -> tuple:
     joints, visible = np.full((JOINTS, 2), np.nan), np.zeros(JOINTS, np.int8)
     points = [p for a in _structs(getattr(rect, "annopoints", None)) for p in _structs(getattr(a, "point", None))]
     for point in points:
+        if point.id not in range(JOINTS):
+            raise ValueError(f"joint id {point.id}")
         joint = int(point.id)
-        if not 0 <= joint < JOINTS:
-            raise ValueError(f"joint id {joint}")
         joints[joint] = _number(point.x), _number(point.y)
         visible[joint] = 2 if _number(getattr(point, "is_visible", 1)) == 1 else 1
     head = [_number(getattr(rect, corner, np.nan)) for corner in ("x1", "y1", "x2", "y2")]
@@ -101,24 +99,8 @@ def _person(rect) -> tuple:
     return joints, visible, head, center, _number(getattr(rect, "scale", np.nan)), flagged
 
 
-def rows_of_list(persons: Persons, path: Path) -> np.ndarray:
-    """Rows of `persons` named by a published list, in its order.
-
-    `path`: `gt_valid.mat` (persons are found by head box and joints), an annotation JSON (by image and centre), or a text file of
-    image names, one a line (every annotated person of those images, in file order). DataError when a person is not found.
-    """
-    if path.suffix == ".mat":
-        return _rows_of_ground_truth(persons, path)
-    if path.suffix == ".json":
-        return _rows_of_json(persons, path)
-    wanted = set(path.read_text(encoding="utf-8").split())
-    unknown = wanted - set(persons.image)
-    if unknown:
-        raise DataError(f"{path}: image {sorted(unknown)[0]} and {len(unknown) - 1} more are not in the release file")
-    return np.flatnonzero(np.isin(persons.image, list(wanted)) & persons.annotated)
-
-
-def _rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
+def rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
+    """Rows of the persons of `gt_valid.mat`, in its order, found by head box and joints; DataError when one is not there."""
     truth = read_ground_truth(path)
     by_box: dict[tuple, list[int]] = {}
     for row in np.flatnonzero(persons.annotated & np.isfinite(persons.head_box).all(1)):
@@ -134,20 +116,6 @@ def _rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
                 f"{path}: person {len(rows)} (head box {np.round(box).astype(int).tolist()}) is not in the release; take matching files"
             )
         rows.append(candidates[int(np.nanargmin(errors))])
-    return np.array(rows)
-
-
-def _rows_of_json(persons: Persons, path: Path) -> np.ndarray:
-    known = {
-        (image, *np.round(center)): row
-        for row, (image, center) in enumerate(zip(persons.image, persons.center))
-        if np.isfinite(center).all()
-    }
-    rows = [known.get((entry["image"], *np.round(entry["center"]))) for entry in files.read_json(path)]
-    if None in rows:
-        raise DataError(
-            f"{path}: entry {rows.index(None)} has no person with its image and centre in the release file; the two do not belong together"
-        )
     return np.array(rows)
 
 

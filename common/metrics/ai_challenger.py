@@ -25,7 +25,7 @@ def aic_map(pose_set: PoseSet, predictions: Predictions, best_of: str = "person"
 
     Returns `score` (mean AP, a fraction), `ap` (10 values, thresholds ascending), `oks` (image by image in the order of the annotations:
     the best OKS of each person, or of each prediction and a 0 for each person of an image without any), `count` (the denominator) and
-    `images_missing` (annotated images without any prediction).
+    `images_missing` (annotated images without any prediction) and `unknown` (images with predictions that are not annotated).
     Images are those of the PoseSet and those that its `regions` list without persons, where a prediction only adds to the denominator;
     predictions for any other image are left out, as the evaluator does. No persons and no predictions: every figure is NaN.
     Raises DataError when a skeleton is not AI Challenger's.
@@ -57,6 +57,7 @@ def aic_map(pose_set: PoseSet, predictions: Predictions, best_of: str = "person"
         "oks": best[np.argsort(image, kind="stable")].tolist(),
         "count": count,
         "images_missing": int((guesses == 0).sum()),
+        "unknown": len(set(predictions.image_id[~known].tolist())),
     }
 
 

@@ -111,7 +111,7 @@ def test_own_format_optional_fields(tmp_path):
         ({"skeleton": {"name": "lsp14", "joints": ["a"]}}, "'lsp14' is taken"),
         ({"skeleton": None}, "field skeleton must be"),
         ({"images": {}}, "no list `images`"),
-        ({"images": [{"persons": []}]}, r"images\[0\] has no text `file`"),
+        ({"images": [{"persons": []}]}, r"images\[0\].file is missing"),
         (
             {"images": [{"file": "a", "persons": [{"joints": [[1, 2]]}]}]},
             r"images\[0\]\.persons\[0\]\.joints has 1 joints",
@@ -133,7 +133,7 @@ def test_own_format_optional_fields(tmp_path):
             {"images": [{"file": "a", "persons": [{"joints": [None] * 3, "area": "big"}]}]},
             r"persons\[0\]\.area is 'big'",
         ),
-        ({"images": [{"file": "a", "persons": [{"joints": [None] * 3, "id": None}]}]}, r"persons\[0\]\.id is None"),
+        ({"images": [{"file": "a", "persons": [{"joints": [None] * 3, "id": None}]}]}, r"persons\[0\]\.id is missing"),
     ],
 )
 def test_own_format_damage(tmp_path, changes, message):

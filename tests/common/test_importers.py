@@ -208,7 +208,7 @@ def test_bad_entries_and_rows(tmp_path):
     with pytest.raises(DataError, match="entry \\[0\\].keypoints is a list of 48; write 51 finite numbers"):
         load_any(path, coco)
     path.write_text(json.dumps([{"image_id": 3, "category_id": 1, "keypoints": [1.0] * 51}]))
-    with pytest.raises(DataError, match="entry \\[0\\].score is nothing"):
+    with pytest.raises(DataError, match="entry \\[0\\].score is missing"):
         load_any(path, coco)
     path.write_text(json.dumps([{"image_id": "x", "category_id": 1, "keypoints": [1.0] * 51, "score": 1}]))
     with pytest.raises(DataError, match="entry \\[0\\].image_id is 'x'"):

@@ -1,0 +1,351 @@
+"""Other people's files as they really come: what is scored as pycocotools and the official evaluators do, and what is refused by name."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import datasets, evaluate
+from common.datasets.__main__ import main as look
+from common.importers import load_any
+from common.predictions import predictions_for, save_predictions
+
+CASES = Path(__file__).parent / "cases"
+BLANK = {"id": 60, "image_id": 2, "category_id": 1, "iscrowd": 0, "keypoints": [0] * 51, "num_keypoints": 0}
+BLANK |= {"bbox": [300, 200, 100, 100], "area": 6000.0}
+SWALLOWED = {"image_id": 2, "category_id": 1, "keypoints": [350, 250, 1] * 17}
+DOG = {**BLANK, "id": 50, "category_id": 18, "segmentation": [[1, 1, 9, 1, 9, 9]]}
+
+
+class Coco:
+    """A truth file and a result file in COCO's layout, to be changed; `figure` gives AP."""
+
+    def __init__(self, folder, capsys):
+        self.folder, self.capsys = folder, capsys
+        self.truth, self.results = (json.loads((CASES / f"coco/{n}.json").read_text()) for n in ("truth", "results"))
+
+    def write(self):
+        (self.folder / "annotations").mkdir(exist_ok=True)
+        (self.folder / "annotations/person_keypoints_mine.json").write_text(json.dumps(self.truth))
+        (self.folder / "results.json").write_text(json.dumps(self.results))
+
+    def run(self, *more):
+        self.write()
+        where = ["--dataset", "coco", "--data_root", str(self.folder), "--split", "mine"]
+        out = self.folder / "scores.json"
+        code = evaluate.main([*where, "--predictions", str(self.folder / "results.json"), "--json", str(out), *more])
+        return code, json.loads(out.read_text())["oks_ap"]["total"] if code == 0 else None, self.capsys.readouterr().err
+
+    def figure(self):
+        code, figure, err = self.run()
+        assert code == 0, err
+        return figure, err
+
+
+@pytest.fixture
+def coco(tmp_path, capsys):
+    return Coco(tmp_path, capsys)
+
+
+AP = pytest.approx(0.575050, abs=1e-6)
+
+
+def test_as_it_is(coco):
+    assert coco.figure() == (AP, "")
+
+
+def test_the_category_is_the_files_own(coco):
+    for entry in (*coco.truth["annotations"], *coco.results):
+        entry["category_id"] = 2
+    coco.truth["categories"][0]["id"] = 2
+    assert coco.figure() == (AP, "")
+    coco.truth["categories"].append({**coco.truth["categories"][0], "id": 5, "name": "statue"})
+    code, _, err = coco.run()
+    assert code == 2 and "2 (person), 5 (statue)" in err and "--category" in err
+    assert coco.run("--category", "person")[:2] == (0, AP) == coco.run("--category", "2")[:2]
+
+
+def test_other_categories_are_counted_and_said(coco):
+    coco.truth["categories"].append({"id": 18, "name": "dog"})
+    coco.truth["annotations"].append(DOG)
+    coco.results.append({**coco.results[0], "category_id": 18, "score": 0.99})
+    figure, err = coco.figure()
+    assert figure == AP and "1 of the 5 annotations" in err and "18 (dog)" in err and "1 of the 6 results" in err
+
+
+def test_a_person_without_keypoints_or_segment_is_no_crowd(coco):
+    coco.truth["annotations"].append(BLANK)
+    coco.results += [{**SWALLOWED, "score": 0.9}, {**SWALLOWED, "score": 0.89}]
+    figure, _ = coco.figure()
+    crowded = copy.deepcopy(coco.truth)
+    coco.truth["annotations"][-1]["segmentation"] = None
+    assert coco.figure()[0] == figure
+    coco.truth = crowded
+    coco.truth["annotations"][-1]["iscrowd"] = 1
+    assert coco.figure()[0] > figure  # a crowd swallows both, a person one of them
+    region = datasets.load("coco", coco.folder, "mine").regions[2]
+    assert region[0]["id"] == 60 and region[0]["size"] == [480, 640]
+
+
+@pytest.mark.parametrize("segment", [[1, 2, 3, 4, 5, 6], {"counts": [1, 2, 3]}, {"size": [4, 4]}, "x", [["a"] * 6], 3])
+def test_a_segment_that_is_none_is_named(coco, segment):
+    coco.truth["annotations"].append({**BLANK, "segmentation": segment})
+    code, _, err = coco.run()
+    assert code == 2 and "annotations[4].segmentation is" in err
+
+
+def test_counts_and_boxes_that_contradict(coco, capsys):
+    coco.truth["annotations"][1]["num_keypoints"] = 0
+    for annotation in coco.truth["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["bbox"] = [x, y, x + w, y + h]
+    figure, err = coco.figure()
+    assert figure == AP and "num_keypoints is 0, its keypoints are 17" in err
+    assert look(["check", "coco", str(coco.folder), "--limit", "0"]) == 1
+    problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("PROBLEM")]
+    assert "num_keypoints" in problems[0] and any("x1, y1, x2, y2" in line for line in problems)
+
+
+def _set(part, index, field, value):
+    def change(coco):
+        rows = coco.results if part == "results" else coco.truth[part]
+        rows[index][field] = value
+
+    return change
+
+
+def _second_is_none(coco):
+    coco.results[1] = None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_set("annotations", 1, "area", None), "annotations[1].area is missing or null"),
+        (_set("annotations", 2, "image_id", 77), "annotations[2].image_id is 77"),
+        (_set("annotations", 2, "image_id", 1.5), "annotations[2].image_id is 1.5; write a whole number"),
+        (_set("annotations", 0, "bbox", [1, 2, 3]), "annotations[0].bbox is [1, 2, 3]; write 4 finite numbers"),
+        (_set("annotations", 0, "bbox", [1, 2, 3, None]), "null in it"),
+        (_set("annotations", 0, "keypoints", [float("nan")] * 51), "annotations[0].keypoints is a list of 51 with nan"),
+        (_set("annotations", 0, "id", 2**70), "annotations[0].id is 1180591620717411303424"),
+        (_set("images", 0, "id", "im1"), "images[0].id is 'im1'"),
+        (_set("images", 0, "file_name", None), "images[0].file_name is missing or null; write a text"),
+        (_set("results", 0, "image_id", 1.7), "entry [0].image_id is 1.7; write a whole number"),
+        (_set("results", 0, "image_id", 99), "image_id 99; give the split that was predicted"),
+        (_set("results", 0, "category_id", "1"), "entry [0].category_id is '1'"),
+        (_set("results", 0, "score", "high"), "entry [0].score is 'high'"),
+        (_set("results", 4, "score", float("nan")), "entry [4].score is nan"),
+        (_set("results", 0, "score", None), "entry [0].score is missing or null"),
+        (_set("results", 0, "score", [1]), "entry [0].score is [1]"),
+        (_second_is_none, "entry [1] is missing or null; write an object"),
+    ],
+)
+def test_values_are_refused_by_entry_and_field(coco, change, words):
+    change(coco)
+    code, _, err = coco.run()
+    assert code == 2 and words in err, err
+    assert "download it again" not in err
+
+
+def test_own_areas_have_a_remedy_and_images_are_needed(coco):
+    del coco.truth["annotations"][0]["area"]
+    assert "0.53 x width x height of the box" in coco.run()[2]
+    coco.truth["images"] = []
+    assert "`images` is empty" in coco.run()[2]
+
+
+def test_whole_numbers_written_as_fractions_and_categories_of_nobody(coco):
+    for entry in coco.results:
+        entry["image_id"] = float(entry["image_id"])
+    assert coco.figure()[0] == AP
+    for entry in coco.results:
+        entry["category_id"] = 0
+    code, _, err = coco.run()
+    assert code == 2 and "category_id is 0 everywhere" in err
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' + "9" * 5000 + "}", "\ufeff[]", '["\\ud800"]', "[null]"])
+def test_odd_json(coco, text):
+    coco.write()
+    (coco.folder / "annotations/person_keypoints_mine.json").write_text(text)
+    arguments = ["--dataset", "coco", "--data_root", str(coco.folder), "--split", "mine"]
+    assert evaluate.main([*arguments, "--predictions", str(coco.folder / "results.json")]) == 2
+    assert "person_keypoints_mine.json" in coco.capsys.readouterr().err
+
+
+# ---- prediction files ---------------------------------------------------------------------------------------------------------
+
+
+def test_scores_that_are_no_numbers(coco):
+    coco.write()
+    truth = datasets.load("coco", coco.folder, "mine")
+    predictions = predictions_for(truth, truth.joints)
+    predictions.box_score[:] = np.nan
+    save_predictions(coco.folder / "p.npz", predictions)
+    with pytest.raises(datasets.DataError, match="4 persons have a score"):
+        evaluate.score(truth, load_any(coco.folder / "p.npz", truth))
+
+
+# ---- comparable ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_subset_is_not_comparable(tmp_path, coco):
+    coco.write()
+    (coco.folder / "annotations/person_keypoints_mine.json").rename(
+        coco.folder / "annotations/person_keypoints_val2017.json"
+    )
+    truth = datasets.load("coco", coco.folder, "val2017")
+    allowed, why = evaluate.comparable(truth, predictions_for(truth, truth.joints), "oks_ap")
+    assert not allowed and "4 persons, the published split val2017 has 6352" in why
+
+
+# ---- AI Challenger ------------------------------------------------------------------------------------------------------------
+
+
+def _aic(capsys, truth, submission, tmp_path):
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "submission.json").write_text(json.dumps(submission))
+    where = ["--dataset", "ai_challenger", "--data_root", str(tmp_path / "truth.json"), "--split", "all"]
+    out = tmp_path / "scores.json"
+    code = evaluate.main([*where, "--predictions", str(tmp_path / "submission.json"), "--json", str(out)])
+    figures = {k: v["total"] for k, v in json.loads(out.read_text()).items()} if code == 0 else {}
+    return code, figures, capsys.readouterr().err
+
+
+@pytest.fixture
+def aic():
+    return [json.loads((CASES / f"aic/two_people_one_found_twice_{n}.json").read_text()) for n in ("ref", "sub")]
+
+
+def test_one_person_found_twice_is_one_person(capsys, tmp_path, aic):
+    assert _aic(capsys, *aic, tmp_path)[1] == pytest.approx({"aic_map": 0.5, "aic_map:compat": 1.0})
+
+
+def test_images_given_twice_or_unknown_are_said(capsys, tmp_path, aic):
+    truth, submission = aic
+    wrong = {"image_id": "x", "keypoint_annotations": {"human1": [0, 0, 1] * 14}}
+    code, figures, err = _aic(capsys, truth, [wrong, *submission], tmp_path)
+    assert figures["aic_map"] == 0.5 and "1 of the 2 entries name an image again" in err
+    code, figures, err = _aic(capsys, truth, [*submission, wrong], tmp_path)
+    assert figures["aic_map"] == 0.0
+    code, figures, err = _aic(capsys, truth, [*submission, {**wrong, "image_id": "elsewhere"}], tmp_path)
+    assert figures["aic_map"] == 0.5 and "1 image ids of the predictions are not in" in err
+    submission[0]["keypoint_annotations"]["human1"] = None
+    code, _, err = _aic(capsys, truth, submission, tmp_path)
+    assert code == 2 and "keypoint_annotations.human1 is missing or null" in err
+
+
+# ---- a user's own data ----------------------------------------------------------------------------------------------------------
+
+
+def _own(tmp_path, joints, sigmas=None, limbs=None):
+    names = ["a", "left_b", "right_b", "c"]
+    skeleton = {"name": "cube", "joints": names, **({"limbs": limbs} if limbs else {})}
+    images = [
+        {"file": f"{k}.jpg", "persons": [{"joints": points, "area": 900} for points in people]}
+        for k, people in enumerate(joints)
+    ]
+    content = {"skeleton": skeleton, "images": images, **({"sigmas": sigmas} if sigmas else {})}
+    (tmp_path / "valid.json").write_text(json.dumps(content))
+    return datasets.load("json", tmp_path, "valid")
+
+
+def _people(seed=0):
+    return np.random.default_rng(seed).uniform(10, 60, (3, 2, 4, 2)).round(1).tolist()
+
+
+def test_a_list_without_person_ids_is_scored_by_image_only(tmp_path):
+    joints = _people()
+    truth = _own(tmp_path, joints, sigmas=[0.05] * 4)
+    entries = [
+        {
+            "image_id": f"{k}.jpg",
+            "category_id": 1,
+            "keypoints": [v for p in person for v in (*p, 1)],
+            "score": 1 - s / 9,
+        }
+        for k, people in enumerate(joints)
+        for s, person in enumerate(people)
+    ]
+    for order in (entries, entries[::-1]):
+        (tmp_path / "r.jsn").write_text(json.dumps(order))
+        predictions = load_any(tmp_path / "r.jsn", truth)
+        with pytest.warns(UserWarning, match="left out, because they need every person's row: pck_box@0.2"):
+            results = evaluate.score(truth, predictions)
+        assert list(results) == ["oks_ap"] and results["oks_ap"].total == pytest.approx(1)
+        with pytest.raises(datasets.DataError, match="which annotated persons"):
+            evaluate.score(truth, predictions, ["pck_box@0.2"])
+    entries[0]["image_id"] = "nosuch.jpg"
+    (tmp_path / "r.jsn").write_text(json.dumps(entries))
+    with pytest.raises(datasets.DataError, match="nosuch.jpg"), pytest.warns(UserWarning):
+        evaluate.score(truth, load_any(tmp_path / "r.jsn", truth))
+
+
+def test_one_person_not_predicted_takes_only_the_rows(tmp_path):
+    truth = _own(tmp_path, _people(), sigmas=[0.05] * 4)
+    rows = truth.select(slice(1, None))
+    with pytest.warns(UserWarning, match="1 of the 6 persons"):
+        results = evaluate.score(truth, predictions_for(rows, rows.joints))
+    assert list(results) == ["oks_ap"] and 0 < results["oks_ap"].total < 1
+    assert {"oks_ap", "pck_box@0.2"} <= set(evaluate.score(truth, predictions_for(truth, truth.joints)))
+
+
+def test_limbs_and_sigmas_of_ones_own(tmp_path):
+    truth = _own(tmp_path, _people(), limbs=[["a", "left_b"], [2, 3]])
+    assert truth.skeleton.limbs == ((0, 1), (2, 3)) and truth.sigmas is None
+    assert "oks_ap" not in evaluate.score(truth, predictions_for(truth, truth.joints))
+    for sigmas, words in (([0.1] * 3, "write 4 finite"), ([0.1, 0, 0.1, 0.1], "not positive"), ("x", "sigmas is 'x'")):
+        with pytest.raises(datasets.DataError, match=words):
+            _own(tmp_path, _people(), sigmas=sigmas)
+
+
+# ---- joints.jsonl ---------------------------------------------------------------------------------------------------------------
+
+
+def _line(image, skeleton, people, **more):
+    persons = [
+        {"id": -1, "box": [0, 0, 9, 9], "score": score, "joints": [[*p, 0.5] for p in joints]}
+        for joints, score in people
+    ]
+    return json.dumps(
+        {"image": image, "index": 0, "size": [80, 80], "skeleton": skeleton.name, "joint_names": skeleton.joints}
+        | {"persons": persons}
+        | more
+    )
+
+
+def test_lines_of_predict_are_scored(tmp_path):
+    joints = _people()
+    truth = _own(tmp_path, joints, sigmas=[0.05] * 4)
+    lines = [
+        _line(f"/elsewhere/{k}.jpg", truth.skeleton, [(p, 0.9) for p in people]) for k, people in enumerate(joints)
+    ]
+    path = tmp_path / "joints.jsonl"
+    path.write_text("\n".join(lines) + '\n{"image": "9.jpg", "error": "unreadable"}\n')
+    with pytest.warns(UserWarning, match="left out"):
+        assert evaluate.score(truth, load_any(path, truth))["oks_ap"].total == pytest.approx(1)
+    path.write_text(_line("nosuch.jpg", truth.skeleton, [(joints[0][0], 1)]))
+    with pytest.raises(datasets.DataError, match=r"line\[1\].image is 'nosuch.jpg'"):
+        load_any(path, truth)
+    path.write_text(_line("0.jpg", truth.skeleton, [(joints[0][0][:3], 1)]))
+    with pytest.raises(datasets.DataError, match=r"persons\[0\].joints"):
+        load_any(path, truth)
+
+
+def test_lines_for_one_person_an_image_become_rows(tmp_path):
+    import scipy.io
+
+    table = np.random.default_rng(0).uniform(10, 140, (3, 14, 6))
+    table[2] = 0
+    scipy.io.savemat(tmp_path / "joints.mat", {"joints": table})
+    truth = datasets.load("lsp", tmp_path, "test")
+    people = [truth.joints[k].tolist() for k in range(3)]
+    people[1][3] = [None, None]
+    lines = [_line(f"im000{k + 4}.jpg", truth.skeleton, [(people[k], 0.9), (people[0], 0.2)]) for k in (1, 0)]
+    (tmp_path / "joints.jsonl").write_text("\n".join(lines))
+    found = load_any(tmp_path / "joints.jsonl", truth)
+    np.testing.assert_allclose(found.joints[0], truth.joints[0], atol=1e-4)
+    assert np.isnan(found.joints[1, 3]).all() and np.isnan(found.joints[2]).all() and found.meta["missing_rows"] == 1
+    assert found.person_id.tolist() == [0, 0, 0] and evaluate.score(truth, found)["pck_torso@0.2"].n == 3
