@@ -3,7 +3,8 @@
 A README marks the places, and what stands between the marks is replaced:
     <!-- measured:begin --> <!-- measured:end -->         what was measured: a table a protocol, a column a group or part
     <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, a copy of out/quickstart/report.json
-    <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported beside measured (in the root's README an overview)
+    <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported beside measured (in common's README with an overview)
+    <!-- overview:begin --> <!-- overview:end -->         the runs on real photographs
     <!-- figures PATH:begin --> <!-- figures:end -->      a JSON file (PATH from the repository) with `columns`, `rows`, `command`,
                                                           `note`: benchmarks, trials
 """
@@ -65,8 +66,8 @@ def _label(run: dict) -> str:
     return run["model"] + (f" ({', '.join(parts)})" if parts else "")
 
 
-def overview(runs: list[dict], lines: list[dict]) -> str:
-    """Each run by its data set's main protocol, and how many reported figures of each project were measured (`lines`)."""
+def overview(runs: list[dict]) -> str:
+    """Each run by its data set's main protocol."""
     rows = []
     for run in runs:
         protocol = _MAIN.get(run["dataset"], next(iter(run["protocols"])))
@@ -75,13 +76,17 @@ def overview(runs: list[dict], lines: list[dict]) -> str:
         cells = [run["house"], _label(run), run["dataset"], run["split"], images, protocol, figure(total, protocol, 1)]
         rows.append((order, cells))
     table = [["house", "model", "data", "split", "images", "protocol", "measured"]]
-    table += [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+    return markdown([*table, *(cells for _, cells in sorted(rows, key=lambda row: row[0]))])
+
+
+def answered(lines: list[dict]) -> str:
+    """How many reported figures of each project were measured."""
     counts = [["figures reported by", "how many", "measured here", "of these comparable"]]
     for house in dict.fromkeys(line["house"] for line in lines if line["reported"] is not None):
         own = [line for line in lines if line["house"] == house and line["reported"] is not None]
         known = [line for line in own if line["measured"] is not None]
         counts.append([house, str(len(own)), str(len(known)), str(sum(bool(line["comparable"]) for line in known))])
-    return f"{markdown(table)}\n\n{markdown(counts)}"
+    return markdown(counts)
 
 
 def originals(lines: list[dict]) -> str:
@@ -97,10 +102,9 @@ def quickstart_table(result: dict) -> str:
     table = [["house", "network", "synthetic", "persons", "protocol", "trained", *names[6:]]]
     for row in result["rows"]:
         protocols = dict.fromkeys(names[5:8], row["protocol"])  # OKS AP is a fraction, the others are percentages
-        cells = {
-            n: figure(row[n], protocols.get(n, ""), 1) if isinstance(row[n], float) else str(row[n]) for n in names
-        }
-        table.append(list(cells.values()))
+        values = [row.get(name, "-") for name in names]
+        cells = (figure(v, protocols.get(n, ""), 1) if isinstance(v, float) else str(v) for n, v in zip(names, values))
+        table.append(list(cells))
     needs = f"{result['minutes']:.1f} minutes on {result['cores']} cores, largest process "
     needs += f"{result['largest_process_gb']:.1f} GB, Python {result['python']}."
     return f"{markdown(table)}\n\n{needs}"
@@ -134,11 +138,12 @@ def _readmes() -> dict[Path, str]:
     runs, result = load_runs(ROOT), {}
     first_run = quickstart_table(json.loads((ROOT / "examples" / "quickstart.json").read_text(encoding="utf-8")))
     for path in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))):
-        house = None if path.parent == ROOT else path.parent.name
+        house = None if path.parent in (ROOT, ROOT / "common") else path.parent.name
         lines = compare(runs, house)
         table = markdown(table_of([line for line in lines if line["reported"] is not None]))
         contents = {
-            "crosscheck": table if house else f"{overview(runs, lines)}\n\n{originals(lines)}",
+            "crosscheck": table if house else "\n\n".join([overview(runs), answered(lines), originals(lines)]),
+            "overview": overview([run for run in runs if not run["meta"].get("synthetic")]),
             "measured": measured([run for run in runs if run["house"] == house]),
             "quickstart": first_run,
         }

@@ -54,7 +54,7 @@ def test_overview_has_a_row_a_run_and_counts_what_was_reported():
         {**line, "measured": 61.0, "comparable": True},
         {**line, "reported": None},
     ]
-    text = readmes.overview(runs, lines)
+    text = readmes.overview(runs) + readmes.answered(lines)
     assert [row.split(" | ")[1] for row in text.splitlines()[2:5]] == ["bad", "good", "drawn"]
     assert "| h | drawn | lsp | test | SYNTHETIC | pck_torso@0.2 | 90.0 |" in text
     assert text.splitlines()[-1] == "| h | 3 | 2 | 1 |"
@@ -66,7 +66,7 @@ def test_overview_takes_the_data_sets_main_protocol():
         "dataset": "k2hpd",
         "protocols": {"pdj@0.1": own["protocols"]["pck_torso@0.2"], "pdj@0.5": {"total": None, "n": 7}},
     }
-    assert "| pdj@0.5 | - |" in readmes.overview([own], [])
+    assert "| pdj@0.5 | - |" in readmes.overview([own])
 
 
 def test_every_figure_of_the_originals_is_listed_once_and_short():
