@@ -38,6 +38,7 @@ class PoseSet:
     crowd: np.ndarray | None = None  # (N,) bool: which of these stand for several persons (None: all)
     crowd_index: np.ndarray | None = None  # (N,) how crowded the person's image is, 0 to 1 (CrowdPose)
     regions: Mapping | None = None  # image_id, of images without a person too -> RLE of crowds and unannotated people
+    paths: Mapping | None = None  # image_id -> path, where the data set lists images without a person too
     sigmas: np.ndarray | None = None  # (J,) OKS constants that the file gives its own skeleton
     category: int | None = None  # the file's id of the persons' category, in COCO's layout
     synthetic: bool = False  # True when the images were drawn by common.datasets.synthetic
@@ -70,7 +71,7 @@ class PoseSet:
         return len(self.images)
 
     def _row_fields(self) -> list[str]:
-        per_set = {"name", "skeleton", "split", "regions", "sigmas", "category", "synthetic", "root"}
+        per_set = {"name", "skeleton", "split", "regions", "paths", "sigmas", "category", "synthetic", "root"}
         return [f.name for f in fields(self) if f.name not in per_set and getattr(self, f.name) is not None]
 
     def select(self, rows) -> PoseSet:
@@ -98,8 +99,8 @@ def concatenate(sets: Sequence[PoseSet]) -> PoseSet:
         for f in shared
     }
     dropped = {f: None for f in first._row_fields() if f not in shared}
-    regions = {k: v for s in sets for k, v in (s.regions or {}).items()} or None
-    return replace(first, **changes, **dropped, regions=regions, synthetic=any(s.synthetic for s in sets))
+    merged = {f: {k: v for s in sets for k, v in (getattr(s, f) or {}).items()} or None for f in ("regions", "paths")}
+    return replace(first, **changes, **dropped, **merged, synthetic=any(s.synthetic for s in sets))
 
 
 def box_of_joints(joints: np.ndarray) -> np.ndarray:

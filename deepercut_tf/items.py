@@ -118,7 +118,6 @@ def items_of(pose_set: PoseSet, config: Config) -> ItemSet:
         by_image = {image_id: [] for image_id in pose_set.regions}
     for row, image_id in enumerate(pose_set.image_id.tolist()):
         by_image.setdefault(image_id, []).append(row)
-    folder = Path(pose_set.images[0]).parent if len(pose_set) else Path()
     items = []
     for image_id, rows in by_image.items():
         crowd_only = rows and pose_set.regions is not None and _crowds_only(pose_set, image_id, rows)
@@ -128,7 +127,7 @@ def items_of(pose_set: PoseSet, config: Config) -> ItemSet:
         size = pose_set.image_size[rows[0]] if rows and pose_set.image_size is not None else None
         items.append(
             Item(
-                image=pose_set.images[rows[0]] if rows else _image_without_person(folder, pose_set.name, image_id),
+                image=pose_set.images[rows[0]] if rows else (pose_set.paths or {})[image_id],
                 image_id=image_id,
                 persons=people,
                 size=None if size is None else (int(size[1]), int(size[0])),
@@ -155,14 +154,6 @@ def _crowds_only(pose_set: PoseSet, image_id, rows: list[int]) -> bool:
 def _rows_of(joints: np.ndarray, visible: np.ndarray) -> np.ndarray:
     present = np.flatnonzero(visible > 0)
     return np.concatenate([present[:, None], joints[present]], axis=1).astype(np.float64)
-
-
-def _image_without_person(folder: Path, name: str, image_id) -> str:
-    """Where the loader names no file for an image without a person: COCO's pictures are called by their number."""
-    if name != "coco":
-        return f"{folder}/{image_id}.jpg"
-    prefix = f"COCO_{folder.name}_" if folder.name.endswith("2014") else ""
-    return f"{folder}/{prefix}{int(image_id):012d}.jpg"
 
 
 def _image_info(root: Path, config: Config) -> ItemSet:

@@ -66,6 +66,7 @@ def load(root: str | Path, split: str) -> PoseSet:
         box=box,
         area=box[:, 2] * box[:, 3],
         regions={name: [] for name in names},
+        paths={name: f"{folder}/{name}.jpg" for name in names},
         synthetic=files.is_synthetic(root, path.parent),
         root=str(root),
     )

@@ -145,6 +145,7 @@ def read(
         ignore=ignore,
         crowd=crowd,
         regions=Regions(size, outlines),
+        paths={image: f"{folder}/{file}" for image, file in names.items()},
         category=chosen,
         synthetic=files.is_synthetic(root),
         root=str(root),

@@ -165,7 +165,7 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
         box=found.box - [1, 1, 0, 0],
         sequence=np.array([str(name.parent) for name in names]),
         frame=np.array([int(number[0]) - 1 for number in numbers if number], np.int64),
-        **dict.fromkeys(("area", "ignore", "crowd", "regions", "category")),
+        **dict.fromkeys(("area", "ignore", "crowd", "regions", "paths", "category")),
     )
 
 

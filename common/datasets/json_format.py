@@ -74,6 +74,7 @@ def load(root: str | Path, split: str) -> PoseSet:
         image_size=None if sizes[0] is None or sizes[1] is None else np.stack(sizes, 1)[image_of],
         ignore=ignore if ignore.any() else None,
         regions={name: [] for name in names},
+        paths={name: f"{base}/{name}" for name in names},
         sigmas=_sigmas(path, content, skeleton),
         synthetic=files.is_synthetic(root, base),
         root=str(root),

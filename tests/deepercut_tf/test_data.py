@@ -479,7 +479,7 @@ def test_json_of_unknown_joints(tmp_path, capsys, coco):
     }
     (tmp_path / "own.json").write_text(json.dumps(own))
     config = make_config({"dataset": str(tmp_path / "own.json"), "dataset_type": "json"})
-    with pytest.raises(DataError, match="own.json: skeleton 'centaur' is not known"):
+    with pytest.raises(DataError, match="own.json: field skeleton: 'centaur' is not known"):
         load_items(config)
     own["skeleton"] = {"name": "horse", "joints": ["nose", "left_hoof", "right_hoof"]}
     (tmp_path / "own.json").write_text(json.dumps(own))
