@@ -1,4 +1,4 @@
-"""Joints <-> what a network puts out: Gaussian belief maps and normalised regression targets (numpy, vectorised over joints)."""
+"""Joints <-> Gaussian belief maps, vectorised over joints (numpy)."""
 
 from __future__ import annotations
 
@@ -43,13 +43,3 @@ def decode_maps(maps: np.ndarray, offset: float = 0.25) -> tuple[np.ndarray, np.
     shift = np.stack([np.sign(neighbour(1, 0) - neighbour(-1, 0)), np.sign(neighbour(0, 1) - neighbour(0, -1))], -1)
     points = np.stack([x, y], -1) + offset * np.where(inside[..., None], shift, 0)
     return np.where((peak > 0)[..., None], points, 0.0), peak
-
-
-def regression_targets(joints: np.ndarray, size: tuple[float, float]) -> np.ndarray:
-    """(...,J,2) crop pixels -> targets in [-0.5, 0.5): p / size - 0.5 (DeepPose)."""
-    return joints / np.asarray(size, float) - 0.5
-
-
-def decode_regression(values: np.ndarray, size: tuple[float, float]) -> np.ndarray:
-    """Inverse of `regression_targets`."""
-    return (values + 0.5) * np.asarray(size, float)

@@ -9,8 +9,6 @@ import math
 
 import numpy as np
 
-from common.skeletons import Skeleton
-
 
 def crop_affine(center, side, size, rotation: float = 0.0, flip: bool = False) -> np.ndarray:
     """The map that takes a box of an image to a crop of `size` = (width, height) pixels.
@@ -66,13 +64,6 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill=0) -
     return cv2.warpAffine(
         image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
     )
-
-
-def flip_joints(joints: np.ndarray, width: float, skeleton: Skeleton) -> np.ndarray:
-    """(...,J,2) joints of the mirrored image of `width` pixels: x -> width-1-x, left and right exchanged."""
-    mirrored = joints[..., skeleton.mirror, :].copy()
-    mirrored[..., 0] = width - 1 - mirrored[..., 0]
-    return mirrored
 
 
 def box_center(box: np.ndarray) -> np.ndarray:

@@ -83,9 +83,8 @@ def _videos(lists: list[Path], code: str) -> list[str]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             words = line.split()
             if words and (len(words) != 2 or words[1] not in ("0", "1", "2")):
-                raise DataError(
-                    f"{path} line {number}: expected `VIDEO.avi 1` (train) or `VIDEO.avi 2` (test), found {line!r}"
-                )
+                wanted = "expected `VIDEO.avi 1` (train) or `VIDEO.avi 2` (test)"
+                raise DataError(f"{path} line {number}: {wanted}, found {line!r}")
             if words and words[1] == code:
                 found.append(f"{action}/{words[0].removesuffix('.avi')}")
     return found
@@ -96,10 +95,8 @@ def _load_official(root: Path, videos: list[str], split: str) -> PoseSet:
         raise DataError(f"the split lists under {root} name no video for {split}; download them again")
     masks = (root / "puppet_mask").is_dir()
     if not masks:
-        warnings.warn(
-            f"{root} has no puppet_mask/: boxes are tight around the joints, and box-normalised scores are not the benchmark's",
-            stacklevel=3,
-        )
+        what = "boxes are tight around the joints, and box-normalised scores are not the benchmark's"
+        warnings.warn(f"{root} has no puppet_mask/: {what}", stacklevel=3)
     joints = [_read_joints(root / "joint_positions" / video / "joint_positions.mat") for video in videos]
     box = [
         _mask_boxes(root / "puppet_mask" / v / "puppet_mask.mat", len(j)) if masks else box_of_joints(j)
@@ -130,9 +127,8 @@ def _read_joints(path: Path) -> np.ndarray:
     if stored.ndim == 2:
         stored = stored[:, :, None]  # Matlab drops the last axis of a single frame
     if stored.shape[:2] != (2, len(JHMDB15)) or not np.isfinite(stored).all():
-        raise DataError(
-            f"{path}: pos_img has shape {stored.shape} or holds NaN; expected (2, 15, n) numbers. Download it again"
-        )
+        what = f"has shape {stored.shape} or holds NaN; expected (2, 15, n) numbers"
+        raise DataError(f"{path}: pos_img {what}. Download it again")
     return stored.transpose(2, 1, 0) - 1
 
 

@@ -20,19 +20,19 @@ from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import K2HPD15
 
-_FILES = {"train": "train_annos.txt", "test": "test_annos.txt", "valid": "test_annos.txt"}
+_FILES = {"train": "train_annos.txt", "test": "test_annos.txt"}
 _VALUES = 2 * len(K2HPD15)
 
 
 def load(root: str | Path, split: str) -> PoseSet:
     """One split, joints (N,15,2), all visible; `image_id` is the file name. Images need not exist. Raises DataMissing or DataError."""
-    root = Path(root)
-    if split not in _FILES:
+    root, file = Path(root), _FILES.get(RECORDS["k2hpd"].split(split))
+    if file is None:
         raise files.unknown_split("k2hpd", split, ", ".join(_FILES))
-    folder = files.first_existing((root, root / "K2HPD"), _FILES[split])
+    folder = files.first_existing((root, root / "K2HPD"), file)
     if folder is None:
-        raise files.missing("k2hpd", root, f"{_FILES[split]} and depth_data/depth_images/")
-    names, joints = _read(folder / _FILES[split])
+        raise files.missing("k2hpd", root, f"{file} and depth_data/depth_images/")
+    names, joints = _read(folder / file)
     return PoseSet(
         name="k2hpd",
         skeleton=K2HPD15,
@@ -51,7 +51,7 @@ def load(root: str | Path, split: str) -> PoseSet:
 def splits(root: str | Path) -> list[str]:
     """What `check` looks through."""
     root = Path(root)
-    found = [s for s in ("train", "test") if files.first_existing((root, root / "K2HPD"), _FILES[s])]
+    found = [s for s in _FILES if files.first_existing((root, root / "K2HPD"), _FILES[s])]
     if not found:
         raise files.missing("k2hpd", root, "train_annos.txt, test_annos.txt and depth_data/depth_images/")
     return found
@@ -64,23 +64,16 @@ def _read(path: Path) -> tuple[list[str], np.ndarray]:
         words = line.split()
         if not words:
             continue
-        numbers = words[1].split(",") if len(words) == 2 else []
         try:
-            point = list(map(float, numbers))
+            point = list(map(float, words[1].split(","))) if len(words) == 2 else []
         except ValueError:
             point = []
-        if len(point) < _VALUES or len(point) % 2:
-            raise DataError(
-                f"{path} line {number}: expected a file name and an even number of at least {_VALUES} comma-separated numbers"
-            )
+        if len(point) < _VALUES or len(point) % 2 or not np.isfinite(point).all():
+            wanted = f"a file name and an even number of at least {_VALUES} comma-separated finite numbers"
+            raise DataError(f"{path} line {number}: expected {wanted}")
         names.append(words[0])
         values.append(point[:_VALUES])
-    joints = np.array(values, np.float64).reshape(len(values), len(K2HPD15), 2)
-    if not np.isfinite(joints).all():
-        raise DataError(
-            f"{path}: {names[np.argwhere(~np.isfinite(joints))[0][0]]} has a coordinate that is not a finite number"
-        )
-    return names, joints
+    return names, np.array(values, np.float64).reshape(len(values), len(K2HPD15), 2)
 
 
 _PDJ = " ".join(f"pdj@{step * 5 / 100:g}=k2hpd_pdj@{step * 5 / 100:g}" for step in range(10, 0, -1))

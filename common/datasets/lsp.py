@@ -48,7 +48,8 @@ def load(root: str | Path, split: str, name: str = "lsp") -> PoseSet:
     root = Path(root)
     if name == "lsp" and split == "train" and all((root / f"joints_{n}.mat").exists() for n in _MOBILEPOSE.values()):
         parts = [_load_one(root, "all", "lspet"), _load_one(root, "train", "lsp")]
-        return concatenate([_renamed(part) for part in parts])
+        ids = [np.array([f"{part.name}/{k}" for k in part.image_id]) for part in parts]
+        return concatenate([replace(p, name="lsp", split="train", image_id=i) for p, i in zip(parts, ids)])
     return _load_one(root, split, name)
 
 
@@ -62,9 +63,7 @@ def _load_one(root: Path, split: str, name: str) -> PoseSet:
     annotations, images = _find(root, name)
     joints, visible = _read(annotations, name)
     first, last = _bounds(name, split, len(joints), annotations)
-    rows = slice(first - 1, last)
-    joints, visible = joints[rows], visible[rows]
-    numbers = np.arange(first, last + 1)
+    joints, visible, numbers = joints[first - 1 : last], visible[first - 1 : last], np.arange(first, last + 1)
     return PoseSet(
         name=name,
         skeleton=LSP14,
@@ -80,10 +79,6 @@ def _load_one(root: Path, split: str, name: str) -> PoseSet:
     )
 
 
-def _renamed(part: PoseSet) -> PoseSet:
-    return replace(part, name="lsp", split="train", image_id=np.array([f"{part.name}/{k}" for k in part.image_id]))
-
-
 def _find(root: Path, name: str) -> tuple[Path, Path]:
     """Annotation file and image folder of whichever layout is under `root`."""
     size = _MOBILEPOSE[name]
@@ -91,55 +86,45 @@ def _find(root: Path, name: str) -> tuple[Path, Path]:
         return root / f"joints_{size}.mat", root / f"images_{size}"
     folder = files.first_existing([root / f for f in _FOLDERS[name]], "joints.mat")
     if folder is None:
-        raise files.missing(
-            name,
-            root,
-            f"joints.mat and images/ (or joints_{size}.mat and images_{size}/, or a folder {_FOLDERS[name][1]}/ with them)",
-        )
+        other = f"joints_{size}.mat and images_{size}/, or a folder {_FOLDERS[name][1]}/ with them"
+        raise files.missing(name, root, f"joints.mat and images/ (or {other})")
     return folder / "joints.mat", folder / "images"
 
 
 def _read(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(N,14,2) joints and (N,14) visibility from either file; the shape of the array tells the two data sets apart."""
-    stored = files.read_mat(path, "joints").astype(np.float64)
+    stored = files.read_mat(path, "joints")
     shape = stored.shape
     kind = {(3, 14): "lsp", (14, 3): "lspet"}.get(shape[:2]) if len(shape) == 3 else None
-    if kind is None:
-        raise DataError(f"{path}: joints has shape {shape}; LSP has (3, 14, N), LSPET (14, 3, N)")
+    if kind is None or stored.dtype.kind not in "iuf":
+        raise DataError(f"{path}: joints has shape {shape}; LSP has numbers (3, 14, N), LSPET (14, 3, N)")
     if kind != name:
         raise DataError(
-            f"{path}: joints has shape {shape}, which is {kind}, not {name}: its flags mean the opposite. Load it as {kind}"
+            f"{path}: joints has shape {shape}, which is {kind}: its flags mean the opposite. Load it as {kind}"
         )
-    table = stored.transpose(2, 1, 0) if kind == "lsp" else stored.transpose(2, 0, 1)
-    flag = table[:, :, 2]
+    table = stored.transpose((2, 1, 0) if kind == "lsp" else (2, 0, 1)).astype(np.float64)
+    flag, joints = table[:, :, 2], table[:, :, :2].copy()
     if not np.isin(flag, (0, 1)).all():
-        raise DataError(
-            f"{path}: joints has flags other than 0 and 1 (first: {flag[~np.isin(flag, (0, 1))][0]}); download it again"
-        )
-    joints = table[:, :, :2].copy()
+        odd = flag[~np.isin(flag, (0, 1))][0]
+        raise DataError(f"{path}: joints has flags other than 0 and 1 (first: {odd}); download it again")
     visible = np.where(flag == 1, 1, 2) if kind == "lsp" else np.where(flag == 1, 2, 0)
     joints[visible == 0] = np.nan
-    if np.isnan(joints[visible > 0]).any():
+    if not np.isfinite(joints[visible > 0]).all():
         raise DataError(f"{path}: joints has a usable joint without coordinates; download it again")
     return joints, visible.astype(np.int8)
 
 
 def _bounds(name: str, split: str, count: int, path: Path) -> tuple[int, int]:
     """First and last image number of a split, from 1, both included."""
-    train = _TRAIN_IMAGES if count > _TRAIN_IMAGES else count // 2
-    named = {"train": (1, train), "test": (train + 1, count), "valid": (train + 1, count), "all": (1, count)}
-    if name == "lspet":
-        named = {"train": (1, count), "all": (1, count)}
-    if split in named:
-        return named[split]
-    numbers = files.number_range(split)
-    if numbers is None:
+    train = count if name == "lspet" else _TRAIN_IMAGES if count > _TRAIN_IMAGES else count // 2
+    named = {"train": (1, train), "all": (1, count)} | ({"test": (train + 1, count)} if name == "lsp" else {})
+    found = named.get(RECORDS[name].split(split)) or files.number_range(split)
+    if found is None:
         raise files.unknown_split(name, split, ", ".join(named) + " or a range of image numbers such as 1-100")
-    if numbers[1] > count:
-        raise DataError(
-            f"split {split} goes beyond the {count} images annotated in {path}; choose a range within 1-{count}"
-        )
-    return numbers
+    if found[1] > count:
+        what = f"goes beyond the {count} images annotated in {path}"
+        raise DataError(f"split {split} {what}; choose a range within 1-{count}")
+    return found
 
 
 def which(root: str | Path) -> str:
@@ -152,41 +137,33 @@ def which(root: str | Path) -> str:
     except DataMissing:
         _find(root, "lspet")
         return "lspet"
-    import scipy.io
-
-    shape = next((s for name, s, _ in scipy.io.whosmat(str(annotations)) if name == "joints"), ())
-    return "lspet" if shape[:2] == (14, 3) else "lsp"
+    return "lspet" if files.read_mat(annotations, "joints").shape[:2] == (14, 3) else "lsp"
 
 
-_MEASURES = """pck_torso@0.2 auc_torso pcp_strict@0.5 pcp_relaxed@0.5 pckh_neck@0.5 pckh_neck_symmetric@0.5 pdj@0.2
- pck_extent@0.2:compat"""
-RECORDS = {
-    "lsp": DataSet(
-        name="lsp",
-        skeleton=LSP14,
-        origin=0,
-        source="Get it from its authors: http://sam.johnson.io/research/lsp.html",
-        terms="research use; cite Johnson and Everingham, BMVC 2010",
-        splits={"train": Split(1000, 1000, "ff935d4f234b1b07"), "test": Split(1000, 1000, "ffc2e3e3262413a3")},
-        published="test",
-        crops="none given: one person an image",
-        measures=_MEASURES,
-        load=load,
-        list_splits=splits,
-        aliases={"valid": "test"},
-    ),
-    "lspet": DataSet(
-        name="lspet",
-        skeleton=LSP14,
-        origin=0,
-        source="Get it from its authors: http://sam.johnson.io/research/lspet.html",
-        terms="research use; cite Johnson and Everingham, CVPR 2011",
-        splits={"train": Split(10000, 10000)},
-        published="train",
-        crops="none given: one person an image",
-        measures=_MEASURES,
-        load=partial(load, name="lspet"),
-        list_splits=partial(splits, name="lspet"),
-        aliases={"all": "train"},
-    ),
-}
+_LSP = DataSet(
+    name="lsp",
+    skeleton=LSP14,
+    origin=0,
+    source="Get it from its authors: http://sam.johnson.io/research/lsp.html",
+    terms="research use; cite Johnson and Everingham, BMVC 2010",
+    splits={"train": Split(1000, 1000, "ff935d4f234b1b07"), "test": Split(1000, 1000, "ffc2e3e3262413a3")},
+    published="test",
+    crops="none given: one person an image",
+    measures="pck_torso@0.2 auc_torso pcp_strict@0.5 pcp_relaxed@0.5 pckh_neck@0.5 pckh_neck_symmetric@0.5 pdj@0.2"
+    " pck_extent@0.2:compat",
+    load=load,
+    list_splits=splits,
+    aliases={"valid": "test"},
+)
+_LSPET = replace(
+    _LSP,
+    name="lspet",
+    source="Get it from its authors: http://sam.johnson.io/research/lspet.html",
+    terms="research use; cite Johnson and Everingham, CVPR 2011",
+    splits={"train": Split(10000, 10000)},
+    published="train",
+    load=partial(load, name="lspet"),
+    list_splits=partial(splits, name="lspet"),
+    aliases={"all": "train"},
+)
+RECORDS = {"lsp": _LSP, "lspet": _LSPET}

@@ -30,7 +30,7 @@ from common.poses import PoseSet
 from common.skeletons import PENN13
 
 _FIELDS = ("x", "y", "visibility", "train", "bbox", "dimensions")
-_SIDE = {"train": (1,), "test": (-1,), "valid": (-1,), "all": (1, -1)}
+_SIDE = {"train": (1,), "test": (-1,), "all": (1, -1)}
 
 
 def load(root: str | Path, split: str) -> PoseSet:
@@ -39,9 +39,10 @@ def load(root: str | Path, split: str) -> PoseSet:
     paths = sorted((root / "labels").glob("*.mat"))
     if not paths:
         raise files.missing("penn_action", root, "labels/0001.mat and so on")
-    if split not in _SIDE:
+    side = _SIDE.get(RECORDS["penn_action"].split(split))
+    if side is None:
         raise files.unknown_split("penn_action", split, ", ".join(_SIDE))
-    videos = [v for v in (_read_video(path) for path in paths) if v["train"] in _SIDE[split]]
+    videos = [v for v in (_read_video(path) for path in paths) if v["train"] in side]
     if not videos:
         raise DataError(f"no video under {root / 'labels'} belongs to split {split}; its field `train` says 1 or -1")
     count = np.array([len(v["joints"]) for v in videos])
@@ -80,23 +81,19 @@ def _images(root: Path, videos: list[dict], count: np.ndarray, image_id: list[st
 
 def _read_video(path: Path) -> dict:
     content = files.read_mat(path, variable_names=_FIELDS)
-    absent = [f for f in _FIELDS if f not in content]
-    if absent:
-        raise DataError(f"{path} has no variable {absent[0]!r}; this is not a Penn Action label file")
+    odd = [f for f in _FIELDS if f not in content or content[f].dtype.kind not in "iufb"]
+    if odd:
+        raise DataError(f"{path} has no variable {odd[0]!r} of numbers; this is not a Penn Action label file")
     x, y, seen = (content[f].astype(np.float64) for f in ("x", "y", "visibility"))
     if x.ndim != 2 or x.shape[1] != len(PENN13) or not x.shape == y.shape == seen.shape:
-        raise DataError(
-            f"{path}: x, y and visibility have shapes {x.shape}, {y.shape}, {seen.shape}; expected (n, 13) each. Download it again"
-        )
-    if not path.stem.isdigit() or content["train"].size != 1 or int(content["train"].item()) not in (1, -1):
-        raise DataError(
-            f"{path}: the file is not called by a number, or its field train is not 1 or -1; download it again"
-        )
-    hidden = seen == 0
-    joints = np.stack([x, y], axis=-1) - 1
+        shapes = f"{x.shape}, {y.shape}, {seen.shape}; expected (n, 13) each"
+        raise DataError(f"{path}: x, y and visibility have shapes {shapes}. Download it again")
+    if not path.stem.isdigit() or content["train"].size != 1 or content["train"].item() not in (1, -1):
+        what = "the file is not called by a number, or its field train is not 1 or -1"
+        raise DataError(f"{path}: {what}; download it again")
+    hidden, joints = seen == 0, np.stack([x, y], axis=-1) - 1
     placeholder = hidden & (x == y)
     joints[placeholder] = np.nan
-    box = _boxes(path, content["bbox"], len(x))
     height, width = content["dimensions"].ravel()[:2].astype(np.float64)
     return {
         "name": path.stem,
@@ -104,7 +101,7 @@ def _read_video(path: Path) -> dict:
         "train": int(content["train"].item()),
         "joints": joints,
         "visible": np.where(placeholder, 0, np.where(hidden, 1, 2)).astype(np.int8),
-        "box": box,
+        "box": _boxes(path, content["bbox"], len(x)),
         "size": (width, height),
     }
 
@@ -114,9 +111,8 @@ def _boxes(path: Path, stored: np.ndarray, count: int) -> np.ndarray:
     if corners.ndim != 2 or corners.shape[1] != 4 or not 1 <= len(corners) <= count:
         raise DataError(f"{path}: bbox has shape {stored.shape}; expected ({count}, 4). Download it again")
     if len(corners) < count:
-        warnings.warn(
-            f"{path}: bbox has {len(corners)} rows for {count} frames; the last one is repeated", stacklevel=4
-        )
+        what = f"bbox has {len(corners)} rows for {count} frames; the last one is repeated"
+        warnings.warn(f"{path}: {what}", stacklevel=4)
         corners = np.concatenate([corners, np.repeat(corners[-1:], count - len(corners), axis=0)])
     return np.concatenate([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2]], axis=1)
 
@@ -141,33 +137,28 @@ RECORDS = {
 
 
 def make_lmdb(root: Path, out: Path) -> dict[str, int]:
-    """Pack the frames under `root` into `out`/train.lmdb and `out`/valid.lmdb; returns file name -> number of frames. DataError for a
-    missing frame.
-    """
+    """Pack the frames under `root` into `out`/train.lmdb and valid.lmdb; file name -> number of frames. DataError for a missing frame."""
     from tqdm import tqdm
 
     if not (root / "frames").is_dir():
         raise files.missing("penn_action", root, "frames/0001/000001.jpg and so on")
     written = {}
     for split in ("train", "valid"):
-        pose_set = load(root, split)
+        pose_set, path = load(root, split), out / f"{split}.lmdb"
         absent = [path for path in pose_set.images if not Path(path).is_file()]
         if absent:
             raise DataError(f"{absent[0]} and {len(absent) - 1} more frames do not exist; unpack the data set again")
         rows = zip(pose_set.image_id.tolist(), tqdm(pose_set.images, desc=split, unit="frame"))
-        written[f"{split}.lmdb"] = images.write_lmdb(
-            out / f"{split}.lmdb", ((f"{key}.jpg", Path(path).read_bytes()) for key, path in rows)
-        )
+        written[path.name] = images.write_lmdb(path, ((f"{key}.jpg", Path(file).read_bytes()) for key, file in rows))
     return written
 
 
 def main(arguments: list[str] | None = None) -> int:
     """`python -m common.datasets.penn_action make_lmdb ROOT OUT`; 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m common.datasets.penn_action", description="Penn Action's frames as LMDB databases."
+    parser = argparse.ArgumentParser(prog="python -m common.datasets.penn_action")
+    pack = parser.add_subparsers(dest="command", required=True).add_parser(
+        "make_lmdb", help="frames/ -> OUT/train.lmdb and OUT/valid.lmdb"
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    pack = commands.add_parser("make_lmdb", help="frames/ -> OUT/train.lmdb and OUT/valid.lmdb")
     pack.add_argument("root", type=Path, help="folder with labels/ and frames/")
     pack.add_argument("out", type=Path, help="folder for the two databases (ROOT itself is where the loader looks)")
     given = parser.parse_args(arguments)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.codecs import decode_maps, decode_regression, gaussian_maps, regression_targets
+from common.codecs import decode_maps, gaussian_maps
 
 
 def one_map(height, width, **cells):
@@ -85,19 +85,3 @@ def test_decoding_is_the_same_for_any_leading_axes():
     alone, _ = decode_maps(maps[1, 2, 3:4])
     assert np.array_equal(points[1, 2, 3], alone[0])
     assert decode_maps(np.zeros((2, 1, 1)))[0].shape == (2, 2)
-
-
-@given(
-    st.lists(st.tuples(st.floats(-50, 400), st.floats(-50, 400)), min_size=1),
-    st.tuples(st.integers(1, 400), st.integers(1, 400)),
-)
-def test_regression_round_trip(points, size):
-    points = np.array(points)
-    assert np.allclose(decode_regression(regression_targets(points, size), size), points, atol=1e-9)
-
-
-def test_regression_range():
-    assert regression_targets(np.array([[0.0, 0], [110, 220], [np.nan, 1]]), (220, 220))[:2].tolist() == [
-        [-0.5, -0.5],
-        [0, 0.5],
-    ]

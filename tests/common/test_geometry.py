@@ -12,12 +12,10 @@ from common.geometry import (
     box_with_aspect,
     compose_affine,
     crop_affine,
-    flip_joints,
     invert_affine,
     pad_box,
     warp,
 )
-from common.skeletons import LSP14
 
 PLACES = st.tuples(st.floats(-500, 1500), st.floats(-500, 1500))
 SIDES = st.tuples(st.floats(5, 2000), st.floats(5, 2000))
@@ -118,14 +116,6 @@ def test_fill_outside():
     assert warp(image, matrix, (20, 20), fill=128)[0, 0].tolist() == [128] * 3
     assert np.array_equal(warp(image, matrix, (20, 20))[5:15, 5:15], image)
     assert warp(image, crop_affine((4, 4), 5, (30, 12)), (30, 12)).shape == (12, 30, 3)
-
-
-def test_flip_joints_is_an_involution_that_swaps_sides():
-    joints = np.random.default_rng(0).uniform(0, 99, (2, 14, 2))
-    flipped = flip_joints(joints, 100, LSP14)
-    assert np.allclose(flip_joints(flipped, 100, LSP14), joints)
-    left, right = LSP14.indices(["left_knee", "right_knee"])
-    assert np.allclose(flipped[:, left], joints[:, right] * [-1, 1] + [99, 0])
 
 
 def test_boxes():
