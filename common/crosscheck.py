@@ -20,10 +20,12 @@ import functools
 import html
 import json
 import sys
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 
 from common.errors import DataError
-from common.files import atomic_write
+from common.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 _BOXES = {
@@ -110,8 +112,7 @@ def save_run(
 ) -> None:
     """Write one run in the layout above, whole or not at all. `protocols` as common.evaluate writes it, NaN as None already."""
     run = dict(zip(_RUN_FIELDS, (house, model, dataset, split, protocols, meta, command)))
-    text = json.dumps(run, indent=1, allow_nan=False) + "\n"
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(run, indent=1, allow_nan=False) + "\n")
 
 
 def load_runs(folder: str | Path) -> list[dict]:
@@ -249,13 +250,11 @@ def _measured(line: dict) -> str:
     return figure(line["measured"], line["protocol"]) + spread
 
 
-COLUMNS = {
-    **{name: lambda line, name=name: line[name] for name in ("house", "model", "data", "split", "protocol")},
-    "boxes": lambda line: line["boxes"],
-    "centric": lambda line: line["centric"],
+COLUMNS: dict[str, Callable[[dict], str]] = {
+    **{name: itemgetter(name) for name in ("house", "model", "data", "split", "protocol", "boxes", "centric")},
     "flip test": lambda line: yes(line["flip_test"]),
     "seeds": lambda line: "not stated" if line["seeds"] is None else str(line["seeds"]),
-    "images": lambda line: line["images"],
+    "images": itemgetter("images"),
     "reported": lambda line: figure(line["reported"], line["protocol"]),
     "measured": _measured,
     "difference": lambda line: figure(line["difference"], line["protocol"], sign="+"),

@@ -94,7 +94,8 @@ def _draw_person(
     for i in np.flatnonzero(seen):
         own = color or _side_color(skeleton.joints[i])
         _disc(canvas, joints[i], 0.8 * width, own)
-        _disc(canvas, joints[i], 0.4 * width, tuple((c + 2 * 255) // 3 for c in own))
+        lighter = np.add(own, 2 * 255) // 3
+        _disc(canvas, joints[i], 0.4 * width, lighter.tolist())
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:

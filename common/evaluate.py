@@ -122,14 +122,14 @@ def _number(value: float) -> str:
 
 def write_json(path: str | Path, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]) -> None:
     """{protocol: {total, per_joint or per_part, aggregation, n, ..., comparable, comparison}} as strict JSON (NaN is null), at once."""
-    from common.files import atomic_write
+    from common.files import write_text
 
     entries = {
         name: {**r.as_dict(), "comparable": verdicts[name][0], "comparison": verdicts[name][1]}
         for name, r in results.items()
     }
     text = json.dumps(entries, indent=2, allow_nan=False) + "\n"
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def add_scoring_arguments(parser: argparse.ArgumentParser, out: str, house: str) -> None:

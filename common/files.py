@@ -57,6 +57,11 @@ def atomic_write(path: str | Path, write_fn: Callable[[Path], Any]) -> Path:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> Path:
+    """`text` as UTF-8, atomically."""
+    return atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def remove_leftovers(directory: str | Path, names: Iterable[str]) -> None:
     """Remove temporary files of `names` (may hold `*`) that killed runs left; only for a folder with one writer."""
     for name in names:
@@ -66,8 +71,7 @@ def remove_leftovers(directory: str | Path, names: Iterable[str]) -> None:
 
 def write_json(path: str | Path, value: Any) -> Path:
     """`value` as indented JSON with sorted keys, atomically; paths and numpy numbers are written as what they stand for."""
-    text = json.dumps(value, indent=2, sort_keys=True, default=_plain) + "\n"
-    return atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return write_text(path, json.dumps(value, indent=2, sort_keys=True, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -54,6 +54,7 @@ def read_pred(path: Path, pred: np.ndarray, pose_set: PoseSet) -> tuple[np.ndarr
 def _stored_joints(pose_set: PoseSet) -> np.ndarray:
     """(N,13,2) coordinates as the label files have them, hidden joints and placeholders included."""
     joints = np.empty(pose_set.joints.shape)
+    assert pose_set.sequence is not None and pose_set.frame is not None  # Penn Action has both
     for sequence in np.unique(pose_set.sequence):
         rows = pose_set.sequence == sequence
         labels = files.read_mat(Path(pose_set.root) / "labels" / f"{int(sequence):04d}.mat", variable_names=("x", "y"))

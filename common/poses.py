@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ class PoseSet:
     def select(self, rows) -> PoseSet:
         """The rows given by a slice, an index array or a boolean mask, as a new PoseSet."""
         index = np.arange(len(self))[rows]
-        changes = {
+        changes: dict[str, Any] = {
             f: ([self.images[i] for i in index] if f == "images" else getattr(self, f)[index])
             for f in self._row_fields()
         }
@@ -94,12 +95,14 @@ def concatenate(sets: Sequence[PoseSet]) -> PoseSet:
     if any(s.skeleton != first.skeleton for s in sets):
         raise ValueError("cannot join PoseSets of different skeletons: " + ", ".join(s.skeleton.name for s in sets))
     shared = [f for f in first._row_fields() if all(getattr(s, f) is not None for s in sets)]
-    changes = {
+    changes: dict[str, Any] = {
         f: [i for s in sets for i in s.images] if f == "images" else np.concatenate([getattr(s, f) for s in sets])
         for f in shared
     }
-    dropped = {f: None for f in first._row_fields() if f not in shared}
-    merged = {f: {k: v for s in sets for k, v in (getattr(s, f) or {}).items()} or None for f in ("regions", "paths")}
+    dropped: dict[str, Any] = {f: None for f in first._row_fields() if f not in shared}
+    merged: dict[str, Any] = {
+        f: {k: v for s in sets for k, v in (getattr(s, f) or {}).items()} or None for f in ("regions", "paths")
+    }
     return replace(first, **changes, **dropped, **merged, synthetic=any(s.synthetic for s in sets))
 
 

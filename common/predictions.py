@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,11 @@ def save_predictions(path: str | Path, predictions: Predictions) -> None:
             raise ValueError(f"prediction field {name} has dtype object; use numbers or strings")
         if len(array) != len(predictions):
             raise ValueError(f"prediction field {name} has {len(array)} rows, joints have {len(predictions)}")
-    texts = {"skeleton": predictions.skeleton.name, "dataset": predictions.dataset, "split": predictions.split}
+    texts: dict[str, Any] = {
+        "skeleton": predictions.skeleton.name,
+        "dataset": predictions.dataset,
+        "split": predictions.split,
+    }
     texts["meta"] = json.dumps(predictions.meta, sort_keys=True)
     # so that a user's own skeleton can be read anywhere
     texts |= {"joint_names": predictions.skeleton.joints, "limbs": np.reshape(predictions.skeleton.limbs, (-1, 2))}

@@ -79,7 +79,8 @@ def protocols_of(dataset: str) -> dict[str, Protocol]:
     for name, rule in datasets.record(dataset).protocols.items():
         measure, _, mode = rule.partition(":")
         family, _, threshold = measure.partition("@")
-        found[name] = Protocol(name, *_RULES[f"{family}:{mode}" if mode else family], float(threshold or "nan"))
+        by, visibility, normaliser, needs, count = _RULES[f"{family}:{mode}" if mode else family]
+        found[name] = Protocol(name, by, visibility, normaliser, needs, count, float(threshold or "nan"))
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from common.crosscheck import ROOT, boxes_of, compare, figure, load_runs, markdown, table_of, yes
 from common.errors import DataError
-from common.files import atomic_write
+from common.files import write_text
 
 _SHORT = ("house", "model", "data", "split", "protocol", "reported", "measured", "difference", "comparable?")
 _MAIN = {"k2hpd": "pdj@0.5"}  # the protocol that stands for a run in the overview, where that is not its first
@@ -161,5 +161,5 @@ def write_readmes(check: bool = False) -> int:
     for path, text in stale.items():
         print(f"{path.relative_to(ROOT)} is {'out of date' if check else 'written anew'}")
         if not check:
-            atomic_write(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+            write_text(path, text)
     return 1 if check and stale else 0

@@ -220,7 +220,8 @@ class SkeletonMap:
 
 def skeleton_map(source: Skeleton, target: Skeleton) -> SkeletonMap:
     """The map from one skeleton to another by joint names, with stand-ins where they make sense."""
-    sources, synthetic = [], []
+    sources: list[tuple[int, ...]] = []
+    synthetic = []
     for joint in target.joints:
         if joint in source.joints:
             sources.append((source.index(joint),))
@@ -283,7 +284,7 @@ _CARD = "{'name': TEXT, 'joints': [TEXT, ...], 'limbs': [[JOINT, JOINT], ...] (o
 
 def _pairs(value, joints, where: str) -> tuple[tuple[int, int], ...]:
     """Pairs of joints, each by name or index, as pairs of indices."""
-    found = []
+    found: list[tuple] = []
     for pair in [] if value is None else value if isinstance(value, (list, tuple)) else [value]:
         ends = pair if isinstance(pair, (list, tuple)) and len(pair) == 2 else (None, None)
         index = [joints.index(e) if e in joints else e for e in ends]

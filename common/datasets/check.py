@@ -25,7 +25,8 @@ def check(
 
     A damaged annotation file is a problem; DataMissing and an unknown name or split are raised. `options` are the loader's.
     """
-    facts, problems = [], []
+    facts: list[str] = []
+    problems: list[str] = []
     for one in [split] if split else datasets.splits(name, root):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -128,7 +128,8 @@ def read(
     ignore = crowd | ~(visible > 0).any(1)
     outlines: dict[int, list[dict]] = {}
     for row in np.flatnonzero(ignore).tolist():
-        outline = {"segment": _segment(*persons[row], box[row].tolist()), "iscrowd": int(crowd[row])}
+        where, person = persons[row]
+        outline = {"segment": _segment(where, person, box[row].tolist()), "iscrowd": int(crowd[row])}
         outlines.setdefault(int(image_id[row]), []).append({**outline, "id": int(person_id[row])})
     return PoseSet(
         name=name,

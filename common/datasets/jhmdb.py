@@ -18,6 +18,7 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -155,13 +156,14 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
     numbers = [re.fullmatch(r"\d{1,9}", name.stem) for name in names]
     if None in numbers:
         raise DataError(f"{path}: file_name {names[numbers.index(None)]} is no frame number such as 00001.png")
+    nothing: dict[str, Any] = dict.fromkeys(("area", "ignore", "crowd", "regions", "paths", "category"))
     return replace(
         found,
         joints=found.joints - 1,
         box=found.box - [1, 1, 0, 0],
         sequence=np.array([str(name.parent) for name in names]),
         frame=np.array([int(number[0]) - 1 for number in numbers if number], np.int64),
-        **dict.fromkeys(("area", "ignore", "crowd", "regions", "paths", "category")),
+        **nothing,
     )
 
 

@@ -35,7 +35,7 @@ from common.datasets import mpii_release as release_file
 from common.datasets.about import DataSet, Split
 from common.datasets.files import column
 from common.errors import DataError
-from common.files import atomic_write
+from common.files import write_text
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import MPII16
 
@@ -211,7 +211,7 @@ def convert(release: Path, out: Path, valid: Path | None = None) -> dict[str, in
         parts["train"] = np.setdiff1d(parts["trainval"], parts["valid"])
     for name, rows in parts.items():
         text = json.dumps(_entries(persons.select(rows)))
-        atomic_write(out / f"{name}.json", lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        write_text(out / f"{name}.json", text)
     return {f"{name}.json": len(rows) for name, rows in parts.items()}
 
 

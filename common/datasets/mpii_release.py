@@ -105,7 +105,7 @@ def rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
     by_box: dict[tuple, list[int]] = {}
     for row in np.flatnonzero(persons.annotated & np.isfinite(persons.head_box).all(1)):
         by_box.setdefault(tuple(np.round(persons.head_box[row])), []).append(row)
-    rows = []
+    rows: list[int] = []
     for box, joints, seen in zip(truth.head_box, truth.joints, truth.labelled):
         candidates = by_box.get(tuple(np.round(box)), [])
         errors = [

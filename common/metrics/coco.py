@@ -139,6 +139,7 @@ def ground_truth(pose_set: PoseSet, predicted_images: set) -> dict:
         )
     ignore = np.zeros(len(pose_set), bool) if pose_set.ignore is None else pose_set.ignore
     crowd = ignore if pose_set.crowd is None else pose_set.crowd
+    area = np.zeros(len(pose_set)) if pose_set.area is None else pose_set.area
     points = np.concatenate([np.nan_to_num(pose_set.joints, nan=0.0), pose_set.visible[..., None]], -1)
     annotations = [
         {
@@ -148,7 +149,7 @@ def ground_truth(pose_set: PoseSet, predicted_images: set) -> dict:
             "keypoints": points[i].ravel().tolist(),
             "num_keypoints": int((pose_set.visible[i] > 0).sum()),
             "bbox": pose_set.box[i].tolist(),
-            "area": float(pose_set.area[i]),
+            "area": float(area[i]),
             "iscrowd": int(crowd[i]),
         }
         for i, image in enumerate(pose_set.image_id.tolist())

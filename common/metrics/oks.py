@@ -59,7 +59,7 @@ def pose_oks(
     """
     counted = np.ones(joints.shape[1], bool)
     if above is not None:
-        seen = score > above
+        seen = np.asarray(score) > above
         counted = seen[None] if compat else seen[None] & seen[:, None]
     return oks(joints[:, None], counted, (area[:, None] + area[None]) / 2, joints[None], sigmas)
 

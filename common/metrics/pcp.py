@@ -25,12 +25,15 @@ def sticks_of(skeleton: Skeleton) -> dict[str, tuple[str, tuple[str, ...], tuple
     have = set(skeleton.joints)
     head = next((name for name in ("head_top", "head") if name in have), "head_top")
     if {"thorax", "pelvis"} <= have:
-        torso = (("thorax",), ("pelvis",))
+        torso: tuple[tuple[str, ...], tuple[str, ...]] = (("thorax",), ("pelvis",))
     elif {"neck", "spine"} <= have:
         torso = (("neck",), ("spine",))
     else:
         torso = (("right_shoulder", "left_shoulder"), ("right_hip", "left_hip"))
-    sticks = {"head": ("head", (head,), (neck_of(skeleton),)), "torso": ("torso", *torso)}
+    sticks: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+        "head": ("head", (head,), (neck_of(skeleton),)),
+        "torso": ("torso", *torso),
+    }
     hand = "wrist" if "right_wrist" in have else "hand"
     foot = "ankle" if "right_ankle" in have else "foot"
     limbs = {
@@ -97,7 +100,10 @@ def decide(
     truth = np.where(labelled[..., None], truth, np.nan)
     sticks = sticks_of(skeleton)
     ends = [
-        [_middles(joints, skeleton, [stick[i] for stick in sticks.values()]) for i in (1, 2)]
+        [
+            _middles(joints, skeleton, [a for _, a, _ in sticks.values()]),
+            _middles(joints, skeleton, [b for *_, b in sticks.values()]),
+        ]
         for joints in (truth, np.asarray(predicted, np.float64))
     ]
     (true_a, true_b), (pred_a, pred_b) = ends

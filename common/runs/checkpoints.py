@@ -181,9 +181,9 @@ class CheckpointStore:
             raise ValueError("this store was opened with writer=False; only one process of a run saves")
         self.directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.directory, (*self._names(), "index.json"))
-        best = metric is not None and self.improves(metric)
-        if best:
-            self.best_metric = float(metric)
+        best = False
+        if metric is not None and self.improves(metric):
+            best, self.best_metric = True, float(metric)
         last = self.path("last")
         temporary = temporary_name(last)
         self.save_fn(temporary, {**state, "best_metric": self.best_metric})

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError
-from common.files import atomic_write, git_sha, remove_leftovers, set_aside, versions, write_json
+from common.files import git_sha, remove_leftovers, set_aside, versions, write_json, write_text
 
 _FILES = ("config.json", "log.jsonl", "events.out.tfevents.*")
 
@@ -58,7 +58,7 @@ class RunLog:
         path = self.directory / "log.jsonl"
         if resume_step is not None and path.exists():
             kept = "".join(json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= resume_step)
-            atomic_write(path, lambda temporary: temporary.write_text(kept, encoding="utf-8"))
+            write_text(path, kept)
         _describe(self.directory / "config.json", config, resume_step, announce)
         self._lines = open(path, "a", encoding="utf-8")
         self._events = _open_events(self.directory, announce)

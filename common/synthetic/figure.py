@@ -79,13 +79,13 @@ def _trunk(figure: Figure) -> list[Ellipsoid | Capsule]:
         axes = np.array([half * (share * g + (1 - share) * wide), tall, thick * deep]) * h + pad
         rows = [66 * (1 - height + side * axes[1] / build.trunk) for side in (-1, 1)]
         volumes.append(Ellipsoid(centre, axes, frame, Skin(look.torso, *rows)))
-    for x, y, z, axes, rows in (
+    for x, y, z, axes, span in (
         (0.0, 0.006, -0.002, (0.056 + build.hip / h * 0.8, 0.068, 0.066 * deep), (0, 40)),
         (0.042, -0.018, -0.026, (0.046, 0.055, 0.05 * deep), (12, 60)),
         (-0.042, -0.018, -0.026, (0.046, 0.055, 0.05 * deep), (12, 60)),
     ):
         centre = joints["pelvis"] + hips @ np.array([x, y, z]) * h
-        volumes.append(Ellipsoid(centre, np.array(axes) * h + pad, hips, Skin(look.hips, *rows)))
+        volumes.append(Ellipsoid(centre, np.array(axes) * h + pad, hips, Skin(look.hips, *span)))
     return volumes
 
 

@@ -97,8 +97,10 @@ def draw(canvas: Canvas, volume: Ellipsoid | Capsule, camera: Camera, light: Lig
     """Blend a volume into the canvas where it is nearer than what is there."""
     if volume.distance < 0.3:
         return
-    raster = _raster_ellipsoid if isinstance(volume, Ellipsoid) else _raster_capsule
-    found = raster(canvas, volume, camera)  # type: ignore[operator]
+    if isinstance(volume, Ellipsoid):
+        found = _raster_ellipsoid(canvas, volume, camera)
+    else:
+        found = _raster_capsule(canvas, volume, camera)
     if found is None:
         return
     window, cover, z, normal, across, down, front = found

@@ -8,6 +8,7 @@ in the same process (pycaffe, Chainer). Fields that the table lacks survive read
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 # message -> "field number type [default]", comma-separated; * repeated, ** repeated and packed; types are protobuf's scalars, or messages
 # and enums of these tables
@@ -114,7 +115,7 @@ _SCALARS = {"double": 1, "float": 2, "int64": 3, "int32": 5, "bool": 8, "string"
 
 
 @functools.cache
-def messages() -> dict[str, type]:
+def messages() -> dict[str, Any]:
     """Message classes by name, of the tables above."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 

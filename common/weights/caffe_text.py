@@ -72,7 +72,8 @@ def _blocks(text: str) -> tuple[dict[tuple[str, int], int], list[tuple[int, int]
     """Lines of the outermost blocks, and spans of the layers' parameter blocks that no message has."""
     known = set(messages()["LayerParameter"].DESCRIPTOR.fields_by_name)
     known |= set(messages()["V1LayerParameter"].DESCRIPTOR.fields_by_name)
-    lines, foreign, counts = {}, [], Counter()
+    lines: dict[tuple[str, int], int] = {}
+    foreign, counts = [], Counter[str]()
     stack: list[tuple[str, int]] = []
     line, counted, last, start = 1, 0, "", 0
     for found in _BLOCKS.finditer(text):

@@ -6,6 +6,8 @@ data transformations inside `data_param`, learning rates of BatchNorm's three st
 
 from __future__ import annotations
 
+from typing import Any
+
 from common.errors import DataError
 from common.weights.caffe_messages import messages
 
@@ -68,7 +70,7 @@ def _upgrade_v1(old, name: str):
     for field, value in old.ListFields():
         if field.name in _V1_OWN:
             continue
-        target = getattr(layer, field.name, None)
+        target: Any = getattr(layer, field.name, None)
         if field.type == field.TYPE_MESSAGE and not _repeats(value):
             target.CopyFrom(value)
         elif _repeats(value):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,8 @@ def read_combined(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarra
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist; give the combined parameter file, usually called __params__")
-    reader, found = _Reader(path, path.read_bytes()), {}
+    reader = _Reader(path, path.read_bytes())
+    found: dict[str, np.ndarray] = {}
     names = sorted(names, key=lambda n: n.encode())
     for name in names:
         if reader.at == len(reader.data):
@@ -203,7 +205,7 @@ def write_folder(folder: str | Path, variables: Mapping[str, np.ndarray]) -> Non
     """One file a variable, each whole or absent; what else the folder holds stays."""
     for name, array in variables.items():
         content = _bytes_of(name, np.asarray(array))
-        atomic_write(Path(folder) / name, lambda temporary, content=content: temporary.write_bytes(content))
+        atomic_write(Path(folder) / name, partial(Path.write_bytes, data=content))
 
 
 def write_combined(path: str | Path, variables: Mapping[str, np.ndarray]) -> None:

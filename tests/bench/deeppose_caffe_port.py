@@ -207,10 +207,10 @@ PARTS = {"net": bench_net, "reader": bench_reader}
 
 def main(argv=None) -> int:
     """Print the table and optionally write it."""
-    import torch
-
     words = sys.argv[1:] if argv is None else argv
     args = parse_args(words)
+    import torch
+
     torch.set_num_threads(args.threads)
     return run(args, PARTS, words, __file__)
 
