@@ -41,8 +41,8 @@ def _side(pose_set: PoseSet) -> np.ndarray:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on bad input."""
     from common import datasets
-    from common.crosscheck import save_run
     from common.evaluate import comparable, score, table
+    from common.reported import save_run
 
     parser = argparse.ArgumentParser(prog="python -m common.baselines", description=__doc__.split("\n")[0])
     for name, text in (

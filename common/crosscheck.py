@@ -1,248 +1,35 @@
 """Reported against measured: `python -m common.crosscheck [--results DIR] [--house NAME] [--markdown | --json | --html | --readmes]`.
 
-What READMEs and papers print is data in `reported.yaml`, with protocol, source and known defects. What was measured lies in one
-JSON file a run, HOUSE/results/NAME.json (`save_run` writes it):
+Text, Markdown and HTML show the lines of `common.reported.compare`. `--readmes` writes the generated tables of all READMEs anew (`--check`
+only says which are out of date): a README marks the places, and what stands between the marks is replaced:
 
-    {"house": "lpm_torch", "model": "cpm", "dataset": "lsp", "split": "test",
-     "protocols": {"pck_torso@0.2": {"total": 61.2, "per_joint": {...}, "aggregation": "...", "n": 1000}},   as common.evaluate's
-     "meta": {"boxes": "oracle", "flip_test": false, "synthetic": false, "seed": 1, "preset": "paper"},      the prediction file's
-     "command": "python lpm_torch/val.py ..."}
-
-A run answers the reported rows of its house (and of the literature) that have its data set and its model's name; a row without a
-run says so. Runs that differ in `meta.seed` alone are one line: mean, number of seeds, and spread (largest minus smallest).
-`--readmes` writes the generated tables of all READMEs anew (see common/readmes.py).
+    <!-- measured:begin --> <!-- measured:end -->         what was measured: a table a protocol, a column a group or part
+    <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, a copy of out/quickstart/report.json
+    <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported beside measured (in the root's README an overview)
+    <!-- figures PATH:begin --> <!-- figures:end -->      a JSON file (PATH from the repository) with `columns`, `rows`, `command`,
+                                                          `note`: benchmarks, trials
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import html
 import json
+import re
 import sys
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from common.errors import DataError
 from common.files import write_text
+from common.reported import boxes_of, compare, figure, load_runs, reported, yes
 
 ROOT = Path(__file__).resolve().parent.parent
-_BOXES = {
-    **dict.fromkeys(("oracle", "gt", "ground", "annotated"), "oracle"),
-    **dict.fromkeys(("detector", "detections"), "detector"),
-    "none": "none",
-}
-_ALIASES = {"head": "head_top", "neck": "upper_neck"}  # names of README columns -> the joint that stands in the results
-_RUN_FIELDS = ("house", "model", "dataset", "split", "protocols", "meta", "command")
-_SETTINGS = ("preset", "synthetic", "boxes", "flip_test", "mode", "weights", "missing_rows")  # of one line's runs
-
-
-@functools.cache
-def reported() -> tuple[list[dict], list[dict]]:
-    """The tables of `reported.yaml`, defaults filled in, and the READMEs that print no figure."""
-    import yaml
-
-    with open(Path(__file__).with_name("reported.yaml"), encoding="utf-8") as file:
-        content = yaml.safe_load(file)
-    return [content["defaults"] | table for table in content["tables"]], content["without_figures"]
-
-
-def comparable(dataset: str, protocol: str, split: str, meta: dict) -> tuple[bool, str]:
-    """Whether a figure may stand beside a published one, and beside which; or why beside none.
-
-    `meta` is the prediction file's: `boxes` (oracle or detector), `flip_test`, `synthetic`, `stand_ins`, `missing_rows`. What it
-    does not state is no obstacle, but the text asks for it.
-    """
-    tables = [t for t in reported()[0] if t["dataset"] == dataset and t["protocol"] == protocol]
-    if not tables:
-        return False, f"not comparable: no published table known here uses {protocol} on {dataset}"
-    obstacles = [obstacle(table, split, meta) for table in tables]
-    free = [table for table, why in zip(tables, obstacles) if why is None]
-    if not free:
-        return False, "not comparable: " + "; ".join(f"{t['table']}: {why}" for t, why in zip(tables, obstacles))
-    beside = [f"{t['table']} ({_range(t)}, {t['source']}; {t['why']}{_unstated(t, meta)})" for t in free]
-    return True, "comparable with " + "; ".join(beside)
-
-
-def obstacle(table: dict, split: str, meta: dict) -> str | None:
-    """What keeps a run on `split` with this `meta` from being compared with a reported table; None when nothing does."""
-    boxes, flips = boxes_of(meta), (meta.get("flip_test"), table["flip_test"])
-    if meta.get("synthetic"):
-        return "scored on synthetic images"
-    if not table["comparable"]:
-        return table["why"]
-    if split not in table["splits"]:
-        return f"published on split {table['splits'][0]}, this is {split}"
-    if meta.get("subset"):
-        return meta["subset"]
-    if meta.get("missing_rows"):
-        return f"{meta['missing_rows']} persons are not predicted"
-    if meta.get("stand_ins"):
-        return f"stand-ins take the place of {', '.join(meta['stand_ins'])}"
-    if boxes and boxes != table["boxes"]:
-        return f"published with boxes: {table['boxes']}, these are {boxes}"
-    if None not in flips and bool(flips[0]) != flips[1]:
-        return f"published {'with' if flips[1] else 'without'} flip test, this is the other way"
-    return None
-
-
-def boxes_of(meta: dict) -> str | None:
-    """`oracle`, `detector` or `none` from what the file says of its boxes; None when it says nothing known."""
-    words = str(meta.get("boxes", "")).lower().replace("-", " ").replace("_", " ").split()
-    return next((_BOXES[w] for w in words if w in _BOXES), None)
-
-
-def _unstated(table: dict, meta: dict) -> str:
-    asked = []
-    if boxes_of(meta) is None and table["dataset"] not in ("lsp", "lspet"):
-        asked.append(f"boxes: {table['boxes']}")
-    if meta.get("flip_test") is None and table["flip_test"] is not None:
-        asked.append(f"flip test: {yes(table['flip_test'])}")
-    return f"; if {', '.join(asked)}, which the file does not state" if asked else ""
-
-
-def _range(table: dict) -> str:
-    totals = [row[table["columns"].index("total")] for row in table["rows"].values()]
-    return " to ".join(dict.fromkeys(figure(t, table["protocol"]) for t in (min(totals), max(totals))))
-
-
-def save_run(
-    path: str | Path, *, house: str, model: str, dataset: str, split: str, protocols: dict, meta: dict, command: str
-) -> None:
-    """Write one run in the layout above, whole or not at all. `protocols` as common.evaluate writes it, NaN as None already."""
-    run = dict(zip(_RUN_FIELDS, (house, model, dataset, split, protocols, meta, command)))
-    write_text(path, json.dumps(run, indent=1, allow_nan=False) + "\n")
-
-
-def load_runs(folder: str | Path) -> list[dict]:
-    """The run files of a repository (HOUSE/results/*.json), a house (results/*.json), or a folder; DataError for a bad one."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        remedy = "give the repository, a house or a folder of run files"
-        raise DataError(f"results folder {folder} does not exist; {remedy}")
-    found = (sorted(folder.glob(pattern)) for pattern in ("*/results/*.json", "results/*.json", "*.json"))
-    return [_load_run(path) for path in next(filter(None, found), [])]
-
-
-def _load_run(path: Path) -> dict:
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}); write it again with the house's val.py") from error
-    lacking = [f for f in _RUN_FIELDS if not isinstance(run, dict) or f not in run]
-    if lacking:
-        layout = f"a run file has {', '.join(_RUN_FIELDS)} (see common/crosscheck.py)"
-        raise DataError(f"{path} lacks the field {lacking[0]!r}; {layout}")
-    for name, result in run["protocols"].items():
-        if not isinstance(result, dict) or "total" not in result:
-            raise DataError(f"{path}: field protocols: {name!r} has no total; write it as common.evaluate --json does")
-    return run
-
-
-def compare(runs: list[dict], house: str | None = None) -> list[dict]:
-    """One line for every reported figure, answered or not, and one for every measured figure that nothing was reported for.
-
-    Keys: those of COLUMNS, `table`, `source`, `defect`, `spread`, `commands`, and `columns` {name: [reported, measured]}.
-    """
-    groups: dict[str, list[dict]] = {}  # runs that differ in nothing but the seed
-    for run in runs:
-        if house in (None, run["house"]):
-            settings = [run["meta"].get(name) for name in _SETTINGS]
-            same = [run["house"], run["model"], run["dataset"], run["split"], settings, sorted(run["protocols"])]
-            groups.setdefault(json.dumps(same), []).append(run)
-
-    lines, answered = [], set()
-    for table in reported()[0]:
-        if house not in (None, table["house"]):
-            continue
-        for model, values in table["rows"].items():
-            matching = [key for key, group in groups.items() if _answers(group[0], table, model)]
-            answered |= {(key, table["protocol"]) for key in matching}
-            lines += [_line(table, model, values, group) for group in [groups[key] for key in matching] or [[]]]
-    for key, group in groups.items():
-        for protocol in group[0]["protocols"]:
-            if (key, protocol) not in answered:
-                lines.append(_line(_no_table(group[0], protocol), group[0]["model"], [None], group))
-    return lines
-
-
-def _answers(run: dict, table: dict, model: str) -> bool:
-    asked = (table["dataset"], model, table["house"] in (run["house"], "literature"))
-    return (run["dataset"], run["model"], True) == asked and table["protocol"] in run["protocols"]
-
-
-def _no_table(run: dict, protocol: str) -> dict:
-    nothing = dict.fromkeys(("table", "source", "defect", "flip_test", "seeds", "boxes"))
-    why = f"no table reports {run['model']} with this protocol"
-    known = {"house": run["house"], "dataset": run["dataset"], "splits": [run["split"]], "protocol": protocol}
-    return {**nothing, **known, "unit": unit_of(protocol), "centric": "person", "columns": ["total"]} | {
-        "comparable": False,
-        "why": why,
-    }
-
-
-def _line(table: dict, model: str, values: list, group: list[dict]) -> dict:
-    kept = ("table", "house", "protocol", "boxes", "centric", "flip_test", "seeds", "unit", "source", "defect")
-    total = values[table["columns"].index("total")]
-    line = {name: table[name] for name in kept} | {
-        "model": model,
-        "data": table["dataset"],
-        "split": table["splits"][0],
-    }
-    line |= {"images": "real", "reported": total, "commands": [], "why": f"not measured; {table['why']}"}
-    line |= dict.fromkeys(("measured", "difference", "spread", "comparable"))
-    line["columns"] = {name: [value, None] for name, value in zip(table["columns"], values)}
-    if not group:
-        return line
-
-    results, run = [run["protocols"][table["protocol"]] for run in group], group[0]
-    known = [result["total"] for result in results if result["total"] is not None]
-    meta, mean = run["meta"], _mean(known)
-    hindrance = obstacle(table, run["split"], meta)
-    for name, pair in line["columns"].items():
-        pair[1] = _mean([_column(result, name) for result in results])
-    return line | {
-        "split": run["split"],
-        "boxes": boxes_of(meta) or "not stated",
-        "flip_test": meta.get("flip_test"),
-        "seeds": len(group),
-        "images": "synthetic" if meta.get("synthetic") else "real",
-        "measured": mean,
-        "difference": None if None in (mean, total) else mean - total,  # type: ignore[operator]
-        "spread": max(known) - min(known) if len(known) > 1 else None,
-        "comparable": hindrance is None,
-        "why": hindrance or table["why"] + _unstated(table, meta),
-        "commands": sorted({run["command"] for run in group}),
-    }
-
-
-def _column(result: dict, name: str) -> float | None:
-    """A README's column in a result: its total, or the part, group or joint of that name (head also as head_top)."""
-    if name == "total":
-        return result["total"]
-    parts = [result.get(by, {}) for by in ("per_part", "per_group", "per_joint")]
-    return next((part[n] for n in (name, _ALIASES.get(name)) for part in parts if n in part), None)
-
-
-def _mean(values: list) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
-
-
-def unit_of(protocol: str) -> str:
-    """`fraction` for average precision, `percent` for all others."""
-    return "fraction" if protocol.split(":")[0] in ("oks_ap", "aic_map") else "percent"
-
-
-def figure(value: float | None, protocol: str, digits: int = 2, sign: str = "") -> str:
-    """A figure with its digits: three for a fraction, `digits` for a percentage; `-` where there is none."""
-    return "-" if value is None else f"{value:{sign}.{3 if unit_of(protocol) == 'fraction' else digits}f}"
-
-
-def yes(value: bool | None) -> str:
-    """`yes`, `no`, or that it is not stated."""
-    return "not stated" if value is None else "yes" if value else "no"
+_SHORT = ("house", "model", "data", "split", "protocol", "reported", "measured", "difference", "comparable?")
+_MAIN = {"k2hpd": "pdj@0.5"}  # the protocol that stands for a run in the overview, where that is not its first
+_MARK = re.compile(r"(<!-- (\w+)(?: (\S+))?:begin -->\n)(.*?)(<!-- \2:end -->)", re.DOTALL)
 
 
 def _measured(line: dict) -> str:
@@ -296,6 +83,145 @@ def as_text(rows: list[list[str]]) -> str:
     return "\n".join(blocks)
 
 
+def refreshed(text: str, content: Callable[[str, str | None], str | None]) -> str:
+    """`text` with every marked place filled by `content(name, path)`; where that is None it stays as it is."""
+
+    def fill(match: re.Match) -> str:
+        found = content(match[2], match[3])
+        return match[1] + (match[4] if found is None else found + "\n") + match[5]
+
+    return _MARK.sub(fill, text)
+
+
+def measured(runs: list[dict]) -> str:
+    """For each data set (drawn or real), split and protocol with a breakdown a table with a row a run; then the commands."""
+    tables: dict[tuple, list[tuple[float, list[str]]]] = {}
+    for run in runs:
+        meta, images = run["meta"], "SYNTHETIC images" if run["meta"].get("synthetic") else "real images"
+        for protocol, result in run["protocols"].items():
+            parts = result.get("per_group") or result.get("per_part") or {}
+            if result["total"] is not None and parts:
+                title = f"**{run['dataset']} {run['split']}, {protocol}** ({images}, {result['n']} persons)"
+                row = [_label(run), boxes_of(meta) or "not stated", yes(meta.get("flip_test"))]
+                row += [
+                    f"**{figure(result['total'], protocol, 1)}**",
+                    *(figure(v, protocol, 1) for v in parts.values()),
+                ]
+                tables.setdefault((title, *parts), []).append((result["total"], row))
+    blocks = []
+    for (title, *names), rows in tables.items():
+        header = ["run", "boxes", "flip test", "total", *names]
+        ordered = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+        blocks.append(f"{title}\n\n{markdown([header, *ordered])}")
+    notes = [f"; {run['meta']['note']}" if run["meta"].get("note") else "" for run in runs]
+    commands = dict.fromkeys(f"- {_label(run)}: `{run['command']}`{note}" for run, note in zip(runs, notes))
+    return "\n\n".join([*blocks, "\n".join(commands)]) if blocks else "Nothing was measured yet."
+
+
+def _label(run: dict) -> str:
+    parts = [str(run["meta"][k]) for k in ("preset", "weights") if run["meta"].get(k)]
+    return run["model"] + (f" ({', '.join(parts)})" if parts else "")
+
+
+def overview(runs: list[dict]) -> str:
+    """Each run by its data set's main protocol."""
+    rows = []
+    for run in runs:
+        protocol = _MAIN.get(run["dataset"], next(iter(run["protocols"])))
+        total, images = run["protocols"][protocol]["total"], "SYNTHETIC" if run["meta"].get("synthetic") else "real"
+        order = (run["house"], run["dataset"], total or 0)
+        cells = [run["house"], _label(run), run["dataset"], run["split"], images, protocol, figure(total, protocol, 1)]
+        rows.append((order, cells))
+    table = [["house", "model", "data", "split", "images", "protocol", "measured"]]
+    return markdown([*table, *(cells for _, cells in sorted(rows, key=lambda row: row[0]))])
+
+
+def answered(lines: list[dict]) -> str:
+    """How many reported figures of each project were measured."""
+    counts = [["figures reported by", "how many", "measured here", "of these comparable"]]
+    for house in dict.fromkeys(line["house"] for line in lines if line["reported"] is not None):
+        own = [line for line in lines if line["house"] == house and line["reported"] is not None]
+        known = [line for line in own if line["measured"] is not None]
+        counts.append([house, str(len(own)), str(len(known)), str(sum(bool(line["comparable"]) for line in known))])
+    return markdown(counts)
+
+
+def originals(lines: list[dict]) -> str:
+    """Folded: every figure that the five originals report, without the columns that describe its setting."""
+    own = [line for line in lines if line["reported"] is not None and line["house"] != "literature"]
+    summary = "<summary>Every figure that the five originals report</summary>"
+    return f"<details>{summary}\n\n{markdown(table_of(own, _SHORT))}\n\n</details>"
+
+
+def quickstart_table(result: dict) -> str:
+    """A report.json of the quickstart as a Markdown table and a line about time and memory."""
+    names = ("house", "model", "dataset", "n", "protocol", "score", "mean pose", "random weights", "minutes")
+    table = [["house", "network", "synthetic", "persons", "protocol", "trained", *names[6:]]]
+    for row in result["rows"]:
+        protocols = dict.fromkeys(names[5:8], row["protocol"])  # OKS AP is a fraction, the others are percentages
+        values = [row.get(name, "-") for name in names]
+        cells = (figure(v, protocols.get(n, ""), 1) if isinstance(v, float) else str(v) for n, v in zip(names, values))
+        table.append(list(cells))
+    needs = f"{result['minutes']:.1f} minutes on {result['cores']} cores, largest process "
+    needs += f"{result['largest_process_gb']:.1f} GB, Python {result['python']}."
+    return f"{markdown(table)}\n\n{needs}"
+
+
+def figures_table(result: dict) -> str:
+    """A JSON file of figures as a Markdown table, its command, and its note; floats with three digits."""
+    rows = [[str(name) for name in result["columns"]], *([_cell(v) for v in row] for row in result["rows"])]
+    return f"{markdown(rows)}\n\n`{result['command']}`: {result['note']}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+    return "-" if value is None else str(value)
+
+
+def figures_file(name: str, root: Path = ROOT) -> str:
+    """A file of figures as a table, or the word that there is none yet; DataError naming a file of another form."""
+    if not (root / name).is_file():
+        return "Not measured yet."
+    try:
+        return figures_table(json.loads((root / name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        remedy = "write it again with the command that makes it"
+        raise DataError(f"{name} is no file of figures ({error!r}); {remedy}") from error
+
+
+def _readmes() -> dict[Path, str]:
+    """Each README of the repository and what it should say."""
+    runs, result = load_runs(ROOT), {}
+    first_run = quickstart_table(json.loads((ROOT / "examples" / "quickstart.json").read_text(encoding="utf-8")))
+    for path in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))):
+        house = None if path.parent in (ROOT, ROOT / "common") else path.parent.name
+        lines = compare(runs, house)
+        table = markdown(table_of([line for line in lines if line["reported"] is not None]))
+        contents = {
+            "crosscheck": table if house else "\n\n".join([overview(runs), answered(lines), originals(lines)]),
+            "overview": overview([run for run in runs if not run["meta"].get("synthetic")]),
+            "measured": measured([run for run in runs if run["house"] == house]),
+            "quickstart": first_run,
+        }
+
+        def content(name: str, file: str | None, contents: dict[str, str] = contents) -> str | None:
+            return figures_file(file) if name == "figures" and file else contents.get(name)
+
+        result[path] = refreshed(path.read_text(encoding="utf-8"), content)
+    return result
+
+
+def write_readmes(check: bool = False) -> int:
+    """Write what is out of date, and say so; with `check` only say so. Exit code 1 when that found any."""
+    stale = {path: text for path, text in _readmes().items() if text != path.read_text(encoding="utf-8")}
+    for path, text in stale.items():
+        print(f"{path.relative_to(ROOT)} is {'out of date' if check else 'written anew'}")
+        if not check:
+            write_text(path, text)
+    return 1 if check and stale else 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 2 for a bad run file; 1 with `--check` when a README is out of date."""
     description = "What the originals' READMEs report against what was measured here."
@@ -312,8 +238,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.readmes or args.check:
-            from common.readmes import write_readmes
-
             return write_readmes(check=args.check)
         lines = compare(load_runs(args.results), args.house)
     except DataError as error:

@@ -72,8 +72,8 @@ def comparable(pose_set: PoseSet, predictions: Predictions, protocol: str) -> tu
 
     It may when a published table has it and the persons are those of the published split, by count and identity.
     """
-    from common.crosscheck import comparable as ask
     from common.datasets import record
+    from common.reported import comparable as ask
 
     if pose_set.synthetic or predictions.meta.get("synthetic"):
         return False, "not comparable: synthetic data"

@@ -132,7 +132,7 @@ def without_files(words: list[str]) -> list[str]:
 
 def write_result(path: str, predictions, results: dict, preset: str, command: str) -> None:
     """The run file, `preset` is its name in tables; without folders of this machine and the option that names itself."""
-    from common.crosscheck import save_run
+    from common.reported import save_run
 
     meta = {k: v for k, v in predictions.meta.items() if k not in ("weights", "settings")}
     settings = predictions.meta["settings"]

@@ -76,10 +76,10 @@ def predict_pose_set(cascade, pose_set, config: Config):
 
 def score(config: Config, own: argparse.Namespace, stage: int | None = None) -> dict:
     """Predict, write the last stage's file, print the figures; returns {protocol: Result} of each stage by its name."""
+    from common.crosscheck import figures_table
     from common.evaluate import publish
     from common.evaluate import score as evaluate
     from common.files import sha256_of, versions, write_json
-    from common.readmes import figures_table
     from deeppose_caffe_port.cascade import load_cascade, pick_snapshot
     from deeppose_caffe_port.import_data import load_split
 
@@ -112,7 +112,7 @@ def score(config: Config, own: argparse.Namespace, stage: int | None = None) -> 
 
 def save_result(path: str, pose_set, predictions, results: dict, note: str | None) -> None:
     """A run file for the README's table."""
-    from common.crosscheck import save_run
+    from common.reported import save_run
 
     protocols = {name: result.as_dict() for name, result in results.items()}
     meta = {k: v for k, v in predictions.meta.items() if k not in ("versions", "checkpoint")} | (
@@ -135,7 +135,7 @@ def command_line() -> str:
 
 
 def gains(pose_set, stages, results: dict) -> dict:
-    """What each stage adds: mean distance by joint in image pixels, then every protocol's total, as a table for `common.readmes`."""
+    """What each stage adds: mean distance by joint in image pixels, then every protocol's total, as a table for `common.crosscheck`."""
     import numpy as np
 
     errors = [np.nanmean(np.linalg.norm(joints - pose_set.joints, axis=-1), axis=0) for joints in stages]

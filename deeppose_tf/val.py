@@ -153,8 +153,8 @@ def describe(place: Path, config, extension: float | None, random_weights: bool 
 
 def write_scores(args: argparse.Namespace, config, pose_set: PoseSet, predictions) -> None:
     """Prediction file, protocol table, and the optional JSON files."""
-    from common.crosscheck import save_run
     from common.evaluate import publish
+    from common.reported import save_run
 
     out = args.out or ROOT / "output" / "deeppose_tf" / f"{pose_set.name}_{pose_set.split}.npz"
     results = publish(out, predictions, pose_set, args.protocol, args.json)

@@ -179,7 +179,7 @@ def summary(rows: list[dict], minutes: float) -> dict:
 
 def report(result: dict) -> str:
     """The table as Markdown."""
-    from common.readmes import quickstart_table
+    from common.crosscheck import quickstart_table
 
     pictures = ", ".join(f"{row['house']}_{row['model']}.png" for row in result["rows"])
     return "\n".join(

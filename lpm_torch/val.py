@@ -276,7 +276,7 @@ def score_and_write(
 
 def write_result(path: str, config: Config, predictions: Predictions, results: dict, words: list[str]) -> None:
     """One run for the tables of the README: figures, how they were made, and the command."""
-    from common.crosscheck import save_run
+    from common.reported import save_run
 
     save_run(
         path, house="lpm_torch", model=config.model, dataset=predictions.dataset, split=predictions.split,

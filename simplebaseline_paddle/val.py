@@ -301,7 +301,7 @@ def score_and_write(
 
 def write_result(args: argparse.Namespace, config: Config, predictions: Predictions, results: dict) -> None:
     """The run file for the tables; without folders of this machine."""
-    from common.crosscheck import save_run
+    from common.reported import save_run
 
     folders = ("data_root", "model_save_dir", "checkpoint", "pretrained_model")
     meta = {k: v for k, v in predictions.meta.items() if k not in ("settings", "checkpoint")}

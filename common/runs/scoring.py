@@ -64,7 +64,7 @@ def publish(args: argparse.Namespace, predictions: Predictions, pose_set: PoseSe
 
 
 def _save_run(path: Path, predictions: Predictions, results: dict[str, Result]) -> None:
-    from common.crosscheck import save_run
+    from common.reported import save_run
 
     meta = dict(predictions.meta)
     save_run(

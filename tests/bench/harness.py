@@ -115,8 +115,8 @@ def command(file: str, words: list[str]) -> str:
 def run(args: argparse.Namespace, parts: dict[str, Callable], words: list[str], file: str) -> int:
     """Measure `args.what`, print the table, write `--json`; `words` are the command line of `file`. Exit code 2 on bad input."""
 
+    from common.crosscheck import figures_table
     from common.files import versions, write_json
-    from common.readmes import figures_table
     from common.runs.process import exit_code
 
     def work() -> None:

@@ -6,20 +6,10 @@ import sys
 
 import pytest
 
-from common.crosscheck import (
-    as_html,
-    as_text,
-    comparable,
-    compare,
-    load_runs,
-    main,
-    markdown,
-    reported,
-    save_run,
-    table_of,
-)
+from common.crosscheck import as_html, as_text, main, markdown, table_of
 from common.errors import DataError
 from common.protocols import protocols_of
+from common.reported import comparable, compare, load_runs, reported, save_run
 
 NOT_SCORED_HERE = {"multi_person_map", "pck_extent@0.2:compat", "oks_ap", "pckh_neck_symmetric@0.5"}
 

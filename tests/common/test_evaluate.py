@@ -189,7 +189,7 @@ def test_published_predictions_by_command(pose_data, tmp_path):
 
 
 def test_comparable_tables_name_protocols_that_exist():
-    from common.crosscheck import reported
+    from common.reported import reported
 
     tables, _ = reported()
     assert tables

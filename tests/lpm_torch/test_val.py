@@ -117,7 +117,7 @@ def test_weights_of_the_authors_take_their_settings(tmp_path):
 
 
 def test_run_file_for_the_tables(tmp_path):
-    from common.crosscheck import compare, load_runs
+    from common.reported import compare, load_runs
 
     checkpoint, folder = save(tmp_path), tmp_path / "results"
     score(tmp_path / "p.npz", checkpoint, f"--result={folder / 'lpm_penn.json'}")
