@@ -115,49 +115,54 @@ def _visible(pose_set: PoseSet) -> np.ndarray:
     return _counted_rows(pose_set)[:, None] & (pose_set.visible == 2)
 
 
-# ---- PCK ----------------------------------------------------------------------------------------------------------------------
+# ---- distances ----------------------------------------------------------------------------------------------------------------
 
 _TORSO = ("left_shoulder", "right_hip")
 _OTHER_TORSO = ("right_shoulder", "left_hip")
+_HEAD = ("head_top", "neck|upper_neck")
+_ARMS_AND_LEGS = tuple(
+    f"{side}_{part}" for side in ("right", "left") for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+)
+_K2HPD_NEEDS = ("head", "neck", "spine", "right_hand", "left_hand", "right_foot", "left_foot")
 
 
-@_rule("pck_torso", "labelled", "left shoulder to right hip", _TORSO)
-def _pck_torso(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-    size = pck.length_between(pose_set.joints, pose_set.skeleton, *_TORSO)
-    how = f"hit: distance <= {threshold:g} x (left shoulder to right hip)"
-    labelled = _labelled(pose_set)
-    return pck.pck(pose_set.joints, predictions.joints, labelled, size, threshold, pose_set.skeleton, how=how)
+def _plain(metric, **options) -> Count:
+    """A metric of `common.metrics` that takes joints, which of them count, skeleton and threshold."""
 
-
-@_rule("auc_torso", "labelled", "left shoulder to right hip", _TORSO)
-def _auc_torso(pose_set: PoseSet, predictions: Predictions, _: float) -> Result:
-    size = pck.length_between(pose_set.joints, pose_set.skeleton, *_TORSO)
-    return pck.auc(pose_set.joints, predictions.joints, _labelled(pose_set), size, pose_set.skeleton)
-
-
-@_rule("penn_torso", "visible", "right shoulder to left hip", _OTHER_TORSO)
-def _penn_torso(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-    size = pck.official_penn_torso(pose_set.joints, predictions.joints, pose_set.skeleton)
-    torso = "right shoulder to left hip; the prediction's own where that is under 1 px"
-    how = f"hit: distance <= {threshold:g} x ({torso})"
-    visible = _visible(pose_set)
-    return pck.pck(pose_set.joints, predictions.joints, visible, size, threshold, pose_set.skeleton, how=how)
-
-
-def _box_pck(counted: Callable[[PoseSet], np.ndarray]) -> Count:
     def count(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-        size, rows = pck.longer_side(pose_set.box), counted(pose_set)
-        how = f"hit: distance <= {threshold:g} x longer side of the person box"
-        return pck.pck(pose_set.joints, predictions.joints, rows, size, threshold, pose_set.skeleton, how=how)
+        more = options if np.isnan(threshold) else options | {"threshold": threshold}
+        return metric(pose_set.joints, predictions.joints, _labelled(pose_set), skeleton=pose_set.skeleton, **more)
 
     return count
 
 
-_rule("pck_box", "labelled", "longer side of the person box")(_box_pck(_labelled))
-_rule("pck_box_visible", "visible", "longer side of the person box")(_box_pck(_visible))
+def _pck(size_of: Callable, what: str, counted: Callable[[PoseSet], np.ndarray] = _labelled) -> Count:
+    """PCK in units of `size_of(PoseSet, Predictions)` (N,), which is called `what`."""
+
+    def count(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
+        size, how = size_of(pose_set, predictions), f"hit: distance <= {threshold:g} x {what}"
+        rows, skeleton = counted(pose_set), pose_set.skeleton
+        return pck.pck(pose_set.joints, predictions.joints, rows, size, threshold, skeleton, how=how)
+
+    return count
 
 
-@_rule("eval_pck", "labelled, without pelvis and thorax", "longer side of the box around the joints")
+def _torso(pose_set: PoseSet, _=None) -> np.ndarray:
+    return pck.length_between(pose_set.joints, pose_set.skeleton, *_TORSO)
+
+
+def _penn_torso(pose_set: PoseSet, predictions: Predictions) -> np.ndarray:
+    return pck.official_penn_torso(pose_set.joints, predictions.joints, pose_set.skeleton)
+
+
+def _box(pose_set: PoseSet, _=None) -> np.ndarray:
+    return pck.longer_side(pose_set.box)
+
+
+def _auc(pose_set: PoseSet, predictions: Predictions, _: float) -> Result:
+    return pck.auc(pose_set.joints, predictions.joints, _labelled(pose_set), _torso(pose_set), pose_set.skeleton)
+
+
 def _eval_pck(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
     """pose-tensorflow's script: 14 joints, the box is the one around a person's annotated joints, joints weigh the same."""
     to_14 = skeleton_map(pose_set.skeleton, MPII14)
@@ -167,80 +172,47 @@ def _eval_pck(pose_set: PoseSet, predictions: Predictions, threshold: float) -> 
     return pck.pck(truth, guess, seen > 0, size, threshold, MPII14, "unweighted", how)
 
 
-# ---- PCKh, PCP, PDJ -----------------------------------------------------------------------------------------------------------
-
-_ARMS_AND_LEGS = tuple(
-    f"{side}_{part}" for side in ("right", "left") for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-)
-_HEAD = ("head_top", "neck|upper_neck")
-_K2HPD_NEEDS = ("head", "neck", "spine", "right_hand", "left_hand", "right_foot", "left_foot")
-
-
 def _head_box(empty_joint_is_nan: bool) -> Count:
     def count(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-        labelled, skeleton = _labelled(pose_set), pose_set.skeleton
-        size = pose_set.head_size
-        return pckh.pckh(pose_set.joints, predictions.joints, labelled, size, threshold, skeleton, empty_joint_is_nan)
+        options = {"head_size": pose_set.head_size, "empty_joint_is_nan": empty_joint_is_nan}
+        return _plain(pckh.pckh, **options)(pose_set, predictions, threshold)
 
     return count
 
 
-_rule("pckh", "labelled", "0.6 x diagonal of the head box", (".head_size",))(_head_box(False))
+def _k2hpd(metric) -> Count:
+    return lambda pose_set, predictions, _: metric(pose_set.joints, predictions.joints, pose_set.skeleton)
+
+
+_EITHER = "left shoulder to right hip"
+_OTHER = "right shoulder to left hip"
+_OWN = f"({_OTHER}; the prediction's own where that is under 1 px)"
+_LONGER = "longer side of the person box"
+_DIAGONAL = "0.6 x diagonal of the head box"
+_NECK = ("labelled, head top and neck too", "head top to neck", _HEAD)
+_STICK = ("labelled at both ends", "length of the stick")
+
+_rule("pck_torso", "labelled", _EITHER, _TORSO)(_pck(_torso, f"({_EITHER})"))
+_rule("auc_torso", "labelled", _EITHER, _TORSO)(_auc)
+_rule("penn_torso", "visible", _OTHER, _OTHER_TORSO)(_pck(_penn_torso, _OWN, _visible))
+_rule("pck_box", "labelled", _LONGER)(_pck(_box, _LONGER))
+_rule("pck_box_visible", "visible", _LONGER)(_pck(_box, _LONGER, _visible))
+_rule("eval_pck", "labelled, without pelvis and thorax", "longer side of the box around the joints")(_eval_pck)
+_rule("pckh", "labelled", _DIAGONAL, (".head_size",))(_head_box(False))
 # Simple Baselines' mean at a tenth reads entry 11 of a grid of hundredths; a joint nowhere labelled makes it NaN
-_rule("pckh_nan", "labelled", "0.6 x diagonal of the head box", (".head_size",))(_head_box(True))
-
-
-def _head_neck(symmetric: bool) -> Count:
-    def count(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-        labelled, skeleton = _labelled(pose_set), pose_set.skeleton
-        return pckh.pckh_neck(pose_set.joints, predictions.joints, labelled, threshold, skeleton, symmetric)
-
-    return count
-
-
-_rule("pckh_neck", "labelled, head top and neck too", "head top to neck", _HEAD)(_head_neck(False))
-_rule("pckh_neck_symmetric", "labelled, head top and neck too", "head top to neck", _HEAD)(_head_neck(True))
-
-
-def _parts(relaxed: bool = False, total: str = "parts") -> Count:
-    def count(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-        labelled, skeleton = _labelled(pose_set), pose_set.skeleton
-        return pcp.pcp(pose_set.joints, predictions.joints, labelled, skeleton, threshold, relaxed, total)
-
-    return count
-
-
-_rule("pcp_strict", "labelled at both ends", "length of the stick", _HEAD + _ARMS_AND_LEGS)(_parts())
-_rule("pcp_relaxed", "labelled at both ends", "length of the stick", _HEAD + _ARMS_AND_LEGS)(_parts(relaxed=True))
-_rule("k2hpd_pcp", "labelled at both ends", "length of the stick", _K2HPD_NEEDS)(_parts(total="weighted"))
-
-
-def _detected(diameter: tuple[str, str]) -> Count:
-    def count(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-        labelled, skeleton = _labelled(pose_set), pose_set.skeleton
-        return pdj.pdj(pose_set.joints, predictions.joints, labelled, skeleton, threshold, diameter)
-
-    return count
-
-
-_rule("pdj", "labelled", "left shoulder to right hip", _TORSO)(_detected(pdj.LSP_DIAMETER))
-_rule("k2hpd_pdj", "labelled", "right shoulder to left hip", _OTHER_TORSO)(_detected(pdj.K2HPD_DIAMETER))
-
-
-@_rule("pdj_torso", "labelled", "neck to middle of hips", ("neck", "right_hip", "left_hip"))
-def _pdj_torso(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-    labelled, skeleton = _labelled(pose_set), pose_set.skeleton
-    return pdj.pdj_neck_to_hips(pose_set.joints, predictions.joints, labelled, skeleton, threshold)
-
-
-@_rule("k2hpd_accuracy", "all", "stick length and right shoulder to left hip")
-def _k2hpd_accuracy(pose_set: PoseSet, predictions: Predictions, _: float) -> Result:
-    return pdj.k2hpd_accuracy(pose_set.joints, predictions.joints, pose_set.skeleton)
-
-
-@_rule("k2hpd_loss", "all", "none")
-def _k2hpd_loss(pose_set: PoseSet, predictions: Predictions, _: float) -> Result:
-    return pdj.euclidean_loss(pose_set.joints, predictions.joints, pose_set.skeleton)
+_rule("pckh_nan", "labelled", _DIAGONAL, (".head_size",))(_head_box(True))
+_rule("pckh_neck", *_NECK)(_plain(pckh.pckh_neck))
+_rule("pckh_neck_symmetric", *_NECK)(_plain(pckh.pckh_neck, symmetric=True))
+_rule("pcp_strict", *_STICK, _HEAD + _ARMS_AND_LEGS)(_plain(pcp.pcp))
+_rule("pcp_relaxed", *_STICK, _HEAD + _ARMS_AND_LEGS)(_plain(pcp.pcp, relaxed=True))
+_rule("k2hpd_pcp", *_STICK, _K2HPD_NEEDS)(_plain(pcp.pcp, total="weighted"))
+_rule("pdj", "labelled", _EITHER, _TORSO)(_plain(pdj.pdj, diameter=pdj.LSP_DIAMETER))
+_rule("k2hpd_pdj", "labelled", _OTHER, _OTHER_TORSO)(_plain(pdj.pdj, diameter=pdj.K2HPD_DIAMETER))
+_rule("pdj_torso", "labelled", "neck to middle of hips", ("neck", "right_hip", "left_hip"))(
+    _plain(pdj.pdj_neck_to_hips)
+)
+_rule("k2hpd_accuracy", "all", f"stick length and {_OTHER}")(_k2hpd(pdj.k2hpd_accuracy))
+_rule("k2hpd_loss", "all", "none")(_k2hpd(pdj.euclidean_loss))
 
 
 # ---- as MobilePose counts -----------------------------------------------------------------------------------------------------

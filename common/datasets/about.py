@@ -6,8 +6,12 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from common.poses import PoseSet
+import numpy as np
+
+from common.datasets.files import is_synthetic
+from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton
 
 
@@ -53,6 +57,17 @@ class DataSet:
     def split(self, name: str) -> str:
         """The canonical name of a split: `valid` is `test` where a data set has no other."""
         return self.aliases.get(name, name)
+
+    def pose_set(self, root: Path, split: str, joints: np.ndarray, visible: np.ndarray, **fields) -> PoseSet:
+        """The PoseSet of a loader; one person an image, the box tight around the joints, where `fields` do not say otherwise."""
+        known: dict[str, Any] = {
+            "name": self.name,
+            "skeleton": self.skeleton,
+            "root": str(root),
+            "synthetic": is_synthetic(root),
+        }
+        known |= {"person_id": np.zeros(len(joints), np.int64), "box": box_of_joints(joints)}
+        return PoseSet(**(known | {"split": split, "joints": joints, "visible": visible.astype(np.int8)} | fields))
 
     def differs(self, pose_set: PoseSet) -> str | None:
         """Why the counted persons of `pose_set` are not those of the published split; None when they are, or nothing is known."""

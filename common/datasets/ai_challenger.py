@@ -54,21 +54,19 @@ def load(root: str | Path, split: str) -> PoseSet:
         raise DataError(f"{where}: a joint has v outside 1..3; correct the file")
     visible = _VISIBLE[flag.astype(int)]
     box = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    return PoseSet(
-        name="ai_challenger",
-        skeleton=AIC14,
-        split=split,
+    return RECORDS["ai_challenger"].pose_set(
+        root,
+        split,
+        joints=np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
+        visible=visible,
         images=[f"{folder}/{name}.jpg" for name in image_id],
         image_id=np.array(image_id, dtype=str),
         person_id=np.array([int(re.sub(r"\D", "", p["id"])[:18] or 0) for _, p in people], np.int64),
-        joints=np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
-        visible=visible,
         box=box,
         area=box[:, 2] * box[:, 3],
         regions={name: [] for name in names},
         paths={name: f"{folder}/{name}.jpg" for name in names},
         synthetic=files.is_synthetic(root, path.parent),
-        root=str(root),
     )
 
 

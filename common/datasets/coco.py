@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets import files
+from common.datasets import files, record
 from common.datasets.about import DataSet, Split
 from common.datasets.files import Row, column, short
 from common.errors import DataError, DataWarning
@@ -131,15 +131,15 @@ def read(
         where, person = persons[row]
         outline = {"segment": _segment(where, person, box[row].tolist()), "iscrowd": int(crowd[row])}
         outlines.setdefault(int(image_id[row]), []).append({**outline, "id": int(person_id[row])})
-    return PoseSet(
-        name=name,
+    return record(name).pose_set(
+        root,
+        split,
+        np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
+        visible,
         skeleton=skeleton,
-        split=split,
         images=[f"{folder}/{names[i]}" for i in image_id.tolist()],
         image_id=image_id,
         person_id=person_id,
-        joints=np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
-        visible=visible,
         box=box,
         area=_areas(persons) if area else np.full(n, np.nan),
         image_size=np.array([size[i] for i in image_id.tolist()], np.float64).reshape(n, 2),
@@ -148,8 +148,6 @@ def read(
         regions=Regions(size, outlines),
         paths={image: f"{folder}/{file}" for image, file in names.items()},
         category=chosen,
-        synthetic=files.is_synthetic(root),
-        root=str(root),
     )
 
 

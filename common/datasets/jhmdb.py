@@ -106,20 +106,16 @@ def _load_official(root: Path, videos: list[str], split: str) -> PoseSet:
     count = [len(j) for j in joints]
     image_id = [f"{video}/{k:05d}" for video, n in zip(videos, count) for k in range(1, n + 1)]
     stacked = np.concatenate(joints)
-    return PoseSet(
-        name="jhmdb",
-        skeleton=JHMDB15,
-        split=split,
+    return RECORDS["jhmdb"].pose_set(
+        root,
+        split,
+        joints=stacked,
+        visible=np.full(stacked.shape[:2], 2),
         images=[f"{root}/Rename_Images/{name}.png" for name in image_id],
         image_id=np.array(image_id),
-        person_id=np.zeros(len(image_id), np.int64),
-        joints=stacked,
-        visible=np.full(stacked.shape[:2], 2, np.int8),
         box=np.concatenate(box),
         sequence=np.repeat(videos, count),
         frame=np.concatenate([np.arange(n) for n in count]),
-        synthetic=files.is_synthetic(root),
-        root=str(root),
     )
 
 

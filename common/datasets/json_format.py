@@ -59,15 +59,15 @@ def load(root: str | Path, split: str) -> PoseSet:
     sizes = [_optional(images, field) for field in ("width", "height")]
     ignore = np.array([bool(person.get("ignore", False)) for _, person in people], bool)
     base = path.parent.parent if path.parent.name == "annotations" and path.parent != root else path.parent
-    return PoseSet(
-        name="json",
+    return RECORDS["json"].pose_set(
+        root,
+        split,
+        joints,
+        visible,
         skeleton=skeleton,
-        split=split,
         images=[f"{base}/{names[i]}" for i in image_of],
         image_id=np.array([names[i] for i in image_of], dtype=str),
         person_id=column(people, "id", whole=True),
-        joints=joints,
-        visible=visible,
         box=_boxes(people, joints),
         head_size=_optional(people, "head_size"),
         area=_optional(people, "area"),
@@ -77,7 +77,6 @@ def load(root: str | Path, split: str) -> PoseSet:
         paths={name: f"{base}/{name}" for name in names},
         sigmas=_sigmas(path, content, skeleton),
         synthetic=files.is_synthetic(root, base),
-        root=str(root),
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from common.datasets import files
 from common.datasets.about import DataSet, Split
 from common.errors import DataError
-from common.poses import PoseSet, box_of_joints
+from common.poses import PoseSet
 from common.skeletons import K2HPD15
 
 _FILES = {"train": "train_annos.txt", "test": "test_annos.txt"}
@@ -33,18 +33,14 @@ def load(root: str | Path, split: str) -> PoseSet:
     if folder is None:
         raise files.missing("k2hpd", root, f"{file} and depth_data/depth_images/")
     names, joints = _read(folder / file)
-    return PoseSet(
-        name="k2hpd",
-        skeleton=K2HPD15,
-        split=split,
+    return RECORDS["k2hpd"].pose_set(
+        root,
+        split,
+        joints,
+        np.full(joints.shape[:2], 2),
         images=[f"{folder}/depth_data/depth_images/{name}" for name in names],
         image_id=np.array(names, dtype=str),
-        person_id=np.zeros(len(names), np.int64),
-        joints=joints,
-        visible=np.full(joints.shape[:2], 2, np.int8),
-        box=box_of_joints(joints),
         synthetic=files.is_synthetic(root, folder),
-        root=str(root),
     )
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from common.datasets import files
 from common.datasets.about import DataSet, Split
 from common.errors import DataError, DataMissing
-from common.poses import PoseSet, box_of_joints, concatenate
+from common.poses import PoseSet, concatenate
 from common.skeletons import LSP14
 
 _FOLDERS = {
@@ -64,19 +64,9 @@ def _load_one(root: Path, split: str, name: str) -> PoseSet:
     joints, visible = _read(annotations, name)
     first, last = _bounds(name, split, len(joints), annotations)
     joints, visible, numbers = joints[first - 1 : last], visible[first - 1 : last], np.arange(first, last + 1)
-    return PoseSet(
-        name=name,
-        skeleton=LSP14,
-        split=split,
-        images=[f"{images}/im{k:0{_DIGITS[name]}d}.jpg" for k in numbers],
-        image_id=numbers,
-        person_id=np.zeros(len(numbers), np.int64),
-        joints=joints,
-        visible=visible,
-        box=box_of_joints(joints),
-        synthetic=files.is_synthetic(root, annotations.parent),
-        root=str(root),
-    )
+    paths = [f"{images}/im{k:0{_DIGITS[name]}d}.jpg" for k in numbers]
+    synthetic = files.is_synthetic(root, annotations.parent)
+    return RECORDS[name].pose_set(root, split, joints, visible, images=paths, image_id=numbers, synthetic=synthetic)
 
 
 def _find(root: Path, name: str) -> tuple[Path, Path]:

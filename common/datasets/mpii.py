@@ -5,8 +5,8 @@ All these files count pixels from 1; everything is shifted by 1 here, once. Join
 JSON form, `annot/` or the folder itself: `{train,valid,trainval,test}.json`, a list of {image, center [x,y], scale, joints 16x[x,y],
 joints_vis 16x0/1} (no joints in test). joints_vis says "annotated", not "not occluded", so `visible` is 0 or 2. Missing joints are
 (-1,-1). For `valid`, joints and head boxes come from `gt_valid.mat` beside the JSON when it is there: published scores are counted
-against it, and it differs from valid.json in 13 joints (one coordinate is 0 there). Our converter also stores `head_box` and `visible`
-per person.
+against it, and it differs from valid.json in 13 joints (one coordinate is 0 there). A file may also hold `head_box` and `visible`
+(0, 1, 2) of its persons.
 
 Release form: `mpii_human_pose_v1_u12_1.mat`. Splits `train`, `valid`, `trainval` (annotated persons of training images), `test` (persons
 of the others, without joints) and `all` (every annotated person). Who belongs to `valid` is not in the release: it is found with
@@ -16,15 +16,10 @@ are asanakoy/deeppose_tf's: a random tenth of the persons with all 16 joints is 
 PoseSet: `center` and `scale` as published (centre moved by the 1 pixel only; not lowered by 15*scale, not enlarged by 1.25; NaN where the
 file has -1 or nothing), `head_size` = 0.6 x diagonal of the head box, `box` = square of side 200*scale about the centre, or tight around
 the joints without those. `image_id` is the file name, `person_id` the row in the JSON or the index in the image's annorect.
-
-`python -m common.datasets.mpii convert RELEASE.mat OUT_DIR` writes the JSON form.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import warnings
 from pathlib import Path
 
@@ -35,7 +30,6 @@ from common.datasets import mpii_release as release_file
 from common.datasets.about import DataSet, Split
 from common.datasets.files import column
 from common.errors import DataError
-from common.files import write_text
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import MPII16
 
@@ -91,21 +85,18 @@ def _make(root: Path, split: str, names, person_id, joints, visible, center, sca
     box = np.where(np.isfinite(square).all(1, keepdims=True), square, box_of_joints(joints))
     diagonal = None if head_box is None else np.hypot(head_box[:, 2] - head_box[:, 0], head_box[:, 3] - head_box[:, 1])
     known = np.isfinite(center).any()
-    return PoseSet(
-        name="mpii",
-        skeleton=MPII16,
-        split=split,
+    return RECORDS["mpii"].pose_set(
+        root,
+        split,
+        joints,
+        visible,
         images=[f"{root}/images/{name}" for name in names],
         image_id=np.array(names, dtype=str),
         person_id=np.asarray(person_id, np.int64),
-        joints=joints,
-        visible=visible.astype(np.int8),
         box=box,
         head_size=None if diagonal is None else HEAD_FACTOR * diagonal,
         center=center - 1 if known else None,
         scale=scale if known else None,
-        synthetic=files.is_synthetic(root),
-        root=str(root),
     )
 
 
@@ -195,63 +186,3 @@ RECORDS = {
         aliases={"val": "valid"},
     )
 }
-
-
-def convert(release: Path, out: Path, valid: Path | None = None) -> dict[str, int]:
-    """Write the annotated persons of training images as JSON into `out`; returns file name -> number of persons.
-
-    Always `trainval.json`; with `valid` (gt_valid.mat: the release does not say who is in the published split) also `valid.json`, in its
-    order, and `train.json`, the others (the published one leaves some out by a rule that was never published). Coordinates stay as in the
-    release, counted from 1. Beside the usual fields each person has `head_box` [x1,y1,x2,y2] and `visible` (0, 1, 2).
-    """
-    persons = release_file.read_release(release)
-    parts = {"trainval": np.flatnonzero(persons.train & persons.annotated)}
-    if valid:
-        parts["valid"] = release_file.rows_of_ground_truth(persons, valid)
-        parts["train"] = np.setdiff1d(parts["trainval"], parts["valid"])
-    for name, rows in parts.items():
-        text = json.dumps(_entries(persons.select(rows)))
-        write_text(out / f"{name}.json", text)
-    return {f"{name}.json": len(rows) for name, rows in parts.items()}
-
-
-def _entries(persons: release_file.Persons) -> list[dict]:
-    columns = {
-        "image": persons.image,
-        "center": np.nan_to_num(persons.center, nan=-1),
-        "scale": np.nan_to_num(persons.scale, nan=-1),
-        "joints": np.where(persons.visible[..., None] > 0, persons.joints, -1.0),
-        "joints_vis": (persons.visible > 0).astype(int),
-        "head_box": np.nan_to_num(persons.head_box),
-        "visible": persons.visible,
-    }
-    return [dict(zip(columns, row)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """`python -m common.datasets.mpii convert`; 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(prog="python -m common.datasets.mpii", description="The JSON form of MPII.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("convert", help="release .mat -> trainval.json, and with --valid train and valid.json")
-    one.add_argument("release", type=Path, help=RELEASE)
-    one.add_argument("out", type=Path, help="folder for the JSON files")
-    one.add_argument(
-        "--valid", type=Path, help="gt_valid.mat: who is the validation split, which the release does not say"
-    )
-    given = parser.parse_args(arguments)
-    try:
-        for path in filter(None, (given.release, given.valid)):
-            if not path.is_file():
-                raise DataError(f"{path} does not exist")
-        for name, count in convert(given.release, given.out, given.valid).items():
-            print(f"{given.out / name}: {count} persons")
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if not given.valid:
-        print("no train.json and valid.json: the release does not say who is in them (--valid gt_valid.mat)")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

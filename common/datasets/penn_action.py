@@ -48,21 +48,17 @@ def load(root: str | Path, split: str) -> PoseSet:
     count = np.array([len(v["joints"]) for v in videos])
     frame = np.concatenate([np.arange(n) for n in count])
     image_id = [f"{v['name']}/{k:06d}" for v, n in zip(videos, count) for k in range(1, n + 1)]
-    return PoseSet(
-        name="penn_action",
-        skeleton=PENN13,
-        split=split,
-        images=_images(root, videos, count, image_id),
-        image_id=np.array(image_id),
-        person_id=np.zeros(len(frame), np.int64),
+    return RECORDS["penn_action"].pose_set(
+        root,
+        split,
         joints=np.concatenate([v["joints"] for v in videos]),
         visible=np.concatenate([v["visible"] for v in videos]),
+        images=_images(root, videos, count, image_id),
+        image_id=np.array(image_id),
         box=np.concatenate([v["box"] for v in videos]),
         sequence=np.repeat([v["number"] for v in videos], count),
         frame=frame,
         image_size=np.repeat([v["size"] for v in videos], count, axis=0),
-        synthetic=files.is_synthetic(root),
-        root=str(root),
     )
 
 

@@ -1,4 +1,4 @@
-"""MPII: release file, JSON form, gt_valid.mat, and the converter between them."""
+"""MPII: release file, JSON form, gt_valid.mat."""
 
 import json
 import time
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from common.datasets import load, mpii
+from common.datasets import load
 from common.errors import DataError, DataMissing
 
 
@@ -78,49 +78,14 @@ def test_release(tmp_path):
         assert len(load("mpii", tmp_path, "train")) == 3
 
 
-def test_convert_equals_release(tmp_path):
-    release = tmp_path / "mpii_human_pose_v1_u12_1.mat"
-    persons = _release(release)
+def test_published_validation_split_of_the_release(tmp_path):
+    persons = _release(tmp_path / "mpii_human_pose_v1_u12_1.mat")
     _ground_truth(tmp_path / "gt_valid.mat", [persons[2], persons[0]])
-    by_release = {s: load("mpii", tmp_path, s) for s in ("train", "valid")}
-    assert by_release["valid"].image_id.tolist() == [persons[2][0], persons[0][0]]
-    assert by_release["train"].person_id.tolist() == [1]
-    out = tmp_path / "out/annot"
-    counts = mpii.convert(release, out, tmp_path / "gt_valid.mat")
-    assert counts == {"trainval.json": 3, "valid.json": 2, "train.json": 1}
-    for split in ("train", "valid"):
-        ours, theirs = load("mpii", tmp_path / "out", split), by_release[split]
-        for field in ("joints", "visible", "center", "scale", "head_size", "box", "image_id"):
-            assert np.array_equal(getattr(ours, field), getattr(theirs, field), equal_nan=field != "image_id"), field
-    entry = json.loads((out / "valid.json").read_text())[1]
-    first = persons[0][1]["annopoints"]["point"][0]
-    assert entry["joints"][first["id"]] == [first["x"], first["y"]] and set(entry) >= {
-        "image",
-        "center",
-        "scale",
-        "joints",
-        "joints_vis",
-    }
-    assert not list(out.glob("*.tmp"))
-
-
-def test_foreign_list_is_refused(tmp_path):
-    release = tmp_path / "mpii_human_pose_v1_u12_1.mat"
-    _release(release, seed=0)
-    foreign = _release(tmp_path / "other.mat", seed=1)
-    _ground_truth(tmp_path / "gt.mat", foreign)
+    assert load("mpii", tmp_path, "valid").image_id.tolist() == [persons[2][0], persons[0][0]]
+    assert load("mpii", tmp_path, "train").person_id.tolist() == [1]
+    _ground_truth(tmp_path / "gt_valid.mat", _release(tmp_path / "other.mat", seed=1))
     with pytest.raises(DataError, match="not in the release"):
-        mpii.convert(release, tmp_path / "out", tmp_path / "gt.mat")
-
-
-def test_commands(tmp_path, capsys):
-    release = tmp_path / "r.mat"
-    _release(release)
-    assert mpii.main(["convert", str(release), str(tmp_path / "a")]) == 0
-    assert "does not say who" in capsys.readouterr().out
-    second = tmp_path / "a/trainval.json"
-    assert mpii.main(["convert", str(tmp_path / "nosuch.mat"), str(tmp_path)]) == 2
-    assert mpii.main(["convert", str(second), str(tmp_path)]) == 2
+        load("mpii", tmp_path, "valid")
 
 
 def test_json_damage_is_named(tmp_path):
