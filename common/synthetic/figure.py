@@ -1,4 +1,4 @@
-"""A person as a list of volumes, and where its joints are in the picture."""
+"""A person as a list of tubes, and where its joints are in the picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from common.synthetic.body import Build, forward
 from common.synthetic.look import Look
-from common.synthetic.shapes import Camera, Canvas, Capsule, Ellipsoid, Light, Skin, draw
+from common.synthetic.shapes import Camera, Canvas, Light, Tube, draw
 
 FACING_CAMERA = np.diag([1.0, -1.0, -1.0])  # body axes of an upright person who looks into the camera
 
@@ -51,90 +51,91 @@ def pose_figure(build: Build, look: Look, angles: np.ndarray, turn: np.ndarray) 
 
 
 def draw_figure(canvas: Canvas, figure: Figure, camera: Camera, light: Light, owner: int) -> None:
-    """All volumes, the far ones first so that smooth edges blend with what is behind."""
-    volumes = [*_trunk(figure), *_head(figure), *_side(figure, "left", 1.0), *_side(figure, "right", -1.0)]
-    for volume in sorted(volumes, key=lambda v: -v.distance):
-        draw(canvas, volume, camera, light, owner)
+    """All tubes, the far ones first so that smooth edges blend with what is behind."""
+    tubes = [*_trunk(figure), *_head(figure), *_side(figure, "left", 1.0), *_side(figure, "right", -1.0)]
+    for tube in sorted(tubes, key=lambda t: -t.middle[2]):
+        draw(canvas, tube, camera, light, owner)
 
 
-# Slices of the trunk: height on the spine (0 pelvis, 1 neck); then, in fractions of stature, half width, the share of it that
-# girth scales, half height, half depth.
+# Slices of the trunk, each a tube from side to side: height on the spine (0 pelvis, 1 neck); then, in fractions of stature, half
+# width, the share of it that girth scales, half depth.
 _SLICES = (
-    (0.8, 0.088, 0.0, 0.058, 0.053),
-    (0.66, 0.096, 0.15, 0.078, 0.061),
-    (0.5, 0.088, 0.4, 0.08, 0.06),
-    (0.34, 0.081, 0.7, 0.08, 0.058),
-    (0.2, 0.084, 0.6, 0.07, 0.061),
+    (0.8, 0.09, 0.0, 0.053),
+    (0.66, 0.096, 0.15, 0.061),
+    (0.5, 0.088, 0.4, 0.06),
+    (0.34, 0.081, 0.7, 0.058),
+    (0.2, 0.084, 0.6, 0.061),
 )
 
 
-def _trunk(figure: Figure) -> list[Ellipsoid | Capsule]:
+def _trunk(figure: Figure) -> list[Tube]:
     build, look, joints, frames = figure.build, figure.look, figure.joints, figure.frames
     h, g, pad = build.stature, build.girth, look.loose * build.stature
-    deep, wide, hips = 0.4 + 0.6 * g, build.shoulder / 0.108 / h, frames["pelvis"]
-    volumes: list[Ellipsoid | Capsule] = []
-    for height, half, share, tall, thick in _SLICES:
-        frame = frames["chest"] if height > 0.46 else frames["belly"]
+    deep, wide, hips = 0.4 + 0.6 * g, build.shoulder / 0.108 / build.stature, frames["pelvis"]
+    tubes = []
+
+    def across(
+        centre: np.ndarray, half: float, thick: float, frame: np.ndarray, part: str, rows: tuple[float, float]
+    ) -> None:
+        reach = max(half - thick, 0.0) * frame[:, 0]
+        tubes.append(Tube(centre - reach, centre + reach, (thick, thick), 0.0, frame, look.textures[part], rows))
+
+    for height, half, share, thick in _SLICES:
+        frame, radius = frames["chest"] if height > 0.46 else frames["belly"], thick * deep * h + pad
         centre = joints["belly"] + frame @ [0, (height - 0.46) * build.trunk, 0.004 * h]
-        axes = np.array([half * (share * g + (1 - share) * wide), tall, thick * deep]) * h + pad
-        rows = [66 * (1 - height + side * axes[1] / build.trunk) for side in (-1, 1)]
-        volumes.append(Ellipsoid(centre, axes, frame, Skin(look.torso, *rows)))
-    for x, y, z, axes, span in (
-        (0.0, 0.006, -0.002, (0.056 + build.hip / h * 0.8, 0.068, 0.066 * deep), (0, 40)),
-        (0.042, -0.018, -0.026, (0.046, 0.055, 0.05 * deep), (12, 60)),
-        (-0.042, -0.018, -0.026, (0.046, 0.055, 0.05 * deep), (12, 60)),
-    ):
-        centre = joints["pelvis"] + hips @ np.array([x, y, z]) * h
-        volumes.append(Ellipsoid(centre, np.array(axes) * h + pad, hips, Skin(look.hips, *span)))
-    return volumes
+        top, bottom = (66 * (1 - height + sign * radius / build.trunk) for sign in (-1, 1))
+        across(centre, half * (share * g + (1 - share) * wide) * h + pad, radius, frame, "torso", (top, bottom))
+    across(joints["pelvis"], (0.056 + build.hip / h * 0.8) * h + pad, 0.064 * deep * h + pad, hips, "hips", (0, 40))
+    for x in (-0.042, 0.042):
+        centre = joints["pelvis"] + hips @ np.array([x, -0.018, -0.026]) * h
+        across(centre, 0.0, 0.05 * deep * h + pad, hips, "hips", (12, 60))
+    return tubes
 
 
-def _head(figure: Figure) -> list[Ellipsoid | Capsule]:
+def _head(figure: Figure) -> list[Tube]:
     look, neck, frame, size = figure.look, figure.joints["upper_neck"], figure.frames["head"], figure.build.head
-    h, long = figure.build.stature, figure.look.long_hair
+    h, bone = figure.build.stature, figure.frames["neck"]
+
+    def tube(start: tuple, end: tuple, radius: float, part: str) -> Tube:
+        top, low = (neck + size * (frame @ np.array(at)) for at in (start, end))
+        return Tube(top, low, (radius * size, radius * size), 0.0, frame, look.textures[part])
+
     throat = neck + 0.02 * h * frame[:, 1], figure.joints["neck"]
-    blobs = [
-        ((0, 0.5, 0.09), (0.345, 0.5, 0.43), look.head),
-        ((0, 0.4, 0.5), (0.065, 0.1, 0.1), look.skin),
-        ((0.34, 0.46, 0.05), (0.05, 0.12, 0.09), look.skin),
-        ((-0.34, 0.46, 0.05), (0.05, 0.12, 0.09), look.skin),
+    tubes = [
+        Tube(*throat, (0.031 * h, 0.037 * h), -0.002 * h, bone, look.textures["neck"]),
+        tube((0, 0.64, 0.09), (0, 0.36, 0.09), 0.36, "head"),
+        tube((0, 0.46, 0.42), (0, 0.38, 0.47), 0.07, "skin"),
+        *(tube((x, 0.52, 0.05), (x, 0.41, 0.05), 0.06, "skin") for x in (0.34, -0.34)),
     ]
     if not look.bald:
-        blobs.append(((0, 0.6, -0.02), (0.375, 0.43, 0.42), look.hair))
-    if long:
-        blobs.append(((0, 0.62 - 0.45 * long, -0.16), (0.36, 0.5 * long, 0.25), look.hair))
-    return [
-        Capsule(*throat, (0.031 * h, 0.037 * h), -0.002 * h, figure.frames["neck"], Skin(look.neck)),
-        *(Ellipsoid(neck + size * (frame @ at), np.array(axes) * size, frame, Skin(t)) for at, axes, t in blobs),
-    ]
+        tubes.append(tube((0, 0.64, 0.0), (0, 0.56, -0.06), 0.385, "hair"))
+    if look.long_hair:
+        tubes.append(tube((0, 0.5, -0.16), (0, 0.87 - 0.95 * look.long_hair, -0.16), 0.27, "hair"))
+    return tubes
 
 
-def _side(figure: Figure, side: str, sign: float) -> list[Ellipsoid | Capsule]:
+def _side(figure: Figure, side: str, sign: float) -> list[Tube]:
     """Shoulder, arm and leg of one side."""
     build, look, joints, frames = figure.build, figure.look, figure.joints, figure.frames
     h, pad, chest = build.stature, look.loose * build.stature, frames["chest"]
     thick, slim = h * build.girth, h * (0.5 + 0.5 * build.girth)
 
-    def tube(start: str, end: str, radii: tuple[float, float], bulge: float, bone: str, texture: np.ndarray) -> Capsule:
+    def tube(start: str, end: str, radii: tuple[float, float], bulge: float, bone: str, part: str) -> Tube:
         ends = joints[f"{side}_{start}"], joints[f"{side}_{end}"]
-        return Capsule(*ends, radii, bulge, frames[f"{side}_{bone}"], Skin(texture))
+        return Tube(*ends, radii, bulge, frames[f"{side}_{bone}"], look.textures[part])
 
     collar = joints["neck"] + chest @ np.array([sign * 0.02 * h, -0.012 * h, 0]), joints[f"{side}_shoulder"]
-    deep = 0.036 * h * (0.4 + 0.6 * build.girth) + pad
-    palm, shin = frames[f"{side}_hand"], frames[f"{side}_shin"]
-    calf = joints[f"{side}_ankle"] + shin @ [0, 0.62 * build.shin, -0.012 * h]
-    calf_axes = np.array([0.031, 0.08, 0.032]) * slim + pad / 2
-    forearm = look.left_forearm if side == "left" else look.forearm
+    deep, shin = 0.036 * h * (0.4 + 0.6 * build.girth) + pad, frames[f"{side}_shin"]
+    above, below = (joints[f"{side}_ankle"] + shin @ [0, at * build.shin, -0.012 * h] for at in (0.75, 0.5))
+    radius = 0.031 * slim + pad / 2
     return [
-        Capsule(*collar, (0.032 * h, deep), 0.004 * h, chest, Skin(look.torso, 0, 10)),
-        tube(
-            "shoulder", "elbow", (0.032 * slim + pad, 0.025 * slim + pad / 2), 0.003 * slim, "upper_arm", look.upper_arm
-        ),
-        tube("elbow", "wrist", (0.025 * slim + pad / 2, 0.017 * h), 0.005 * slim, "forearm", forearm),
-        Ellipsoid(joints[f"{side}_hand"], np.array([0.022, 0.05, 0.013]) * h, palm, Skin(look.skin)),
-        tube("hip", "knee", (0.05 * thick + pad, 0.034 * slim + pad), 0.004 * thick, "thigh", look.thigh),
-        tube("knee", "ankle", (0.033 * slim + pad, 0.021 * h + pad / 2), 0.003 * h, "shin", look.shin),
-        Ellipsoid(calf, calf_axes, shin, Skin(look.shin, 4, 36)),
-        tube("heel", "toe", (0.027 * h, 0.02 * h), 0.004 * h, "foot", look.shoe),
-        tube("ankle", "heel", (0.024 * h, 0.024 * h), 0.0, "foot", look.shoe),
+        Tube(*collar, (0.032 * h, deep), 0.004 * h, chest, look.textures["torso"], (0, 10)),
+        tube("shoulder", "elbow", (0.032 * slim + pad, 0.025 * slim + pad / 2), 0.003 * slim, "upper_arm", "upper_arm"),
+        tube("elbow", "wrist", (0.025 * slim + pad / 2, 0.017 * h), 0.005 * slim, "forearm", f"{side}_forearm"),
+        tube("wrist", "hand", (0.017 * h, 0.019 * h), 0.003 * h, "hand", "skin"),
+        tube("hip", "knee", (0.05 * thick + pad, 0.034 * slim + pad), 0.004 * thick, "thigh", "thigh"),
+        tube("knee", "ankle", (0.033 * slim + pad, 0.021 * h + pad / 2), 0.003 * h, "shin", "shin"),
+        Tube(above, below, (radius, radius), 0.0, shin, look.textures["shin"], (4, 36)),
+        tube("heel", "toe", (0.027 * h, 0.02 * h), 0.004 * h, "foot", "shoe"),
+        tube("ankle", "heel", (0.024 * h, 0.024 * h), 0.0, "foot", "shoe"),
     ]

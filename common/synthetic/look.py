@@ -21,20 +21,9 @@ _HAIRS = ("25 25 30", "30 45 70", "45 75 115", "90 150 200", "35 60 130", "150 1
 
 @dataclass(frozen=True)
 class Look:
-    """Textures (64,128,3) float32 by part, and what the shape of hair and clothes needs."""
+    """Textures (64,128,3) float32 by part of the body, and what the shape of hair and clothes needs."""
 
-    head: np.ndarray
-    hair: np.ndarray
-    skin: np.ndarray
-    neck: np.ndarray
-    torso: np.ndarray
-    hips: np.ndarray
-    upper_arm: np.ndarray
-    forearm: np.ndarray
-    left_forearm: np.ndarray  # with a watch, or without
-    thigh: np.ndarray
-    shin: np.ndarray
-    shoe: np.ndarray
+    textures: dict[str, np.ndarray]
     long_hair: float  # length below the crown in head heights; 0 = short
     bald: bool
     loose: float  # extra thickness of the clothes, in fractions of stature
@@ -106,23 +95,22 @@ def sample_look(rng: np.random.Generator) -> Look:
     watch = forearm.copy()
     if rng.random() < 0.5:
         watch[54:60] = rng.choice([25.0, 200.0])
-    return Look(
-        head=_face(rng, skin, tone, hair, bald),
-        hair=_flat(rng, hair),
-        skin=skin,
-        neck=_over(skin, shirt, 1.0 if rng.random() < 0.8 else 0.5),
-        torso=_shirt(rng, shirt, skin),
-        hips=_hips(rng, trousers),
-        upper_arm=_over(shirt, skin, min(sleeve, 1.0)),
-        forearm=forearm,
-        left_forearm=watch,
-        thigh=_over(trousers, skin, min(leg, 1.0)),
-        shin=_over(trousers, _over(skin, sock, 0.75), min(max(leg - 1.0, 0.0), 0.95)),
-        shoe=shoe,
-        long_hair=rng.uniform(0.9, 1.7) if not bald and rng.random() < 0.4 else 0.0,
-        bald=bald,
-        loose=rng.uniform(0.002, 0.011),
-    )
+    textures = {
+        "head": _face(rng, skin, tone, hair, bald),
+        "hair": _flat(rng, hair),
+        "skin": skin,
+        "neck": _over(skin, shirt, 1.0 if rng.random() < 0.8 else 0.5),
+        "torso": _shirt(rng, shirt, skin),
+        "hips": _hips(rng, trousers),
+        "upper_arm": _over(shirt, skin, min(sleeve, 1.0)),
+        "right_forearm": forearm,
+        "left_forearm": watch,
+        "thigh": _over(trousers, skin, min(leg, 1.0)),
+        "shin": _over(trousers, _over(skin, sock, 0.75), min(max(leg - 1.0, 0.0), 0.95)),
+        "shoe": shoe,
+    }
+    long_hair = rng.uniform(0.9, 1.7) if not bald and rng.random() < 0.4 else 0.0
+    return Look(textures, long_hair, bald, rng.uniform(0.002, 0.011))
 
 
 def _over(cover: np.ndarray, under: np.ndarray, share: float) -> np.ndarray:

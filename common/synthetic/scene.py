@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from common.synthetic.look import patterns, random_colour, wrinkles
-from common.synthetic.shapes import OCCLUDER, Camera, Canvas, Capsule, Light, Skin, draw
+from common.synthetic.shapes import OCCLUDER, Camera, Canvas, Light, Tube, draw
 
 _TILE = 320
 
@@ -94,7 +94,7 @@ def _tube(rng: np.random.Generator, canvas: Canvas) -> None:
         (np.array([*start, z]), np.array([*end, z + rng.normal(0, 0.02)])),
         (radius, radius * rng.uniform(0.5, 1)),
     )
-    draw(canvas, Capsule(*ends, radii, 0.0, np.eye(3), Skin(texture)), Camera(size, 0, 0), sample_light(rng), -1)
+    draw(canvas, Tube(*ends, radii, 0.0, np.eye(3), texture), Camera(size, 0, 0), sample_light(rng), -1)
 
 
 def _thing(rng: np.random.Generator, canvas: Canvas, size: float) -> np.ndarray:
