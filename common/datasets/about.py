@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from common.datasets.files import is_synthetic
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton
 
@@ -64,7 +63,7 @@ class DataSet:
             "name": self.name,
             "skeleton": self.skeleton,
             "root": str(root),
-            "synthetic": is_synthetic(root),
+            "synthetic": (root / "SYNTHETIC").exists(),
         }
         known |= {"person_id": np.zeros(len(joints), np.int64), "box": box_of_joints(joints)}
         return PoseSet(**(known | {"split": split, "joints": joints, "visible": visible.astype(np.int8)} | fields))
