@@ -40,11 +40,8 @@ def _draw(
         picture = draw_group(rng, posing, size, count, share, occluded, crowd=rng.random() < crowd)
         people = [t for t in picture.people[:count] if t.mask.sum() >= smallest]
         if people:
-            return (
-                picture,
-                people,
-                np.any([np.zeros(size[::-1], bool), *(t.mask for t in picture.people[count:])], axis=0),
-            )
+            far = [np.zeros(size[::-1], bool), *(t.mask for t in picture.people[count:])]
+            return picture, people, np.any(far, axis=0)
 
 
 def write_coco(folder: Path, count: int, seed: int) -> None:
@@ -108,26 +105,21 @@ def coco_layout(
 
 
 def _coco_file(name: str, skeleton: Skeleton) -> dict:
-    category = {
-        "supercategory": "person",
-        "id": 1,
-        "name": "person",
-        "keypoints": list(skeleton.joints),
-        "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],
-    }
+    limbs = [[a + 1, b + 1] for a, b in skeleton.limbs]
+    joints = {"keypoints": list(skeleton.joints), "skeleton": limbs}
     return {
         "info": {"description": f"Synthetic stand-in for {name}", "version": "1.0", "year": 2017},
         "licenses": [{"id": 1, "name": "drawn, no photograph", "url": ""}],
         "images": [],
         "annotations": [],
-        "categories": [category],
+        "categories": [{"id": 1, "name": "person", "supercategory": "person", **joints}],
     }
 
 
 def _coco_person(truth: Truth, skeleton: Skeleton) -> dict:
     points, states = truth.table(skeleton.joints)
     area = int(truth.mask.sum())
-    v = np.where(states == OUTSIDE, 0, np.where(states == VISIBLE, 2, 1)) * (area >= _SMALLEST_WITH_KEYPOINTS)
+    v = np.take([0, 1, 1, 2], states) * (area >= _SMALLEST_WITH_KEYPOINTS)
     # outlines at twice the resolution, so that they enclose the pixels' centres; holes are filled
     double = cv2.resize(truth.mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -198,27 +190,30 @@ def write_ai_challenger(folder: Path, count: int, seed: int) -> None:
     of the visible part.
     """
     train = train_count(count, 3 / 4)
-    entries: dict[str, list] = {"train_20170902": [], "validation_20170911": []}
+    parts = {"train_20170902": range(train), "validation_20170911": range(train, count)}
+    entries: dict[str, list] = {part: [] for part in parts}
+
+    def place(part: str, kind: str) -> Path:
+        split, day = part.split("_")
+        return folder / f"ai_challenger_keypoint_{part}" / f"keypoint_{split}_{kind}_{day}"
+
     for k, rng in each("ai_challenger", count, seed):
         picture, people, _ = _draw(rng)
-        split, day = ("train", "20170902") if k < train else ("validation", "20170911")
+        part = next(part for part, numbers in parts.items() if k in numbers)
         name = hashlib.sha1(f"synthetic {seed} {k}".encode()).hexdigest()
-        part = folder / f"ai_challenger_keypoint_{split}_{day}"
-        write_image(part / f"keypoint_{split}_images_{day}" / f"{name}.jpg", picture.image)
+        write_image(place(part, "images") / f"{name}.jpg", picture.image)
         keypoints, boxes = {}, {}
         for number, truth in enumerate(people, 1):
             points, states = truth.table(AIC14.joints)
-            v = np.where(states == OUTSIDE, 3, np.where(states == VISIBLE, 1, 2))
+            v = np.take([3, 2, 2, 1], states)
             table = np.column_stack([np.round(points) * (v < 3)[:, None], v])
             keypoints[f"human{number}"] = table.astype(int).ravel().tolist()
             x, y, w, h = truth.mask_box().astype(int).tolist()
             boxes[f"human{number}"] = [x, y, x + w, y + h]
         entry = {"url": "", "image_id": name, "keypoint_annotations": keypoints, "human_annotations": boxes}
-        entries[f"{split}_{day}"].append(entry)
-    for key, content in entries.items():
-        split, day = key.split("_")
-        path = folder / f"ai_challenger_keypoint_{key}" / f"keypoint_{split}_annotations_{day}.json"
-        write_json(path, content)
+        entries[part].append(entry)
+    for part, content in entries.items():
+        write_json(place(part, "annotations").with_suffix(".json"), content)
 
 
 def write_json_format(folder: Path, count: int, seed: int) -> None:
@@ -325,9 +320,5 @@ def _mpii_rect(person: dict) -> dict:
     ]
     corners = dict(zip(("x1", "y1", "x2", "y2"), person["head"].tolist()))
     place = dict(zip("xy", person["center"]))
-    return {
-        **corners,
-        "annopoints": {"point": _struct(rows)} if rows else _struct([]),
-        "scale": person["scale"],
-        "objpos": place,
-    }
+    points = {"point": _struct(rows)} if rows else _struct([])
+    return {**corners, "annopoints": points, "scale": person["scale"], "objpos": place}
