@@ -31,16 +31,9 @@ class Protocol:
 
     name: str
     by: str  # row: predictions are in the PoseSet's rows, every person has one; image: persons are matched by overlap
-    visibility: str  # which annotated joints count: labelled (occluded ones too), visible, all
-    normaliser: str
     needs: tuple[str, ...]  # joint names (`a|b`: either), or PoseSet fields written as `.field`
     count: Count
     threshold: float  # NaN: the rule has none
-
-    @property
-    def mode(self) -> str:
-        """`compat` where an original counts differently, else `correct`; the name tells."""
-        return "compat" if self.name.endswith(":compat") else "correct"
 
     def score(self, pose_set: PoseSet, predictions: Predictions) -> Result:
         """The figure; DataError where the predictions cannot be scored so."""
@@ -59,19 +52,6 @@ def _has(pose_set: PoseSet, need: str) -> bool:
     return bool(set(need.split("|")) & set(pose_set.skeleton.joints))
 
 
-_RULES: dict[str, tuple] = {}
-
-
-def _rule(name: str, visibility: str, normaliser: str, needs: tuple[str, ...] = (), by: str = "row"):
-    """Register a function (PoseSet, Predictions, threshold) -> Result as the rule `name`."""
-
-    def register(count: Count) -> Count:
-        _RULES[name] = (by, visibility, normaliser, needs, count)
-        return count
-
-    return register
-
-
 @functools.cache
 def protocols_of(dataset: str) -> dict[str, Protocol]:
     """Name -> protocol of a data set, in the order of its record; DataError for an unknown data set."""
@@ -79,8 +59,9 @@ def protocols_of(dataset: str) -> dict[str, Protocol]:
     for name, rule in datasets.record(dataset).protocols.items():
         measure, _, mode = rule.partition(":")
         family, _, threshold = measure.partition("@")
-        by, visibility, normaliser, needs, count = _RULES[f"{family}:{mode}" if mode else family]
-        found[name] = Protocol(name, by, visibility, normaliser, needs, count, float(threshold or "nan"))
+        family, by = f"{family}:{mode}" if mode else family, "image" if family in _BY_IMAGE else "row"
+        needs, count = _BY_IMAGE[family] if by == "image" else _BY_ROW[family]
+        found[name] = Protocol(name, by, needs, count, float(threshold or "nan"))
     return found
 
 
@@ -184,37 +165,6 @@ def _k2hpd(metric) -> Count:
     return lambda pose_set, predictions, _: metric(pose_set.joints, predictions.joints, pose_set.skeleton)
 
 
-_EITHER = "left shoulder to right hip"
-_OTHER = "right shoulder to left hip"
-_OWN = f"({_OTHER}; the prediction's own where that is under 1 px)"
-_LONGER = "longer side of the person box"
-_DIAGONAL = "0.6 x diagonal of the head box"
-_NECK = ("labelled, head top and neck too", "head top to neck", _HEAD)
-_STICK = ("labelled at both ends", "length of the stick")
-
-_rule("pck_torso", "labelled", _EITHER, _TORSO)(_pck(_torso, f"({_EITHER})"))
-_rule("auc_torso", "labelled", _EITHER, _TORSO)(_auc)
-_rule("penn_torso", "visible", _OTHER, _OTHER_TORSO)(_pck(_penn_torso, _OWN, _visible))
-_rule("pck_box", "labelled", _LONGER)(_pck(_box, _LONGER))
-_rule("pck_box_visible", "visible", _LONGER)(_pck(_box, _LONGER, _visible))
-_rule("eval_pck", "labelled, without pelvis and thorax", "longer side of the box around the joints")(_eval_pck)
-_rule("pckh", "labelled", _DIAGONAL, (".head_size",))(_head_box(False))
-# Simple Baselines' mean at a tenth reads entry 11 of a grid of hundredths; a joint nowhere labelled makes it NaN
-_rule("pckh_nan", "labelled", _DIAGONAL, (".head_size",))(_head_box(True))
-_rule("pckh_neck", *_NECK)(_plain(pckh.pckh_neck))
-_rule("pckh_neck_symmetric", *_NECK)(_plain(pckh.pckh_neck, symmetric=True))
-_rule("pcp_strict", *_STICK, _HEAD + _ARMS_AND_LEGS)(_plain(pcp.pcp))
-_rule("pcp_relaxed", *_STICK, _HEAD + _ARMS_AND_LEGS)(_plain(pcp.pcp, relaxed=True))
-_rule("k2hpd_pcp", *_STICK, _K2HPD_NEEDS)(_plain(pcp.pcp, total="weighted"))
-_rule("pdj", "labelled", _EITHER, _TORSO)(_plain(pdj.pdj, diameter=pdj.LSP_DIAMETER))
-_rule("k2hpd_pdj", "labelled", _OTHER, _OTHER_TORSO)(_plain(pdj.pdj, diameter=pdj.K2HPD_DIAMETER))
-_rule("pdj_torso", "labelled", "neck to middle of hips", ("neck", "right_hip", "left_hip"))(
-    _plain(pdj.pdj_neck_to_hips)
-)
-_rule("k2hpd_accuracy", "all", f"stick length and {_OTHER}")(_k2hpd(pdj.k2hpd_accuracy))
-_rule("k2hpd_loss", "all", "none")(_k2hpd(pdj.euclidean_loss))
-
-
 # ---- as MobilePose counts -----------------------------------------------------------------------------------------------------
 
 
@@ -245,17 +195,6 @@ def _extent(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Re
     return replace(result, aggregation=how + unknown)
 
 
-_EXTENT = ("visible, without the neck", "extent from the crop's origin")
-_rule("pck_extent:compat", *_EXTENT, _HEAD + _ARMS_AND_LEGS)(_extent)
-_rule("penn_extent", *_EXTENT, ("head", ".sequence"))(_extent)
-
-
-@_rule(
-    "penn_mobilepose:compat",
-    "visible, whole clips of five frames",
-    "longer side of the crop around the joints",
-    ("head", ".sequence"),
-)
 def _penn_mobilepose(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
     """MobilePose's Penn Action table, mislabelled columns included; expects a skeleton with Penn Action's joints."""
     rows = mobilepose.whole_clips(pose_set.sequence, pose_set.frame)
@@ -269,12 +208,40 @@ def _penn_mobilepose(pose_set: PoseSet, predictions: Predictions, threshold: flo
     return replace(result, aggregation=how)
 
 
+_EITHER = "(left shoulder to right hip)"
+_OTHER = "(right shoulder to left hip; the prediction's own where that is under 1 px)"
+_LONGER = "longer side of the person box"
+
+# rule -> what it needs, how it counts. Labelled joints count, occluded ones too, where nothing else is said.
+_BY_ROW: dict[str, tuple[tuple[str, ...], Count]] = {
+    "pck_torso": (_TORSO, _pck(_torso, _EITHER)),
+    "auc_torso": (_TORSO, _auc),
+    "penn_torso": (_OTHER_TORSO, _pck(_penn_torso, _OTHER, _visible)),
+    "pck_box": ((), _pck(_box, _LONGER)),
+    "pck_box_visible": ((), _pck(_box, _LONGER, _visible)),
+    "eval_pck": ((), _eval_pck),
+    "pckh": ((".head_size",), _head_box(False)),
+    # Simple Baselines' mean at a tenth reads entry 11 of a grid of hundredths; a joint nowhere labelled makes it NaN
+    "pckh_nan": ((".head_size",), _head_box(True)),
+    "pckh_neck": (_HEAD, _plain(pckh.pckh_neck)),
+    "pckh_neck_symmetric": (_HEAD, _plain(pckh.pckh_neck, symmetric=True)),
+    "pcp_strict": (_HEAD + _ARMS_AND_LEGS, _plain(pcp.pcp)),
+    "pcp_relaxed": (_HEAD + _ARMS_AND_LEGS, _plain(pcp.pcp, relaxed=True)),
+    "k2hpd_pcp": (_K2HPD_NEEDS, _plain(pcp.pcp, total="weighted")),
+    "pdj": (_TORSO, _plain(pdj.pdj, diameter=pdj.LSP_DIAMETER)),
+    "k2hpd_pdj": (_OTHER_TORSO, _plain(pdj.pdj, diameter=pdj.K2HPD_DIAMETER)),
+    "pdj_torso": (("neck", "right_hip", "left_hip"), _plain(pdj.pdj_neck_to_hips)),
+    "k2hpd_accuracy": ((), _k2hpd(pdj.k2hpd_accuracy)),
+    "k2hpd_loss": ((), _k2hpd(pdj.euclidean_loss)),
+    "pck_extent:compat": (_HEAD + _ARMS_AND_LEGS, _extent),
+    "penn_extent": (("head", ".sequence"), _extent),
+    "penn_mobilepose:compat": (("head", ".sequence"), _penn_mobilepose),
+}
+
+
 # ---- by image: object keypoint similarity -------------------------------------------------------------------------------------
 
-_BY_AREA = "square root of the person's area, by joint constants"
 
-
-@_rule("oks_ap", "labelled", _BY_AREA, (".area", ".sigmas"), by="image")
 def _oks_ap(pose_set: PoseSet, predictions: Predictions, _: float) -> Result:
     from common.metrics.coco import oks_ap
 
@@ -300,5 +267,8 @@ def _aic(best_of: str) -> Count:
     return count
 
 
-_rule("aic_map", "visible", _BY_AREA, ("head_top", "neck"), by="image")(_aic("person"))
-_rule("aic_map:compat", "visible", _BY_AREA, ("head_top", "neck"), by="image")(_aic("prediction"))
+_BY_IMAGE: dict[str, tuple[tuple[str, ...], Count]] = {
+    "oks_ap": ((".area", ".sigmas"), _oks_ap),
+    "aic_map": (("head_top", "neck"), _aic("person")),
+    "aic_map:compat": (("head_top", "neck"), _aic("prediction")),
+}

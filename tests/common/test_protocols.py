@@ -76,8 +76,7 @@ def test_every_data_set_has_protocols_and_a_setting():
         assert datasets.record(dataset).name == dataset and datasets.record(dataset).crops
         assert datasets.record(dataset).main_protocol in protocols_of(dataset)
         for name, protocol in protocols_of(dataset).items():
-            assert name == protocol.name and protocol.normaliser and protocol.visibility
-            assert (protocol.mode == "compat") == name.endswith(":compat")
+            assert name == protocol.name and protocol.by in ("row", "image")
 
 
 @pytest.mark.parametrize("name", SKELETONS)
