@@ -70,9 +70,8 @@ def load_any(path: str | Path, pose_set: PoseSet) -> Predictions:
 def _own(path: Path, pose_set: PoseSet) -> Predictions:
     predictions = load_predictions(path)
     if predictions.dataset and predictions.dataset != pose_set.name:
-        raise DataError(
-            f"{path}: field dataset is {predictions.dataset!r}, the ground truth is {pose_set.name!r}; give that data set, or predict again"
-        )
+        other = f"field dataset is {predictions.dataset!r}, the ground truth is {pose_set.name!r}"
+        raise DataError(f"{path}: {other}; give that data set, or predict again")
     predictions = _in_skeleton(predictions, pose_set.skeleton, path)
     return predictions if datasets.record(pose_set.name).by_image else align_rows(predictions, pose_set, path)
 
@@ -87,20 +86,18 @@ def align_rows(predictions: Predictions, pose_set: PoseSet, path: str | Path = "
     if found == wanted:
         return predictions
     if (predictions.person_id < 0).any():
-        raise DataError(
-            f"{path}: it does not say which annotated persons its persons are; write it with val.py, or score it by image"
-        )
+        what = "it does not say which annotated persons its persons are"
+        raise DataError(f"{path}: {what}; write it with val.py, or score it by image")
     row = {key: i for i, key in enumerate(found)}
     if len(row) < len(found):
-        raise DataError(
-            f"{path}: fields image_id, person_id, frame name the same person more than once; write one row a person"
-        )
+        what = "fields image_id, person_id, frame name the same person more than once"
+        raise DataError(f"{path}: {what}; write one row a person")
     missing = [key for key in wanted if key not in row]
     if missing:
-        raise DataError(
-            f"{path}: field image_id: {len(missing)} of the {len(wanted)} persons of {pose_set.name}/{pose_set.split} are missing, first "
-            f"(image, person, frame) {missing[0]}; predict the whole split (no --limit), or give the split that was predicted"
-        )
+        what = f"{len(missing)} of the {len(wanted)} persons of {pose_set.name}/{pose_set.split} are missing"
+        first = f"first (image, person, frame) {missing[0]}"
+        remedy = "predict the whole split (no --limit), or give the split that was predicted"
+        raise DataError(f"{path}: field image_id: {what}, {first}; {remedy}")
     return predictions.select(np.array([row[key] for key in wanted], np.int64))
 
 
@@ -110,17 +107,15 @@ def _in_skeleton(predictions: Predictions, target: Skeleton, path: Path) -> Pred
         return predictions
     mapping = skeleton_map(predictions.skeleton, target)
     if not any(mapping.sources):
-        raise DataError(
-            f"{path}: field skeleton is {predictions.skeleton.name}, which has no joint of {target.name}; give the matching data set"
-        )
+        what = f"field skeleton is {predictions.skeleton.name}, which has no joint of {target.name}"
+        raise DataError(f"{path}: {what}; give the matching data set")
     none = np.zeros(len(predictions), np.float32)
     score = [predictions.score[:, list(s)].min(1) if s else none for s in mapping.sources]
     stand_ins = [joint for joint, synthetic in zip(target.joints, mapping.synthetic) if synthetic]
-    meta = (
-        predictions.meta | {"mapped_from": predictions.skeleton.name} | ({"stand_ins": stand_ins} if stand_ins else {})
-    )
+    more = {"mapped_from": predictions.skeleton.name} | ({"stand_ins": stand_ins} if stand_ins else {})
     joints = mapping.apply(predictions.joints.astype(np.float64)).astype(np.float32)
-    return replace(predictions, skeleton=target, joints=joints, score=np.stack(score, 1).astype(np.float32), meta=meta)
+    score = np.stack(score, 1).astype(np.float32)
+    return replace(predictions, skeleton=target, joints=joints, score=score, meta=predictions.meta | more)
 
 
 def _lines(path: Path, pose_set: PoseSet) -> Predictions:
@@ -128,9 +123,7 @@ def _lines(path: Path, pose_set: PoseSet) -> Predictions:
     rows = _read_lines(path)
     cards = {(str(e.get("skeleton")), json.dumps(e.get("joint_names"))) for _, e in rows if "error" not in e}
     if len(cards) != 1:
-        raise DataError(
-            f"{path}: its lines have {len(cards)} skeletons; a joints.jsonl has one skeleton and joint_names"
-        )
+        raise DataError(f"{path}: {len(cards)} skeletons; a joints.jsonl has one skeleton and joint_names in all lines")
     name, joint_names = cards.pop()
     skeleton = from_card({"name": name, "joints": json.loads(joint_names)}, f"{path}: fields skeleton, joint_names")
     image_of = _image_finder(path, pose_set)
@@ -142,9 +135,8 @@ def _lines(path: Path, pose_set: PoseSet) -> Predictions:
     joints = [_with_nan(where, person, len(skeleton)) for where, person in people]
     points = column(list(zip([w for w, _ in people], joints)), "joints", (len(skeleton), 3))
     score = column(people, "score", default=1.0)
-    found = _by_image(
-        path, "joints.jsonl", pose_set, images, np.where(points == _NULL, np.nan, points), score, skeleton
-    )
+    points[points == _NULL] = np.nan
+    found = _by_image(path, "joints.jsonl", pose_set, images, points, score, skeleton)
     found = _in_skeleton(replace(found, meta=found.meta | {"boxes": "not stated"}), pose_set.skeleton, path)
     alone = len(set(pose_set.image_id.tolist())) == len(pose_set)
     return _best_of_each(found, pose_set) if alone and not datasets.record(pose_set.name).by_image else found
@@ -160,14 +152,12 @@ def _read_lines(path: Path) -> list[Row]:
             (f"{path}: line[{i}]", json.loads(line)) for i, line in enumerate(text.splitlines(), 1) if line.strip()
         ]
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not readable as lines of JSON ({error}); a result file is a list, or joints.jsonl"
-        ) from error
+        what = f"is not readable as lines of JSON ({error})"
+        raise DataError(f"{path} {what}; a result file is a list, or joints.jsonl") from error
     for where, entry in entries:
         if not isinstance(entry, dict) or not ("persons" in entry or "error" in entry):
-            raise DataError(
-                f"{where} has no list `persons`; expected joints.jsonl, or a list of results (is this an annotation file?)"
-            )
+            wanted = "expected joints.jsonl, or a list of results (is this an annotation file?)"
+            raise DataError(f"{where} has no list `persons`; {wanted}")
     return entries
 
 
@@ -181,7 +171,7 @@ def _with_nan(where: str, person: dict, joints: int) -> dict:
 def _image_finder(path: Path, pose_set: PoseSet):
     """A function that finds the image id of a line: by the file's path, its last parts as far as they are unique, or the id itself."""
     known: dict[str, object] = {}
-    for file, image_id in zip(pose_set.images, pose_set.image_id.tolist()):
+    for image_id, file in (pose_set.paths or dict(zip(pose_set.image_id.tolist(), pose_set.images))).items():
         parts = Path(file).parts
         for name in {str(image_id), file, *("/".join(parts[-k:]) for k in (1, 2, 3))}:
             known[name] = image_id if known.get(name, image_id) == image_id else None
@@ -192,9 +182,8 @@ def _image_finder(path: Path, pose_set: PoseSet):
         for guess in (name, *("/".join(parts[-k:]) for k in (3, 2, 1)), Path(name).stem):
             if known.get(guess) is not None:
                 return known[guess]
-        raise DataError(
-            f"{where}.image is {name!r}, which is no image of {pose_set.name}/{pose_set.split}; give its split"
-        )
+        split = f"{pose_set.name}/{pose_set.split}"
+        raise DataError(f"{where}.image is {name!r}, which is no image of {split}; give the split that was predicted")
 
     return find
 
@@ -245,17 +234,15 @@ def _arrays(path: Path, content: dict[str, np.ndarray], pose_set: PoseSet) -> Pr
         predictions = _aligned(path, "pred (MobilePose)", joints, pose_set)
         return replace(predictions, box=box, meta={**predictions.meta, "boxes": "oracle", "missing_rows": missing})
     have = ", ".join(k for k in content if not k.startswith("__")) or "nothing"
-    raise DataError(
-        f"{path} holds {have}, none of the known variables preds, pos_pred_src, prediction_all, pred; save the joints under one of these"
-    )
+    known = "preds, pos_pred_src, prediction_all, pred"
+    raise DataError(f"{path} holds {have}, none of the known variables {known}; save the joints under one of these")
 
 
 def _need_skeleton(path: Path, field: str, skeleton: Skeleton, pose_set: PoseSet) -> None:
     if pose_set.skeleton != skeleton:
-        raise DataError(
-            f"{path}: field {field} holds joints of {skeleton.name}, the ground truth {pose_set.name} has {pose_set.skeleton.name}; "
-            "give the data set that the file was made for"
-        )
+        other = f"the ground truth {pose_set.name} has {pose_set.skeleton.name}"
+        what = f"field {field} holds joints of {skeleton.name}, {other}"
+        raise DataError(f"{path}: {what}; give the data set that the file was made for")
 
 
 def _as_rows(array: np.ndarray, rows: int, joints: int, where: str, pose_set: PoseSet) -> np.ndarray:
@@ -265,10 +252,9 @@ def _as_rows(array: np.ndarray, rows: int, joints: int, where: str, pose_set: Po
     for order in ((0, 1, 2), (2, 1, 0), (2, 0, 1), (0, 2, 1), (1, 0, 2), (1, 2, 0)):
         if array.ndim == 3 and tuple(array.shape[i] for i in order) == (rows, joints, 2):
             return array.transpose(order).astype(np.float64)
-    raise DataError(
-        f"{where} has shape {array.shape}; {pose_set.name}/{pose_set.split} needs {rows} persons x {joints} joints x 2 in any order. "
-        "Give the split that was predicted, or predict every person of it in the order of the annotation file"
-    )
+    wanted = f"{pose_set.name}/{pose_set.split} needs {rows} persons x {joints} joints x 2 in any order"
+    remedy = "Give the split that was predicted, or predict every person of it in the order of the annotation file"
+    raise DataError(f"{where} has shape {array.shape}; {wanted}. {remedy}")
 
 
 def _drop_placeholders(joints: np.ndarray) -> None:
@@ -297,9 +283,8 @@ def _results(path: Path, pose_set: PoseSet) -> Predictions:
         return _ai_challenger(path, rows, pose_set)
     if "keypoints" in rows[0][1]:
         return _coco(path, rows, pose_set)
-    raise DataError(
-        f"{rows[0][0]} has neither 'keypoints' (COCO results) nor 'keypoint_annotations' (AI Challenger); expected {_KINDS}"
-    )
+    what = "has neither 'keypoints' (COCO results) nor 'keypoint_annotations' (AI Challenger)"
+    raise DataError(f"{rows[0][0]} {what}; expected {_KINDS}")
 
 
 def _coco(path: Path, rows: list[Row], pose_set: PoseSet) -> Predictions:
@@ -307,10 +292,9 @@ def _coco(path: Path, rows: list[Row], pose_set: PoseSet) -> Predictions:
     category = column(rows, "category_id", whole=True, default=wanted)
     others = sorted(set(category[category != wanted].tolist()))
     if not (category == wanted).any():
-        raise DataError(
-            f"{path}: field category_id is {', '.join(map(str, others))} everywhere; the persons of {pose_set.name}/{pose_set.split} "
-            f"have {wanted}. Write that number"
-        )
+        what = f"field category_id is {', '.join(map(str, others))} everywhere"
+        right = f"the persons of {pose_set.name}/{pose_set.split} have {wanted}"
+        raise DataError(f"{path}: {what}; {right}. Write that number")
     if others:
         text = (
             f"{(category != wanted).sum()} of the {len(rows)} results are of other categories ({others}) than {wanted}"

@@ -29,17 +29,14 @@ def read_pred(path: Path, pred: np.ndarray, pose_set: PoseSet) -> tuple[np.ndarr
     Reads the label files of `pose_set`. DataError when it is not Penn Action or the shape does not fit it.
     """
     if pose_set.skeleton != PENN13 or pose_set.sequence is None or pose_set.frame is None:
-        raise DataError(
-            f"{path}: field pred is MobilePose's for Penn Action; the ground truth is {pose_set.name} ({pose_set.skeleton.name}). "
-            "Give penn_action"
-        )
+        other = f"the ground truth is {pose_set.name} ({pose_set.skeleton.name})"
+        raise DataError(f"{path}: field pred is MobilePose's for Penn Action; {other}. Give penn_action")
     whole = whole_clips(pose_set.sequence, pose_set.frame)
     rows = {int(whole.sum()): np.flatnonzero(whole), len(pose_set): np.arange(len(pose_set))}
     if pred.ndim != 3 or pred.shape[1:] not in ((len(LPM14) + 1, 2), (len(LPM14), 2)) or len(pred) not in rows:
-        raise DataError(
-            f"{path}: field pred has shape {pred.shape}; {pose_set.name}/{pose_set.split} needs ({int(whole.sum())}, 15, 2), the frames "
-            f"of whole clips of five, or all {len(pose_set)} frames. Give the split that was predicted"
-        )
+        wanted = f"({int(whole.sum())}, 15, 2), the frames of whole clips of five, or all {len(pose_set)} frames"
+        what = f"has shape {pred.shape}; {pose_set.name}/{pose_set.split} needs {wanted}"
+        raise DataError(f"{path}: field pred {what}. Give the split that was predicted")
     covered = rows[len(pred)]
     origin = record("penn_action").origin
     # the original takes stored coordinates, which count from 1, for array indices
