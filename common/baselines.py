@@ -15,6 +15,7 @@ from common.errors import DataError
 from common.geometry import box_center
 from common.poses import PoseSet
 from common.predictions import Predictions, predictions_for
+from common.runs.process import exit_code
 
 
 def mean_pose(train: PoseSet, test: PoseSet) -> Predictions:
@@ -40,42 +41,37 @@ def _side(pose_set: PoseSet) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on bad input."""
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m common.baselines", description=about)
+    for name in ("dataset", "data_root", "train", "split"):
+        parser.add_argument(f"--{name}", required=True, help="split to average" if name == "train" else None)
+    parser.add_argument("--house", default="common", help="whose results the run file stands beside (default: common)")
+    parser.add_argument("--result", help="write a run file for common.crosscheck")
+    args = parser.parse_args(argv)
+    return exit_code(lambda: _score(args))
+
+
+def _score(args: argparse.Namespace) -> None:
     from common import datasets
     from common.evaluate import comparable, score, table
     from common.reported import save_run
 
-    parser = argparse.ArgumentParser(prog="python -m common.baselines", description=__doc__.split("\n")[0])
-    for name, text in (
-        ("dataset", "its name"),
-        ("data_root", "its folder"),
-        ("train", "split to average"),
-        ("split", "split to score"),
-    ):
-        parser.add_argument(f"--{name}", required=True, help=text)
-    parser.add_argument("--house", default="common", help="whose results the run file stands beside (default: common)")
-    parser.add_argument("--result", help="write a run file for common.crosscheck")
-    args = parser.parse_args(argv)
-    try:
-        train, test = (datasets.load(args.dataset, args.data_root, split) for split in (args.train, args.split))
-        predictions = mean_pose(train, test)
-        results = score(test, predictions)
-    except DataError as error:
-        print(f"baselines: {error}", file=sys.stderr)
-        return 2
+    train, test = (datasets.load(args.dataset, args.data_root, split) for split in (args.train, args.split))
+    predictions = mean_pose(train, test)
+    results = score(test, predictions)
     print(table(test, predictions, results, {name: comparable(test, predictions, name) for name in results}))
     if args.result:
-        about = {"house": args.house, "model": "mean pose", "dataset": args.dataset, "split": args.split}
-        words = (
-            f"--dataset {args.dataset} --data_root DIR --train {args.train} --split {args.split} --house {args.house}"
-        )
+        words = [f"--{name} {getattr(args, name)}" for name in ("dataset", "train", "split", "house")]
         save_run(
             args.result,
-            **about,
+            house=args.house,
+            model="mean pose",
+            dataset=args.dataset,
+            split=args.split,
             protocols={name: result.as_dict() for name, result in results.items()},
             meta={name: predictions.meta[name] for name in ("boxes", "flip_test", "synthetic")},
-            command=f"python -m common.baselines {words}",
+            command=" ".join(["python -m common.baselines --data_root DIR", *words]),
         )
-    return 0
 
 
 if __name__ == "__main__":

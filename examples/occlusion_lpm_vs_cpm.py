@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -11,6 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
+
+from common.crosscheck import figures_table  # noqa: E402
+from common.files import write_json  # noqa: E402
 
 MODELS = ("lpm", "cpm")
 KINDS = {"occluded": 1, "visible": 2}  # values of PoseSet.visible
@@ -20,21 +22,14 @@ HEADLINE = 0.2
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--out",
-        default=str(ROOT / "out" / "occlusion"),
-        help="folder of data, checkpoints and results (default: out/occlusion)",
-    )
-    parser.add_argument(
-        "--videos", type=int, default=48, help="synthetic videos, half of them for testing (default: 48)"
-    )
-    parser.add_argument("--epochs", type=int, default=40, help="epochs of each training (default: 40)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one pair of trainings each (default: 0)")
-    parser.add_argument(
-        "--preset", default="smoke", help="preset of train.py, the same for both networks (default: smoke)"
-    )
-    parser.add_argument("--limit", type=int, help="train and score on the first N clips only (a dry run)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--out", type=Path, default=ROOT / "out" / "occlusion", help="folder of the results")
+    add("--videos", type=int, default=48, help="synthetic videos, half of them for testing")
+    add("--epochs", type=int, default=40, help="epochs of each training")
+    add("--seeds", type=int, nargs="+", default=[0], help="one pair of trainings each")
+    add("--preset", default="smoke", help="preset of train.py, the same for both networks")
+    add("--limit", type=int, help="train and score on the first N clips only (a dry run)")
     return parser.parse_args(argv)
 
 
@@ -49,31 +44,17 @@ def run(*words: object) -> None:
 
 def train_and_score(args: argparse.Namespace, work: Path, model: str, seed: int) -> dict:
     """Train one network and score it on the held-out videos."""
-    folder = work / f"seed_{seed}"
-    limit = [f"--limit={args.limit}"] if args.limit else []
-    data = f"--data_dir={work / 'data'}"
+    folder, data = work / f"seed_{seed}", work / "data"
+    both = [f"--model={model}", f"--data_dir={data}", f"--model_dir={folder}"]
+    both += [f"--limit={args.limit}"] if args.limit else []
+    schedule = [f"--preset={args.preset}", f"--max_epochs={args.epochs}", f"--seed={seed}", "--resume=auto"]
     began = time.monotonic()
-    run(
-        "lpm_torch/train.py", f"--model={model}", data, f"--preset={args.preset}", f"--max_epochs={args.epochs}", f"--seed={seed}",
-        f"--model_dir={folder}", f"--log_dir={folder / 'logs'}", "--resume=auto", *limit,
-    )  # fmt: skip
-    seconds = time.monotonic() - began
+    run("lpm_torch/train.py", *both, *schedule, f"--log_dir={folder / 'logs'}")
+    seconds = round(time.monotonic() - began, 1)
     predictions = folder / f"{model}.npz"
-    run(
-        "lpm_torch/val.py",
-        f"--model={model}",
-        data,
-        "--split=test",
-        f"--model_dir={folder}",
-        f"--out={predictions}",
-        *limit,
-    )
-    return {
-        "model": model,
-        "seed": seed,
-        "train_seconds": round(seconds, 1),
-        **pck_by_visibility(work / "data" / "PennAction", predictions),
-    }
+    run("lpm_torch/val.py", *both, "--split=test", f"--out={predictions}")
+    found = pck_by_visibility(data / "PennAction", predictions)
+    return {"model": model, "seed": seed, "train_seconds": seconds, **found}
 
 
 def pck_by_visibility(root: Path, path: Path) -> dict:
@@ -109,11 +90,8 @@ def plot(path: Path, runs: list[dict]) -> None:
             curves = np.array([r[kind]["pck"] for r in runs if r["model"] == model], float)
             panel.plot(THRESHOLDS, curves.T, color=color, alpha=0.3, linewidth=1)
             panel.plot(THRESHOLDS, curves.mean(0), color=color, linewidth=2, label=model.upper())
-        panel.set(
-            title=f"{kind} joints (n = {runs[0][kind]['joints']})",
-            xlabel="threshold (share of the person box)",
-            xlim=(0, THRESHOLDS[-1]),
-        )
+        panel.set(title=f"{kind} joints (n = {runs[0][kind]['joints']})", xlim=(0, THRESHOLDS[-1]))
+        panel.set_xlabel("threshold (share of the person box)")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("PCK in percent")
     panels[0].legend(title="SYNTHETIC video")
@@ -121,60 +99,27 @@ def plot(path: Path, runs: list[dict]) -> None:
     figure.savefig(path, dpi=120)
 
 
-def summary(runs: list[dict]) -> dict:
-    """Mean PCK at the headline threshold by network and kind of joint, and LPM minus CPM."""
-    at = THRESHOLDS.index(HEADLINE)
-
-    def mean(model: str, kind: str) -> float | None:
-        values = [r[kind]["pck"][at] for r in runs if r["model"] == model]
-        return None if None in values else round(sum(values) / len(values), 2)
-
-    means = {kind: {model: mean(model, kind) for model in MODELS} for kind in KINDS}
-    differences = {kind: None if None in m.values() else round(m["lpm"] - m["cpm"], 2) for kind, m in means.items()}
-    return {f"pck_box@{HEADLINE:g}": means, "lpm minus cpm": differences}
-
-
-def table(runs: list[dict]) -> tuple[list[str], list[list]]:
-    """(columns, rows) for the README: one row a network and seed, PCK at the headline threshold by kind of joint."""
-    at = THRESHOLDS.index(HEADLINE)
-    columns = [
-        "network",
-        "seed",
-        *(f"PCK@{HEADLINE:g}, {kind} joints (n = {runs[0][kind]['joints']})" for kind in KINDS),
-        "training, s",
-    ]
-    return columns, [[r["model"], r["seed"], *(r[kind]["pck"][at] for kind in KINDS), r["train_seconds"]] for r in runs]
-
-
 def main(argv=None) -> int:
-    """Train, score, write result.json and plot.png."""
+    """Train, score, write result.json (a table for the README, and the curves) and plot.png."""
     args = parse_args(argv)
-    out, work = (
-        Path(args.out).absolute(),
-        ROOT / "out" / "occlusion" / f"{args.preset}_{args.videos}_{args.epochs}_{args.limit or 'all'}",
-    )
+    work = ROOT / "out" / "occlusion" / f"{args.preset}_{args.videos}_{args.epochs}_{args.limit or 'all'}"
     run("-m", "common.datasets.synthetic", "penn_action", work / "data" / "PennAction", f"--count={args.videos}")
     runs = [train_and_score(args, work, model, seed) for seed in args.seeds for model in MODELS]
-    command = "bash examples/occlusion_lpm_vs_cpm.sh " + " ".join(sys.argv[1:])
-    settings = {k: v for k, v in vars(args).items() if k != "out"}
-    columns, rows = table(runs)
+    at = THRESHOLDS.index(HEADLINE)
+    headings = [f"PCK@{HEADLINE:g}, {kind} joints (n = {runs[0][kind]['joints']})" for kind in KINDS]
     result = {
-        "command": command.strip(),
+        "command": " ".join(["bash examples/occlusion_lpm_vs_cpm.sh", *sys.argv[1:]]),
         "note": "SYNTHETIC video, oracle boxes; the same clips, number of updates and width for both",
-        "columns": columns,
-        "rows": rows,
-        "data": "SYNTHETIC Penn Action",
-        "budget": "same clips, epochs, batch size and width; train_seconds as measured",
-        "settings": settings,
+        "columns": ["network", "seed", *headings, "training, s"],
+        "rows": [[r["model"], r["seed"], *(r[k]["pck"][at] for k in KINDS), r["train_seconds"]] for r in runs],
+        "settings": {name: value for name, value in vars(args).items() if name != "out"},
         "thresholds": THRESHOLDS,
-        "summary": summary(runs),
         "runs": runs,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    plot(out / "plot.png", runs)
-    print(json.dumps(result["summary"], indent=1))
-    print(f"results: {out / 'result.json'}, {out / 'plot.png'}")
+    write_json(args.out / "result.json", result)
+    plot(args.out / "plot.png", runs)
+    print(figures_table(result))
+    print(f"results: {args.out / 'result.json'}, {args.out / 'plot.png'}")
     return 0
 
 
