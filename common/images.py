@@ -6,31 +6,65 @@ MobilePose stores Penn Action so: key `NNNN/FFFFFF.jpg` (frame from 1), value th
 from __future__ import annotations
 
 import os
+import struct
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from common.errors import DataError
+from common.errors import DataError, DataWarning
 
 PREFIX = "lmdb:"
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, whole: bool = False) -> np.ndarray:
     """An image file, or a frame `lmdb:PATH?KEY`, as (H,W,3) uint8 BGR; DataError when it is missing or unreadable.
 
-    EXIF orientation is ignored: annotations are in stored pixels.
+    A file that is cut off is read as far as it goes, with a DataWarning; an error where it must be `whole`. EXIF orientation is ignored:
+    annotations are in stored pixels.
     """
     if str(path).startswith(PREFIX):
         return read_frame(str(path))
+    try:
+        with open(path, "rb") as file:  # not cv2.imread, which crashes on names that are no UTF-8
+            data = file.read()
+    except OSError as error:
+        state = "cannot be read" if os.path.exists(path) else "does not exist"
+        raise DataError(f"image {path} {state} ({error.strerror}); {_LIST}") from None
+    cut_off = _cut_off(data)
+    image = _decode(data + b"\xff\xd9" if cut_off else data)  # a JPEG's end mark, without which OpenCV reads nothing
+    if image is None:
+        raise DataError(f"image {path} cannot be decoded; {_LIST}")
+    if cut_off:
+        if whole:
+            raise DataError(f"image {path} is cut off: the end of the file is missing; {_LIST}")
+        warnings.warn(f"image {path} is cut off: the end of the file is missing", DataWarning, stacklevel=2)
+    return image
+
+
+_LIST = "run `python -m common.datasets check NAME ROOT` to list all such files"
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _decode(data: bytes) -> np.ndarray | None:
     import cv2
 
-    # os.path, because making a Path costs a tenth of decoding a small picture
-    data = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if os.path.isfile(path) else None
-    if data is None:
-        state = "cannot be decoded" if os.path.exists(path) else "does not exist"
-        raise DataError(f"image {path} {state}; run `python -m common.datasets check NAME ROOT` to list all such files")
-    return data
+    if data.startswith(_PNG):
+        width, height = struct.unpack(">II", data[16:24]) if len(data) >= 24 else (0, 0)
+        if width * height > 10_000 * len(data):  # deflate saves at most 1 : 1032, and a byte holds eight pixels at most
+            return None
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # an empty file, or more pixels than OpenCV takes
+        return None
+
+
+def _cut_off(data: bytes) -> bool:
+    """Whether the end mark is missing: after a JPEG's last scan (whose data cannot hold one), or of a PNG."""
+    if data.startswith(b"\xff\xd8"):
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    return data.startswith(_PNG) and b"IEND" not in data
 
 
 def reference(path: Path | str, key: str) -> str:
@@ -40,21 +74,17 @@ def reference(path: Path | str, key: str) -> str:
 
 def read_frame(frame: str) -> np.ndarray:
     """(H,W,3) uint8 BGR image of a reference `lmdb:PATH?KEY`; DataError when the database, the key or the image is not readable."""
-    import cv2
-
     path, key = _split(frame)
     with _open(path, os.getpid()).begin() as transaction:
         data = transaction.get(key.encode())
-    if data is None:
-        raise DataError(
-            f"LMDB {path} has no frame {key}; make it again with `python -m common.datasets.penn_action make_lmdb`"
-        )
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = None if data is None else _decode(data)
     if image is None:
-        raise DataError(
-            f"LMDB {path}: frame {key} cannot be decoded; make it again with `python -m common.datasets.penn_action make_lmdb`"
-        )
+        state = "is missing" if data is None else "cannot be decoded"
+        raise DataError(f"LMDB {path}: frame {key} {state}; {_AGAIN}")
     return image
+
+
+_AGAIN = "make it again with `python -m common.datasets.penn_action make_lmdb`"
 
 
 def has_frame(frame: str) -> bool:
@@ -81,9 +111,7 @@ def _open(path: str, process: int):
     try:
         return lmdb.open(path, subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False, max_readers=1024)
     except lmdb.Error as error:
-        raise DataError(
-            f"LMDB {path} cannot be opened ({error}); make it again with `python -m common.datasets.penn_action make_lmdb`"
-        ) from error
+        raise DataError(f"LMDB {path} cannot be opened ({error}); {_AGAIN}") from error
 
 
 def write_lmdb(path: Path, items) -> int:

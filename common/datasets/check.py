@@ -127,7 +127,7 @@ def image_problems(pose_set: PoseSet, limit: int | None) -> tuple[list[str], dic
         sizes = dict(zip(opened, bar))
     unreadable = [path for path, size in sizes.items() if size is None]
     if unreadable:
-        many = f"{len(unreadable)} images cannot be decoded"
+        many = f"{len(unreadable)} images cannot be decoded or are cut off"
         lines.append(f"{many} (first: {unreadable[0]}): copy or download them again")
     return lines, {path: size for path, size in sizes.items() if size is not None}
 
@@ -141,7 +141,7 @@ def _exists(path: str) -> bool:
 
 def _size(path: str) -> tuple[int, int] | None:
     try:
-        height, width = read_image(path).shape[:2]
+        height, width = read_image(path, whole=True).shape[:2]
     except DataError:
         return None
     return width, height

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from common import datasets, evaluate
 from common.datasets.__main__ import main as look
+from common.errors import DataWarning
+from common.images import read_image
 from common.importers import load_any
 from common.predictions import predictions_for, save_predictions
 
@@ -349,3 +352,43 @@ def test_lines_for_one_person_an_image_become_rows(tmp_path):
     np.testing.assert_allclose(found.joints[0], truth.joints[0], atol=1e-4)
     assert np.isnan(found.joints[1, 3]).all() and np.isnan(found.joints[2]).all() and found.meta["missing_rows"] == 1
     assert found.person_id.tolist() == [0, 0, 0] and evaluate.score(truth, found)["pck_torso@0.2"].n == 3
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_that_are_cut_off(tmp_path, capsys):
+    import cv2
+
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    for name in ("a.jpg", "b.png", "c.jpg"):
+        cv2.imwrite(str(tmp_path / name), picture)
+    (tmp_path / "c.jpg").write_bytes((tmp_path / "c.jpg").read_bytes() + b"an appendix")
+    for name in ("a.jpg", "c.jpg", "b.png"):
+        assert read_image(tmp_path / name, whole=True).shape == (40, 60, 3)
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-300])
+    with pytest.warns(DataWarning, match="a.jpg is cut off"):
+        assert read_image(tmp_path / "a.jpg").shape == (40, 60, 3)
+    with pytest.raises(datasets.DataError, match="cut off"):
+        read_image(tmp_path / "a.jpg", whole=True)
+    images = [{"file": "a.jpg", "persons": [{"joints": [[k + 5, k + 5] for k in range(14)]}]}]
+    (tmp_path / "all.json").write_text(json.dumps({"skeleton": "lsp14", "images": images}))
+    assert (
+        look(["check", "json", str(tmp_path)]) == 1
+        and "1 images cannot be decoded or are cut" in capsys.readouterr().out
+    )
+
+
+def test_odd_pictures(tmp_path):
+    import cv2
+
+    odd = tmp_path / b"\xff\xfe.png".decode(errors="surrogateescape")
+    odd.write_bytes(cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes())
+    assert read_image(odd).shape == (4, 6, 3)
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    for content in (b"", b"\x89PNG\r\n\x1a\n", header + zlib.crc32(header[12:]).to_bytes(4, "big") + b"\0\0\0\0IEND"):
+        (tmp_path / "x.png").write_bytes(content)
+        with pytest.raises(datasets.DataError, match="x.png cannot be decoded"):
+            read_image(tmp_path / "x.png")
+    with pytest.raises(datasets.DataError, match="cannot be read"):
+        read_image(tmp_path)

@@ -94,7 +94,7 @@ def test_lmdb_holds_the_same_frames(tmp_path, capsys):
     assert by_lmdb.images[0].startswith("lmdb:") and "valid.lmdb?0001/000001.jpg" in by_lmdb.images[0]
     for one, other in zip(by_file.images, by_lmdb.images):
         assert np.array_equal(read_image(one.replace(str(root / "frames"), str(packed))), read_image(other))
-    with pytest.raises(DataError, match="has no frame 0009/000001.jpg"):
+    with pytest.raises(DataError, match="frame 0009/000001.jpg is missing"):
         read_image(by_lmdb.images[0].replace("0001/", "0009/"))
     with pytest.raises(DataError, match="cannot be opened"):
         read_image(f"lmdb:{tmp_path}/nosuch.lmdb?0001/000001.jpg")
