@@ -43,6 +43,8 @@ def from_bfloat16(bits: np.ndarray) -> np.ndarray:
 class _Object(list):
     """Stands for an object of a class that is not read: its items, as a list, and its entries and attributes."""
 
+    entries: dict
+
     def __new__(cls, *args: Any):
         made = super().__new__(cls)
         made.entries = {}
@@ -172,7 +174,10 @@ _KNOWN: dict[str, Any] = {
 _OTHER_NAMES = {"__builtin__.": "builtins.", "copy_reg.": "copyreg.", "numpy._core.": "numpy.core."}
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+_Python: Any = pickle._Unpickler
+
+
+class _Unpickler(_Python):
     """Python's own in Python: the one in C sets aside gigabytes when a damaged file asks for them."""
 
     def __init__(self, data: bytes | io.BytesIO, storage: Callable[[str, str, int], _Storage] | None = None):
@@ -198,7 +203,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
             raise pickle.UnpicklingError(f"it has a {type(self.stack[-2]).__name__} with a state")
         super().load_build()
 
-    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}  # type: ignore[attr-defined]
+    dispatch = _Python.dispatch | {pickle.BUILD[0]: load_build}
 
 
 def _plain(root: Any, paddle: bool = False) -> Any:
