@@ -69,7 +69,7 @@ class DeviceBench:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise DataError("PyTorch sees no CUDA device here; give --device=cpu")
         if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # as lpm_torch/machine.py
+            torch.backends.cudnn.benchmark = True  # as lpm_torch/estimator.py
         else:
             torch.set_num_threads(args.threads)
         torch.manual_seed(0)
