@@ -2,4 +2,4 @@
 figure (a person as tubes), scene (background, clutter, light), compose (one picture, or a group, with its truth), writers.
 """
 
-VERSION = 3  # raise when a picture or a label changes for the same arguments
+VERSION = 4  # raise when a picture or a label changes for the same arguments

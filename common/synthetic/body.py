@@ -10,35 +10,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
+
+def table(text: str) -> dict[str, list[float]]:
+    """`name number number ..., name ...` as {name: numbers}."""
+    rows = [row.split() for row in text.split(", ")]
+    return {name: [float(number) for number in numbers] for name, *numbers in rows}
+
+
 # Degrees of freedom: anatomical limits and the noise of a drawn pose, in degrees. Flexion is forward, abduction outward, twist
 # inward (arm) or outward (leg).
-_TRUNK = {
-    "spine_flex": (-25, 75, 14),
-    "spine_side": (-30, 30, 9),
-    "spine_twist": (-40, 40, 12),
-    "neck_flex": (-35, 45, 14),
-    "neck_side": (-30, 30, 9),
-    "neck_twist": (-65, 65, 25),
-}
-_SIDE = {
-    "shoulder_flex": (-50, 175, 30),
-    "shoulder_abduct": (-10, 150, 24),
-    "shoulder_twist": (-70, 80, 28),
-    "elbow": (0, 145, 30),
-    "wrist": (-40, 40, 15),
-    "hip_flex": (-25, 120, 18),
-    "hip_abduct": (-12, 55, 11),
-    "hip_twist": (-30, 40, 12),
-    "knee": (0, 145, 20),
-    "ankle": (-30, 35, 12),
-}
+_TRUNK = table(
+    "spine_flex -25 75 14, spine_side -30 30 9, spine_twist -40 40 12, "
+    "neck_flex -35 45 14, neck_side -30 30 9, neck_twist -65 65 25"
+)
+_SIDE = table(
+    "shoulder_flex -50 175 30, shoulder_abduct -10 150 24, shoulder_twist -70 80 28, elbow 0 145 30, wrist -40 40 15, "
+    "hip_flex -25 120 18, hip_abduct -12 55 11, hip_twist -30 40 12, knee 0 145 20, ankle -30 35 12"
+)
 _FREEDOMS = _TRUNK | {f"{side}_{name}": row for side in ("left", "right") for name, row in _SIDE.items()}
 DOF = {name: i for i, name in enumerate(_FREEDOMS)}
-LOW, HIGH, _SPREAD = np.array(list(_FREEDOMS.values()), float).T  # degrees
+LOW, HIGH, _SPREAD = np.array(list(_FREEDOMS.values())).T  # degrees
 
-# Postures: mean angles in degrees; a pair is one side and the other, in an order drawn for each pose. Not named: arms a little away.
+# Postures: mean angles in degrees; a pair is one side and the other, in an order drawn for each pose
 _POSTURES = {
-    "stand": "",
+    "stand": "knee 0 0",
     "walk": "hip_flex 28 -14, knee 18 30, shoulder_flex -25 30",
     "run": "hip_flex 70 -15, knee 80 55, shoulder_flex -35 50, elbow 90 95, spine_flex 15",
     "reach": "shoulder_flex 150 140, elbow 25 30, hip_flex 10 0",
@@ -51,6 +46,7 @@ _POSTURES = {
     "star": "shoulder_abduct 120 120, hip_abduct 40 40",
     "hands_on_hips": "shoulder_abduct 45 45, shoulder_twist 60 60, elbow 100 100",
 }
+_ARMS_AWAY = "shoulder_abduct 15 15, elbow 18 18, hip_abduct 5 5"
 POSTURES = tuple(_POSTURES)
 
 
@@ -110,10 +106,9 @@ def _draw_pose(rng: np.random.Generator, looseness: float, postures: tuple[str, 
     sides = ("left", "right") if rng.random() < 0.5 else ("right", "left")
     degrees = np.zeros(len(DOF))
     posture = _POSTURES[postures[rng.integers(len(postures))]]
-    for part in ["shoulder_abduct 15 15", "elbow 18 18", "hip_abduct 5 5", *filter(None, posture.split(", "))]:
-        name, *values = part.split()
+    for name, values in (table(_ARMS_AWAY) | table(posture)).items():
         names = [f"{side}_{name}" for side in sides] if len(values) == 2 else [name]
-        degrees[[DOF[n] for n in names]] = [float(v) for v in values]
+        degrees[[DOF[n] for n in names]] = values
     degrees += looseness * _SPREAD * rng.normal(size=len(DOF))
     # knees and elbows bend one way only: fold the noise instead of piling it up at the limit
     fold = [DOF[f"{s}_{j}"] for s in sides for j in ("knee", "elbow")]
@@ -142,17 +137,10 @@ def _collides(angles: np.ndarray) -> bool:
 
 
 # Places in the head: left, up and front of the upper neck, in head heights
-_HEAD = {
-    "head_top": (0, 1.0, 0.05),
-    "head_centre": (0, 0.5, 0.09),
-    "head": (0, 0.5, 0.09),
-    "face": (0, 0.42, 0.45),
-    "nose": (0, 0.4, 0.56),
-    "left_eye": (0.15, 0.52, 0.43),
-    "right_eye": (-0.15, 0.52, 0.43),
-    "left_ear": (0.34, 0.46, 0.05),
-    "right_ear": (-0.34, 0.46, 0.05),
-}
+_HEAD = table(
+    "head_top 0 1 0.05, head_centre 0 0.5 0.09, head 0 0.5 0.09, face 0 0.42 0.45, nose 0 0.4 0.56, "
+    "left_eye 0.15 0.52 0.43, right_eye -0.15 0.52 0.43, left_ear 0.34 0.46 0.05, right_ear -0.34 0.46 0.05"
+)
 
 
 def forward(build: Build, angles: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

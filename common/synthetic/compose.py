@@ -73,7 +73,7 @@ class Stage:
     background: np.ndarray
     light: Light
     camera: Camera
-    lens: tuple[float, float, float, float]
+    lens: np.ndarray  # see scene.develop; from sharp and clean to soft and noisy
     occluders: list[tuple[int, float, float]] = field(default_factory=list)  # seed, size, depth
 
 
@@ -115,7 +115,8 @@ def make_stage(
     """Background, clutter and light for a picture of `size` (width, height); no occluders yet."""
     canvas = Canvas.empty(scene.background(rng, *size))
     scene.clutter(rng, canvas, int(rng.integers(*clutter)))
-    return Stage(canvas.colour, scene.sample_light(rng), camera, scene.sample_lens(rng))
+    light, lens = scene.sample_light(rng), rng.uniform([0.0, 0.8, -12, 1], [0.9, 1.15, 12, 7])
+    return Stage(canvas.colour, light, camera, lens)
 
 
 def add_occluder(rng: np.random.Generator, stage: Stage, size: tuple[float, float], depth: float) -> None:
@@ -137,13 +138,16 @@ def render(rng: np.random.Generator, stage: Stage, figures: list[Figure]) -> Pic
 
 
 def _shadow(canvas: Canvas, figure: Figure, camera: Camera) -> None:
-    """Below the lowest foot, when the person stands on it."""
+    """A soft dark ellipse below the lowest foot, when the person stands on it."""
     ends = [figure.joints[f"{side}_{part}"] for side in ("left", "right") for part in ("heel", "toe")]
     foot, pelvis = max(ends, key=lambda end: end[1]), figure.joints["pelvis"]
     if foot[1] - figure.joints["head_top"][1] < 0.5 * figure.build.stature:
         return
-    radii = figure.build.stature * camera.focal / pelvis[2] * np.array([0.22, 0.06])
-    scene.ground_shadow(canvas, camera.project(np.array([pelvis[0], foot[1] + 0.02, pelvis[2]])), radii)
+    size, (height, width) = figure.build.stature * camera.focal / pelvis[2], canvas.depth.shape
+    left, top = camera.project(np.array([pelvis[0], foot[1] + 0.02, pelvis[2]]))
+    x, y = (np.arange(width) - left) / (0.22 * size), (np.arange(height) - top) / (0.06 * size)
+    shade = 1 - 0.55 * np.outer(np.exp(-2.5 * y * y), np.exp(-2.5 * x * x))
+    canvas.colour *= shade.astype(np.float32)[..., None]
 
 
 def _truth(canvas: Canvas, figure: Figure, camera: Camera, owner: int) -> Truth:
