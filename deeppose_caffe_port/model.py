@@ -16,11 +16,11 @@ from common.weights.caffe import array_blob, read_caffemodel, write_net
 from common.weights.caffe_messages import messages
 from common.weights.caffe_text import TextFile, read_text
 from common.weights.caffe_upgrade import upgrade_net
-from deeppose_caffe_port import data, layers_plain, norm
+from deeppose_caffe_port import data, layers_norm, layers_plain, losses
 from deeppose_caffe_port.layers import LAYERS, Context, Layer, Scale, Source
 from deeppose_caffe_port.random_stream import CaffeRandom
 
-assert data and layers_plain and norm  # imported for the layers that they register
+assert losses  # imported, as the others, for the layers that they register
 TRAIN, TEST = 0, 1
 
 
@@ -148,7 +148,7 @@ class CaffeNet(nn.Module):
                 and follows
                 and in_place
             ):
-                if isinstance(before.layer, norm.BatchNorm) and before.scale is None and step.layer.own:
+                if isinstance(before.layer, layers_norm.BatchNorm) and before.scale is None and step.layer.own:
                     steps[-1] = before._replace(tops=step.tops, scale=step.layer)
                     continue
             if isinstance(step.layer, layers_plain.ReLU) and follows and in_place:

@@ -76,8 +76,8 @@ JOBS = (
     Job(
         house="deeppose_caffe_port", model="deeppose_refine", dataset="k2hpd", folder="K2HPD", train_split="train", test_split="test",
         protocol="pdj@0.5",
-        train=(("deeppose_caffe_port/workflow.py", "run_all", "--data_dir={data}", "--work={out}/project"),),
-        score=("deeppose_caffe_port/val.py", "--data_dir={data}", "--work={out}/project", "--out={out}/{what}.npz"),
+        train=(("deeppose_caffe_port/workflow.py", "run_all", "--data_root={data}", "--out={out}/project"),),
+        score=("deeppose_caffe_port/val.py", "--data_root={data}", "--weights={out}/project", "--out={out}/{what}.npz"),
     ),
     Job(
         house="deepercut_tf", model="resnet50", dataset="lsp", folder="LSP", train_split="train", test_split="1001-1400", protocol="pck_torso@0.2",

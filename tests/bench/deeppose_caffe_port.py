@@ -40,21 +40,24 @@ class NetBench:
 
     def __init__(self, args: argparse.Namespace):
         import torch
+        from google.protobuf import text_format
 
         from common.weights.caffe_text import parse_text
         from deeppose_caffe_port.config import PRESETS
         from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
-        from deeppose_caffe_port.prototxts import body, deploy
+        from deeppose_caffe_port.prototxts import network
         from deeppose_caffe_port.random_stream import CaffeRandom
         from tests.reference.deeppose_caffe_port import plain_module
 
         self.args, self.torch = args, torch
         torch.set_num_threads(args.threads)
-        shape, outputs = PRESETS["paper"][args.stage - 1][0], (30, 2)[args.stage - 1]
-        dims = " ".join(f"dim: {n}" for n in (args.batch_size, 3, shape.side, shape.side))
+        shape, outputs = PRESETS["paper"][args.stage], (30, 2)[args.stage - 1]
+        dims = f"dim: [{args.batch_size}, 3, {shape.side}, {shape.side}]"
         head = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}\n'
-        self.deploy = deploy(shape, args.stage, outputs, 15)
-        text = head + body(shape, outputs, deploy=False)
+        self.deploy = text_format.MessageToString(network(shape, args.stage, outputs, 15, "deploy"))
+        body = network(shape, args.stage, outputs, 15, "train_test")
+        del body.layer[:2], body.layer[-1]  # data and loss
+        text = head + text_format.MessageToString(body)
         self.device = torch.device(args.device)
         self.ours = CaffeNet(parse_text(text, "NetParameter"), TRAIN, random=CaffeRandom(1)).to(self.device)
         self.plain = plain_module(self.ours).to(self.device).train()
@@ -162,9 +165,7 @@ def bench_reader(args: argparse.Namespace) -> dict:
     """CPU time a picture of making an LMDB, reading it, and turning the batch, beside that of training on it."""
     import numpy as np
 
-    from deeppose_caffe_port.augment import Augment
-    from deeppose_caffe_port.data import LmdbSource
-    from deeppose_caffe_port.lmdb_tools import convert_imageset
+    from deeppose_caffe_port.data import Augment, LmdbSource, convert_imageset
     from deeppose_caffe_port.prepare import save
 
     side, labels, count = ((227, 30, 512), (64, 2, 2048))[args.stage - 1]

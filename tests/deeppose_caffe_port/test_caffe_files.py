@@ -14,8 +14,7 @@ from common.weights import caffe
 from common.weights.caffe_messages import ENUMS, MESSAGES, messages
 from common.weights.caffe_text import parse_text, read_text
 from common.weights.caffe_upgrade import type_name, upgrade_net
-from deeppose_caffe_port.data import LmdbSource, Prefetch
-from deeppose_caffe_port.lmdb_tools import datum, write_lmdb
+from deeppose_caffe_port.data import LmdbSource, Prefetch, datum, write_lmdb
 
 
 @pytest.mark.parametrize(
