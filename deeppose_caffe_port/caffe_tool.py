@@ -48,7 +48,7 @@ def test(args: argparse.Namespace) -> None:
     net.to(device)
     inputs = {t: net.shapes[t] for m in net.order if m.param.type in ("Input", "MemoryData") for t in m.param.top}
     given = {top: torch.rand(shape, device=device) for top, shape in inputs.items()}
-    feed, sums = Prefetch(net.sources(), device) if net.sources() else None, {}
+    feed, sums = Prefetch(net.sources(), device) if net.sources() else None, dict[str, torch.Tensor]()
     for i in range(args.iterations):
         with torch.inference_mode():
             outputs, _ = net(feed.next() if feed else given)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ class Trainer:
         self.about: dict = {"synthetic": (folder / "SYNTHETIC").exists()}
         if not config.solver:
             self.about |= {"skeleton": config.skeleton, "dataset": config.dataset, "split": config.splits[0]}
-        self._file = None
+        self._file: IO | None = None
         self._wanted, self._tested = False, -1
         self._handlers: dict = {}
 
@@ -225,13 +226,15 @@ class Trainer:
     def __enter__(self) -> Trainer:
         effects = {signal.SIGINT: self.config.sigint_effect, signal.SIGHUP: self.config.sighup_effect}
         # a stop is the session's, which ends the loop after the step
-        handlers = {
+        handlers: dict[str, Any] = {
             "none": signal.SIG_IGN,
             "snapshot": self._note,
             "stop": lambda *_: signal.raise_signal(signal.SIGTERM),
         }
         if threading.current_thread() is threading.main_thread():
-            wanted = {n: handlers[effect] for n, effect in effects.items() if (n, effect) != (signal.SIGINT, "stop")}
+            wanted: dict[signal.Signals, Any] = {
+                n: handlers[effect] for n, effect in effects.items() if (n, effect) != (signal.SIGINT, "stop")
+            }
             self._handlers = {number: (handler, signal.signal(number, handler)) for number, handler in wanted.items()}
         return self
 

@@ -128,13 +128,10 @@ class Estimator:
         if project is None and not random_weights:
             if file is None or not file.is_file():
                 raise missing_project()
-            folder = next(
-                (f for f in (file.parent, file.parent.parent) if (f / "deploy.prototxt").is_file()), file.parent
-            )
-            names, options["skeleton"] = (
-                {"snapshot1": str(file)},
-                card(record(options.get("dataset", "k2hpd")).skeleton),
-            )
+            places = (file.parent, file.parent.parent)
+            folder = next((f for f in places if (f / "deploy.prototxt").is_file()), file.parent)
+            known = record(options.get("dataset", "k2hpd")).skeleton
+            names, options["skeleton"] = {"snapshot1": str(file)}, card(known) if known else None
             stage = 1
         else:
             options |= {"out": str(project)} if project else {}

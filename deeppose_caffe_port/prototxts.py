@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -72,7 +73,7 @@ def project_files(config: Config) -> dict[str, str]:
     """Path relative to the project folder -> text, for all stages of the settings; `config.preset` is one by name, not auto."""
     files, joints = {}, len(config.joints)
     for stage in range(1, config.stages + 1):
-        shape = PRESETS[config.preset][min(stage, 2)]
+        shape = PRESETS[config.preset][1:][min(stage, 2) - 1]
         if config.channels:
             shape = Stage(**{**vars(shape), "channels": config.channels})
         made = {name: network(shape, stage, config.outputs(stage), joints, name) for name in ("train_test", "deploy")}
@@ -86,6 +87,6 @@ def write_project(config: Config) -> None:
     for name, text in project_files(config).items():
         path = config.project / name
         if not path.exists():
-            atomic_write(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+            atomic_write(path, partial(Path.write_text, data=text, encoding="utf-8"))
         elif path.read_text(encoding="utf-8") != text:
             print(f"kept: {path} (it differs from preset {config.preset}; remove it to have that)")

@@ -208,7 +208,7 @@ class Solver:
     @torch.no_grad()
     def test(self) -> dict[str, float]:
         """Every test net's mean outputs over its test_iter batches, in the process that speaks: {test_OUTPUT: figure} of those with one value."""
-        figures = {}
+        figures: dict[str, float] = {}
         for i, (net, batches) in enumerate(zip(self.test_nets, self.param.test_iter)):
             if not self.process.is_main:
                 continue

@@ -1,7 +1,10 @@
-"""The workflow's steps between the preparation and the trainings: LMDBs, predictions on the training list, trust in a later stage's moves."""
+"""What a stage is trained on, step by step up to its LMDBs; and how far to trust a later stage's moves."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +13,57 @@ from tqdm import tqdm
 
 from common.errors import DataError
 from common.weights.caffe_text import read_text
-from deeppose_caffe_port.config import Config
+from deeppose_caffe_port import prepare
+from deeppose_caffe_port.config import Config, store
 from deeppose_caffe_port.data import compute_image_mean, convert_imageset
 from deeppose_caffe_port.estimator import Estimator, Regressor
 from deeppose_caffe_port.images import read_picture
 from deeppose_caffe_port.prepare import dataset_folder, guesses, read_list, write_lines
+from deeppose_caffe_port.prototxts import write_project
 from deeppose_caffe_port.weight_files import pick_snapshot
 
 FACTORS = np.linspace(0, 1, 21)
+
+
+def preparation(config: Config, stage: int) -> dict[str, Callable[[], object]]:
+    """Name -> action of the steps that make what a stage is trained on. Those of stage 3 and later are called as those of stage 2."""
+    if stage == 1:
+        whole = {"import_data": prepare.import_data, "get_stage1": prepare.get_stage1, "get_k2hpd": prepare.get_k2hpd}
+        return {
+            **{name: partial(action, config) for name, action in whole.items()},
+            "create_lmdb": partial(create_lmdb, config, 1),
+        }
+    return {
+        f"output{stage - 1 if stage > 2 else ''}": partial(output, config, stage - 1),
+        f"get_stage{stage}": partial(patches, config, stage),
+        f"get_k2hpd{stage}": partial(prepare.get_k2hpd2, config, stage),
+        f"create_lmdb{stage}": partial(create_lmdb, config, stage),
+    }
+
+
+def run_steps(steps: dict[str, Callable[[], object]]) -> None:
+    """Do them in turn, and say how long each took."""
+    for name, action in steps.items():
+        began = time.monotonic()
+        print(f"== {name}", flush=True)
+        action()
+        print(f"== {name}: {time.monotonic() - began:.1f} s", flush=True)
+
+
+def ready(config: Config, stage: int) -> None:
+    """Prepare what a stage is trained on, where it is not there yet."""
+    if not 1 <= stage <= config.stages:
+        raise DataError(f"there is no stage {stage}: {config.project} has {config.stages}; --stages N sets how many")
+    if not (config.model_folder(stage) / "train_data_lmdb" / "data.mdb").is_file():
+        run_steps(preparation(config, stage))
+
+
+def patches(config: Config, stage: int) -> None:
+    """Patches to train a later stage on; of a third or further stage the prototxts too."""
+    if stage > 2:
+        write_project(config)
+        store(config)
+    prepare.get_stage2(config, stage)
 
 
 def create_lmdb(config: Config, stage: int = 1) -> None:

@@ -22,6 +22,7 @@ from common.errors import DataError
 from common.runs.options import Parser
 from common.runs.process import exit_code
 from deeppose_caffe_port.config import Config, parse, settle
+from deeppose_caffe_port.prepare import load_split
 
 
 def prepared(config: Config) -> Config:
@@ -29,9 +30,11 @@ def prepared(config: Config) -> Config:
     from common.weights.caffe_text import read_text
 
     if not config.solver:
-        from deeppose_caffe_port.workflow import ready
+        if not (config.project / "project.json").is_file():
+            load_split(config, 0)
+        from deeppose_caffe_port.stages import ready
 
-        config = ready(config, config.stage)
+        ready(config, config.stage)
         config.masked |= " nan" in (config.model_folder(config.stage) / "train_images.txt").read_text(encoding="utf-8")
     elif not Path(config.solver).is_file():
         raise DataError(f"solver file {config.solver} does not exist")

@@ -97,7 +97,7 @@ class Updater:
             if array.size != target.numel():
                 blob = self.blobs[i % len(self.blobs)]
                 raise DataError(
-                    f"{source}: history {i} (layer {blob.layer}, blob {blob.index}) has shape {array.shape}, expected {tuple(target.shape)}"
+                    f"{source}: history {i} (layer {blob.layer}, blob {blob.number}) has shape {array.shape}, expected {tuple(target.shape)}"
                 )
             target.copy_(torch.from_numpy(array).reshape(target.shape))
 

@@ -90,9 +90,9 @@ def gains(own: argparse.Namespace, pose_set, stages: list, results: dict) -> Non
     """Print what each stage adds: mean distance by joint in image pixels, then every protocol's total; with `--result` also in gain/ beside it."""
     import numpy as np
 
+    from common.crosscheck import figures_table
     from common.evaluate import score
     from common.files import write_json
-    from common.crosscheck import figures_table
 
     errors = [np.nanmean(np.linalg.norm(p.joints - pose_set.joints, axis=-1), axis=0) for p in stages]
     rows = [[joint, *map(float, values)] for joint, values in zip(pose_set.skeleton.joints, zip(*errors))]

@@ -199,7 +199,10 @@ EXTRA = {
     "deeppose_caffe_port": {
         "layers.py": "Caffe's layers with weights",
         "layers_plain.py": "Caffe's layers without weights",
-        "norm.py": "batch normalisation and scaling as Caffe counts them",
+        "layers_norm.py": "batch normalisation and scaling as Caffe counts them",
+        "images.py": "patches, and the two ways of resizing",
+        "stages.py": "what a stage is trained on",
+        "output.py": "name of the original's programme",
         "prototxts.py": "the two networks' prototxts",
         "random_stream.py": "Caffe's random numbers",
         "solver.py": "Caffe's solver with its snapshots",

@@ -48,7 +48,9 @@ def test_forward_and_backward(golden, case):
         net.blobs(), [(k, v) for k, v in read_caffemodel(home / "init.caffemodel").items() for _ in v]
     ):
         assert blob.layer == layer
-        assert np.array_equal(blob.tensor.detach().numpy(), arrays[blob.index]), f"filler of {layer}, blob {blob.index}"
+        assert np.array_equal(blob.tensor.detach().numpy(), arrays[blob.number]), (
+            f"filler of {layer}, blob {blob.index}"
+        )
     assert net.load(home / "weights.caffemodel") == []
     net.context.random = CaffeRandom(meta["seed_dropout"])
     captured: dict[str, torch.Tensor] = {}
