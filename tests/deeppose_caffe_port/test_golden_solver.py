@@ -1,7 +1,6 @@
 """The solver against complete runs of a real Caffe ($GOLDEN_DIR/deeppose_caffe_port/sgd_*, solver_types, lr_policies.json)."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -17,6 +16,7 @@ from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.data import LmdbSource
 from deeppose_caffe_port.model import TEST, CaffeNet
 from deeppose_caffe_port.updates import LearningRate, check_policy
+from tests.fixtures import GOLDEN
 
 torch.set_num_threads(1)  # the nets are tiny
 pytestmark = pytest.mark.golden
@@ -24,7 +24,7 @@ TOLERANCE = 1e-4  # of the largest weight of a blob: the same sums in another or
 
 
 def folder() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("GOLDEN_DIR", "/nonexistent")) / "deeppose_caffe_port"
+    return GOLDEN / "deeppose_caffe_port"
 
 
 RUNS = sorted(str(p.parent.relative_to(folder())) for p in folder().rglob("solver.prototxt"))

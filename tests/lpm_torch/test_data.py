@@ -263,7 +263,7 @@ def test_centre_maps_are_the_whole_gaussian(size):
         np.testing.assert_array_equal(data.center_map(joints, size, transposed=True), whole.transpose(0, 2, 1))
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_loader_bench_counts_crops(pose_data, tmp_path, capsys):
     for mode in ("correct", "compat"):
         options = [
