@@ -57,7 +57,8 @@ def train_and_score(args: argparse.Namespace, work: Path, model: str, seed: int)
 
 
 def pck_by_visibility(root: Path, path: Path) -> dict:
-    """PCK (box-normalised) of a prediction file over occluded and over visible joints: number of joints and percent at each threshold."""
+    """PCK (box-normalised) of a prediction file over occluded and over visible joints: number of joints and percent at
+    each threshold."""
     import numpy as np
 
     from common.datasets import load

@@ -1,7 +1,7 @@
 """A person as a kinematic tree: joint limits, proportions, forward kinematics.
 
-Body axes: x to the person's left, y up, z to the front (right-handed); lengths in metres, angles in radians inside, degrees in
-the tables.
+Body axes: x to the person's left, y up, z to the front (right-handed); lengths in metres, angles in radians inside,
+degrees in the tables.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def table(text: str) -> dict[str, list[float]]:
     return {name: [float(number) for number in numbers] for name, *numbers in rows}
 
 
-# Degrees of freedom: anatomical limits and the noise of a drawn pose, in degrees. Flexion is forward, abduction outward, twist
-# inward (arm) or outward (leg).
+# Degrees of freedom: anatomical limits and the noise of a drawn pose, in degrees. Flexion is forward, abduction
+# outward, twist inward (arm) or outward (leg).
 _TRUNK = table(
     "spine_flex -25 75 14, spine_side -30 30 9, spine_twist -40 40 12, "
     "neck_flex -35 45 14, neck_side -30 30 9, neck_twist -65 65 25"
@@ -37,7 +37,7 @@ _POSTURES = {
     "walk": "hip_flex 28 -14, knee 18 30, shoulder_flex -25 30",
     "run": "hip_flex 70 -15, knee 80 55, shoulder_flex -35 50, elbow 90 95, spine_flex 15",
     "reach": "shoulder_flex 150 140, elbow 25 30, hip_flex 10 0",
-    "throw": "shoulder_abduct 110 15, elbow 80 30, shoulder_flex 0 70, spine_twist 25, hip_flex 35 0, knee 40 0, hip_abduct 5 20",
+    "throw": "shoulder_abduct 110 15, shoulder_flex 0 70, elbow 80 30, spine_twist 25, hip_flex 35 0, knee 40 0",
     "sit": "hip_flex 88 80, knee 85 90, shoulder_flex 40 35, elbow 60 60, spine_flex 10",
     "squat": "hip_flex 100 95, knee 110 110, hip_abduct 25 25, spine_flex 30, shoulder_flex 70 60",
     "kick": "hip_flex 85 0, knee 20 15, shoulder_abduct 50 70, elbow 40 50",
@@ -62,7 +62,7 @@ def rotation(axis: int, angle: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Build:
-    """Lengths of one person in metres and a thickness factor; `head` from chin to crown, `shoulder` and `hip` half distances."""
+    """Lengths of one person in metres and a thickness factor; `head` chin to crown, `shoulder`, `hip` half widths."""
 
     stature: float
     upper_arm: float
@@ -91,9 +91,10 @@ def sample_build(rng: np.random.Generator) -> Build:
 
 
 def sample_pose(rng: np.random.Generator, looseness: float = 1.0, postures: tuple[str, ...] = POSTURES) -> np.ndarray:
-    """(D,) angles in radians in the order of `DOF`: a posture, its sides in random order, plus noise, cut at the joint limits.
+    """(D,) angles in radians in the order of `DOF`: a posture, its sides in random order, plus noise, within limits.
 
-    `looseness` scales the noise. Poses whose limbs run through the trunk or each other are drawn again, up to eight times.
+    `looseness` scales the noise. Poses whose limbs run through the trunk or each other are drawn again, up to eight
+    times.
     """
     for _ in range(8):
         angles = _draw_pose(rng, looseness, postures)
@@ -144,7 +145,7 @@ _HEAD = table(
 
 
 def forward(build: Build, angles: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Joint positions (3,) in metres from the pelvis, and bone frames (3,3; columns = bone's left, up, front), in body axes.
+    """Joints (3,) in metres from the pelvis, and bone frames (3,3; columns = bone's left, up, front), in body axes.
 
     The names cover every joint of every skeleton in `common.skeletons`, plus `head_centre`, toes and heels for drawing.
     """

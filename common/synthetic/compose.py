@@ -17,7 +17,7 @@ OUTSIDE, COVERED, SELF_OCCLUDED, VISIBLE = range(4)  # what the finished picture
 
 @dataclass(frozen=True)
 class Posing:
-    """How people are drawn for a data set: spread of the rotations in degrees, share of any roll at all, postures, looseness."""
+    """How people are drawn for a data set: spread of rotations in degrees, share of any roll, postures, looseness."""
 
     roll: float = 14.0
     any_roll: float = 0.06
@@ -59,7 +59,7 @@ def box_of(mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn picture: (H,W,3) uint8 BGR, the depth buffer (H,W) float32 metres, and the people in the order of the figures."""
+    """A picture: (H,W,3) uint8 BGR, depth buffer (H,W) float32 metres, people in the order of the figures."""
 
     image: np.ndarray
     depth: np.ndarray
@@ -96,8 +96,8 @@ def frame_tightly(
 ) -> tuple[Figure, Camera, tuple[int, int]]:
     """A camera and a picture size (width, height) for one person, as in pictures cut out around somebody.
 
-    `size`: range of the body's longer side in pixels; `margin`: range of the border, in fractions of it, drawn for each side
-    (negative cuts off).
+    `size`: range of the body's longer side in pixels; `margin`: range of the border, in fractions of it, drawn for each
+    side (negative cuts off).
     """
     figure = figure.moved([0, 0, figure.build.stature * rng.uniform(2.5, 6.0)])
     box = _body_box(figure, Camera(1.0, 0.0, 0.0))
@@ -194,8 +194,8 @@ def draw_group(
 ) -> Picture:
     """A picture of `count` people on one ground; the first is near the middle, with a stature of `share` of the height.
 
-    About half of the others stand close to somebody, so that people hide each other. `occluded`: chance of each of two things in
-    front. `crowd`: 6 to 14 more people far behind, the last in `people`.
+    About half of the others stand close to somebody, so that people hide each other. `occluded`: chance of each of two
+    things in front. `crowd`: 6 to 14 more people far behind, the last in `people`.
     """
     (width, height), focal = size, 1.1 * max(size)
     ground = rng.uniform(0.9, 1.9)  # metres below the camera

@@ -14,8 +14,8 @@ FACING_CAMERA = np.diag([1.0, -1.0, -1.0])  # body axes of an upright person who
 
 # How deep a joint lies under the surface of its own body part, in % of stature: what is nearer by a margin hides it
 _JOINT_DEPTH = table(
-    "pelvis 7, belly 7, spine 7, thorax 7, neck 6, hip 7.5, shoulder 5, elbow 3, wrist 2.5, hand 2.5, knee 4.2, ankle 3.2, "
-    "foot 3, upper_neck 5.5, head_top 5.5, head 6.5, head_centre 6.5, face 2, nose 1.2, eye 1.5, ear 1.5"
+    "pelvis 7, belly 7, spine 7, thorax 7, neck 6, hip 7.5, shoulder 5, elbow 3, wrist 2.5, hand 2.5, knee 4.2, "
+    "ankle 3.2, foot 3, upper_neck 5.5, head_top 5.5, head 6.5, head_centre 6.5, face 2, nose 1.2, eye 1.5, ear 1.5"
 )
 _MARGIN = 0.025
 
@@ -56,8 +56,8 @@ def draw_figure(canvas: Canvas, figure: Figure, camera: Camera, light: Light, ow
         draw(canvas, tube, camera, light, owner)
 
 
-# Slices of the trunk, each a tube from side to side: height on the spine (0 pelvis, 1 neck); then, in fractions of stature, half
-# width, the share of it that girth scales, half depth.
+# Slices of the trunk, each a tube from side to side: height on the spine (0 pelvis, 1 neck); then, in fractions of
+# stature, half width, the share of it that girth scales, half depth.
 _SLICES = (
     (0.8, 0.09, 0.0, 0.053),
     (0.66, 0.096, 0.15, 0.061),

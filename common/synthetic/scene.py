@@ -1,4 +1,4 @@
-"""Everything but the people: backgrounds, clutter behind, occluders in front, light, shadow on the ground, the camera's noise."""
+"""Everything but the people: backgrounds, clutter behind, occluders in front, light, the camera's noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TILE = 320
 
 @lru_cache(maxsize=1)
 def _surfaces() -> list[np.ndarray]:
-    """Background tiles (320,320) float32 around 0 (contrast only): noise, bricks, planks, foliage, panels; always the same."""
+    """Background tiles (320,320) float32 around 0 (contrast only): noise, bricks, planks, foliage, panels."""
     rng = np.random.default_rng(22)
     tiles = []
     for falloff in (0.4, 0.55, 0.7, 0.85):
@@ -118,14 +118,14 @@ def _thing(rng: np.random.Generator, canvas: Canvas, size: float) -> np.ndarray:
 
 
 def occlude(rng: np.random.Generator, canvas: Canvas, size: float, depth: float) -> None:
-    """One thing in front of everybody, `size` in fractions of the picture's longer side; marked as OCCLUDER in the canvas."""
+    """One thing in front of everybody, `size` in the picture's longer side; OCCLUDER in the canvas."""
     solid = _thing(rng, canvas, size) > 0.5
     canvas.depth[solid] = depth
     canvas.owner[solid] = OCCLUDER
 
 
 def develop(rng: np.random.Generator, colour: np.ndarray, lens: np.ndarray) -> np.ndarray:
-    """(H,W,3) float32 -> uint8 BGR through a lens: defocus (sigma in pixels), gain, lift, deviation of the sensor's noise."""
+    """(H,W,3) float32 -> uint8 BGR through a lens: defocus (sigma in pixels), gain, lift, noise."""
     sigma, gain, lift, noise = lens.astype(np.float32)
     if sigma > 0.3:
         colour = cv2.GaussianBlur(colour, (0, 0), float(sigma))

@@ -1,10 +1,11 @@
-"""Speed against the obvious peers, in one run: a plain PyTorch module of the same net, OpenCV's Caffe reader, reading of the LMDB.
+"""Speed against the obvious peers, in one run: a plain PyTorch module of the same net, OpenCV's Caffe reader, reading
+of the LMDB.
 
     python tests/bench/deeppose_caffe_port.py net [--stage=1 --batch_size=16 --threads=1 --device=cpu --json=OUT]
     python tests/bench/deeppose_caffe_port.py reader [--stage=1]           # LMDB and augmentation against what training consumes
 
-`net` times forward and backward passes in TRAIN phase in turn; CPU seconds count, on a GPU wall seconds. The plain module is in
-tests/reference. Real Caffe is not here; a plain module took 0.72 of its CPU time where it was measured.
+`net` times forward and backward passes in TRAIN phase in turn; CPU seconds count, on a GPU wall seconds. The plain
+module is in tests/reference. Real Caffe is not here; a plain module took 0.72 of its CPU time where it was measured.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ class NetBench:
         return once
 
     def run(self) -> dict:
-        """Median seconds of each runner in both modes, and the median of its shares of the plain module's time in the same turn."""
+        """Median seconds of each runner in both modes, and the median of its shares of the plain module's time in the
+        same turn."""
         result: dict = {}
         for mode, runners in (("training", self.training()), ("inference", self.inference())):
             sides = {name: self.passing(forward, mode == "training") for name, forward in runners.items()}

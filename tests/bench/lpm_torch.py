@@ -152,9 +152,11 @@ def bench_network(args: argparse.Namespace) -> dict:
 
 
 def bench_loader(args: argparse.Namespace) -> dict:
-    """Augmented crops a second on one core (labels and centre map included): median over `repeat`, of wall time and of CPU time.
+    """Augmented crops a second on one core (labels and centre map included): median over `repeat`, of wall time and of
+    CPU time.
 
-    The two differ on a busy machine. A warm-up reads the files once, so that the disk does not count. DataError without data.
+    The two differ on a busy machine. A warm-up reads the files once, so that the disk does not count. DataError without
+    data.
     """
     import cv2
 
