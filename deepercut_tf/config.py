@@ -1,142 +1,150 @@
-"""Every setting of deepercut_tf once: the keys of the original's `pose_cfg.yaml` with its defaults, and ours (marked). Unknown keys are errors.
+"""Every setting once: the keys of the original's `pose_cfg.yaml` with its defaults, and ours. Unknown keys are errors.
 
-Shipped files lie in `models/{mpii,coco,...}/{train,test}/pose_cfg.yaml` (the original's settings), `models/smoke/` and `demo/`.
+Names are the vocabulary's of all five houses; the original's keys are second names of the same settings, in files and on command lines. One
+has two meanings: beside `dataset_type` (or when it is no data set's name) `dataset` is the .mat file or folder, as in the original's files;
+else, and always on a command line, it is the data set's name. Shipped files lie in `models/` (presets) and `demo/`.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from argparse import Namespace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common import datasets
 from common.errors import DataError
-from common.runs.first.settings import convert, read_settings_file, setting
+from common.runs.options import Parser, check_numbers, given_of
+from common.runs.settings import read_settings_file, resolve, setting
+from common.runs.shelf import data_folder, run_folder
 
-ROOT = Path(__file__).resolve().parent.parent
+if TYPE_CHECKING:
+    from easydict import EasyDict
+
 HOUSE = Path(__file__).resolve().parent
+ROOT = HOUSE.parent
 NETWORKS = ("resnet_50", "resnet_101", "resnet_152")
-PREPARED = ("default", "mpii", "penn_action")  # a `.mat` file in the original's layout
-FOLDERS = (
-    "lsp",
-    "lspet",
-    "mpii",
-    "coco",
-    "aic",
-    "penn_action",
-    "jhmdb",
-    "ai_challenger",
-    "json",
-)  # a folder that common.datasets reads
-DATASET_TYPES = tuple(dict.fromkeys((*PREPARED, *FOLDERS)))
+UNITS = {"resnet_50": (3, 4, 6, 3), "resnet_101": (3, 4, 23, 3), "resnet_152": (3, 8, 36, 3)}
+PREPARED = ("default", "mpii", "penn_action")  # may be a .mat file in the original's layout
+DATASETS = tuple(dict.fromkeys((*PREPARED, "aic", *datasets.NAMES)))
+PRESETS = {
+    "paper": "mpii/train",
+    "coco": "coco/train",
+    **{name: name for name in ("smoke", "lspet", "coco_overfit", "synthetic_parts", "synthetic_multi")},
+}
+# keys of the original that have no effect, there or here; what the first drawing called otherwise
+NO_EFFECT = ("weigh_negatives", "fg_fraction", "scmap_threshold", "pairwise_stats_collect", "log_dir")
+RENAMED = {"width": "channels", "snapshot_dir": "out"}
 
 
-def _listing(default, text: str):
-    """A field whose value is a list."""
-    return field(
-        default_factory=lambda: [*default] if default is not None else None, metadata={"help": text, "list": True}
-    )
+def _rare(default, text: str, choices: tuple | None = None, names: tuple[str, ...] = (), group: str = ""):
+    return setting(default, text, choices, names, group, rare=True)
 
 
 @dataclass
 class Config:
     """One `pose_cfg.yaml`. None: no default, required where it is used (`require`)."""
 
-    # network
-    net_type: str | None = setting(None, "backbone", NETWORKS)
-    init_weights: str | None = setting(None, "weights to start from: TF1 checkpoint, .npz or a snapshot of ours")
-    num_joints: int | None = setting(None, "joints J; data sets other than `default` bring their own")
-    all_joints: list | None = _listing(None, "groups of joints; two of a group are a left-right pair")
-    all_joints_names: list | None = _listing(None, "names of the groups")
-    stride: float = setting(8.0, "pixels a cell of the score maps")
-    mean_pixel: list = _listing((123.68, 116.779, 103.939), "RGB mean that is subtracted")
-    location_refinement: bool = setting(False, "predict offsets within a cell")
-    locref_stdev: float = setting(7.2801, "pixels of an offset of 1")
-    pairwise_predict: bool = setting(False, "predict offsets to the other joints (multi-person)")
-    intermediate_supervision: bool = setting(False, "train a second score map on block3")
-    intermediate_supervision_layer: int = setting(12, "unit of block3 that it reads (resnet_50 has 6 units)")
-    video: bool = setting(False, "the original's video network was never published: an error when true")
-    # training
-    pos_dist_thresh: float | None = setting(None, "pixels around a joint that count as the joint")
-    weigh_part_predictions: bool = setting(False, "use the score weights (masks of unannotated people)")
-    weigh_only_present_joints: bool = setting(False, "leave joints that an image does not have out of its loss")
-    weigh_negatives: bool = setting(False, "no effect, as in the original")
-    fg_fraction: float = setting(0.25, "no effect, as in the original")
-    locref_loss_weight: float = setting(1.0, "factor of the location refinement loss")
-    locref_huber_loss: bool = setting(True, "Huber instead of squared error")
-    pairwise_loss_weight: float = setting(1.0, "factor of the pairwise loss")
-    pairwise_huber_loss: bool = setting(True, "Huber instead of squared error")
-    optimizer: str = setting("sgd", "sgd (momentum 0.9) or adam", ("sgd", "adam"))
-    adam_lr: float | None = setting(None, "Adam's constant learning rate; none (ours): the rates of multi_step")
-    multi_step: list | None = _listing(None, "[[learning rate, last iteration], ...]")
-    regularize: bool = setting(False, "add weight_decay * sum(w^2) / 2 over kernels (no effect in the original)")
-    weight_decay: float = setting(1e-4, "L2 factor, used when `regularize` is true")
-    batch_size: int = setting(1, "images a step; larger than 1 pads to a common size")
-    display_iters: int | None = setting(None, "iterations between two lines of the log")
-    save_iters: int | None = setting(None, "iterations between two snapshots")
-    snapshot_prefix: str = setting("snapshot", "name of the snapshots")
-    log_dir: str = setting("log", "TensorBoard and JSON-lines log")
     # data
-    dataset: str = setting("", "the .mat file, or the data set's folder")
-    dataset_type: str = setting("default", "what `dataset` is", DATASET_TYPES)
-    dataset_phase: str | None = setting(None, "split (coco, aic: train2014 and so on)")
-    dataset_ann: str | None = setting(None, "coco, aic: person_keypoints or image_info")
-    coco_only_images_with_people: bool = setting(False, "skip images without a person")
-    shuffle: bool = setting(True, "random order of the images")
-    mirror: bool = setting(False, "train on mirrored copies too")
-    crop: bool = setting(
-        False, "use the crop field of the .mat file; ours: in a folder's data set, the box of an image's only person"
+    dataset: str = setting("default", "data set; default: a .mat file", DATASETS, ("dataset_type",))
+    data_root: str = setting("", "its folder or .mat file (default: data/DATASET)")
+    train_split: str | None = setting(None, "training split (default: train)", names=("dataset_phase",))
+    valid_split: str = setting("none")
+    limit: int | None = setting(None, "the first N persons (rounded up to whole pictures) only")
+    dataset_ann: str = _rare("person_keypoints", "coco, aic: person_keypoints or image_info", group="data")
+    coco_only_images_with_people: bool = _rare(False, "skip images without a person", group="data")
+    data_range: list | None = _rare(None, "[first, last] images of the split, from 0, last excluded", group="data")
+    use_gt_segm: bool = _rare(False, "test_multiperson.py: group detections by ground-truth masks too", group="data")
+    video_batch: bool = _rare(False, "penn_action: batch_size consecutive frames a step", group="data")
+    # network
+    net_type: str = setting("resnet_50", "backbone", NETWORKS)
+    weights: str | None = setting(None, "first weights: TF1 checkpoint, .npz, run folder", names=("init_weights",))
+    init_heads: bool = _rare(False, "take from the first weights also the heads that fit, not the backbone alone")
+    channels: float = setting(1.0, "channel multiplier of the backbone; 1 is the original network")
+    num_joints: int = _rare(0, "joints J; data sets other than `default` bring their own")
+    all_joints: list = _rare([], "groups of joints; two of a group are the right one and the left one")
+    all_joints_names: list = _rare([], "names of the groups")
+    stride: float = _rare(8.0, "pixels a cell of the score maps")
+    mean_pixel: list = _rare([123.68, 116.779, 103.939], "RGB mean that is subtracted")
+    location_refinement: bool = _rare(False, "predict offsets within a cell")
+    locref_stdev: float = _rare(7.2801, "pixels of an offset of 1")
+    pairwise_predict: bool = setting(False, "predict offsets to the other joints (several persons)")
+    intermediate_supervision: bool = _rare(False, "train a second score map on block3")
+    intermediate_supervision_layer: int = _rare(12, "unit of block3 that it reads (resnet_50 has 6 units)")
+    video: bool = _rare(False, "the original's video network was never published: an error when true")
+    bn_mode: str = _rare(
+        "auto", "batch statistics; auto: frozen with first weights, else train", ("auto", "frozen", "train")
     )
-    crop_pad: int = setting(0, "pixels around that crop")
-    global_scale: float = setting(1.0, "factor on the image size, in training and at test")
-    scale_jitter_lo: float | None = setting(None, "random scale from")
-    scale_jitter_up: float | None = setting(None, "random scale to")
-    max_input_size: float | None = setting(None, "training leaves out images of more than its square of pixels")
-    use_gt_segm: bool = setting(False, "coco: group detections by ground-truth masks")
-    video_batch: bool = setting(False, "penn_action: batch_size consecutive frames a step")
-    # pairwise terms and detections
-    pairwise_stats_fn: str = setting("pairwise_stats.mat", "mean and deviation of the offsets between joints")
-    pairwise_stats_collect: bool = setting(False, "no effect: pairwise_stats.py needs no switch")
-    pairwise_model_dir: str | None = setting(None, "folder of spatial_model_cidx_A_B.mat")
-    tensorflow_pairwise_order: bool = setting(
+    bn_decay: float = _rare(0.997, "decay of the moving statistics in mode train; short runs need less")
+    mode: str = setting("correct", "repair the original's errors, or repeat them", ("correct", "compat"))
+    # training
+    schedule: list = setting([], "[[learning rate, last iteration], ...]", names=("multi_step",))
+    max_steps: int | None = setting(None, "at most so many updates, whatever the schedule says")
+    lr: float | None = setting(None, "constant learning rate in place of the schedule's", names=("adam_lr",))
+    optimizer: str = setting("sgd", "sgd (momentum 0.9) or adam", ("sgd", "adam"), group="training")
+    warmup: int = setting(0)
+    clip: float | None = setting(None)
+    regularize: bool = _rare(False, "add weight_decay * sum(w^2) / 2 over kernels", group="training")
+    weight_decay: float = _rare(1e-4, "L2 factor, used when `regularize` is true")
+    pos_dist_thresh: float = setting(17.0, "pixels around a joint that count as it", group="training")
+    weigh_part_predictions: bool = _rare(False, "use the score weights (masks of unannotated people)", group="training")
+    weigh_only_present_joints: bool = _rare(
+        False, "leave joints that an image does not have out of its loss", group="training"
+    )
+    locref_loss_weight: float = _rare(1.0, "factor of the location refinement loss", group="training")
+    locref_huber_loss: bool = _rare(True, "Huber instead of squared error", group="training")
+    pairwise_loss_weight: float = _rare(1.0, "factor of the pairwise loss", group="training")
+    pairwise_huber_loss: bool = _rare(True, "Huber instead of squared error", group="training")
+    shuffle: bool = _rare(True, "random order of the images", group="training")
+    mirror: bool = setting(False, "train on mirrored copies too", group="training")
+    crop: bool = _rare(False, "train on the .mat file's crop, or a folder's only person's box", group="training")
+    crop_pad: int = _rare(0, "pixels around that crop", group="training")
+    crop_size: int = _rare(
+        0, "train on a square of so many scaled pixels around one of the persons; 0: whole images", group="training"
+    )
+    scale_jitter_lo: float | None = setting(None, "random scale from", group="training")
+    scale_jitter_up: float | None = setting(None, "random scale to", group="training")
+    rotate: float = setting(0.0, "random rotation by up to so many degrees", group="training")
+    max_input_size: float | None = _rare(None, "leave out images of more than its square of pixels", group="training")
+    bucket: int = _rare(0, "pad images to multiples of so many pixels, so that few sizes occur", group="training")
+    display_iters: int = _rare(20, "iterations between two entries of the log", group="training")
+    save_iters: int = setting(60000, "iterations between two snapshots and validations", group="training")
+    save_minutes: float = setting(10.0)
+    patience: int = setting(0)
+    seed: int = setting(0)
+    resume: str | None = setting(None)
+    # machine
+    device: str | None = setting(None)
+    amp: str = setting("off", "", ("off", "bf16"))
+    batch_size: int = setting(1, "images a step on each device; larger than 1 pads to a common size")
+    workers: int | None = setting(None, "loader threads (default: from the cores)")
+    threads: int | None = setting(None)
+    # output
+    out: str | None = setting(None)
+    snapshot_prefix: str = _rare("snapshot", "name of the snapshots", group="output")
+    # prediction
+    global_scale: float = setting(1.0, "factor on the image size, in training and prediction", group="network")
+    test_scales: list = _rare([1.0], "scales whose maps are averaged in prediction, relative to global_scale")
+    pairwise_stats_fn: str = _rare("pairwise_stats.mat", "mean and deviation of the offsets between joints")
+    pairwise_model_dir: str | None = _rare(None, "folder of spatial_model_cidx_A_B.mat")
+    tensorflow_pairwise_order: bool = _rare(
         True, "channels in our order; false: in that of the statistics file (Caffe models)"
     )
-    sparse_graph: list = _listing((), "pairs of joints whose terms are used; empty: all")
-    nms_radius: float | None = setting(None, "cells between two detections of one joint")
-    det_min_score: float | None = setting(None, "smallest probability of a detection")
-    scmap_threshold: float | None = setting(None, "no effect, as in the original")
-    scoremap_dir: str = setting("test", "folder of the score-map cache")
-    cached_scoremaps: str | None = setting(None, "read score maps from this folder instead of running the network")
-    pck_threshold: float | None = setting(None, "eval_pck: share of the longer side of a person's box")
-    # ours
-    mode: str = setting("correct", "ours: repair the original's errors, or repeat them", ("correct", "compat"))
-    bn_mode: str = setting(
-        "auto", "ours: batch statistics; auto: frozen with init_weights, else train", ("auto", "frozen", "train")
-    )
-    bn_decay: float = setting(0.997, "ours: decay of the moving statistics in mode train; short runs need less")
-    width: float = setting(1.0, "ours: channel multiplier of the backbone; 1 is the original network")
-    init_heads: bool = setting(False, "ours: take from init_weights also the heads that fit, not the backbone alone")
-    amp: str = setting("off", "ours: mixed precision in training", ("off", "bf16"))
-    crop_size: int = setting(
-        0,
-        "ours: train on a square of so many scaled pixels around one of an image's persons, another each time; 0: whole images",
-    )
-    rotate: float = setting(0.0, "ours: random rotation of training images by up to so many degrees")
-    warmup: int = setting(0, "ours: iterations of linear warm-up")
-    clip: float | None = setting(None, "ours: global gradient-norm clip")
-    bucket: int = setting(0, "ours: pad images to multiples of so many pixels, so that few sizes occur; 0: no padding")
-    snapshot_dir: str = setting(".", "ours: folder of the snapshots")
-    seed: int = setting(0, "ours: seed of weights and data order")
-    image_iters: int = setting(0, "ours: iterations between two pictures in TensorBoard; 0: none")
-    test_scales: list = _listing((1.0,), "ours: scales whose maps are averaged at test, relative to global_scale")
-    min_person_joints: int = setting(3, "ours: persons with fewer joints are left out of results and drawings")
-    data_range: list | None = _listing(None, "ours: [first, last] rows of the data set, from 0, last excluded")
+    sparse_graph: list = _rare([], "pairs of joints whose terms are used; empty: all")
+    nms_radius: float = _rare(5.0, "cells between two detections of one joint")
+    det_min_score: float = _rare(0.2, "smallest probability of a detection")
+    min_person_joints: int = _rare(3, "persons with fewer joints are left out")
+    scoremap_dir: str = _rare("test", "folder of the score-map cache", group="output")
+    cached_scoremaps: str | None = _rare(None, "read score maps from this folder instead of running the network")
+    pck_threshold: float = _rare(0.2, "eval_pck: share of the longer side of a person's box", group="output")
 
     @property
     def train_statistics(self) -> bool:
         """Whether batch normalisation uses and updates batch statistics."""
-        return self.bn_mode == "train" or (self.bn_mode == "auto" and not self.init_weights)
+        return self.bn_mode == "train" or (self.bn_mode == "auto" and not self.weights)
 
     @property
     def intermediate_unit(self) -> int | None:
@@ -148,111 +156,199 @@ class Config:
         """(3,) float32."""
         return np.asarray(self.mean_pixel, np.float32)
 
+    @property
+    def data_path(self) -> Path:
+        """The data set's folder or .mat file."""
+        return house_path(self.data_root) if self.data_root else data_folder(None, self.dataset)
 
-def make_config(values: dict, allow_unknown: bool = False, source: str = "settings") -> Config:
-    """A Config from {key: value}; DataError naming the key for an unknown or unusable one."""
-    import typing
+    def checked(self) -> Config:
+        """Itself; DataError naming the key of a value that cannot be."""
+        if self.video:
+            raise DataError("video: the original's video network was never published; set it to false")
+        if self.stride != 8.0:
+            raise DataError(f"stride is {self.stride}; the network has stride 8")
+        units = UNITS[self.net_type][2]
+        if self.intermediate_supervision and not 1 <= self.intermediate_supervision_layer <= units:
+            raise DataError(
+                f"intermediate_supervision_layer is {self.intermediate_supervision_layer}, block3 of {self.net_type} has"
+                f" units 1..{units}; choose one of them, or set intermediate_supervision to false"
+            )
+        check_numbers(self, batch_size=1, limit=1, max_steps=1, save_iters=1, display_iters=1, bucket=0, crop_size=0)
+        self._check_lists()
+        if self.crop_size and self.crop:
+            raise DataError(f"crop_size is {self.crop_size} and crop true; give one of them")
+        if self.mirror and not self.shuffle:
+            raise DataError("mirror needs shuffle: true")
+        return self
 
-    hints, known = typing.get_type_hints(Config), {f.name: f for f in fields(Config)}
-    unknown = [k for k in values if k not in known]
-    if unknown and not allow_unknown:
-        raise DataError(
-            f"{source}: unknown key {', '.join(unknown)}; correct it, or give --allow_unknown for files of other programs"
-        )
-    found = {}
-    for name, value in values.items():
-        if name in unknown:
-            continue
+    def _check_lists(self) -> None:
+        jitter = [s for s in (self.scale_jitter_lo, self.scale_jitter_up) if s is not None]
+        scales = [self.global_scale, *(self.test_scales or [None]), *jitter]
+        if not all(isinstance(s, (int, float)) and s > 0 for s in scales):
+            raise DataError("global_scale, test_scales and scale_jitter_lo and _up must be numbers above 0")
+        for name, count in (("mean_pixel", 3), ("data_range", 2)):
+            given = getattr(self, name)
+            if given is not None and not (len(given) == count and all(isinstance(v, (int, float)) for v in given)):
+                raise DataError(f"{name} must be a list of {count} numbers, not {given}")
         try:
-            found[name] = _list(name, value) if known[name].metadata.get("list") else convert(name, value, hints[name])
-        except ValueError as error:
-            raise DataError(f"{source}: {error} (YAML reads 5e-5 as text: write 0.00005)") from error
-        choices = known[name].metadata.get("choices")
-        if choices and found[name] is not None and found[name] not in choices:
-            raise DataError(f"{source}: {name}: {found[name]!r} is not one of {', '.join(map(str, choices))}")
-    config = Config(**found)
-    _check(config, source)
-    return config
+            steps = [(float(rate), int(last)) for rate, last in self.schedule]
+        except (TypeError, ValueError):
+            raise DataError(f"multi_step must be [[learning rate, last iteration], ...], not {self.schedule}") from None
+        bounds = [last for _, last in steps]
+        if bounds != sorted(bounds):
+            raise DataError(f"the iterations of multi_step must ascend: {bounds}")
 
 
-def _list(name: str, value):
-    if value is not None and not isinstance(value, (list, tuple)):
-        raise ValueError(f"setting {name}: {value!r} is not a list")
-    return None if value is None else list(value)
+# settings that matter to a trained network
+PREDICTION = (
+    "dataset", "mode", "global_scale", "test_scales", "pairwise_stats_fn", "pairwise_model_dir", "sparse_graph", "nms_radius",
+    "det_min_score", "min_person_joints", "net_type", "channels", "num_joints", "all_joints", "all_joints_names",
+    "location_refinement", "locref_stdev", "pairwise_predict", "seed",
+)  # fmt: skip
+# the original's key of each of our settings
+ORIGINAL = {f.name: f.metadata["names"][0] for f in fields(Config) if f.metadata["names"]} | {"data_root": "dataset"}
 
 
-def _check(config: Config, source: str) -> None:
-    if config.video:
-        raise DataError(f"{source}: video: the original's video network was never published; set it to false")
-    if config.stride != 8.0:
-        raise DataError(f"{source}: stride is {config.stride}; the network has stride 8")
-    units = {"resnet_50": 6, "resnet_101": 23, "resnet_152": 36}.get(config.net_type, 36)
-    if config.intermediate_supervision and not 1 <= config.intermediate_supervision_layer <= units:
-        raise DataError(
-            f"{source}: intermediate_supervision_layer is {config.intermediate_supervision_layer}, block3 of {config.net_type} has units"
-            f" 1..{units}; choose one of them, or set intermediate_supervision to false"
-        )
-    scales = [
-        config.global_scale,
-        *(config.test_scales or [None]),
-        *(s for s in (config.scale_jitter_lo, config.scale_jitter_up) if s is not None),
-    ]
-    if not all(isinstance(s, (int, float)) and s > 0 for s in scales):
-        raise DataError(f"{source}: global_scale, test_scales and scale_jitter_lo and _up must be numbers above 0")
-    for name, count in (("mean_pixel", 3), ("data_range", 2)):
-        given = getattr(config, name)
-        if given is not None and not (len(given) == count and all(isinstance(v, (int, float)) for v in given)):
-            raise DataError(f"{source}: {name} must be a list of {count} numbers, not {given}")
-    if config.crop_size < 0 or (config.crop_size and config.crop):
-        raise DataError(
-            f"{source}: crop_size is {config.crop_size} and crop {config.crop}; give one of them, crop_size as a number of pixels"
-        )
-    if config.mirror and not config.shuffle:
-        raise DataError(f"{source}: mirror needs shuffle: true")
-    schedule = config.multi_step or []
+def from_file(values: dict, allow_unknown: bool = False) -> dict:
+    """The keys of a pose_cfg.yaml under the names of `Config`."""
+    found = {name: value for name, value in values.items() if name not in NO_EFFECT}
+    for old in RENAMED.keys() & found.keys():
+        raise DataError(f"key {old}, of this project's first form, is called {RENAMED[old]} now")
+    if "dataset" in found and ("dataset_type" in found or found["dataset"] not in DATASETS):
+        found["data_root"] = found.pop("dataset") or ""
+    if found.get("optimizer", "sgd") == "sgd":
+        found.pop("adam_lr", None)  # as in the original
+    if allow_unknown:
+        known = {f.name for f in fields(Config)} | set(ORIGINAL.values())
+        found = {name: value for name, value in found.items() if name in known}
+    return found
+
+
+def make_config(*layers: dict, source: str | Path = "settings", allow_unknown: bool = False) -> Config:
+    """A Config from the keys of settings files, or from a `cfg` of `load_config`, later ones win; DataError naming `source` and the key."""
     try:
-        bounds = [int(bound) for _, bound in schedule]
-        [float(rate) for rate, _ in schedule]
-    except (TypeError, ValueError):
-        raise DataError(
-            f"{source}: multi_step must be [[learning rate, last iteration], ...], not {schedule}"
-        ) from None
-    if bounds != sorted(bounds):
-        raise DataError(f"{source}: the iterations of multi_step must ascend: {bounds}")
+        return resolve(Config, *(from_file(layer, allow_unknown) for layer in layers)).checked()
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
 
 
-def find_config_file(given: str | None = None) -> Path:
-    """`given`, else pose_cfg.yaml in $POSE_PARAM_PATH, else in the working directory (the original's places). DataError when there is none."""
+def as_cfg(config: Config) -> EasyDict:
+    """The settings by the original's keys, as the original's programs have them: `cfg.num_joints`."""
+    from easydict import EasyDict
+
+    return EasyDict({ORIGINAL.get(name, name): value for name, value in asdict(config).items()})
+
+
+def load_config(path: str | Path | None = None, **overrides) -> EasyDict:
+    """The checked settings of a pose_cfg.yaml (see `find_config_file`), with `overrides` on top, as the original's `cfg`."""
+    path = find_config_file(path)
+    assert path is not None
+    return as_cfg(make_config(read_settings_file(path), overrides, source=path))
+
+
+def find_config_file(given: str | Path | None = None, needed: bool = True) -> Path | None:
+    """`given`, else pose_cfg.yaml in $POSE_PARAM_PATH, else in the working directory (the original's places).
+
+    DataError when it is not there; None where nothing was given and none is `needed`.
+    """
     path = Path(given) if given else Path(os.environ.get("POSE_PARAM_PATH", ".")) / "pose_cfg.yaml"
     path = path / "pose_cfg.yaml" if path.is_dir() else path
-    if not path.is_file():
-        raise DataError(
-            f"settings file {path.absolute()} does not exist; run in a folder with a pose_cfg.yaml, or give --config FILE, for example"
-            f" {HOUSE / 'models/mpii/train/pose_cfg.yaml'}"
-        )
-    return path
+    if path.is_file():
+        return path
+    if not given and not needed:
+        return None
+    raise DataError(
+        f"settings file {path.absolute()} does not exist; run in a folder with a pose_cfg.yaml, give --config FILE, for"
+        f" example {HOUSE / 'models/mpii/train/pose_cfg.yaml'}, or --preset NAME"
+    )
 
 
-def load_config(path: str | Path, overrides: dict | None = None, allow_unknown: bool = False) -> Config:
-    """Settings of a YAML file, with `overrides` on top. DataError naming the file and the key."""
-    return make_config({**read_settings_file(path), **(overrides or {})}, allow_unknown, str(path))
+# ---- command lines --------------------------------------------------------------------------------------------------------------
+
+
+def settings_parser(about: str | None) -> Parser:
+    """A parser with every setting as an option, for `settings_of`."""
+    parser = Parser(about)
+    add_file_options(parser)
+    parser.settings(Config)
+    return parser
+
+
+def add_file_options(parser: Parser) -> None:
+    """--preset, --config and --allow_unknown."""
+    where = "pose_cfg.yaml or its folder (default: $POSE_PARAM_PATH, else the working directory's)"
+    parser.option("preset", choices=("auto", *PRESETS), default=None, text="shipped settings, of deepercut_tf/models")
+    parser.option("config", metavar="FILE", default=None, text=where)
+    parser.option("allow_unknown", type=bool, default=False, text="ignore unknown keys of the file", rare=True)
+
+
+def file_settings(args: Namespace, needed: bool = True) -> dict:
+    """What the file that --config, --preset or the working directory names has, under the names of `Config`; {} where none is `needed`."""
+    preset = getattr(args, "preset", None)
+    given = HOUSE / "models" / PRESETS[preset] if preset and preset != "auto" and not args.config else args.config
+    path = find_config_file(given, needed)
+    if path is None:
+        return {}
+    try:
+        return from_file(read_settings_file(path), args.allow_unknown)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def settings_of(args: Namespace, automatic: bool = False) -> Config:
+    """The settings that the options of `settings_parser` name. `automatic`: without a file, the preset that suits the data.
+
+    DataError on a missing file, unknown key or bad value.
+    """
+    given = given_of(args, *(f.name for f in fields(Config)))
+    found = file_settings(args, needed=not automatic and args.preset != "auto")
+    if not found:
+        args.preset = suited_preset(resolve(Config, given))
+        found = file_settings(args)
+    if automatic:
+        found.setdefault("out", standard_folder(args))
+    if "dataset" in given and "data_root" not in given:
+        found["data_root"] = ""  # of another data set
+    try:
+        return resolve(Config, found, given).checked()
+    except DataError as error:
+        raise DataError(f"{args.config or args.preset or 'settings'}: {error}") from error
+
+
+def predicting_settings(args: Namespace) -> dict:
+    """What the options of a programme that predicts say of the settings: those of a file, if there is one, then single ones."""
+    found, given = file_settings(args, needed=False), given_of(args, "data_root", *PREDICTION)
+    if "dataset" in given:
+        given.setdefault("data_root", "")  # that of the file or the weights is another data set's
+    return {**found, **given}
+
+
+def standard_folder(args: Namespace) -> str:
+    """Where a training writes: into the working directory if its settings are there, as the original; else output/deepercut_tf/NAME."""
+    if not args.config and args.preset in (None, "auto"):
+        return "."
+    path = Path(args.config or HOUSE / "models" / PRESETS[args.preset]).resolve()
+    folders = [path, *path.parents] if path.is_dir() else path.parents
+    name = next(p.name for p in folders if p.name not in ("train", "test"))
+    return str(run_folder("deepercut_tf", name))
+
+
+def suited_preset(config: Config) -> str:
+    """`smoke` on drawn people, else the paper's for the data set."""
+    if (config.data_path / "SYNTHETIC").exists():
+        return "smoke"
+    return "coco" if config.dataset in ("coco", "aic", "crowdpose") else "paper"
 
 
 def require(config: Config, *names: str, why: str) -> None:
     """DataError listing every one of `names` that has no value; `why` says what needs them."""
-    lacking = [name for name in names if getattr(config, name) in (None, "", [])]
+    lacking = [ORIGINAL.get(name, name) for name in names if getattr(config, name) in (None, "", [], 0)]
     if lacking:
         raise DataError(f"{why} needs the key{'s' if len(lacking) > 1 else ''} {', '.join(lacking)} in pose_cfg.yaml")
 
 
-def house_path(text: str) -> Path:
+def house_path(text: str | Path) -> Path:
     """A path of a settings file: as it is, or, when that does not exist, relative to this house or the repository's root."""
-    path = output_path(text)
+    path = Path(text).expanduser()
     options = [path] if path.is_absolute() else [path, HOUSE / path, ROOT / path]
     return next((option for option in options if option.exists()), path)
-
-
-def output_path(text: str) -> Path:
-    """Where to write: as given, but `output/...` lies in the repository's root wherever a program is started."""
-    path = Path(text)
-    return ROOT / path if path.parts[:1] == ("output",) else path

@@ -2,56 +2,34 @@
 
     python deepercut_tf/convert.py models/coco/coco-resnet-101 weights/coco.npz --config deepercut_tf/demo/pose_cfg_multi.yaml
     python deepercut_tf/convert.py weights/coco.npz weights/coco-resnet-101       # TF1 checkpoint, which the original loads
-    python deepercut_tf/convert.py weights/coco.npz weights/coco.onnx             # any picture size; runs without TensorFlow
+    python deepercut_tf/convert.py output/deepercut_tf/smoke smoke.onnx           # any picture size; runs without TensorFlow
 
 Nothing is written unless the network computes the same with the source's variables, with those folded for prediction, and with the
-written file. A card (OUT.json) says where the weights came from.
+written file. Files of ours bring their settings and joint names; the originals' need --config.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError  # noqa: E402
-from common.runs.first.process import exit_code  # noqa: E402
-from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
+from common.runs import converting
+from common.runs.process import exit_code
+from deepercut_tf.config import PREDICTION, Config, add_file_options, make_config, predicting_settings
 
-FILES = (".npz", ".onnx")  # what is one file; anything else is a checkpoint's prefix
-TOLERANCE = 1e-4  # of the largest output, float32, folded against not
+TOLERANCE = 1e-4  # of the largest output, float32: other kernels, and normalisation folded against not
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = settings_parser(__doc__)
-    parser.add_argument("source", help="checkpoint prefix, .npz or state file")
-    parser.add_argument("out", help="file to write: .npz, .onnx, or a checkpoint prefix")
-    parser.add_argument(
-        "--licence", default="as the source states; not given", help="licence of the weights, for the card"
-    )
+    parser = converting.parser(__doc__)
+    add_file_options(parser)
+    parser.settings(Config, only=PREDICTION)
     return parser.parse_args(argv)
-
-
-def networks(config, values):
-    """The plain network with these variables, and the Predictor that has them folded."""
-    from deepercut_tf.engine import Predictor
-    from deepercut_tf.model import build_model, load_variables
-
-    model = build_model(config)
-    load_variables(model, values, "the source")
-    return model, Predictor(model, config)
-
-
-def largest_difference(first: dict, second: dict) -> float:
-    """Over the outputs of the first, relative to their largest value (at least 1)."""
-    import numpy as np
-
-    return max(float(np.abs(first[name] - second[name]).max() / max(np.abs(first[name]).max(), 1.0)) for name in first)
 
 
 def write_onnx(path: Path, predictor) -> None:
@@ -79,71 +57,42 @@ def run(args: argparse.Namespace) -> Path:
 
     import numpy as np
 
-    from common.files import sha256_of
-    from deepercut_tf.model import named_variables
-    from deepercut_tf.weight_files import find_snapshot, read_weights
+    from common.skeletons import card
+    from deepercut_tf.estimator import Predictor, fresh_model, skeleton_of_weights
+    from deepercut_tf.joints import with_joints
+    from deepercut_tf.model import load_variables, named_variables
+    from deepercut_tf.weight_files import find_snapshot, read_weights, write_weights
 
-    source = find_snapshot(args.source)
+    source = find_snapshot(args.input)
     values, stored = read_weights(source)
-    config = replace(settings_from(stored, args), bn_mode="frozen")
-    image = np.random.default_rng(0).integers(0, 256, (1, 80, 96, 3), np.uint8)
-    model, predictor = networks(config, values)
+    config = make_config(stored.get("config", {}), predicting_settings(args), source=source)
+    skeleton = skeleton_of_weights(stored, config, source)
+    # the terms of pairs are no part of the network
+    config = replace(with_joints(config, skeleton), bn_mode="frozen", pairwise_model_dir=None)
+    model = fresh_model(config)
+    load_variables(model, values, str(source))
+    predictor, image = Predictor(model, config), np.random.default_rng(0).integers(0, 256, (1, 80, 96, 3), np.uint8)
     plain = {name: np.asarray(value) for name, value in model(image, training=False).items()}
     values = {name: values[name] for name in named_variables(model)}
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / f"trial{Path(args.out).suffix if args.out.endswith(FILES) else ''}"
-        difference = max(
-            largest_difference(plain, predictor.outputs(image)), trial_run(trial, values, predictor, plain, image)
-        )
-        if not difference <= TOLERANCE:  # NaN too
-            raise DataError(f"{source}: outputs differ by {difference:g} (allowed {TOLERANCE:g}); nothing was written")
-        file = source if source.is_file() else Path(f"{source}.data-00000-of-00001")
-        card = {
-            "source": str(source), "source_sha256": sha256_of(file), "licence": args.licence, "mapping": "variable names of the original, unchanged",
-            "variables": len(values), "check": {"largest difference": difference, "tolerance": TOLERANCE}, "config": asdict(config),
-        }  # fmt: skip
-        return write(Path(args.out), trial, values, card)
-
-
-def trial_run(trial: Path, values: dict, predictor, plain: dict, image) -> float:
-    """Write the trial file and read it back: the largest difference of its outputs (ONNX); of variables 0, or infinite if any differs."""
-    import numpy as np
-
-    from deepercut_tf.weight_files import read_weights, write_weights
-
-    if trial.suffix == ".onnx":
-        write_onnx(trial, predictor)
-        return largest_difference(plain, run_onnx(trial, image))
-    read, _ = read_weights(write_weights(trial, values, {}))
-    return 0.0 if all(np.array_equal(read[name], value) for name, value in values.items()) else np.inf
-
-
-def write(out: Path, trial: Path, values: dict, card: dict) -> Path:
-    """Put the checked trial (ONNX), or the variables, where they belong, with the card beside them."""
-    import shutil
-
-    from common.files import atomic_write, write_json
-    from deepercut_tf.weight_files import write_weights
-
-    if trial.suffix != ".onnx":
-        return write_weights(out, values, card)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(out, lambda temporary: shutil.copyfile(trial, temporary))
-    write_json(f"{out}.json", card)
-    return out
-
-
-def settings_from(stored: dict, args: argparse.Namespace):
-    """The settings that the source carries, else those of --config."""
-    from deepercut_tf.config import make_config
-
-    return make_config(stored) if stored and not args.config else settings_of(args)
+    about = {
+        "config": asdict(config),
+        "about": stored.get("about") or {"skeleton": card(skeleton), "dataset": config.dataset},
+    }
+    with converting.Conversion(source, args.output, args.licence) as conversion:
+        conversion.compare("folded outputs", plain, predictor.outputs(image), TOLERANCE)
+        if args.output.suffix == ".onnx":
+            write_onnx(conversion.draft, predictor)
+            conversion.compare("outputs of the written file", plain, run_onnx(conversion.draft, image), TOLERANCE)
+        else:
+            read, _ = read_weights(write_weights(conversion.draft, values, about))
+            conversion.compare("variables of the written file", values, read, 0.0)
+        conversion.keep(mapping="variable names of the original, unchanged", variables=len(values), **about)
+    return args.output
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    return exit_code(lambda: run(args), "{}")
+    return exit_code(lambda: run(parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

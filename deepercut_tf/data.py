@@ -15,7 +15,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.images import read_image
-from deepercut_tf.config import Config, require
+from deepercut_tf.config import Config
 from deepercut_tf.items import Item, ItemSet
 from deepercut_tf.joints import mirror_joints, symmetric_order
 from deepercut_tf.targets import Targets, make_targets, map_size
@@ -28,7 +28,7 @@ class Sample:
     """One image as the network reads it. `image` (H,W,3) uint8 RGB; coordinates p of the file are at scale * (p - origin) in it."""
 
     image: np.ndarray
-    targets: Targets | None
+    targets: Targets
     index: int
     scale: float
     origin: tuple[float, float] = (0.0, 0.0)
@@ -50,7 +50,7 @@ def image_size(item: Item) -> tuple[int, int]:
 
 
 def make_sample(
-    item_set: ItemSet, index: int, config: Config, scale: float, mirror: bool, statistics: np.ndarray | None = None, with_targets: bool = True,
+    item_set: ItemSet, index: int, config: Config, scale: float, mirror: bool, statistics: np.ndarray | None = None,
     angle: float = 0.0, spot: tuple[float, float, float] | None = None,
 ) -> Sample:  # fmt: skip
     """Read image `index`, crop, resize by `scale`, mirror, turn by `angle` degrees, and make its targets. `statistics`: see `make_targets`,
@@ -72,22 +72,20 @@ def make_sample(
         order = symmetric_order(config.all_joints, config.num_joints)
         persons = [mirror_joints(p, width, order, item_set.mirror_shift) for p in persons]
         image = image[:, ::-1]
-    upright, (matrix, turned) = image.shape[:2], rotation(image.shape[:2], angle)
+    upright = image.shape[0], image.shape[1]
+    matrix, turned = rotation(upright, angle)
     if angle:
         image = turn(image, matrix, turned, np.round(config.mean_rgb).tolist())
-    targets = None
-    if with_targets:
-        scaled = [(p[:, 0].astype(int), p[:, 1:] * scale @ matrix[:, :2].T + matrix[:, 2]) for p in persons]
-        size = map_size(*image.shape[:2])
-        targets = make_targets(scaled, size, scale, config, statistics)
-        mask = ignore_mask(item_set, item, config)
-        if mask is not None:
-            shown = mask[window][:, ::-1] if mirror and config.mode == "correct" else mask[window]
-            if angle:
-                shown = turn(score_mask(shown, upright), matrix, turned, 0)
-            targets = replace(
-                targets, weights=np.broadcast_to(score_weights(shown, size)[..., None], targets.score.shape)
-            )
+    scaled = [(p[:, 0].astype(int), p[:, 1:] * scale @ matrix[:, :2].T + matrix[:, 2]) for p in persons]
+    size = map_size(*image.shape[:2])
+    targets = make_targets(scaled, size, scale, config, statistics)
+    mask = ignore_mask(item_set, item, config)
+    if mask is not None:
+        shown = mask[window][:, ::-1] if mirror and config.mode == "correct" else mask[window]
+        if angle:
+            shown = turn(score_mask(shown, upright), matrix, turned, 0)
+        weights = np.broadcast_to(score_weights(shown, size)[..., None], targets.score.shape)
+        targets = replace(targets, weights=weights)
     return Sample(np.ascontiguousarray(image), targets, index, scale, origin)
 
 
@@ -98,10 +96,10 @@ def rotation(size: tuple[int, int], angle: float) -> tuple[np.ndarray, tuple[int
     height, width = size
     cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     box = height * abs(cosine) + width * abs(sine), width * abs(cosine) + height * abs(sine)
-    turned = tuple(min(int(np.ceil(side - 1e-9)), max(size)) for side in box)
+    high, wide = (min(int(np.ceil(side - 1e-9)), max(size)) for side in box)
     linear = np.array([[cosine, sine], [-sine, cosine]])
-    middle, new_middle = (np.array([w - 1, h - 1]) / 2 for h, w in (size, turned))
-    return np.concatenate([linear, (new_middle - linear @ middle)[:, None]], axis=1), turned
+    middle, new_middle = (np.array([w - 1, h - 1]) / 2 for h, w in (size, (high, wide)))
+    return np.concatenate([linear, (new_middle - linear @ middle)[:, None]], axis=1), (high, wide)
 
 
 def turn(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill) -> np.ndarray:
@@ -145,8 +143,7 @@ def _box_window(image: np.ndarray, item: Item, config: Config) -> tuple[slice, s
 
 def _square_window(image: np.ndarray, item: Item, side: float, spot: tuple[float, float, float]) -> tuple[slice, slice]:
     """Rows and columns of a square of `side` pixels about the person that `spot` picks, moved into the picture where it is larger."""
-    choice, *shift = spot
-    shape, shift = np.array(image.shape[1::-1]), np.array(shift)
+    choice, shift, shape = spot[0], np.array(spot[1:]), np.array(image.shape[1::-1])
     if item.persons:
         points = item.persons[int(choice * len(item.persons))][:, 1:]
         middle = (points.min(0) + points.max(0)) / 2 + shift * side / 2
@@ -256,7 +253,7 @@ class Sampler:
         return tuple(frames[min(start + i, len(frames) - 1)] for i in range(count))
 
     def _accepts(self, item: Item, scale: float) -> bool:
-        height, width = image_size(item)
+        height, width = map(float, image_size(item))
         if self.config.crop and self.config.mode == "correct" and item.crop is not None:
             (x1, y1, x2, y2), pad = item.crop, 2 * self.config.crop_pad
             height, width = min(y2 - y1 + 1 + pad, height), min(x2 - x1 + 1 + pad, width)
@@ -290,9 +287,7 @@ def collate(samples: list[Sample], config: Config, bucket: int = 0) -> dict[str,
     return batch
 
 
-def _named_targets(targets: Targets | None, config: Config) -> dict[str, np.ndarray]:
-    if targets is None:
-        return {}
+def _named_targets(targets: Targets, config: Config) -> dict[str, np.ndarray]:
     weights = targets.weights if config.weigh_part_predictions else np.ones_like(targets.score)
     named = {"part_score_targets": targets.score, "part_score_weights": weights}
     more = {
@@ -311,12 +306,11 @@ def batches(
     start: int = 0,
     workers: int = 2,
     share: tuple[int, int] = (0, 1),
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Endless (number of the next draw, batch). `share` (k, n): of n workers' batches the k-th only, each reading its own images.
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches (`collate`) with `draw`, the number of the next draw. `share` (k, n): of n workers' batches the k-th only, each reading its own images.
 
     With `batch_size` > 1 a batch has so many draws, with `video_batch` so many frames of one. A damaged image is left out with a warning.
     """
-    require(config, "pos_dist_thresh", why="training")
     draws = Sampler(item_set, config).draws(start)
     per_batch = 1 if config.video_batch else config.batch_size
 
@@ -330,7 +324,8 @@ def batches(
         return collate(samples, config, config.bucket) if samples else None
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        ahead, failed = [], 0
+        ahead: list = []
+        failed = 0
         while True:
             while len(ahead) < 2 * max(workers, 1):
                 group = [[next(draws) for _ in range(per_batch)] for _ in range(share[1])]
@@ -341,20 +336,15 @@ def batches(
             if failed > len(item_set):
                 raise DataError(f"no image of {item_set.root} can be read; run `python -m common.datasets check` on it")
             if batch is not None:
-                yield number, batch
+                yield {**batch, "draw": np.array(number)}
 
 
 def _sample_or_none(item_set: ItemSet, index: int, config: Config, draw: Draw, statistics) -> Sample | None:
     try:
-        return make_sample(
-            item_set, index, config, draw.scale, draw.mirror, statistics, angle=draw.angle, spot=draw.spot
-        )
+        return make_sample(item_set, index, config, draw.scale, draw.mirror, statistics, draw.angle, draw.spot)
     except DataError as error:
-        if (
-            item_set.items[index].image not in str(error)
-            or "cannot be decoded" not in str(error)
-            and "does not exist" not in str(error)
-        ):
+        text = str(error)
+        if item_set.items[index].image not in text or not ("cannot be decoded" in text or "does not exist" in text):
             raise
         warnings.warn(f"left out: {error}", stacklevel=2)
         return None
@@ -385,13 +375,12 @@ def batch_spec(config: Config) -> dict:
 def tf_dataset(
     item_set: ItemSet, config: Config, statistics: np.ndarray | None, start: int = 0, workers: int = 2, share=(0, 1)
 ):
-    """The same as a prefetched tf.data.Dataset of dicts (with `draw`, the number of the next draw, an int64 scalar)."""
+    """The same as a prefetched tf.data.Dataset."""
     import tensorflow as tf
 
     signature = batch_spec(config) | {"draw": tf.TensorSpec((), tf.int64)}
 
     def generate():
-        for number, batch in batches(item_set, config, statistics, start, workers, share):
-            yield {**batch, "draw": np.int64(number)}
+        return batches(item_set, config, statistics, start, workers, share)
 
     return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(4)

@@ -35,6 +35,7 @@ def unpack_maps(outputs: dict[str, np.ndarray], config: Config, statistics: Pair
         locref = np.asarray(outputs["locref"])[0].reshape(height, width, joints, 2) * config.locref_stdev
     pairwise = None
     if config.pairwise_predict:
+        assert statistics is not None
         raw = np.asarray(outputs["pairwise_pred"])[0].reshape(height, width, joints * (joints - 1), 2)
         # by far the largest array of a picture: no copy for an order that is ours already, no double precision
         ours = np.array_equal(statistics.channel, np.arange(len(statistics.channel)))
@@ -58,6 +59,7 @@ def arrows(maps: Maps, pose: np.ndarray, stride: float = 8.0) -> tuple[np.ndarra
 
     The start is the refined joint, the end the cell's middle plus the predicted offset. `pose` from `argmax_pose`.
     """
+    assert maps.pairwise is not None
     width, joints = maps.score.shape[1:]
     best = maps.score.reshape(-1, joints).argmax(0)
     grid = np.stack([best % width, best // width], axis=1) * stride + 0.5 * stride

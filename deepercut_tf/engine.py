@@ -1,34 +1,245 @@
-"""`Trainer.step`, one update of the weights (TensorFlow), and `Predictor`, maps of an image (any Keras backend)."""
+"""Training: `Trainer`, what a run is made of and how it steps; `Machine`, its devices and processes; `Update`, the compiled step (TensorFlow)."""
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 import keras
 import numpy as np
-from keras import ops
 
-from deepercut_tf.config import Config
-from deepercut_tf.data import batch_spec
-from deepercut_tf.detections import Maps, unpack_maps
+from common.errors import DataError
+from common.runs.checkpoints import check_compatible
+from common.runs.process import Process, default_workers
+from common.runs.session import Position
+from common.skeletons import card
+from deepercut_tf import data
+from deepercut_tf.config import Config, house_path, require
+from deepercut_tf.estimator import Estimator, use_device
+from deepercut_tf.items import ItemSet, load_pose_set
 from deepercut_tf.losses import pose_losses
-from deepercut_tf.model import build_model, folded_variables, load_variables, named_variables
-from deepercut_tf.pair_statistics import PairStatistics
+from deepercut_tf.model import build_model, load_variables, named_variables
+from deepercut_tf.pair_statistics import load_statistics
+from deepercut_tf.weight_files import drop_old_snapshots, find_snapshot, read_weights, write_weights
 
 MOMENTUM = 0.9
 BETA1, BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8  # TensorFlow 1's defaults
+# what a resumed run must share with its beginning
+RUN_FIELDS = (
+    "mode", "net_type", "channels", "num_joints", "location_refinement", "pairwise_predict", "intermediate_supervision",
+    "intermediate_supervision_layer", "optimizer", "global_scale", "mirror", "rotate", "crop", "seed", "batch_size",
+)  # fmt: skip
+
+
+class Machine(Process):
+    """The devices of `--device` and the processes of TF_CONFIG, if any. `strategy` is None on one device in one process."""
+
+    def __init__(self, device: str | None = None, threads: int | None = None):
+        if keras.backend.backend() != "tensorflow":
+            raise DataError(f"training needs KERAS_BACKEND=tensorflow; {keras.backend.backend()} can predict only")
+        devices = use_device(device, threads)
+        self.rank, self.world, self.replicas = 0, 1, max(devices, 1)
+        self.strategy: Any = None
+        import tensorflow as tf
+
+        if "TF_CONFIG" in os.environ:
+            self.rank, self.world = _place_in_cluster()
+            self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        elif devices > 1:
+            self.strategy = tf.distribute.MirroredStrategy()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return self.mean(float(flag)) > 0
+
+    def mean(self, value: float) -> float:
+        """Mean of every process's value."""
+        if self.world == 1:
+            return value
+        import tensorflow as tf
+
+        each = self.strategy.run(lambda: tf.constant(value, tf.float32))
+        return float(self.strategy.reduce(tf.distribute.ReduceOp.MEAN, each, axis=None))
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        self.mean(0.0)
+
+
+def _place_in_cluster() -> tuple[int, int]:
+    """(number of this process, processes) of TF_CONFIG; DataError when it is damaged."""
+    try:
+        cluster = json.loads(os.environ["TF_CONFIG"])
+        return int(cluster["task"]["index"]), len(cluster["cluster"]["worker"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"TF_CONFIG needs cluster.worker and task.index ({error!r})") from error
+
+
+def learning_rate(config: Config, iteration: int) -> float:
+    """Rate of an iteration (from 0): that of the first entry of the schedule whose bound is not below it, or `lr`; warmed up."""
+    rates = (rate for rate, bound in config.schedule if iteration <= bound)
+    rate = next(rates, config.schedule[-1][0]) if config.lr is None else config.lr
+    return float(rate) * min(1.0, (iteration + 1) / config.warmup if config.warmup else 1.0)
 
 
 class Trainer:
+    """A training run on the images of `item_set` (`items.load_items`). Iterations 0 to the schedule's last bound are run."""
+
+    def __init__(self, config: Config, item_set: ItemSet, process: Machine):
+        require(config, "schedule", why="training")
+        keras.utils.set_random_seed(config.seed)
+        self.config, self.item_set, self.process = config, item_set, process
+        self.statistics = None
+        if config.pairwise_predict:
+            path, joints = house_path(config.pairwise_stats_fn), config.num_joints
+            self.statistics = load_statistics(path, joints, config.global_scale, config.tensorflow_pairwise_order)
+        self.draw = 0  # number of the next draw of the data order
+        strategy = process.strategy
+        spec = None
+        if strategy is None:
+            self.model = build_model(config, intermediate=True, amp=config.amp)
+        else:
+            with strategy.scope():
+                self.model = build_model(config, intermediate=True, amp=config.amp)
+            spec = {name: part for name, part in self.batches().element_spec.items() if name != "draw"}
+        self.update = Update(self.model, config, strategy, spec)
+        self.position = Position(batch_size=config.batch_size * process.replicas * process.world)
+        last = int(config.schedule[-1][1]) + 1
+        self.total_steps = last if config.max_steps is None else min(last, config.max_steps)
+
+    @property
+    def about(self) -> dict:
+        """What the network answers and learns from, for checkpoints."""
+        about = {"skeleton": card(self.item_set.skeleton), "dataset": self.config.dataset}
+        return about | {"split": self.config.train_split or "train", "synthetic": self.item_set.synthetic}
+
+    def batches(self):
+        """Endless batches from the next draw on, each with the number of the draw after it; distributed, a batch for every replica."""
+        item_set, config, strategy = self.item_set, self.config, self.process.strategy
+        table = self.statistics.table(config.num_joints) if self.statistics else None
+        workers = default_workers() if config.workers is None else config.workers
+        if strategy is None:
+            return data.batches(item_set, config, table, self.draw, workers)
+        import tensorflow as tf
+
+        def per_process(context):
+            # one pipeline a process gives its replicas' batches in turn
+            local, rank, world = self.process.replicas, self.process.rank, self.process.world
+            shares = [(rank * local + k, world * local) for k in range(local)]
+            parts = [data.tf_dataset(item_set, config, table, self.draw, workers, share) for share in shares]
+            turns = tf.data.Dataset.range(local).repeat()
+            return tf.data.Dataset.choose_from_datasets(parts, turns) if local > 1 else parts[0]
+
+        return strategy.distribute_datasets_from_function(per_process)
+
+    def step(self, batch: dict) -> dict:
+        """One update; the loss before it and the rate, now and then the parts of the loss."""
+        iteration = self.position.step
+        rate = learning_rate(self.config, iteration)
+        losses = self.update(batch, rate, iteration + 1)
+        self.draw = _first_number(batch["draw"])
+        self.position.advance()
+        shown = {"loss": losses.pop("total_loss"), "lr": rate}
+        return shown | losses if self.position.step % self.config.display_iters == 0 else shown
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The network's variables by the original's names; FloatingPointError naming one that is not finite."""
+        values = {name: keras.ops.convert_to_numpy(v) for name, v in named_variables(self.model).items()}
+        bad = [name for name, value in values.items() if not np.isfinite(value).all()]
+        if bad:
+            raise FloatingPointError(f"weight {bad[0]} is not finite at step {self.position.step}: training diverged")
+        return values
+
+    def state(self) -> dict:
+        """Weights, optimiser slots and place in the data order."""
+        slots = {name: slot.numpy() for name, slot in self.update.slots.items()}
+        return {"model": self.weights(), "optimizer": slots, "draw": self.draw}
+
+    def restore(self, state: dict) -> None:
+        """Go on from a `state`; DataError naming a setting that does not fit."""
+        check_compatible(state["config"], asdict(self.config), RUN_FIELDS)
+        load_variables(self.model, state["model"], "the checkpoint")
+        for name, slot in self.update.slots.items():
+            slot.assign(state["optimizer"][name])
+        self.draw = state["draw"]
+
+    def start(self) -> None:
+        """First weights: the backbone's alone, as in the original; with `init_heads` also the heads of the same joints that fit."""
+        if not self.config.weights:
+            return
+        path = find_snapshot(self.config.weights)
+        values, stored = read_weights(path)
+        heads = self.config.init_heads
+        if heads and stored.get("about"):
+            values = of_joints(values, stored["about"]["skeleton"]["joints"], self.item_set.skeleton.joints)
+        names = load_variables(self.model, values, str(path), only_backbone=True, fitting_heads=heads)
+        of_heads = sum(name.startswith("pose/") for name in names)
+        print(f"first weights: {len(names)} variables from {path}, {of_heads} of them of heads")
+
+    @property
+    def snapshot_due(self) -> bool:
+        """Whether the original writes a snapshot after the step just done."""
+        done = self.position.step - 1
+        return (done > 0 and done % self.config.save_iters == 0) or self.position.step >= self.total_steps
+
+    def snapshot(self, folder: Path) -> None:
+        """Write PREFIX-N, N the last iteration, as a TensorFlow 1 checkpoint for the original's programs; the newest five are kept."""
+        values = self.weights()
+        if self.process.is_main:
+            path = folder / f"{self.config.snapshot_prefix}-{self.position.step - 1}"
+            write_weights(path, values, {"config": asdict(self.config), "about": self.about})
+            drop_old_snapshots(folder, self.config.snapshot_prefix)
+
+    def validate(self) -> dict[str, float] | None:
+        """The validation split's figures, main one first: one person a picture, or in every annotated box where pictures have several."""
+        if self.config.valid_split == "none" or not self.process.is_main:
+            return None
+        from common import evaluate
+
+        pose_set = load_pose_set(self.config, self.config.valid_split)
+        pose_set = pose_set.limit(self.config.limit)
+        several = len(np.unique(pose_set.image_id)) < len(pose_set)
+        estimator = Estimator.of(self.model, self.config, self.item_set.skeleton)
+        predictions = estimator.predict_pose_set(pose_set, "annotated" if several else "whole")
+        return {name: result.total for name, result in evaluate.score(pose_set, predictions).items()}
+
+
+def of_joints(values: dict[str, np.ndarray], stored: list[str], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Weights whose heads of scores and offsets within a cell have the `wanted` joints' channels, taken by name; a head that lacks one is left out.
+
+    The pairwise head's channels are pairs of joints: it is kept for the same joints in the same order alone.
+    """
+    if tuple(stored) == wanted:
+        return values
+    kept = {name: value for name, value in values.items() if not name.startswith("pose/")}
+    if not set(wanted) <= set(stored):
+        return kept
+    order = np.array([stored.index(joint) for joint in wanted])
+    for head, channels in (("part_pred", 1), ("intermediate_supervision", 1), ("locref_pred", 2)):
+        index = (order[:, None] * channels + np.arange(channels)).ravel()
+        for part, axis in (("weights", 2), ("biases", 0)):
+            name = f"pose/{head}/block4/{part}"
+            if name in values:
+                kept[name] = np.take(values[name], index, axis)
+    return kept
+
+
+def _first_number(value) -> int:
+    """A batch's draw number, of the last replica when there are several."""
+    return max(int(part) for part in getattr(value, "values", (value,)))
+
+
+class Update:
     """The compiled training step. Variables and optimiser slots go by the original's names.
 
     SGD is TensorFlow 1's momentum (a = 0.9 a + g, w -= lr a); Adam too is TensorFlow 1's. With a tf.distribute `strategy` every replica
-    steps on its own batch, of the distributed data set's `spec`, and gradients are averaged. ValueError on another Keras backend than TensorFlow.
+    steps on its own batch, of the distributed data set's `spec`, and gradients are averaged.
     """
 
     def __init__(self, model: keras.Model, config: Config, strategy=None, spec: dict | None = None):
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                f"training needs KERAS_BACKEND=tensorflow; it is {keras.backend.backend()}, which can predict only"
-            )
         import tensorflow as tf
 
         self.model, self.config, self.strategy = model, config, strategy
@@ -36,12 +247,9 @@ class Trainer:
         self.trained = {name: v.value for name, v in named_variables(model).items() if v.trainable}
         kinds = ("Momentum",) if config.optimizer == "sgd" else ("Adam", "Adam_1")
 
-        def make_slots():
-            return {
-                f"{n}/{kind}": tf.Variable(tf.zeros(v.shape), trainable=False)
-                for n, v in self.trained.items()
-                for kind in kinds
-            }
+        def make_slots() -> dict:
+            named = ((f"{name}/{kind}", v) for name, v in self.trained.items() for kind in kinds)
+            return {name: tf.Variable(tf.zeros(v.shape), trainable=False) for name, v in named}
 
         if strategy is None:
             self.slots = make_slots()
@@ -50,11 +258,10 @@ class Trainer:
                 self.slots = make_slots()
         number = tf.TensorSpec((), tf.float32)
         # one trace for all image sizes; with partly known sizes, as retracing would find them, TensorFlow 2.21 computed wrong shapes
-        self._compiled = tf.function(
-            self._distributed if strategy else self._step, input_signature=[spec or batch_spec(config), number, number]
-        )
+        signature = [spec or data.batch_spec(config), number, number]
+        self._compiled = tf.function(self._distributed if strategy else self._step, input_signature=signature)
 
-    def step(self, batch: dict, rate: float, number: int) -> dict:
+    def __call__(self, batch: dict, rate: float, number: int) -> dict:
         """One update with a batch of `data.collate` (or a replica's each) at learning rate `rate`; `number` counts updates from 1 (for Adam).
 
         Returns the losses before it, as tensors. No retracing for other image sizes.
@@ -66,7 +273,8 @@ class Trainer:
             batch = {name: tf.convert_to_tensor(value) for name, value in batch.items()}
         return self._compiled(batch, tf.constant(rate, tf.float32), tf.constant(float(number), tf.float32))
 
-    def _gradients(self, batch: dict):
+    def gradients(self, batch: dict):
+        """(losses, gradients of the trained variables)."""
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
@@ -80,7 +288,7 @@ class Trainer:
     def _step(self, batch: dict, rate, number):
         import tensorflow as tf
 
-        losses, gradients = self._gradients(batch)
+        losses, gradients = self.gradients(batch)
         if self.strategy is not None:
             gradients = tf.distribute.get_replica_context().all_reduce("mean", gradients)
         if self.config.clip:
@@ -102,33 +310,6 @@ class Trainer:
         )  # fmt: skip
 
     def _distributed(self, batch, rate, number):
+        assert self.strategy is not None
         losses = self.strategy.run(self._step, args=(batch, rate, number))
         return {name: self.strategy.reduce("mean", value, axis=None) for name, value in losses.items()}
-
-
-class Predictor:
-    """Score maps and offsets of images by a trained network. Normalisation is folded into the kernels."""
-
-    def __init__(self, model: keras.Model, config: Config, statistics: PairStatistics | None = None):
-        """`model` from `build_model` with `config`; `statistics` are needed with `pairwise_predict`."""
-        self.config, self.statistics = config, statistics
-        self.network = build_model(config, folded=True)
-        load_variables(self.network, folded_variables(model), "the network")
-        self._call = self._outputs
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            signature = [tf.TensorSpec((None, None, None, 3), tf.uint8)]
-            self._call = tf.function(self._outputs, input_signature=signature)
-
-    def _outputs(self, images):
-        outputs = self.network(images, training=False)
-        return {**outputs, "part_prob": ops.sigmoid(outputs["part_pred"])}
-
-    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """(B,H,W,3) uint8 RGB -> part_pred, part_prob, locref, pairwise_pred as arrays."""
-        return {name: ops.convert_to_numpy(value) for name, value in self._call(np.ascontiguousarray(images)).items()}
-
-    def maps(self, image: np.ndarray) -> Maps:
-        """(H,W,3) uint8 RGB -> maps in pixels of this image."""
-        return unpack_maps(self.outputs(image[None]), self.config, self.statistics)

@@ -12,18 +12,18 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError  # noqa: E402
-from common.runs.first.process import exit_code  # noqa: E402
-from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
+from common.errors import DataError
+from common.runs.process import exit_code
+from deepercut_tf.config import as_cfg, require, settings_of, settings_parser
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = settings_parser(__doc__)
-    parser.add_argument("--pred", default="predictions.json", help="COCO result file (default: predictions.json)")
+    parser.option("pred", default="predictions.json", metavar="FILE", text="COCO result file", group="data")
     return parser.parse_args(argv)
 
 
@@ -47,27 +47,27 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     from common.importers import load_any
     from common.metrics.coco import oks_ap
     from common.skeletons import COCO17
-    from deepercut_tf.ai_challenger import AIC17
-    from deepercut_tf.config import house_path, require
+    from deepercut_tf.joints import AIC17
 
     config = settings_of(args)
-    require(config, "dataset", "dataset_phase", why="eval_mscoco.py")
-    joints = AIC17 if config.dataset_type == "aic" else COCO17
-    truth = coco.load(house_path(config.dataset).expanduser().absolute(), config.dataset_phase, joints)
+    require(config, "train_split", why="eval_mscoco.py")
+    cfg = as_cfg(config)
+    joints = AIC17 if cfg.dataset_type == "aic" else COCO17
+    truth = coco.load(config.data_path.absolute(), cfg.dataset_phase, joints)
     # COCO's evaluator knows 17 places, not what ai2coco put there
     truth = replace(truth, skeleton=COCO17)
     path = Path(args.pred)
     if not path.is_file():
         raise DataError(f"{path} does not exist; write it with python deepercut_tf/test_multiperson.py, or give --pred")
-    if config.mode == "compat":
+    if cfg.mode == "compat":
         path = write_json(path.with_name(f"{path.stem}-0.json"), as_the_original(read_json(path)))
     return oks_ap(truth, load_any(path, truth))
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    return exit_code(lambda: "\n".join(f"{name:10} {value:.3f}" for name, value in run(args).items()), "{}")
+    figures = lambda: "\n".join(f"{name:10} {value:.3f}" for name, value in run(parse_args(argv)).items())  # noqa: E731
+    return exit_code(figures, "{}")
 
 
 if __name__ == "__main__":

@@ -12,19 +12,19 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError  # noqa: E402
-from common.runs.first.process import exit_code  # noqa: E402
-from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
+from common.errors import DataError
+from common.runs.process import exit_code
+from deepercut_tf.config import as_cfg, settings_of, settings_parser
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = settings_parser(__doc__)
-    parser.add_argument("--predictions", default="predictions.mat", help="file of test.py (default: predictions.mat)")
-    parser.add_argument("--threshold", type=float, help="default: the key pck_threshold")
+    parser.option("predictions", default="predictions.mat", metavar="FILE", text="file of test.py", group="data")
+    parser.option("threshold", type=float, default=None, text="default: the key pck_threshold", group="output")
     return parser.parse_args(argv)
 
 
@@ -82,31 +82,23 @@ def run(args: argparse.Namespace) -> str:
     """The report. DataError on bad input."""
     import numpy as np
 
-    from deepercut_tf.config import require
     from deepercut_tf.items import load_items
 
-    config = settings_of(args)
-    if args.threshold is None:
-        require(config, "pck_threshold", why="eval_pck.py")
-    item_set, config = load_items(config)
+    item_set, config = load_items(settings_of(args))
+    cfg = as_cfg(config)
     crowded = sum(len(item.persons) > 1 for item in item_set.items)
     if crowded:
         print(f"note: {crowded} images have several persons; the first one of each is scored", file=sys.stderr)
     persons = [item.persons[0] if item.persons else np.zeros((0, 3)) for item in item_set.items]
-    predicted = read_predictions(args.predictions, len(persons), config.num_joints)
-    threshold = config.pck_threshold if args.threshold is None else args.threshold
-    return report(
-        per_joint_pck(persons, predicted, config.num_joints, threshold),
-        config.all_joints,
-        config.all_joints_names,
-        config.mode == "correct",
-    )
+    predicted = read_predictions(args.predictions, len(persons), cfg.num_joints)
+    threshold = cfg.pck_threshold if args.threshold is None else args.threshold
+    per_joint = per_joint_pck(persons, predicted, cfg.num_joints, threshold)
+    return report(per_joint, cfg.all_joints, cfg.all_joints_names, cfg.mode == "correct")
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    return exit_code(lambda: run(args), "{}")
+    return exit_code(lambda: run(parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from common.datasets import coco, files
 from common.errors import DataError, DataMissing
 from common.poses import PoseSet
 from common.skeletons import AIC14, COCO17, MPII14, PENN13, Skeleton, skeleton_map
-from deepercut_tf.ai_challenger import AIC17
-from deepercut_tf.config import PREPARED, Config, house_path, require
-from deepercut_tf.joints import check_joint_set, skeleton_of_settings, with_joints
+from deepercut_tf.config import PREPARED, Config, require
+from deepercut_tf.joints import AIC17, NETWORK_SKELETONS, skeleton_of_settings, with_joints
 
 # x' = width - x + shift of a mirrored image, as the original's three data sets have it
 _COMPAT_SHIFT = {"mpii": 0, "penn_action": 1}
@@ -60,24 +59,31 @@ class ItemSet:
 
 
 def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
-    """The images behind `dataset` and `dataset_type`, and the settings with the data set's joint set.
+    """The images of the training split, and the settings with the data set's joint set.
 
     DataMissing (official source and stand-in command) when it is not there, DataError naming file and field when it is damaged.
     """
-    require(config, "dataset", why="a data set")
-    path = house_path(config.dataset)
-    if path.suffix == ".mat" or config.dataset_type == "default":
+    path = config.data_path
+    if config.dataset == "default":
+        require(config, "data_root", why="a data set of one's own")
+    if config.dataset in ("coco", "aic") and config.dataset_ann == "image_info":
+        found = _image_info(path, config)
+    elif path.suffix == ".mat" or config.dataset == "default":
         found = _load_prepared(path, config)
-        joint_set = config if config.dataset_type == "default" else with_joints(config, found.skeleton, announce)
     else:
-        found = _load_folder(path, config)
-        joint_set = with_joints(config, found.skeleton, announce)
+        pose_set = load_pose_set(config, config.train_split or "train")
+        skeleton = NETWORK_SKELETONS.get(config.dataset, pose_set.skeleton)
+        found = items_of(pose_set, skeleton, config.coco_only_images_with_people)
+    joint_set = config if config.dataset == "default" else with_joints(config, found.skeleton, announce)
     if config.data_range:
         first, last = config.data_range
         found = replace(found, items=found.items[int(first) : int(last)])
+    if config.limit is not None:
+        persons = np.cumsum([max(len(item.persons), 1) for item in found.items])
+        found = replace(found, items=found.items[: int(np.searchsorted(persons, config.limit)) + 1])
     if not found.items:
         raise DataError(
-            f"{path}: no image in this data set (dataset_phase {config.dataset_phase}, data_range {config.data_range})"
+            f"{path}: no image in this data set (split {config.train_split}, data_range {config.data_range})"
         )
     return found, joint_set
 
@@ -85,35 +91,31 @@ def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
 # ---- folders ------------------------------------------------------------------------------------------------------------------
 
 
-def _load_folder(path: Path, config: Config) -> ItemSet:
-    if config.dataset_type in ("coco", "aic"):
-        require(config, "dataset_phase", "dataset_ann", why=f"dataset_type: {config.dataset_type}")
-        if config.dataset_ann == "image_info":
-            return _image_info(path, config)
-    split = config.dataset_phase or "train"
-    pose_set = (
-        load_aic(path, split) if config.dataset_type == "aic" else datasets.load(config.dataset_type, path, split)
-    )
-    return items_of(pose_set, config)
+def load_pose_set(config: Config, split: str) -> PoseSet:
+    """A split of a folder's data set. `aic` is ai2coco's file in COCO's layout with AI Challenger's 14 joints, as its metric wants them.
 
-
-def load_aic(path: Path, split: str) -> PoseSet:
-    """ai2coco's file in COCO's layout, with AI Challenger's 14 joints, as its metric wants them. DataError for a file of other joints."""
-    found = coco.load(path.expanduser().absolute(), split, AIC17)
+    DataError for .mat files, which hold no such rows, and for files of other joints.
+    """
+    path = config.data_path
+    if path.suffix == ".mat" or config.dataset == "default":
+        raise DataError(
+            f"{path}: only a data set's folder is scored by val.py; for .mat files use test.py and eval_pck.py"
+        )
+    if config.dataset != "aic":
+        return datasets.load(config.dataset, path, split)
+    found = coco.load(path.absolute(), split, AIC17)
     joints, visible = skeleton_map(AIC17, AIC14).apply(found.joints, found.visible)
     return replace(found, name="ai_challenger", skeleton=AIC14, joints=joints, visible=visible)
 
 
-def items_of(pose_set: PoseSet, config: Config) -> ItemSet:
-    """Group the persons of a PoseSet by image; images without a person come from its `regions`. Ignored rows are no persons.
+def items_of(pose_set: PoseSet, skeleton: Skeleton, only_people: bool = False) -> ItemSet:
+    """Group the persons of a PoseSet by image; images without a person come from its `regions`, unless `only_people` are wanted.
 
-    Joints are the network's: MPII's 16 become the original's 14, ai2coco's stand in COCO's 17 slots.
+    Ignored rows are no persons. Joints are those of `skeleton`, the network's: of MPII's 16 the original's 14.
     """
-    skeleton = {"mpii": MPII14, "aic": AIC17}.get(config.dataset_type, pose_set.skeleton)
     joints, visible = skeleton_map(pose_set.skeleton, skeleton).apply(pose_set.joints, pose_set.visible)
     ignore = pose_set.ignore if pose_set.ignore is not None else np.zeros(len(pose_set), bool)
     by_image: dict[object, list[int]] = {}
-    only_people = config.coco_only_images_with_people
     if pose_set.regions is not None and not only_people:
         by_image = {image_id: [] for image_id in pose_set.regions}
     for row, image_id in enumerate(pose_set.image_id.tolist()):
@@ -147,7 +149,7 @@ def _box_as_crop(pose_set: PoseSet, rows: list[int]) -> np.ndarray | None:
 
 
 def _crowds_only(pose_set: PoseSet, image_id, rows: list[int]) -> bool:
-    crowds = {r["id"] for r in pose_set.regions[image_id] if r.get("iscrowd")}
+    crowds = {r["id"] for r in (pose_set.regions or {})[image_id] if r.get("iscrowd")}
     return bool(crowds) and all(int(pose_set.person_id[row]) in crowds for row in rows)
 
 
@@ -158,70 +160,56 @@ def _rows_of(joints: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 def _image_info(root: Path, config: Config) -> ItemSet:
     """COCO's image_info files: pictures without annotations."""
-    path = root / "annotations" / f"image_info_{config.dataset_phase}.json"
+    split = config.train_split or "train"
+    path = root / "annotations" / f"image_info_{split}.json"
     if not path.is_file():
         raise files.missing("coco", root, f"annotations/{path.name}")
-    content = files.read_json(path)
-    folder = files.first_existing((root / "images", root), config.dataset_phase) or root / "images"
+    content, folder = files.read_json(path), files.first_existing((root / "images", root), split) or root / "images"
     try:
         items = [
-            Item(f"{folder}/{config.dataset_phase}/{i['file_name']}", i["id"], [], (int(i["height"]), int(i["width"])))
+            Item(f"{folder}/{split}/{i['file_name']}", i["id"], [], (int(i["height"]), int(i["width"])))
             for i in content["images"]
         ]
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: field images lacks {error}; take the image_info file as COCO publishes it") from error
-    return ItemSet(
-        items,
-        AIC17 if config.dataset_type == "aic" else COCO17,
-        has_truth=False,
-        synthetic=files.is_synthetic(root),
-        root=str(root),
-    )
+    skeleton = AIC17 if config.dataset == "aic" else COCO17
+    return ItemSet(items, skeleton, has_truth=False, synthetic=files.is_synthetic(root), root=str(root))
 
 
 # ---- .mat files in the original's layout --------------------------------------------------------------------------------------
 
 
 def _load_prepared(path: Path, config: Config) -> ItemSet:
-    if config.dataset_type not in PREPARED:
+    if config.dataset not in PREPARED:
         raise DataError(
-            f"dataset_type {config.dataset_type} reads a folder, not {path}; .mat files are default, mpii or penn_action"
+            f"data set {config.dataset} is a folder, not {path}; .mat files are default, mpii or penn_action (dataset_type)"
         )
     if not path.is_file():
-        if config.dataset_type == "default":
-            raise DataMissing(
-                f"data set file {path} does not exist; write one as README.md describes, or use another dataset_type"
-            )
-        name, make = config.dataset_type, "deepercut_tf/prepare_mpii.py" if config.dataset_type == "mpii" else None
-        then = f", then: python {make} ROOT {path.parent}" if make else ""
-        raise DataMissing(f"{files.missing(name, path.parent, path.name)}{then}; or set `dataset` to the folder itself")
-    if config.dataset_type == "default":
-        require(config, "num_joints", "all_joints", "all_joints_names", why="dataset_type: default")
-        check_joint_set(config)
-        skeleton = skeleton_of_settings(config)
-    else:
-        skeleton = {"mpii": MPII14, "penn_action": PENN13}[config.dataset_type]
+        raise _missing_file(path, config.dataset)
+    skeleton = {"mpii": MPII14, "penn_action": PENN13}.get(config.dataset) or skeleton_of_settings(config)
     content = files.read_mat(path)
     if "dataset" not in content or content["dataset"].dtype.names is None:
         raise DataError(
             f"{path} has no struct array `dataset`; it is not in the original's layout (image, size, joints)"
         )
     # the original's MATLAB wrote coordinates from 1 for these two; our prepare_mpii.py says what it wrote
-    origin = int(content["origin"].ravel()[0]) if "origin" in content else int(config.dataset_type != "default")
+    origin = int(content["origin"].ravel()[0]) if "origin" in content else int(config.dataset != "default")
     shift = -origin if config.mode == "correct" else 0
     rows, names = content["dataset"].ravel(), content["dataset"].dtype.names
     items = [_prepared_item(path, i, row, names, len(skeleton), shift, config) for i, row in enumerate(rows)]
-    mirror_shift = _COMPAT_SHIFT.get(config.dataset_type, -1) if config.mode == "compat" else -1
-    sequences = _sequences(content) if config.video_batch else []
-    return ItemSet(
-        items,
-        skeleton,
-        "joints" in names,
-        mirror_shift,
-        files.is_synthetic(path.parent),
-        str(path),
-        sequences=sequences,
-    )
+    mirror_shift = _COMPAT_SHIFT.get(config.dataset, -1) if config.mode == "compat" else -1
+    sequences, synthetic = _sequences(content) if config.video_batch else [], files.is_synthetic(path.parent)
+    return ItemSet(items, skeleton, "joints" in names, mirror_shift, synthetic, str(path), sequences=sequences)
+
+
+def _missing_file(path: Path, dataset: str) -> DataMissing:
+    if dataset == "default":
+        return DataMissing(
+            f"data set file {path} does not exist; write one as README.md describes, or use another data set"
+        )
+    then = f", then: python deepercut_tf/prepare_mpii.py ROOT {path.parent}" if dataset == "mpii" else ""
+    missing = files.missing(dataset, path.parent, path.name)
+    return DataMissing(f"{missing}{then}; or give the data set's folder as --data_root")
 
 
 def _prepared_item(path: Path, index: int, row, names, joints: int, shift: int, config: Config) -> Item:

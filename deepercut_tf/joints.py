@@ -1,4 +1,4 @@
-"""Joint sets of the data sets as the original's settings name them (all_joints, all_joints_names), derived from the skeletons' names."""
+"""Joint sets as the original's settings name them (all_joints, all_joints_names), from and to skeletons. A pair lists the right joint first."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from dataclasses import replace
 import numpy as np
 
 from common.errors import DataError
-from common.skeletons import COCO17, LSP14, MPII14, PENN13, SKELETONS, Skeleton
-from deepercut_tf.config import Config
+from common.skeletons import COCO17, MPII14, PENN13, SKELETONS, Skeleton
+from deepercut_tf.config import Config, require
 
-# The original's words for the groups of two data sets; all others are called as in the skeleton.
-_ORIGINAL_NAMES = {"mpii": {"upper_neck": "chin", "head_top": "forehead"}, "coco": {"wrist": "hand", "ankle": "foot"}}
+# AI Challenger's joints in the places of COCO's, as the fork's converter has them (ai2coco_art_neckhead_json.py)
+AIC17 = Skeleton("aic17", ("neck", "head_top", "unused_1", "unused_2", "unused_3", *COCO17.joints[5:]))
+# what networks of a data set answer, where that is not the data set's own skeleton
+NETWORK_SKELETONS = {"mpii": MPII14, "aic": AIC17}
+SCORED_AS = {MPII14.name: "mpii16", AIC17.name: "aic14"}  # and the annotations' skeletons that they are scored in
+# of the originals' weights, which hold no names
+_KNOWN = {"coco": COCO17, "penn_action": PENN13, **NETWORK_SKELETONS}
+# the original's words for the groups of two data sets; all others are called as in the skeleton
+_WORDS = {"mpii": {"upper_neck": "chin", "head_top": "forehead"}, "coco": {"wrist": "hand", "ankle": "foot"}}
 
 
-def joint_groups(skeleton: Skeleton, dataset_type: str = "") -> tuple[list[list[int]], list[str]]:
-    """(all_joints, all_joints_names): a pair of joints, or one, per group, in skeleton order."""
-    names = _ORIGINAL_NAMES.get(dataset_type, {})
-    return [list(members) for members in skeleton.groups.values()], [
-        names.get(group, group) for group in skeleton.groups
-    ]
+def joint_groups(skeleton: Skeleton, dataset: str = "") -> tuple[list[list[int]], list[str]]:
+    """(all_joints, all_joints_names): a pair of joints, right one first, or one joint a group, in skeleton order."""
+    words = _WORDS.get(dataset, {})
+    right_first = [sorted(g, key=lambda i: skeleton.joints[i], reverse=True) for g in skeleton.groups.values()]
+    return right_first, [words.get(group, group) for group in skeleton.groups]
 
 
 def symmetric_order(all_joints: list[list[int]], count: int) -> np.ndarray:
@@ -44,40 +50,43 @@ def mirror_joints(joints: np.ndarray, width: float, order: np.ndarray, shift: fl
 
 
 def skeleton_of_settings(config: Config) -> Skeleton:
-    """The skeleton of a `default` data set: names from all_joints_names; a pair gets the sides right, left in the order of its ids.
+    """The skeleton behind settings without data and without stored names: the data set's, else that of all_joints and all_joints_names.
 
-    Joint sets that equal a known skeleton's groups (MPII's 14, LSP's) get that skeleton.
+    A pair's first joint is the right one, as in all files of the originals. DataError when the joint set is incomplete.
     """
-    names = [""] * config.num_joints
-    for group, name in zip(config.all_joints, config.all_joints_names):
-        sides = ("right_", "left_") if len(group) == 2 else ("",)
-        for joint, side in zip(group, sides):
-            names[joint] = side + name
-    for known, dataset_type in ((MPII14, "mpii"), (COCO17, "coco"), (LSP14, ""), (PENN13, "")):
-        groups, words = joint_groups(known, dataset_type)
-        if [sorted(g) for g in config.all_joints] == [sorted(g) for g in groups] and list(
-            config.all_joints_names
-        ) == words:
-            return known
-    skeleton = Skeleton("settings_" + "_".join(names), tuple(names))
-    return SKELETONS.setdefault(skeleton.name, skeleton)
-
-
-def check_joint_set(config: Config) -> None:
-    """DataError when all_joints does not hold every joint 0..J-1 exactly once, or its names are of another number."""
-    ids = sorted(j for group in config.all_joints or [] for j in group)
-    if ids != list(range(config.num_joints or 0)) or len(config.all_joints_names or []) != len(config.all_joints or []):
+    if config.dataset in _KNOWN:
+        return _KNOWN[config.dataset]
+    require(config, "num_joints", "all_joints", "all_joints_names", why="a joint set of one's own")
+    groups, words = config.all_joints, config.all_joints_names
+    if sorted(j for group in groups for j in group) != list(range(config.num_joints)) or len(words) != len(groups):
         raise DataError(
-            f"all_joints {config.all_joints} must hold each of the {config.num_joints} joints once, with one entry of all_joints_names a group"
+            f"all_joints {groups} must hold each of the {config.num_joints} joints once, with one entry of all_joints_names"
+            " a group"
         )
+    names = [""] * config.num_joints
+    for group, word in zip(groups, words):
+        if len(group) > 2:
+            raise DataError(
+                f"all_joints: group {group} ({word}) has {len(group)} joints; a right and a left one are a group"
+            )
+        for joint, side in zip(group, ("right_", "left_") if len(group) == 2 else ("",)):
+            names[joint] = f"{side}{word}"
+    for dataset, known in (("mpii", MPII14), ("coco", COCO17), *(("", s) for s in SKELETONS.values())):
+        own, own_words = joint_groups(known, dataset)
+        if [sorted(g) for g in own] == [sorted(g) for g in groups] and own_words == words:
+            return known
+    try:
+        return Skeleton("settings_" + "_".join(names), tuple(names))
+    except ValueError as error:
+        raise DataError(f"all_joints_names {words}: {error}") from error
 
 
 def with_joints(config: Config, skeleton: Skeleton, announce=print) -> Config:
-    """The settings with the joint set of a data set's skeleton; says so where the file had another (the original did it silently)."""
-    groups, names = joint_groups(skeleton, config.dataset_type)
-    if config.num_joints not in (None, len(skeleton)):
+    """The settings with the joint set of a skeleton; says so where they had another (the original did it silently)."""
+    groups, names = joint_groups(skeleton, config.dataset)
+    if config.num_joints not in (0, len(skeleton)):
         announce(
-            f"warning: num_joints is {config.num_joints} in the settings, data set {config.dataset_type} has {len(skeleton)} joints and"
-            " overrides it; use dataset_type: default for a joint set of your own"
+            f"warning: num_joints is {config.num_joints} in the settings, data set {config.dataset} has {len(skeleton)} joints"
+            " and overrides it; use dataset_type: default for a joint set of your own"
         )
     return replace(config, num_joints=len(skeleton), all_joints=groups, all_joints_names=names)

@@ -7,14 +7,15 @@ ResNet v1 (He et al., 2016) as TensorFlow-Slim builds it with output stride 16: 
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
 from common.errors import DataError
-from deepercut_tf.config import Config, require
+from deepercut_tf.config import UNITS, Config, require
 
-UNITS = {"resnet_50": (3, 4, 6, 3), "resnet_101": (3, 4, 23, 3), "resnet_152": (3, 8, 36, 3)}
 WIDTHS = (64, 128, 256, 512)  # a unit puts out four times as many channels
 EPSILON = 1e-5
 
@@ -24,7 +25,6 @@ def scope_of(net_type: str) -> str:
     return net_type.replace("resnet_", "resnet_v1_")
 
 
-@keras.saving.register_keras_serializable("deepercut_tf")
 class ConvNorm(keras.layers.Layer):
     """Convolution without bias, batch normalisation, ReLU unless `relu` is false.
 
@@ -72,7 +72,7 @@ class ConvNorm(keras.layers.Layer):
 
     def call(self, x, training=False):
         """(B,H,W,C) -> (B,ceil(H/stride),ceil(W/stride),filters)."""
-        x = self._convolve(x, self.weights_)
+        x = self._convolve(x, self.weights_, training)
         if self.folded:
             x = x + self.bias
         elif training and not self.frozen:
@@ -86,7 +86,7 @@ class ConvNorm(keras.layers.Layer):
             )[0]
         return ops.relu(x) if self.relu else x
 
-    def _convolve(self, x, kernel):
+    def _convolve(self, x, kernel, training):
         if self.stride == self.rate == 1:
             return ops.conv(x, kernel, strides=1, padding="same", data_format="channels_last")
         total = (self.kernel_size - 1) * self.rate
@@ -96,8 +96,9 @@ class ConvNorm(keras.layers.Layer):
         if _on_tensorflow():
             import tensorflow as tf
 
-            # ops.conv would rearrange the picture for a dilation, which costs more than the convolution
-            return tf.nn.conv2d(x, kernel, self.stride, "VALID", dilations=self.rate)
+            if self.rate == 1 or not training or dilation_has_gradient():
+                return tf.nn.conv2d(x, kernel, self.stride, "VALID", dilations=self.rate)
+            return tf.nn.convolution(x, kernel, self.stride, "VALID", dilations=self.rate)
         return ops.conv(
             x, kernel, strides=self.stride, padding="valid", dilation_rate=self.rate, data_format="channels_last"
         )
@@ -113,27 +114,32 @@ class ConvNorm(keras.layers.Layer):
         sides = [None if side is None else -(-side // self.stride) for side in shape[1:3]]
         return (shape[0], *sides, self.filters)
 
-    def get_config(self) -> dict:
-        """For saving."""
-        names = {
-            "filters": self.filters,
-            "kernel": self.kernel_size,
-            "stride": self.stride,
-            "rate": self.rate,
-            "relu": self.relu,
-        }
-        return {
-            **super().get_config(),
-            **names,
-            "frozen": self.frozen,
-            "folded": self.folded,
-            "decay": self.decay,
-            "scope": self.scope,
-        }
-
 
 def _on_tensorflow() -> bool:
     return keras.backend.backend() == "tensorflow"
+
+
+@functools.cache
+def dilation_has_gradient() -> bool:
+    """Whether TensorFlow's dilated convolution can be trained here; found by trying once. Without oneDNN it cannot on a CPU.
+
+    The other form rearranges the picture (space to batch), which costs more than the convolution; the numbers are the same.
+    """
+    import tensorflow as tf
+
+    # eagerly, although a step is being traced; that scope pauses tapes, so the gradient's operation is called by its name
+    with tf.init_scope():
+        try:
+            tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=[1, 9, 9, 1], filter=tf.ones((3, 3, 1, 1)), out_backprop=tf.ones((1, 5, 5, 1)), strides=[1] * 4,
+                padding="VALID", dilations=[1, 2, 2, 1],
+            )  # fmt: skip
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            print(
+                "dilated convolutions have no gradient here (no oneDNN): pictures are rearranged instead, more slowly"
+            )
+            return False
+    return True
 
 
 def _plain_norm(x, gamma, beta, moving=None):
@@ -155,7 +161,6 @@ def _fused_norm(x, gamma, beta, moving=None):
     return out, mean, variance * ((count - 1) / count)  # it gives the estimate with count - 1
 
 
-@keras.saving.register_keras_serializable("deepercut_tf")
 class Heads(keras.layers.Layer):
     """Transposed 3x3 convolutions of stride 2 on one feature map, run as one. `channels`: scope name -> number of output channels.
 
@@ -199,12 +204,7 @@ class Heads(keras.layers.Layer):
             for name, count in self.channels.items()
         }
 
-    def get_config(self) -> dict:
-        """For saving."""
-        return {**super().get_config(), "channels": self.channels}
 
-
-@keras.saving.register_keras_serializable("deepercut_tf")
 class SubtractMean(keras.layers.Layer):
     """Pixels (B,H,W,3) of any number type -> float32 minus the RGB mean."""
 
@@ -219,10 +219,6 @@ class SubtractMean(keras.layers.Layer):
     def compute_output_spec(self, images):
         """Same shape."""
         return keras.KerasTensor(images.shape, dtype=self.compute_dtype)
-
-    def get_config(self) -> dict:
-        """For saving."""
-        return {**super().get_config(), "mean": self.mean}
 
 
 OUTPUTS = {
@@ -250,9 +246,9 @@ def build_model(
 
     `intermediate`: with the second score map, if the settings have one; training alone needs it. `features`: block4's output too.
     `folded`: with biases instead of normalisation, for the variables of `folded_variables`. `amp` bf16: activations in bfloat16, variables
-    and outputs in float32. DataError when net_type or num_joints is missing.
+    and outputs in float32. DataError when num_joints is missing.
     """
-    require(config, "net_type", "num_joints", why="the network")
+    require(config, "num_joints", why="the network")
     frozen, scope = not config.train_statistics, scope_of(config.net_type)
     images = keras.Input((None, None, 3), name="inputs", dtype="uint8")
     dtype = "mixed_bfloat16" if amp == "bf16" else "float32"
@@ -290,7 +286,7 @@ def build_model(
 
 
 def _channels(count: int, config: Config) -> int:
-    return max(8, int(round(count * config.width)))
+    return max(8, int(round(count * config.channels)))
 
 
 def _bottleneck(x, base: int, stride: int, rate: int, first: bool, kind: dict, scope: str):
@@ -358,7 +354,7 @@ def load_variables(
         if tuple(variable.shape) != np.shape(values[name]):
             raise DataError(
                 f"{source}: variable {name} has shape {np.shape(values[name])}, the settings need {tuple(variable.shape)}; "
-                "it is of another num_joints, net_type or width"
+                "it is of another num_joints, net_type or channels"
             )
     for name, variable in wanted.items():
         variable.assign(np.asarray(values[name], np.float32))

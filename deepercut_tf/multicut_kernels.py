@@ -16,7 +16,7 @@ try:
     from numba import njit
 except ImportError:  # the fallback: the same functions, interpreted
 
-    def njit(**options):
+    def njit(**options):  # type: ignore[no-redef]
         return lambda function: function
 
 

@@ -1,4 +1,4 @@
-"""Which detections belong to one person: geometric features of a pair, logistic regression on them, and the graph of the solver.
+"""Which detections belong to one person: geometric features of a pair, logistic regression on them, the solver's graph, its clusters as persons.
 
 DeeperCut, arXiv 1605.03170, section 4; files of the spatial model in the original's layout.
 """
@@ -6,6 +6,7 @@ DeeperCut, arXiv 1605.03170, section 4; files of the spatial model in the origin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from common.datasets.files import read_mat
 from common.errors import DataError
 from common.files import atomic_write
 from deepercut_tf.detections import Detections
+from deepercut_tf.multicut import SUPPRESSED, logit_cost, solve_nl_lmp
 from deepercut_tf.targets import pair_id
 
 SAME_PART_SLOPE, SAME_PART_BIAS = 0.2, 7.5  # two detections of one joint: even odds at 37.5 pixels
@@ -72,9 +74,7 @@ def save_spatial_model(folder: str | Path, model: SpatialModel) -> list[Path]:
         options = {"X_min": model.low[c1, c2][None], "X_max": model.high[c1, c2][None]}
         content = {"spatial_model": {"training_opts": options, "log_reg": {"w": model.weight[c1, c2][None]}}}
         path = model_file(folder, int(c1), int(c2))
-        paths.append(
-            atomic_write(path, lambda temporary, content=content: savemat(temporary, content, appendmat=False))
-        )
+        paths.append(atomic_write(path, partial(savemat, mdict=content, appendmat=False)))
     return paths
 
 
@@ -153,3 +153,31 @@ def pair_graph(found: Detections, joints: int, model: SpatialModel, sparse_graph
         pair_features(found, a2, b2, joints), found.joint[a2], found.joint[b2], model
     )
     return np.stack([a, b], axis=1), probability
+
+
+def solve_detections(found: Detections, joints: int, model: SpatialModel, sparse_graph=None) -> np.ndarray:
+    """(N,2) uint64 class (0, or SUPPRESSED) and cluster of every detection. DataError when the model lacks a needed pair."""
+    if not len(found):
+        return np.zeros((0, 2), np.uint64)
+    pairs, probability = pair_graph(found, joints, model, sparse_graph)
+    return solve_nl_lmp(logit_cost(found.conf)[:, None], pairs, logit_cost(probability))
+
+
+def assemble(
+    found: Detections, labelling: np.ndarray, joints: int, mode: str = "correct"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(P,J,2) joints, NaN where not found, and (P,J) summed confidences: one person a cluster, the confidence-weighted mean of its detections
+    of each joint.
+
+    Mode compat repeats the original, which forgets suppression: each suppressed detection becomes a person of one joint, and joints that
+    were not found are (0, 0).
+    """
+    kept = np.ones(len(found), bool) if mode == "compat" else labelling[:, 0] != SUPPRESSED
+    _, cluster = np.unique(labelling[kept, 1], return_inverse=True)
+    count = int(cluster.max()) + 1 if len(cluster) else 0
+    joint, conf, coord = found.joint[kept], found.conf[kept], found.coord[kept]
+    total, weighted = np.zeros((count, joints)), np.zeros((count, joints, 2))
+    np.add.at(total, (cluster, joint), conf)
+    np.add.at(weighted, (cluster, joint), conf[:, None] * coord)
+    absent = 0.0 if mode == "compat" else np.nan
+    return np.where(total[..., None] > 0, weighted / np.where(total > 0, total, 1)[..., None], absent), total

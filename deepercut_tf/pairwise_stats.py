@@ -12,33 +12,25 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.runs.first.process import exit_code  # noqa: E402
-from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = settings_parser(__doc__, limit="the first N images only")
-    parser.add_argument("--out", help="file to write (default: the key pairwise_stats_fn)")
-    return parser.parse_args(argv)
+from common.runs.process import exit_code
+from deepercut_tf.config import settings_of, settings_parser
 
 
 def run(args: argparse.Namespace) -> Path:
     """Collect and write; returns the file. DataError on bad input."""
     import numpy as np
 
-    from deepercut_tf.config import output_path
     from deepercut_tf.data import image_size
     from deepercut_tf.items import load_items
     from deepercut_tf.pair_statistics import collect, ordered_pairs, save_statistics
 
     item_set, config = load_items(settings_of(args))
-    items = [item for item in item_set.items[: args.limit] if item.persons]
+    items = [item for item in item_set.items if item.persons]
     persons = [person for item in items for person in item.persons]
-    widths = [image_size(item)[1] for item in items for _ in item.persons] if config.mirror else None
+    widths = [float(image_size(item)[1]) for item in items for _ in item.persons] if config.mirror else None
     mean, deviation, count = collect(persons, config.num_joints, widths, config.all_joints, item_set.mirror_shift)
     rare = np.flatnonzero(count == 0)
     if len(rare):
@@ -48,7 +40,7 @@ def run(args: argparse.Namespace) -> Path:
             file=sys.stderr,
         )
     mean, deviation = np.nan_to_num(mean), np.where(np.nan_to_num(deviation) > 0, deviation, 1.0)
-    path = output_path(args.out or config.pairwise_stats_fn)
+    path = Path(config.out or config.pairwise_stats_fn)
     save_statistics(path, mean, deviation, config.num_joints)
     print(f"{len(persons)} persons in {len(items)} images, {int(count.sum())} pairs")
     return path
@@ -56,8 +48,7 @@ def run(args: argparse.Namespace) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    return exit_code(lambda: run(args), "{}")
+    return exit_code(lambda: run(settings_parser(__doc__).parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError  # noqa: E402
-from common.runs.first.process import exit_code  # noqa: E402
-from deepercut_tf.options import positive_number  # noqa: E402
+import numpy as np
+
+from common.errors import DataError
+from common.runs.options import Parser
+from common.runs.process import exit_code
 
 HEIGHT, HEAD = 400.0, 50.0  # pixels of a prepared person and its head
 MARGINS = {True: 130, False: 65}  # isolated persons, all others
@@ -28,16 +30,11 @@ ORDER = (0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 8, 9)  # MPII's number of eac
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", help="folder with the release file and images/")
-    parser.add_argument("out", help="folder to write")
-    parser.add_argument(
-        "--mode",
-        choices=("correct", "compat"),
-        default="correct",
-        help="coordinates from 0, or from 1 (default: correct)",
-    )
-    parser.add_argument("--limit", type=positive_number, help="the first N persons of each pass only")
+    parser = Parser(__doc__)
+    parser.source("root", "folder with the release file and images/", type=Path)
+    parser.source("out", "folder to write", type=Path)
+    parser.option("mode", choices=("correct", "compat"), default="correct", text="coordinates from 0, or from 1")
+    parser.option("limit", type=int, default=None, text="the first N persons of each pass only", metavar="N")
     return parser.parse_args(argv)
 
 
@@ -47,8 +44,6 @@ def crop_box(points, others, size, isolate: bool):
     `points` (n,2) the person's joints, `others` (m,2) everybody else's, both resized. With `isolate` the box ends 20 pixels from the
     nearest joint left and right of the person; only x is limited, as in the original.
     """
-    import numpy as np
-
     margin = MARGINS[isolate]
     (x1, y1), (x2, y2) = np.round(points.min(0)), np.round(points.max(0))
     box = np.array([max(x1 - margin, 1), max(y1 - margin, 1), min(x2 + margin, size[0]), min(y2 + margin, size[1])])
@@ -63,8 +58,6 @@ def crop_box(points, others, size, isolate: bool):
 
 def single_persons(path: Path) -> set[tuple[int, int]]:
     """(image, person), from 0, of the release's field single_person."""
-    import numpy as np
-
     from common.datasets.files import read_mat
 
     release = read_mat(path, "RELEASE", struct_as_record=False, squeeze_me=True)
@@ -74,7 +67,6 @@ def single_persons(path: Path) -> set[tuple[int, int]]:
 
 def prepare(root: Path, out: Path, mode: str, limit: int | None) -> Path:
     """Write the crops and dataset.mat; returns the latter. DataMissing or DataError on bad input."""
-    import numpy as np
     from tqdm import tqdm
 
     from common.datasets import files
@@ -112,8 +104,6 @@ def prepare(root: Path, out: Path, mode: str, limit: int | None) -> Path:
 
 def image_numbers(images, release: Path) -> dict[str, int]:
     """Image name -> its place in annolist, from 0."""
-    import numpy as np
-
     from common.datasets.files import read_mat
 
     content = read_mat(release, "RELEASE", struct_as_record=False, squeeze_me=True)
@@ -123,7 +113,6 @@ def image_numbers(images, release: Path) -> dict[str, int]:
 def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, number: int, mode: str):
     """One entry of dataset.mat (image, size, joints), its crop and transformation written; None when there is no image or no room."""
     import cv2
-    import numpy as np
 
     from common.images import read_image
 
@@ -155,7 +144,6 @@ def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, num
 
 def write_dataset(path: Path, entries: list, origin: int) -> Path:
     """The original's struct array `dataset` (image, size [3,h,w], joints {n x 3}), with `origin`, the number of the first pixel."""
-    import numpy as np
     from scipy.io import savemat
 
     from common.files import atomic_write
@@ -172,8 +160,12 @@ def write_dataset(path: Path, entries: list, origin: int) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    return exit_code(lambda: prepare(Path(args.root), Path(args.out), args.mode, args.limit), "{}")
+
+    def work() -> Path:
+        args = parse_args(argv)
+        return prepare(args.root, args.out, args.mode, args.limit)
+
+    return exit_code(work, "{}")
 
 
 if __name__ == "__main__":

@@ -55,19 +55,9 @@ def make_targets(
     of equally near ones the first. `statistics` (2,J,J,2): mean and deviation of the offset k -> m at this scale, needed for pairwise
     targets. Mode compat: without location refinement the first person keeps a cell; a cell's pairwise entries of a former owner stay.
     """
-    joints, (height, width) = config.num_joints, size
-    locref, pairwise, compat = (
-        config.location_refinement,
-        config.pairwise_predict and statistics is not None,
-        config.mode == "compat",
-    )
-    maps = _Maps(
-        score=np.zeros((height, width, joints), np.float32),
-        nearest=np.full((height, width, joints), np.inf),
-        offset=np.zeros((height, width, joints, 2)),
-        pair=np.zeros((height, width, joints, joints - 1, 2), np.float32) if pairwise else None,
-        pair_mask=np.zeros((height, width, joints, joints - 1, 2), np.float32) if pairwise else None,
-    )
+    joints, locref, compat = config.num_joints, config.location_refinement, config.mode == "compat"
+    pairwise = config.pairwise_predict and statistics is not None
+    maps = _Maps.empty(size, joints, joints - 1 if pairwise else 0)
     for ids, coords in persons:
         for k, point in zip(ids, coords):
             rows, columns, wins, offset, distance = _winning_cells(
@@ -76,17 +66,15 @@ def make_targets(
             maps.score[rows, columns, k][wins] = 1
             maps.nearest[rows, columns, k][wins] = distance[wins]
             maps.offset[rows, columns, k][wins] = offset[wins]
-            if pairwise:
+            if statistics is not None and pairwise:
                 _write_pairs(maps, (rows, columns), wins, offset, int(k), point, (ids, coords), statistics, compat)
-    positive = np.repeat(maps.score, 2, axis=-1)
-    flat = (height, width, -1)
+    flat = (*size, -1)
+    present = _present_weights(persons, size, joints) if config.weigh_only_present_joints else np.ones_like(maps.score)
     return Targets(
         score=maps.score,
-        weights=_present_weights(persons, size, joints)
-        if config.weigh_only_present_joints
-        else np.ones_like(maps.score),
+        weights=present,
         locref=(maps.offset / config.locref_stdev).reshape(flat).astype(np.float32) if locref else None,
-        locref_mask=positive if locref else None,
+        locref_mask=np.repeat(maps.score, 2, axis=-1) if locref else None,
         pairwise=maps.pair.reshape(flat) if pairwise else None,
         pairwise_mask=maps.pair_mask.reshape(flat) if pairwise else None,
     )
@@ -97,8 +85,14 @@ class _Maps:
     score: np.ndarray
     nearest: np.ndarray  # squared distance of the joint that has the cell
     offset: np.ndarray  # pixels from the cell's middle to it
-    pair: np.ndarray | None
-    pair_mask: np.ndarray | None
+    pair: np.ndarray
+    pair_mask: np.ndarray
+
+    @classmethod
+    def empty(cls, size: tuple[int, int], joints: int, others: int) -> _Maps:
+        flat, pairs = (*size, joints), (*size, joints, others, 2)
+        score, offset = np.zeros(flat, np.float32), np.zeros((*flat, 2))
+        return cls(score, np.full(flat, np.inf), offset, np.zeros(pairs, np.float32), np.zeros(pairs, np.float32))
 
 
 def _winning_cells(maps: _Maps, k: int, point: np.ndarray, scale: float, config: Config, first_stays: bool):

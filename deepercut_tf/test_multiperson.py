@@ -1,7 +1,7 @@
 """Predict all persons in every image of a COCO-like data set: writes predictions.json (COCO results).
 
     python deepercut_tf/test_multiperson.py --config FILE --weights SNAPSHOT
-    python deepercut_tf/test_multiperson.py --config FILE --weights SNAPSHOT --set use_gt_segm=true   # the original's oracle grouping
+    python deepercut_tf/test_multiperson.py --config FILE --weights SNAPSHOT --use_gt_segm   # the original's oracle grouping too
 
 With dataset_type aic or ai_challenger also submission.json, in AI Challenger's format.
 With use_gt_segm also predictions_with_segm.json: one entry a ground-truth mask, joints at the best cells inside it, score 1. That is the
@@ -15,35 +15,26 @@ import functools
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError  # noqa: E402
-from common.runs.first.process import exit_code  # noqa: E402
-from deepercut_tf.options import settings_of, testing_parser  # noqa: E402
+import numpy as np
+
+from common.errors import DataError
+from common.runs.process import exit_code
+from deepercut_tf.config import as_cfg, settings_of
+from deepercut_tf.test import testing_parser, write_maps
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = testing_parser(__doc__, "predictions.json", "the maps of every image to scoremap_dir/IMAGE_ID.mat")
-    parser.add_argument("--dev", action="store_true", help="the first 10 images only")
+    parser = testing_parser(__doc__, "the maps of every image to scoremap_dir/IMAGE_ID.mat")
+    parser.option("dev", type=bool, default=False, text="the first 10 images only", group="data")
     return parser.parse_args(argv)
 
 
-def write_maps(path: Path, maps) -> None:
-    """Maps in pixels, float32: scoremaps, locreg_pred, pairwise_diff."""
-    import numpy as np
-    from scipy.io import savemat
-
-    from common.files import atomic_write
-
-    content = {"scoremaps": maps.score, "locreg_pred": maps.locref, "pairwise_diff": maps.pairwise}
-    content = {name: value.astype(np.float32) for name, value in content.items() if value is not None}
-    atomic_write(path, lambda temporary: savemat(temporary, content, appendmat=False))
-
-
 def read_maps(path: Path):
-    """Maps that `write_maps` wrote. DataError when the file is missing or lacks a field."""
+    """Maps that --cache wrote. DataError when the file is missing or lacks a field."""
     from common.datasets.files import read_mat
     from deepercut_tf.detections import Maps
 
@@ -58,61 +49,79 @@ def read_maps(path: Path):
     return Maps(content["scoremaps"], content["locreg_pred"], content["pairwise_diff"])
 
 
+def entry_of(image_id, table: np.ndarray, score: float) -> dict:
+    """A COCO result of a person's (J,3) rows x, y, v."""
+    return {
+        "image_id": image_id,
+        "category_id": 1,
+        "keypoints": table.astype(float).ravel().tolist(),
+        "score": float(score),
+    }
+
+
 def entries_of(people, image_id) -> list[dict]:
     """COCO results: x, y, 1 a joint, 0, 0, 0 for one not found."""
-    import numpy as np
-
-    table = (
-        np.concatenate([np.nan_to_num(people.joints), people.present[..., None]], axis=-1) * people.present[..., None]
-    )
-    return [
-        {"image_id": image_id, "category_id": 1, "keypoints": [float(v) for v in person.ravel()], "score": float(score)}
-        for person, score in zip(table, people.person_score)
-    ]
+    present = (people.score > 0)[..., None]
+    tables = np.concatenate([np.nan_to_num(people.joints), present], axis=-1) * present
+    return [entry_of(image_id, table, score) for table, score in zip(tables, people.person_score)]
 
 
-def submission_of(item_set, items, people: list) -> list[dict]:
+def submission_of(skeleton, items, people: list) -> list[dict]:
     """AI Challenger's submission from the persons of every image; its image_id is the picture's name."""
     from common.skeletons import AIC14, skeleton_map
-    from deepercut_tf.ai_challenger import submission
+    from deepercut_tf.ai2coco_art_neckhead_json import submission
 
-    to_own = skeleton_map(item_set.skeleton, AIC14)
-    found = [to_own.apply(p.joints, p.present) for p in people]
-    return submission(
-        [Path(item.image).stem for item in items], [joints for joints, _ in found], [seen for _, seen in found]
-    )
+    to_own = skeleton_map(skeleton, AIC14)
+    found = [to_own.apply(p.joints.astype(np.float64), p.score > 0) for p in people]
+    names = [Path(item.image).stem for item in items]
+    return submission(names, [joints for joints, _ in found], [seen for _, seen in found])
+
+
+def group_by_masks(maps, masks: np.ndarray, stride: int = 8) -> np.ndarray:
+    """(P,J,3) rows x, y, probability: each person's best cell of each joint inside its ground-truth mask (H,W,P).
+
+    An oracle, not a system: the original's `use_gt_segm`. Its arithmetic is kept: score maps enlarged by cubic splines, masks padded alike
+    on both sides although the grid is not centred, positions cut to whole pixels.
+    """
+    from scipy.ndimage import zoom
+
+    height, width, joints = maps.score.shape
+    large = zoom(maps.score, (stride, stride, 1), order=3)
+    spare = height * stride - masks.shape[0], width * stride - masks.shape[1]
+    padding = [(s // 2, s - s // 2) for s in spare]
+    found = np.zeros((masks.shape[2], joints, 3))
+    for p in range(masks.shape[2]):
+        inside = np.pad(masks[..., p], padding)
+        for k in range(joints):
+            row, column = np.unravel_index(np.argmax(inside * large[..., k]), inside.shape)
+            row, column = row // stride, column // stride
+            x, y = np.array([column, row]) * stride + stride / 2 + maps.locref[row, column, k]
+            found[p, k] = int(x), int(y), maps.score[row, column, k]
+    return found
 
 
 def mask_entries(maps, scale: float, item_set, item) -> list[dict]:
     """The oracle's entries of an image, in its own pixels."""
-    import numpy as np
-
     from deepercut_tf.data import resize
-    from deepercut_tf.people import group_by_masks
 
     masks = person_masks(item_set, item)
-    if not len(masks):
+    if not masks:
         return []
     small = np.stack([resize(np.repeat(m[..., None], 3, axis=2), scale)[..., 0] for m in masks], axis=-1)
     found = group_by_masks(maps, small)
     found[..., :2] /= scale
-    return [
-        {"image_id": item.image_id, "category_id": 1, "keypoints": [float(v) for v in p.ravel()], "score": 1.0}
-        for p in found
-    ]
+    return [entry_of(item.image_id, table, 1.0) for table in found]
 
 
 def person_masks(item_set, item) -> list:
     """(H,W) uint8 masks of the persons with keypoints of a COCO image."""
-    coco = annotations(f"{item_set.root}/annotations/person_keypoints_{item_set.pose_set.split}.json")
-    people = [
-        a for a in coco.loadAnns(coco.getAnnIds(item.image_id)) if not a.get("iscrowd") and a.get("num_keypoints")
-    ]
-    return [coco.annToMask(a) for a in people]
+    coco = keypoint_file(f"{item_set.root}/annotations/person_keypoints_{item_set.pose_set.split}.json")
+    people = coco.loadAnns(coco.getAnnIds(item.image_id))
+    return [coco.annToMask(a) for a in people if not a.get("iscrowd") and a.get("num_keypoints")]
 
 
 @functools.cache
-def annotations(path: str):
+def keypoint_file(path: str):
     """pycocotools' index of an annotation file. DataError when it is missing."""
     import contextlib
     import io
@@ -127,52 +136,48 @@ def annotations(path: str):
 
 def run(args: argparse.Namespace) -> Path:
     """Predict and write; returns the file. DataError on bad input."""
-    import numpy as np
     from tqdm import tqdm
 
-    from common.draw import save_image
+    from common.draw import draw_pose, save_image
     from common.files import write_json
     from common.images import read_image
-    from deepercut_tf.inference import PoseFinder
+    from deepercut_tf.estimator import Estimator
     from deepercut_tf.items import load_items
-    from deepercut_tf.pictures import draw_people
 
     item_set, config = load_items(settings_of(args))
-    if not config.pairwise_predict:
-        raise DataError(
-            "test_multiperson.py needs a network with pairwise_predict: true; for one person an image use test.py"
-        )
-    if config.use_gt_segm and item_set.pose_set is None:
+    cfg = as_cfg(config)
+    if cfg.use_gt_segm and item_set.pose_set is None:
         raise DataError("use_gt_segm needs an annotated data set in COCO's layout; set it to false")
-    finder = PoseFinder(config, args.weights)
-    items = item_set.items[: 10 if args.dev else args.limit]
-    entries, oracle, persons = [], [], []
+    estimator = Estimator(config.weights, people="all", **cfg)
+    entries, oracle, persons, items = [], [], [], item_set.items[: 10 if args.dev else None]
     for item in tqdm(items, desc="test", unit="image"):
         image = read_image(item.image)
-        if config.cached_scoremaps:
-            maps, scale = read_maps(Path(config.cached_scoremaps) / f"{item.image_id}.mat"), config.global_scale
+        if cfg.cached_scoremaps:
+            maps, scale = read_maps(Path(cfg.cached_scoremaps) / f"{item.image_id}.mat"), cfg.global_scale
         else:
-            maps, scale = finder.maps(np.ascontiguousarray(image[..., ::-1]))
+            maps, scale = estimator.maps(np.ascontiguousarray(image[..., ::-1]))
         if args.cache:
-            write_maps(Path(config.scoremap_dir) / f"{item.image_id}.mat", maps)
-        people = finder.people_of(maps, scale)
+            content = {"scoremaps": maps.score, "locreg_pred": maps.locref, "pairwise_diff": maps.pairwise}
+            write_maps(Path(cfg.scoremap_dir) / f"{item.image_id}.mat", **content)
+        people = estimator.people_of(maps, scale)
         persons.append(people)
         entries += entries_of(people, item.image_id)
-        if config.use_gt_segm:
+        if cfg.use_gt_segm:
             oracle += mask_entries(maps, scale, item_set, item)
         if args.vis:
-            save_image(Path(args.vis) / f"{item.image_id}.png", draw_people(image, people.joints, item_set.skeleton))
-    if config.use_gt_segm:
-        write_json(Path(args.out).with_name("predictions_with_segm.json"), oracle)
-    if config.dataset_type in ("aic", "ai_challenger"):
-        write_json(Path(args.out).with_name("submission.json"), submission_of(item_set, items, persons))
-    return write_json(Path(args.out), entries)
+            drawing = draw_pose(image, people.joints, estimator.skeleton, numbers=range(len(people)))
+            save_image(Path(args.vis) / f"{item.image_id}.png", drawing)
+    out = Path(config.out or "predictions.json")
+    if cfg.use_gt_segm:
+        write_json(out.with_name("predictions_with_segm.json"), oracle)
+    if cfg.dataset_type in ("aic", "ai_challenger"):
+        write_json(out.with_name("submission.json"), submission_of(estimator.skeleton, items, persons))
+    return write_json(out, entries)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    return exit_code(lambda: run(args), "{}")
+    return exit_code(lambda: run(parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

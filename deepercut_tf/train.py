@@ -1,162 +1,89 @@
 """Train or resume a network from a pose_cfg.yaml.
 
-    cd deepercut_tf/models/mpii/train && python ../../../train.py           # the original's way: settings in the working directory
-    python deepercut_tf/train.py --config deepercut_tf/models/smoke/pose_cfg.yaml --set dataset=DIR
+    cd deepercut_tf/models/mpii/train && python ../../../train.py           # the original's way: settings and snapshots in the working directory
+    python deepercut_tf/train.py --preset smoke --data_root data/LSP        # shipped settings; run folder output/deepercut_tf/smoke
     python deepercut_tf/train.py --config FILE --resume                     # heads, optimiser, iteration and data order go on
-    python deepercut_tf/train.py --config FILE --distribute mirrored        # all GPUs of a machine; multiworker: TF_CONFIG
+    python deepercut_tf/train.py --config FILE --device cuda:0,1            # several GPUs
+    TF_CONFIG='{"cluster": {"worker": [...]}, "task": {"type": "worker", "index": 0}}' python deepercut_tf/train.py --config FILE   # machines
 
-Snapshots (SNAPSHOT_DIR/PREFIX-N, TensorFlow 1 format) and the resume state lie in `snapshot_dir`. Ctrl-C and SIGTERM end the running step
-and save the state. Exit code 2 on bad input, 1 when training diverged, 130 when stopped.
+The run's folder gets the resume state (last.npz, best.npz), the log, and snapshots PREFIX-N, which the original loads. Ctrl-C and SIGTERM
+end the running step and save the state. Exit code 2 on bad input, 1 when training diverged, 130 when stopped.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
-from contextlib import nullcontext
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # this folder's data.py and test.py must not shadow other modules
+if __name__ == "__main__":
+    sys.path[0] = str(
+        Path(__file__).resolve().parent.parent
+    )  # this folder's data.py and test.py must not shadow other modules
 
-from common.runs.first.process import exit_code  # noqa: E402
-from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = settings_parser(__doc__, limit="stop after N iterations (a dry run)")
-    parser.add_argument(
-        "--resume", nargs="?", const="auto", help="go on from the newest state in snapshot_dir, or from this file"
-    )
-    parser.add_argument(
-        "--distribute",
-        choices=("none", "mirrored", "multiworker"),
-        default="none",
-        help="tf.distribute strategy (default: none)",
-    )
-    return parser.parse_args(argv)
+from common.runs.process import exit_code
+from common.runs.session import Session
+from deepercut_tf.config import Config, house_path, settings_of, settings_parser
+from deepercut_tf.items import ItemSet, load_items
+from deepercut_tf.weight_files import check_weights, open_store
 
 
-def train(config, item_set, resume: str | None = None, limit: int | None = None, distribute: str = "none") -> Path:
-    """Run to the last iteration (at most `limit` of them) and return the snapshot folder. DataError, or FloatingPointError on a loss that is
-    not finite.
-    """
-    from common.runs.runlog import RunLog
-    from deepercut_tf.config import output_path
-    from deepercut_tf.machine import Interrupts, make_strategy
-    from deepercut_tf.run import Run
-
-    strategy, share = make_strategy(distribute)
-    run = Run(config, item_set, strategy, share)
-    found = run.begin(resume)
-    if item_set.synthetic:
-        print(f"SYNTHETIC data in {item_set.root}: figures from it say nothing about photographs")
-    writes = share[0] == 0
-    log = (
-        RunLog(output_path(config.log_dir), config=asdict(config), resume_step=run.iteration if found else None)
-        if writes
-        else nullcontext()
-    )
-    with log as opened, Interrupts() as interrupts:
-        iterate(run, opened, limit, interrupts)
-    return run.directory
+def parse_args(argv=None) -> Config:
+    """The settings of a training."""
+    return settings_of(settings_parser(__doc__).parse_args(argv), automatic=True)
 
 
-def check_files(config) -> None:
-    """Before TensorFlow is imported: DataError for initial weights or pairwise statistics that are not there."""
-    from deepercut_tf.config import house_path
+def prepare(config: Config) -> tuple[Config, ItemSet]:
+    """The images with their settings; DataError for a file that training will need and that is not there, before TensorFlow starts."""
     from deepercut_tf.pair_statistics import load_statistics
-    from deepercut_tf.weight_files import check_weights
 
-    if config.init_weights:
-        check_weights(config.init_weights)
+    pose_set, config = load_items(config)
+    if config.weights:
+        check_weights(config.weights)
     if config.pairwise_predict:
-        load_statistics(
-            house_path(config.pairwise_stats_fn),
-            config.num_joints,
-            config.global_scale,
-            config.tensorflow_pairwise_order,
-        )
+        load_statistics(house_path(config.pairwise_stats_fn), config.num_joints)
+    return config, pose_set
 
 
-def iterate(run, log, limit: int | None, interrupts=None) -> None:
-    """The remaining iterations, with log, pictures and snapshots. KeyboardInterrupt when `interrupts` ask to stop, after the step is saved."""
-    from common.runs.runlog import check_finite
-    from deepercut_tf.run import last_iteration, learning_rate
+def train(config: Config, pose_set: ItemSet, process) -> Path:
+    """Run to the last iteration; returns the run's folder. DataError, FloatingPointError or Stopped as the module's docstring says."""
+    from deepercut_tf.engine import Trainer
 
-    config = run.config
-    last = last_iteration(config) if limit is None else min(last_iteration(config), run.iteration + limit - 1)
-    if run.iteration > last:
-        print(f"nothing to train: iteration {run.iteration - 1} of {last} is done")
-        return
-    totals, started = [], time.monotonic()
-    for batch in run.batches():
-        iteration, rate = run.iteration, learning_rate(config, run.iteration)
-        losses = {name: float(value) for name, value in run.trainer.step(batch, rate, iteration + 1).items()}
-        check_finite("loss", losses["total_loss"], iteration)
-        run.draw, run.iteration = first_number(batch["draw"]), iteration + 1
-        totals.append(losses["total_loss"])
-        if log:
-            log.scalars(iteration, **losses, lr=rate)
-            if config.image_iters and iteration % config.image_iters == 0:
-                show_maps(run, log, batch, iteration)
-        if log and (iteration % config.display_iters == 0 or iteration == last):
-            speed = (time.monotonic() - started) / len(totals)
-            left = timedelta(seconds=round(speed * (last - iteration)))
-            print(
-                f"iteration: {iteration} loss: {sum(totals) / len(totals):.4f} lr: {rate} ({speed:.2f} s each, {left} left)",
-                flush=True,
-            )
-            totals, started = [], time.monotonic()
-        if (iteration > 0 and iteration % config.save_iters == 0) or iteration == last:
-            run.save(snapshot=True)
-        if iteration == last:
-            return
-        if interrupts and interrupts.asked:
-            run.save(snapshot=False)
-            raise KeyboardInterrupt(f"stopped after iteration {iteration}; go on with --resume")
-
-
-def first_number(value) -> int:
-    """A batch's draw number, of the last replica when there are several."""
-    parts = getattr(value, "values", (value,))
-    return max(int(part) for part in parts)
-
-
-def show_maps(run, log, batch: dict, iteration: int) -> None:
-    """The first image with its summed score targets and with the network's scores, in TensorBoard."""
-    import numpy as np
-
-    from deepercut_tf.pictures import score_picture
-
-    batch = {name: getattr(value, "values", (value,))[0] for name, value in batch.items()}
-    image = np.asarray(batch["inputs"])[0]
-    logits = np.clip(np.asarray(run.model(batch["inputs"][:1], training=False)["part_pred"])[0], -50, 50)
-    log.image("score targets", score_picture(image, np.asarray(batch["part_score_targets"])[0].max(-1)), iteration)
-    log.image("scores", score_picture(image, (1 / (1 + np.exp(-logits))).max(-1)), iteration)
+    trainer = Trainer(config, pose_set, process)
+    folder = Path(config.out or ".")
+    folder.mkdir(
+        parents=True, exist_ok=True
+    )  # a folder that cannot be written should fail now, not at the first snapshot
+    session = Session(
+        folder, trainer.position, trainer.total_steps, process, open_store(folder, process.is_main),
+        settings=asdict(config), about=trainer.about, valid_every=config.save_iters, save_minutes=config.save_minutes,
+        patience=config.patience, log_every=config.display_iters,
+    )  # fmt: skip
+    with session:
+        state = session.begin(config.resume)
+        trainer.restore(state) if state else trainer.start()
+        for batch in session.track(trainer.batches()):
+            session.log(trainer.step(batch))
+            if session.validation_due:
+                session.validated(trainer.validate())
+            if session.save_due:
+                session.save(trainer.state())
+            if trainer.snapshot_due:
+                trainer.snapshot(folder)
+    return folder
 
 
 def main(argv=None) -> int:
-    """Exit code 0, 2 with a message on bad input, 1 when training diverged, 130 when it was stopped."""
-    args = parse_args(argv)
+    """Exit code as the module's docstring says."""
 
     def work() -> Path:
-        from deepercut_tf.items import load_items
+        config, pose_set = prepare(parse_args(argv))
+        from deepercut_tf.engine import Machine
 
-        item_set, config = load_items(settings_of(args))
-        check_files(config)
-        return train(config, item_set, args.resume, args.limit, args.distribute).absolute()
+        return train(config, pose_set, Machine(config.device, config.threads)).absolute()
 
     remedy = "The last good state is kept: lower the rates in multi_step, set clip, and go on with --resume"
-    try:
-        return exit_code(work, "snapshots are in {}", remedy)
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped", file=sys.stderr)
-        return 130
+    return exit_code(work, "the run is in {}", remedy)
 
 
 if __name__ == "__main__":

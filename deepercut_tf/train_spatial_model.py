@@ -1,10 +1,11 @@
 """Fit the pairwise logistic regressions on a training set with a trained network: writes `pairwise_model_dir`/spatial_model_cidx_A_B.mat.
 
     python deepercut_tf/train_spatial_model.py --config deepercut_tf/models/coco/train/pose_cfg.yaml --weights SNAPSHOT \\
-        --set nms_radius=5.0 --set det_min_score=0.2 --set pairwise_model_dir=models/coco/pairwise --limit 2000
+        --nms_radius 5 --det_min_score 0.2 --pairwise_model_dir models/coco/pairwise --limit 2000
 
-The network runs on the training images at global_scale; detections are assigned to the annotated person whose joint is nearest within
-pos_dist_thresh. Positives are pairs of one person's detections, negatives pairs of two persons' (or one nobody's).
+Our own design; the original's was not released. The network runs on the training images at global_scale; detections are
+assigned to the annotated person whose joint is nearest within pos_dist_thresh. Positives are pairs of one person's detections,
+negatives pairs of two persons' (or one nobody's).
 """
 
 from __future__ import annotations
@@ -13,67 +14,130 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError  # noqa: E402
-from common.runs.first.process import exit_code  # noqa: E402
-from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
+import numpy as np
+
+from common.errors import DataError
+from common.runs.process import exit_code
+from deepercut_tf.config import as_cfg, settings_of, settings_parser
+from deepercut_tf.detections import Detections, detect
+from deepercut_tf.pairwise import SpatialModel, pair_features, save_spatial_model, wanted_pairs
+
+LEAST = 20  # positive pairs that a regression of its own needs
+PENALTY = 1e-3  # L2 on the weights, a pair
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = settings_parser(__doc__, weights=True, limit="the first N images only")
-    parser.add_argument("--out", help="folder to write (default: the key pairwise_model_dir)")
-    return parser.parse_args(argv)
+def owners(found: Detections, persons: list[np.ndarray], reach: float) -> np.ndarray:
+    """(N,) index of the person whose joint of that kind is nearest within `reach` pixels, -1 for none; rows (id, x, y) a person."""
+    best, owner = np.full(len(found), np.inf), np.full(len(found), -1)
+    for number, person in enumerate(persons):
+        for joint, x, y in person:
+            of = found.joint == joint
+            distance = np.hypot(found.coord[of, 0] - x, found.coord[of, 1] - y)
+            nearer = (distance <= reach) & (distance < best[of])
+            best[of] = np.where(nearer, distance, best[of])
+            owner[of] = np.where(nearer, number, owner[of])
+    return owner
+
+
+def training_pairs(found: Detections, owner: np.ndarray, joints: int, sparse_graph=None):
+    """(joints k < m (M,2), features (M,8), label (M,)) of an image's pairs of different joints; pairs of two unowned detections are left out."""
+    used = np.zeros((joints, joints), bool)
+    used[tuple(np.array(wanted_pairs(sparse_graph, joints)).reshape(-1, 2).T)] = True
+    a, b = np.triu_indices(len(found), 1)
+    keep = used[found.joint[a], found.joint[b]] & ((owner[a] >= 0) | (owner[b] >= 0))
+    a, b = a[keep], b[keep]
+    if not len(a):
+        return np.zeros((0, 2), int), np.zeros((0, 8)), np.zeros(0, bool)
+    return np.stack([found.joint[a], found.joint[b]], axis=1), pair_features(found, a, b, joints), owner[a] == owner[b]
+
+
+def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float = PENALTY, steps: int = 50) -> np.ndarray:
+    """(F+1,) weights and bias of an L2 logistic regression, by Newton's method; the bias is not penalised."""
+    design = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    ridge = np.diag([penalty * len(x)] * x.shape[1] + [1e-9])
+    weight = np.zeros(design.shape[1])
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(design @ weight, -30, 30)))
+        gradient = design.T @ (p - y) + ridge @ weight
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge
+        step = np.linalg.solve(hessian + 1e-9 * np.eye(len(weight)), gradient)
+        weight -= step
+        if np.abs(step).max() < 1e-8:
+            break
+    return weight
+
+
+def fit(
+    pairs: np.ndarray, features: np.ndarray, label: np.ndarray, joints: int, sparse_graph=None, seed: int = 0
+) -> tuple[SpatialModel, list]:
+    """(model, pairs of joints without enough examples) from the pairs of all images; as many negatives as positives are drawn.
+
+    A pair of joints with fewer than 20 positives or negatives takes a regression over all pairs. DataError when even all have too few.
+    """
+    rng, model, shared = np.random.default_rng(seed), SpatialModel.empty(joints), []
+    if min(label.sum(), (~label).sum()) < LEAST:
+        found = f"{int(label.sum())} pairs of one person and {int((~label).sum())} of two"
+        raise DataError(f"only {found} were detected; train the network longer or use more images")
+    whole = _balanced(features, label, rng)
+    for k, m in wanted_pairs(sparse_graph, joints):
+        of = (pairs[:, 0] == k) & (pairs[:, 1] == m)
+        enough = min(label[of].sum(), (~label[of]).sum()) >= LEAST
+        if not enough:
+            shared.append((k, m))
+        x, y = _balanced(features[of], label[of], rng) if enough else whole
+        low, high = x.min(0), x.max(0)
+        high = np.where(high > low, high, low + 1)
+        model.low[k, m], model.high[k, m] = low, high
+        model.weight[k, m] = fit_logistic((x - low) / (high - low), y)
+    return model, shared
+
+
+def _balanced(features: np.ndarray, label: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray]:
+    yes, no = np.flatnonzero(label), np.flatnonzero(~label)
+    count = min(len(yes), len(no))
+    rows = np.concatenate([rng.permutation(yes)[:count], rng.permutation(no)[:count]])
+    return features[rows], label[rows].astype(float)
 
 
 def run(args: argparse.Namespace) -> Path:
-    """Collect, fit and write; returns the folder. DataError or ValueError on bad input."""
-    from dataclasses import replace
-
-    import numpy as np
+    """Collect, fit and write; returns the folder. DataError on bad input."""
     from tqdm import tqdm
 
     from common.images import read_image
-    from deepercut_tf.config import output_path, require
-    from deepercut_tf.detections import detect
-    from deepercut_tf.inference import PoseFinder
+    from deepercut_tf.estimator import Estimator
     from deepercut_tf.items import load_items
-    from deepercut_tf.pairwise import save_spatial_model
-    from deepercut_tf.spatial_training import fit, owners, training_pairs
 
     item_set, config = load_items(settings_of(args))
-    require(config, "nms_radius", "det_min_score", "pos_dist_thresh", why="fitting the spatial model")
-    folder = args.out or config.pairwise_model_dir
+    cfg = as_cfg(config)
+    folder = config.out or cfg.pairwise_model_dir
     if not folder:
         raise DataError("say where to write: --out FOLDER, or the key pairwise_model_dir")
-    if not config.pairwise_predict:
+    if not cfg.pairwise_predict:
         raise DataError("the spatial model needs a network with pairwise_predict: true")
-    finder = PoseFinder(replace(config, pairwise_model_dir=None), args.weights)
+    estimator = Estimator(config.weights, people="one", **cfg)
     parts = []
-    for item in tqdm(item_set.items[: args.limit], desc="detections", unit="image"):
-        maps, scale = finder.maps(np.ascontiguousarray(read_image(item.image)[..., ::-1]))
-        found = detect(maps, config.nms_radius, config.det_min_score)
+    for item in tqdm(item_set.items, desc="detections", unit="image"):
+        maps, scale = estimator.maps(np.ascontiguousarray(read_image(item.image)[..., ::-1]))
+        found = detect(maps, cfg.nms_radius, cfg.det_min_score)
         persons = [np.concatenate([p[:, :1], p[:, 1:] * scale], axis=1) for p in item.persons]
-        parts.append(
-            training_pairs(
-                found, owners(found, persons, config.pos_dist_thresh * scale), config.num_joints, config.sparse_graph
-            )
-        )
+        owner = owners(found, persons, cfg.pos_dist_thresh * scale)
+        parts.append(training_pairs(found, owner, cfg.num_joints, cfg.sparse_graph))
     pairs, features, label = (np.concatenate(column) for column in zip(*parts))
-    model, shared = fit(pairs, features, label, config.num_joints, config.sparse_graph, config.seed)
-    files = save_spatial_model(output_path(folder), model)
+    model, shared = fit(pairs, features, label, cfg.num_joints, cfg.sparse_graph, cfg.seed)
+    files, positive = save_spatial_model(folder, model), int(label.sum())
     print(
-        f"{int(label.sum())} positive and {int((~label).sum())} negative pairs; {len(files)} files, {len(shared)} of them the regression over all pairs"
+        f"{positive} positive and {len(label) - positive} negative pairs; {len(files)} files, {len(shared)} of them the"
+        " regression over all pairs"
     )
-    return output_path(folder)
+    return Path(folder)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    return exit_code(lambda: run(args), "{}")
+    return exit_code(lambda: run(settings_parser(__doc__).parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

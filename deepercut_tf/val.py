@@ -1,9 +1,9 @@
 """Score weights on a labelled data set and write the prediction file.
 
-    python deepercut_tf/val.py --config FILE --weights SNAPSHOT                     # one person an image, or all with pairwise_predict
-    python deepercut_tf/val.py --config FILE --weights SNAPSHOT --boxes oracle      # one person in every annotated box (an upper bound)
-
-The data set must be a folder that common.datasets reads (`dataset_type` other than default, or mpii and penn_action as folders).
+python deepercut_tf/val.py --weights output/deepercut_tf/smoke                  # settings and data set are in the file
+python deepercut_tf/val.py --weights RUN --dataset coco --data_root DIR --split val2017 --people all
+python deepercut_tf/val.py --weights RUN --boxes annotated                      # one person in every annotated box (an upper bound)
+python deepercut_tf/val.py --config FILE --weights snapshot-1030000             # the original's weights need its pose_cfg.yaml
 """
 
 from __future__ import annotations
@@ -12,178 +12,93 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError  # noqa: E402
-from common.evaluate import add_scoring_arguments, publish  # noqa: E402
-from common.runs.first.process import exit_code  # noqa: E402
-from deepercut_tf.options import settings_of, settings_parser  # noqa: E402
+from common.errors import DataError
+from common.runs import scoring
+from common.runs.process import exit_code
+from common.runs.shelf import find_weights
+from deepercut_tf.config import PREDICTION, Config, add_file_options, make_config, predicting_settings
+from deepercut_tf.weight_files import NAME, SUFFIX
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = settings_parser(__doc__, weights=True, limit="the first N images only")
-    parser.add_argument("--split", help="split to score (default: the key dataset_phase)")
-    parser.add_argument(
-        "--people",
-        choices=("auto", "one", "all"),
-        default="auto",
-        help="auto: all with pairwise_predict, else one (default: auto)",
+    parser = scoring.parser(__doc__)
+    parser.option("split", default=None, text="split to score (default: the validation split, else the published one)")
+    boxes = "whole, annotated (one person in each box), or a JSON or CSV file of detections"
+    parser.option("boxes", default="whole", metavar="WHERE", text=boxes)
+    parser.option(
+        "people", choices=("auto", "one", "all"), default="auto", text="auto: all with pairwise terms", group="data"
     )
-    parser.add_argument(
-        "--boxes",
-        choices=("none", "oracle"),
-        default="none",
-        help="oracle: look for one person in each annotated box (default: none)",
-    )
-    add_scoring_arguments(parser, "output/deepercut_tf/DATASET/SPLIT.npz", "deepercut_tf")
-    parser.add_argument("--random_weights", action="store_true", help="fresh random weights instead (a baseline)")
+    add_file_options(parser)
+    parser.settings(Config, only=("dataset", "data_root", *PREDICTION))
     return parser.parse_args(argv)
 
 
-def predict_one(finder, item_set, items, boxes: str):
-    """Predictions row by row of the PoseSet: the picture's one pose for every person in it, or the pose inside each annotated box."""
-    import numpy as np
+def where(boxes: str):
+    """`--boxes` for `Estimator.predict_pose_set`; DataError for what it was called in the first form."""
+    if boxes in ("oracle", "gt", "none"):
+        raise DataError(f"--boxes {boxes} is called --boxes {'whole' if boxes == 'none' else 'annotated'} now")
+    if boxes in ("whole", "annotated"):
+        return boxes
+    from common.boxes import Boxes
 
-    from common.predictions import predictions_for
-
-    rows, poses = [], []
-    for item, image in _images(items):
-        one = finder.single(image) if boxes == "none" and item.rows else None
-        for row in item.rows:
-            rows.append(row)
-            poses.append(one if one is not None else in_box(finder, image, item_set.pose_set.box[row]))
-    poses = np.array(poses).reshape(len(rows), finder.config.num_joints, 3)
-    kept = item_set.pose_set.select(np.array(rows, int))
-    joints, score = as_annotated(item_set, poses[..., :2], poses[..., 2])
-    meta = finder.meta() | {"boxes": "oracle (annotated boxes)" if boxes == "oracle" else "none"}
-    return predictions_for(kept, joints, score, meta), kept
+    return Boxes([boxes])
 
 
-def as_annotated(item_set, joints, score):
-    """(N,J,2) joints and (N,J) scores of the network's joint set in that of the annotations, where the two differ (mpii, aic); score 0: none."""
-    import numpy as np
+def evaluated_split(config: Config, given: str | None, learnt: str | None) -> str:
+    """The split to score: `given`, or the settings' (valid_split, dataset_phase), or the published one, but not by itself the one `learnt`."""
+    from common.datasets import NAMES, record
 
-    from common.skeletons import skeleton_map
-
-    to_own = skeleton_map(item_set.skeleton, item_set.pose_set.skeleton)
-    return to_own.apply(joints), np.stack(
-        [score[:, list(s)].mean(-1) if s else np.zeros(len(score)) for s in to_own.sources], axis=-1
-    )
-
-
-def in_box(finder, image, box, margin: float = 0.15):
-    """(J,3) the one person of the part of the picture around a box x, y, w, h."""
-    import numpy as np
-
-    x, y, w, h = box
-    grow = margin * max(w, h)
-    left, top = max(int(x - grow), 0), max(int(y - grow), 0)
-    part = image[top : max(int(np.ceil(y + h + grow)), top + 16), left : max(int(np.ceil(x + w + grow)), left + 16)]
-    if not part.size:
-        return np.full((finder.config.num_joints, 3), np.nan)
-    return finder.single(np.ascontiguousarray(part)) + np.array([left, top, 0])
+    known = record(config.dataset if config.dataset in NAMES else "coco")
+    named = [s for s in (config.valid_split, config.train_split, known.published) if s not in (None, "", "none")]
+    split = given or next((s for s in named if learnt is None or known.split(s) != known.split(learnt)), None)
+    if split is None:
+        raise DataError(f"data set {config.dataset} has no split to score by default; say which: --split NAME")
+    return split
 
 
-def predict_all(finder, item_set, items):
-    """Predictions of all persons, image by image."""
-    import numpy as np
-
-    from common.poses import box_of_joints
-    from common.predictions import Predictions
-
-    people, image_id = [], []
-    for item, image in _images(items):
-        found = finder.people(image)
-        people.append(found)
-        image_id += [item.image_id] * len(found)
-    joints = np.concatenate([p.joints for p in people]) if people else np.zeros((0, finder.config.num_joints, 2))
-    score = np.concatenate([p.score for p in people]) if people else np.zeros((0, finder.config.num_joints))
-    person_score = np.concatenate([p.person_score for p in people]) if people else np.zeros(0)
-    joints, score = as_annotated(item_set, joints, score)
-    pose_set, box = item_set.pose_set, box_of_joints(joints)
-    wanted = {item.image_id for item in items}
-    kept = pose_set.select(np.array([i in wanted for i in pose_set.image_id.tolist()], bool))
-    return Predictions(
-        skeleton=pose_set.skeleton, joints=joints.astype(np.float32), score=score.astype(np.float32), person_score=person_score,
-        box=box, box_score=person_score, area=box[:, 2] * box[:, 3], image_id=np.array(image_id, dtype=pose_set.image_id.dtype),
-        person_id=np.full(len(joints), -1), frame=np.full(len(joints), -1), dataset=pose_set.name, split=pose_set.split,
-        meta=finder.meta() | {"boxes": "none", "final": True, "synthetic": pose_set.synthetic},
-    ), kept  # fmt: skip
+def chosen_weights(args: argparse.Namespace, options: dict) -> str | Path | None:
+    """The weights to score; None for random ones: asked for, or there are no others, which is said."""
+    given = args.weights or options.get("weights") or options.get("init_weights")
+    if given or args.random_weights:
+        return None if args.random_weights else given
+    found = find_weights(NAME, None, (SUFFIX,))
+    if found is None:
+        print("NO WEIGHTS ARE HERE: what follows are the figures of RANDOM weights, a baseline")
+    return found
 
 
-def _images(items):
-    import numpy as np
-    from tqdm import tqdm
+def run(args: argparse.Namespace):
+    """Predict, write, score. DataError on bad input."""
+    from deepercut_tf.estimator import Estimator
+    from deepercut_tf.items import load_pose_set
+    from deepercut_tf.joints import NETWORK_SKELETONS
 
-    from common.images import read_image
-
-    for item in tqdm(items, desc="val", unit="image"):
-        yield item, np.ascontiguousarray(read_image(item.image)[..., ::-1])
-
-
-def without_files(words: list[str]) -> list[str]:
-    """A command line less the options that only say where to write, and their values."""
-    written = ("--result", "--out", "--json")
-    kept = [word for word, before in zip(words, ["", *words]) if word not in written and before not in written]
-    return [word for word in kept if not word.startswith(tuple(f"{name}=" for name in written))]
-
-
-def write_result(path: str, predictions, results: dict, preset: str, command: str) -> None:
-    """The run file, `preset` is its name in tables; without folders of this machine and the option that names itself."""
-    from common.reported import save_run
-
-    meta = {k: v for k, v in predictions.meta.items() if k not in ("weights", "settings")}
-    settings = predictions.meta["settings"]
-    folders = ("dataset", "snapshot_dir", "log_dir", "init_weights", "pairwise_stats_fn", "pairwise_model_dir")
-    meta["settings"] = {k: v for k, v in settings.items() if k not in folders}
-    save_run(
-        path, house="deepercut_tf", model=settings["net_type"], dataset=predictions.dataset, split=predictions.split,
-        protocols={name: result.as_dict() for name, result in results.items()}, meta=meta | {"seed": settings["seed"], "preset": preset}, command=command,
+    boxes, options, skeleton = where(args.boxes), predicting_settings(args), None
+    weights = chosen_weights(args, options)
+    if weights is None:
+        options.setdefault("net_type", "resnet_50")
+        config = make_config(options)
+        pose_set = load_pose_set(config, evaluated_split(config, args.split, None))
+        skeleton = NETWORK_SKELETONS.get(config.dataset, pose_set.skeleton)
+    estimator = Estimator(
+        weights, people=args.people if boxes == "whole" else "one", random_weights=weights is None, skeleton=skeleton,
+        device=args.device, threads=args.threads, **options,
     )  # fmt: skip
-
-
-def run(args: argparse.Namespace, words: list[str]) -> None:
-    """Predict, write, score; `words` is the command line. DataError on bad input."""
-    from dataclasses import replace
-
-    from deepercut_tf.config import find_config_file
-    from deepercut_tf.inference import PoseFinder
-    from deepercut_tf.items import load_items
-
-    config = settings_of(args)
-    # all pictures of the split count, also those without a person; rows of data_range are those of the training
-    only_people = config.coco_only_images_with_people and config.data_range is not None
-    item_set, config = load_items(
-        replace(config, dataset_phase=args.split or config.dataset_phase, coco_only_images_with_people=only_people)
-    )
-    if item_set.pose_set is None:
-        raise DataError(f"val.py scores a data-set folder; for {config.dataset} use test.py and eval_pck.py")
-    together = config.pairwise_predict if args.people == "auto" else args.people == "all"
-    together = together and args.boxes == "none"
-    finder = PoseFinder(
-        config if together else replace(config, pairwise_model_dir=None), args.weights, args.random_weights
-    )
-    items = item_set.items[: args.limit]
-    predictions, pose_set = (
-        predict_all(finder, item_set, items) if together else predict_one(finder, item_set, items, args.boxes)
-    )
-    out = Path(args.out) if args.out else ROOT / "output" / "deepercut_tf" / pose_set.name / f"{pose_set.split}.npz"
-    results = publish(out, predictions, pose_set, args.protocol, args.json)
-    if args.result:
-        preset = find_config_file(args.config).resolve().parent.name + (
-            "" if together or args.boxes == "oracle" else ", one person a picture"
-        )
-        write_result(
-            args.result, predictions, results, preset, "python deepercut_tf/val.py " + " ".join(without_files(words))
-        )
+    config = estimator.config
+    split = evaluated_split(config, args.split, estimator.about.get("split"))
+    pose_set = load_pose_set(config, split).limit(args.limit)
+    predictions = estimator.predict_pose_set(pose_set, boxes, args.shared_joints)
+    standard = Path("output") / NAME / pose_set.name / f"{pose_set.split}.npz"
+    return scoring.publish(args, predictions, pose_set, standard)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    return exit_code(lambda: run(args, sys.argv[1:] if argv is None else argv))
+    return exit_code(lambda: run(parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -11,40 +11,60 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import atomic_write, write_json
-from common.runs.first.checkpoints import CheckpointStore
+from common.runs.checkpoints import CheckpointStore
+from common.runs.converting import card_path
+from common.runs.shelf import STATES, find_weights, missing_weights
 from common.weights import tf1
+from deepercut_tf.config import house_path
 
-SUFFIX = ".state.npz"
+NAME = "deepercut_tf"
+SUFFIX = ".npz"
 _MODEL, _SLOT = "model:", "slot:"
+SOURCES = "http://download.tensorflow.org/models/resnet_v1_{50,101,152}_2016_08_28.tar.gz"
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
-    """({variable name: array}, settings that they were trained with, {} if the file does not say).
+    """({variable name: array}, what the file says of itself: `config`, `about` with `skeleton`; {} if it does not).
 
     `path`: a TF1 checkpoint (prefix, one of its files, or a folder with a `checkpoint` file), an .npz keyed by variable name, or a resume
     state. DataError when it is missing or none of these.
     """
     path = Path(path)
-    if path.suffix == ".npz":
-        content = _read_npz(path)
-        if "meta" in content:
-            meta = json.loads(str(content["meta"]))
-            return {k.removeprefix(_MODEL): v for k, v in content.items() if k.startswith(_MODEL)}, meta["config"]
-        return content, {}
-    card = Path(f"{path}.json")
-    settings = {}
-    if card.is_file():
-        try:
-            settings = json.loads(card.read_text(encoding="utf-8")).get("config", {})
-        except ValueError as error:
-            raise DataError(f"{card} is not readable JSON ({error}); remove it to read the weights alone") from error
-    return tf1.read_checkpoint(path, tensorflow), settings
+    if path.suffix != ".npz":
+        return tf1.read_checkpoint(path, tensorflow), _read_card(path)
+    content = _read_npz(path)
+    if "meta" not in content:
+        return content, _read_card(path)
+    about = json.loads(str(content.pop("meta")))
+    model = {name.removeprefix(_MODEL): v for name, v in content.items() if name.startswith(_MODEL)}
+    return model or content, _checked_card(path, about)
+
+
+def _read_card(path: Path) -> dict:
+    place = tf1.find_checkpoint(path) or path
+    card = card_path(place)
+    if not card.is_file():
+        return {}
+    try:
+        return _checked_card(card, json.loads(card.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise DataError(f"{card} is not readable JSON ({error}); remove it to read the weights alone") from error
+
+
+def _checked_card(path: Path, card: dict) -> dict:
+    """`config` and `about` of a card; DataError for one of the project's first form."""
+    found = {name: card[name] for name in ("config", "about") if name in card}
+    if "config" in found and ("about" not in found or "width" in found["config"]):
+        raise DataError(
+            f"{path} was written by this project's first form, whose weights are not read any more; train anew"
+        )
+    return found
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
     except FileNotFoundError as error:
         raise DataError(f"weights {path} do not exist; train first, or give another file") from error
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
@@ -52,14 +72,21 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_weights(path: str | Path, values: dict[str, np.ndarray], card: dict) -> Path:
-    """Write weights by name, as .npz if `path` ends so, else as a TF1 checkpoint (V2) that the original reads; the card beside them (JSON)."""
+    """Write weights by name with their card: as .npz that holds it, if `path` ends so, else as a TF1 checkpoint (V2) that the original
+    reads, with the card beside it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npz":
-        atomic_write(path, lambda temporary: np.savez(temporary, **values))
-    else:
+    if path.suffix != ".npz":
         tf1.write_v2(path, values, tensorflow)
-    write_json(f"{path}.json", card)
+        write_json(card_path(path), card)
+        return path
+
+    def save(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            np.savez(file, **values, **({"meta": np.array(json.dumps(card))} if card else {}))
+
+    atomic_write(path, save)
     return path
 
 
@@ -77,8 +104,8 @@ def tensorflow():
 
 
 def _save_state(path: Path, state: dict) -> None:
-    meta = {k: v for k, v in state.items() if k not in ("model", "optimizer")}
-    arrays = {_MODEL + k: v for k, v in state["model"].items()} | {_SLOT + k: v for k, v in state["optimizer"].items()}
+    meta = {name: value for name, value in state.items() if name not in ("model", "optimizer")}
+    arrays = {_MODEL + n: v for n, v in state["model"].items()} | {_SLOT + n: v for n, v in state["optimizer"].items()}
     with open(path, "wb") as file:
         np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
 
@@ -86,60 +113,55 @@ def _save_state(path: Path, state: dict) -> None:
 def _load_state(path: Path) -> dict:
     content = _read_npz(path)
     state = json.loads(str(content.pop("meta")))
-    state["model"] = {k.removeprefix(_MODEL): v for k, v in content.items() if k.startswith(_MODEL)}
-    state["optimizer"] = {k.removeprefix(_SLOT): v for k, v in content.items() if k.startswith(_SLOT)}
+    for key, prefix in (("model", _MODEL), ("optimizer", _SLOT)):
+        state[key] = {name.removeprefix(prefix): v for name, v in content.items() if name.startswith(prefix)}
     return state
 
 
 def open_store(directory: Path, writer: bool = True) -> CheckpointStore:
-    """The resume states of one run: last and previous."""
+    """The resume states of one run: last, previous and, by the validation's main figure, best."""
     return CheckpointStore(directory, _save_state, _load_state, suffix=SUFFIX, writer=writer)
 
 
-def snapshots(directory: Path, prefix: str) -> list[tuple[int, Path]]:
-    """(iteration, path without suffix) of the snapshots PREFIX-N in a folder, oldest first."""
-    found = [
-        (f.name.removesuffix(".index").removeprefix(prefix + "-"), f.with_suffix(""))
-        for f in directory.glob(f"{prefix}-*.index")
-    ]
-    return sorted((int(number), path) for number, path in found if number.isdecimal())
+def snapshots(directory: Path, prefix: str = "*") -> list[Path]:
+    """The snapshots PREFIX-N in a folder, without suffix, oldest first."""
+    found = [f.with_suffix("") for f in directory.glob(f"{prefix}-*.index")]
+    numbered = [(int(f.name.rpartition("-")[2]), f) for f in found if f.name.rpartition("-")[2].isdecimal()]
+    return [path for _, path in sorted(numbered)]
 
 
 def drop_old_snapshots(directory: Path, prefix: str, keep: int = 5) -> None:
     """Remove all but the newest `keep` snapshots, as the original does."""
-    for _, path in snapshots(directory, prefix)[:-keep]:
-        for suffix in (".index", ".data-00000-of-00001", ".json"):
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
+    for path in snapshots(directory, prefix)[:-keep]:
+        for file in (f"{path}.index", f"{path}.data-00000-of-00001", card_path(path)):
+            Path(file).unlink(missing_ok=True)
 
 
-SOURCES = "http://download.tensorflow.org/models/resnet_v1_{50,101,152}_2016_08_28.tar.gz"
+def find_snapshot(given: str | Path | None) -> Path:
+    """The weights that are named: a file or a checkpoint's prefix (relative to the working directory, else to this house or the repository);
+    a folder's best or last state, else its newest snapshot; a shipped name. None: the newest of this house.
+
+    DataError listing what there is when nothing is found.
+    """
+    for path in (Path(given), house_path(given)) if given else ():
+        states = [path / (name + SUFFIX) for name in STATES]
+        inside = [p for p in states if p.is_file()] + snapshots(path)[::-1]
+        if inside:
+            return inside[0]
+        if path.is_file() or tf1.find_checkpoint(path):
+            return path
+    found = find_weights(NAME, given, (SUFFIX,))
+    if found is None:
+        raise missing_weights(NAME, (SUFFIX,))
+    return found
 
 
 def check_weights(given: str) -> None:
-    """DataError when the key init_weights names no file; says where ImageNet's weights come from."""
-    path = find_snapshot(given)
-    if not path.is_file() and tf1.find_checkpoint(path) is None:
+    """DataError when first weights are not there; says where ImageNet's come from."""
+    try:
+        find_snapshot(given)
+    except DataError as error:
         raise DataError(
-            f"init_weights {given} does not exist. ImageNet weights: {SOURCES}, unpacked to deepercut_tf/models/pretrained; or give a snapshot,"
-            " or take the key out to start from random weights"
-        )
-
-
-def find_snapshot(given: str | Path) -> Path:
-    """A weights file as it is given (relative to the working directory, else to this house); in a folder the newest snapshot, else `last`."""
-    from deepercut_tf.config import house_path
-
-    path = Path(given)
-    if not path.exists() and tf1.find_checkpoint(path) is None:
-        path = house_path(str(given))
-    if path.is_dir():
-        numbered = sorted(
-            (int(f.stem.rsplit("-", 1)[1]), f.with_suffix(""))
-            for f in path.glob("*-*.index")
-            if f.stem.rsplit("-", 1)[1].isdecimal()
-        )
-        if numbered:
-            return numbered[-1][1]
-        if (path / f"last{SUFFIX}").is_file():
-            return path / f"last{SUFFIX}"
-    return path
+            f"init_weights: {error}. ImageNet's: {SOURCES}, unpacked to deepercut_tf/models/pretrained; or leave the key out to"
+            " start from random weights"
+        ) from error

@@ -23,8 +23,7 @@ OUT = ROOT / "out" / "quickstart"
 
 @dataclass(frozen=True)
 class Job:
-    """One network of one house. `{data}`, `{out}` in the commands are its data folder and its own folder below
-    out/quickstart."""
+    """One network of one house. `{data}`, `{out}` in the commands are its data folder and its own folder below out/quickstart."""
 
     house: str
     model: str
@@ -44,15 +43,14 @@ class Job:
 
     @property
     def shown(self) -> str:
-        """The data set as the table names it; a network may be scored on what it was trained on, which must not pass
-        for held-out."""
+        """The data set as the table names it; a network may be scored on what it was trained on, which must not pass for held-out."""
         return f"{self.dataset}, {'fitted' if self.train_split == self.test_split else 'held-out'}"
 
 
 _LPM = ("--data_dir={data}", "--model_dir={out}/checkpoints")
 _LPM_TRAIN = ("--preset=smoke", "--amp=auto", "--log_dir={out}/logs", *_LPM)
 _PADDLE = ("--data_root={data}", "--model_save_dir={out}/checkpoints")
-_DEEPERCUT = ("--config=deepercut_tf/models/smoke", "--set=dataset={data}")
+_DEEPERCUT = ("--preset=smoke", "--dataset=lsp", "--data_root={data}")
 JOBS = (
     Job(
         house="lpm_torch", model="lpm", dataset="penn_action", folder="PennAction", train_split="train", test_split="test", protocol="pck_box@0.2",
@@ -78,12 +76,12 @@ JOBS = (
     Job(
         house="deeppose_caffe_port", model="deeppose_refine", dataset="k2hpd", folder="K2HPD", train_split="train", test_split="test",
         protocol="pdj@0.5",
-        train=(("deeppose_caffe_port/workflow.py", "run_all", "--data_root={data}", "--out={out}/project"),),
-        score=("deeppose_caffe_port/val.py", "--data_root={data}", "--weights={out}/project", "--out={out}/{what}.npz"),
+        train=(("deeppose_caffe_port/workflow.py", "run_all", "--data_dir={data}", "--work={out}/project"),),
+        score=("deeppose_caffe_port/val.py", "--data_dir={data}", "--work={out}/project", "--out={out}/{what}.npz"),
     ),
     Job(
         house="deepercut_tf", model="resnet50", dataset="lsp", folder="LSP", train_split="train", test_split="1001-1400", protocol="pck_torso@0.2",
-        train=(("deepercut_tf/train.py", *_DEEPERCUT, "--set=snapshot_dir={out}/run", "--set=log_dir={out}/log"),),
+        train=(("deepercut_tf/train.py", *_DEEPERCUT, "--out={out}/run"),),
         score=("deepercut_tf/val.py", *_DEEPERCUT, "--weights={out}/run", "--split=1001-1400", "--out={out}/{what}.npz"),
     ),
     Job(
@@ -91,8 +89,8 @@ JOBS = (
         train=(("simplebaseline_paddle/train.py", "--dataset=mpii", "--preset=smoke", "--num_epochs=18", *_PADDLE),),
         score=("simplebaseline_paddle/val.py", "--dataset=mpii", "--out={out}/{what}.npz", *_PADDLE),
     ),
-    # OKS asks for joints within a few hundredths of the person's size: on held-out people that takes more training than
-    # there is time for here, so this network learns a few pictures by heart and is scored on them
+    # OKS asks for joints within a few hundredths of the person's size: on held-out people that takes more training than there is time for
+    # here, so this network learns a few pictures by heart and is scored on them
     Job(
         house="simplebaseline_paddle", model="resnet18_96x64", dataset="coco", folder="coco_few", count=40, train_split="train", test_split="train",
         protocol="oks_ap",
@@ -151,8 +149,7 @@ def figures(job: Job, data: Path) -> dict:
 
 
 def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
-    """Ground truth and prediction side by side for persons spread over the test split, those that were looked at (in
-    COCO not all are)."""
+    """Ground truth and prediction side by side for persons spread over the test split, those that were looked at (in COCO not all are)."""
     import numpy as np
 
     from common import draw

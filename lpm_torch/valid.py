@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from lpm_torch.val import main
+from lpm_torch.val import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

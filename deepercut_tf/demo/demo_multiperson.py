@@ -1,4 +1,4 @@
-"""The original's demo: joints of all persons in a picture, with the settings of demo/pose_cfg_multi.yaml. Same as predict.py with them.
+"""The original's demo: joints of all persons in a picture, by predict.py with the settings of demo/pose_cfg_multi.yaml.
 
 python deepercut_tf/demo/demo_multiperson.py --image photo.jpg --weights SNAPSHOT --out output/demo
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
-from deepercut_tf.demo.run import demo  # noqa: E402
+from deepercut_tf.demo.run import demo
 
 
 def main(argv=None) -> int:

@@ -1,13 +1,11 @@
-"""Speed in CPU time, sides in turn: the network against a plain tf.function version of it; everything around it; the
-graph solver.
+"""Speed in CPU time, sides in turn: the network against a plain tf.function version of it; everything around it; the graph solver.
 
     python tests/bench/deepercut_tf.py network --json deepercut_tf/results/bench/network.json
     python tests/bench/deepercut_tf.py people        # a picture of 640 x 480 with several persons, without network and solver
     python tests/bench/deepercut_tf.py solver
 
-network: ours with reading, resizing and targets of every image, the plain version (tests/reference) on ready-made
-tensors. solver: beside the figures of the original's C++ (-O3, one core of another machine, instances alike but not the
-same).
+network: ours with reading, resizing and targets of every image, the plain version (tests/reference) on ready-made tensors. solver:
+beside the figures of the original's C++ (-O3, one core of another machine, instances alike but not the same).
 """
 
 from __future__ import annotations
@@ -68,8 +66,7 @@ def bench_solver(args: argparse.Namespace) -> dict:
 
 
 def crowd(people: int, size: tuple[int, int] = (640, 480)):
-    """(settings, statistics, network outputs) of a picture with so many persons of COCO's 17 joints, as if a network
-    had seen them."""
+    """(settings, statistics, network outputs) of a picture with so many persons of COCO's 17 joints, as if a network had seen them."""
     import numpy as np
 
     from deepercut_tf.config import make_config
@@ -92,16 +89,14 @@ def crowd(people: int, size: tuple[int, int] = (640, 480)):
 
 
 def bench_people(args: argparse.Namespace) -> dict:
-    """Reading and resizing a picture; maps in pixels, detections, pair probabilities and assembly; not the network, not
-    the solver."""
+    """Reading and resizing a picture; maps in pixels, detections, pair probabilities and assembly; not the network, not the solver."""
     import cv2
     import numpy as np
 
     from common.images import read_image
     from deepercut_tf.data import resize
     from deepercut_tf.detections import detect, unpack_maps
-    from deepercut_tf.pairwise import SpatialModel, pair_graph
-    from deepercut_tf.people import assemble, solve_detections
+    from deepercut_tf.pairwise import SpatialModel, assemble, pair_graph, solve_detections
 
     joints, rows, sides = 17, [], {}
     model = SpatialModel(
@@ -150,7 +145,8 @@ def bench_network(args: argparse.Namespace) -> dict:
     import keras
 
     from deepercut_tf.data import batches
-    from deepercut_tf.engine import Predictor, Trainer
+    from deepercut_tf.engine import Update
+    from deepercut_tf.estimator import Predictor
     from deepercut_tf.model import build_model, named_variables
     from tests.reference.deepercut_tf import PlainNetwork
 
@@ -158,14 +154,14 @@ def bench_network(args: argparse.Namespace) -> dict:
         item_set, config = picture_set(Path(folder), SIZE)
         keras.utils.set_random_seed(0)
         model = build_model(config)
-        trainer, predictor = Trainer(model, config), Predictor(model, config)
+        update, predictor = Update(model, config), Predictor(model, config)
         plain = PlainNetwork({name: v.numpy() for name, v in named_variables(model).items()}, config)
         stream, count = batches(item_set, config, None), itertools.count(1)
-        _, ready = next(stream)
+        ready = {name: value for name, value in next(stream).items() if name != "draw"}
         image = ready["inputs"]
         # rate 0: the weights of a random network would diverge, the work is the same
         sides = {
-            "step": lambda: float(trainer.step(next(stream)[1], 0.0, next(count))["total_loss"]),
+            "step": lambda: float(update(next(stream), 0.0, next(count))["total_loss"]),
             "plain step": lambda: float(plain.step(ready, 0.0)),
             "prediction": lambda: predictor.maps(image[0]),
             "plain prediction": lambda: [v.numpy() for v in plain.predict(image)],

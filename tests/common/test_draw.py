@@ -162,3 +162,12 @@ def test_save_image_whole_or_not_at_all(tmp_path):
     with pytest.raises(DataError, match=r"cannot be written as \.nothing"):
         save_image(tmp_path / "a.nothing", image)
     assert [f.name for f in tmp_path.iterdir()] == ["new"]
+
+
+def test_persons_in_colours_of_their_own():
+    """A number has one colour wherever it stands in the row; neighbours differ."""
+    image, pose = np.zeros((60, 60, 3), np.uint8), np.full((14, 2), 30.0)
+    alone = [draw_pose(image, pose, LSP14, numbers=[n])[30, 30].tolist() for n in (0, 1)]
+    assert alone[0] != alone[1]
+    both = draw_pose(image, np.array([pose - 15, pose + 15]), LSP14, numbers=[1, 0])
+    assert [both[15, 15].tolist(), both[45, 45].tolist()] == alone[::-1]

@@ -8,23 +8,22 @@ import sys
 
 import numpy as np
 
-from deepercut_tf import model
+from deepercut_tf import engine, model
 from deepercut_tf.config import make_config
+from deepercut_tf.engine import Machine
 from deepercut_tf.items import load_items
-from deepercut_tf.machine import make_strategy
-from deepercut_tf.run import Run
-from deepercut_tf.train import iterate
+from deepercut_tf.train import train
 
 
 def main() -> None:
     """See above."""
     model.UNITS["resnet_50"] = (1, 1, 1, 1)
-    strategy, share = make_strategy("multiworker")
     item_set, config = load_items(make_config(json.loads(sys.argv[1])))
-    run = Run(config, item_set, strategy, share)
-    run.begin(None)
-    iterate(run, None, None)
-    np.savez(sys.argv[2], **run.weights())
+    machine, found = Machine(), []
+    snapshot = engine.Trainer.snapshot
+    engine.Trainer.snapshot = lambda self, folder: (found.append(self.weights()), snapshot(self, folder))
+    train(config, item_set, machine)
+    np.savez(sys.argv[2], **found[-1])
 
 
 if __name__ == "__main__":

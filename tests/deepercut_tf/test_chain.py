@@ -8,8 +8,8 @@ import yaml
 pytest.importorskip("tensorflow")
 
 from common.datasets import synthetic
-from deepercut_tf import inference, pairwise_stats, train_spatial_model, val
-from deepercut_tf.config import HOUSE, load_config
+from deepercut_tf import estimator, pairwise_stats, train_spatial_model, val
+from deepercut_tf.config import HOUSE, load_config, make_config
 from deepercut_tf.data import make_sample
 from deepercut_tf.detections import unpack_maps
 from deepercut_tf.items import load_items
@@ -23,7 +23,7 @@ def settings(tmp_path_factory):
     synthetic.main(["coco", str(folder / "coco"), "--count", str(PICTURES)])
     keys = {
         "dataset": str(folder / "coco"), "dataset_type": "coco", "dataset_phase": "train2017", "dataset_ann": "person_keypoints",
-        "net_type": "resnet_50", "width": 0.125, "location_refinement": True, "pairwise_predict": True, "pos_dist_thresh": 10,
+        "net_type": "resnet_50", "channels": 0.125, "location_refinement": True, "pairwise_predict": True, "pos_dist_thresh": 10,
         "pairwise_stats_fn": str(folder / "stats.mat"), "pairwise_model_dir": str(folder / "pairwise"), "nms_radius": 2.0, "det_min_score": 0.1,
     }  # fmt: skip
     (folder / "pose_cfg.yaml").write_text(yaml.safe_dump(keys))
@@ -36,7 +36,7 @@ class Perfect:
     def __init__(self, config, statistics, source):
         self.config, self.statistics, self.known = config, statistics, {}
         for split in ("train2017", "val2017"):
-            item_set, _ = load_items(load_config(source, {"dataset_phase": split}))
+            item_set, _ = load_items(make_config(load_config(source, dataset_phase=split)))
             for index in range(len(item_set)):
                 sample = make_sample(item_set, index, config, 1.0, False, statistics.table(config.num_joints))
                 self.known[sample.image.tobytes()] = sample.targets
@@ -53,30 +53,22 @@ def test_perfect_maps_give_the_persons(settings, monkeypatch):
     What is lost are joints that two persons have in one cell, and pairs of detections that the regressions, fitted on few pictures, misjudge.
     """
 
-    def network(self, weights, random_weights):
-        return Perfect(self.config, self.statistics, settings / "pose_cfg.yaml")
+    def network(model, config, statistics):
+        return Perfect(config, statistics, settings / "pose_cfg.yaml")
 
-    monkeypatch.setattr(inference.PoseFinder, "_network", network)
-    monkeypatch.setattr(
-        inference.PoseFinder,
-        "meta",
-        lambda self: {"settings": {}, "house": "deepercut_tf", "model": "perfect", "flip_test": False},
-    )
+    monkeypatch.setattr(estimator, "Predictor", network)
+    monkeypatch.setattr(estimator, "fresh_model", lambda config: None)
+    monkeypatch.setattr(estimator, "find_snapshot", lambda given: None)
     options = ["--config", str(settings / "pose_cfg.yaml")]
     assert pairwise_stats.main(options) == 0
-    assert train_spatial_model.main([*options, "--weights", "none"]) == 0
+    assert train_spatial_model.main(options) == 0
     files = list((settings / "pairwise").glob("spatial_model_cidx_*.mat"))
     assert len(files) == 17 * 16 // 2
     scores = settings / "scores.json"
     written = ["--out", str(settings / "val.npz"), "--json", str(scores)]
-    assert val.main([*options, "--weights", "none", "--split", "val2017", "--people", "all", *written]) == 0
+    assert val.main([*options, "--random_weights", "--split", "val2017", "--people", "all", *written]) == 0
     found = json.loads(scores.read_text())
     assert found["oks_ap"]["total"] > 0.85, found
-
-
-def test_commands_of_result_files_name_no_places():
-    words = "--config c --split val --out /home/me/x.npz --json=/home/me/y --people all --result r.json".split()
-    assert val.without_files(words) == "--config c --split val --people all".split()
 
 
 def test_demo_settings():

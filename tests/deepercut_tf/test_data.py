@@ -10,16 +10,17 @@ import pytest
 from common.datasets import synthetic
 from common.errors import DataError, DataMissing
 from common.evaluate import score
-from common.skeletons import AIC14, COCO17
+from common.predictions import People
+from common.skeletons import AIC14, COCO17, SKELETONS
 from deepercut_tf import ai2coco_art_neckhead_json, eval_mscoco, pairwise_stats, train, val
-from deepercut_tf.ai_challenger import AIC17, convert, submission
-from deepercut_tf.config import HOUSE, find_config_file, load_config, make_config
+from deepercut_tf.ai2coco_art_neckhead_json import convert, submission
+from deepercut_tf.config import HOUSE, as_cfg, find_config_file, load_config, make_config
 from deepercut_tf.data import Sampler, ignore_mask, make_sample, score_weights
+from deepercut_tf.estimator import Estimator
 from deepercut_tf.items import Item, ItemSet, load_items
-from deepercut_tf.joints import joint_groups, skeleton_of_settings
+from deepercut_tf.joints import AIC17, joint_groups, skeleton_of_settings
 from deepercut_tf.pair_statistics import load_statistics
 from deepercut_tf.pairwise import wanted_pairs
-from deepercut_tf.people import People
 from deepercut_tf.prepare_mpii import crop_box, prepare
 from deepercut_tf.targets import make_targets, map_size, pair_id
 
@@ -156,9 +157,7 @@ def test_lspet_crops_and_angles(tmp_path):
         "crop_pad": 4,
     }
     item_set, config = load_items(make_config({**keys, "crop": True, "rotate": 30}))
-    whole, cut = (
-        make_sample(item_set, 0, make_config({**vars(config), "crop": crop}), 1.0, False) for crop in (False, True)
-    )
+    whole, cut = (make_sample(item_set, 0, replace(config, crop=crop), 1.0, False) for crop in (False, True))
     left, top = (int(v) for v in cut.origin)
     height, width = cut.image.shape[:2]
     np.testing.assert_array_equal(cut.image, whole.image[top : top + height, left : left + width])
@@ -290,7 +289,6 @@ def test_original_mat_layout(tmp_path):
         load_items(make_config({"dataset": write([[[14, 5, 6]]], "f.mat"), "dataset_type": "mpii"}))
 
 
-@pytest.mark.data
 def test_converter_and_back(pose_data, tmp_path):
     """The real 1000 images' annotations: every person survives the way there and back; as a data set it has AI Challenger's joints."""
     source = next((pose_data / "aic").rglob("keypoint_*annotations*.json"))
@@ -319,24 +317,23 @@ def test_converter_and_back(pose_data, tmp_path):
     np.testing.assert_array_equal(found[..., :2], expected[..., :2])
 
 
-class Knowing:
-    """A PoseFinder that finds exactly the annotated persons, picture by picture."""
+test_converter_and_back = pytest.mark.golden(test_converter_and_back)
 
-    def __init__(self, item_set, config):
-        self.config, self.left = config, iter(item_set.items)
 
-    def people(self, image):
-        persons = next(self.left).persons
-        joints, score = (
-            np.full((len(persons), self.config.num_joints, 2), np.nan),
-            np.zeros((len(persons), self.config.num_joints)),
-        )
+def knowing(item_set, config):
+    """An Estimator that finds exactly the annotated persons, picture by picture."""
+    estimator, by_path = Estimator.__new__(Estimator), {item.image: item.persons for item in item_set.items}
+    estimator.config, estimator.skeleton, estimator.together, estimator.path = config, item_set.skeleton, True, None
+
+    def predict(path, boxes=None):
+        persons, shape = by_path[path], (len(by_path[path]), config.num_joints)
+        joints, score = np.full((*shape, 2), np.nan), np.zeros(shape)
         for k, rows in enumerate(persons):
             joints[k, rows[:, 0].astype(int)], score[k, rows[:, 0].astype(int)] = rows[:, 1:], 0.9
-        return People(joints, score)
+        return People.of(joints, score)
 
-    def meta(self):
-        return {}
+    estimator.predict = predict
+    return estimator
 
 
 def test_converted_set_has_ai_challengers_metric(tmp_path):
@@ -364,7 +361,8 @@ def test_converted_set_has_ai_challengers_metric(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "coco_art_neckhead_k.json").rename(tmp_path / "annotations" / "person_keypoints_train2014.json")
     item_set, config = load_items(coco_config(tmp_path, dataset_type="aic", dataset_phase="train2014"))
-    predictions, truth = val.predict_all(Knowing(item_set, config), item_set, item_set.items)
+    truth = item_set.pose_set
+    predictions = knowing(item_set, config).predict_pose_set(truth)
     assert score(truth, predictions)["aic_map"].total == 1
     predictions.joints[0] += 50
     assert score(truth, predictions)["aic_map"].total < 1
@@ -396,7 +394,7 @@ def test_shipped_settings(file):
     [
         ({"net_typ": "resnet_50"}, "net_typ"),
         ({"net_type": "vgg"}, "resnet_152"),
-        ({"adam_lr": "5e-x"}, "adam_lr"),
+        ({"optimizer": "adam", "adam_lr": "5e-x"}, "lr: '5e-x'"),
         ({"video": True}, "never published"),
         ({"net_type": "resnet_50", "intermediate_supervision": True}, r"1\.\.6"),
         ({"mirror": True, "shuffle": False}, "shuffle"),
@@ -416,12 +414,46 @@ def test_bad_settings_are_named(values, message):
 
 
 def test_skeletons_of_settings():
-    """A data set's own joints, or a known skeleton where the groups are its."""
+    """A data set's own joints, the right one of a pair first; or a known skeleton where the groups are its. There and back for all."""
     config = make_config({"num_joints": 3, "all_joints": [[0, 2], [1]], "all_joints_names": ["paw", "tail"]})
     assert skeleton_of_settings(config).joints == ("right_paw", "tail", "left_paw")
+    for name, known in {**SKELETONS, "aic17": AIC17}.items():
+        groups, words = joint_groups(known)
+        keys = {"num_joints": len(known), "all_joints": groups, "all_joints_names": words}
+        assert skeleton_of_settings(make_config(keys)).joints == known.joints, name
     groups, names = joint_groups(AIC17)
     assert groups[0] == [0] and names[1] == "head_top"
     assert map_size(17, 33) == (4, 6)
+
+
+def test_two_spellings_of_the_settings(tmp_path):
+    """The original's keys and ours are the same settings; cfg has the original's, and comes back unchanged; old names of ours are named."""
+    theirs = {
+        "dataset": "d.mat",
+        "dataset_type": "mpii",
+        "multi_step": [[0.1, 5]],
+        "init_weights": "w",
+        "dataset_phase": "a",
+    }
+    config = make_config({**theirs, "log_dir": "log"})
+    assert (config.data_root, config.dataset, config.schedule) == ("d.mat", "mpii", [[0.1, 5]])
+    cfg = as_cfg(config)
+    assert {key: cfg[key] for key in theirs} == theirs and cfg.dataset_type == "mpii" and make_config(cfg) == config
+    assert make_config({"dataset": "lsp", "data_root": "x"}).dataset == "lsp"
+    assert make_config({"optimizer": "sgd", "adam_lr": 1.0}).lr is None  # as in the original
+    (tmp_path / "pose_cfg.yaml").write_text("net_type: resnet_101\n")
+    assert load_config(tmp_path, mirror=True).mirror and load_config(tmp_path).net_type == "resnet_101"
+    with pytest.raises(DataError, match="called channels"):
+        make_config({"width": 0.25})
+
+
+def test_crowdpose_is_read_by_its_record(tmp_path):
+    """A data set that only common.datasets knows: persons, joints and crops come from its record."""
+    synthetic.main(["crowdpose", str(tmp_path / "crowd"), "--count", "6"])
+    item_set, config = load_items(make_config({"dataset": "crowdpose", "data_root": str(tmp_path / "crowd")}))
+    assert config.num_joints == 14 and item_set.synthetic and sum(len(item.persons) for item in item_set.items) > 0
+    predictions = knowing(item_set, config).predict_pose_set(item_set.pose_set)
+    assert score(item_set.pose_set, predictions)["oks_ap"].total > 0.99
 
 
 def test_bad_input_of_the_commands(tmp_path, monkeypatch, capsys, coco):
@@ -429,6 +461,8 @@ def test_bad_input_of_the_commands(tmp_path, monkeypatch, capsys, coco):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("POSE_PARAM_PATH", raising=False)
     assert train.main([]) == 2
+    assert "common.datasets.synthetic mpii" in capsys.readouterr().err  # the paper's preset
+    assert pairwise_stats.main([]) == 2
     assert "pose_cfg.yaml" in capsys.readouterr().err
     settings = tmp_path / "pose_cfg.yaml"
     settings.write_text(
@@ -437,20 +471,15 @@ def test_bad_input_of_the_commands(tmp_path, monkeypatch, capsys, coco):
     for command in (train.main, val.main, pairwise_stats.main, eval_mscoco.main):
         assert command([]) == 2, command
         assert "cocodataset.org" in (text := capsys.readouterr().err) and "common.datasets.synthetic coco" in text
-    assert (
-        train.main(["--set", "nonsense=1"])
-        == train.main(["--set", "nonsense=["])
-        == train.main(["--set", "nonsense"])
-        == 2
-    )
-    assert capsys.readouterr().err.count("nonsense") >= 3
-    with pytest.raises(SystemExit):
-        train.main(["--limit", "0"])
-    for name in ("init_weights=absent.ckpt", "pairwise_predict=true"):
-        assert train.main(["--set", f"dataset={coco}", "--set", "dataset_phase=train2017", "--set", name]) == 2
+    settings.write_text(settings.read_text() + "nonsense: 1\n")
+    assert train.main([]) == 2 and "nonsense" in capsys.readouterr().err
+    assert train.main(["--limit", "0", "--allow_unknown"]) == 2 and "limit" in capsys.readouterr().err
+    settings.write_text(settings.read_text().replace("nonsense: 1\n", ""))
+    for words in (["--init_weights", "absent.ckpt"], ["--pairwise_predict"]):
+        assert train.main(["--data_root", str(coco), "--train_split", "train2017", *words]) == 2
         assert "resnet_v1_" in (text := capsys.readouterr().err) or "pairwise_stats.py" in text
     (tmp_path / "bad.json").write_text('[{"image_id": 1, "keypoints": [1, 2, 3], "score": 1, "category_id": 1}]')
-    assert eval_mscoco.main(["--set", f"dataset={coco}", "--pred", "bad.json"]) == 2
+    assert eval_mscoco.main(["--data_root", str(coco), "--pred", "bad.json"]) == 2
     with pytest.raises(DataMissing, match="prepare_mpii"):
         load_items(make_config({"dataset": "absent.mat", "dataset_type": "mpii"}))
     with pytest.raises(DataError, match="pairwise_stats.py"):

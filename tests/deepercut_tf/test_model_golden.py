@@ -11,7 +11,8 @@ pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.golden
 
 from deepercut_tf.config import make_config  # noqa: E402
-from deepercut_tf.engine import Predictor, Trainer  # noqa: E402
+from deepercut_tf.engine import Update  # noqa: E402
+from deepercut_tf.estimator import Predictor  # noqa: E402
 from deepercut_tf.model import UNITS, build_model, load_variables, named_variables  # noqa: E402
 
 # measured in deepercut_tf.md's own comparison: another library's convolutions over a hundred layers, logits up to 65
@@ -181,8 +182,8 @@ def test_training_steps(folder, fixture):
         | {"bn_mode": "frozen", "optimizer": "sgd"}
     )
     model, values = filled(config, fixture["recipe_base"])
-    trainer = Trainer(model, config)
-    assert len(trainer.trained) == info["trainable"] == len(trainer.slots)
+    update = Update(model, config)
+    assert len(update.trained) == info["trainable"] == len(update.slots)
     names = {
         "scmap": "part_score_targets",
         "weights": "part_score_weights",
@@ -191,15 +192,15 @@ def test_training_steps(folder, fixture):
     }
     names |= {"img": "inputs", "pair_t": "pairwise_targets", "pair_m": "pairwise_mask"}
     batch = {ours: stored[theirs] for theirs, ours in names.items()}
-    _, gradients = trainer._gradients({k: tf.convert_to_tensor(v) for k, v in batch.items()})
-    norms = {name: float(tf.norm(g)) for name, g in zip(trainer.trained, gradients)}
+    _, gradients = update.gradients({k: tf.convert_to_tensor(v) for k, v in batch.items()})
+    norms = {name: float(tf.norm(g)) for name, g in zip(update.trained, gradients)}
     for name, expected in info["grad_norm"].items():
         assert norms[name] == pytest.approx(expected, rel=2e-3), name
     for number, expected in enumerate(info["steps"]):
-        losses = trainer.step(batch, case["lr"], number + 1)
+        losses = update(batch, case["lr"], number + 1)
         assert set(expected) == set(losses)
         for name, value in expected.items():
             assert float(losses[name]) == pytest.approx(value, rel=1e-4 if number == 0 else 1e-3), (number, name)
     for name, expected in info["delta_norm"].items():
-        change = np.linalg.norm(np.asarray(trainer.variables[name]) - values[name])
+        change = np.linalg.norm(np.asarray(update.variables[name]) - values[name])
         assert change == pytest.approx(expected, rel=2e-3), name

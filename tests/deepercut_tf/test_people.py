@@ -8,11 +8,10 @@ import pytest
 from common.errors import DataError
 from deepercut_tf.config import make_config
 from deepercut_tf.detections import Detections, Maps, argmax_pose, detect, unpack_maps
-from deepercut_tf.pairwise import SpatialModel, pair_graph
-from deepercut_tf.people import find_people
-from deepercut_tf.pictures import ColorTracker
-from deepercut_tf.spatial_training import fit, fit_logistic, owners, training_pairs
+from deepercut_tf.estimator import Estimator, resample
+from deepercut_tf.pairwise import SpatialModel, assemble, pair_graph, solve_detections
 from deepercut_tf.targets import make_targets
+from deepercut_tf.train_spatial_model import fit, fit_logistic, owners, training_pairs
 from tests.bench import deepercut_tf as bench
 
 JOINTS = 5
@@ -59,17 +58,21 @@ def model():
     return fitted
 
 
+def find_people(found, model, mode="correct", joints=JOINTS):
+    """(P,J,2) joints and (P,J) scores."""
+    return assemble(found, solve_detections(found, joints, model), joints, mode)
+
+
 def test_two_people_and_no_more(model):
     """Both persons whole, at their places, nobody besides; the same without one's head."""
     persons = persons_at((100, 120), (240, 130))
-    people = find_people(detect(ideal_maps(persons), 3.0, 0.5), JOINTS, model)
-    assert len(people) == 2 and people.present.all()
-    found = people.joints[np.argsort(people.joints[:, 0, 0])]
-    np.testing.assert_allclose(found, persons, atol=1e-3)
+    joints, score = find_people(detect(ideal_maps(persons), 3.0, 0.5), model)
+    assert len(joints) == 2 and (score > 0).all()
+    np.testing.assert_allclose(joints[np.argsort(joints[:, 0, 0])], persons, atol=1e-3)
     maps = ideal_maps(persons)
     maps.score[:, 20:, 0] = 0
-    people = find_people(detect(maps, 3.0, 0.5), JOINTS, model)
-    assert sorted(people.present.sum(1).tolist()) == [4, 5] and np.isnan(people.joints).sum() == 2
+    joints, score = find_people(detect(maps, 3.0, 0.5), model)
+    assert sorted((score > 0).sum(1).tolist()) == [4, 5] and np.isnan(joints).sum() == 2
 
 
 def test_a_stray_detection_is_no_person(model):
@@ -77,29 +80,33 @@ def test_a_stray_detection_is_no_person(model):
     maps = ideal_maps(persons_at((100, 120)))
     maps.score[25, 55, 2] = 0.3
     found = detect(maps, 3.0, 0.2)
-    assert len(find_people(found, JOINTS, model)) == 1
-    assert len(find_people(found, JOINTS, model, mode="compat")) == 2
+    assert len(find_people(found, model)[0]) == 1
+    assert len(find_people(found, model, mode="compat")[0]) == 2
 
 
 def test_nobody(model):
-    """No detections: no persons; one joint of one person is a person of one joint."""
-    empty = detect(ideal_maps([]), 3.0, 0.5)
-    people = find_people(empty, JOINTS, model)
-    assert len(people) == 0 and people.joints.shape == (0, JOINTS, 2) and len(people.with_joints(3)) == 0
+    """No detections: no persons; one joint of one person is a person of one joint, whose score says that most are missing."""
+    estimator = Estimator.__new__(Estimator)
+    keys = {"num_joints": JOINTS, "min_person_joints": 1, "nms_radius": 3, "det_min_score": 0.5, "global_scale": 0.5}
+    estimator.config, estimator.spatial, estimator.skeleton = make_config(keys), model, range(JOINTS)
+    people = estimator.people_of(ideal_maps([]), 0.5)
+    assert len(people) == 0 and people.joints.shape == (0, JOINTS, 2)
     maps = ideal_maps(persons_at((100, 120)))
     maps.score[..., 1:] = 0
-    people = find_people(detect(maps, 3.0, 0.5), JOINTS, model)
-    assert people.present.sum(1).tolist() == [1] and people.person_score[0] == pytest.approx(
-        people.score[0, 0] / JOINTS
-    )
+    people = estimator.people_of(maps, 0.5)
+    assert (people.score > 0).sum(1).tolist() == [1]
+    assert people.person_score[0] == pytest.approx(people.score[0, 0] / JOINTS)
+    np.testing.assert_allclose(people.joints[0, 0], [200, 120], atol=1e-3)
+    estimator.config = make_config({**keys, "min_person_joints": 3})
+    assert len(estimator.people_of(maps, 0.5)) == 0
 
 
 def test_one_joint_and_one_cell():
     """A single joint and maps of a single cell keep their axes."""
     maps = Maps(np.full((1, 1, 1), 0.7), np.full((1, 1, 1, 2), 0.25), np.zeros((1, 1, 0, 2)))
     np.testing.assert_allclose(argmax_pose(maps), [[4.25, 4.25, 0.7]])
-    people = find_people(detect(maps, 5.0, 0.2), 1, SpatialModel.empty(1))
-    np.testing.assert_allclose(people.joints, [[[4.25, 4.25]]])
+    joints, _ = find_people(detect(maps, 5.0, 0.2), SpatialModel.empty(1), joints=1)
+    np.testing.assert_allclose(joints, [[[4.25, 4.25]]])
 
 
 def test_a_missing_pair_is_named():
@@ -130,14 +137,12 @@ def test_logistic_regression():
 
 
 def test_too_few_pairs_are_refused():
-    with pytest.raises(ValueError, match="train the network longer"):
+    with pytest.raises(DataError, match="train the network longer"):
         fit(np.zeros((3, 2), int), np.zeros((3, 8)), np.array([True, False, False]), 2)
 
 
 def test_maps_of_another_scale():
     """A picture at twice the size gives the same joints once its maps are on the small picture's grid."""
-    from deepercut_tf.inference import resample
-
     persons = persons_at((100, 120))
     large = ideal_maps([2 * p for p in persons], size=(60, 120))
     # smooth the offsets' support: bilinear sampling needs neighbours that answer
@@ -162,13 +167,3 @@ def test_bench_writes_figures(tmp_path, monkeypatch):
         assert all(len(row) == len(figures["columns"]) and row[-1] > 0 for row in figures["rows"])
     config, known, outputs = bench.crowd(2)
     assert len(detect(unpack_maps(outputs, config, known), 5.0, 0.2)) == 2 * 17
-
-
-def test_colours_follow_people():
-    """The order changes and one person leaves: colours stay with their owners; a new person gets a new colour."""
-    track = ColorTracker()
-    a, b = persons_at((100, 120), (400, 120))
-    first = track(np.array([a, b]))
-    assert track(np.array([b + 5, a - 5])) == first[::-1]
-    assert track(np.array([a, a + [2000, 0]]))[0] == first[0]
-    assert track(np.zeros((0, JOINTS, 2))) == []

@@ -11,8 +11,15 @@ from deepercut_tf.eval_pck import per_joint_pck, report
 from deepercut_tf.joints import joint_groups
 from deepercut_tf.multicut import SUPPRESSED, build_graph, logit_cost
 from deepercut_tf.pair_statistics import collect, load_statistics, ordered_pairs, save_statistics
-from deepercut_tf.pairwise import SpatialModel, load_spatial_model, pair_graph, save_spatial_model
-from deepercut_tf.people import assemble, group_by_masks, solve_detections
+from deepercut_tf.pairwise import (
+    SpatialModel,
+    assemble,
+    load_spatial_model,
+    pair_graph,
+    save_spatial_model,
+    solve_detections,
+)
+from deepercut_tf.test_multiperson import group_by_masks
 
 pytestmark = pytest.mark.golden
 EXACT = {"rtol": 0, "atol": 1e-6}  # as the fixtures ask; both sides compute in float64
@@ -104,14 +111,14 @@ def test_solver_and_persons(stored):
             classes = (labelling[:, 0] == SUPPRESSED).astype(int)  # one class, 0, and number 1 for suppressed
             reached = graph.objective(classes, labelling[:, 1].astype(int))
             assert reached <= float(stored[name + "_objective"]) + 1e-5
-            own = assemble(found, labelling, joints)
-            assert sorted(map(str, np.nan_to_num(own.joints).round(5).tolist())) == sorted(
+            own, _ = assemble(found, labelling, joints)
+            assert sorted(map(str, np.nan_to_num(own).round(5).tolist())) == sorted(
                 map(str, stored[name + "_person_conf_correct"].round(5).tolist())
             )
             labelling = stored[name + "_solver_result"]
-            correct = assemble(found, labelling, joints).joints
+            correct, _ = assemble(found, labelling, joints)
             np.testing.assert_allclose(np.nan_to_num(correct), stored[name + "_person_conf_correct"], **EXACT)
-        compat = assemble(found, labelling, joints, "compat").joints
+        compat, _ = assemble(found, labelling, joints, "compat")
         np.testing.assert_allclose(compat, stored[name + "_person_conf"], **EXACT)
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,18 +17,21 @@ from scipy.io import loadmat
 
 pytest.importorskip("tensorflow")
 
-from deepercut_tf import convert, pairwise_stats, predict, test_multiperson
+from common.datasets import synthetic
+from deepercut_tf import convert, pairwise_stats, predict, test_multiperson, val
 from deepercut_tf import model as networks
 from deepercut_tf.config import make_config
 from deepercut_tf.demo import demo_multiperson, singleperson
-from deepercut_tf.engine import Predictor
+from deepercut_tf.engine import Machine
+from deepercut_tf.estimator import Estimator, Predictor
 from deepercut_tf.items import load_items
 from deepercut_tf.pair_statistics import save_statistics
 from deepercut_tf.pairwise import SpatialModel, save_spatial_model
 from deepercut_tf.prepare_mpii import write_dataset
-from deepercut_tf.run import Run
-from deepercut_tf.train import iterate
-from deepercut_tf.weight_files import write_weights
+from deepercut_tf.test import write_maps
+from deepercut_tf.train import main as train_main
+from deepercut_tf.train import train
+from deepercut_tf.weight_files import read_weights, write_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 JOINTS = 3
@@ -35,7 +40,7 @@ SETTINGS = {
     "all_joints": [[0, 1], [2]],
     "all_joints_names": ["hip", "nose"],
     "net_type": "resnet_50",
-    "width": 0.125,
+    "channels": 0.125,
     "location_refinement": True,
     "bn_mode": "frozen",
 }
@@ -79,6 +84,11 @@ def picture(seed=0, size=(72, 96)):
     return np.random.default_rng(seed).integers(0, 255, (*size, 3)).astype(np.uint8)
 
 
+def largest_difference(first: dict, second: dict) -> float:
+    """Over the outputs of the first, relative to their largest value (at least 1)."""
+    return max(float(np.abs(first[n] - second[n]).max() / max(np.abs(first[n]).max(), 1.0)) for n in first)
+
+
 def answers(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "joints.jsonl").read_text().splitlines()]
 
@@ -91,7 +101,8 @@ def test_folder_video_and_demo(tmp_path):
         cv2.imwrite(str(tmp_path / "in" / f"{i}.png"), picture(i))
     assert predict.main([str(tmp_path / "in"), *options, "--out", str(tmp_path / "folder")]) == 0
     lines = answers(tmp_path / "folder")
-    assert len(lines) == 2 and np.shape(lines[0]["persons"][0]["joints"]) == (JOINTS, 2)
+    assert len(lines) == 2 and np.shape(lines[0]["persons"][0]["joints"]) == (JOINTS, 3)
+    assert lines[0]["joint_names"] == ["right_hip", "left_hip", "nose"]
     assert (
         singleperson.main(["--image", str(tmp_path / "in" / "1.png"), *options, "--out", str(tmp_path / "demo")]) == 0
     )
@@ -101,7 +112,7 @@ def test_folder_video_and_demo(tmp_path):
         writer.write(picture(i))
     writer.release()
     assert predict.main([str(tmp_path / "clip.avi"), *options, "--out", str(tmp_path / "video"), "--smooth"]) == 0
-    assert [line["frame"] for line in answers(tmp_path / "video")] == [0, 1, 2]
+    assert [line["index"] for line in answers(tmp_path / "video")] == [0, 1, 2]
     cv2.imwrite(str(tmp_path / "tiny.png"), picture(size=(5, 7)))  # less than a cell
     assert predict.main([str(tmp_path / "tiny.png"), *options, "--out", str(tmp_path / "small")]) == 0
     assert np.isfinite(np.array(answers(tmp_path / "small")[0]["persons"][0]["joints"], float)).all()
@@ -119,7 +130,7 @@ def test_demo_of_several_persons(tmp_path, capsys):
     assert demo_multiperson.main(demo) == 0
     both = answers(tmp_path / "demo")
     assert len(both) == 2 and all(len(p["joints"]) == JOINTS for line in both for p in line["persons"])
-    predicting = [str(tmp_path / "in"), *options, "--out", str(tmp_path / "nobody"), "--set", "det_min_score=2"]
+    predicting = [str(tmp_path / "in"), *options, "--out", str(tmp_path / "nobody"), "--det_min_score", "2"]
     assert predict.main(predicting) == 0 and [line["persons"] for line in answers(tmp_path / "nobody")] == [[], []]
     (tmp_path / "stats.mat").unlink()
     assert demo_multiperson.main(demo) == 2 and "stats.mat" in capsys.readouterr().err
@@ -138,22 +149,23 @@ def test_one_part_only(tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "a.png"), picture())
     write_dataset(tmp_path / "d.mat", [("a.png", (72, 96), np.array([[0, 40, 30]], np.int32))], 0)
     assert pairwise_stats.main(options[:2]) == 0 and len(loadmat(tmp_path / "stats.mat")["means"]) == 0
-    assert test_multiperson.main([*options, "--out", str(tmp_path / "p.json"), "--set", "det_min_score=0.01"]) == 0
+    assert test_multiperson.main([*options, "--out", str(tmp_path / "p.json"), "--det_min_score", "0.01"]) == 0
     found = json.loads((tmp_path / "p.json").read_text())
     assert found and all(len(entry["keypoints"]) == 3 for entry in found)
-    two = {**own, "num_joints": 2, "all_joints": [[0, 1]], "dataset": ""}
+    two = {"num_joints": 2, "all_joints": [[0, 1]]}
     assert (
         predict.main(
             [
                 str(tmp_path / "a.png"),
                 *options,
-                *(f"--set={k}={json.dumps(v)}" for k, v in two.items()),
-                "--set=pairwise_predict=false",
+                *(f"--{k}={json.dumps(v)}" for k, v in two.items()),
+                "--no-pairwise_predict",
             ]
         )
         == 2
     )
-    assert "w.npz" in (text := capsys.readouterr().err) and "num_joints" in text
+    assert "the network" in (text := capsys.readouterr().err) or "w.npz" in text
+    assert "num_joints" in text
 
 
 def test_maps_are_cached(tmp_path):
@@ -166,7 +178,8 @@ def test_maps_are_cached(tmp_path):
         rng.normal(size=(4, 5, JOINTS, 2)),
         rng.normal(size=(4, 5, JOINTS * (JOINTS - 1), 2)),
     )
-    test_multiperson.write_maps(tmp_path / "7.mat", maps)
+    content = {"scoremaps": maps.score, "locreg_pred": maps.locref, "pairwise_diff": maps.pairwise}
+    write_maps(tmp_path / "7.mat", **content)
     read = test_multiperson.read_maps(tmp_path / "7.mat")
     for name in ("score", "locref", "pairwise"):
         np.testing.assert_array_equal(getattr(read, name), getattr(maps, name).astype(np.float32))
@@ -179,12 +192,12 @@ def test_onnx(tmp_path):
     assert convert.main([str(tmp_path / "w.npz"), str(out), "--config", str(tmp_path / "pose_cfg.yaml")]) == 0
     config = make_config(SETTINGS)
     model = networks.build_model(config)
-    networks.load_variables(model, dict(np.load(tmp_path / "w.npz")), "w.npz")
+    networks.load_variables(model, read_weights(tmp_path / "w.npz")[0], "w.npz")
     image = picture(size=(50, 131))[None]
     ours, theirs = Predictor(model, config).outputs(image), convert.run_onnx(out, image)
     assert set(theirs) == {"part_pred", "locref"}
-    assert convert.largest_difference(theirs, ours) < 1e-4
-    assert json.loads(Path(f"{out}.json").read_text())["check"]["largest difference"] <= 1e-4
+    assert largest_difference(theirs, ours) < 1e-4
+    assert json.loads(Path(f"{out}.card.json").read_text())["check"]["outputs of the written file"]["tolerance"] == 1e-4
 
 
 def test_resnet_152():
@@ -207,11 +220,11 @@ def test_resnet_152():
 FORWARD = """
 import sys, keras, numpy as np
 from deepercut_tf import model
+from deepercut_tf import Estimator
 from deepercut_tf.config import load_config
-from deepercut_tf.inference import PoseFinder
 model.UNITS["resnet_50"] = (1, 1, 1, 1)
-finder = PoseFinder(load_config(sys.argv[1]), sys.argv[2])
-np.savez(sys.argv[4], **finder.predictor.outputs(np.load(sys.argv[3])))
+estimator = Estimator(sys.argv[2], **load_config(sys.argv[1]))
+np.savez(sys.argv[4], **estimator._network.outputs(np.load(sys.argv[3])))
 assert keras.backend.backend() == "torch"
 """
 
@@ -226,10 +239,8 @@ def test_the_torch_backend_answers_alike(tmp_path):
     run_python(["-c", FORWARD, *files], KERAS_BACKEND="torch")
     config = make_config(SETTINGS)
     model = networks.build_model(config)
-    networks.load_variables(model, dict(np.load(tmp_path / "w.npz")), "w.npz")
-    assert (
-        convert.largest_difference(dict(np.load(tmp_path / "out.npz")), Predictor(model, config).outputs(image)) < 1e-4
-    )
+    networks.load_variables(model, read_weights(tmp_path / "w.npz")[0], "w.npz")
+    assert largest_difference(dict(np.load(tmp_path / "out.npz")), Predictor(model, config).outputs(image)) < 1e-4
 
 
 def run_python(words: list[str], wait: bool = True, **variables):
@@ -260,12 +271,10 @@ def test_two_processes_step_as_one_with_both_pictures(tmp_path):
         **SETTINGS, "dataset_type": "default", "dataset": str(write_dataset(tmp_path / "dataset.mat", entries, 0)), "location_refinement": False,
         "pos_dist_thresh": 12, "multi_step": [[0.0001, 1]], "display_iters": 10, "save_iters": 10,
     }  # fmt: skip
-    own = json.dumps({**settings, "batch_size": 1, "snapshot_dir": str(tmp_path / "multiworker")})
+    own = json.dumps({**settings, "batch_size": 1, "out": str(tmp_path / "multiworker")})
     worker = str(Path(__file__).with_name("distributed_worker.py"))
-    item_set, config = load_items(make_config({**settings, "batch_size": 2, "snapshot_dir": str(tmp_path / "one")}))
-    alone = Run(config, item_set)
-    alone.begin(None)
-    iterate(alone, None, None)
+    item_set, config = load_items(make_config({**settings, "batch_size": 2, "out": str(tmp_path / "one")}))
+    alone, _ = read_weights(train(config, item_set, Machine()) / "last.npz")
     with socket.socket() as first, socket.socket() as second:
         for free in (first, second):
             free.bind(("127.0.0.1", 0))
@@ -280,6 +289,116 @@ def test_two_processes_step_as_one_with_both_pictures(tmp_path):
     for process in both:
         finish(process)
     workers = [np.load(tmp_path / f"worker{i}.npz") for i in range(2)]
-    for name, value in alone.weights().items():
+    for name, value in alone.items():
         for found in workers:
             np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "joints", [["left_hip", "right_hip", "nose"], ["right_paw", "left_paw", "tail"], ["head", "belly", "tail"]]
+)
+def test_own_data_keep_their_names(tmp_path, monkeypatch, capsys, joints):
+    """The format json with left first, right first or no sides: trained, scored, predicted and converted under the data's names and limbs."""
+    monkeypatch.chdir(tmp_path)
+    persons = [{"joints": [[20, 30], [60, 30], [40, 90]]}]
+    images = [{"file": f"{i}.png", "width": 112, "height": 112, "persons": persons} for i in range(2)]
+    skeleton = {"name": "own", "joints": joints, "limbs": [[joints[0], joints[2]]]}
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), picture(i, (112, 112)))
+    (tmp_path / "own.json").write_text(json.dumps({"skeleton": skeleton, "images": images}))
+    training = ["--config", str(tmp_path / "cfg.yaml"), "--dataset", "json", "--data_root", "own.json", "--out", "run"]
+    keys = {"net_type": "resnet_50", "channels": 0.125, "multi_step": [[0.001, 0]], "location_refinement": True}
+    (tmp_path / "cfg.yaml").write_text(yaml.safe_dump(keys))
+    assert train_main([*training, "--train_split", "all"]) == 0, capsys.readouterr().err
+    assert convert.main(["run", "own.npz"]) == 0
+    assert predict.main(["0.png", "--weights", "own.npz", "--out", "found"]) == 0
+    line = answers(tmp_path / "found")[0]
+    assert line["joint_names"] == joints and line["skeleton"] == "own"
+    estimator = Estimator("own.npz")
+    assert estimator.skeleton.joints == tuple(joints) and estimator.skeleton.limbs == ((0, 2),)
+    assert val.main(["--weights", "own.npz", "--split", "all", "--out", "p.npz"]) == 0
+    assert np.load("p.npz")["joint_names"].tolist() == joints
+    other = estimator.predict_pose_set(
+        load_items(make_config({"dataset": "own.json", "dataset_type": "json"}))[0].pose_set
+    )
+    assert other.skeleton.joints == tuple(joints)
+    assert val.main(["--weights", "own.npz", "--dataset", "lsp", "--data_root", "absent", "--split", "test"]) == 2
+
+
+def test_another_skeleton_is_an_error(tmp_path):
+    """Scores by name: the same joints in another order are mapped; others are refused, naming both, unless shared ones are enough."""
+    from common.errors import DataError
+    from common.skeletons import Skeleton
+    from deepercut_tf.items import items_of
+
+    make_network(tmp_path)
+    estimator = Estimator(tmp_path / "w.npz", **SETTINGS)
+    cv2.imwrite(str(tmp_path / "0.png"), picture())
+    skeleton = {"name": "turned", "joints": ["nose", "right_hip", "left_hip"]}
+    images = [{"file": "0.png", "width": 96, "height": 72, "persons": [{"joints": [[20, 30], [60, 30], [40, 60]]}]}]
+    (tmp_path / "own.json").write_text(json.dumps({"skeleton": skeleton, "images": images}))
+    config = make_config({"dataset": str(tmp_path / "own.json"), "dataset_type": "json"})
+    pose_set = load_items(config)[0].pose_set
+    pose = estimator.predict(tmp_path / "0.png").joints[0]
+    np.testing.assert_allclose(estimator.predict_pose_set(pose_set).joints[0], pose[[2, 0, 1]])
+    boxes = np.array([[5.0, 5, 60, 50], [30, 10, 50, 60]])
+    people = estimator.predict(picture(), boxes)
+    assert len(people) == 2 and (people.box == boxes).all() and len(estimator.predict(picture(), boxes[:0])) == 0
+    wider = items_of(pose_set, Skeleton("wider", ("nose", "right_hip", "left_hip", "tail")))
+    other = replace(pose_set, skeleton=wider.skeleton, joints=np.zeros((1, 4, 2)), visible=np.full((1, 4), 2, np.int8))
+    with pytest.raises(DataError, match="settings_right_hip_left_hip_nose .* wider"):
+        estimator.predict_pose_set(other)
+    shared = estimator.predict_pose_set(other, shared_joints=True)
+    np.testing.assert_allclose(shared.joints[0, :3], pose[[2, 0, 1]])
+    assert np.isnan(shared.joints[0, 3]).all() and shared.score[0, 3] == 0
+
+
+def test_ctrl_c_and_sigterm_of_the_programme(tmp_path):
+    """The programme ends with 130, the state of the step is there, and --resume goes on from it."""
+    synthetic.main(["lsp", str(tmp_path / "LSP"), "--count", "6"])
+    words = [
+        str(ROOT / "deepercut_tf/train.py"),
+        "--preset",
+        "smoke",
+        "--data_root",
+        "LSP",
+        "--out",
+        "run",
+        "--batch_size",
+        "1",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("config:"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130 and "go on with --resume" in errors, errors[-2000:]
+    from deepercut_tf.weight_files import open_store
+
+    assert 1 <= open_store(tmp_path / "run").load(tmp_path / "run" / "last.npz")["step"] < 351
+
+
+def test_training_without_onednn(tmp_path):
+    """TF_ENABLE_ONEDNN_OPTS=0: dilated convolutions train in the other form, which is said, with the same losses (float32's rounding)."""
+    program = """
+import sys, keras, numpy as np
+from deepercut_tf import model
+from deepercut_tf.config import make_config
+from deepercut_tf.engine import Update
+model.UNITS["resnet_50"] = (1, 1, 1, 1)
+config = make_config({"net_type": "resnet_50", "channels": 0.125, "num_joints": 2, "bn_mode": "frozen"})
+keras.utils.set_random_seed(0)
+update = Update(model.build_model(config), config)
+rng = np.random.default_rng(0)
+batch = {"inputs": rng.integers(0, 256, (1, 64, 80, 3), np.uint8)}
+batch |= {name: rng.integers(0, 2, (1, 8, 10, 2)).astype(np.float32) for name in ("part_score_targets", "part_score_weights")}
+print("losses", *(float(update(batch, 1e-4, n)["total_loss"]) for n in (1, 2, 3)))
+"""
+    texts = [run_python(["-c", program], TF_ENABLE_ONEDNN_OPTS=value) for value in "10"]
+    with_it, without = ([float(v) for v in text.split("losses")[1].split()[:3]] for text in texts)
+    assert "no gradient here" in texts[1] and "no gradient here" not in texts[0]
+    np.testing.assert_allclose(without, with_it, rtol=1e-4)
+    assert with_it[2] != with_it[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from deepercut_tf.ai_challenger import convert
+from deepercut_tf.ai2coco_art_neckhead_json import convert
 from deepercut_tf.config import make_config
 from deepercut_tf.data import Sampler, collate, ignore_mask, make_sample, score_weights
 from deepercut_tf.items import load_items

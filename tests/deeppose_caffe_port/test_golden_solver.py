@@ -1,6 +1,7 @@
 """The solver against complete runs of a real Caffe ($GOLDEN_DIR/deeppose_caffe_port/sgd_*, solver_types, lr_policies.json)."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -11,12 +12,11 @@ import torch
 
 from common.weights.caffe import read_blob, read_caffemodel, read_net, read_solverstate
 from common.weights.caffe_text import parse_text
-from deeppose_caffe_port import train as programme
-from deeppose_caffe_port.config import Config
+from deeppose_caffe_port import engine
 from deeppose_caffe_port.data import LmdbSource
+from deeppose_caffe_port.learning_rate import LearningRate, check_policy
 from deeppose_caffe_port.model import TEST, CaffeNet
-from deeppose_caffe_port.updates import LearningRate, check_policy
-from tests.fixtures import GOLDEN
+from deeppose_caffe_port.solver import Solver
 
 torch.set_num_threads(1)  # the nets are tiny
 pytestmark = pytest.mark.golden
@@ -24,7 +24,7 @@ TOLERANCE = 1e-4  # of the largest weight of a blob: the same sums in another or
 
 
 def folder() -> pathlib.Path:
-    return GOLDEN / "deeppose_caffe_port"
+    return pathlib.Path(os.environ.get("GOLDEN_DIR", "/nonexistent")) / "deeppose_caffe_port"
 
 
 RUNS = sorted(str(p.parent.relative_to(folder())) for p in folder().rglob("solver.prototxt"))
@@ -45,12 +45,13 @@ def copy_of(run: pathlib.Path, to: pathlib.Path, snapshots: bool = False) -> pat
     return to
 
 
-def train(home: pathlib.Path, resume: str | None = None, **settings) -> list[str]:
-    """The log lines of a training by the programme's own loop."""
-    snapshot = str(home / resume) if resume else None
-    config = Config(solver=str(home / "solver.prototxt"), folder=str(home), snapshot=snapshot, device="cpu", **settings)
-    programme.train(config)
-    return [line.split("] ", 1)[1] for line in next(home.rglob("train.log")).read_text().splitlines()]
+def train(home: pathlib.Path, resume: str | None = None) -> list[str]:
+    lines: list[str] = []
+    solver = Solver(home / "solver.prototxt", home, announce=lines.append)
+    if resume:
+        solver.restore(home / resume)
+    engine.train_steps(solver)
+    return lines
 
 
 def same_snapshots(found: pathlib.Path, expected: pathlib.Path, pattern: str = "snap_iter_*") -> int:
@@ -80,7 +81,7 @@ def numbers(lines: list[str]) -> list[tuple[str, list[float]]]:
     found = []
     for line in lines:
         line = re.sub(r" \([^*)]*iters\)", "", line)
-        if "prefetching" in line:
+        if "prefetching" in line or "Restoring" in line:
             continue
         figures = re.findall(r"(?<![#\w])-?\d+\.?\d*(?:e[-+]?\d+)?", line)
         found.append((re.sub(r"(?<![#\w])-?\d+\.?\d*(?:e[-+]?\d+)?", "N", line), [float(f) for f in figures]))
