@@ -1,7 +1,8 @@
 """Baselines that see no image: what a figure must beat before it says anything.
 
-`python -m common.baselines --dataset lspet --data_root DIR --train 1-4000 --split 4001-5000 --house HOUSE [--result FILE]`
-scores the mean pose by every protocol that applies and, with `--result`, writes a run file beside the house's own.
+`python -m common.baselines --dataset lspet --data_root DIR --train 1-4000 --split 4001-5000 --house HOUSE [--result
+FILE]` scores the mean pose by every protocol that applies and, with `--result`, writes a run file beside the house's
+own.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from common.runs.process import exit_code
 def mean_pose(train: PoseSet, test: PoseSet) -> Predictions:
     """The training set's mean pose, placed into each test person's box.
 
-    Poses are averaged relative to the box centre in units of its longer side (as square crops see them), over the labelled
-    joints; a joint that is never labelled in training is NaN. DataError when the two sets have different skeletons.
+    Poses are averaged relative to the box centre in units of its longer side (as square crops see them), over the
+    labelled joints; a joint that is never labelled in training is NaN. DataError when the two sets have different
+    skeletons.
     """
     if train.skeleton != test.skeleton:
         what = f"the mean pose of {train.skeleton.name} cannot be placed into {test.skeleton.name}"

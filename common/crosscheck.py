@@ -1,13 +1,13 @@
-"""Reported against measured: `python -m common.crosscheck [--results DIR] [--house NAME] [--markdown | --json | --html | --readmes]`.
+"""Reported against measured: `python -m common.crosscheck [--house NAME] [--markdown | --json | --html | --readmes]`.
 
-Text, Markdown and HTML show the lines of `common.reported.compare`. `--readmes` writes the generated tables of all READMEs anew (`--check`
-only says which are out of date): a README marks the places, and what stands between the marks is replaced:
+Text, Markdown and HTML show the lines of `common.reported.compare`. `--readmes` writes the generated tables of all
+READMEs anew (`--check` only says which are out of date): a README marks the places, and what stands between the marks
+is replaced:
 
-    <!-- measured:begin --> <!-- measured:end -->         what was measured: a table a protocol, a column a group or part
+    <!-- measured:begin --> <!-- measured:end -->         what was measured, a table a protocol
     <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, a copy of out/quickstart/report.json
     <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported beside measured (in the root's README an overview)
-    <!-- figures PATH:begin --> <!-- figures:end -->      a JSON file (PATH from the repository) with `columns`, `rows`, `command`,
-                                                          `note`: benchmarks, trials
+    <!-- figures PATH:begin --> <!-- figures:end -->      a JSON file with `columns`, `rows`, `command`, `note`
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ def markdown(rows: list[list[str]]) -> str:
 
 def as_html(rows: list[list[str]]) -> str:
     """Rows of cells, the header first, as an HTML page."""
-    style = "body{font-family:sans-serif}td,th{border-bottom:1px solid #ccc;padding:.2em .6em;text-align:left;vertical-align:top}"
+    cell = "border-bottom:1px solid #ccc;padding:.2em .6em;text-align:left;vertical-align:top"
+    style = f"<style>body{{font-family:sans-serif}}td,th{{{cell}}}</style>"
     body = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
     body[0] = body[0].replace("td>", "th>")
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Reported and measured</title><style>{style}</style>'
+    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Reported and measured</title>{style}'
     return f"{page}<table>\n" + "\n".join(f"<tr>{row}</tr>" for row in body) + "\n</table></html>"
 
 
@@ -94,7 +95,7 @@ def refreshed(text: str, content: Callable[[str, str | None], str | None]) -> st
 
 
 def measured(runs: list[dict]) -> str:
-    """For each data set (drawn or real), split and protocol with a breakdown a table with a row a run; then the commands."""
+    """A table for each data set (drawn or real), split and protocol with a breakdown, a row a run; then commands."""
     tables: dict[tuple, list[tuple[float, list[str]]]] = {}
     for run in runs:
         meta, images = run["meta"], "SYNTHETIC images" if run["meta"].get("synthetic") else "real images"

@@ -1,6 +1,7 @@
 """Pictures of poses: persons drawn on images, truth beside prediction, contact sheets. Images are (H,W,3) uint8 BGR.
 
-Joints are 0-based float pixels with pixel centres at integers; everything is anti-aliased and placed to 1/16 of a pixel.
+Joints are 0-based float pixels with pixel centres at integers; everything is anti-aliased and placed to 1/16 of a
+pixel.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def draw_pose(
 ) -> np.ndarray:
     """A copy of `image` with one pose (J,2) or several (P,J,2) drawn on it.
 
-    A joint that is NaN or infinite, or whose `score` ((J,) or (P,J)) is NaN or below `min_score`, is left out with its limbs.
-    The person's right is orange, the left blue, the middle yellow, unless one BGR `color` is given, or `numbers` (P,), each of
-    which has a colour of its own. `width` of the limbs in pixels follows from the sizes of image and person unless given.
-    An (H,W) image becomes BGR. ValueError for other shapes.
+    A joint that is NaN or infinite, or whose `score` ((J,) or (P,J)) is NaN or below `min_score`, is left out with its
+    limbs. The person's right is orange, the left blue, the middle yellow, unless one BGR `color` is given, or `numbers`
+    (P,), each of which has a colour of its own. `width` of the limbs in pixels follows from the sizes of image and
+    person unless given. An (H,W) image becomes BGR. ValueError for other shapes.
     """
     canvas = _bgr(image)
     people = np.asarray(joints, np.float64)
@@ -94,7 +95,8 @@ def _draw_person(
 ) -> None:
     border = max(0.75, 0.22 * width)
     limbs = [(a, b) for a, b in skeleton.limbs if seen[a] and seen[b]]
-    # a dark rim around the whole person first, so that it stands out from any background and limbs still join without seams
+    # a dark rim around the whole person first, so that it stands out from any background and limbs still join without
+    # seams
     for a, b in limbs:
         _capsule(canvas, joints[a], joints[b], width / 2 + border, _OUTLINE)
     for joint in joints[seen]:
@@ -143,7 +145,7 @@ def truth_and_prediction(
     height: int | None = None,
     captions: tuple[str, str] = ("truth", "prediction"),
 ) -> np.ndarray:
-    """The image twice, side by side: left with the true joints, right with the predicted ones, both (J,2) or (P,J,2) in image pixels.
+    """The image twice: left with the true joints, right with the predicted ones, (J,2) or (P,J,2) in image pixels.
 
     `height` in pixels enlarges (or reduces) the picture before drawing, so that lines stay crisp on small images;
     the titles come on top of that.
@@ -177,7 +179,7 @@ def contact_sheet(
     cell: tuple[int, int] = (240, 240),
     captions: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """All `images` on one sheet, row by row, each fitted whole into a cell of (width, height) pixels, with captions underneath.
+    """All `images` on one sheet, row by row, each whole in a cell of (width, height) pixels, captions underneath.
 
     ValueError when there are no images, or captions of another number.
     """
@@ -213,7 +215,7 @@ def _text(image: np.ndarray, text: str, left: int, baseline: int, room: int, siz
 
 
 def save_image(path: str | Path, image: np.ndarray) -> None:
-    """Write an image in the format of its suffix, whole or not at all; DataError for a suffix that OpenCV cannot write."""
+    """Write an image in the format of its suffix, at once; DataError for a suffix that OpenCV cannot write."""
     import cv2
 
     path = Path(path)

@@ -61,7 +61,7 @@ def _exact(predictions: Predictions) -> Predictions:
 
     joints = np.asarray(predictions.joints, np.float64)
     if "belly" in predictions.meta.get("stand_ins", ()):
-        from common.metrics.jhmdb import with_belly
+        from common.metrics.pck import with_belly
 
         joints = with_belly(joints)
     return replace(predictions, joints=joints)

@@ -1,15 +1,18 @@
 """What was reported and what was measured: the published tables, the run files, and which may stand beside which.
 
-What READMEs and papers print is data in `reported.yaml`, with protocol, source and known defects. What was measured lies in one
-JSON file a run, HOUSE/results/NAME.json (`save_run` writes it):
+What READMEs and papers print is data in `reported.yaml`, with protocol, source and known defects. What was measured
+lies in one JSON file a run, HOUSE/results/NAME.json (`save_run` writes it):
 
     {"house": "lpm_torch", "model": "cpm", "dataset": "lsp", "split": "test",
-     "protocols": {"pck_torso@0.2": {"total": 61.2, "per_joint": {...}, "aggregation": "...", "n": 1000}},   as common.evaluate's
-     "meta": {"boxes": "oracle", "flip_test": false, "synthetic": false, "seed": 1, "preset": "paper"},      the prediction file's
+     "protocols": {"pck_torso@0.2": {"total": 61.2, "per_joint": {...}, "aggregation": "...", "n": 1000}},
+     "meta": {"boxes": "oracle", "flip_test": false, "synthetic": false, "seed": 1, "preset": "paper"},
      "command": "python lpm_torch/val.py ..."}
 
-A run answers the reported rows of its house (and of the literature) that have its data set and its model's name; a row without a
-run says so. Runs that differ in `meta.seed` alone are one line: mean, number of seeds, and spread (largest minus smallest).
+`protocols` as common.evaluate writes them, `meta` the prediction file's.
+
+A run answers the reported rows of its house (and of the literature) that have its data set and its model's name; a row
+without a run says so. Runs that differ in `meta.seed` alone are one line: mean, number of seeds, and spread (largest
+minus smallest).
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ def reported() -> tuple[list[dict], list[dict]]:
 def comparable(dataset: str, protocol: str, split: str, meta: dict) -> tuple[bool, str]:
     """Whether a figure may stand beside a published one, and beside which; or why beside none.
 
-    `meta` is the prediction file's: `boxes` (oracle or detector), `flip_test`, `synthetic`, `stand_ins`, `missing_rows`. What it
-    does not state is no obstacle, but the text asks for it.
+    `meta` is the prediction file's: `boxes` (oracle or detector), `flip_test`, `synthetic`, `stand_ins`,
+    `missing_rows`. What it does not state is no obstacle, but the text asks for it.
     """
     tables = [t for t in reported()[0] if t["dataset"] == dataset and t["protocol"] == protocol]
     if not tables:
@@ -59,7 +62,7 @@ def comparable(dataset: str, protocol: str, split: str, meta: dict) -> tuple[boo
 
 
 def obstacle(table: dict, split: str, meta: dict) -> str | None:
-    """What keeps a run on `split` with this `meta` from being compared with a reported table; None when nothing does."""
+    """What keeps a run on `split` with this `meta` from comparison with a reported table; None when nothing does."""
     boxes, flips = boxes_of(meta), (meta.get("flip_test"), table["flip_test"])
     if meta.get("synthetic"):
         return "scored on synthetic images"
@@ -103,13 +106,13 @@ def _range(table: dict) -> str:
 def save_run(
     path: str | Path, *, house: str, model: str, dataset: str, split: str, protocols: dict, meta: dict, command: str
 ) -> None:
-    """Write one run in the layout above, whole or not at all. `protocols` as common.evaluate writes it, NaN as None already."""
+    """Write one run in the layout above, at once. `protocols` as common.evaluate writes it, NaN as None already."""
     run = dict(zip(_RUN_FIELDS, (house, model, dataset, split, protocols, meta, command)))
     write_text(path, json.dumps(run, indent=1, allow_nan=False) + "\n")
 
 
 def load_runs(folder: str | Path) -> list[dict]:
-    """The run files of a repository (HOUSE/results/*.json), a house (results/*.json), or a folder; DataError for a bad one."""
+    """The run files of a repository (HOUSE/results/*.json), a house, or a folder; DataError for a bad one."""
     folder = Path(folder)
     if not folder.is_dir():
         remedy = "give the repository, a house or a folder of run files"
@@ -134,9 +137,10 @@ def _load_run(path: Path) -> dict:
 
 
 def compare(runs: list[dict], house: str | None = None) -> list[dict]:
-    """One line for every reported figure, answered or not, and one for every measured figure that nothing was reported for.
+    """One line for every reported figure, answered or not, and for every figure that nothing was reported for.
 
-    Keys: those of COLUMNS, `table`, `source`, `defect`, `spread`, `commands`, and `columns` {name: [reported, measured]}.
+    Keys: those of COLUMNS, `table`, `source`, `defect`, `spread`, `commands`, and `columns` {name: [reported,
+    measured]}.
     """
     groups: dict[str, list[dict]] = {}  # runs that differ in nothing but the seed
     for run in runs:

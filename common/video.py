@@ -1,4 +1,4 @@
-"""Pictures in, one after another, from a video, a folder, an image, a camera or an address; video out; joints smoothed over time."""
+"""Pictures in, from a video, a folder, an image, a camera or an address; video out; joints smoothed over time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ADDRESS = re.compile(r"(rtsp|rtmp|https?)://", re.IGNORECASE)
 
 
 class Frames:
-    """What `frames` returns: iterate for (index, name, image), with `fps` and `count` (None where it is not known beforehand)."""
+    """What `frames` returns: iterate for (index, name, image), with `fps` and `count` (None where not known)."""
 
     def __init__(self, read: Callable[[], Iterator[tuple[str, np.ndarray]]], fps: float, count: int | None):
         self._read, self.fps, self.count = read, fps, count
@@ -32,10 +32,11 @@ class Frames:
 def frames(source: str | Path) -> Frames:
     """The pictures of `source`, (H,W,3) uint8 BGR, upright as a viewer shows them (EXIF and video rotation applied).
 
-    A folder gives its images in natural order (2 before 10), a number (`0`) that camera and an rtsp or http address that stream
-    until it stops, anything else is an image or a video by its suffix. Names are file names, for videos `STEM_000000`, else
-    `camera_000000`. `fps` is the video's own, 25 where it states none. DataError at once when the source is missing or cannot be
-    opened, and while iterating, after the good pictures, when one is undecodable or a video ends before the length that it states.
+    A folder gives its images in natural order (2 before 10), a number (`0`) that camera and an rtsp or http address
+    that stream until it stops, anything else is an image or a video by its suffix. Names are file names, for videos
+    `STEM_000000`, else `camera_000000`. `fps` is the video's own, 25 where it states none. DataError at once when the
+    source is missing or cannot be opened, and while iterating, after the good pictures, when one is undecodable or a
+    video ends before the length that it states.
     """
     path = Path(source)
     if str(source).isdecimal() and not path.exists():
@@ -55,7 +56,7 @@ def frames(source: str | Path) -> Frames:
 
 
 def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
-    """The images of a folder (`recursive`: and of those in it) in natural order, 2 before 10. DataError when there are none."""
+    """The images of a folder (`recursive`: and of those in it) in natural order. DataError when there are none."""
     found = folder.rglob("*") if recursive else folder.iterdir()
     files = [f for f in found if is_picture(f) and f.is_file()]
     if not files:
@@ -137,8 +138,9 @@ def _read_all(capture: Any, stem: str) -> Iterator[tuple[str, np.ndarray]]:
 class VideoWriter:
     """Write an `.mp4` (MPEG-4 part 2): `with VideoWriter(path, fps) as out: out.write(image)`.
 
-    The file appears when the block ends without an exception, complete; else there is none. The first (H,W,3) uint8 BGR image
-    sets the size, odd sizes grow by one pixel, which the codec needs. DataError for another suffix, another size, or no image.
+    The file appears when the block ends without an exception, complete; else there is none. The first (H,W,3) uint8 BGR
+    image sets the size, odd sizes grow by one pixel, which the codec needs. DataError for another suffix, another size,
+    or no image.
     """
 
     def __init__(self, path: str | Path, fps: float = DEFAULT_FPS):
@@ -185,10 +187,10 @@ class VideoWriter:
 class OneEuroFilter:
     """The 1 Euro filter (Casiez, Roussel and Vogel, CHI 2012, algorithm 1), on all joints of a person at once.
 
-    A low-pass filter whose cutoff frequency rises with the speed: still joints stop trembling, fast ones are not held back. Joints
-    are pixels, time is in seconds, `min_cutoff` and `derivative_cutoff` in Hz, `beta` in 1/pixel. Lower `min_cutoff` against
-    trembling, raise `beta` against lag. A NaN joint stays NaN; when it returns, the time since it was last seen counts as its
-    sampling period, so that the longer it was away, the less of the old position remains.
+    A low-pass filter whose cutoff frequency rises with the speed: still joints stop trembling, fast ones are not held
+    back. Joints are pixels, time is in seconds, `min_cutoff` and `derivative_cutoff` in Hz, `beta` in 1/pixel. Lower
+    `min_cutoff` against trembling, raise `beta` against lag. A NaN joint stays NaN; when it returns, the time since it
+    was last seen counts as its sampling period, so that the longer it was away, the less of the old position remains.
     """
 
     def __init__(
@@ -202,7 +204,7 @@ class OneEuroFilter:
         self._now = 0.0
 
     def __call__(self, joints: np.ndarray, time: float | None = None) -> np.ndarray:
-        """Smoothed joints, of the same shape (usually (J,2)) in every call; `time`: default one frame after the last call's."""
+        """Smoothed joints, of one shape (usually (J,2)) in every call; `time`: default one frame after the last."""
         new = np.asarray(joints, np.float64)
         if self._value is None:
             self._value, self._speed = np.full(new.shape, np.nan), np.zeros(new.shape)

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from deeppose_caffe_port.val import main  # noqa: E402
+from deeppose_caffe_port.val import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,29 +1,31 @@
-"""Settings of the two-stage project once, with their source, and the presets.
+"""Settings of this house once, with their source, the presets, and what a project folder keeps of them.
 
-Networks and solvers have their settings where Caffe has them, in prototxt files; `Net` and `Training` are what prototxts.py writes there.
+Networks and solvers have their settings where Caffe has them, in prototxt files; `Stage` is what prototxts.py writes there.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from common.datasets import NAMES
 from common.errors import DataError
-from common.runs.first.settings import resolve, setting
-from common.skeletons import K2HPD15, LSP14, MPII16, Skeleton
+from common.files import write_json
+from common.runs.options import Parser, check_numbers
+from common.runs.process import default_workers
+from common.runs.settings import read_settings_file, resolve, setting
+from common.runs.shelf import REPOSITORY, run_folder
+from common.skeletons import K2HPD15, Skeleton, card, from_card
 
-ROOT = Path(__file__).resolve().parent.parent
-# data set -> its name in the project's folders, skeleton, splits to train and test on
-DATASETS = {
-    "k2hpd": ("K2HPD", K2HPD15, "train", "test"),
-    "lsp": ("LSP", LSP14, "train", "test"),
-    "lspet": ("LSPET", LSP14, "1-4000", "4001-5000"),
-    "mpii": ("MPII", MPII16, "train", "valid"),
-}
+HOUSE = "deeppose_caffe_port"
+EFFECTS = ("stop", "snapshot", "none")
 SEED = 10086  # of shuffling and of the choice of patches
+# splits to train and to score; train and test where a data set is not here
+SPLITS = {"lspet": ("1-4000", "4001-5000"), "coco": ("train2017", "val2017")}
+SPLITS |= dict.fromkeys(("mpii", "json", "ai_challenger", "crowdpose"), ("train", "valid"))
 
 
 def stage_name(stage: int) -> str:
@@ -33,95 +35,128 @@ def stage_name(stage: int) -> str:
 
 @dataclass
 class Config:
-    """Settings of every program of this house."""
+    """Settings of every programme of this house."""
 
-    dataset: str = setting("k2hpd", "data set of common", tuple(DATASETS))
-    data_dir: str = setting("data", "folder of the data set (default: data/NAME of this repository)")
-    work: str | None = setting(
-        None, "project folder: lists, LMDBs, prototxts, snapshots (default: experiments/deeppose_caffe_port/NAME)"
+    dataset: str = setting("k2hpd", choices=NAMES)
+    data_root: str | None = setting(None, "its folder (default: data/NAME, such as data/K2HPD)")
+    out: str | None = setting(
+        None, "project folder (default: output/deeppose_caffe_port/NAME); with --solver the folder of log and state"
     )
-    mode: str = setting("correct", "data handling: as it should be, or as the original did it", ("correct", "compat"))
+    mode: str = setting("correct", choices=("correct", "compat"))
     train_split: str | None = setting(None, "training split (default: the data set's)")
-    test_split: str | None = setting(None, "test split (default: the data set's)", flag="--split")
-    limit: int | None = setting(None, "first N persons of each split only (dry run)")
-    width: int | None = setting(
-        None, "width of the prepared images (K2HPD: 256, whole images; others: 256, crops of persons)"
+    valid_split: str | None = setting(None, "split of the test nets and of val.py (default: the data set's)")
+    limit: int | None = setting(None, "the first N persons of each split only")
+    input_width: int | None = setting(None, "width of the prepared pictures (default: 256)")
+    input_height: int | None = setting(None, "their height (default: 212 for K2HPD, else 256)")
+    pad: float = setting(0.2, "margin around a person's box, as a share of its longer side", group="data", rare=True)
+    allow_16bit: bool = setting(False, "take 16-bit pictures, divided by 256", group="data", rare=True)
+    alpha: float = setting(
+        0.8, "side of a later stage's patch as a share of the body diameter", group="data", rare=True
     )
-    height: int | None = setting(None, "their height (K2HPD: 212; others: 256)")
-    pad: float = setting(0.2, "margin around the joints' box of crops, as a share of its longer side")
-    allow_16bit: bool = setting(False, "take 16-bit images, divided by 256; without it they are an error")
-    rotate: float = setting(
-        0.0,
-        "degrees up to which the project's training pictures and patches are turned, anew each time (not in the original)",
-    )
-    zoom: float = setting(1.0, "factor up to which they are scaled either way, likewise")
-    alpha: float = setting(0.8, "side of a stage-2 patch as a share of the body diameter")
     min_diameter: float = setting(
-        0.0,
-        "smallest body diameter that a patch is made for, as a share of the picture's shorter side (the original has none)",
+        0.0, "smallest body diameter of a patch, as a share of the picture's shorter side", group="data", rare=True
     )
     predicted_size: bool = setting(
-        False,
-        "stage-2 patches in training as large as the prediction makes them, as in testing (the original takes the true diameter)",
+        False, "patches in training as large as predictions make them", group="data", rare=True
     )
-    patch_rate: int = setting(15, "one patch in so many joints is kept")
+    patch_rate: int = setting(15, "one patch in so many joints is kept", group="data", rare=True)
     displacements: int = setting(
-        0, "random displacements of each kept patch, drawn from stage 1's errors (DeepPose; the original has none)"
+        0, "displacements of each patch, drawn from the errors of the stage before", group="data", rare=True
     )
     held_out: float = setting(
-        0.0,
-        "share of the training pictures that no stage is trained on; a stage's errors there are those that the next one learns to undo",
+        0.0, "share of the training pictures that no stage is trained on", group="data", rare=True
     )
+    holdout: int = setting(
+        1000, "patches at the list's end that become a later stage's test set", group="data", rare=True
+    )
+    allow_small: bool = setting(
+        False, "accept fewer patches than that: an empty training list", group="data", rare=True
+    )
+    rotate: float = setting(0.0, "degrees up to which training pictures are turned", group="data", rare=True)
+    zoom: float = setting(1.0, "factor up to which they are scaled either way", group="data", rare=True)
+    preset: str = setting("auto", "networks, solvers and what goes with them; auto: smoke on synthetic data, else paper",
+                          ("auto", "paper", "cpu", "smoke"), group="training")  # fmt: skip
+    stages: int = setting(2, "stages in all, each trained on what the one before leaves over", group="network")
+    refinements: int = setting(1, "how often the last stage is applied when testing", group="network", rare=True)
     joint_outputs: bool = setting(
-        False, "stage 2 has outputs for every joint (DeepPose); the original's is not told which joint it sees"
+        False, "a later stage has outputs for every joint (DeepPose)", group="network", rare=True
+    )
+    channels: float | None = setting(None, "channel multiplier of the hidden layers (default: the preset's)", rare=True)
+    snapshot1: str | None = setting(
+        None, "stage 1's .caffemodel or its iteration (default: the last one there)", group="network"
+    )
+    snapshot2: str | None = setting(None, "stage 2's, likewise", group="network")
+    euclidean: str = setting("modified", "EuclideanLoss over all elements (this project's Caffe) or over the batch",
+                             ("modified", "stock"), rare=True)  # fmt: skip
+    masked: bool = setting(
+        False, "NaN labels are left out of the loss (on where a project's lists have any)", rare=True
+    )
+    solver: str | None = setting(
+        None, "solver prototxt (default: that of --stage)", names=("-solver",), group="training"
+    )
+    folder: str | None = setting(
+        None, "where relative paths of the solver file start (default: here)", group="training"
+    )
+    stage: int = setting(1, "stage of the project", group="training")
+    weights: str | None = setting(
+        None, ".caffemodel files to start from, comma-separated", names=("-weights",), group="training"
     )
     warm_start: bool = setting(
-        False,
-        "a later stage starts from the weights of the stage before, whose network it must have (the original starts from random ones)",
+        False, "a later stage starts from the weights of the stage before", group="training", rare=True
     )
-    holdout: int = setting(1000, "patches at the list's end that become stage 2's test set")
-    allow_small: bool = setting(
-        False, "accept fewer patches than the hold-out: an empty training list (as in the original)"
-    )
-    preset: str = setting(
-        "auto",
-        "networks and solvers: the original's, or small ones; auto: smoke on synthetic data, else paper",
-        ("auto", "paper", "cpu", "smoke"),
-    )
-    stages: int = setting(
-        2, "stages in all; a third is trained on what the second leaves over, and so on (DeepPose has three)"
-    )
-    refinements: int = setting(1, "how often the last stage is applied when testing")
-    batch_size: int = setting(32, "images a batch when testing")
-    device: str = setting("auto", "cpu, cuda, cuda:N; auto: CUDA if there is any and the solver asks for GPU mode")
-    amp: str = setting("off", "mixed precision", ("off", "bf16"))
-    compile: bool = setting(False, "torch.compile the networks")
-    workers: int = setting(2, "threads that decode and resize images")
-    snapshot1: str | None = setting(
-        None, "stage-1 snapshot: a .caffemodel or its iteration (default: the last one there)"
-    )
-    snapshot2: str | None = setting(None, "stage-2 snapshot, likewise")
+    snapshot: str | None = setting(None, "Caffe's .solverstate to go on from", names=("-snapshot",), group="training")
+    resume: str | None = setting(None)
+    max_steps: int | None = setting(None, "iterations (default: the solver file's max_iter)")
+    lr: float | None = setting(None, "learning rate (default: the solver file's base_lr)")
+    accumulate: int | None = setting(None, "passes an update (default: the solver file's iter_size)", rare=True)
+    clip: float | None = setting(None, "largest norm of all gradients (default: the solver file's)", rare=True)
+    weight_decay: float | None = setting(None, "L2 or L1 penalty (default: the solver file's)", rare=True)
+    seed: int | None = setting(None, "seed (default: the solver file's random_seed)")
+    save_minutes: float = setting(10.0)
+    patience: int = setting(0)
+    sigint_effect: str = setting("stop", "what Ctrl-C does", EFFECTS, names=("-sigint_effect",), group="training")
+    sighup_effect: str = setting("snapshot", "what SIGHUP does", EFFECTS, names=("-sighup_effect",), group="training")
+    device: str | None = setting(None, "cpu, cuda or cuda:0,1 (default: what is there, unless the solver says CPU)")
+    gpu: str | None = setting(None, "CUDA device number, as Caffe has it", names=("-gpu",), group="machine", rare=True)
+    amp: str = setting("off", choices=("off", "bf16"))
+    compile: bool = setting(False)
+    batch_size: int = setting(32, "persons a step when testing")
+    workers: int | None = setting(None, "threads that read pictures (default: from the cores)")
+    threads: int = setting(0)
+    skeleton: dict | None = setting(None, "the skeleton's card, from the data set")
+
+    def __post_init__(self) -> None:
+        check_numbers(self, limit=1, input_width=1, input_height=1, pad=0, alpha=0, min_diameter=0, patch_rate=1, displacements=0,
+                      holdout=0, stages=1, stage=1, refinements=1, max_steps=0, lr=0, accumulate=1, batch_size=1, workers=0,
+                      held_out=0, rotate=0, zoom=1, save_minutes=0, patience=0, threads=0)  # fmt: skip
+        if not self.held_out < 1 or not self.rotate <= 180:
+            raise DataError(f"--held_out {self.held_out} must be less than 1, --rotate {self.rotate} at most 180")
+        if self.snapshot and (self.weights or self.resume):
+            raise DataError("--snapshot goes on from Caffe's state: give neither --weights nor --resume with it")
+        self.workers = default_workers() if self.workers is None else self.workers
 
     @property
     def name(self) -> str:
         """Name of the data set in folders."""
-        return DATASETS[self.dataset][0]
+        return self.dataset.upper()
 
     @property
-    def skeleton(self) -> Skeleton:
-        """Joints that the networks regress."""
-        return DATASETS[self.dataset][1]
+    def joints(self) -> Skeleton:
+        """Joints that the networks regress; without a project folder those of K2HPD."""
+        return (
+            from_card(self.skeleton, f"{self.project / 'project.json'}: field skeleton") if self.skeleton else K2HPD15
+        )
 
     @property
     def splits(self) -> tuple[str, str]:
-        """Splits to train and test on."""
-        return self.train_split or DATASETS[self.dataset][2], self.test_split or DATASETS[self.dataset][3]
+        """Splits to train on and to score."""
+        train, valid = SPLITS.get(self.dataset, ("train", "test"))
+        return self.train_split or train, self.valid_split or valid
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of the prepared images."""
-        standard = (256, 212) if self.whole_images else (256, 256)
-        return self.width or standard[0], self.height or standard[1]
+        """(width, height) of the prepared pictures."""
+        return self.input_width or 256, self.input_height or (212 if self.whole_images else 256)
 
     @property
     def whole_images(self) -> bool:
@@ -129,20 +164,27 @@ class Config:
         return self.dataset == "k2hpd"
 
     @property
-    def data_root(self) -> Path:
+    def data_folder(self) -> Path:
         """Folder of the data set."""
-        return ROOT / "data" / self.name if self.data_dir == "data" else Path(self.data_dir)
+        here = Path("data") / self.name
+        return Path(self.data_root) if self.data_root else here if here.exists() else REPOSITORY / here
 
     @property
     def project(self) -> Path:
-        """Project folder."""
-        return Path(self.work) if self.work else ROOT / "experiments" / "deeppose_caffe_port" / self.name
+        """Project folder: lists, LMDBs, prototxts, snapshots, states."""
+        if self.out and not self.solver:
+            return Path(self.out)
+        here = run_folder(HOUSE, self.name)
+        return here if here.exists() or not (REPOSITORY / here / "project.json").exists() else REPOSITORY / here
 
     def diameters(self, joints: np.ndarray) -> np.ndarray:
-        """(N,J,2) -> (N,) body diameters: right shoulder to left hip (K2HPD: joints 3 and 12), the other diagonal where one is unlabelled."""
-        found = np.full(len(joints), np.nan)
+        """(N,J,2) -> (N,) body diameters: right shoulder to left hip (K2HPD: joints 3 and 12), the other diagonal where one is unlabelled;
+        of skeletons without these the longer side of the box around the joints."""
+        found, skeleton = np.full(len(joints), np.nan), self.joints
         for ends in (("right_shoulder", "left_hip"), ("left_shoulder", "right_hip")):
-            a, b = self.skeleton.indices(ends)
+            if not set(ends) <= set(skeleton.joints):
+                return (np.fmax.reduce(joints, axis=1) - np.fmin.reduce(joints, axis=1)).max(-1)
+            a, b = skeleton.indices(ends)
             found = np.where(np.isnan(found), np.linalg.norm(joints[:, a] - joints[:, b], axis=-1), found)
         return found
 
@@ -156,114 +198,102 @@ class Config:
 
     def outputs(self, stage: int) -> int:
         """Values that the network of a stage puts out."""
-        return 2 * len(self.skeleton) if stage == 1 or self.joint_outputs else 2
+        return 2 * len(self.joints) if stage == 1 or self.joint_outputs else 2
 
 
 @dataclass(frozen=True)
-class Net:
-    """A network of the project: input side, conv1, and a multiplier of all hidden channels.."""
+class Stage:
+    """A network and its solver: input side, conv1, a multiplier of all hidden channels, and what its solver file has otherwise."""
 
     side: int
     kernel: int
     stride: int
-    width: float = 1.0
+    channels: float = 1.0
     dropout: float = 0.5
     # BatchNorm's moving average; Caffe's 0.999 remembers a thousand iterations, which lags far behind in a short training
     fraction: float = 0.999
+    batch: int = 32
+    solver: dict = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Training:
-    """What differs between solver files.."""
-
-    batch: int
-    max_iter: int
-    snapshot: int
-    weight_decay: float
-    base_lr: float = 1e-4
-    policy: str = 'lr_policy: "inv"\ngamma: 0.0001\npower: 0.75'
-    kind: str = "SGD"
-    display: int = 20
-    test_interval: int = 500
-    test_iter: int = 100
-    seed: int | None = None
+def _short(max_iter: int, snapshot: int, lr: float, steps: tuple[int, int], **more) -> dict:
+    """A short training with Adam: two steps down by ten, a test at every snapshot."""
+    course = {"lr_policy": "multistep", "gamma": 0.1, "power": None, "stepvalue": steps, "base_lr": lr}
+    return {**course, "max_iter": max_iter, "snapshot": snapshot, "test_interval": snapshot, "type": "Adam",
+            "weight_decay": 1e-4, "random_seed": 1, **more}  # fmt: skip
 
 
-_STEPS = 'lr_policy: "multistep"\ngamma: 0.1\nstepvalue: {}\nstepvalue: {}'
-# preset -> (net, training) of stage 1 and of the later ones
-PRESETS: dict[str, tuple[tuple[Net, Training], tuple[Net, Training]]] = {
-    "paper": (
-        (Net(227, 11, 4), Training(32, 120000, 20000, 0.005)),
-        (Net(64, 10, 1), Training(64, 120000, 20000, 0.001)),
-    ),
+_SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6, "joint_outputs": True}
+_LARGE = {"alpha": 2.0, "min_diameter": 0.2, "predicted_size": True, "warm_start": True, "rotate": 40.0, "zoom": 1.2,
+          "held_out": 0.1}  # fmt: skip
+# preset -> (settings, stage 1, later stages)
+PRESETS: dict[str, tuple[dict, Stage, Stage]] = {
+    "paper": ({"mode": "compat"}, Stage(227, 11, 4), Stage(64, 10, 1, batch=64)),
     "cpu": (
-        (
-            Net(115, 11, 4, 0.5, 0.5, 0.98),
-            Training(32, 20000, 2000, 1e-4, 1e-3, _STEPS.format(15500, 18800), "Adam", test_interval=1000, seed=1),
-        ),
-        (
-            Net(115, 11, 4, 0.5, 0.5, 0.98),
-            Training(64, 480, 240, 1e-4, 3e-4, _STEPS.format(320, 440), "Adam", test_interval=240, seed=1),
-        ),
+        {**_SMALL, **_LARGE},
+        Stage(115, 11, 4, 0.5, 0.5, 0.98, 32, _short(20000, 2000, 1e-3, (15500, 18800), test_interval=1000)),
+        Stage(115, 11, 4, 0.5, 0.5, 0.98, 64, _short(480, 240, 3e-4, (320, 440))),
     ),
     "smoke": (
-        (
-            Net(115, 11, 4, 0.25, 0.0, 0.95),
-            Training(32, 500, 250, 1e-4, 1e-3, _STEPS.format(340, 450), "Adam", test_interval=250, seed=1),
-        ),
-        (
-            Net(48, 6, 2, 0.25, 0.0, 0.95),
-            Training(64, 450, 225, 1e-4, 1e-3, _STEPS.format(300, 405), "Adam", test_interval=225, seed=1),
-        ),
+        _SMALL,
+        Stage(115, 11, 4, 0.25, 0.0, 0.95, 32, _short(500, 250, 1e-3, (340, 450))),
+        Stage(48, 6, 2, 0.25, 0.0, 0.95, 64, _short(450, 225, 1e-3, (300, 405))),
     ),
-}
-_SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6, "joint_outputs": True}
-_LARGE = {
-    "alpha": 2.0, "min_diameter": 0.2, "predicted_size": True, "warm_start": True, "rotate": 40.0, "zoom": 1.2,
-    "held_out": 0.1,
 }  # fmt: skip
-# Settings of the workflow that go with a preset.
-WORKFLOW: dict[str, dict] = {"paper": {"mode": "compat"}, "cpu": {**_SMALL, **_LARGE}, "smoke": _SMALL}
-# What a project folder keeps of the settings it was made with; other programs take it from there.
-STORED = ("dataset", "mode", "train_split", "test_split", "width", "height", "pad", "rotate", "zoom", "alpha", "patch_rate", "displacements",
-          "min_diameter", "predicted_size", "held_out", "joint_outputs", "warm_start", "holdout", "stages", "preset", "limit")  # fmt: skip
-# Those that must not change between the steps.
-FIXED = ("dataset", "mode", "width", "height", "pad", "alpha", "joint_outputs", "preset")
+# What a project folder keeps of the settings it was made with; those that must not change between the steps come first.
+FIXED = ("dataset", "mode", "input_width", "input_height", "pad", "alpha", "joint_outputs", "preset")
+STORED = (*FIXED, "skeleton", "train_split", "valid_split", "rotate", "zoom", "patch_rate", "displacements", "min_diameter",
+          "predicted_size", "held_out", "warm_start", "holdout", "stages", "limit")  # fmt: skip
+
+
+def parse(
+    parser: Parser, argv=None, but: tuple[str, ...] = (), only: tuple[str, ...] | None = None
+) -> tuple[dict, dict]:
+    """(settings given, of `--config` too; what else the parser has), settings being all but `but`, or `only` these."""
+    names = only or tuple(name for name in Config.__dataclass_fields__ if name not in ("skeleton", *but))
+    parser.option("config", metavar="FILE", default=None)
+    parser.settings(Config, names)
+    given = vars(parser.parse_args(argv))
+    file = given.pop("config")
+    own = {name: given.pop(name) for name in list(given) if name not in names}
+    return {**(read_settings_file(file) if file else {}), **given}, own
 
 
 def settle(given: dict, fresh: bool = False) -> Config:
-    """The settings from what the command line gives, the project folder's own (unless `fresh`), and the preset's.
+    """The settings from those given, the project folder's own (unless `fresh`), and the preset's.
 
-    DataError when a given setting contradicts the project folder; ValueError on an unknown value.
+    DataError when a given setting contradicts the project folder, or has a value that cannot be.
     """
     wanted = resolve(Config, given)
     file = wanted.project / "project.json"
-    stored = {} if fresh or not file.is_file() else _read(file)
+    stored = {} if fresh or wanted.solver or not file.is_file() else _read(file)
     for name in FIXED:
-        if name in given and name in stored and getattr(wanted, name) != stored[name]:
+        if name in given and name in stored and getattr(wanted, name) not in (stored[name], "auto"):
             raise DataError(
-                f"{file}: field {name} is {stored[name]!r}, this call gives {given[name]!r}; leave it out, or give another folder with --work"
+                f"{file}: field {name} is {stored[name]!r}, this call gives {given[name]!r}; leave it out, or give another --out"
             )
     preset = stored.get("preset", wanted.preset)
     if preset == "auto":
-        preset = (
-            "smoke"
-            if any((folder / "SYNTHETIC").exists() for folder in (wanted.data_root, wanted.data_root / "K2HPD"))
-            else "paper"
-        )
-    return resolve(Config, WORKFLOW[preset], stored, {**given, "preset": preset})
+        preset = "smoke" if (wanted.data_folder / "SYNTHETIC").exists() else "paper"
+    return resolve(Config, PRESETS[preset][0], stored, {**given, "preset": preset})
 
 
 def _read(file: Path) -> dict:
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        return {name: stored[name] for name in STORED if name in stored or name in FIXED}
+        return {name: stored[name] for name in STORED}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is not a project file ({error}); run `workflow.py import_data` again") from error
+        raise DataError(
+            f"{file} is not a project file of this version ({error}); run `workflow.py import_data` again"
+        ) from error
 
 
 def store(config: Config) -> None:
     """Write project.json."""
-    from common.files import write_json
-
     write_json(config.project / "project.json", {name: getattr(config, name) for name in STORED})
+
+
+def with_card(config: Config, skeleton: Skeleton) -> Config:
+    """The same settings for networks that regress this skeleton."""
+    config.skeleton = card(skeleton)
+    return config

@@ -1,11 +1,12 @@
 """Weights of a Caffe net in other forms, each checked by a forward pass before it is kept; a card (JSON) is written beside it.
 
-    python deeppose_caffe_port/convert.py --model deploy.prototxt --weights W.caffemodel --out net.pt           # PyTorch state dict
-    python deeppose_caffe_port/convert.py --model deploy.prototxt --weights net.pt --out back.caffemodel        # and back
-    python deeppose_caffe_port/convert.py --model old.prototxt --weights v1.caffemodel --out new.caffemodel     # V1 -> current layers
-    python deeppose_caffe_port/convert.py --model deploy.prototxt --weights W.caffemodel --out net.onnx
+    python deeppose_caffe_port/convert.py W.caffemodel net.pt --model deploy.prototxt             # PyTorch state dict
+    python deeppose_caffe_port/convert.py net.pt back.caffemodel --model deploy.prototxt          # and back
+    python deeppose_caffe_port/convert.py v1.caffemodel new.caffemodel --model old.prototxt       # V1 -> current layers
+    python deeppose_caffe_port/convert.py W.caffemodel net.onnx --model deploy.prototxt
 
-The suffix says the form. A .caffemodel is also read by OpenCV's own Caffe reader, where that can load the prototxt, and must answer alike.
+The suffix says the form. Without --model: deploy.prototxt beside the weights, or one folder up. A .caffemodel is also read by OpenCV's own
+Caffe reader, where that can load the prototxt, and must answer alike.
 """
 
 from __future__ import annotations
@@ -13,87 +14,49 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError  # noqa: E402
-from common.runs.first.process import exit_code  # noqa: E402
+from common.errors import DataError
+from common.runs.converting import Conversion
+from common.runs.converting import parser as new_parser
+from common.runs.process import exit_code
 
 FORMS = (".caffemodel", ".pt", ".onnx")
-TOLERANCE = 1e-4  # of the largest output
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, type=Path, help="deploy prototxt, V1 or current")
-    parser.add_argument(
-        "--weights", required=True, type=Path, help=".caffemodel, .pt of ours (a state dict or a checkpoint)"
-    )
-    parser.add_argument("--out", required=True, type=Path, help=f"file to write: {', '.join(FORMS)}")
-    parser.add_argument(
-        "--license", default="as the weights' authors give it", help="licence of the weights, for the card"
-    )
-    return parser.parse_args(argv)
+TOLERANCE = 1e-4  # of the largest output: float32 sums in another order
+Outputs = dict[str, Any]
 
 
 def load(model: Path, weights: Path):
     """The net in TEST phase with its weights; DataError when any layer has none in the file."""
-    import torch
-
     from deeppose_caffe_port.model import TEST, CaffeNet
+    from deeppose_caffe_port.weight_files import load_whole
 
     net = CaffeNet.from_file(model, TEST)
-    if weights.suffix != ".pt":
-        missing = net.load(weights)
-        if missing:
-            raise DataError(f"{weights} has no weights for layer {missing[0]} of {model}")
-        return net
-    if not weights.is_file():
-        raise DataError(f"weights {weights} do not exist")
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        net.load_state_dict(state.get("model", state))
-    except Exception as error:  # torch raises many kinds for damaged and foreign files
-        raise DataError(f"{weights} does not fit {model} ({type(error).__name__}: {str(error)[:300]})") from error
+    load_whole(net, weights)
     return net
 
 
-def example(net):
-    """Random inputs of the net, the same ones in every call."""
+def example(net, batch: int | None = None) -> Outputs:
+    """Random inputs of the net, the same ones in every call; of `batch` records where it is given."""
     import torch
 
     draw = torch.Generator().manual_seed(0)
-    return {
-        top: torch.rand(net.shapes[top], generator=draw)
-        for m in net.order
-        if m.param.type == "Input"
-        for top in m.param.top
-    }
+    inputs = [top for m in net.order if m.param.type == "Input" for top in m.param.top]
+    return {top: torch.rand((batch or net.shapes[top][0], *net.shapes[top][1:]), generator=draw) for top in inputs}
 
 
-def outputs(net) -> dict:
+def outputs(net, batch: int | None = None) -> Outputs:
     """Outputs for `example`."""
     import torch
 
     with torch.inference_mode():
-        return {name: value.numpy() for name, value in net(example(net))[0].items()}
+        return {name: value.numpy() for name, value in net(example(net, batch))[0].items()}
 
 
-def compare(expected: dict, found: dict, what: str) -> float:
-    """Largest difference as a share of the largest output; DataError above the tolerance."""
-    import numpy as np
-
-    error = max(float(np.abs(found[n] - expected[n]).max() / max(np.abs(expected[n]).max(), 1e-6)) for n in expected)
-    if not error <= TOLERANCE:
-        raise DataError(
-            f"{what} answers otherwise than the source, by {error:.1e} of the largest output: nothing was written"
-        )
-    return error
-
-
-def opencv_outputs(prototxt: Path, weights: Path, net) -> dict | None:
+def opencv_outputs(prototxt: Path, weights: Path, net) -> Outputs | None:
     """What OpenCV's Caffe reader answers; None when it cannot load the prototxt, or would compute another net (it ignores LRN's k)."""
     import cv2
 
@@ -108,44 +71,93 @@ def opencv_outputs(prototxt: Path, weights: Path, net) -> dict | None:
         return None
 
 
-def convert(args: argparse.Namespace) -> dict:
-    """Write the file and its card; returns the checks."""
+def export_onnx(net, path: Path) -> Outputs:
+    """Write a net with one input and one output with a free batch size; what onnxruntime answers for three records."""
+    import logging
+    import warnings
+
     import torch
 
-    from common.files import publish, sha256_of, write_json
-    from deeppose_caffe_port.onnx_export import export_onnx
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise DataError(
+            "ONNX export needs onnx, onnxscript and onnxruntime: pip install -r deeppose_caffe_port/requirements.txt"
+        ) from error
+    inputs = example(net, 2)
+    if len(inputs) != 1 or len(net.outputs) != 1:
+        raise DataError(
+            f"{net.file} has {len(inputs)} inputs and {len(net.outputs)} outputs; ONNX export takes deploy nets with one each"
+        )
+    (name, x), (output,) = next(iter(inputs.items())), net.outputs
 
-    if args.out.suffix not in FORMS:
-        raise DataError(f"--out {args.out}: the suffix must be one of {', '.join(FORMS)}")
-    net = load(args.model, args.weights)
-    expected, checks = outputs(net), {}
-    if args.out.suffix == ".onnx":
-        checks["onnxruntime"] = export_onnx(net, args.out)
-    else:
-        draft = args.out.with_name(f".unchecked{args.out.suffix}")
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            net.save(draft) if args.out.suffix == ".caffemodel" else torch.save(net.state_dict(), draft)
-            checks["read again"] = compare(expected, outputs(load(args.model, draft)), "the written file")
-            if args.out.suffix == ".caffemodel":
-                other = opencv_outputs(args.model, draft, net)
-                checks["cv2.dnn"] = (
-                    "not possible: it cannot load this net" if other is None else compare(expected, other, "OpenCV")
-                )
-            publish(draft, args.out)
-        finally:
-            draft.unlink(missing_ok=True)
-    card = {"source": str(args.weights), "source_sha256": sha256_of(args.weights), "model": str(args.model), "model_sha256": sha256_of(args.model),
-            "licence": args.license, "mapping": "blob i of layer L = parameter L.{weight,bias} or BatchNorm's three statistics, unchanged",
-            "checks": checks, "sha256": sha256_of(args.out)}  # fmt: skip
-    write_json(args.out.with_name(args.out.name + ".json"), card)
-    return checks
+    class Single(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net.eval()
+
+        def forward(self, x):
+            return self.net({name: x})[0][output]
+
+    for chatty in ("onnxscript", "torch.onnx"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Single().eval(), (x,), str(path), dynamo=True, external_data=False, verbose=False, input_names=[name], output_names=[output],
+            dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
+        )  # fmt: skip
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return {output: session.run(None, {name: example(net, 3)[name].numpy()})[0]}
+
+
+def skeleton_of(source: Path) -> dict | None:
+    """The skeleton's card of the project that a file lies in; single files hold no names."""
+    from deeppose_caffe_port.config import settle
+    from deeppose_caffe_port.weight_files import find_project
+
+    project = find_project(source)
+    return settle({"out": str(project)}).skeleton if project else None
+
+
+def convert(args: argparse.Namespace) -> dict:
+    """Write the file and its card; returns the card."""
+    import torch
+
+    source = Path(args.input)
+    if args.output.suffix not in FORMS:
+        raise DataError(f"OUTPUT {args.output}: the suffix must be one of {', '.join(FORMS)}")
+    beside = (folder / "deploy.prototxt" for folder in (source.parent, source.parent.parent))
+    model = args.model or next((p for p in beside if p.is_file()), None)
+    if model is None:
+        raise DataError(f"{source}: no deploy.prototxt beside it or one folder up; give --model")
+    net = load(model, source)
+    with Conversion(source, args.output, args.licence) as conversion:
+        draft = conversion.draft
+        if args.output.suffix == ".onnx":
+            conversion.compare("onnxruntime", outputs(net, 3), export_onnx(net, draft), TOLERANCE)
+        else:
+            net.save(draft) if args.output.suffix == ".caffemodel" else torch.save(net.state_dict(), draft)
+            conversion.compare("read again", outputs(net), outputs(load(model, draft)), TOLERANCE)
+        other = opencv_outputs(model, draft, net) if args.output.suffix == ".caffemodel" else None
+        if other is not None:
+            conversion.compare("cv2.dnn", outputs(net), other, TOLERANCE)
+        return conversion.keep(
+            model=model.name,
+            skeleton=skeleton_of(source),
+            mapping="blob i of layer L = parameter L.{weight,bias} or BatchNorm's three statistics, unchanged",
+        )
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    return exit_code(lambda: f"{args.out}; checks: {convert(args)}", "written: {}")
+    parser = new_parser(__doc__)
+    parser.option("model", "-model", type=Path, text="deploy prototxt, V1 or current", group="network", default=None)
+    args = parser.parse_args(argv)
+    return exit_code(lambda: f"{args.output}; checks: {convert(args)['check']}", "written: {}")
 
 
 if __name__ == "__main__":

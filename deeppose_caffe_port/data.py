@@ -1,4 +1,4 @@
-"""Data layers: an LMDB of Datums -> batches of raw pixels and labels -> the network's input, transformed on the device.
+"""Data layers: an LMDB of Datums -> batches of raw pixels and labels -> the network's input, transformed on the device; and making LMDBs.
 
 Records come in key order, a batch goes on from record 0 at the end (Caffe does not shuffle). Reading runs ahead in a thread; what crosses to
 the device is uint8, and mean and scale are applied there.
@@ -6,23 +6,30 @@ the device is uint8, and mean and scale are applied there.
 
 from __future__ import annotations
 
+import math
+import os
 import queue
+import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from common.errors import DataError
-from common.weights.caffe import read_blob
+from common.weights.caffe import read_blob, write_blob
 from common.weights.caffe_messages import messages
+from deeppose_caffe_port.images import read_picture, resize
 from deeppose_caffe_port.layers import Layer, Shape, layer
 
+_PORTION = 1000  # records
 _REMEDY = "make it with `workflow.py create_lmdb`, or with Caffe's convert_imageset"
-
-
 _environments: dict[Path, tuple] = {}
 
 
@@ -240,3 +247,127 @@ class Data(Layer):
         rows = torch.randint(0, height - size + 1, (len(x),)).tolist()
         columns = torch.randint(0, width - size + 1, (len(x),)).tolist()
         return torch.stack([image[:, r : r + size, c : c + size] for image, r, c in zip(x, rows, columns)])
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Ranges: `rotate` degrees to either side, `zoom` as a factor either way; `aspect` is width / height of the pictures before they were resized."""
+
+    rotate: float = 0.0
+    zoom: float = 1.0
+    aspect: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.rotate <= 180 and self.zoom >= 1):
+            raise DataError(
+                f"--rotate={self.rotate} --zoom={self.zoom}: give 0 to 180 degrees and a factor of at least 1"
+            )
+
+    def __bool__(self) -> bool:
+        return self.rotate != 0 or self.zoom != 1
+
+    def __call__(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B,C,H,W), labels (B,2J,1,1) as x, y from the centre in pixels of the unresized picture -> both turned, float32.
+
+        Every record draws its own angle and factor from PyTorch's generator. The centre is taken as that of the labels, half a pixel from
+        the image's; what turns in from outside repeats the border, because black corners would tell the network the angle.
+        """
+        count = len(pixels)
+        angle = (2 * torch.rand(count, device=pixels.device) - 1) * math.radians(self.rotate)
+        factor = torch.exp((2 * torch.rand(count, device=pixels.device) - 1) * math.log(self.zoom))
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        # from places in the new picture to those in the old one, in units of half its width and height
+        zero = torch.zeros_like(cos)
+        rows = [torch.stack([cos, sin / self.aspect, zero], 1), torch.stack([-sin * self.aspect, cos, zero], 1)]
+        grid = F.affine_grid(torch.stack(rows, 1) / factor[:, None, None], list(pixels.shape), align_corners=False)
+        turned = F.grid_sample(pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+        x, y = labels.reshape(count, -1, 2).unbind(-1)
+        cos, sin = (factor * cos)[:, None], (factor * sin)[:, None]
+        return turned, torch.stack([cos * x - sin * y, sin * x + cos * y], -1).reshape(labels.shape)
+
+
+# ---- making LMDBs --------
+
+
+def datum(image: np.ndarray, labels: np.ndarray) -> bytes:
+    """(H,W,3) uint8 BGR and (L,) labels as a serialised Datum."""
+    height, width, channels = image.shape
+    record = messages()["Datum"](
+        channels=channels, height=height, width=width, encoded=False, float_data=labels.tolist()
+    )
+    record.data = np.ascontiguousarray(image.transpose(2, 0, 1)).tobytes()
+    return record.SerializeToString()
+
+
+def write_lmdb(records: Iterator[tuple[bytes, bytes]], target: Path, capacity: int, replace: bool = False) -> int:
+    """Write an LMDB folder whole or not at all; returns the number of records. DataError when it exists already and must not be replaced."""
+    import lmdb
+
+    if target.exists() and not replace:
+        raise DataError(f"LMDB {target} exists already; remove it, or give --replace")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".tmp{os.getpid()}.{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    count = 0
+    try:
+        with lmdb.open(str(temporary), map_size=capacity, subdir=True) as environment:
+            transaction = environment.begin(write=True)
+            for key, value in records:
+                transaction.put(key, value)
+                count += 1
+                if count % _PORTION == 0:
+                    transaction.commit()
+                    transaction = environment.begin(write=True)
+            transaction.commit()
+        (temporary / "lock.mdb").unlink(missing_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return count
+
+
+def convert_imageset(names: list[str], labels: np.ndarray, target: Path, side: int, *, root: Path = Path("."), skip_unreadable: bool = False,
+                     allow_16bit: bool = False, workers: int = 2, replace: bool = False) -> int:  # fmt: skip
+    """Images resized to side x side and their labels as LMDB, keys `%08d_PATH`; returns the number of records.
+
+    An unreadable image is an error; with `skip_unreadable` it is named and skipped, and its number is not used again (as in the original).
+    """
+
+    def make(index: int) -> tuple[bytes, bytes] | None:
+        try:
+            image = read_picture(root / names[index], allow_16bit)
+        except DataError as error:
+            if not skip_unreadable:
+                raise
+            print(f"skipped: {error}")
+            return None
+        return f"{index:08d}_{names[index]}".encode(), datum(resize(image, side), labels[index])
+
+    def records() -> Iterator[tuple[bytes, bytes]]:
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            # in portions, so that a large data set is never in memory as a whole
+            for start in tqdm(range(0, len(names), _PORTION), desc=target.name, unit="k images", dynamic_ncols=True):
+                yield from filter(None, pool.map(make, range(start, min(start + _PORTION, len(names)))))
+
+    capacity = 2 * len(names) * (3 * side * side + 8192) + (64 << 20)
+    return write_lmdb(records(), target, capacity, replace)
+
+
+def compute_image_mean(lmdb_folder: Path, out: Path) -> np.ndarray:
+    """Mean image (C,H,W) float32 of an LMDB, written as `.binaryproto`; a float32 running sum, as Caffe forms it."""
+    source = LmdbSource(lmdb_folder, 1)
+    total = np.zeros(source.shape, np.float32)
+    for index in range(len(source)):
+        pixels, _ = source.record(index)
+        if pixels.shape != source.shape:
+            raise DataError(
+                f"LMDB {lmdb_folder}: record {index} has shape {pixels.shape}, the first {source.shape}; resize all images alike"
+            )
+        total += pixels
+    total /= np.float32(len(source))
+    write_blob(out, total)
+    for channel, value in enumerate(total.mean((1, 2))):
+        print(f"mean_value channel [{channel}]: {value:.5f}")
+    return total

@@ -1,19 +1,20 @@
 """Losses of a training log -> loss.data and a plot (the original's draw_loss).
 
-python deeppose_caffe_port/draw_loss.py LOG [--out FOLDER]          # log of this program, or of Caffe itself
+python deeppose_caffe_port/draw_loss.py LOG [--out FOLDER]          # train.log of this programme, or a log of Caffe itself
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError  # noqa: E402
+from common.errors import DataError
+from common.runs.options import Parser
+from common.runs.process import exit_code
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf))"
 _TRAIN = re.compile(rf"Iteration (\d+)(?: \([^)]*\))?, loss = {_NUMBER}")
@@ -38,28 +39,12 @@ def read_losses(path: Path) -> tuple[list[tuple[int, float]], list[tuple[int, fl
     return train, test
 
 
-def main(argv=None) -> int:
-    """Exit code 0, or 2 with a message on bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("log", type=Path, help="log file")
-    parser.add_argument("--out", type=Path, help="folder for loss.data and loss.png (default: the log's)")
-    args = parser.parse_args(argv)
-    try:
-        train, test = read_losses(args.log)
-        folder = args.out or args.log.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder, train, test)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"written: {folder / 'loss.data'}, {folder / 'loss.png'}")
-    return 0
-
-
-def write(folder: Path, train: list, test: list) -> None:
-    """loss.data (iteration and loss, a line each) and loss.png."""
+def draw(log: Path, out: str | None) -> Path:
+    """Write loss.data (iteration and loss, a line each) and loss.png into a folder (default: the log's); returns it."""
     from common.files import atomic_write
 
+    (train, test), folder = read_losses(log), Path(out) if out else log.parent
+    folder.mkdir(parents=True, exist_ok=True)
     text = "".join(f"{iteration} {loss:g}\n" for iteration, loss in train)
     atomic_write(folder / "loss.data", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     import matplotlib
@@ -75,6 +60,16 @@ def write(folder: Path, train: list, test: list) -> None:
     axes.legend()
     atomic_write(folder / "loss.png", lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
     pyplot.close(figure)
+    return folder
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    parser = Parser(__doc__)
+    parser.source("log", "log file", metavar="LOG", type=Path)
+    parser.options("out")
+    args = parser.parse_args(argv)
+    return exit_code(lambda: draw(args.log, args.out), "loss.data and loss.png are in {}")
 
 
 if __name__ == "__main__":

@@ -1,75 +1,250 @@
-"""Two functions: `train_steps` and `predict`. What one iteration is, the solver knows; what a prediction is, the cascade."""
+"""One training: `Trainer` around Caffe's solver, with everything that a resumed run goes on from, and what a signal does to it."""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
+import torch
 
-from common.geometry import apply_affine, invert_affine
-from deeppose_caffe_port.solver import Solver
+from common.errors import DataError
+from common.runs.checkpoints import CheckpointStore, check_compatible
+from common.runs.process import Process, device_numbers, environment_ranks
+from deeppose_caffe_port.config import Config
+from deeppose_caffe_port.solver import Feeds, Solver
+from deeppose_caffe_port.weight_files import first_weights, load_torch, pick_snapshot
 
-
-class Signals:
-    """What SIGINT and SIGHUP ask of a training (Caffe's --sigint_effect, --sighup_effect)."""
-
-    def __init__(self, sigint: str = "stop", sighup: str = "snapshot"):
-        self.effects = {signal.SIGINT: sigint, signal.SIGHUP: sighup}
-        self.wanted: set[str] = set()
-
-    @contextmanager
-    def watch(self):
-        """Inside, the two signals are noted instead of ending the process."""
-        old = {number: signal.signal(number, self._note) for number, effect in self.effects.items()}
-        try:
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-    def _note(self, number, frame) -> None:
-        self.wanted.add(self.effects[number])
+# what must be the same when a run goes on
+_SAME = ("fingerprint", "type", "euclidean", "masked", "rotate", "zoom", "mode", "world")
 
 
-def train_steps(
-    solver: Solver, *, signals: Signals | None = None, on_step: Callable[[Solver], None] | None = None
-) -> bool:
-    """Iterate to max_iter, then test and snapshot as Caffe does; False when a signal stopped it (a snapshot is written then too).
+class TorchProcess(Process):
+    """A process with its device, joined with the others that torchrun started."""
 
-    `on_step(solver)` is called after every iteration. FloatingPointError when the training diverges.
+    def __init__(self, device: str | None = None):
+        self.rank, self.world, local = environment_ranks()
+        found = torch.cuda.device_count()
+        numbers = list(range(found)) if device in (None, "cuda") and self.world > 1 else device_numbers(device, found)
+        if numbers and (local >= len(numbers) or len(numbers) > self.world):
+            raise DataError(f"--device: {self.world} processes for {len(numbers)} GPUs; start one a GPU, with torchrun")
+        self.device = torch.device("cuda", numbers[local]) if numbers else torch.device("cpu")
+        if numbers:
+            torch.cuda.set_device(self.device)
+        if self.world > 1:
+            torch.distributed.init_process_group("nccl" if numbers else "gloo")
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return self.mean(float(flag)) > 0
+
+    def mean(self, value: float) -> float:
+        """Mean of every process's value."""
+        if self.world == 1:
+            return value
+        total = torch.tensor(float(value), dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return total.item() / self.world
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.world > 1:
+            torch.distributed.barrier()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.world > 1:
+            torch.distributed.destroy_process_group()
+
+
+class Trainer:
+    """Training of a solver file (`config.solver`), or of a stage of the project. As a context it obeys the signals that Caffe does.
+
+    A batch is what iter_size passes read. DataError for anything in the files that cannot be.
     """
-    wanted = signals.wanted if signals else set()
-    solver.say("Starting Optimization")
-    try:
-        while solver.iteration < solver.param.max_iter:
-            solver.iterate()
-            if on_step:
-                on_step(solver)
-            if wanted & {"snapshot", "stop"}:
-                solver.snapshot()
-            if "stop" in wanted:
-                solver.say("Optimization stopped early.")
-                return False
-            wanted.clear()
-        solver.finish()
+
+    def __init__(self, config: Config, process: TorchProcess):
+        self.config, self.process = config, process
+        path = Path(config.solver) if config.solver else config.model_folder(config.stage) / "solver.prototxt"
+        folder = Path(config.folder or ".") if config.solver else config.project
+        self.solver = Solver(path, folder, config, process, process.device, self._log)
+        self.solver.check_prefix()
+        self.position, self.total_steps = self.solver.position, self.solver.param.max_iter
+        self.folder = Path(config.out) if config.solver and config.out else self.solver.snapshot_folder / "log"
+        self.settings = {
+            **{**asdict(config), "solver": str(path), "folder": str(folder.absolute()), "device": str(process.device)},
+            **{"fingerprint": self.solver.net.fingerprint(), "type": self.solver.updater.kind, "world": process.world},
+        }
+        self.about: dict = {"synthetic": (folder / "SYNTHETIC").exists()}
+        if not config.solver:
+            self.about |= {"skeleton": config.skeleton, "dataset": config.dataset, "split": config.splits[0]}
+        self._file: IO | None = None
+        self._wanted, self._tested = False, -1
+        self._handlers: dict = {}
+
+    def store(self) -> CheckpointStore:
+        """Our checkpoints, with all that Caffe's lack: `last`, `previous`, `best` by the test net's first figure, and the last snapshot's."""
+        outputs = [n for net in self.solver.test_nets for n in net.outputs if n in net.loss_weights]
+        return CheckpointStore(
+            self.folder, lambda path, state: torch.save(state, path), load_torch, suffix=".pt", mode="min" if outputs else "max",
+            every=self.solver.param.snapshot, unit="step", keep=1, writer=self.process.is_main,
+        )  # fmt: skip
+
+    def _log(self, text: str) -> None:
+        """A line as Caffe's glog writes it, on standard error and in train.log."""
+        now = time.time()
+        stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1e6):06d}"
+        line = f"I{stamp} {os.getpid():5d} solver.py:1] {text}"
+        print(line, file=sys.stderr, flush=True)
+        if self._file:
+            self._file.write(line + "\n")
+            self._file.flush()
+
+    # ---- begin ---------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """First weights: fillers, Caffe's state, `.caffemodel` files, or the stage before."""
+        config, solver = self.config, self.solver
+        self._open("w")
+        if config.snapshot:
+            solver.restore(config.snapshot)
+        else:
+            files = config.weights or self._stage_before() or ",".join(solver.param.weights)
+            for file in filter(None, files.split(",")):
+                solver.say(f"Finetuning from {file}")
+                taken = first_weights(solver.net, Path(file), None if config.solver else config.joints)
+                solver.say(f"{file}: {taken}")
+        self._begin()
+
+    def _stage_before(self) -> str:
+        config = self.config
+        if config.solver:
+            return ""
+        # made from the snapshots that this training replaces; they would be preferred to the new ones
+        for stale in self.solver.snapshot_folder.glob("*_calibrated_iter_*.caffemodel") if self.process.is_main else ():
+            stale.unlink()
+        return (
+            str(pick_snapshot(config, config.stage - 1, calibrated=False))
+            if config.warm_start and config.stage > 1
+            else ""
+        )
+
+    def _open(self, mode: str) -> None:
+        if self.process.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.folder / "train.log", mode, encoding="utf-8")
+
+    def _begin(self) -> None:
+        solver = self.solver
+        if self.about["synthetic"]:
+            solver.say("SYNTHETIC data: figures from it say nothing about real pictures")
+        solver.say("Starting Optimization")
+        solver.say(f"Solving {solver.net.name}")
+        solver.say(f"Learning Rate Policy: {solver.param.lr_policy}")
+        if solver.test_due and self._tested != self.position.step < self.total_steps:
+            self._test()
+
+    def state(self) -> dict:
+        """All that the next iterations depend on. FloatingPointError naming a layer whose weights are not finite."""
+        solver = self.solver
+        solver.check_finite()
+        return {
+            "model": {name: tensor.detach().clone() for name, tensor in solver.net.state_dict().items()},
+            "optimizer": [h.detach().clone() for h in solver.updater.history],
+            "schedule": solver.rate.current_step,
+            "caffe_random": [solver.random.seed, *solver.random.get_state()],
+            "positions": solver.positions(),
+            "smoothed": [float(v) for v in solver.losses],
+            "tested": self._tested,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Undo `state`; DataError when it belongs to another net, solver type or mode."""
+        solver = self.solver
+        check_compatible(state["config"], self.settings, _SAME)
+        solver.net.load_state_dict(state["model"])
+        solver.updater.load_history([np.asarray(h) for h in state["optimizer"]], "checkpoint")
+        solver.rate.current_step, self._tested = state["schedule"], state["tested"]
+        solver.random.seed = state["caffe_random"][0]
+        solver.random.set_state(state["caffe_random"][1:])
+        solver.losses.extend(torch.tensor(v) for v in state["smoothed"])
+        solver.set_positions(state["positions"])
+        self._open("a")
+        self._begin()
+
+    # ---- steps ---------------------------------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[list[Feeds]]:
+        """What the next iterations read, without end."""
+        while True:
+            yield [self.solver.feeds() for _ in range(self.solver.param.iter_size)]
+
+    def step(self, batch: list[Feeds]) -> dict:
+        """One iteration."""
+        return self.solver.iterate(batch)
+
+    def snapshot(self) -> None:
+        """Caffe's snapshot, where it is due or a signal asks for it."""
+        every = self.solver.param.snapshot
+        if self._wanted or (every and self.position.step % every == 0):
+            self.solver.snapshot()
+        self._wanted = False
+
+    def _test(self) -> dict[str, float]:
+        self._tested = self.position.step
+        return self.solver.test()
+
+    def validate(self) -> dict[str, float] | None:
+        """Figures of the test nets. None behind the last iteration, where `finish` tests after Caffe's last training loss."""
+        return self._test() if self.position.step < self.total_steps else None
+
+    def finish(self) -> dict[str, float] | None:
+        """What Caffe does behind the last iteration, or where it was stopped: snapshot, a last loss, a last test."""
+        solver, p, it, figures = self.solver, self.solver.param, self.position.step, None
+        if p.snapshot_after_train and (not p.snapshot or it % p.snapshot):
+            solver.snapshot()
+        if it < self.total_steps:
+            solver.say("Optimization stopped early.")
+        else:
+            if p.display and it % p.display == 0:
+                solver.closing_loss()
+            if p.test_interval and it % p.test_interval == 0:
+                figures = self._test()
+            solver.say("Optimization Done.")
         solver.say("Optimization Done.")  # Caffe says it twice: the solver, then the tool
-        return True
-    finally:
-        solver.close()
+        return figures
 
+    # ---- signals -------------------------------------------------------------------------------------------------------------
 
-def predict(cascade, pictures, progress: bool = True) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Yield (rows (n,), [joints (n,J,2) in image pixels after stage 1 and each refinement]) a batch of `pictures` (images.Pictures)."""
-    size = cascade.config.batch_size
-    with ThreadPoolExecutor(max(cascade.config.workers, 1)) as pool:
-        for start in tqdm(
-            range(0, len(pictures), size), desc="predict", disable=not progress, dynamic_ncols=True, mininterval=2
-        ):
-            rows = np.arange(start, min(start + size, len(pictures)))
-            found = cascade.stages(list(pool.map(pictures.image, rows)))
-            back = invert_affine(np.stack([pictures.matrix(row) for row in rows]))
-            yield rows, [apply_affine(back, joints) for joints in found]
+    def __enter__(self) -> Trainer:
+        effects = {signal.SIGINT: self.config.sigint_effect, signal.SIGHUP: self.config.sighup_effect}
+        # a stop is the session's, which ends the loop after the step
+        handlers: dict[str, Any] = {
+            "none": signal.SIG_IGN,
+            "snapshot": self._note,
+            "stop": lambda *_: signal.raise_signal(signal.SIGTERM),
+        }
+        if threading.current_thread() is threading.main_thread():
+            wanted: dict[signal.Signals, Any] = {
+                n: handlers[effect] for n, effect in effects.items() if (n, effect) != (signal.SIGINT, "stop")
+            }
+            self._handlers = {number: (handler, signal.signal(number, handler)) for number, handler in wanted.items()}
+        return self
+
+    def _note(self, *_) -> None:
+        self._wanted = True
+
+    def __exit__(self, *error) -> None:
+        for number, (handler, before) in self._handlers.items():
+            if signal.getsignal(number) == handler:
+                signal.signal(number, before)
+        self.solver.close()
+        if self._file:
+            self._file.close()

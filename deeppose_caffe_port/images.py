@@ -17,15 +17,20 @@ from deeppose_caffe_port.config import Config
 def read_picture(path: str | Path, allow_16bit: bool = False) -> np.ndarray:
     """(H,W,3) uint8 BGR, grey replicated. DataError when it is missing, unreadable, or not 8-bit and that was not allowed."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if Path(path).is_file() else None
-    if image is None:
-        return read_image(path)  # its message says what is wrong
-    if image.dtype != np.uint8:
-        if not (allow_16bit and image.dtype == np.uint16):
-            raise DataError(
-                f"image {path} has {image.dtype.itemsize * 8} bits; training and testing of the original scale those differently."
-                " Convert it to 8 bits, or give --allow_16bit"
-            )
+    return (
+        read_image(path) if image is None else as_picture(image, str(path), allow_16bit)
+    )  # its message says what is wrong
+
+
+def as_picture(image: np.ndarray, name: str, allow_16bit: bool = False) -> np.ndarray:
+    """(H,W), (H,W,3) or (H,W,4) of 8 bits, or 16 where that is allowed -> (H,W,3) uint8 BGR; DataError for anything else."""
+    if image.dtype == np.uint16 and allow_16bit:
         image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise DataError(
+            f"image {name} has {image.dtype.itemsize * 8} bits; training and testing of the original scale those differently."
+            " Convert it to 8 bits, or give --allow_16bit"
+        )
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR) if image.shape[2] == 4 else image
@@ -47,22 +52,21 @@ class Pictures:
         box = pad_box(self.pose_set.box[row], ratio=self.config.pad)
         return crop_affine(box_center(box), max(box[2:].max(), 1.0), self.config.size)
 
-    def image(self, row: int, matrix: np.ndarray | None = None) -> np.ndarray:
+    def image(self, row: int) -> np.ndarray:
         """(height, width, 3) uint8 BGR."""
         path = self.pose_set.images[row]
-        if self.config.whole_images and matrix is None:
+        if self.config.whole_images:
             image = read_picture(path, self.config.allow_16bit)
             if image.shape[1::-1] != self.config.size:
                 raise DataError(
-                    f"image {path} is {image.shape[1]}x{image.shape[0]}, expected {self.config.size}; set --width and --height"
+                    f"image {path} is {image.shape[1]}x{image.shape[0]}, expected {self.config.size}; set --input_width and --input_height"
                 )
             return image
-        picture = read_picture(path, self.config.allow_16bit) if self.config.whole_images else read_image(path)
-        return warp(picture, self.matrix(row) if matrix is None else matrix, self.config.size)
+        return warp(read_image(path), self.matrix(row), self.config.size)
 
-    def joints(self, row: int, matrix: np.ndarray | None = None) -> np.ndarray:
+    def joints(self, row: int) -> np.ndarray:
         """(J,2) joints in pixels of the picture; NaN where unlabelled."""
-        return apply_affine(self.matrix(row) if matrix is None else matrix, self.pose_set.joints[row])
+        return apply_affine(self.matrix(row), self.pose_set.joints[row])
 
 
 def patch(image: np.ndarray, center: np.ndarray, side: float) -> np.ndarray:

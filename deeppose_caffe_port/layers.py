@@ -208,7 +208,7 @@ class Scale(Layer):
             self.add_blob("bias", size, p.bias_filler)
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        weight = (self.weight if self.own else factor).reshape(self.view)
+        weight = (self.weight if factor is None else factor).reshape(self.view)
         if not self.is_scale:
             return x + weight
         y = x * weight

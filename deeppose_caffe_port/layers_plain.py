@@ -1,4 +1,4 @@
-"""Caffe layers without weights of their own (PReLU excepted): pooling, activations, dropout, losses, and what joins or reshapes blobs."""
+"""Caffe layers without weights of their own (PReLU excepted): pooling, activations, dropout, and what joins or reshapes blobs."""
 
 from __future__ import annotations
 
@@ -137,91 +137,6 @@ class Softmax(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.softmax(self.axis(self.param.softmax_param.axis, x.shape))
-
-
-@layer("EuclideanLoss")
-class EuclideanLoss(Layer):
-    """sum (a - b)^2 / (2 D): D = all elements in the K2HPD project's Caffe, the batch size in the stock one.
-
-    With `masked`, elements whose label is NaN are left out, of D too.
-    """
-
-    bottoms = (2, 2)
-
-    def setup(self, shapes: list[Shape]) -> None:
-        a, b = shapes
-        if a[0] != b[0] or prod(a) != prod(b):
-            raise self.error(
-                f"compares {self.param.bottom[0]} {a} with {self.param.bottom[1]} {b}; both need the same number of values"
-            )
-        self.top_shapes = [()]
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        difference = a.flatten().float() - b.flatten().float()
-        count = a.shape[0] if self.context.euclidean == "stock" else a.numel()
-        if self.context.masked:
-            known = ~difference.isnan()
-            difference = torch.where(known, difference, 0.0)
-            if self.context.euclidean != "stock":
-                count = known.sum().clamp(min=1)
-        return difference.dot(difference) / (2 * count)
-
-
-@layer("SoftmaxWithLoss")
-class SoftmaxWithLoss(Layer):
-    """Cross entropy of softmax along `axis` with integer labels; VALID, FULL, BATCH_SIZE or NONE normalisation."""
-
-    bottoms = (2, 2)
-
-    def setup(self, shapes: list[Shape]) -> None:
-        self.top_shapes = [()]
-
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        p = self.param.loss_param
-        axis = self.axis(self.param.softmax_param.axis, x.shape)
-        wanted = labels.reshape([n for i, n in enumerate(x.shape) if i != axis]).long()
-        ignored = p.ignore_label if p.HasField("ignore_label") else -100
-        loss = F.cross_entropy(x.float().movedim(axis, 1), wanted, ignore_index=ignored, reduction="sum")
-        kind = (
-            p.normalization if p.HasField("normalization") or not p.HasField("normalize") else (1 if p.normalize else 2)
-        )
-        count = (wanted.numel(), int((wanted != ignored).sum()), x.shape[0], 1)[kind]
-        return loss / max(count, 1)
-
-
-@layer("SigmoidCrossEntropyLoss")
-class SigmoidCrossEntropyLoss(Layer):
-    """Cross entropy of sigmoids with targets in [0, 1], divided by the batch."""
-
-    bottoms = (2, 2)
-
-    def setup(self, shapes: list[Shape]) -> None:
-        self.top_shapes = [()]
-
-    def forward(self, x: Tensor, targets: Tensor) -> Tensor:
-        return (
-            F.binary_cross_entropy_with_logits(x.float(), targets.reshape(x.shape).float(), reduction="sum")
-            / x.shape[0]
-        )
-
-
-@layer("Accuracy")
-class Accuracy(Layer):
-    """Share of labels among the `top_k` highest scores."""
-
-    bottoms = (2, 2)
-
-    def setup(self, shapes: list[Shape]) -> None:
-        self.top_shapes = [()]
-
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        p = self.param.accuracy_param
-        scores = x.movedim(self.axis(p.axis, x.shape), -1).flatten(0, -2)
-        wanted = labels.reshape(-1).long()
-        hits = (scores.topk(p.top_k, -1).indices == wanted[:, None]).any(-1)
-        if p.HasField("ignore_label"):
-            hits = hits[wanted != p.ignore_label]
-        return hits.float().mean() if hits.numel() else torch.zeros((), device=x.device)
 
 
 @layer("Concat")

@@ -16,11 +16,11 @@ from common.weights.caffe import array_blob, read_caffemodel, write_net
 from common.weights.caffe_messages import messages
 from common.weights.caffe_text import TextFile, read_text
 from common.weights.caffe_upgrade import upgrade_net
-from deeppose_caffe_port import data, layers_plain, norm
+from deeppose_caffe_port import data, layers_norm, layers_plain, losses
 from deeppose_caffe_port.layers import LAYERS, Context, Layer, Scale, Source
 from deeppose_caffe_port.random_stream import CaffeRandom
 
-assert data and layers_plain and norm  # imported for the layers that they register
+assert losses  # imported, as the others, for the layers that they register
 TRAIN, TEST = 0, 1
 
 
@@ -28,7 +28,7 @@ class Blob(NamedTuple):
     """One weight of a net with the multipliers of its ParamSpec."""
 
     layer: str
-    index: int
+    number: int
     tensor: Tensor
     lr_mult: float
     decay_mult: float
@@ -38,7 +38,7 @@ class _Step(NamedTuple):
     layer: Layer
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]
-    scale: Scale | None = None  # a Scale that the BatchNorm computes along
+    scale: Scale | None  # a Scale that the BatchNorm computes along
 
 
 def meets(rule, phase: int, level: int, stages: Sequence[str]) -> bool:
@@ -76,7 +76,7 @@ class CaffeNet(nn.Module):
             if _kept(param, phase, level, stages):
                 self._add(param, where)
         self.outputs = self._find_outputs()
-        self.steps = [_Step(m, tuple(m.param.bottom), tuple(m.param.top)) for m in self.order]
+        self.steps = [_Step(m, tuple(m.param.bottom), tuple(m.param.top), None) for m in self.order]
         self.fused = self._fuse()
         self.loss_weights = self._loss_weights()
         self.train(phase == TRAIN)
@@ -136,23 +136,18 @@ class CaffeNet(nn.Module):
 
     def _fuse(self) -> list[_Step]:
         """Steps in which BatchNorm takes its Scale along, and ReLU overwrites what only it reads."""
-        steps, readers = [], [b for m in self.order for b in m.param.bottom]
+        steps: list[_Step] = []
+        readers = [b for m in self.order for b in m.param.bottom]
         for step in self.steps:
-            before = steps[-1] if steps else None
-            follows = before is not None and before.tops == step.bottoms
-            in_place = step.bottoms == step.tops or (follows and readers.count(step.bottoms[0]) == 1)
-            if (
-                isinstance(step.layer, Scale)
-                and step.layer.per_channel
-                and step.layer.is_scale
-                and follows
-                and in_place
-            ):
-                if isinstance(before.layer, norm.BatchNorm) and before.scale is None and step.layer.own:
-                    steps[-1] = before._replace(tops=step.tops, scale=step.layer)
+            before, layer = steps[-1] if steps else None, step.layer
+            if before is not None and before.tops == step.bottoms:
+                in_place = step.bottoms == step.tops or readers.count(step.bottoms[0]) == 1
+                simple = isinstance(layer, Scale) and layer.is_scale and layer.own and layer.per_channel
+                if in_place and simple and isinstance(before.layer, layers_norm.BatchNorm) and before.scale is None:
+                    steps[-1] = before._replace(tops=step.tops, scale=layer)
                     continue
-            if isinstance(step.layer, layers_plain.ReLU) and follows and in_place:
-                step.layer.inplace = before.layer.param.type in ("BatchNorm", "Convolution", "InnerProduct")
+                if in_place and isinstance(layer, layers_plain.ReLU):
+                    layer.inplace = before.layer.param.type in ("BatchNorm", "Convolution", "InnerProduct")
             steps.append(step)
         return steps
 
@@ -168,7 +163,7 @@ class CaffeNet(nn.Module):
         self, feeds: Mapping[str, Tensor] | None = None, capture: dict[str, Tensor] | None = None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Outputs and the weighted sum of losses. `capture` receives `LAYER/TOP` of every layer, each computed on its own."""
-        feeds, blobs, losses = feeds or {}, {}, []
+        feeds, losses, blobs = feeds or {}, [], dict[str, Tensor]()
         for step in self.fused if capture is None else self.steps:
             tops = self._run(step, blobs, feeds, keep=capture is not None)
             for name, value in zip(step.tops, tops):

@@ -1,10 +1,10 @@
-"""Find one person's joints in any image, folder, video or camera; draw them and write them as JSON lines (the original's pytest.py).
+"""Find the joints of persons in pictures, folders, videos or a camera; draw them and write them as JSON lines (the original's pytest.py).
 
-    python deeppose_caffe_port/predict.py picture.png                            # both stages, last snapshots of the K2HPD project
-    python deeppose_caffe_port/predict.py picture.png --stage=1 --snapshot1=MODEL1.caffemodel
-    python deeppose_caffe_port/predict.py clip.mp4 --dataset=lspet --box=40,20,180,360 --smooth
+    python deeppose_caffe_port/predict.py picture.png                            # all stages of the newest project
+    python deeppose_caffe_port/predict.py picture.png --weights=PROJECT --stage=1 --snapshot1=MODEL1.caffemodel
+    python deeppose_caffe_port/predict.py clip.mp4 --weights=PROJECT --boxes=40,20,180,360 --smooth
 
-K2HPD's network takes whole depth images of its size. For the others the person is looked for in --box (x,y,w,h), without it in the whole
+K2HPD's network takes whole depth images of its size. For the others a person is looked for in each of --boxes, without them in the whole
 picture; in a video the box follows the last pose. `--show` opens a window too.
 """
 
@@ -14,106 +14,75 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError  # noqa: E402
-from common.runs.first import predicting  # noqa: E402
-from common.runs.first.process import exit_code  # noqa: E402
-from common.runs.first.settings import add_arguments  # noqa: E402
-from deeppose_caffe_port.config import Config, settle  # noqa: E402
+from common.errors import DataError
+from common.runs import predicting
+from common.runs.process import exit_code
+from deeppose_caffe_port.config import HOUSE, parse
 
-_OWN = ("source", "stage", "box", "out", "track", "smooth", "show")
+_SETTINGS = (
+    "dataset",
+    "mode",
+    "stages",
+    "snapshot1",
+    "snapshot2",
+    "refinements",
+    "allow_16bit",
+    "amp",
+    "compile",
+    "workers",
+)
 
 
-def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
-    """(own options, project settings given)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("source", help="image, folder, video or camera number")
-    add("--stage", type=int, help="the last stage to apply; 1: stage 1 alone (default: all)")
-    add("--box", help="x,y,w,h of the person in the first picture (default: the whole picture)")
-    predicting.add_arguments(parser)
-    add(
-        "--track",
-        action=argparse.BooleanOptionalAction,
-        help="the pictures are one video (default: yes for videos and cameras)",
+def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
+    """(settings given, the other options)."""
+    parser = predicting.parser(__doc__, but=("raw_weights",))
+    parser.option("stage", type=int, text="the last stage to apply (default: all)", group="network", default=None)
+    parser.option(
+        "show",
+        action="store_true",
+        text="also show each picture with its joints in a window",
+        group="output",
+        default=False,
     )
-    add("--show", action="store_true", help="also show each drawing in a window")
-    add_arguments(parser, Config)
-    given = vars(parser.parse_args(argv))
-    return argparse.Namespace(**{name: given.pop(name) for name in _OWN}), given
+    given, own = parse(parser, argv, only=_SETTINGS)
+    return given, argparse.Namespace(**own)
 
 
-class Looker:
-    """One person in one picture after another: crop, both stages, joints in image pixels, the next box."""
-
-    def __init__(self, cascade, config: Config, box=None, track: bool = False):
-        self.cascade, self.config, self.first_box, self.track, self.box = cascade, config, box, track, None
-
-    def __call__(self, image):
-        """(H,W,3) uint8 BGR -> joints (J,2) in image pixels, and the box that was looked at."""
-        import numpy as np
-
-        from common.geometry import apply_affine, box_center, crop_affine, invert_affine, pad_box, warp
-        from common.poses import box_of_joints
-
-        height, width = image.shape[:2]
-        box = np.array(self.box if self.box is not None else self.first_box or (-0.5, -0.5, width, height), float)
-        if self.config.whole_images and (width, height) == self.config.size and self.first_box is None:
-            return self.cascade.stages([image])[-1][0], box
-        side = box[2:] if self.config.whole_images else max(box[2:].max(), 1.0)
-        matrix = crop_affine(box_center(box), side, self.config.size)
-        found = self.cascade.stages([warp(image, matrix, self.config.size)])[-1][0]
-        joints = apply_affine(invert_affine(matrix), found)
-        if self.track and not self.config.whole_images:
-            self.box = pad_box(box_of_joints(joints[None]), ratio=self.config.pad)[0]
-            lost = (
-                self.box[2:].max() < 8
-                or (self.box[:2] > (width, height)).any()
-                or (self.box[:2] + self.box[2:] < 0).any()
-            )
-            self.box = None if lost else self.box
-        return joints, box
-
-
-def run(own: argparse.Namespace, config: Config) -> Path:
+def run(given: dict, own: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
-    from common.draw import draw_pose
-    from deeppose_caffe_port.cascade import load_cascade
+    source = predicting.Source(own.source, own.recursive, own.limit)
+    import torch
 
-    source, box = predicting.open_source(own.source), predicting.parse_box(own.box)
-    track = source.moving if own.track is None else own.track
-    smooth = source.smoother(own.smooth, track)
-    look = Looker(load_cascade(config, own.stage), config, box, track)
+    from deeppose_caffe_port.estimator import Estimator
 
-    def answer(index: int, name: str, image):
-        joints, used = look(image)
-        joints = smooth(joints[None])[0]
-        drawing = draw_pose(image, joints, config.skeleton)
-        if not source.moving:
-            print(f"{name}\n{joints.round(2)}")
-        if own.show:
-            show(drawing)
-        return [
-            {
-                "image": name,
-                "frame": index,
-                "joints": joints.round(2),
-                "box": used,
-                "joint_names": config.skeleton.joints,
-            }
-        ], drawing
-
-    return predicting.write_answers(source, own.out, answer, config.limit)
+    if own.threads:
+        torch.set_num_threads(own.threads)
+    estimator = Estimator(own.weights, stage=own.stage, device=own.device, **given)
+    # boxes are padded as in training, so the next one is that of the joints; whole pictures are not followed
+    answers = predicting.Answers(own, source, estimator.skeleton, HOUSE, padding=0.0)
+    answers.padding = None if estimator.config.whole_images else answers.padding
+    with answers:
+        for picture in answers.track(source):
+            people = estimator.predict(picture.image, picture.boxes)
+            answers.write(picture, people)
+            if not source.moving:
+                print(f"{picture.name}\n{people.joints.round(2)}")
+            if own.show:
+                show(picture.image, people, estimator.skeleton)
+    return answers.folder
 
 
-def show(image) -> None:
+def show(image, people, skeleton) -> None:
     """A window; DataError where OpenCV was built without them."""
     import cv2
 
+    from common.draw import draw_pose
+
     try:
-        cv2.imshow("deeppose", image)
+        cv2.imshow("deeppose", draw_pose(image, people.joints, skeleton) if len(people) else image)
         cv2.waitKey(1)
     except cv2.error as error:
         raise DataError(
@@ -123,8 +92,8 @@ def show(image) -> None:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    own, given = parse_args(argv)
-    return exit_code(lambda: run(own, settle(given)), "joints and drawings are in {}")
+    given, own = parse_args(argv)
+    return exit_code(lambda: run(given, own), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Data preparation of the two stages: mirrored and shuffled lists, labels around the image centre, patches.
+"""Data preparation: any data set into the project's own layout, mirrored and shuffled lists, labels around the image centre, patches.
 
-Everything happens in the project folder, in the original's files: data/NAME/{train,test}_annos.txt and depth_data/depth_images/ (made by
-`import_data` from any data set of `common`), data/NAME/stage1, data/NAME/stage2, models/*/{train,test}_images.txt. Points are 0-based pixels.
+Everything happens in the project folder, in the original's files: data/NAME/{train,test}_annos.txt and depth_data/depth_images/,
+data/NAME/stage1, data/NAME/stage2, models/*/{train,test}_images.txt. K2HPD's images are linked as they are and its lists copied without NUL
+bytes; of other data sets each person becomes one square picture around the annotated joints, unlabelled joints are nan. Points are 0-based
+pixels.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from common import datasets
 from common.errors import DataError
 from common.files import atomic_write, temporary_name
-from deeppose_caffe_port.config import SEED, Config
-from deeppose_caffe_port.images import patch, read_picture
+from common.poses import PoseSet
+from common.skeletons import card
+from deeppose_caffe_port.config import SEED, Config, store
+from deeppose_caffe_port.images import Pictures, patch, read_picture
+from deeppose_caffe_port.prototxts import write_project
 
 PATCH_UNIT = 64  # labels of later stages are in pixels of a patch of this side
 
@@ -90,6 +96,61 @@ def write_lines(path: Path, lines) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+# ---- any data set -> the project folder -----
+
+
+def load_split(config: Config, number: int) -> PoseSet:
+    """Split 0 (train) or 1 (test), at most `limit` persons, those without any labelled joint left out. DataMissing, DataError."""
+    pose_set = datasets.load(config.dataset, config.data_folder, config.splits[number])
+    return pose_set.select((pose_set.visible > 0).any(1)).limit(config.limit)
+
+
+def import_data(config: Config) -> None:
+    """Fill the project folder: pictures, lists, prototxts, project.json; the settings get the data set's skeleton."""
+    splits = [load_split(config, number) for number in (0, 1)]
+    config.skeleton = card(splits[0].skeleton)
+    images = config.project / image_folder(config)
+    images.mkdir(parents=True, exist_ok=True)
+    if splits[0].synthetic:
+        (config.project / "SYNTHETIC").touch()
+        print(f"SYNTHETIC data in {splits[0].root}: figures from it say nothing about real pictures")
+    for kind, pose_set in zip(("train", "test"), splits):
+        lines = _link(config, pose_set, images) if config.whole_images else _crop(config, pose_set, images, kind)
+        write_lines(dataset_folder(config) / f"{kind}_annos.txt", lines)
+    write_project(config)
+    store(config)
+
+
+def _link(config: Config, pose_set: PoseSet, images: Path) -> list[str]:
+    for path in pose_set.images:
+        source, target = Path(path), images / Path(path).name
+        if not source.is_file():
+            raise DataError(
+                f"image {path} does not exist; `python -m common.datasets check {config.dataset} {config.data_folder}` lists all such"
+            )
+        if not target.is_symlink() and not target.exists():
+            os.symlink(source.absolute(), target)
+    folder = Path(pose_set.images[0]).parent.parent.parent
+    listed = {"train": "train_annos.txt"}.get(pose_set.split, "test_annos.txt")
+    wanted = set(pose_set.image_id.tolist())
+    return [str(line) for line in read_annotations(folder / listed, len(config.joints)) if line.name in wanted]
+
+
+def _crop(config: Config, pose_set: PoseSet, images: Path, kind: str) -> list[str]:
+    pictures, lines = Pictures(pose_set, config), []
+    for row in tqdm(range(len(pictures)), desc=f"import {kind}", dynamic_ncols=True, mininterval=2):
+        name = f"{kind}{row:08d}.png"
+        try:
+            save(images / name, pictures.image(row))
+        except DataError as error:
+            print(f"skipped: {error}")
+            continue
+        lines.append(f"{name} {','.join(f'{v:.3f}' for v in pictures.joints(row).ravel())}\n")
+    if len(lines) < len(pictures):
+        print(f"{len(pictures) - len(lines)} of {len(pictures)} pictures of the {kind} split were skipped")
+    return lines
+
+
 # ---- stage 1 ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -97,8 +158,8 @@ def mirrored(line: Line, config: Config) -> Line:
     """The line of the mirrored image: compat x -> W - x, whole numbers; correct x -> W - 1 - x. Points behind the joints keep their places."""
     points, width = line.points.copy(), config.size[0]
     points[:, 0] = (width if config.mode == "compat" else width - 1) - points[:, 0]
-    count = len(config.skeleton)
-    points[:count] = points[:count][config.skeleton.mirror]
+    count = len(config.joints)
+    points[:count] = points[:count][config.joints.mirror]
     values = points.ravel().tolist()
     text = ",".join(str(int(v)) if config.mode == "compat" and math.isfinite(v) else f"{v:.7g}" for v in values)
     stem, dot, suffix = line.name.rpartition(".")
@@ -117,7 +178,7 @@ def shuffle(items: list, generator: Python2Random) -> None:
 def get_stage1(config: Config) -> None:
     """Mirror every training image and shuffle both lists: data/NAME/stage1/{train,test}_set.txt. DataError names a missing image."""
     home, generator = dataset_folder(config), Python2Random(SEED)
-    train, test = (read_annotations(home / f"{kind}_annos.txt", len(config.skeleton)) for kind in ("train", "test"))
+    train, test = (read_annotations(home / f"{kind}_annos.txt", len(config.joints)) for kind in ("train", "test"))
     images = config.project / image_folder(config)
     flipped = []
     for line in tqdm(train, desc="get_stage1", dynamic_ncols=True, mininterval=2):
@@ -125,7 +186,7 @@ def get_stage1(config: Config) -> None:
         picture = read_picture(images / line.name, config.allow_16bit)
         if picture.shape[1::-1] != config.size:
             raise DataError(
-                f"image {images / line.name} is {picture.shape[1]}x{picture.shape[0]}, the project has {config.size}; set --width, --height"
+                f"image {images / line.name} is {picture.shape[1]}x{picture.shape[0]}, the project has {config.size}; set --input_width, --input_height"
             )
         save(images / other.name, cv2.flip(picture, 1))
         flipped.append(other)
@@ -157,8 +218,8 @@ def get_k2hpd(config: Config) -> None:
     half, held = np.array(config.size) / 2, _held_names(config)
     rows: dict[str, list[str]] = {"train": [], "test": [], "held": []}
     for kind in ("train", "test"):
-        for line in read_annotations(dataset_folder(config) / "stage1" / f"{kind}_set.txt", len(config.skeleton)):
-            offsets = line.points[: len(config.skeleton)] - half
+        for line in read_annotations(dataset_folder(config) / "stage1" / f"{kind}_set.txt", len(config.joints)):
+            offsets = line.points[: len(config.joints)] - half
             text = f"{image_folder(config)}{line.name} {' '.join(map(number, offsets.ravel()))}\n"
             rows["held" if kind == "train" and line.name in held else kind].append(text)
     for kind, lines in rows.items():
@@ -170,7 +231,7 @@ def _held_names(config: Config) -> set[str]:
     """The last pictures of the training list, with their mirrored ones."""
     if not config.held_out:
         return set()
-    lines = read_annotations(dataset_folder(config) / "train_annos.txt", len(config.skeleton))
+    lines = read_annotations(dataset_folder(config) / "train_annos.txt", len(config.joints))
     held = lines[len(lines) - max(round(config.held_out * len(lines)), 1) :]
     return {line.name for line in held} | {mirrored(line, config).name for line in held}
 
@@ -208,7 +269,7 @@ def get_stage2(config: Config, stage: int = 2) -> dict[str, float]:
     With `displacements`, each kept joint also gives patches around displaced truths, as in DeepPose. With `held_out`, the errors of these
     are those on held-out pictures, whose own patches end the list, as many as `holdout` takes from it. Returns the figures that are printed.
     """
-    count, home = len(config.skeleton), dataset_folder(config) / f"stage{stage}"
+    count, home = len(config.joints), dataset_folder(config) / f"stage{stage}"
     names, truth, guess, unseen = guesses(config, stage - 1)
     side = config.sides(truth)
     own_side = config.sides(guess) if config.predicted_size else side
@@ -260,7 +321,7 @@ def _label(move: np.ndarray, joint: int, config: Config) -> str:
 def guesses(config: Config, stage: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """(names, truth (N,J,2), prediction (N,J,2), which count as unseen by the stage (N,)) of its output.txt and, with `held_out`, of
     output_held.txt behind it."""
-    home, count = dataset_folder(config) / f"stage{stage}", len(config.skeleton)
+    home, count = dataset_folder(config) / f"stage{stage}", len(config.joints)
     names, values = read_list(home / "output.txt", 4 * count)
     unseen = np.full(len(names), not config.held_out)
     if config.held_out:

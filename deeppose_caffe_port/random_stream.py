@@ -15,8 +15,11 @@ class CaffeRandom:
     """The process-wide generator of Caffe's CPU mode. A negative seed asks for a different stream in every run."""
 
     def __init__(self, seed: int = -1):
-        self.seed = seed % 2**32 if seed >= 0 else int.from_bytes(os.urandom(4), "little")
-        self._state = np.random.RandomState(self.seed)
+        self.reseed(seed % 2**32 if seed >= 0 else int.from_bytes(os.urandom(4), "little"))
+
+    def reseed(self, seed: int) -> None:
+        """Start the stream of another seed."""
+        self.seed, self._state = seed, np.random.RandomState(seed)
 
     def words(self, count: int) -> np.ndarray:
         """(count,) uint32: the next words of the stream."""

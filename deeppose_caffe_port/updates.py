@@ -1,7 +1,8 @@
-"""Caffe's weight updates: SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam, with their histories as solver states store them."""
+"""Caffe's learning-rate policies, and its weight updates with their histories as solver states store them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,52 @@ from deeppose_caffe_port.model import Blob
 
 TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 _CHUNK = 1 << 18  # elements; weight, gradient and history of a chunk stay in the cache through all passes over them
+_NEEDED = {
+    **{"fixed": (), "step": ("gamma", "stepsize"), "exp": ("gamma",), "inv": ("gamma", "power")},
+    **{"multistep": ("gamma", "stepvalue"), "poly": ("power", "max_iter"), "sigmoid": ("gamma", "stepsize")},
+}
+
+
+def check_policy(solver, name: str = "solver") -> None:
+    """DataError for a policy that Caffe does not have, or whose parameters are missing."""
+    policy = solver.lr_policy
+    if policy not in _NEEDED:
+        raise DataError(f"{name}: lr_policy {policy!r} is not one of {', '.join(_NEEDED)}")
+    for field in ("base_lr", *_NEEDED[policy]):
+        if not (len(solver.stepvalue) if field == "stepvalue" else solver.HasField(field)):
+            raise DataError(f"{name}: lr_policy {policy} needs {field}")
+    if policy == "step" and solver.stepsize <= 0:
+        raise DataError(f"{name}: stepsize is {solver.stepsize}; it must be above 0")
+    if policy == "sigmoid" and solver.gamma < 0:
+        raise DataError(f"{name}: gamma is {solver.gamma}; policy sigmoid needs at least 0")
+
+
+class LearningRate:
+    """The rate of each iteration; `current_step` is the step of `step` and `multistep`, which a solver state stores."""
+
+    def __init__(self, solver, say: Callable[[str], object] = lambda line: None):
+        self.solver, self.current_step, self.say = solver, 0, say
+
+    def at(self, iteration: int) -> float:
+        """Rate of iteration (from 0); multistep advances by at most one step a call, and says so."""
+        s = self.solver
+        if s.lr_policy == "step":
+            self.current_step = iteration // s.stepsize
+            return s.base_lr * s.gamma**self.current_step
+        if s.lr_policy == "multistep":
+            if self.current_step < len(s.stepvalue) and iteration >= s.stepvalue[self.current_step]:
+                self.current_step += 1
+                self.say(f"MultiStep Status: Iteration {iteration}, step = {self.current_step}")
+            return s.base_lr * s.gamma**self.current_step
+        if s.lr_policy == "exp":
+            return s.base_lr * s.gamma**iteration
+        if s.lr_policy == "inv":
+            return s.base_lr * (1 + s.gamma * iteration) ** -s.power
+        if s.lr_policy == "poly":
+            return s.base_lr * (1 - iteration / s.max_iter) ** s.power
+        if s.lr_policy == "sigmoid":
+            return s.base_lr / (1 + math.exp(-s.gamma * (iteration - s.stepsize)))
+        return s.base_lr
 
 
 def solver_type(solver, name: str = "solver") -> str:
@@ -50,7 +97,7 @@ class Updater:
             if array.size != target.numel():
                 blob = self.blobs[i % len(self.blobs)]
                 raise DataError(
-                    f"{source}: history {i} (layer {blob.layer}, blob {blob.index}) has shape {array.shape}, expected {tuple(target.shape)}"
+                    f"{source}: history {i} (layer {blob.layer}, blob {blob.number}) has shape {array.shape}, expected {tuple(target.shape)}"
                 )
             target.copy_(torch.from_numpy(array).reshape(target.shape))
 
@@ -72,72 +119,56 @@ class Updater:
     @torch.no_grad()
     def step(self, rate: float, iteration: int) -> None:
         """One update with the gradients that are there; a frozen blob still decays, as Caffe's does."""
-        s = self.solver
+        rule = getattr(self, f"_{self.kind.lower()}")
         for i, blob in enumerate(self.blobs):
-            local_rate, decay = rate * blob.lr_mult, s.weight_decay * blob.decay_mult
+            local_rate, decay = rate * blob.lr_mult, self.solver.weight_decay * blob.decay_mult
             gradient = blob.tensor.grad
             if gradient is None:
                 if local_rate == 0 and (decay == 0 or self.kind == "SGD"):
                     continue  # neither weight nor history would change
                 gradient = torch.zeros_like(blob.tensor)
-            update = self._rule(local_rate, decay, iteration)
-            for part in _chunks(blob.tensor, gradient, self.first[i], *([self.second[i]] if self.second else [])):
-                update(*part)
+            for w, g, *h in _chunks(blob.tensor, gradient, self.first[i], *([self.second[i]] if self.second else [])):
+                rule(w, self._regularised(w, g, decay), *h, local_rate, iteration)
 
-    def _rule(self, rate: float, decay: float, iteration: int) -> Callable[..., None]:
-        """The update of one blob's (weight, gradient, history[, second history]); each line is one pass over the chunk."""
-        s, share = self.solver, 1 / self.solver.iter_size
+    # each line of a rule is one pass over the chunk (weight, gradient, histories)
 
-        def regularised(w: Tensor, g: Tensor) -> Tensor:
-            if share != 1:
-                g.mul_(share)
-            if decay:
-                g.add_(w if s.regularization_type == "L2" else w.sign(), alpha=decay)
-            return g
+    def _regularised(self, w: Tensor, g: Tensor, decay: float) -> Tensor:
+        if self.solver.iter_size != 1:
+            g.mul_(1 / self.solver.iter_size)
+        if decay:
+            g.add_(w if self.solver.regularization_type == "L2" else w.sign(), alpha=decay)
+        return g
 
-        def sgd(w: Tensor, g: Tensor, h: Tensor) -> None:
-            h.mul_(s.momentum).add_(regularised(w, g), alpha=rate)
-            w.sub_(h)
+    def _sgd(self, w: Tensor, g: Tensor, h: Tensor, rate: float, iteration: int) -> None:
+        h.mul_(self.solver.momentum).add_(g, alpha=rate)
+        w.sub_(h)
 
-        def nesterov(w: Tensor, g: Tensor, h: Tensor) -> None:
-            g = regularised(w, g)
-            w.add_(h, alpha=s.momentum)
-            h.mul_(s.momentum).add_(g, alpha=rate)
-            w.sub_(h, alpha=1 + s.momentum)
+    def _nesterov(self, w: Tensor, g: Tensor, h: Tensor, rate: float, iteration: int) -> None:
+        w.add_(h, alpha=self.solver.momentum)
+        h.mul_(self.solver.momentum).add_(g, alpha=rate)
+        w.sub_(h, alpha=1 + self.solver.momentum)
 
-        def adagrad(w: Tensor, g: Tensor, h: Tensor) -> None:
-            g = regularised(w, g)
-            h.addcmul_(g, g)
-            w.addcdiv_(g, h.sqrt().add_(s.delta), value=-rate)
+    def _adagrad(self, w: Tensor, g: Tensor, h: Tensor, rate: float, iteration: int) -> None:
+        h.addcmul_(g, g)
+        w.addcdiv_(g, h.sqrt().add_(self.solver.delta), value=-rate)
 
-        def rmsprop(w: Tensor, g: Tensor, h: Tensor) -> None:
-            g = regularised(w, g)
-            h.mul_(s.rms_decay).addcmul_(g, g, value=1 - s.rms_decay)
-            w.addcdiv_(g, h.sqrt().add_(s.delta), value=-rate)
+    def _rmsprop(self, w: Tensor, g: Tensor, h: Tensor, rate: float, iteration: int) -> None:
+        h.mul_(self.solver.rms_decay).addcmul_(g, g, value=1 - self.solver.rms_decay)
+        w.addcdiv_(g, h.sqrt().add_(self.solver.delta), value=-rate)
 
-        def adadelta(w: Tensor, g: Tensor, h1: Tensor, h2: Tensor) -> None:
-            g = regularised(w, g)
-            h1.mul_(s.momentum).addcmul_(g, g, value=1 - s.momentum)
-            u = g * ((h2 + s.delta) / (h1 + s.delta)).sqrt_()
-            h2.mul_(s.momentum).addcmul_(u, u, value=1 - s.momentum)
-            w.sub_(u, alpha=rate)
+    def _adadelta(self, w: Tensor, g: Tensor, h1: Tensor, h2: Tensor, rate: float, iteration: int) -> None:
+        s = self.solver
+        h1.mul_(s.momentum).addcmul_(g, g, value=1 - s.momentum)
+        u = g * ((h2 + s.delta) / (h1 + s.delta)).sqrt_()
+        h2.mul_(s.momentum).addcmul_(u, u, value=1 - s.momentum)
+        w.sub_(u, alpha=rate)
 
-        def adam(w: Tensor, g: Tensor, m: Tensor, v: Tensor) -> None:
-            g = regularised(w, g)
-            m.mul_(s.momentum).add_(g, alpha=1 - s.momentum)
-            v.mul_(s.momentum2).addcmul_(g, g, value=1 - s.momentum2)
-            t = iteration + 1
-            correction = (1 - s.momentum2**t) ** 0.5 / (1 - s.momentum**t)
-            w.addcdiv_(m, v.sqrt().add_(s.delta), value=-rate * correction)
-
-        return {
-            "SGD": sgd,
-            "Nesterov": nesterov,
-            "AdaGrad": adagrad,
-            "RMSProp": rmsprop,
-            "AdaDelta": adadelta,
-            "Adam": adam,
-        }[self.kind]
+    def _adam(self, w: Tensor, g: Tensor, m: Tensor, v: Tensor, rate: float, iteration: int) -> None:
+        s, t = self.solver, iteration + 1
+        m.mul_(s.momentum).add_(g, alpha=1 - s.momentum)
+        v.mul_(s.momentum2).addcmul_(g, g, value=1 - s.momentum2)
+        correction = (1 - s.momentum2**t) ** 0.5 / (1 - s.momentum**t)
+        w.addcdiv_(m, v.sqrt().add_(s.delta), value=-rate * correction)
 
 
 def _chunks(*tensors: Tensor):

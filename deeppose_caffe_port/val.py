@@ -1,170 +1,120 @@
 """Score the stages on any labelled split and write the prediction file (the original's pyaccuracy.py, on all lines and in batches).
 
-    python deeppose_caffe_port/val.py                                              # both stages, data/K2HPD, last snapshots
-    python deeppose_caffe_port/val.py --dataset=lspet --data_dir=DIR --split=4001-5000 --stage=1
+    python deeppose_caffe_port/val.py                                              # newest project, its data set's test split, all stages
+    python deeppose_caffe_port/val.py --weights=PROJECT --data_root=DIR --split=4001-5000 --stage=1
     python deeppose_caffe_port/val.py --rate=40 --seed=1                           # about one image in 40, as the original drew them
 
-Pictures are K2HPD's whole images, of other data sets crops around the annotated joints (oracle boxes).
+Pictures are K2HPD's whole images, of other data sets crops around the annotated joints.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.evaluate import add_scoring_arguments  # noqa: E402
-from common.runs.first.process import exit_code  # noqa: E402
-from common.runs.first.settings import add_arguments  # noqa: E402
-from deeppose_caffe_port.config import Config, settle  # noqa: E402
+from common.runs import scoring
+from common.runs.process import exit_code
+from common.runs.shelf import run_folder
+from deeppose_caffe_port.config import HOUSE, parse, settle
 
-_OWN = ("stage", "out", "json", "protocol", "rate", "seed", "random_weights", "result", "note")
-
-
-def parse_args(argv=None) -> tuple[argparse.Namespace, dict]:
-    """(own options, project settings given)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--stage", type=int, help="the last stage to apply; 1: stage 1 alone (default: all)")
-    add_scoring_arguments(parser, "PROJECT/output/SPLIT_stageN.npz", "deeppose_caffe_port")
-    add("--note", help="a remark that goes into it, such as how the networks were trained")
-    add("--rate", type=int, default=1, help="keep one image in RATE, drawn at random (default: 1, all)")
-    add("--seed", type=int, default=0, help="seed of --rate (default: 0)")
-    add("--random_weights", action="store_true", help="the same networks with fresh random weights (a baseline)")
-    add_arguments(parser, Config)
-    given = vars(parser.parse_args(argv))
-    return argparse.Namespace(**{name: given.pop(name) for name in _OWN}), given
+_SETTINGS = ("dataset", "data_root", "mode", "preset", "stages", "snapshot1", "snapshot2", "refinements", "allow_16bit", "amp", "compile",
+             "batch_size", "workers", "seed")  # fmt: skip
+_DATA = ("dataset", "data_root")
 
 
-def chosen(pose_set, rate: int, seed: int):
-    """The rows that randint(1, rate) == 1 keeps, with Python 2's generator as the original has it."""
-    from deeppose_caffe_port.prepare import Python2Random
+def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
+    """(settings given, the other options)."""
+    parser = scoring.parser(__doc__, but=("raw_weights",))
+    parser.option("split", text="split to score (default: the project's, else the data set's test split)", default=None)
+    parser.option("stage", type=int, text="the last stage to apply (default: all)", group="network", default=None)
+    parser.option("rate", type=int, text="keep one image in RATE, drawn at random", group="data", default=1)
+    given, own = parse(parser, argv, only=_SETTINGS)
+    return given, argparse.Namespace(**own)
 
-    generator = Python2Random(seed)
+
+def persons(given: dict, own: argparse.Namespace, project: Path | None):
+    """The persons to score, of the project's data set unless another is given; `--rate` draws as Python 2 does."""
+    from deeppose_caffe_port.prepare import Python2Random, load_split
+
+    config = settle({"out": str(project)} if project else {})
+    if given.get("dataset", config.dataset) != config.dataset:
+        config = replace(config, valid_split=None)
+    changes = {"valid_split": own.split, "limit": own.limit, **{n: given.get(n) for n in _DATA}}
+    pose_set = load_split(replace(config, **{n: v for n, v in changes.items() if v is not None}), 1)
+    draw = Python2Random(given.get("seed", 0))
     return (
-        pose_set if rate <= 1 else pose_set.select([i for i in range(len(pose_set)) if generator.randint(1, rate) == 1])
+        pose_set
+        if own.rate <= 1
+        else pose_set.select([i for i in range(len(pose_set)) if draw.randint(1, own.rate) == 1])
     )
 
 
-def predict_pose_set(cascade, pose_set, config: Config):
-    """Predictions of a PoseSet after each stage, in its image pixels."""
-    import numpy as np
+def run(given: dict, own: argparse.Namespace) -> None:
+    """Score; what data is missing is said before PyTorch is imported."""
+    from deeppose_caffe_port.weight_files import find_project
 
-    from common.predictions import predictions_for
-    from deeppose_caffe_port import engine
-    from deeppose_caffe_port.images import Pictures
-
-    pictures = Pictures(pose_set, config)
-    parts = list(engine.predict(cascade, pictures))
-    found = [np.concatenate(stage) for stage in zip(*(joints for _, joints in parts))]
-    boxes = "none (whole images)" if config.whole_images else "oracle (annotated joints)"
-    meta = {
-        "house": "deeppose_caffe_port",
-        "boxes": boxes,
-        "flip_test": False,
-        "mode": config.mode,
-        "preset": config.preset,
-    }
-    return [
-        predictions_for(pose_set, joints, meta={**meta, "model": name}) for joints, name in zip(found, cascade.names)
-    ]
-
-
-def score(config: Config, own: argparse.Namespace, stage: int | None = None) -> dict:
-    """Predict, write the last stage's file, print the figures; returns {protocol: Result} of each stage by its name."""
-    from common.crosscheck import figures_table
-    from common.evaluate import publish
-    from common.evaluate import score as evaluate
-    from common.files import sha256_of, versions, write_json
-    from deeppose_caffe_port.cascade import load_cascade, pick_snapshot
-    from deeppose_caffe_port.import_data import load_split
-
-    pose_set = chosen(load_split(config, 1), own.rate, own.seed)
+    project = find_project(own.weights)
+    pose_set = persons(given, own, project)
     if not len(pose_set):
         print("no image was drawn: nothing to score")
-        return {}
-    cascade = load_cascade(config, stage, own.random_weights)
-    last = stage or config.stages
-    stages = predict_pose_set(cascade, pose_set, config)
-    files = [] if own.random_weights else [pick_snapshot(config, s) for s in range(1, last + 1)]
-    for predictions in stages:
-        predictions.meta |= {"weights": "random"} if own.random_weights else {"checkpoint": list(map(str, files))}
-        predictions.meta |= {"weights_hash": [sha256_of(f) for f in files], "versions": versions()} | (
-            {"rate": own.rate, "rate_seed": own.seed} if own.rate > 1 else {}
-        )
-    out = Path(own.out) if own.out else config.project / "output" / f"{pose_set.split}_stage{last}.npz"
-    final = stages[-1]
-    results = {p.meta["model"]: evaluate(pose_set, p, own.protocol) for p in stages[:-1]}
-    results[final.meta["model"]] = publish(out, final, pose_set, own.protocol, own.json)
-    if own.result:
-        save_result(own.result, pose_set, final, results[final.meta["model"]], own.note)
-    if len(stages) > 1:
-        table = gains(pose_set, [p.joints for p in stages], results)
-        print("\n" + figures_table(table))
-        if own.result:
-            write_json(Path(own.result).parent / "gain" / Path(own.result).name, table)
-    return results
+        return
+    import torch
 
+    from common.skeletons import card
+    from deeppose_caffe_port.estimator import Estimator
 
-def save_result(path: str, pose_set, predictions, results: dict, note: str | None) -> None:
-    """A run file for the README's table."""
-    from common.reported import save_run
-
-    protocols = {name: result.as_dict() for name, result in results.items()}
-    meta = {k: v for k, v in predictions.meta.items() if k not in ("versions", "checkpoint")} | (
-        {"note": note} if note else {}
+    if own.threads:
+        torch.set_num_threads(own.threads)
+    settings = given if project is None else {name: v for name, v in given.items() if name not in _DATA}
+    if own.random_weights or (project is None and own.weights is None):
+        print("RANDOM weights: the figures are those of an untrained network", file=sys.stderr)
+        own.random_weights, settings = True, settings if project else {**settings, "skeleton": card(pose_set.skeleton)}
+    estimator = Estimator(
+        own.weights or project, stage=own.stage, random_weights=own.random_weights, device=own.device, **settings
     )
-    save_run(path, house="deeppose_caffe_port", model=predictions.meta["model"], dataset=pose_set.name, split=pose_set.split,
-             protocols=protocols, meta=meta, command=command_line())  # fmt: skip
+    stages = estimator.predict_stages(pose_set, own.shared_joints)
+    if own.rate > 1:
+        stages[-1].meta["rate"] = own.rate
+    folder = (project or run_folder(HOUSE, "random")) / "output"
+    results = scoring.publish(own, stages[-1], pose_set, folder / f"{pose_set.split}_stage{len(stages)}.npz")
+    if len(stages) > 1:
+        gains(own, pose_set, stages, results)
 
 
-def command_line() -> str:
-    """This call, without the options that only say where its record goes."""
-    words, kept = iter(sys.argv[1:]), []
-    for word in words:
-        name, given, _ = word.partition("=")
-        if name not in ("--note", "--result"):
-            kept.append(word)
-        elif not given:
-            next(words)
-    return "python deeppose_caffe_port/" + shlex.join(["val.py", *kept])
-
-
-def gains(pose_set, stages, results: dict) -> dict:
-    """What each stage adds: mean distance by joint in image pixels, then every protocol's total, as a table for `common.crosscheck`."""
+def gains(own: argparse.Namespace, pose_set, stages: list, results: dict) -> None:
+    """Print what each stage adds: mean distance by joint in image pixels, then every protocol's total; with `--result` also in gain/ beside it."""
     import numpy as np
 
-    errors = [np.nanmean(np.linalg.norm(joints - pose_set.joints, axis=-1), axis=0) for joints in stages]
-    names = list(results)
-    columns = zip(*(np.append(e, np.nanmean(e)) for e in errors))
-    rows = [
-        [joint, *map(float, values), float(values[0] - values[-1])]
-        for joint, values in zip((*pose_set.skeleton.joints, "mean"), columns)
-    ]
-    for protocol in results[names[0]]:
-        totals = [results[name][protocol].total for name in names]
-        rows.append([protocol, *totals, totals[-1] - totals[0]])
+    from common.crosscheck import figures_table
+    from common.evaluate import score
+    from common.files import write_json
+
+    errors = [np.nanmean(np.linalg.norm(p.joints - pose_set.joints, axis=-1), axis=0) for p in stages]
+    rows = [[joint, *map(float, values)] for joint, values in zip(pose_set.skeleton.joints, zip(*errors))]
+    rows.append(["mean", *(float(np.nanmean(e)) for e in errors)])
+    rows = [[*row, row[1] - row[-1]] for row in rows]
+    before = [score(pose_set, p, list(results)) for p in stages[:-1]]
+    for name, last in results.items():
+        totals = [*(r[name].total for r in before), last.total]
+        rows.append([name, *totals, totals[-1] - totals[0]])
     kind = "SYNTHETIC images" if pose_set.synthetic else "real images"
     note = f"mean distance in pixels of the image by joint, then totals of protocols; {pose_set.name} {pose_set.split}, {len(pose_set)} persons, {kind}"
-    return {"columns": ["", *names, "gain"], "rows": rows, "command": command_line(), "note": note}
-
-
-def run(own: argparse.Namespace, config: Config) -> None:
-    """Score; says what data is missing before PyTorch is imported."""
-    from deeppose_caffe_port.import_data import load_split
-
-    load_split(config, 1)
-    score(config, own, own.stage)
+    columns = ["", *(p.meta["model"] for p in stages), "gain"]
+    table = {"columns": columns, "rows": rows, "command": scoring.command_line(), "note": note}
+    print("\n" + figures_table(table))
+    if own.result:
+        write_json(own.result.parent / "gain" / own.result.name, table)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    own, given = parse_args(argv)
-    return exit_code(lambda: run(own, settle(given)))
+    given, own = parse_args(argv)
+    return exit_code(lambda: run(given, own))
 
 
 if __name__ == "__main__":

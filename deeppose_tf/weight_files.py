@@ -6,10 +6,8 @@ and weight exports (`.weights.h5`).
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -88,36 +86,19 @@ def variables_of(state: dict) -> dict[str, np.ndarray]:
     }
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles dictionaries, lists and NumPy arrays and refuses everything else: a pickle can run any code."""
-
-    allowed = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-               ("_codecs", "encode"), ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar")}  # fmt: skip
-
-    def find_class(self, module: str, name: str):
-        """Only what arrays consist of."""
-        if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a weight file has no use for")
-        return super().find_class(module, name)
-
-
 def _read_npy(path: Path) -> dict[str, np.ndarray]:
     """layer -> {weights, biases} or [w, b], as caffe-tensorflow and the AlexNet of M. Guerzhoy are published."""
+    from common.weights.pickles import read_npy
+
     try:
-        content = path.read_bytes()
-        stream = io.BytesIO(content)
-        version = np.lib.format.read_magic(stream)
-        (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
-        loaded = _ArraysOnly(stream, encoding="latin1").load()
-        layers = loaded.item() if isinstance(loaded, np.ndarray) else loaded
         found = {}
-        for layer, blobs in layers.items():
+        for layer, blobs in read_npy(path).items():
             weight, bias = (blobs["weights"], blobs["biases"]) if isinstance(blobs, dict) else blobs
             found[f"{layer}/weight"], found[f"{layer}/bias"] = (
                 np.asarray(weight, np.float32),
                 np.asarray(bias, np.float32),
             )
-    except Exception as error:  # pickle and the layouts of other files raise anything
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} is not a .npy dictionary of layers ({type(error).__name__}: {error}); {ACCEPTED}"
         ) from error

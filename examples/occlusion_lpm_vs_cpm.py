@@ -29,7 +29,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--epochs", type=int, default=40, help="epochs of each training")
     add("--seeds", type=int, nargs="+", default=[0], help="one pair of trainings each")
     add("--preset", default="smoke", help="preset of train.py, the same for both networks")
-    add("--limit", type=int, help="train and score on the first N clips only (a dry run)")
+    add("--limit", type=int, help="train and score on the first N frames only (a dry run)")
     return parser.parse_args(argv)
 
 
@@ -45,20 +45,20 @@ def run(*words: object) -> None:
 def train_and_score(args: argparse.Namespace, work: Path, model: str, seed: int) -> dict:
     """Train one network and score it on the held-out videos."""
     folder, data = work / f"seed_{seed}", work / "data"
-    both = [f"--model={model}", f"--data_dir={data}", f"--model_dir={folder}"]
-    both += [f"--limit={args.limit}"] if args.limit else []
-    schedule = [f"--preset={args.preset}", f"--max_epochs={args.epochs}", f"--seed={seed}", "--resume=auto"]
+    both = [f"--data_root={data / 'PennAction'}", *([f"--limit={args.limit}"] if args.limit else [])]
+    schedule = [f"--preset={args.preset}", f"--epochs={args.epochs}", f"--seed={seed}", "--resume"]
     began = time.monotonic()
-    run("lpm_torch/train.py", *both, *schedule, f"--log_dir={folder / 'logs'}")
+    run("lpm_torch/train.py", f"--model={model}", *both, *schedule, f"--out={folder / model}")
     seconds = round(time.monotonic() - began, 1)
     predictions = folder / f"{model}.npz"
-    run("lpm_torch/val.py", *both, "--split=test", f"--out={predictions}")
+    run("lpm_torch/val.py", *both, "--split=test", f"--weights={folder / model}", f"--out={predictions}")
     found = pck_by_visibility(data / "PennAction", predictions)
     return {"model": model, "seed": seed, "train_seconds": seconds, **found}
 
 
 def pck_by_visibility(root: Path, path: Path) -> dict:
-    """PCK (box-normalised) of a prediction file over occluded and over visible joints: number of joints and percent at each threshold."""
+    """PCK (box-normalised) of a prediction file over occluded and over visible joints: number of joints and percent at
+    each threshold."""
     import numpy as np
 
     from common.datasets import load

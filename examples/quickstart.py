@@ -23,7 +23,8 @@ OUT = ROOT / "out" / "quickstart"
 
 @dataclass(frozen=True)
 class Job:
-    """One network of one house. `{data}`, `{out}` in the commands are its data folder and its own folder below out/quickstart."""
+    """One network of one house. `{data}`, `{out}` in the commands are its data folder and its own folder below
+    out/quickstart."""
 
     house: str
     model: str
@@ -43,7 +44,8 @@ class Job:
 
     @property
     def shown(self) -> str:
-        """The data set as the table names it; a network may be scored on what it was trained on, which must not pass for held-out."""
+        """The data set as the table names it; a network may be scored on what it was trained on, which must not pass
+        for held-out."""
         return f"{self.dataset}, {'fitted' if self.train_split == self.test_split else 'held-out'}"
 
 
@@ -76,8 +78,8 @@ JOBS = (
     Job(
         house="deeppose_caffe_port", model="deeppose_refine", dataset="k2hpd", folder="K2HPD", train_split="train", test_split="test",
         protocol="pdj@0.5",
-        train=(("deeppose_caffe_port/workflow.py", "run_all", "--data_dir={data}", "--work={out}/project"),),
-        score=("deeppose_caffe_port/val.py", "--data_dir={data}", "--work={out}/project", "--out={out}/{what}.npz"),
+        train=(("deeppose_caffe_port/workflow.py", "run_all", "--data_root={data}", "--out={out}/project"),),
+        score=("deeppose_caffe_port/val.py", "--data_root={data}", "--weights={out}/project", "--out={out}/{what}.npz"),
     ),
     Job(
         house="deepercut_tf", model="resnet50", dataset="lsp", folder="LSP", train_split="train", test_split="1001-1400", protocol="pck_torso@0.2",
@@ -89,8 +91,8 @@ JOBS = (
         train=(("simplebaseline_paddle/train.py", "--dataset=mpii", "--preset=smoke", "--num_epochs=18", *_PADDLE),),
         score=("simplebaseline_paddle/val.py", "--dataset=mpii", "--out={out}/{what}.npz", *_PADDLE),
     ),
-    # OKS asks for joints within a few hundredths of the person's size: on held-out people that takes more training than there is time for
-    # here, so this network learns a few pictures by heart and is scored on them
+    # OKS asks for joints within a few hundredths of the person's size: on held-out people that takes more training than
+    # there is time for here, so this network learns a few pictures by heart and is scored on them
     Job(
         house="simplebaseline_paddle", model="resnet18_96x64", dataset="coco", folder="coco_few", count=40, train_split="train", test_split="train",
         protocol="oks_ap",
@@ -149,7 +151,8 @@ def figures(job: Job, data: Path) -> dict:
 
 
 def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
-    """Ground truth and prediction side by side for persons spread over the test split, those that were looked at (in COCO not all are)."""
+    """Ground truth and prediction side by side for persons spread over the test split, those that were looked at (in
+    COCO not all are)."""
     import numpy as np
 
     from common import draw

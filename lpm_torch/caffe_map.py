@@ -7,6 +7,7 @@ the pre-model hold fewer copies. The pre-model has one encoder, conv{k}_stage2, 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,26 +17,17 @@ from torch import Tensor
 
 from common.errors import DataError
 from common.skeletons import CPM14, LPM14
+from lpm_torch.weight_files import ANSWERS
 
-# role -> pattern of the Caffe layer's name; groups: gate or number, stage
+# role -> pattern of the Caffe layer's name (groups: gate or number, stage), our name in lpm_official, which carries no stage
 _ROLES = {
-    "first": r"conv([1-7])_stage(1)",
-    "encoder": r"conv([1-4])_stage([2-9]\d*)",
-    "x": r"([gfio])_x_stage(\d+)",
-    "h": r"([gfio])_h_stage(\d+)",
-    "after": r"([gfio])_stage(\d+)",
-    "generator": r"M(?:conv|res)([1-5])_stage(\d+)",
+    "first": (r"conv([1-7])_stage(1)", r"conv(.)_stage1"),
+    "encoder": (r"conv([1-4])_stage([2-9]\d*)", r"conv(.)_stage2"),
+    "x": (r"([gfio])_x_stage(\d+)", r"(.)_x"),
+    "h": (r"([gfio])_h_stage(\d+)", r"(.)_h"),
+    "after": (r"([gfio])_stage(\d+)", r"scale_(.)"),
+    "generator": (r"M(?:conv|res)([1-5])_stage(\d+)", r"Mres(.)"),
 }
-# our names of lpm_official's layers, which carry no stage where Caffe's do
-_OFFICIAL = {
-    "x": "{}_x",
-    "h": "{}_h",
-    "after": "scale_{}",
-    "generator": "Mres{}",
-    "encoder": "conv{}_stage2",
-    "first": "conv{}_stage1",
-}
-_NOT_LEARNT = ("running_mean", "running_var", "num_batches_tracked")
 BELIEF_REORDER = CPM14.indices(LPM14.joints)  # our channel i <- the authors' channel
 
 
@@ -51,7 +43,7 @@ class Mapping:
 
 def role_of(layer: str) -> tuple[str, str, int] | None:
     """Caffe layer name (or the same name in `lpm`, `lpm_raw`) -> role, gate or number, stage; None for a name outside the table."""
-    for role, pattern in _ROLES.items():
+    for role, (pattern, _) in _ROLES.items():
         if match := re.fullmatch(pattern, layer):
             return role, match[1], int(match[2])
     return None
@@ -60,10 +52,8 @@ def role_of(layer: str) -> tuple[str, str, int] | None:
 def _our_role(model: str, layer: str) -> tuple[str, str, int] | None:
     if model != "lpm_official":
         return role_of(layer)
-    for role, pattern in _OFFICIAL.items():
-        if match := re.fullmatch(pattern.replace("{}", "(.)"), layer):
-            return role, match[1], 0
-    return None
+    found = ((role, re.fullmatch(own, layer)) for role, (_, own) in _ROLES.items())
+    return next(((role, match[1], 0) for role, match in found if match), None)
 
 
 def _source(model: str, layer: str, blobs: dict[str, list[np.ndarray]]) -> str | None:
@@ -73,19 +63,14 @@ def _source(model: str, layer: str, blobs: dict[str, list[np.ndarray]]) -> str |
     wanted = _our_role(model, layer)
     if wanted is None or model == "cpm":  # cpm shares names and shapes with the LSTM files, not groups
         return None
-    copies = [name for name in blobs if (found := role_of(name)) and found[:2] == wanted[:2]]
-    if model != "lpm_raw":
-        _check_shared(layer, copies, blobs)
-    return min(copies, key=lambda name: role_of(name)[2], default=None)
-
-
-def _check_shared(layer: str, copies: list[str], blobs: dict[str, list[np.ndarray]]) -> None:
-    for name in copies[1:]:
-        for a, b in zip(blobs[copies[0]], blobs[name]):
-            if a.shape != b.shape or not np.array_equal(a, b):
-                raise DataError(
-                    f"layers {copies[0]} and {name} differ: weights are not shared over time and {layer} cannot take both"
-                )
+    copies = {name: found[2] for name in blobs if (found := role_of(name)) and found[:2] == wanted[:2]}
+    first, *others = copies or [""]
+    for other in others if model != "lpm_raw" else ():
+        if not all(np.array_equal(a, b) for a, b in zip(blobs[first], blobs[other])):
+            raise DataError(
+                f"layers {first} and {other} differ: weights are not shared over time and {layer} cannot take both"
+            )
+    return min(copies, key=copies.__getitem__, default=None)
 
 
 def map_caffe(blobs: dict[str, list[np.ndarray]], model: str, target: dict[str, Tensor]) -> Mapping:
@@ -97,18 +82,15 @@ def map_caffe(blobs: dict[str, list[np.ndarray]], model: str, target: dict[str, 
     result, used = Mapping({}, {}), set()
     for name in target:
         layer, part = name.rsplit(".", 1)
-        if part in _NOT_LEARNT:
+        if part in ("running_mean", "running_var", "num_batches_tracked"):
             continue
-        source = _source(model, layer, blobs)
-        index = 1 if part == "bias" else 0
+        source, index = _source(model, layer, blobs), int(part == "bias")
         if source is None or len(blobs[source]) <= index:
             result.missing.append(name)
             continue
-        array = blobs[source][index]
-        if array.shape != tuple(target[name].shape):
-            raise DataError(
-                f"layer {source}, blob {index} has shape {array.shape}; {model}'s {name} needs {tuple(target[name].shape)}"
-            )
+        array, wanted = blobs[source][index], tuple(target[name].shape)
+        if array.shape != wanted:
+            raise DataError(f"layer {source}, blob {index} has shape {array.shape}; {model}'s {name} needs {wanted}")
         result.state[name] = torch.from_numpy(array.astype(np.float32))
         result.sources[name] = f"{source}/{index}"
         used |= {source}
@@ -118,7 +100,8 @@ def map_caffe(blobs: dict[str, list[np.ndarray]], model: str, target: dict[str, 
 
 def _unused(model: str, blobs: dict[str, list[np.ndarray]], used: set[str]) -> list[str]:
     """Layers that fill nothing and are neither copies of a used one nor the Scale layers that the table drops."""
-    groups = {role_of(name)[:2] for name in used if role_of(name)} if model in ("lpm", "lpm_official") else set()
+    shared = model in ("lpm", "lpm_official")
+    groups = {found[:2] for name in used if (found := role_of(name)) and shared}
     left = []
     for name, arrays in blobs.items():
         found = role_of(name)
@@ -140,15 +123,12 @@ def reorder(state: dict[str, Tensor], features: int, naming: str = "person") -> 
 
     naming `person`: channels mean the person's own sides. `penn`: the authors' Penn models, which exchange left and right against that.
     """
-    order = list(BELIEF_REORDER)
-    if naming == "penn":
-        order = [order[i] for i in LPM14.mirror]
-    order.append(len(order))  # background
+    order = [*belief_order(naming), len(LPM14)]
     inputs = [*range(features), *(features + i for i in order), features + len(order)]
     changed = {}
     for name, tensor in state.items():
         layer, part = name.rsplit(".", 1)
-        if re.fullmatch(r"conv7_stage1|M(conv|res)5(_stage\d+)?", layer):
+        if ANSWERS.fullmatch(layer):
             tensor = tensor[order]
         elif re.fullmatch(r"[gfio]_x(_stage\d+)?", layer) and part == "weight":
             tensor = tensor[:, inputs]
@@ -156,30 +136,9 @@ def reorder(state: dict[str, Tensor], features: int, naming: str = "person") -> 
     return changed
 
 
-def official_layers(state: dict[str, Tensor], stages: int = 6) -> dict[str, tuple[str, list[np.ndarray]]]:
-    """lpm_official's parameters -> the layers of the authors' training file (one copy a stage), for `write_caffemodel`."""
-    layers: dict[str, tuple[str, list[np.ndarray]]] = {}
-
-    def put(caffe: str, ours: str) -> None:
-        bias = state[f"{ours}.bias"].numpy()
-        if ours.startswith("scale_"):
-            layers[caffe] = ("Scale", [np.ones_like(bias), bias])
-        else:
-            layers[caffe] = ("Convolution", [state[f"{ours}.weight"].numpy(), bias])
-
-    for k in range(1, 8):
-        put(f"conv{k}_stage1", f"conv{k}_stage1")
-    for s in range(2, stages + 1):
-        for k in range(1, 5):
-            put(f"conv{k}_stage{s}", f"conv{k}_stage2")
-        for q in "gio" if s == 2 else "gfio":
-            put(f"{q}_x_stage{s}", f"{q}_x")
-            if s > 2:
-                put(f"{q}_h_stage{s}", f"{q}_h")
-            put(f"{q}_stage{s}", f"scale_{q}")
-        for m in range(1, 6):
-            put(f"Mconv{m}_stage2" if s == 2 else f"Mres{m}_stage{s}", f"Mres{m}")
-    return layers
+def belief_order(naming: str) -> Sequence[int]:
+    """Our channel i <- the authors' channel; see `reorder`."""
+    return [BELIEF_REORDER[i] for i in LPM14.mirror] if naming == "penn" else BELIEF_REORDER
 
 
 def caffe_forward(blobs: dict[str, list[np.ndarray]], frames: Tensor, center: Tensor) -> Tensor:
@@ -213,11 +172,11 @@ def caffe_forward(blobs: dict[str, list[np.ndarray]], frames: Tensor, center: Te
         x = conv(x, f"conv{k}_stage1", -1)
     maps = [conv(x, "conv7_stage1", -1, relu=False)]
     pooled = F.avg_pool2d(center, 9, 8, ceil_mode=True)
-    hidden = cell = None
+    hidden = cell = torch.zeros(())
     for t in range(len(frames)):
         x = torch.cat([encode(frames[t : t + 1], t), maps[-1], pooled], 1)
         gate = {}
-        for q in "gio" if t == 0 else "gfio":
+        for q in "gfio" if t else "gio":
             pre = conv(x, f"{q}_x_stage{{}}", t, relu=False)
             if t:
                 pre = pre + conv(hidden, f"{q}_h_stage{{}}", t, relu=False)
@@ -225,8 +184,7 @@ def caffe_forward(blobs: dict[str, list[np.ndarray]], frames: Tensor, center: Te
             pre = pre * scale.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1)
             gate[q] = torch.tanh(pre) if q == "g" else torch.sigmoid(pre)
         cell = gate["g"] * gate["i"] + (gate["f"] * cell if t else 0)
-        hidden = gate["o"] * torch.tanh(cell)
-        x = hidden
+        x = hidden = gate["o"] * torch.tanh(cell)
         pattern = "Mconv{}_stage{{}}" if t == 0 and "Mconv1_stage2" in blobs else "Mres{}_stage{{}}"
         for m in range(1, 6):
             x = conv(x, pattern.format(m), t, relu=m < 5)

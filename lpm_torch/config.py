@@ -1,22 +1,34 @@
-"""Every constant of lpm_torch once, with its source (MP = MobilePose-master, LP = the LPM authors' Caffe code), and the presets."""
+"""Every constant of lpm_torch once, with its source (MP = MobilePose-master, LP = the LPM authors' Caffe code), the presets, and which files
+stand behind the settings. No framework is imported here, so that missing data is said at once.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.runs.first.settings import setting
+from common import datasets
+from common.errors import DataError
+from common.poses import PoseSet
+from common.runs.options import check_numbers
+from common.runs.settings import setting
+from common.runs.shelf import REPOSITORY, find_weights, run_folder
+from common.skeletons import JHMDB15, LPM14, LSP14, MPII14, MPII16, PENN13, Skeleton
 
-ROOT = Path(__file__).resolve().parent.parent
+HOUSE = "lpm_torch"
+SUFFIX = ".pth.tar"  # of our checkpoints, as in MP
+SUFFIXES = (SUFFIX, ".pt", ".safetensors", ".npz")
 MODELS = ("hourglass", "lpm", "coord_lpm", "cpm", "lpm_raw", "lpm_official")
-DATASETS = ("PennAction", "MPII", "LSP")
+RECURRENT = ("lpm", "lpm_official")  # carry a state from frame to frame
+FOLDERS = {"penn_action": "PennAction", "mpii": "MPII", "lsp": "LSP", "lspet": "LSPET", "jhmdb": "JHMDB"}  # MP's names
 
 # Mean and standard deviation of RGB in [0, 1], averaged over the training crops (MP's means.npy; its Penn file was 5 times and its MPII file
-# 255 times too large: the values here are the true ones).
+# 255 times too large: the values here are the true ones). Other data sets are taken as MPII's photographs.
 MEANS = {
-    "LSP": ((0.44421, 0.43022, 0.40395), (0.23761, 0.22963, 0.23557)),
-    "PennAction": ((0.43262, 0.42915, 0.38320), (0.23778, 0.23174, 0.22366)),
-    "MPII": ((0.47149, 0.44990, 0.40951), (0.23358, 0.22929, 0.22466)),
+    "lsp": ((0.44421, 0.43022, 0.40395), (0.23761, 0.22963, 0.23557)),
+    "penn_action": ((0.43262, 0.42915, 0.38320), (0.23778, 0.23174, 0.22366)),
+    "mpii": ((0.47149, 0.44990, 0.40951), (0.23358, 0.22929, 0.22466)),
 }
 # LP feeds BGR (v - 128) / 256
 OFFICIAL_MEAN, OFFICIAL_STD = (128 / 255,) * 3, (256 / 255,) * 3
@@ -26,84 +38,100 @@ OFFICIAL_MEAN, OFFICIAL_STD = (128 / 255,) * 3, (256 / 255,) * 3
 class Config:
     """Settings of train.py; val.py and predict.py take them from the checkpoint. Defaults are MP's."""
 
-    model: str = setting("lpm", "network", MODELS)
-    t: int = setting(5, "frames in a clip; a still image counts as t equal frames")
-    depth: int = setting(4, "hourglass depth")
-    block: str = setting("res", "hourglass block", ("res", "inv", "conv"))
-    width: float = setting(1.0, "channel multiplier of the hidden layers; 1 is the original network")
+    model: str = setting("lpm", "network", MODELS, group="network")
+    dataset: str = setting("penn_action", "data set of common.datasets, or MP's PennAction, MPII, LSP")
+    data_root: str | None = setting(
+        None, "its folder, or the one that holds it (default: data/PennAction, ...)", names=("data_dir",)
+    )
+    train_split: str = setting("train", "training split (LSP and LSPET also know ranges of images: 1-4000)")
+    valid_split: str = setting("valid")
+    limit: int | None = setting(None, "train on the first N persons only", names=("subset_size",))
+    # network
+    t: int = setting(5, "frames in a clip; a still image counts as t equal frames", group="network")
+    channels: float = setting(1.0)
+    input_width: int = setting(256, "side of the square crop in pixels", names=("resolution",))
+    depth: int = setting(4, "hourglass depth", rare=True)
+    block: str = setting("res", "hourglass block", ("res", "inv", "conv"), rare=True)
+    norm: str = setting(
+        "none", "normalisation of the hidden layers; the originals have none", ("none", "batch"), rare=True
+    )
+    dropout: float | None = setting(None, "dropout of ConvNet1; default: the network's own", rare=True)
     init: str = setting(
-        "default",
-        "weight initialisation: PyTorch's default (MP) or He's, for training from scratch",
-        ("default", "kaiming"),
+        "default", "first weights: PyTorch's (MP) or He's, for training from scratch", ("default", "kaiming"), rare=True
     )
-    norm: str = setting("none", "normalisation of the hidden layers; the originals have none", ("none", "batch"))
-    dropout: float | None = setting(None, "dropout of ConvNet1; default: the network's own")
-    init_weight: str | None = setting(None, "weights to start from: a path, or a name in the model directory")
-    lr: float = setting(1e-3, "Adam learning rate")
-    schedule: str = setting(
-        "step", "learning rate: step (MP: StepLR, counted in iterations) or cosine to 1 % of lr", ("step", "cosine")
-    )
-    warmup: int = setting(0, "iterations of linear warm-up")
-    step_size: int | None = setting(None, "StepLR period in iterations")
-    gamma: float = setting(1.0, "StepLR factor")
-    batch_size: int = setting(4, "clips per device and step")
-    accumulate: int = setting(1, "steps whose gradients are averaged before the optimiser moves")
-    weight_decay: float = setting(0.0, "Adam L2 penalty")
-    max_epochs: int = setting(100, "epochs")
-    resolution: int = setting(256, "side of the square crop in pixels")
-    subset_size: int | None = setting(None, "train on the first N persons or clips only", flag="--limit")
-    clip: float | None = setting(None, "global gradient-norm clip")
-    seed: int = setting(0, "seed of weights, data order, augmentation and dropout")
-    mode: str = setting(
-        "correct", "data handling and metrics: as they should be, or as MP counted", ("correct", "compat")
+    mode: str = setting("correct", choices=("correct", "compat"))
+    weights: str | None = setting(None, "weights to start from: file, folder or shipped name", names=("init_weight",))
+    flip_test: bool = setting(False)
+    # training
+    epochs: int = setting(100, names=("max_epochs",))
+    lr: float = setting(1e-3, "Adam's learning rate")
+    schedule: str = setting("step", "step (MP: every step_size steps) or cosine to 1 % of lr", ("step", "cosine"))
+    step_size: int | None = setting(None, "steps between two drops of the learning rate", group="training")
+    gamma: float = setting(1.0, "factor of such a drop", group="training")
+    warmup: int = setting(0)
+    weight_decay: float = setting(0.0)
+    clip: float | None = setting(None)
+    accumulate: int = setting(1)
+    ema: float = setting(0.0)
+    patience: int = setting(0)
+    seed: int = setting(0)
+    save_minutes: float = setting(10.0)
+    resume: str | None = setting(None, names=("checkpoint_name",))
+    pck_r: float = setting(
+        0.2, "hit within R x the extent of the joints (mode compat: 0.2)", group="training", rare=True
     )
     # targets and loss
-    sigma: float = setting(2.0, "standard deviation of the target Gaussians in map cells (MP: 2)")
-    background: bool = setting(False, "fill the background channel with 1 - max (LP); MP leaves it zero")
-    masked_loss: bool = setting(False, "leave unlabelled joints out of the loss; MP teaches zero maps")
+    sigma: float = setting(2.0, "deviation of the target Gaussians in map cells (MP: 2)", group="training", rare=True)
+    background: bool = setting(False, "background channel 1 - max (LP); MP leaves it zero", group="training", rare=True)
+    masked_loss: bool = setting(
+        False, "unlabelled joints out of the loss; MP teaches zero maps", group="training", rare=True
+    )
     loss_norm: str = setting(
-        "compat",
-        "loss scale: MP's (times stages), the mean over stages, or the LPM authors' Caffe sum",
-        ("compat", "mean", "caffe"),
+        "compat", "MP's (times stages), the mean over stages, or LP's Caffe sum", ("compat", "mean", "caffe"),
+        group="training", rare=True,
+    )  # fmt: skip
+    deep_supervision: bool = setting(
+        False, "cpm: loss on all six stages (CPM paper); MP: the last one", group="training", rare=True
     )
-    deep_supervision: bool = setting(False, "cpm: loss on all six stages (CPM paper); MP uses the last one")
-    center_map: str = setting("compat", "centre map: transposed (MP) or upright", ("compat", "correct"))
+    center_map: str = setting(
+        "compat", "centre map: transposed (MP) or upright", ("compat", "correct"), group="training", rare=True
+    )
     # augmentation and crop
-    p_flip: float = setting(0.5, "probability of mirroring")
-    rotate: float = setting(40.0, "rotation angles are uniform in +-rotate degrees")
-    scale_low: float = setting(0.7, "smallest random scale")
-    scale_high: float = setting(1.3, "largest random scale")
-    jitter: float = setting(0.2, "colour factors are uniform in 1 +- jitter, a channel each")
-    shift: float = setting(0.0, "random shift of the crop centre, share of its side")
-    pad_pixels: float = setting(256 / 3, "margin around the joints' box in image pixels (MP: 256/3)")
-    pad_ratio: float = setting(0.0, "further margin as a share of the box's longer side")
-    # data and files
-    dataset: str = setting("PennAction", "data set", DATASETS)
-    data_dir: str = setting("data", "folder with one folder a data set, or the data set's own folder")
-    train_split: str = setting("train", "training split (LSP and LSPET also know ranges of image numbers: 1-4000)")
-    valid_split: str = setting("valid", "split scored after each epoch; none switches it off", flag="--split")
-    model_dir: str = setting("experiments", "checkpoints go to MODEL_DIR/MODEL/DATASET")
-    log_dir: str = setting("logs", "TensorBoard and JSON-lines logs")
-    log_freq: int = setting(800, "debug pictures every so many iterations")
-    debug: bool = setting(False, "write debug pictures of the training")
-    checkpoint_name: str | None = setting(None, "checkpoint to resume from: a path, or a name in the model directory")
-    resume: str = setting(
-        "none", "auto: continue from the newest checkpoint in the model directory, if any", ("none", "auto")
+    p_flip: float = setting(0.5, "probability of mirroring", group="data", rare=True)
+    rotate: float = setting(40.0, "rotation angles are uniform in +-rotate degrees", group="data", rare=True)
+    scale_low: float = setting(0.7, "smallest random scale", group="data", rare=True)
+    scale_high: float = setting(1.3, "largest random scale", group="data", rare=True)
+    jitter: float = setting(0.2, "colour factors are uniform in 1 +- jitter, a channel each", group="data", rare=True)
+    shift: float = setting(0.0, "random shift of the crop centre, share of its side", group="data", rare=True)
+    pad_pixels: float = setting(
+        256 / 3, "margin around the joints' box in image pixels (MP: 256/3)", group="data", rare=True
     )
-    save_minutes: float = setting(10.0, "also save the resume state within an epoch, every so many minutes")
-    pck_r: float = setting(0.2, "threshold of the accuracy: hit within R x the extent of the joints (mode compat: 0.2)")
-    # machine
-    gpus: str | None = setting(
-        None, "CUDA devices, for example 0,1; default: the first one if there is any, else the CPU"
-    )
-    workers: int = setting(2, "loader processes; 0 loads in the training process")
-    threads: int = setting(0, "CPU threads; 0 leaves PyTorch's choice")
-    amp: str = setting(
-        "off", "mixed precision; auto: bf16 where the device has it, else off", ("off", "auto", "bf16", "fp16")
-    )
-    compile: bool = setting(False, "torch.compile the network")
-    ema: float = setting(0.0, "decay of an exponential moving average of the weights; scored and saved beside them")
-    flip_test: bool = setting(False, "average with the mirrored image when scoring")
+    pad_ratio: float = setting(0.0, "further margin as a share of the box's longer side", group="data", rare=True)
+    # machine and output
+    device: str | None = setting(None)
+    gpus: str | None = setting(None, "MP's way to write --device=cuda:0,1", group="machine", rare=True)
+    amp: str = setting("off", "mixed precision; auto: bf16 where native", ("off", "auto", "bf16", "fp16"))
+    batch_size: int = setting(4, "clips per process and step")
+    workers: int | None = setting(None)
+    threads: int = setting(0)
+    compile: bool = setting(False)
+    out: str | None = setting(None, "the run's folder (default: output/lpm_torch/MODEL-DATASET)")
+    model_dir: str | None = setting(None, "MP: the run's folder is MODEL_DIR/MODEL/DATASET", group="output", rare=True)
+    debug: bool = setting(False, "write pictures of truth and prediction while training", group="output", rare=True)
+    log_freq: int = setting(800, "steps between two of them", group="output", rare=True)
+
+    def checked(self) -> Config:
+        """With names as `common.datasets` has them; DataError naming a setting whose value is out of range."""
+        check_numbers(self, t=1, input_width=16, channels=0, depth=1, epochs=0, accumulate=1, batch_size=1, limit=1, workers=0,
+                      warmup=0, ema=0, log_freq=1, pck_r=0, sigma=0)  # fmt: skip
+        device = self.device or (self.gpus and f"cuda:{self.gpus}") or None
+        return replace(self, dataset=dataset_name(self.dataset), device=device, gpus=None)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        original = mobilepose_folder(self.model_dir, self.model, self.dataset) if self.model_dir else None
+        return run_folder(HOUSE, f"{self.model}-{self.dataset}", self.out or original)
 
 
 _PAPER = {"lr": 8e-5, "weight_decay": 8e-6, "step_size": 60000, "gamma": 0.33333, "batch_size": 4}
@@ -126,21 +154,21 @@ _SMALL = {
     "ema": 0.999,
     "flip_test": True,
     "valid_split": "none",
+    "t": 3,
 }
-
 # Found by trial on two cores: what CPM and LPM learn most from in an hour or two.
 _CPU = {
-    **_SMALL,
-    "width": 0.25,
-    "resolution": 128,
+    "channels": 0.25,
+    "input_width": 128,
     "batch_size": 16,
-    "max_epochs": 20,
-    "t": 3,
+    "epochs": 20,
     "rotate": 60.0,
     "shift": 0.05,
     "amp": "bf16",
 }
-
+# A thousand updates on two cores are two minutes: small batches, and less augmentation than it would take longer to profit from.
+_SMOKE = {"channels": 0.125, "input_width": 96, "batch_size": 4, "epochs": 40, "workers": 1, "ema": 0.98, "warmup": 50, "rotate": 20.0,
+          "scale_low": 0.85, "scale_high": 1.15}  # fmt: skip
 # LP's training file and solver for video, as far as Adam in place of SGD goes
 _OFFICIAL = {
     "lr": 8e-5,
@@ -150,32 +178,22 @@ _OFFICIAL = {
     "clip": 100.0,
     "loss_norm": "caffe",
     "batch_size": 4,
-    "resolution": 368,
+    "input_width": 368,
     "sigma": 7 / 8,
     "background": True,
     "center_map": "correct",
     "scale_low": 0.8,
     "scale_high": 1.4,
 }
-
-# A thousand updates on two cores are two minutes: small batches, and less augmentation than it would take longer to profit from.
-_SMOKE = {
-    **_SMALL,
-    "width": 0.125,
-    "resolution": 96,
-    "batch_size": 4,
-    "max_epochs": 40,
-    "t": 3,
-    "workers": 1,
-    "ema": 0.98,
-    "warmup": 50,
-    "rotate": 20.0,
-    "scale_low": 0.85,
-    "scale_high": 1.15,
+# `none`: MP's defaults. `paper`: its setting files and README. `official`: for lpm_official. The others are the same code at sizes that
+# a CPU can train.
+PRESETS: dict[str, dict] = {
+    "none": {},
+    "paper": _PAPER,
+    "official": _OFFICIAL,
+    "cpu": {**_SMALL, **_CPU},
+    "smoke": {**_SMALL, **_SMOKE},
 }
-
-# `paper`: MP's setting files and README. `official`: for lpm_official. The others are the same code at sizes that a CPU can train.
-PRESETS: dict[str, dict] = {"none": {}, "paper": _PAPER, "official": _OFFICIAL, "cpu": _CPU, "smoke": _SMOKE}
 
 
 def half_pixel(config: Config) -> bool:
@@ -183,7 +201,57 @@ def half_pixel(config: Config) -> bool:
     return config.model in ("lpm_official", "coord_lpm")
 
 
-def data_root(data_dir: str, dataset: str) -> Path:
-    """The folder of a data set: DATA_DIR/DATASET, or DATA_DIR itself when that has none. The default `data` is the repository's."""
-    base = ROOT / "data" if data_dir == "data" else Path(data_dir)
-    return base / dataset if (base / dataset).exists() or data_dir == "data" else base
+def network_skeleton(skeleton: Skeleton) -> Skeleton:
+    """The joints that a network for this data set's skeleton answers with, in its order: MP's 14 for MP's and LP's data sets, else its own."""
+    return LPM14 if skeleton in (LSP14, MPII16, MPII14, PENN13, JHMDB15) else skeleton
+
+
+def dataset_name(name: str) -> str:
+    """A data set's name as `common.datasets` has it; MP writes PennAction, MPII, LSP. DataError for an unknown one."""
+    known = {"pennaction": "penn_action"}.get(name.lower(), name.lower())
+    if known not in datasets.NAMES:
+        raise DataError(f"--dataset {name}: known are {', '.join(datasets.NAMES)}, and MP's PennAction, MPII, LSP")
+    return known
+
+
+def data_folder(dataset: str, root: str | None) -> Path:
+    """The folder of a data set: `root`, or what it holds under MP's name for it (its --data_dir); without it data/NAME here, else in the
+    repository."""
+    name = FOLDERS.get(dataset, dataset)
+    if root and root != "data":
+        return Path(root) / name if (Path(root) / name).exists() else Path(root)
+    here = Path("data") / name
+    return here if here.exists() else REPOSITORY / here
+
+
+@functools.cache  # a run asks for the same split again and again
+def load_pose_set(dataset: str, root: str | None, split: str) -> PoseSet:
+    """The PoseSet behind `--dataset NAME --data_root DIR --split S`; LSP stands for LSP, LSPET or both, whichever DIR holds.
+
+    `valid` is the test split where a data set has no other, as in MP. DataMissing or DataError as the loaders raise them.
+    """
+    name = dataset_name(dataset)
+    folder = data_folder(name, root)
+    if name == "lsp":
+        from common.datasets.lsp import which
+
+        name = which(folder)
+    return datasets.load(name, folder, datasets.record(name).split(split))
+
+
+def mobilepose_folder(model_dir: str | None, model: str, dataset: str) -> Path:
+    """Where MP keeps a network's checkpoints: MODEL_DIR/MODEL/DATASET."""
+    return Path(model_dir or "experiments") / model / FOLDERS.get(dataset, dataset)
+
+
+def weights_path(
+    name: str | None, model: str | None = None, dataset: str = "penn_action", model_dir: str | None = None
+) -> Path | None:
+    """The file or folder that `--weights` (MP: --checkpoint_name, also a name in its model directory) names; without it the newest best of
+    this house, of `model` where that is given. None when there is none. DataError when a given one does not exist.
+    """
+    folder = mobilepose_folder(model_dir, model or "lpm", dataset_name(dataset))
+    if name is None:
+        return find_weights(HOUSE, folder if model_dir else None, SUFFIXES, f"{model or '*'}-*")
+    own = next((p for p in (folder / name, folder / (name + SUFFIX)) if p.is_file()), None)
+    return find_weights(HOUSE, name if Path(name).exists() else own or name, SUFFIXES)

@@ -1,9 +1,10 @@
-"""Original weights in, ours out, and back; every result is checked before it is saved, and gets a card (JSON) beside it.
+"""Original weights in, ours out; every result is checked before it is saved, and gets a card (JSON) beside it.
 
-python lpm_torch/convert.py --input F.caffemodel                        # as the original: layer.weight / layer.bias -> F.caffemodel.pt
-python lpm_torch/convert.py --input F.caffemodel --model lpm_official   # the authors' models (training file, deploy pair, pre-model)
-python lpm_torch/convert.py --input PRE.caffemodel --model lpm --reorder   # to fine-tune with our joint order
-python lpm_torch/convert.py --input best.pth.tar --output lpm.onnx      # also .pt .safetensors .npz .npy .h5 .json .caffemodel
+python lpm_torch/convert.py F.caffemodel F.pt                           # names stay Caffe's: layer.weight, layer.bias
+python lpm_torch/convert.py --input F.caffemodel                        # the same, as the original's caffemodel2pt -> F.caffemodel.pt
+python lpm_torch/convert.py F.caffemodel penn.pt --model lpm_official   # the authors' models (training file, deploy pair, pre-model)
+python lpm_torch/convert.py PRE.caffemodel pre.pt --model lpm --reorder # to fine-tune with our joint order
+python lpm_torch/convert.py best.pth.tar lpm.onnx                       # also .pt .safetensors .npz .npy .h5 .json
 """
 
 from __future__ import annotations
@@ -11,118 +12,83 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from common.errors import DataError  # noqa: E402
+from common.errors import DataError
+from common.runs.converting import Conversion
+from common.runs.options import Parser
+from common.runs.process import exit_code
+from common.skeletons import CPM14, card
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CAFFE_MODELS = ("lpm_official", "lpm", "lpm_raw", "cpm")
-OUTPUTS = (".pt", ".safetensors", ".npz", ".npy", ".h5", ".json", ".onnx", ".caffemodel")
-CHECK_SIZE, CHECK_FRAMES = 64, 3  # pixels and frames of the forward passes that compare
-# settings of a checkpoint that its weights mean nothing without; val.py and predict.py read them in the card
-KEPT = ("mode", "center_map", "background", "dataset", "resolution", "t", "pad_pixels", "pad_ratio", "flip_test")
-FORWARD_TOLERANCE = 1e-4  # of the largest belief: the same sums in another order
+FORMATS = (".pt", ".safetensors", ".npz", ".npy", ".h5", ".json", ".onnx")
+SIZE, FRAMES = 64, 3  # pixels and frames of the forward passes that compare
+TOLERANCE = 1e-4  # of the largest belief: the same sums in another order
+Weights = dict[str, np.ndarray]
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add(
-        "--input",
-        nargs="+",
-        required=True,
-        type=Path,
-        help=".caffemodel (two for a deploy pair), .pth.tar, .pt or .safetensors",
+    """Command line; `input` is a list (a deploy pair are two files), `output` a path."""
+    parser = Parser(__doc__)
+    parser.source(
+        "paths", "weights to read (a deploy pair: two files), then the file to write", nargs="*", metavar="INPUT OUTPUT"
     )
-    add(
-        "--output",
-        type=Path,
-        default=None,
-        help=f"result, its suffix one of {' '.join(OUTPUTS)} (default: input + .pt)",
+    parser.options("licence", "raw_weights")
+    parser.option("input", text="the original's way to name them", group="data", nargs="+", default=[])
+    parser.option("output", text="and the result (default: INPUT.pt)", group="output", type=Path, default=None)
+    parser.option("model", choices=CAFFE_MODELS, default=None, group="network",
+                  text="network that a Caffe model is mapped to (default: names stay Caffe's)")  # fmt: skip
+    parser.option("reorder", nargs="?", const="person", choices=("person", "penn"), default=None, group="network",
+                  text="permute the authors' joint order to ours; penn: their Penn models, which exchange left and right")  # fmt: skip
+    parser.option(
+        "allow_missing", type=bool, default=False, text="save although tensors have no counterpart", group="network"
     )
-    add(
-        "--model",
-        choices=CAFFE_MODELS,
-        default=None,
-        help="network that a Caffe model is mapped to (default: names stay Caffe's)",
+    parser.option("input_width", text="side of an ONNX graph's input (default: the network's)", type=int, default=None)
+    parser.option(
+        "t", text="clip length of an ONNX graph (default: the network's)", type=int, default=None, group="network"
     )
-    add("--allow_missing", action="store_true", help="save although tensors have no counterpart; the card lists them")
-    add("--reorder", nargs="?", const="person", choices=("person", "penn"), default=None,
-        help="permute the authors' joint order to ours; penn: their Penn models, which exchange left and right")  # fmt: skip
-    add(
-        "--weights",
-        choices=("averaged", "raw"),
-        default="averaged",
-        help="of our checkpoints, the moving average where there is one",
-    )
-    add(
-        "--size",
-        type=int,
-        default=None,
-        help="input side of an ONNX graph (default: the checkpoint's, else 256, lpm_official 368)",
-    )
-    add(
-        "--t",
-        type=int,
-        default=None,
-        help="clip length of an ONNX graph of lpm_raw and coord_lpm (default: the checkpoint's, else 5)",
-    )
-    add(
-        "--licence",
-        default="not stated by the source",
-        help="licence of the weights, as their source gives it; goes into the card",
-    )
-    add(
-        "--limit",
-        type=int,
-        default=None,
-        metavar="N",
-        help="dry run: map and check, list the first N tensors, write nothing",
-    )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    paths = [Path(p) for p in (*args.input, *args.paths)]
+    if args.output is None and args.paths:
+        *paths, args.output = paths
+    if not paths:
+        raise DataError("what to convert? Give INPUT OUTPUT")
+    args.input, args.output = paths, args.output or paths[0].with_name(paths[0].name + ".pt")
+    if args.output.suffix not in FORMATS:
+        raise DataError(f"output {args.output}: the suffix must be one of {' '.join(FORMATS)}")
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"input {path} does not exist")
+        if path.resolve() == args.output.resolve():
+            raise DataError(f"output {args.output} is the input; give another name")
+    return args
 
 
 def convert(args: argparse.Namespace) -> dict:
     """Do what the options say; returns the card. DataError on bad input, unmatched tensors or a failed check (nothing is written then)."""
-    output = args.output or args.input[0].with_name(args.input[0].name + ".pt")
-    if output.suffix not in OUTPUTS:
-        raise DataError(f"--output {output}: the suffix must be one of {' '.join(OUTPUTS)}")
-    for path in args.input:
-        if not path.is_file():
-            raise DataError(f"--input {path} does not exist")
-        if path.resolve() == output.resolve():
-            raise DataError(f"--output {output} is the input; give another name")
-    if args.input[0].suffix == ".caffemodel":
-        weights, card, network = from_caffe(args)
-    else:
-        weights, card, network = from_checkpoint(args)
-    card["sources"] = [_source(path) for path in args.input]
-    card["licence"] = args.licence
-    if args.limit is None:
-        card["output"] = output.name
-        card["checks"] += _write(output, weights, network, args)
-        _write_card(output, card)
-    return card
+    with Conversion(args.input[0], args.output, args.licence) as conversion:
+        caffe = args.input[0].suffix == ".caffemodel"
+        weights, network, more = from_caffe(args, conversion) if caffe else from_checkpoint(args)
+        if args.output.suffix != ".onnx":
+            write(conversion, weights, network)
+        elif network is None:
+            raise DataError(f"output {args.output}: give --model too, the file alone does not say which network it is")
+        else:
+            config = more.get("config") or {}
+            size = args.input_width or config.get("input_width") or (368 if network["name"] == "lpm_official" else 256)
+            more["graphs"] = export_onnx(load(network, weights), conversion, size, args.t or config.get("t") or 5)
+        return conversion.keep(inputs=[p.name for p in args.input], network=network, **more)
 
 
-def _source(path: Path) -> dict:
-    from common.files import sha256_of
-
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def _write_card(output: Path, card: dict) -> None:
-    from common.files import sha256_of, versions, write_json
-
-    card["output_sha256"], card["versions"] = sha256_of(output), versions()
-    write_json(output.with_name(output.name + ".card.json"), card)
-
-
-# ---- Caffe in -----------------------------------------------------------------------------------------------------------------
+# ---- in -----------------------------------------------------------------------------------------------------------------------
 
 
 def read_blobs(paths: list[Path]) -> dict[str, list[np.ndarray]]:
@@ -140,231 +106,238 @@ def read_blobs(paths: list[Path]) -> dict[str, list[np.ndarray]]:
     return joined
 
 
-def from_caffe(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict, dict | None]:
-    """(weights, card, build_model arguments or None for Caffe's own names)."""
+def from_caffe(args: argparse.Namespace, conversion: Conversion) -> tuple[Weights, dict | None, dict[str, Any]]:
+    """(weights, build_model arguments or None for Caffe's own names, what else the card says)."""
     blobs = read_blobs(args.input)
     if args.model is None:
         if args.reorder:
             raise DataError("--reorder needs --model")
-        return _plain(blobs), {"kind": "caffemodel, Caffe's names", "mapping": {}, "checks": []}, None
-    return _mapped(blobs, args)
-
-
-def _plain(blobs: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """layer.weight, layer.bias (flat) and, where a layer has more, layer.blob2 ..., float32."""
-    weights = {}
-    for layer, arrays in blobs.items():
-        for i, array in enumerate(arrays):
-            name = ("weight", "bias")[i] if i < 2 else f"blob{i}"
-            weights[f"{layer}.{name}"] = array.astype(np.float32)
-    return weights
-
-
-def _mapped(blobs: dict[str, list[np.ndarray]], args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict, dict]:
-    from lpm_torch.caffe_map import map_caffe, reorder
+        named = {
+            f"{layer}.{blob_name(i)}": b.astype(np.float32) for layer, bs in blobs.items() for i, b in enumerate(bs)
+        }
+        return named, None, {"mapping": "Caffe's names"}
+    from lpm_torch.caffe_map import belief_order, map_caffe, reorder
     from lpm_torch.model import build_model
 
-    network = _caffe_network(blobs, args)
-    model = build_model(**network).eval()
+    model = build_model(**caffe_network(blobs, args)).eval()
     mapping = map_caffe(blobs, args.model, model.state_dict())
-    if (mapping.missing or mapping.unused) and not args.allow_missing:
-        lines = [
-            f"{word} {', '.join(n)}"
-            for word, n in (("nothing fills", mapping.missing), ("nothing takes", mapping.unused))
-            if n
-        ]
+    unmatched = {"nothing fills": mapping.missing, "nothing takes": mapping.unused}
+    lines = [f"{word} {', '.join(names)}" for word, names in unmatched.items() if names]
+    if lines and not args.allow_missing:
         raise DataError(
             f"{args.input[0]} does not match {args.model}: {'; '.join(lines)}. Give another --model, or --allow_missing"
         )
+    for line in lines:
+        print(line)
     model.load_state_dict({**model.state_dict(), **mapping.state})
-    checks = []
     if args.model == "lpm_official" and not mapping.missing:
-        checks.append(check_official(model, blobs))
+        check_official(model, blobs, conversion)
     if args.reorder:
-        plain = _forward(model)
+        plain, order = forward(model), belief_order(args.reorder)
         model.load_state_dict(reorder(model.state_dict(), model.channels.feature, args.reorder))
-        checks.append(_check_reordered(plain, _forward(model), args.reorder))
-    card = {
-        "kind": f"caffemodel to {args.model}", "network": network, "mapping": mapping.sources, "missing": mapping.missing,
-        "unused": mapping.unused, "reorder": args.reorder, "joint_order": "lpm14" if args.reorder else "cpm14", "checks": checks,
-    }  # fmt: skip
-    return {k: v.numpy() for k, v in model.state_dict().items()}, card, network
+        conversion.compare("reordered maps", plain[:, :, [*order, len(order)]], forward(model), TOLERANCE)
+    # reordered ones are of this house's own order, which needs no name
+    about = {} if args.reorder else {"about": {"skeleton": card(CPM14)}}
+    found = {"mapping": mapping.sources, "missing": mapping.missing, "unused": mapping.unused}
+    weights = {k: v.numpy() for k, v in model.state_dict().items()}
+    return weights, caffe_network(blobs, args), {**found, **about, "reorder": args.reorder}
 
 
-def _caffe_network(blobs: dict[str, list[np.ndarray]], args: argparse.Namespace) -> dict:
+def blob_name(index: int) -> str:
+    """How the original calls a layer's blobs."""
+    return ("weight", "bias")[index] if index < 2 else f"blob{index}"
+
+
+def caffe_network(blobs: dict[str, list[np.ndarray]], args: argparse.Namespace) -> dict:
+    """The arguments of `build_model` that a Caffe model's shapes tell. DataError when it is none of the authors'."""
     for layer in ("conv1_stage1", "conv7_stage1"):
         if layer not in blobs:
             raise DataError(
                 f"{args.input[0]} has no layer {layer}: no LPM or CPM model of the authors; a deploy pair needs both files"
             )
-    return {
-        "name": args.model,
-        "joints": blobs["conv7_stage1"][0].shape[0] - 1,
-        "width": blobs["conv1_stage1"][0].shape[0] / 128,
-    }
+    outputs, width = blobs["conv7_stage1"][0].shape[0], blobs["conv1_stage1"][0].shape[0] / 128
+    return {"name": args.model, "joints": outputs - 1, "width": width}
 
 
-def _clip(frames: int = CHECK_FRAMES, size: int = CHECK_SIZE):
-    import torch
-
-    draw = torch.Generator().manual_seed(0)
-    return torch.randn(1, frames, 3, size, size, generator=draw), torch.rand(1, 1, size, size, generator=draw)
-
-
-def _forward(model, frames: int = CHECK_FRAMES) -> np.ndarray:
-    """All maps that the network gives for the check clip."""
-    import torch
-
-    size = 2 ** (model.depth + 3) if hasattr(model, "depth") else CHECK_SIZE
-    with torch.no_grad():
-        return model(*_clip(frames, size))[0].numpy()
-
-
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-12))
-
-
-def check_official(model, blobs: dict[str, list[np.ndarray]]) -> dict:
-    """Compare lpm_official with a walk over the Caffe file's own layers, stage by stage; DataError when they disagree."""
+def check_official(model: nn.Module, blobs: dict[str, list[np.ndarray]], conversion: Conversion) -> None:
+    """Compare lpm_official with a walk over the Caffe file's own layers, stage by stage."""
     import torch
 
     from lpm_torch.caffe_map import caffe_forward
 
-    clip, center = _clip()
+    frames, center = clip()
     with torch.no_grad():
-        expected = caffe_forward(blobs, clip[0], center).numpy()
-        error = _difference(model(clip, center)[1][0].numpy(), expected)
-    if not error <= FORWARD_TOLERANCE:
-        raise DataError(
-            f"the network differs from the Caffe file's by {error:.1e} of the largest belief: nothing was saved"
-        )
-    return {"kind": "forward pass against the Caffe file's layers", "error": error, "tolerance": FORWARD_TOLERANCE}
+        expected = caffe_forward(blobs, frames[0], center).numpy()
+        conversion.compare("maps of the Caffe file's layers", expected, model(frames, center)[1][0].numpy(), TOLERANCE)
 
 
-def _check_reordered(plain: np.ndarray, permuted: np.ndarray, naming: str) -> dict:
-    from lpm_torch.caffe_map import BELIEF_REORDER, LPM14
-
-    order = [BELIEF_REORDER[i] for i in LPM14.mirror] if naming == "penn" else list(BELIEF_REORDER)
-    error = _difference(permuted, plain[:, :, [*order, len(order)]])
-    if not error <= FORWARD_TOLERANCE:
-        raise DataError(
-            f"the reordered network does not give the permuted maps (difference {error:.1e}): nothing was saved"
-        )
-    return {"kind": "reordered forward pass against the permuted one", "error": error, "tolerance": FORWARD_TOLERANCE}
-
-
-# ---- checkpoints in -----------------------------------------------------------------------------------------------------------
-
-
-def from_checkpoint(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict, dict]:
-    """A checkpoint of ours or of MobilePose, or plain weights: (weights, card, build_model arguments)."""
-    from lpm_torch.checkpoint import joint_order_of, read_checkpoint
-    from lpm_torch.weight_files import network_of
+def from_checkpoint(args: argparse.Namespace) -> tuple[Weights, dict, dict[str, Any]]:
+    """A checkpoint of ours or of MobilePose, or plain weights; as `from_caffe`. The card keeps its settings and skeleton."""
+    from lpm_torch.weight_files import network_of, read_checkpoint, weights_of
 
     for given, option in ((len(args.input) > 1, "two files"), (args.model, "--model"), (args.reorder, "--reorder")):
         if given:
             raise DataError(f"{option} is for .caffemodel input; {args.input[0]} says itself which network it is")
     path = args.input[0]
     state = read_checkpoint(path)
-    averaged = bool(args.weights == "averaged" and state.get("ema"))
-    tensors = state["ema"]["shadow"] if averaged else state["state_dict"]
-    weights = {k: v.detach().contiguous().numpy() for k, v in tensors.items()}
+    weights = {k: v.detach().contiguous().numpy() for k, v in weights_of(state, args.raw_weights).items()}
+    kept = {k: state[k] for k in ("config", "about", "epoch", "step") if k in state}
     network = network_of({k: v.shape for k, v in weights.items()}, path)
-    config = state.get("config") or {}
-    args.size = args.size or config.get("resolution")
-    args.t = args.t or config.get("t")
-    card = {
-        "kind": "checkpoint", "network": network, "epoch": state.get("epoch"), "averaged": averaged, "mapping": "same names",
-        "joint_order": joint_order_of(Path(path)),
-        "settings": {k: config[k] for k in KEPT if k in config}, "checks": [],
-    }  # fmt: skip
-    return weights, card, network
+    return (
+        weights,
+        network,
+        {"mapping": "same names", "averaged": bool(state.get("ema")) and not args.raw_weights, **kept},
+    )
 
 
 # ---- out ----------------------------------------------------------------------------------------------------------------------
 
 
-def _load(network: dict, weights: dict[str, np.ndarray]):
-    import torch
-
+def load(network: dict, weights: Weights) -> nn.Module:
+    """The network with these weights. DataError when they do not fit."""
     from lpm_torch.model import build_model
+    from lpm_torch.weight_files import as_tensors
 
     model = build_model(**network).eval()
     try:
-        model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+        model.load_state_dict(as_tensors(weights))
     except RuntimeError as error:
         raise DataError(f"the weights do not fit {network}: {' '.join(str(error).split())[:300]}") from error
     return model
 
 
-def _write(output: Path, weights: dict[str, np.ndarray], network: dict | None, args: argparse.Namespace) -> list[dict]:
-    """Write one file (two for an ONNX step) and return the checks that it passed."""
-    from lpm_torch.weight_files import save_checked
+def clip(frames: int = FRAMES, size: int = SIZE, seed: int = 0):
+    """A random clip (1,T,3,S,S) and centre map."""
+    import torch
 
-    if network is None:
-        if output.suffix in (".onnx", ".caffemodel"):
-            raise DataError(f"--output {output}: give --model too, the file alone does not say which network it is")
-        save_checked(output, weights)
-        return [{"kind": "file read back, every tensor equal"}]
-    model = _load(network, weights)
-    if output.suffix == ".onnx":
-        from lpm_torch.onnx_export import export_onnx
-
-        return [
-            export_onnx(model, output, args.size or (368 if network["name"] == "lpm_official" else 256), args.t or 5)
-        ]
-    if output.suffix == ".caffemodel":
-        return [_write_caffe(output, model, network)]
-    expected = _forward(model)
-
-    def check(back: dict[str, np.ndarray]) -> None:
-        if not np.array_equal(_forward(_load(network, back)), expected, equal_nan=True):
-            raise DataError(f"{output}: a forward pass with the weights read back differs; nothing was saved")
-
-    save_checked(output, weights, check)
-    return [{"kind": "file read back: every tensor and a forward pass equal", "error": 0.0}]
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(1, frames, 3, size, size, generator=draw), torch.rand(1, 1, size, size, generator=draw)
 
 
-def _write_caffe(output: Path, model, network: dict) -> dict:
-    from common.files import atomic_write
-    from common.weights.caffe import read_caffemodel, write_caffemodel
-    from lpm_torch.caffe_map import official_layers
+def forward(model: nn.Module) -> np.ndarray:
+    """All maps that the network gives for a random clip."""
+    import torch
 
-    if network["name"] != "lpm_official":
-        raise DataError(
-            f"--output {output}: only lpm_official is a network of the authors' Caffe code, not {network['name']}"
+    size = 2 ** (model.depth + 3) if isinstance(getattr(model, "depth", None), int) else SIZE
+    with torch.no_grad():
+        return model(*clip(size=size))[0].numpy()
+
+
+def write(conversion: Conversion, weights: Weights, network: dict | None) -> None:
+    """Write tensors by name, read them back and compare them, and a forward pass with them, bit for bit."""
+    from lpm_torch.weight_files import read_weights, write_weights
+
+    write_weights(conversion.draft, weights)
+    back = read_weights(conversion.draft)
+    if back.keys() != weights.keys():
+        raise DataError(f"{conversion.output}: {', '.join(back.keys() ^ weights.keys())} is not what was written")
+    conversion.compare("tensors read back", weights, back, 0.0)
+    if network is not None:
+        conversion.compare(
+            "maps after reading back", forward(load(network, weights)), forward(load(network, back)), 0.0
         )
-    result = {}
 
-    def write(temporary: Path) -> None:
-        write_caffemodel(temporary, official_layers(model.state_dict()), "LSTM_PoseMachine")
-        result.update(check_official(model, read_caffemodel(temporary)))
 
-    atomic_write(output, write)
-    return result
+def export_onnx(model: nn.Module, conversion: Conversion, size: int, frames: int) -> list[str]:
+    """The network for square input of `size` pixels, batch 1, checked with onnxruntime; the names of the files.
+
+    `lpm` and `lpm_official` become two, so that a video can be run frame by frame: NAME.onnx is one step (frame (1,3,S,S), center
+    (1,1,S,S), belief, hidden, cell, steps -> next_belief, which are the frame's maps, next_hidden, next_cell, next_steps), NAME.onnx.init.onnx
+    gives the belief maps before the first frame; hidden, cell and steps start as zeros. All others: (frames, center) -> maps.
+    """
+    import torch
+
+    from lpm_torch.lstm import LPMRaw, RecurrentPoseMachine, State
+
+    streams = isinstance(model, RecurrentPoseMachine) and not isinstance(model, LPMRaw)
+    inputs, center = clip(frames, size)
+    draft, init = str(conversion.draft), f"{conversion.draft}.init.onnx"
+    with torch.no_grad():
+        if streams:
+            state = model.init_state(inputs[:, 0], center)
+            names = ("frame", "center", *State._fields)
+            step = _Graph(model, lambda net, frame, center, *state: tuple(net.step(frame, center, State(*state))[1]))
+            _export(step, dict(zip(names, (inputs[:, 0], center, *state))), [f"next_{n}" for n in State._fields], draft)
+            _export(_Graph(model, lambda net, frame: net.initial(frame)), {"frame": inputs[:, 0]}, ["belief"], init)
+        else:
+            graph = _Graph(model, lambda net, frames, center: net(frames, center)[0])
+            _export(graph, {"frames": inputs, "center": center}, ["maps"], draft)
+        unseen, center = clip(frames, size, seed=1)
+        expected = model(unseen, center)[0].numpy()
+    sessions = [_session(path) for path in ((draft, init) if streams else (draft,))]
+    feed = {"frames": unseen.numpy(), "center": center.numpy()}
+    found = run_steps(*sessions, *feed.values()) if streams else sessions[0].run(None, feed)[0]
+    scale = max(1.0, 0.01 / max(float(np.abs(expected).max()), 1e-12))  # below 0.01 rounding rules
+    conversion.compare("maps of onnxruntime", expected, found, TOLERANCE * scale)
+    return [conversion.output.name] + ([f"{conversion.output.name}.init.onnx"] if streams else [])
+
+
+def _Graph(model: nn.Module, call) -> nn.Module:
+    """`call(model, ...)` as a module's forward."""
+    from torch import nn
+
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs):
+            return call(self.model, *inputs)
+
+    return Graph().eval()
+
+
+def _export(module: nn.Module, inputs: dict, outputs: list[str], path: str) -> None:
+    import logging
+    import warnings
+
+    import torch
+
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        remedy = "pip install -r lpm_torch/requirements.txt"
+        raise DataError(f"ONNX export needs onnx, onnxscript and onnxruntime: {remedy}") from error
+    for chatty in ("onnxscript", "torch.onnx"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, tuple(inputs.values()), path, dynamo=True, external_data=False, verbose=False,
+                          input_names=list(inputs), output_names=outputs)  # fmt: skip
+
+
+def _session(path: str):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run_steps(step, init, clip: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """Run onnxruntime sessions of a step and its init graph over a clip (1,T,3,S,S), centre map (1,1,S,S) -> maps (1,T,maps,g,g)."""
+    names = [i.name for i in step.get_inputs() if i.name not in ("frame", "center")]
+    shape = {i.name: i.shape for i in step.get_inputs()}
+    state = {n: np.zeros(shape[n], np.float32) for n in names}
+    state["belief"] = init.run(None, {"frame": clip[:, 0]})[0]
+    outputs, maps = [o.name for o in step.get_outputs()], []
+    for t in range(clip.shape[1]):
+        values = dict(zip(outputs, step.run(None, {"frame": clip[:, t], "center": center, **state})))
+        maps.append(values["next_belief"])
+        state = {n: values[f"next_{n}"] for n in names}
+    return np.stack(maps, 1)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 on bad input or a failed check."""
-    args = parse_args(argv)
-    try:
-        card = convert(args)
-    except DataError as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return 2
-    for name, source in list(card["mapping"].items())[: args.limit] if isinstance(card["mapping"], dict) else ():
-        print(f"{name:32s} <- {source}")
-    for word in ("missing", "unused"):
-        if card.get(word):
-            print(f"{word}: {', '.join(card[word])}")
-    for check in card["checks"]:
-        print(f"checked: {check['kind']}" + (f", difference {check['error']:.1e}" if "error" in check else ""))
-    print(
-        "dry run: nothing written"
-        if args.limit is not None
-        else f"wrote {card['output']} and its card {card['output']}.card.json"
-    )
-    return 0
+
+    def work() -> Path:
+        args = parse_args(argv)
+        for what, check in convert(args)["check"].items():
+            print(f"checked: {what}, largest difference {check['largest difference']:.1e}")
+        return args.output
+
+    return exit_code(work, "wrote {} and its card")
 
 
 if __name__ == "__main__":

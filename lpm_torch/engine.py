@@ -1,172 +1,275 @@
-"""Two functions: `train_one_epoch` and `predict`. Everything else about a run is in train.py and val.py."""
+"""A training: network, optimiser, moving average, data, and the state from which it goes on bit for bit; where it computes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+import torch.distributed as dist
+from torch import nn
 
-from common.codecs import decode_maps
-from common.geometry import apply_affine
+from common import datasets
+from common.errors import DataError
+from common.evaluate import score
 from common.metrics import pck
-from common.runs.runlog import check_finite
-from common.skeletons import LPM14
-from lpm_torch.config import Config, half_pixel
-from lpm_torch.data import prepare
-from lpm_torch.hourglass import expected_coordinates
-from lpm_torch.losses import MSESequenceLoss, coordinate_loss
+from common.poses import PoseSet
+from common.runs.checkpoints import check_compatible
+from common.runs.process import Process, device_numbers, environment_ranks
+from common.runs.session import Position, swapped_weights
+from common.skeletons import Skeleton
+from lpm_torch.config import Config, load_pose_set, network_skeleton, weights_path
+from lpm_torch.data import Augmentation, ClipDataset, make_loader, normalisation, prepare
+from lpm_torch.estimator import Estimator, decode, native_amp, no_clip, pick_device, run_network
+from lpm_torch.losses import training_loss
+from lpm_torch.model import build_network
+from lpm_torch.weight_files import RUN_FIELDS, first_weights, graph_fields, read_checkpoint, skeleton_of
 
-JOINTS = 14  # channel 14 of the maps is background
-
-
-def autocast(device: torch.device, amp: str):
-    """The mixed-precision context of `--amp`."""
-    if amp == "off":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
-
-
-def run_network(model, batch: dict[str, torch.Tensor], config: Config):
-    """(out, out_loss) of a prepared batch; a still image (one frame) is read `config.t` times by the recurrent networks."""
-    frames = batch["frames"]
-    return model(frames, batch["center"], steps=config.t if frames.shape[1] == 1 else None)
+ACCURACY_EVERY = 20  # steps
+SIDE = 256  # pixels of each half of a debug picture
 
 
-def train_one_epoch(
-    model,
-    loader,
-    optimizer,
-    scheduler,
-    device: torch.device,
-    config: Config,
-    *,
-    scaler=None,
-    ema=None,
-    first: int = 0,
-    on_step: Callable | None = None,
-) -> dict[str, float]:
-    """Train over the loader's batches, the first of which is number `first` of the epoch. Returns the mean `loss`.
+class TorchProcess(Process):
+    """One process of a run with its device. DataError when the settings name devices that are not there."""
 
-    `on_step(batch_index, values, batch, out)` is called after every batch. Raises FloatingPointError on a loss that is not finite, before
-    the weights are touched.
-    """
-    model.train()
-    total = {"loss": 0.0, "count": 0}
-    bar = tqdm(
-        loader,
-        initial=first,
-        total=first + len(loader),
-        desc=f"epoch {loader.sampler.epoch + 1}",
-        dynamic_ncols=True,
-        mininterval=2,
-    )
-    optimizer.zero_grad(set_to_none=True)
-    for i, raw in enumerate(bar, start=first):
-        batch = prepare(raw, device, config)
-        with autocast(device, config.amp):
-            out, out_loss = run_network(model, batch, config)
-        loss = loss_of(out_loss, batch, config)
-        value = check_finite("loss", loss.item())
-        loss = loss / config.accumulate
-        (scaler.scale(loss) if scaler else loss).backward()
-        if (i + 1) % config.accumulate == 0:
-            _step(model, optimizer, scheduler, scaler, config)
-            if ema is not None:
-                ema.update()
-        total["loss"] += value
-        total["count"] += 1
-        bar.set_postfix(loss=f"{total['loss'] / total['count']:.3g}", refresh=False)
-        if on_step:
-            on_step(i, {"loss": value, "lr": scheduler.get_last_lr()[0]}, batch, out)
-    return {"loss": total["loss"] / max(total["count"], 1)}
+    def __init__(self, config: Config):
+        self.rank, self.world, local = environment_ranks()
+        self.device = pick_device(config, local)
+        if self.world > 1 and not dist.is_initialized():
+            # the others wait while one process validates
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return self.mean(float(flag)) > 0
+
+    def mean(self, value) -> Any:
+        """The mean of every process's number or scalar tensor, on the device."""
+        if self.world == 1:
+            return value
+        total = torch.as_tensor(value, dtype=torch.float64, device=self.device).clone()
+        dist.all_reduce(total)
+        return total / self.world
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.world > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leave the others."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
 
 
-def loss_of(out_loss, batch: dict[str, torch.Tensor], config: Config) -> torch.Tensor:
-    """The training loss of a network's second output; coordinates have a loss of their own."""
-    if config.model == "coord_lpm":
-        return coordinate_loss(out_loss, batch["joints"], config.resolution, batch["visible"])
-    return MSESequenceLoss(config.loss_norm)(
-        out_loss.float(), batch["labels"], batch["visible"] if config.masked_loss else None
-    )
+def launch(config: Config, script: str) -> None:
+    """`--gpus=0,1` in a plain call: start `script` again under torch.distributed.run with one process a GPU."""
+    count = len(device_numbers(config.device, torch.cuda.device_count()) or ())
+    if "WORLD_SIZE" not in os.environ and count > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+        os.execv(sys.executable, [sys.executable, *torchrun, script, *sys.argv[1:]])
 
 
-def _step(model, optimizer, scheduler, scaler, config: Config) -> None:
-    if scaler:
-        scaler.unscale_(optimizer)
-    if config.clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    if scaler:
-        scaler.step(optimizer)
-        scaler.update()
-    else:
-        optimizer.step()
-    scheduler.step()
-    optimizer.zero_grad(set_to_none=True)
+class MovingAverage:
+    """Exponential moving average of the weights (`--ema`); buffers such as batch-norm statistics are copied."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model, self.decay = model, decay
+        self.shadow = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.parameters = {k for k, _ in model.named_parameters()}
+        self.count = 0
+
+    def update(self) -> None:
+        """After an optimiser step. The decay starts small, so that the random first weights are forgotten."""
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        for name, value in self.model.state_dict().items():
+            if name in self.parameters:
+                self.shadow[name].lerp_(value.detach(), 1 - decay)
+            else:
+                self.shadow[name].copy_(value)
 
 
-def flip_batch(batch: dict[str, torch.Tensor], config: Config) -> dict[str, torch.Tensor]:
-    """The mirrored network input; a transposed centre map is mirrored along its other axis."""
-    axis = -2 if config.center_map == "compat" else -1
-    return {**batch, "frames": batch["frames"].flip(-1), "center": batch["center"].flip(axis)}
+class Trainer:
+    """One training on the persons of `pose_set`; `position` says where it is. DataError when there is not one batch."""
+
+    def __init__(self, config: Config, pose_set: PoseSet, process: TorchProcess):
+        self.config = config = replace(config, amp=native_amp(config.amp, process.device))
+        self.process, self.pose_set = process, pose_set
+        self.skeleton = network_skeleton(pose_set.skeleton)
+        wanted = config.valid_split != "none"
+        self.valid_set = load_pose_set(config.dataset, config.data_root, config.valid_split) if wanted else None
+        torch.manual_seed(config.seed)
+        self.model = build_network(config, len(self.skeleton)).to(process.device)
+        if process.device.type == "cuda" or config.amp == "bf16":
+            # measured: bf16 convolutions are three times as fast in this layout on CPUs too
+            self.model = self.model.to(memory_format=torch.channels_last)
+        grid = self.model.output_size(config.input_width)
+        dataset = ClipDataset(pose_set, config, grid, Augmentation.from_config(config))
+        if not len(dataset):
+            raise no_clip(pose_set, config.t)
+        self.loader = make_loader(dataset, config, True, process.rank, process.world)
+        if not len(self.loader):
+            raise DataError(
+                f"{len(dataset)} clips are less than a batch of {config.batch_size} a process; lower --batch_size"
+            )
+        self.position = Position(len(self.loader), config.batch_size * process.world)
+        self.total_steps = config.epochs * len(self.loader)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.scaler = torch.amp.GradScaler(process.device.type) if config.amp == "fp16" else None
+        self.ema = MovingAverage(self.model, config.ema) if config.ema else None
+        self.network = torch.compile(self.model) if config.compile else self.model
+        if process.world > 1:
+            # as in the original, some layers of the hourglass are never used
+            unused = config.model == "hourglass"
+            self.network = nn.parallel.DistributedDataParallel(self.network, find_unused_parameters=unused)
+
+    def start(self) -> None:
+        """The first weights: random ones, or those of `--weights`."""
+        config = self.config
+        path = weights_path(config.weights, config.model, config.dataset, config.model_dir) if config.weights else None
+        if path is None:
+            return
+        found = skeleton_of(read_checkpoint(path), path)
+        first_weights(self.model, path, self.skeleton, network_skeleton(found) if found else self.skeleton, config)
+        if self.ema:
+            self.ema = MovingAverage(self.model, config.ema)
+
+    def batches(self) -> Iterator[dict]:
+        """Batches from the position on, without an end."""
+        while True:
+            sampler = self.loader.sampler
+            sampler.epoch, sampler.skip = self.position.epoch, self.position.batch * self.config.batch_size
+            yield from self.loader
+
+    def step(self, raw: dict) -> dict:
+        """Learn from one batch of the loader; the loss is the mean over all processes.
+
+        Dropout draws from a generator keyed by seed, process and step, so that no random state need be stored.
+        """
+        config, step = self.config, self.position.step
+        torch.manual_seed(int(np.random.SeedSequence((config.seed, self.process.rank, step)).generate_state(1)[0]))
+        self.network.train()
+        batch = prepare(raw, self.process.device, config)
+        out, out_loss = run_network(self.network, batch, config)
+        loss = training_loss(out_loss, batch, config)
+        share = loss / config.accumulate
+        (self.scaler.scale(share) if self.scaler else share).backward()
+        values = {"loss": self.process.mean(loss.detach()), "lr": self.learning_rate(step // config.accumulate)}
+        if (step + 1) % ACCURACY_EVERY == 0:
+            values["accuracy"] = accuracy(out, batch, config, self.skeleton)
+        if config.debug and step % config.log_freq == 0 and self.process.is_main:
+            folder = config.folder / "debug" / f"epoch_{self.position.epoch + 1}"
+            write_debug(out, batch, config, self.skeleton, folder, step + 1)
+        if (step + 1) % config.accumulate == 0:
+            self._move(values["lr"])
+        self.position.advance()
+        return values
+
+    def learning_rate(self, update: int) -> float:
+        """That of an update of the weights: StepLR as MP, or cosine down to 1 %; both after `warmup` linear updates."""
+        c = self.config
+        if update < c.warmup:
+            return c.lr * (update + 1) / c.warmup
+        if c.schedule == "cosine":
+            done = min((update - c.warmup) / max(self.total_steps // c.accumulate - c.warmup, 1), 1.0)
+            return c.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+        return c.lr * (c.gamma ** (update // c.step_size) if c.step_size else 1.0)
+
+    def _move(self, lr: float) -> None:
+        self.optimizer.param_groups[0]["lr"] = lr
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        if self.config.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update()
+
+    def state(self) -> dict:
+        """Weights, Adam's moments, moving average, loss scale. FloatingPointError when a weight is not finite."""
+        tensors = self.model.state_dict()
+        bad = [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+        if bad:
+            raise FloatingPointError(f"weight {bad[0]} is not finite at step {self.position.step}: training diverged")
+        ema = {"shadow": self.ema.shadow, "count": self.ema.count} if self.ema else None
+        scaler = self.scaler.state_dict() if self.scaler else None
+        return {
+            "model": tensors,
+            "optimizer": self.optimizer.state_dict(),
+            "ema": ema,
+            "scaler": scaler,
+            "epoch_length": len(self.loader),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from a state. DataError when it is of a run with other settings or joints."""
+        if state["config"]:  # MobilePose's files have none
+            check_compatible(state["config"], asdict(self.config), (*graph_fields(self.config.model), *RUN_FIELDS))
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise DataError(f"the checkpoint is of another network ({' '.join(str(error).split())[:200]})") from error
+        if self.ema and state["ema"]:
+            self.ema.count = state["ema"]["count"]
+            self.ema.shadow = {k: v.to(self.process.device) for k, v in state["ema"]["shadow"].items()}
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+    def validate(self) -> dict[str, float] | None:
+        """The data set's main figure (mode compat: MP's) on the validation split, with the averaged weights, if any.
+
+        One process looks, the others have None.
+        """
+        if self.valid_set is None or not self.process.is_main:
+            return None
+        weights = self.ema.shadow if self.ema else None
+        with swapped_weights(self.model.state_dict(), self.model.load_state_dict, weights):
+            estimator = Estimator.of(self.model, self.config, self.valid_set.skeleton, self.process)
+            predictions = estimator.predict_pose_set(self.valid_set)
+            scored = estimator.scored(self.valid_set)
+        about = datasets.record(scored.name)
+        compat = self.config.mode == "compat" and "pck_extent@0.2:compat" in about.protocols
+        name = "pck_extent@0.2:compat" if compat else about.main_protocol
+        return {name: score(scored, predictions, [name])[name].total}
 
 
-def unflip_maps(maps: torch.Tensor, config: Config) -> torch.Tensor:
-    """Belief maps (...,15,g,g) of the mirrored image, back in the frame of the image.
-
-    Where cells count from the crop's edge without a half-pixel shift, mirrored maps lie one cell too far left; they are moved back.
-    """
-    order = [*LPM14.mirror.tolist(), *range(JOINTS, maps.shape[-3])]
-    maps = maps[..., order, :, :].flip(-1)
-    return maps if half_pixel(config) else torch.cat([maps[..., :1], maps[..., :-1]], dim=-1)
-
-
-def decode(maps: torch.Tensor, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Belief maps (...,15,g,g) -> joints (...,14,2) in crop pixels and their scores (...,14), the maps' peaks."""
-    if config.model == "coord_lpm":
-        points = expected_coordinates(maps[..., :JOINTS, :, :]).cpu().numpy().astype(np.float64)
-        return ((points + 1) * config.resolution - 1) / 2, maps[..., :JOINTS, :, :].amax((-2, -1)).cpu().numpy()
-    cells, score = decode_maps(maps[..., :JOINTS, :, :].float().cpu().numpy())
-    shift = 0.5 if half_pixel(config) else 0.0
-    return (cells + shift) * (config.resolution / maps.shape[-1]) - shift, score
-
-
-def accuracy(maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config) -> float:
+def accuracy(maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config, skeleton: Skeleton) -> float:
     """Percent of the batch's labelled joints within `pck_r` x the extent of the person's joints; NaN when none is labelled."""
     found = decode(maps.detach(), config)[0]
-    truth = np.broadcast_to(batch["joints"].cpu().numpy().astype(np.float64), found.shape).reshape(-1, JOINTS, 2)
-    seen = np.broadcast_to(batch["visible"].cpu().numpy() > 0, found.shape[:-1]).reshape(-1, JOINTS)
-    return pck.pck(truth, found.reshape(truth.shape), seen, pck.extent(truth), config.pck_r, LPM14).total
+    truth = np.broadcast_to(batch["joints"].cpu().numpy().astype(np.float64), found.shape).reshape(
+        -1, *found.shape[-2:]
+    )
+    seen = np.broadcast_to(batch["visible"].cpu().numpy() > 0, found.shape[:-1]).reshape(truth.shape[:-1])
+    return pck.pck(truth, found.reshape(truth.shape), seen, pck.extent(truth), config.pck_r, skeleton).total
 
 
-@torch.inference_mode()
-def predict(
-    model, loader, device: torch.device, config: Config, progress: bool = True, losses: list | None = None
-) -> Iterator[tuple]:
-    """Yield (rows, joints, score) a batch: rows (n,) of the PoseSet, joints (n,14,2) float32 image pixels in LPM14 order, score (n,14).
+def write_debug(
+    maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config, skeleton: Skeleton, folder: Path, step: int
+) -> None:
+    """FOLDER/STEP_stage_T_.jpg for every map of the batch's first clip, truth left, prediction right; a still image has several maps."""
+    from common.draw import save_image, truth_and_prediction
 
-    A still image is answered by the last stage, a video frame by its own. With `config.flip_test` maps are averaged with the mirrored image's.
-    The loss of each batch, before that, goes into `losses`.
-    """
-    model.eval()
-    for raw in tqdm(loader, desc="predict", disable=not progress, dynamic_ncols=True, mininterval=2):
-        maps = belief_maps(model, prepare(raw, device, config), device, config, losses)
-        crop, score = decode(maps, config)
-        joints = apply_affine(raw["to_image"].numpy().astype(np.float64), crop)
-        yield raw["rows"].numpy().ravel(), joints.reshape(-1, JOINTS, 2).astype(np.float32), score.reshape(-1, JOINTS)
-
-
-def belief_maps(
-    model, batch: dict[str, torch.Tensor], device: torch.device, config: Config, losses: list | None = None
-) -> torch.Tensor:
-    """(B,T,15,g,g) float32 maps of a prepared batch, of still images (T = 1) those of the last stage, averaged with the mirrored ones if asked."""
-    with autocast(device, config.amp):
-        out, out_loss = run_network(model, batch, config)
-        maps = out.float()
-        if config.flip_test:
-            maps = (maps + unflip_maps(run_network(model, flip_batch(batch, config), config)[0].float(), config)) / 2
-    if losses is not None:
-        losses.append(loss_of(out_loss, batch, config).item())
-    return maps[:, -1:] if batch["frames"].shape[1] == 1 else maps
+    mean, std, bgr = normalisation(config)
+    shape = (1, 3, 1, 1)
+    pixels = batch["frames"][0].cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    pixels = pixels if bgr else pixels.flip(1)
+    pictures = (pixels * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    truth = batch["joints"][0].cpu().numpy()
+    for t, joints in enumerate(decode(maps[0].detach(), config)[0]):
+        frame = min(t, len(pictures) - 1)
+        picture = truth_and_prediction(pictures[frame], truth[frame], joints, skeleton, height=SIDE)
+        save_image(folder / f"{step}_stage_{t}_.jpg", picture)

@@ -6,6 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lpm_torch.config import Config
+
+
+def training_loss(output, batch: dict[str, Tensor], config: Config) -> Tensor:
+    """The loss of a network's second output by the settings; coordinates have one of their own."""
+    if config.model == "coord_lpm":
+        return coordinate_loss(output, batch["joints"], config.input_width, batch["visible"])
+    visible = batch["visible"] if config.masked_loss else None
+    return MSESequenceLoss(config.loss_norm)(output.float(), batch["labels"], visible)
+
 
 def expand_labels(labels: Tensor, count: int) -> Tensor:
     """Labels (B,T,...) -> (B,count,...) for the maps that a network gives to the loss.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import DataError
+from lpm_torch.config import MODELS, Config
 from lpm_torch.hourglass import CoordLPM, RecurrentHourglass
 from lpm_torch.layers import (
     Channels,
@@ -24,8 +25,6 @@ from lpm_torch.layers import (
     first_belief,
 )
 from lpm_torch.lstm import LPM, LPMOfficial, LPMRaw
-
-MODELS = ("cpm", "lpm", "lpm_raw", "lpm_official", "hourglass", "coord_lpm")
 
 
 class CPM(PoseMachine):
@@ -130,6 +129,14 @@ def build_model(
     if init == "kaiming" and isinstance(model, PoseMachine):
         kaiming_init(model)
     return model
+
+
+def build_network(config: Config, joints: int) -> nn.Module:
+    """The network of a run's settings."""
+    return build_model(
+        config.model, joints=joints, T=config.t, width=config.channels, dropout=config.dropout, block=config.block,
+        depth=config.depth, deep_supervision=config.deep_supervision, init=config.init, norm=config.norm,
+    )  # fmt: skip
 
 
 def kaiming_init(model: PoseMachine) -> None:

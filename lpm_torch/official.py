@@ -22,12 +22,11 @@ from common.errors import DataError
 from common.geometry import box_center
 from common.images import read_image
 from common.poses import PoseSet
-from common.predictions import Predictions
-from common.skeletons import CPM14, LPM14
+from common.predictions import Predictions, predictions_for
+from common.skeletons import CPM14, LPM14, joint_order
 from lpm_torch.config import Config, half_pixel
 from lpm_torch.data import CENTER_SIGMA, center_map, normalisation
-from lpm_torch.engine import JOINTS, autocast, run_network
-from lpm_torch.val import to_predictions
+from lpm_torch.estimator import Estimator, autocast, run_network
 
 SCALES = {"penn_action": tuple(s / 10 for s in range(8, 15)), "jhmdb": tuple(s / 10 for s in range(12, 19))}
 FIT = 1.05  # a person larger than the input is scaled to 1 / FIT of it
@@ -68,11 +67,10 @@ class Benchmark:
 
     def __init__(self, model, config: Config, device: torch.device, scales: tuple[float, ...]):
         if config.model in ("lpm_raw", "coord_lpm"):
-            raise DataError(
-                f"--model={config.model} cannot be run over whole sequences; use lpm, lpm_official, cpm or hourglass"
-            )
+            usable = "lpm, lpm_official, cpm or hourglass"
+            raise DataError(f"--model={config.model} cannot be run over whole sequences; use {usable}")
         self.model, self.config, self.device, self.scales = model.eval(), config, device, scales
-        self.side = config.resolution
+        self.side = config.input_width
         self.mean, self.std, self.bgr = normalisation(config)
         self.center = self._center().to(device).expand(len(scales), -1, -1, -1)
         self.state = None
@@ -84,31 +82,24 @@ class Benchmark:
     def _center(self) -> Tensor:
         """(1,1,S,S): the authors' constant map peaks one pixel before the middle and is not thresholded; MP's is the one of its training."""
         if self.config.model == "lpm_official":
-            middle = np.full((1, 2), self.side / 2 - 1)
-            return torch.from_numpy(
-                gaussian_maps(middle, np.ones(1, bool), (self.side,) * 2, CENTER_SIGMA, threshold=0.0)
-            )[None]
+            middle, size = np.full((1, 2), self.side / 2 - 1), (self.side, self.side)
+            return torch.from_numpy(gaussian_maps(middle, np.ones(1, bool), size, CENTER_SIGMA, threshold=0.0))[None]
         return torch.from_numpy(center_map(np.full((1, 1, 2), (self.side - 1) / 2), self.side, transposed=False))[None]
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(H,W,3) uint8 BGR and the person's box x, y, w, h -> joints (14,2) whole image pixels, score (14,): mean belief over the scales."""
+        """(H,W,3) uint8 BGR and the person's box x, y, w, h -> joints (J,2) whole image pixels, score (J,): mean belief over the scales."""
         height, width = image.shape[:2]
-        pixels = (
-            torch.from_numpy(np.ascontiguousarray(image if self.bgr else image[..., ::-1]))
-            .to(self.device)
-            .permute(2, 0, 1)
-            .float()
-        )
+        ordered = np.ascontiguousarray(image if self.bgr else image[..., ::-1])
+        pixels = torch.from_numpy(ordered).to(self.device).permute(2, 0, 1).float()
         views = [self._view(pixels, scale_of(s, box, self.side), box) for s in self.scales]
-        maps = self._step(torch.stack([crop for crop, _, _ in views]))
-        total = torch.zeros(JOINTS, height, width, device=self.device)
+        maps = self._step(torch.stack([crop for crop, _, _ in views]))[:, :-1]
+        total = torch.zeros(maps.shape[1], height, width, device=self.device)
         for belief, (_, corner, (w, h)) in zip(maps, views):
-            canvas = torch.zeros(JOINTS, h, w, device=self.device)
+            canvas = torch.zeros(maps.shape[1], h, w, device=self.device)
             (rows, columns), (own_rows, own_columns) = overlap(corner, self.side, w, h)
-            canvas[:, rows, columns] = enlarge(belief[:JOINTS], self.side, half_pixel(self.config))[
-                :, own_rows, own_columns
-            ]
+            large = enlarge(belief, self.side, half_pixel(self.config))
+            canvas[:, rows, columns] = large[:, own_rows, own_columns]
             total += resize(canvas, height, width)
         peak, index = total.flatten(1).max(1)
         index = index.cpu().numpy()
@@ -118,10 +109,8 @@ class Benchmark:
         """(normalised crop (3,S,S), its corner x, y in the resized frame, size of the resized frame)."""
         height, width = (int(np.ceil(factor * n - 1e-9)) for n in pixels.shape[1:])
         resized = resize(pixels, height, width).round().clamp(0, 255) / 255
-        shape = (3, 1, 1)
-        resized = (resized - resized.new_tensor(self.mean).view(shape)) / (
-            resized.new_tensor(self.std).view(shape) + 1e-8
-        )
+        mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        resized = (resized - mean) / (std + 1e-8)
         corner = np.round(box_center(box) * factor).astype(int) - self.side // 2
         crop = resized.new_zeros(3, self.side, self.side)
         (rows, columns), (own_rows, own_columns) = overlap(corner, self.side, width, height)
@@ -129,39 +118,39 @@ class Benchmark:
         return crop, corner, (width, height)
 
     def _step(self, frames: Tensor) -> Tensor:
-        """(K,3,S,S) -> belief maps (K,15,g,g)."""
+        """(K,3,S,S) -> belief maps (K,maps,g,g)."""
+        if not hasattr(self.model, "step"):
+            batch = {"frames": frames[:, None], "center": self.center}
+            return run_network(self.model, batch, self.config)[0][:, -1].float()
         with autocast(self.device, self.config.amp):
-            if not hasattr(self.model, "step"):
-                return run_network(self.model, {"frames": frames[:, None], "center": self.center}, self.config)[0][
-                    :, -1
-                ].float()
             if self.state is None:
                 self.state = self.model.init_state(frames, self.center)
             maps, self.state = self.model.step(frames, self.center, self.state)
         return maps.float()
 
 
-def sequences(pose_set: PoseSet, limit: int | None) -> Iterator[np.ndarray]:
-    """Rows of each video in the order of its frames, videos in the order of their numbers; the first `limit` videos."""
-    for sequence in np.unique(pose_set.sequence)[:limit]:
+def sequences(pose_set: PoseSet) -> Iterator[np.ndarray]:
+    """Rows of each video in the order of its frames, videos in the order of their numbers."""
+    for sequence in np.unique(pose_set.sequence):
         rows = np.flatnonzero(pose_set.sequence == sequence)
         yield rows[np.argsort(pose_set.frame[rows], kind="stable")]
 
 
-def predict_official(
-    model, config: Config, pose_set: PoseSet, device, joint_order: str = "lpm14", limit: int | None = None
-) -> tuple[Predictions, PoseSet]:
-    """Predictions of every frame of a video data set, and the rows that they belong to (fewer with `limit` videos).
+def predict_official(estimator: Estimator, pose_set: PoseSet) -> Predictions:
+    """Predictions of every frame of a video data set, in the order of videos and frames.
 
-    `joint_order` is that of the maps: `lpm14`, or `cpm14` for the authors' weights, whose Penn Action models exchange left and right
-    against the data set's naming. DataError for still images and frames without a box.
+    The authors' weights (skeleton cpm14) for Penn Action exchange left and right against the data set's naming. DataError for still images
+    and frames without a box.
     """
     if pose_set.sequence is None or pose_set.name not in SCALES:
         raise DataError(
             f"the official protocol is for videos of {', '.join(SCALES)}, not for {pose_set.name}; use val.py"
         )
-    benchmark, done, joints, score = Benchmark(model, config, device, SCALES[pose_set.name]), [], [], []
-    for rows in tqdm(list(sequences(pose_set, limit)), desc="sequences", dynamic_ncols=True, mininterval=2):
+    if estimator.network_skeleton not in (LPM14, CPM14):
+        joint_order(estimator.skeleton, pose_set.skeleton)
+    benchmark, done = Benchmark(estimator.model, estimator.config, estimator.device, SCALES[pose_set.name]), []
+    joints, score = [], []
+    for rows in tqdm(list(sequences(pose_set)), desc="sequences", dynamic_ncols=True, mininterval=2, disable=None):
         benchmark.reset()
         for row in rows:
             if not np.isfinite(pose_set.box[row]).all():
@@ -172,17 +161,13 @@ def predict_official(
             joints.append(found)
             score.append(confidence)
         done.extend(rows.tolist())
-    kept = pose_set.select(done)
-    joints, score, skeleton = np.stack(joints), np.stack(score), {"lpm14": LPM14, "cpm14": CPM14}[joint_order]
-    if skeleton is CPM14 and pose_set.name == "penn_action":
-        joints, score = joints[:, CPM14.mirror], score[:, CPM14.mirror]
-    meta = {
-        "model": config.model,
-        "boxes": "oracle (annotated box of each frame)",
-        "flip_test": False,
-        "scales": SCALES[pose_set.name],
-    }
-    meta |= {"inference": "whole sequences, state carried", "joint_order": joint_order}
+    places, scores, order = np.stack(joints), np.stack(score), estimator.network_skeleton
+    if order == CPM14 and pose_set.name == "penn_action":
+        places, scores = places[:, CPM14.mirror], scores[:, CPM14.mirror]
+    about = {"boxes": "oracle (annotated box of each frame)", "flip_test": False, "scales": SCALES[pose_set.name]}
+    about |= {"inference": "whole sequences, state carried", "joint_order": order.name}
     if pose_set.name == "jhmdb":
-        meta["stand_ins"] = ["belly"]  # the network has none; common.evaluate puts it where the benchmark does
-    return to_predictions(kept, joints, score, skeleton, meta, kept.box), kept
+        about["stand_ins"] = ["belly"]  # the network has none; common.evaluate puts it where the benchmark does
+    places, scores = estimator.named_as(pose_set.skeleton, places, scores)
+    kept = pose_set.select(done)
+    return predictions_for(kept, places, scores, {**estimator.meta, **about}, box=kept.box)

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from lpm_torch.val import main  # noqa: E402
+from lpm_torch.val import main
 
 if __name__ == "__main__":
     sys.exit(main())

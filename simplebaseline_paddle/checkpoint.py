@@ -10,9 +10,10 @@ import numpy as np
 from common.errors import DataError
 from common.runs.first.checkpoints import CheckpointStore
 from common.runs.first.settings import resolve
+from common.weights.pickles import read_paddle
 from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.names import describe, is_backbone
-from simplebaseline_paddle.weight_files import read_backbone, read_pdparams, read_state
+from simplebaseline_paddle.weight_files import read_backbone, read_state
 
 SUFFIX = ".pdparams"
 # Settings that decide which tensors a network has, and what its weights were trained to read and to answer.
@@ -44,7 +45,7 @@ def _save(path: Path, state: dict) -> None:
 
 
 def _load(path: Path) -> dict:
-    state = read_pdparams(path)
+    state = read_paddle(path)
     state["model"] = state.pop("state_dict")
     return state
 

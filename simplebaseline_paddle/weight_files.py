@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,56 +9,11 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError
-from common.weights import fluid, torch_pickle
+from common.weights import fluid, pickles
 from simplebaseline_paddle.config import BLOCKS
 from simplebaseline_paddle.names import fluid_names, from_fluid, from_torch, is_backbone, layers, to_torch
 
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
-_ALLOWED = {
-    ("builtins", "tuple"): tuple,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """What `paddle.save` writes for dicts, numbers, texts and tensors; nothing that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            # private by name, but the names that every pickled array refers to
-            return getattr(
-                __import__(
-                    "numpy.core.multiarray" if np.__version__ < "2" else "numpy._core.multiarray", fromlist=[name]
-                ),
-                name,
-            )
-        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
-            return lambda data, dtype, shape, order: np.frombuffer(data, dtype).reshape(shape, order=order)
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-
-
-def read_pdparams(path: Path) -> Any:
-    """What `paddle.save` wrote, tensors as arrays. DataError when it cannot be read or holds more than data."""
-    try:
-        with open(path, "rb") as file:
-            return _plain(_Unpickler(file).load())
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise DataError(
-            f"{path} is not a readable Paddle file ({type(error).__name__}: {error}); get it again"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], np.ndarray):
-        return value[1]  # a tensor is stored with its own name
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if k != "StructuredToParameterName@@"}
-    return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
 def read_state(path: str | Path) -> dict:
@@ -75,9 +28,9 @@ def read_state(path: str | Path) -> dict:
     if path.is_dir():
         return {"state_dict": _from_folder(path)}
     if path.suffix == ".pdparams":
-        return _with_state_dict(path, read_pdparams(path))
+        return _with_state_dict(path, pickles.read_paddle(path))
     if path.suffix in TORCH_SUFFIXES:
-        state = _with_state_dict(path, torch_pickle.read_torch(path))
+        state = _with_state_dict(path, pickles.read_torch(path))
         return {"state_dict": from_torch(state["state_dict"])}
     if fluid.is_variable(path):
         return {"state_dict": _from_combined(path)}
@@ -150,7 +103,7 @@ def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: in
     """Arrays under our names as a Fluid folder, or by suffix as `.pth`, `.pth.tar`. DataError for P's format when its graph has no such layers."""
     path = Path(path)
     if path.suffix in TORCH_SUFFIXES:
-        torch_pickle.write_torch(path, {to_torch(n): a for n, a in tensors.items()})
+        pickles.write_torch(path, {to_torch(n): a for n, a in tensors.items()})
         return
     table = fluid_names(depth)
     strangers = set(tensors) - set(table.values())

@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from tests.fixtures import GOLDEN
+
 # Before numpy or a framework is imported. Two threads: the machines that run the tests have two cores, and more threads than
 # cores make small networks several times slower. Programs that tests start inherit it.
 for _name in (
@@ -39,23 +41,18 @@ def pytest_collection_modifyitems(items: list) -> None:
                 item.add_marker(pytest.mark.skip(reason="long form: bash tests/run.sh --full"))
 
 
-def _folder_of(variable: str, what: str) -> pathlib.Path:
-    value = os.environ.get(variable)
-    if not value:
-        pytest.skip(f"{variable} is not set: it names the folder of {what}")
-    folder = pathlib.Path(value).absolute()
-    if not folder.is_dir():
-        pytest.skip(f"{variable}={value} is not a folder: it should hold {what}")
-    return folder
-
-
 @pytest.fixture(scope="session")
 def golden_dir() -> pathlib.Path:
-    """Folder of the golden fixtures ($GOLDEN_DIR): what the original programs answered. Skips the test where it is absent."""
-    return _folder_of("GOLDEN_DIR", "the golden fixtures")
+    """Folder of the golden fixtures: what the original programs answered. tests/golden, or $GOLDEN_DIR, others of the same layout."""
+    assert GOLDEN.is_dir(), f"GOLDEN_DIR={GOLDEN} is no folder: it should hold golden fixtures"
+    return GOLDEN
 
 
 @pytest.fixture(scope="session")
 def pose_data() -> pathlib.Path:
-    """Folder of the real annotations, images and published predictions ($POSE_DATA). Skips the test where it is absent."""
-    return _folder_of("POSE_DATA", "the real data sets")
+    """Folder of the real annotations, images and published predictions ($POSE_DATA). Skips the test where it is not set."""
+    if not os.environ.get("POSE_DATA"):
+        pytest.skip("POSE_DATA is not set: it names the folder of the real data sets")
+    folder = pathlib.Path(os.environ["POSE_DATA"]).absolute()
+    assert folder.is_dir(), f"POSE_DATA={folder} is no folder: it should hold the real data sets"
+    return folder

@@ -1,4 +1,5 @@
-"""Rules that hold for the whole repository: what may be imported where, what every command answers, what lies at the top."""
+"""Rules that hold for the whole repository: what may be imported where, what every command answers, what lies at the
+top."""
 
 import ast
 import importlib.metadata
@@ -50,7 +51,8 @@ def python_files(folder: str) -> list[pathlib.Path]:
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """First components of everything a module imports, inside functions too, except what it tries and can do without."""
+    """First components of everything a module imports, inside functions too, except what it tries and can do
+    without."""
     optional = {
         child
         for node in ast.walk(tree)
@@ -172,7 +174,7 @@ def test_no_package_imports_the_tests():
     assert not wrong
 
 
-# ---- rooms: every house has the same files, and few others ----------------------------------------------------------------------------
+# ---- rooms: every house has the same files, and few others ----------
 
 ROOMS = {
     *("README.md", "requirements.txt", "py.typed", "__init__.py"),
@@ -199,7 +201,10 @@ EXTRA = {
     "deeppose_caffe_port": {
         "layers.py": "Caffe's layers with weights",
         "layers_plain.py": "Caffe's layers without weights",
-        "norm.py": "batch normalisation and scaling as Caffe counts them",
+        "layers_norm.py": "batch normalisation and scaling as Caffe counts them",
+        "images.py": "patches, and the two ways of resizing",
+        "stages.py": "what a stage is trained on",
+        "output.py": "name of the original's programme",
         "prototxts.py": "the two networks' prototxts",
         "random_stream.py": "Caffe's random numbers",
         "solver.py": "Caffe's solver with its snapshots",

@@ -177,11 +177,12 @@ def _persons(path: Path, content: dict, skeleton: Skeleton, wanted: str | None) 
         raise DataError(f"{path}: field categories has {listing}; choose with --category which are the persons")
     chosen = fitting[0]
     if chosen in joints and not _fits(joints[chosen], skeleton):
-        raise DataError(
-            f"{path}: field categories has the {len(joints[chosen])} keypoints {', '.join(map(str, joints[chosen]))}; expected "
-            f"{', '.join(skeleton.joints)}. Other joint sets: the format `json` (common/datasets/json_format.py); files of "
-            "deepercut_tf's ai2coco: its dataset_type aic"
+        given = joints[chosen] if isinstance(joints[chosen], list) else [joints[chosen]]
+        what = f"field categories has the {len(given)} keypoints {', '.join(map(str, given))}"
+        others = (
+            "the format `json` (common/datasets/json_format.py); files of deepercut_tf's ai2coco: its dataset_type aic"
         )
+        raise DataError(f"{path}: {what}; expected {', '.join(skeleton.joints)}. Other joint sets: {others}")
     if (found != chosen).any():
         what = f"{(found != chosen).sum()} of the {len(found)} annotations are of other categories than {chosen}"
         warnings.warn(f"{path}: {what} and left out; the file has {listing}", stacklevel=4)

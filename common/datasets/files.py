@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,7 +48,11 @@ def read_mat(path: Path, field: str | None = None, **options):
     import scipy.io
 
     try:
-        content = scipy.io.loadmat(path, **options)
+        with open(path, "rb") as file:
+            data = file.read()
+        if data.startswith(b"MATLAB 5.0"):
+            _check_elements(data[128:], ">" if data[126:128] == b"MI" else "<")
+        content = scipy.io.loadmat(io.BytesIO(data), **options)
     except Exception as error:  # scipy raises many kinds for damaged files, zlib.error among them
         what = f"{type(error).__name__}: {error}"
         raise DataError(f"{path} is not a readable Matlab file ({what}); download or write it again") from error
@@ -55,6 +62,36 @@ def read_mat(path: Path, field: str | None = None, **options):
         have = ", ".join(k for k in content if not k.startswith("__")) or "none"
         raise DataError(f"{path} has no variable {field!r} (it has {have}); this is not the data set's annotation file")
     return content[field]
+
+
+_MAT_TYPES = {*range(1, 8), 9, *range(12, 19)}
+_MATRIX, _COMPRESSED = 14, 15
+
+
+def _check_elements(data: bytes | memoryview, order: str) -> int:
+    """How many Matlab elements these are. ValueError for one of unknown type, beyond its parent's end, or an array without its numbers:
+    on such files scipy ends the process.
+    """
+    position, count, data = 0, 0, memoryview(data)
+    while position < len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, position)
+        small = kind >> 16  # up to four bytes stand beside the type
+        room = 4 if small else len(data) - position - 8
+        if kind & 0xFFFF not in _MAT_TYPES or (small or size) > room:
+            raise ValueError(f"element of type {kind} and {size} bytes where {room} are left")
+        body = data[position + 8 : position + 8 + size]
+        if kind == _COMPRESSED:
+            # two of Penn Action's files lack the checksum at a stream's end
+            _check_elements(zlib.decompressobj().decompress(body), order)
+        elif kind == _MATRIX and size:
+            parts, flags = _check_elements(body, order), struct.unpack_from(f"{order}8xI", body)[0]
+            if 6 <= flags & 0xFF <= 15 and parts != 4 + (
+                flags >> 11 & 1
+            ):  # flags, size, name, numbers, imaginary parts
+                raise ValueError(f"array of {parts} elements with flags {flags:#x}")
+        position += 8 if small else 8 + size + (0 if kind == _COMPRESSED else -size % 8)
+        count += 1
+    return count
 
 
 def read_json(path: Path):

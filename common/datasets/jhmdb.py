@@ -81,7 +81,7 @@ def _videos(lists: list[Path], code: str) -> list[str]:
     found = []
     for path in lists:
         action = re.sub(r"_(test_)?split_?\d$", "", path.stem)
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_bytes().decode("utf-8", "replace").splitlines(), 1):
             words = line.split()
             if words and (len(words) != 2 or words[1] not in ("0", "1", "2")):
                 wanted = "expected `VIDEO.avi 1` (train) or `VIDEO.avi 2` (test)"

@@ -111,10 +111,9 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
         joints, visible = np.zeros((n, 16, 2)), np.zeros((n, 16))
     else:
         joints, visible = column(entries, "joints", (16, 2)), 2 * column(entries, "joints_vis", (16,))
-        if not np.isin(visible, (0, 2)).all():
-            raise DataError(
-                f"{entries[np.argwhere(visible % 2 + (visible > 2))[0][0]][0]}.joints_vis is neither 0 nor 1"
-            )
+        odd = np.argwhere(~np.isin(visible, (0, 2)))
+        if len(odd):
+            raise DataError(f"{entries[odd[0][0]][0]}.joints_vis is neither 0 nor 1 for joint {odd[0][1]}")
         if "visible" in fields:
             visible = column(entries, "visible", (16,))
     head_box = column(entries, "head_box", (4,)) if "head_box" in fields else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.metrics.counting import Result, distances, joint_result, mean_of, percentages, pooled, within
 from common.poses import box_of_joints
-from common.skeletons import Skeleton
+from common.skeletons import JHMDB15, Skeleton
 
 AUC_THRESHOLDS = np.arange(21) / 100  # 0 to 0.2 in steps of 0.01, the range of the LSP toolkit
 
@@ -75,3 +75,14 @@ def auc(truth, predicted, labelled, size, skeleton: Skeleton, thresholds: np.nda
 def _area(curve: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     steps = np.diff(thresholds).reshape(-1, *[1] * (curve.ndim - 1))
     return ((curve[1:] + curve[:-1]) / 2 * steps).sum(0) / (thresholds[-1] - thresholds[0])
+
+
+def with_belly(joints: np.ndarray) -> np.ndarray:
+    """(N,15,2) joints in sub-JHMDB's order -> the same with the belly, which networks of 14 joints do not have, where the official
+    evaluation (LSTM Pose Machines) puts it: from the middle of the shoulders half of the way to that of the hips in x, 0.65 in y.
+    """
+    sides = ((f"right_{part}", f"left_{part}") for part in ("shoulder", "hip"))
+    shoulders, hips = (joints[:, JHMDB15.indices(pair)].mean(1) for pair in sides)
+    joints = np.array(joints, np.float64)
+    joints[:, JHMDB15.index("belly")] = shoulders + [0.5, 0.65] * (hips - shoulders)
+    return joints

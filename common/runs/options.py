@@ -142,6 +142,12 @@ class Parser(argparse.ArgumentParser):
         """Options of an original that have nothing to do any more: accepted, with or without a value, and said."""
         self._dead |= reasons
 
+    def without_ignored(self, settings: dict) -> dict:
+        """A settings file's values without those that `ignore` names, which is said."""
+        for name in self._dead.keys() & settings.keys():
+            self._say_dead(name)
+        return {name: value for name, value in settings.items() if name not in self._dead}
+
     def parse_args(self, args=None, namespace=None):  # type: ignore[override]
         """As argparse's, for any of the spellings of a switch."""
         words = list(sys.argv[1:] if args is None else args)
@@ -168,8 +174,11 @@ class Parser(argparse.ArgumentParser):
                 continue
             if "=" not in word and rest and not rest[0].startswith("-"):
                 rest.pop(0)
-            print(f"--{name} has no effect: {self._dead[name]}", file=sys.stderr)
+            self._say_dead(name)
         return out
+
+    def _say_dead(self, name: str) -> None:
+        print(f"--{name} has no effect: {self._dead[name]}", file=sys.stderr)
 
     def _plain(self, words: list[str]) -> list[str]:
         """`--flip_test=no` and `--flip_test no` as `--no-flip_test`."""
@@ -258,7 +267,7 @@ def training_settings(
     parser.settings(cls, but=fixed)
     given = vars(parser.parse_args(argv))
     preset, file = given.pop("preset"), given.pop("config")
-    layers = [read_settings_file(file) if file else {}, given]
+    layers = [parser.without_ignored(read_settings_file(file)) if file else {}, given]
     if preset == "auto":
         wanted = resolve(cls, presets[standard], *layers)
         drawn = folder is not None and (Path(folder(wanted)) / "SYNTHETIC").exists()

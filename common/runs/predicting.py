@@ -17,7 +17,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,14 @@ LOST = 0.1  # mean score under which a followed person counts as lost
 FOLLOWED = 4  # joints above it that a followed person needs
 
 
-def parser(about: str | None, boxes: bool = True) -> Parser:
-    """The parser of a predict.py: SOURCE ... and the vocabulary's options; without `boxes` for networks that find people themselves."""
+def parser(about: str | None, boxes: bool = True, but: Iterable[str] = ()) -> Parser:
+    """The parser of a predict.py: SOURCE ... and the vocabulary's options, without those that have no meaning there.
+
+    Without `boxes` for networks that find people themselves.
+    """
     made = Parser(about)
     made.source("source", "images, folders, videos, a camera's number, or addresses", nargs="+", metavar="SOURCE")
-    made.options(*(name for name in PREDICTING if boxes or not name.startswith("box")))
+    made.options(*(n for n in PREDICTING if n not in but and (boxes or not n.startswith("box"))))
     made.option("limit", type=int, metavar="N", text="the first N pictures only", default=None)
     return made
 

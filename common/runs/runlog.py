@@ -1,8 +1,8 @@
 """The log of a training run: one line of JSON per call, and the same in TensorBoard where that is installed.
 
-A folder holds `config.json` (settings, versions, commit; one entry per start), `log.jsonl` and TensorBoard's event files. The event
-files are written with TensorBoard's record writer alone: its higher-level writers import TensorFlow wherever that is installed, and
-tensorboardX imports torch.
+A folder holds `config.json` (settings, versions, commit; one entry per start), `log.jsonl` and TensorBoard's event
+files. The event files are written with TensorBoard's record writer alone: its higher-level writers import TensorFlow
+wherever that is installed, and tensorboardX imports torch.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def check_finite(name: str, value: Any, step: int | None = None) -> float:
 class RunLog:
     """Log of one run in `directory`. `config` is stored and printed with versions and commit.
 
-    `resume_step` None starts a new run: an earlier run's files move to `old_N`. A number (the `step` of the checkpoint that is
-    resumed) goes on with the log, dropping entries of later steps, so that no step appears twice; log what belongs to a step before
-    saving its checkpoint. Steps count updates. In a distributed run one process alone has a RunLog.
+    `resume_step` None starts a new run: an earlier run's files move to `old_N`. A number (the `step` of the checkpoint
+    that is resumed) goes on with the log, dropping entries of later steps, so that no step appears twice; log what
+    belongs to a step before saving its checkpoint. Steps count updates. In a distributed run one process alone has a
+    RunLog.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class RunLog:
             self._event(step=resume_step + 1, session_log={"status": "START"})
 
     def scalars(self, step: int, **values: float) -> None:
-        """Log numbers, such as `loss=…`, of one step. NaN and infinity become null in log.jsonl: JSON has no other word."""
+        """Log numbers, such as `loss=…`, of one step. NaN and infinity become null in log.jsonl."""
         numbers = {name: float(value) for name, value in values.items()}
         self._line(step, {name: value if math.isfinite(value) else None for name, value in numbers.items()})
         self._summary(step, *({"tag": name, "simple_value": value} for name, value in numbers.items()))
@@ -117,7 +118,7 @@ class RunLog:
 
 
 def read_log(path: str | Path) -> list[dict]:
-    """The entries of a `log.jsonl`, oldest first. A last line cut short by a kill is left out; DataError for other bad lines."""
+    """The entries of a `log.jsonl`, oldest first. A last line cut by a kill is left out; DataError for other faults."""
     entries = []
     lines = Path(path).read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines[:-1], 1):  # what follows the last line break is empty or cut short
@@ -151,6 +152,7 @@ def _open_events(directory: Path, announce: Callable[[str], Any]) -> tuple[Any, 
     except ImportError as error:
         announce(f"TensorBoard is not installed ({error}): logging to {directory / 'log.jsonl'} only, without images")
         return None
-    # TensorBoard reads a folder's event files in the order of their names, so the time comes first and to the nanosecond
+    # TensorBoard reads a folder's event files in the order of their names, so the time comes first and to the
+    # nanosecond
     name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
     return RecordWriter(open(directory / name, "wb")), Event

@@ -10,7 +10,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from common.files import git_sha, sha256_of, versions
@@ -24,10 +24,10 @@ from common.runs.shelf import result_path
 _WRITTEN = ("--result", "--out", "--json", "--note")
 
 
-def parser(about: str | None) -> Parser:
-    """The parser of a val.py, without the house's data set and settings."""
+def parser(about: str | None, but: Iterable[str] = ()) -> Parser:
+    """The parser of a val.py, without the house's data set and settings, and without options that have no meaning there."""
     made = Parser(about)
-    made.options(*SCORING)
+    made.options(*(name for name in SCORING if name not in but))
     made.option("limit", type=int, metavar="N", default=None)
     return made
 

@@ -53,9 +53,12 @@ class Position:
             self.epoch, self.batch = self.epoch + 1, 0
 
     def restore(self, state: dict) -> None:
-        """Go on from a checkpoint's position: in persons, because a batch may have another size now."""
+        """Go on from a checkpoint's position: in persons, because a batch may have another size now, and then epochs other numbers of steps."""
+        before = state["about"]["batch_size"]
         self.epoch, self.step = state["epoch"], state["step"]
-        self.batch = state["batch"] * state["about"]["batch_size"] // self.batch_size
+        self.batch = state["batch"] * before // self.batch_size
+        if before != self.batch_size and self.epoch_length:
+            self.step = self.epoch * self.epoch_length + self.batch
 
 
 class Session:

@@ -56,7 +56,12 @@ def find_weights(house: str, given: str | Path | None, suffixes: Iterable[str], 
     shipped = _shipped(house)
     if str(given) in shipped:
         return shipped[str(given)]
-    raise missing_weights(house, suffixes, f"{given} is neither a file nor a folder nor shipped")
+    renamed = (
+        "; the trained weights in place of their moving average: --raw_weights"
+        if str(given) in ("raw", "averaged")
+        else ""
+    )
+    raise missing_weights(house, suffixes, f"{given} is neither a file nor a folder nor shipped{renamed}")
 
 
 def missing_weights(house: str, suffixes: Iterable[str], why: str = "there are none yet") -> DataError:

@@ -1,5 +1,5 @@
-"""Drawing of the synthetic people: body (kinematic tree), shapes (shaded tubes with a depth buffer), look (clothes, skin, faces),
-figure (a person as tubes), scene (background, clutter, light), compose (one picture, or a group, with its truth), writers.
+"""Drawing of the synthetic people: body (kinematic tree), shapes (shaded tubes), look (clothes, skin, faces), figure,
+scene (background, clutter, light), compose (a picture with its truth), and a writer for every official file layout.
 """
 
-VERSION = 3  # raise when a picture or a label changes for the same arguments
+VERSION = 4  # raise when a picture or a label changes for the same arguments

@@ -1,7 +1,7 @@
 """A person as a kinematic tree: joint limits, proportions, forward kinematics.
 
-Body axes: x to the person's left, y up, z to the front (right-handed); lengths in metres, angles in radians inside, degrees in
-the tables.
+Body axes: x to the person's left, y up, z to the front (right-handed); lengths in metres, angles in radians inside,
+degrees in the tables.
 """
 
 from __future__ import annotations
@@ -10,39 +10,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Degrees of freedom: anatomical limits and the noise of a drawn pose, in degrees. Flexion is forward, abduction outward, twist
-# inward (arm) or outward (leg).
-_TRUNK = {
-    "spine_flex": (-25, 75, 14),
-    "spine_side": (-30, 30, 9),
-    "spine_twist": (-40, 40, 12),
-    "neck_flex": (-35, 45, 14),
-    "neck_side": (-30, 30, 9),
-    "neck_twist": (-65, 65, 25),
-}
-_SIDE = {
-    "shoulder_flex": (-50, 175, 30),
-    "shoulder_abduct": (-10, 150, 24),
-    "shoulder_twist": (-70, 80, 28),
-    "elbow": (0, 145, 30),
-    "wrist": (-40, 40, 15),
-    "hip_flex": (-25, 120, 18),
-    "hip_abduct": (-12, 55, 11),
-    "hip_twist": (-30, 40, 12),
-    "knee": (0, 145, 20),
-    "ankle": (-30, 35, 12),
-}
+
+def table(text: str) -> dict[str, list[float]]:
+    """`name number number ..., name ...` as {name: numbers}."""
+    rows = [row.split() for row in text.split(", ")]
+    return {name: [float(number) for number in numbers] for name, *numbers in rows}
+
+
+# Degrees of freedom: anatomical limits and the noise of a drawn pose, in degrees. Flexion is forward, abduction
+# outward, twist inward (arm) or outward (leg).
+_TRUNK = table(
+    "spine_flex -25 75 14, spine_side -30 30 9, spine_twist -40 40 12, "
+    "neck_flex -35 45 14, neck_side -30 30 9, neck_twist -65 65 25"
+)
+_SIDE = table(
+    "shoulder_flex -50 175 30, shoulder_abduct -10 150 24, shoulder_twist -70 80 28, elbow 0 145 30, wrist -40 40 15, "
+    "hip_flex -25 120 18, hip_abduct -12 55 11, hip_twist -30 40 12, knee 0 145 20, ankle -30 35 12"
+)
 _FREEDOMS = _TRUNK | {f"{side}_{name}": row for side in ("left", "right") for name, row in _SIDE.items()}
 DOF = {name: i for i, name in enumerate(_FREEDOMS)}
-LOW, HIGH, _SPREAD = np.array(list(_FREEDOMS.values()), float).T  # degrees
+LOW, HIGH, _SPREAD = np.array(list(_FREEDOMS.values())).T  # degrees
 
-# Postures: mean angles in degrees; a pair is one side and the other, in an order drawn for each pose. Not named: arms a little away.
+# Postures: mean angles in degrees; a pair is one side and the other, in an order drawn for each pose
 _POSTURES = {
-    "stand": "",
+    "stand": "knee 0 0",
     "walk": "hip_flex 28 -14, knee 18 30, shoulder_flex -25 30",
     "run": "hip_flex 70 -15, knee 80 55, shoulder_flex -35 50, elbow 90 95, spine_flex 15",
     "reach": "shoulder_flex 150 140, elbow 25 30, hip_flex 10 0",
-    "throw": "shoulder_abduct 110 15, elbow 80 30, shoulder_flex 0 70, spine_twist 25, hip_flex 35 0, knee 40 0, hip_abduct 5 20",
+    "throw": "shoulder_abduct 110 15, shoulder_flex 0 70, elbow 80 30, spine_twist 25, hip_flex 35 0, knee 40 0",
     "sit": "hip_flex 88 80, knee 85 90, shoulder_flex 40 35, elbow 60 60, spine_flex 10",
     "squat": "hip_flex 100 95, knee 110 110, hip_abduct 25 25, spine_flex 30, shoulder_flex 70 60",
     "kick": "hip_flex 85 0, knee 20 15, shoulder_abduct 50 70, elbow 40 50",
@@ -51,6 +46,7 @@ _POSTURES = {
     "star": "shoulder_abduct 120 120, hip_abduct 40 40",
     "hands_on_hips": "shoulder_abduct 45 45, shoulder_twist 60 60, elbow 100 100",
 }
+_ARMS_AWAY = "shoulder_abduct 15 15, elbow 18 18, hip_abduct 5 5"
 POSTURES = tuple(_POSTURES)
 
 
@@ -66,7 +62,7 @@ def rotation(axis: int, angle: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Build:
-    """Lengths of one person in metres and a thickness factor; `head` from chin to crown, `shoulder` and `hip` half distances."""
+    """Lengths of one person in metres and a thickness factor; `head` chin to crown, `shoulder`, `hip` half widths."""
 
     stature: float
     upper_arm: float
@@ -95,9 +91,10 @@ def sample_build(rng: np.random.Generator) -> Build:
 
 
 def sample_pose(rng: np.random.Generator, looseness: float = 1.0, postures: tuple[str, ...] = POSTURES) -> np.ndarray:
-    """(D,) angles in radians in the order of `DOF`: a posture, its sides in random order, plus noise, cut at the joint limits.
+    """(D,) angles in radians in the order of `DOF`: a posture, its sides in random order, plus noise, within limits.
 
-    `looseness` scales the noise. Poses whose limbs run through the trunk or each other are drawn again, up to eight times.
+    `looseness` scales the noise. Poses whose limbs run through the trunk or each other are drawn again, up to eight
+    times.
     """
     for _ in range(8):
         angles = _draw_pose(rng, looseness, postures)
@@ -110,10 +107,9 @@ def _draw_pose(rng: np.random.Generator, looseness: float, postures: tuple[str, 
     sides = ("left", "right") if rng.random() < 0.5 else ("right", "left")
     degrees = np.zeros(len(DOF))
     posture = _POSTURES[postures[rng.integers(len(postures))]]
-    for part in ["shoulder_abduct 15 15", "elbow 18 18", "hip_abduct 5 5", *filter(None, posture.split(", "))]:
-        name, *values = part.split()
+    for name, values in (table(_ARMS_AWAY) | table(posture)).items():
         names = [f"{side}_{name}" for side in sides] if len(values) == 2 else [name]
-        degrees[[DOF[n] for n in names]] = [float(v) for v in values]
+        degrees[[DOF[n] for n in names]] = values
     degrees += looseness * _SPREAD * rng.normal(size=len(DOF))
     # knees and elbows bend one way only: fold the noise instead of piling it up at the limit
     fold = [DOF[f"{s}_{j}"] for s in sides for j in ("knee", "elbow")]
@@ -142,21 +138,14 @@ def _collides(angles: np.ndarray) -> bool:
 
 
 # Places in the head: left, up and front of the upper neck, in head heights
-_HEAD = {
-    "head_top": (0, 1.0, 0.05),
-    "head_centre": (0, 0.5, 0.09),
-    "head": (0, 0.5, 0.09),
-    "face": (0, 0.42, 0.45),
-    "nose": (0, 0.4, 0.56),
-    "left_eye": (0.15, 0.52, 0.43),
-    "right_eye": (-0.15, 0.52, 0.43),
-    "left_ear": (0.34, 0.46, 0.05),
-    "right_ear": (-0.34, 0.46, 0.05),
-}
+_HEAD = table(
+    "head_top 0 1 0.05, head_centre 0 0.5 0.09, head 0 0.5 0.09, face 0 0.42 0.45, nose 0 0.4 0.56, "
+    "left_eye 0.15 0.52 0.43, right_eye -0.15 0.52 0.43, left_ear 0.34 0.46 0.05, right_ear -0.34 0.46 0.05"
+)
 
 
 def forward(build: Build, angles: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Joint positions (3,) in metres from the pelvis, and bone frames (3,3; columns = bone's left, up, front), in body axes.
+    """Joints (3,) in metres from the pelvis, and bone frames (3,3; columns = bone's left, up, front), in body axes.
 
     The names cover every joint of every skeleton in `common.skeletons`, plus `head_centre`, toes and heels for drawing.
     """

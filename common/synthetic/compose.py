@@ -17,7 +17,7 @@ OUTSIDE, COVERED, SELF_OCCLUDED, VISIBLE = range(4)  # what the finished picture
 
 @dataclass(frozen=True)
 class Posing:
-    """How people are drawn for a data set: spread of the rotations in degrees, share of any roll at all, postures, looseness."""
+    """How people are drawn for a data set: spread of rotations in degrees, share of any roll, postures, looseness."""
 
     roll: float = 14.0
     any_roll: float = 0.06
@@ -59,7 +59,7 @@ def box_of(mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn picture: (H,W,3) uint8 BGR, the depth buffer (H,W) float32 metres, and the people in the order of the figures."""
+    """A picture: (H,W,3) uint8 BGR, depth buffer (H,W) float32 metres, people in the order of the figures."""
 
     image: np.ndarray
     depth: np.ndarray
@@ -73,7 +73,7 @@ class Stage:
     background: np.ndarray
     light: Light
     camera: Camera
-    lens: tuple[float, float, float, float]
+    lens: np.ndarray  # see scene.develop; from sharp and clean to soft and noisy
     occluders: list[tuple[int, float, float]] = field(default_factory=list)  # seed, size, depth
 
 
@@ -96,8 +96,8 @@ def frame_tightly(
 ) -> tuple[Figure, Camera, tuple[int, int]]:
     """A camera and a picture size (width, height) for one person, as in pictures cut out around somebody.
 
-    `size`: range of the body's longer side in pixels; `margin`: range of the border, in fractions of it, drawn for each side
-    (negative cuts off).
+    `size`: range of the body's longer side in pixels; `margin`: range of the border, in fractions of it, drawn for each
+    side (negative cuts off).
     """
     figure = figure.moved([0, 0, figure.build.stature * rng.uniform(2.5, 6.0)])
     box = _body_box(figure, Camera(1.0, 0.0, 0.0))
@@ -115,7 +115,8 @@ def make_stage(
     """Background, clutter and light for a picture of `size` (width, height); no occluders yet."""
     canvas = Canvas.empty(scene.background(rng, *size))
     scene.clutter(rng, canvas, int(rng.integers(*clutter)))
-    return Stage(canvas.colour, scene.sample_light(rng), camera, scene.sample_lens(rng))
+    light, lens = scene.sample_light(rng), rng.uniform([0.0, 0.8, -12, 1], [0.9, 1.15, 12, 7])
+    return Stage(canvas.colour, light, camera, lens)
 
 
 def add_occluder(rng: np.random.Generator, stage: Stage, size: tuple[float, float], depth: float) -> None:
@@ -137,13 +138,16 @@ def render(rng: np.random.Generator, stage: Stage, figures: list[Figure]) -> Pic
 
 
 def _shadow(canvas: Canvas, figure: Figure, camera: Camera) -> None:
-    """Below the lowest foot, when the person stands on it."""
+    """A soft dark ellipse below the lowest foot, when the person stands on it."""
     ends = [figure.joints[f"{side}_{part}"] for side in ("left", "right") for part in ("heel", "toe")]
     foot, pelvis = max(ends, key=lambda end: end[1]), figure.joints["pelvis"]
     if foot[1] - figure.joints["head_top"][1] < 0.5 * figure.build.stature:
         return
-    radii = figure.build.stature * camera.focal / pelvis[2] * np.array([0.22, 0.06])
-    scene.ground_shadow(canvas, camera.project(np.array([pelvis[0], foot[1] + 0.02, pelvis[2]])), radii)
+    size, (height, width) = figure.build.stature * camera.focal / pelvis[2], canvas.depth.shape
+    left, top = camera.project(np.array([pelvis[0], foot[1] + 0.02, pelvis[2]]))
+    x, y = (np.arange(width) - left) / (0.22 * size), (np.arange(height) - top) / (0.06 * size)
+    shade = 1 - 0.55 * np.outer(np.exp(-2.5 * y * y), np.exp(-2.5 * x * x))
+    canvas.colour *= shade.astype(np.float32)[..., None]
 
 
 def _truth(canvas: Canvas, figure: Figure, camera: Camera, owner: int) -> Truth:
@@ -190,8 +194,8 @@ def draw_group(
 ) -> Picture:
     """A picture of `count` people on one ground; the first is near the middle, with a stature of `share` of the height.
 
-    About half of the others stand close to somebody, so that people hide each other. `occluded`: chance of each of two things in
-    front. `crowd`: 6 to 14 more people far behind, the last in `people`.
+    About half of the others stand close to somebody, so that people hide each other. `occluded`: chance of each of two
+    things in front. `crowd`: 6 to 14 more people far behind, the last in `people`.
     """
     (width, height), focal = size, 1.1 * max(size)
     ground = rng.uniform(0.9, 1.9)  # metres below the camera

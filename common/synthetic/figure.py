@@ -6,18 +6,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.synthetic.body import Build, forward
+from common.synthetic.body import Build, forward, table
 from common.synthetic.look import Look
 from common.synthetic.shapes import Camera, Canvas, Light, Tube, draw
 
 FACING_CAMERA = np.diag([1.0, -1.0, -1.0])  # body axes of an upright person who looks into the camera
 
-# How deep a joint lies under the surface of its own body part, in fractions of stature: what is nearer by a margin hides it
-_DEPTHS = (
-    "pelvis 7 belly 7 spine 7 thorax 7 neck 6 hip 7.5 shoulder 5 elbow 3 wrist 2.5 hand 2.5 knee 4.2 ankle 3.2 foot 3 "
+# How deep a joint lies under the surface of its own body part, in % of stature: what is nearer by a margin hides it
+_JOINT_DEPTH = table(
+    "pelvis 7, belly 7, spine 7, thorax 7, neck 6, hip 7.5, shoulder 5, elbow 3, wrist 2.5, hand 2.5, knee 4.2, "
+    "ankle 3.2, foot 3, upper_neck 5.5, head_top 5.5, head 6.5, head_centre 6.5, face 2, nose 1.2, eye 1.5, ear 1.5"
 )
-_DEPTHS += "upper_neck 5.5 head_top 5.5 head 6.5 head_centre 6.5 face 2 nose 1.2 eye 1.5 ear 1.5"
-_JOINT_DEPTH = dict(zip(_DEPTHS.split()[::2], (float(v) / 100 for v in _DEPTHS.split()[1::2])))
 _MARGIN = 0.025
 
 
@@ -41,7 +40,7 @@ class Figure:
     def joint_depth(self, name: str) -> float:
         """Metres below the own surface within which something in front does not hide the joint."""
         part = name.removeprefix("left_").removeprefix("right_")
-        return (1.25 * _JOINT_DEPTH[part] * max(self.build.girth, 1.0) + _MARGIN) * self.build.stature
+        return (0.0125 * _JOINT_DEPTH[part][0] * max(self.build.girth, 1.0) + _MARGIN) * self.build.stature
 
 
 def pose_figure(build: Build, look: Look, angles: np.ndarray, turn: np.ndarray) -> Figure:
@@ -57,8 +56,8 @@ def draw_figure(canvas: Canvas, figure: Figure, camera: Camera, light: Light, ow
         draw(canvas, tube, camera, light, owner)
 
 
-# Slices of the trunk, each a tube from side to side: height on the spine (0 pelvis, 1 neck); then, in fractions of stature, half
-# width, the share of it that girth scales, half depth.
+# Slices of the trunk, each a tube from side to side: height on the spine (0 pelvis, 1 neck); then, in fractions of
+# stature, half width, the share of it that girth scales, half depth.
 _SLICES = (
     (0.8, 0.09, 0.0, 0.053),
     (0.66, 0.096, 0.15, 0.061),

@@ -65,8 +65,8 @@ def write_json(path: Path, content: Any) -> None:
 def build(root: Path, arguments: dict, write: Callable[[Path], None]) -> bool:
     """Have `write` fill `root`, unless it was made with the same arguments already (then False).
 
-    The files are written beside `root` and renamed when all are there. A folder of ours with other arguments is replaced.
-    DataError when `root` holds anything that was not drawn here.
+    The files are written beside `root` and renamed when all are there. A folder of ours with other arguments is
+    replaced. DataError when `root` holds anything that was not drawn here.
     """
     root = root.expanduser().absolute()
     wanted = {"generator": f"common.datasets.synthetic version {VERSION}", **{k: str(v) for k, v in arguments.items()}}
@@ -77,8 +77,8 @@ def build(root: Path, arguments: dict, write: Callable[[Path], None]) -> bool:
         fresh.mkdir(parents=True)
         write(fresh)
         lines = [
-            "Drawn by `python -m common.datasets.synthetic`: no photograph, no real person, and no result on it compares "
-            "with a published one.",
+            "Drawn by `python -m common.datasets.synthetic`: no photograph, no real person, and no result on it "
+            "compares with a published one.",
             "Running that command again with other arguments replaces this folder.",
             *(f"{key}: {value}" for key, value in wanted.items()),
             f"files: {_count_files(fresh)}",

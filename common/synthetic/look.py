@@ -1,7 +1,8 @@
 """What a person looks like: skin, hair, face, clothes, as small textures wrapped around the volumes.
 
-Front and back differ (face and hair, shirt front and back), and so do left and right to a smaller degree (breast pocket, watch,
-parting), as on real people; nothing about the joints can be read from a colour alone: every person's colours are drawn anew.
+Front and back differ (face and hair, shirt front and back), and so do left and right to a smaller degree (breast
+pocket, watch, parting), as on real people; nothing about the joints can be read from a colour alone: every person's
+colours are drawn anew.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _over(cover: np.ndarray, under: np.ndarray, share: float) -> np.ndarray:
 
 
 def _shirt(rng: np.random.Generator, shirt: np.ndarray, skin: np.ndarray) -> np.ndarray:
-    """Rows 0-63 = neck to waist. Front: neckline, buttons or open jacket, print, pocket on the left. Back: yoke or number."""
+    """Rows 0-63 = neck to waist. Front: neckline, buttons, jacket or print, pocket on the left. Back: yoke, number."""
     texture = shirt.astype(np.float32).copy()
     front, back = texture[:, :_HALF], texture[:, _HALF:]
     depth, style, colour = int(rng.integers(3, 15)), rng.integers(4), random_colour(rng)
@@ -164,7 +165,7 @@ def _hips(rng: np.random.Generator, trousers: np.ndarray) -> np.ndarray:
 
 
 def _face(rng: np.random.Generator, skin: np.ndarray, tone: np.ndarray, hair: np.ndarray, bald: bool) -> np.ndarray:
-    """Head texture: face on the front half (column 0 = the person's right), hair on the back half and above the brow."""
+    """Head texture: face on the front half (column 0 = the person's right), hair on the back half and above."""
     texture = skin.copy()
     face = np.ascontiguousarray(texture[:, :_HALF])
     glasses, lip = rng.random() < 0.12, (tone * [0.6, 0.55, 0.95]).tolist()

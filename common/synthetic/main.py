@@ -1,13 +1,13 @@
 """Synthetic stand-ins for the data sets: `python -m common.datasets.synthetic NAME ROOT [--count N] [--seed S]`.
 
-Draws articulated, clothed people and writes them under ROOT in the official file layout of the data set NAME, so that every
-loader, training and evaluation command runs without the real data. The same arguments give the same bytes. A file `SYNTHETIC`
-marks the folder; a folder that holds anything else is never written to.
+Draws articulated, clothed people and writes them under ROOT in the official file layout of the data set NAME, so that
+every loader, training and evaluation command runs without the real data. The same arguments give the same bytes. A file
+`SYNTHETIC` marks the folder; a folder that holds anything else is never written to.
 
-What a network can reach: labels come from the same projection as the picture, exact to a fraction of a pixel before the file
-format rounds them, so the upper bound is 100 % of the visible joints. What remains is the guess at hidden ones, which the files
-mark where their format can. Colours say little: skin, clothes and background are drawn anew for everybody, and the clutter holds
-skin-coloured, shaded tubes.
+What a network can reach: labels come from the same projection as the picture, exact to a fraction of a pixel before the
+file format rounds them, so the upper bound is 100 % of the visible joints. What remains is the guess at hidden ones,
+which the files mark where their format can. Colours say little: skin, clothes and background are drawn anew for
+everybody, and the clutter holds skin-coloured, shaded tubes.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ NAMES = tuple(_WRITERS)
 def make(name: str, root: str | Path, count: int | None = None, seed: int = 0) -> bool:
     """Draw the data set `name` under `root`; False when it was there already with the same arguments.
 
-    `count` is the number of pictures (videos for penn_action and jhmdb) over all splits, at least 2; None takes the data set's
-    default. DataError for a bad argument, or when `root` holds anything that was not drawn here.
+    `count` is the number of pictures (videos for penn_action and jhmdb) over all splits, at least 2; None takes the
+    data set's default. DataError for a bad argument, or when `root` holds anything that was not drawn here.
     """
     from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""Everything but the people: backgrounds, clutter behind, occluders in front, light, shadow on the ground, the camera's noise."""
+"""Everything but the people: backgrounds, clutter behind, occluders in front, light, the camera's noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TILE = 320
 
 @lru_cache(maxsize=1)
 def _surfaces() -> list[np.ndarray]:
-    """Background tiles (320,320) float32 around 0 (contrast only): noise, bricks, planks, foliage, panels; always the same."""
+    """Background tiles (320,320) float32 around 0 (contrast only): noise, bricks, planks, foliage, panels."""
     rng = np.random.default_rng(22)
     tiles = []
     for falloff in (0.4, 0.55, 0.7, 0.85):
@@ -39,12 +39,6 @@ def _surfaces() -> list[np.ndarray]:
 def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
     coarse = rng.normal(0, 1, (cells, cells)).astype(np.float32)
     return cv2.resize(coarse, (_TILE, _TILE), interpolation=cv2.INTER_CUBIC)
-
-
-@lru_cache(maxsize=1)
-def _grain() -> np.ndarray:
-    """Sensor noise (1024,1024,3) float32 with standard deviation 1; a random window of it is used for each picture."""
-    return np.random.default_rng(23).standard_normal((1024, 1024, 3), np.float32)
 
 
 def sample_light(rng: np.random.Generator) -> Light:
@@ -124,31 +118,16 @@ def _thing(rng: np.random.Generator, canvas: Canvas, size: float) -> np.ndarray:
 
 
 def occlude(rng: np.random.Generator, canvas: Canvas, size: float, depth: float) -> None:
-    """One thing in front of everybody, `size` in fractions of the picture's longer side; marked as OCCLUDER in the canvas."""
+    """One thing in front of everybody, `size` in the picture's longer side; OCCLUDER in the canvas."""
     solid = _thing(rng, canvas, size) > 0.5
     canvas.depth[solid] = depth
     canvas.owner[solid] = OCCLUDER
 
 
-def ground_shadow(canvas: Canvas, centre: np.ndarray, radii: np.ndarray) -> None:
-    """A soft dark ellipse on the ground, before the people are drawn; `centre` and `radii` in pixels."""
-    height, width = canvas.depth.shape
-    x = ((np.arange(width) - centre[0]) / radii[0]).astype(np.float32)[None]
-    y = ((np.arange(height) - centre[1]) / radii[1]).astype(np.float32)[:, None]
-    canvas.colour *= 1 - np.float32(0.55) * (np.exp(-2.5 * x * x) * np.exp(-2.5 * y * y))[..., None]
-
-
-def sample_lens(rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Defocus (sigma in pixels), gain, lift, deviation of the sensor noise: from sharp and clean to soft and noisy."""
-    return rng.uniform(0.0, 0.9), rng.uniform(0.8, 1.15), rng.uniform(-12, 12), rng.uniform(1, 7)
-
-
-def develop(rng: np.random.Generator, colour: np.ndarray, lens: tuple[float, float, float, float]) -> np.ndarray:
-    """(H,W,3) float32 -> uint8 BGR through the lens; at most 768 pixels a side."""
-    sigma, gain, lift, noise = lens
+def develop(rng: np.random.Generator, colour: np.ndarray, lens: np.ndarray) -> np.ndarray:
+    """(H,W,3) float32 -> uint8 BGR through a lens: defocus (sigma in pixels), gain, lift, noise."""
+    sigma, gain, lift, noise = lens.astype(np.float32)
     if sigma > 0.3:
-        colour = cv2.GaussianBlur(colour, (0, 0), sigma)
-    height, width = colour.shape[:2]
-    top, left = rng.integers(0, 256, 2)
-    grain = _grain()[top : top + height, left : left + width]
-    return cv2.convertScaleAbs(np.maximum(colour * np.float32(gain) + np.float32(lift) + grain * np.float32(noise), 0))
+        colour = cv2.GaussianBlur(colour, (0, 0), float(sigma))
+    grain = rng.standard_normal(colour.shape, np.float32)
+    return cv2.convertScaleAbs(np.maximum(colour * gain + lift + grain * noise, 0))

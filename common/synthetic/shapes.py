@@ -1,7 +1,8 @@
 """Shaded, textured tubes in a depth buffer, one numpy pass over each one's bounding box.
 
-Camera axes: x right, y down, z away from the camera, metres; image coordinates 0-based pixels, pixel centres at integers. Each
-tube is projected with the scale of its own depth (its inner perspective is neglected; joints are projected exactly).
+Camera axes: x right, y down, z away from the camera, metres; image coordinates 0-based pixels, pixel centres at
+integers. Each tube is projected with the scale of its own depth (its inner perspective is neglected; joints are
+projected exactly).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ TEXTURE_ROWS, TEXTURE_COLUMNS = 64, 128  # columns 0-63: the front half, right t
 
 @dataclass
 class Canvas:
-    """The picture being drawn: colour (H,W,3) float32 BGR 0-255, depth (H,W) float32 metres (inf = nothing), owner (H,W)."""
+    """The picture being drawn: colour (H,W,3) float32 BGR 0-255, depth (H,W) metres (inf = nothing), owner (H,W)."""
 
     colour: np.ndarray
     depth: np.ndarray
@@ -56,7 +57,8 @@ class Light:
 class Tube:
     """A tapered tube with round ends from `start` to `end` (3,), radii at both and `bulge` metres more in the middle.
 
-    `frame` (3,3): its own left, up, front in camera axes. The texture (64,128,3) float32 lies around it, `rows` from top to bottom.
+    `frame` (3,3): its own left, up, front in camera axes. The texture (64,128,3) float32 lies around it, `rows` from
+    top to bottom.
     """
 
     start: np.ndarray
@@ -74,7 +76,7 @@ class Tube:
 
 
 def draw(canvas: Canvas, tube: Tube, camera: Camera, light: Light, owner: int) -> None:
-    """Blend a tube into the canvas where it is nearer than what is there: distance to the axis against the radius at that place."""
+    """Blend a tube into the canvas where it is nearer: distance to the axis against the radius at that place."""
     if min(tube.start[2], tube.end[2]) < 0.2:
         return
     a, b = camera.project(tube.start), camera.project(tube.end)
@@ -122,7 +124,7 @@ def _dot(vector: np.ndarray, field: tuple | list) -> np.ndarray:
 
 
 def _colours(tube: Tube, place: tuple) -> np.ndarray:
-    """Texture colours (h,w,3) where the surface is `place` metres from the middle: left to right and front or back, top to bottom."""
+    """Texture colours (h,w,3) where the surface is `place` metres from the middle."""
     extent = np.abs(tube.frame.T @ (tube.end - tube.start)) / 2 + sum(tube.radii) / 2 + tube.bulge
     left, up, front = (_dot(tube.frame[:, k] / extent[k], place) for k in range(3))
     half = np.float32(TEXTURE_COLUMNS // 2)

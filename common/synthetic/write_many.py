@@ -32,7 +32,8 @@ def _draw(
 ) -> tuple[Picture, list[Truth], np.ndarray]:
     """A picture, those of its people who show `smallest` pixels (at least one), and the crowd's pixels (H,W).
 
-    `counts`: chances of 1, 2, ... people; `share`: stature in the picture's height; `crowd`: chance of a crowd in the distance.
+    `counts`: chances of 1, 2, ... people; `share`: stature in the picture's height; `crowd`: chance of a crowd in the
+    distance.
     """
     while True:
         size = sizes[rng.integers(len(sizes))]
@@ -45,7 +46,7 @@ def _draw(
 
 
 def write_coco(folder: Path, count: int, seed: int) -> None:
-    """images/{train,val}2017/%012d.jpg, annotations/person_keypoints_{train,val}2017.json and a person detector's boxes."""
+    """images/{train,val}2017/%012d.jpg, annotations/person_keypoints_{train,val}2017.json and a detector's boxes."""
     train = train_count(count, 3 / 4)
     splits = {"train2017": range(train), "val2017": range(train, count)}
     files = coco_layout("coco", count, seed, COCO17, splits, lambda split, k: f"images/{split}/{k:012d}.jpg", folder)
@@ -56,7 +57,7 @@ def write_coco(folder: Path, count: int, seed: int) -> None:
 
 
 def write_crowdpose(folder: Path, count: int, seed: int) -> None:
-    """images/%06d.jpg and annotations/crowdpose_{train,val,trainval,test}.json, 5 : 1 : 4 as published; no segments, areas or crowds."""
+    """images/%06d.jpg, annotations/crowdpose_{train,val,trainval,test}.json, 5 : 1 : 4; no segments, areas, crowds."""
     train = train_count(count, 1 / 2)
     val = min(round(count / 10), count - train - 1)
     splits = {"train": range(train), "val": range(train, train + val), "test": range(train + val, count)}
@@ -76,10 +77,11 @@ def write_crowdpose(folder: Path, count: int, seed: int) -> None:
 def coco_layout(
     name: str, count: int, seed: int, skeleton: Skeleton, splits: dict[str, range], path_of: Any, folder: Path
 ) -> dict[str, dict]:
-    """Draws `count` pictures to `folder / path_of(split, number)`, numbers from 1; returns each split's file in COCO's layout.
+    """Draws `count` pictures to `folder / path_of(split, number)`, from 1; each split's file in COCO's layout.
 
-    v: 0 outside the picture, 1 hidden, 2 visible; whole-pixel coordinates counted from 0. Every image has its `crowdIndex` as
-    CrowdPose defines it: the mean over people of others' joints in a person's box for each joint of their own, at most 1.
+    v: 0 outside the picture, 1 hidden, 2 visible; whole-pixel coordinates counted from 0. Every image has its
+    `crowdIndex` as CrowdPose defines it: the mean over people of others' joints in a person's box for each joint of
+    their own, at most 1.
     """
     files = {split: _coco_file(name, skeleton) for split in splits}
     for k, rng in each(name, count, seed):
@@ -186,8 +188,8 @@ def _detect(rng: np.random.Generator, file: dict) -> list[dict]:
 def write_ai_challenger(folder: Path, count: int, seed: int) -> None:
     """The two official folders, train and validation, each with its annotation file and its images.
 
-    v: 1 visible, 2 hidden, 3 outside the picture with place 0, 0; whole-pixel coordinates counted from 0, boxes x1, y1, x2, y2
-    of the visible part.
+    v: 1 visible, 2 hidden, 3 outside the picture with place 0, 0; whole-pixel coordinates counted from 0, boxes x1, y1,
+    x2, y2 of the visible part.
     """
     train = train_count(count, 3 / 4)
     parts = {"train_20170902": range(train), "validation_20170911": range(train, count)}
@@ -217,7 +219,7 @@ def write_ai_challenger(folder: Path, count: int, seed: int) -> None:
 
 
 def write_json_format(folder: Path, count: int, seed: int) -> None:
-    """images/ with train.json and valid.json in the format of common.datasets.json_format, COCO's 17 joints, three decimals."""
+    """images/ with train.json and valid.json as common.datasets.json_format reads them: COCO's joints, 3 decimals."""
     entries = []
     for k, rng in each("json", count, seed):
         picture, people, _ = _draw(rng)
@@ -242,10 +244,10 @@ _MPII_NAMES = "rank rkne rhip lhip lkne lank pelv thor neck head rwri relb rsho 
 
 
 def write_mpii(folder: Path, count: int, seed: int) -> None:
-    """images/, annot/{train,valid,trainval}.json, annot/gt_valid.mat and mpii_human_pose_v1_u12_1.mat; coordinates from 1.
+    """images/, annot/{train,valid,trainval}.json, annot/gt_valid.mat, mpii_human_pose_v1_u12_1.mat; counted from 1.
 
-    Joints outside the picture are not labelled; the release file tells visible from occluded ones. The first two thirds of the
-    pictures are train; there is no test split.
+    Joints outside the picture are not labelled; the release file tells visible from occluded ones. The first two thirds
+    of the pictures are train; there is no test split.
     """
     pictures = []
     for k, rng in each("mpii", count, seed):

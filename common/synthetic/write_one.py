@@ -20,7 +20,7 @@ _LSPET = Posing(roll=35, any_roll=0.4, pitch=22, facing=0.3, looseness=1.35)
 
 
 def write_lsp(folder: Path, count: int, seed: int) -> None:
-    """im0001.jpg ..., joints (3,14,N): rows x, y, flag with 1 = occluded. Every joint is inside the picture and annotated."""
+    """im0001.jpg ..., joints (3,14,N): rows x, y, flag with 1 = occluded. Every joint is inside and annotated."""
     table = _cut_out(folder, "lsp", count, seed, _LSP, (0.04, 0.25), 0.35)
     table[:, :, 2] = table[:, :, 2] != VISIBLE
     write_mat(folder / "joints.mat", {"joints": table.transpose(2, 1, 0)})
@@ -41,7 +41,7 @@ def write_lspet(folder: Path, count: int, seed: int) -> None:
 def _cut_out(
     folder: Path, name: str, count: int, seed: int, posing: Posing, margin: tuple[float, float], occluded: float
 ) -> np.ndarray:
-    """Pictures of one person, longer side 120 to 190 pixels, `occluded` the chance of a thing in front; (N,14,3) x, y, state."""
+    """Pictures of one person, longer side 120 to 190 pixels, `occluded` at times; (N,14,3) x, y, state."""
     digits = 4 if name == "lsp" else 5
     table = []
     for k, rng in each(name, count, seed):

@@ -33,7 +33,7 @@ _KEY_EVERY = 9  # frames between the poses that the motion passes through
 
 
 def sample_motion(rng: np.random.Generator, posing: Posing, frames: int) -> list[Figure]:
-    """The same person in `frames` frames: angles and turn follow a cubic spline through drawn poses, within the joint limits."""
+    """The same person in `frames` frames: angles and turn follow a cubic spline through drawn poses."""
     from scipy.interpolate import CubicSpline
 
     build, look, turn = sample_build(rng), sample_look(rng), sample_turn(rng, posing)
@@ -54,7 +54,8 @@ def _film(rng: np.random.Generator, frames: int, size: tuple[int, int]) -> Itera
     way = np.linspace(0, 1, frames)
     x = (rng.uniform(-0.22, 0.22, (2, 1)) * [1 - way, way]).sum(0) * width * z / focal
     z = z * (1 + rng.uniform(-0.12, 0.12) * way)
-    # the body's middle, not its pelvis, is kept near the middle of the picture; on a line, or the camera would seem to shake
+    # the body's middle, not its pelvis, is kept near the middle of the picture; on a line, or the camera would seem to
+    # shake
     middle = [(f.points()[:, 1].min() + f.points()[:, 1].max()) / 2 for f in figures]
     y = rng.normal(0, 0.03) * stature - np.polyval(np.polyfit(way, middle, 1), way)
     stage = make_stage(rng, size, Camera(focal, (width - 1) / 2, (height - 1) / 2), clutter=(3, 12))
@@ -67,7 +68,8 @@ def _film(rng: np.random.Generator, frames: int, size: tuple[int, int]) -> Itera
 def write_penn(folder: Path, count: int, seed: int) -> None:
     """frames/NNNN/000001.jpg ..., labels/NNNN.mat; coordinates counted from 1, odd videos train, even ones test.
 
-    visibility 1 = visible; hidden joints keep their true place; joints outside the frame are at the tool's placeholder (1, 1).
+    visibility 1 = visible; hidden joints keep their true place; joints outside the frame are at the tool's placeholder
+    (1, 1).
     """
     for k, rng in each("penn_action", count, seed, "video"):
         width, height = _PENN_SIZES[rng.integers(len(_PENN_SIZES))]
@@ -98,7 +100,7 @@ def _corners(person: Truth) -> np.ndarray:
 
 
 def write_jhmdb(folder: Path, count: int, seed: int) -> None:
-    """Rename_Images/ACTION/VIDEO/00001.png ..., joint_positions and puppet_mask .mat per video, three splits in sub_splits."""
+    """Rename_Images/ACTION/VIDEO/00001.png ..., joint_positions and puppet_mask .mat per video, sub_splits."""
     videos: dict[str, list[str]] = {}
     for k, rng in each("jhmdb", count, seed, "video"):
         action = ("catch", "golf", "jump")[k // 2 % 3]

@@ -101,5 +101,5 @@ def _explained(error: str) -> str:
         near = difflib.get_close_matches(found[2], known, 1)
         return words + (f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}.")
     if found := re.match(r'Enum type "caffe\.\w+\.(\w+)"', words):
-        return f"{words} Known: {', '.join(value.split('=')[0] for value in ENUMS[found[1]].split())}."
+        return f"{words} Known: {', '.join(ENUMS[found[1]])}."
     return words

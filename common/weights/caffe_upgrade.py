@@ -6,7 +6,7 @@ data transformations inside `data_param`, learning rates of BatchNorm's three st
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
 
 from common.errors import DataError
 from common.weights.caffe_messages import messages
@@ -16,7 +16,7 @@ _NAMES = {
     "BNLL": "BNLL", "DATA": "Data", "HDF5_DATA": "HDF5Data", "HDF5_OUTPUT": "HDF5Output", "IM2COL": "Im2col", "LRN": "LRN", "MVN": "MVN",
     "RELU": "ReLU", "SOFTMAX_LOSS": "SoftmaxWithLoss", "TANH": "TanH", "ARGMAX": "ArgMax", "ABSVAL": "AbsVal",
 }  # fmt: skip
-_V1_OWN = {"type", "blobs_lr", "weight_decay", "param"}
+_V1_OWN = {"blobs_lr", "weight_decay", "param"}
 
 
 def upgrade_net(net, name: str = "net"):
@@ -35,7 +35,7 @@ def upgrade_net(net, name: str = "net"):
     for layer in net.layer:
         new.layer.append(layer)
     for layer in net.layers:
-        new.layer.append(_upgrade_v1(layer, name))
+        new.layer.append(_upgrade_v1(layer))
     for layer in new.layer:
         _move_transform(layer)
         if layer.type == "BatchNorm":
@@ -65,31 +65,18 @@ def type_name(number: int) -> str:
     return _NAMES.get(label) or "".join(word.capitalize() for word in label.split("_"))
 
 
-def _upgrade_v1(old, name: str):
+def _upgrade_v1(old):
     layer = messages()["LayerParameter"](type=type_name(old.type))
     for field, value in old.ListFields():
-        if field.name in _V1_OWN:
-            continue
-        target: Any = getattr(layer, field.name, None)
-        if field.type == field.TYPE_MESSAGE and not _repeats(value):
-            target.CopyFrom(value)
-        elif _repeats(value):
-            target.extend(value)
-        else:
-            setattr(layer, field.name, value)
-    for i in range(max(len(old.blobs_lr), len(old.weight_decay), len(old.param))):
-        spec = layer.param.add()
-        if i < len(old.blobs_lr):
-            spec.lr_mult = old.blobs_lr[i]
-        if i < len(old.weight_decay):
-            spec.decay_mult = old.weight_decay[i]
-        if i < len(old.param) and old.param[i]:
-            spec.name = old.param[i]
+        if hasattr(value, "extend") and field.name not in _V1_OWN:
+            getattr(layer, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(layer, field.name).CopyFrom(value)
+    layer.name = old.name
+    for rate, decay, name in itertools.zip_longest(old.blobs_lr, old.weight_decay, old.param):
+        given = {"lr_mult": rate, "decay_mult": decay, "name": name or None}
+        layer.param.add(**{key: value for key, value in given.items() if value is not None})
     return layer
-
-
-def _repeats(value) -> bool:
-    return hasattr(value, "extend")
 
 
 def _move_transform(layer) -> None:

@@ -8,6 +8,7 @@ against files that PaddlePaddle 1.8.5 wrote; there also the type codes 2, 3, 5, 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -17,15 +18,10 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import atomic_write
+from common.weights.caffe_messages import messages
+from common.weights.pickles import from_bfloat16
 
-_TYPES = {
-    0: "bool",
-    1: "int16",
-    2: "int32",
-    3: "int64",
-    4: "float16",
-    5: "float32",
-    6: "float64",
+_TYPES = dict(enumerate(("bool", "int16", "int32", "int64", "float16", "float32", "float64"))) | {
     20: "uint8",
     21: "int8",
 }
@@ -64,40 +60,17 @@ class _Reader:
             raise self.error(f"{what} is {found}, known is 0")
 
 
-def _varint(reader: _Reader, end: int) -> int:
-    value = shift = 0
-    while reader.at < end and shift < 70:
-        byte = reader.take(1, "descriptor")[0]
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            return value - (1 << 64) if value >> 63 else value
-    raise reader.error("a number of the descriptor does not end")
-
-
 def _descriptor(reader: _Reader) -> tuple[int, list[int]]:
-    length = reader.number("<i", "descriptor length")
-    end = reader.at + length
-    if not 0 < length <= len(reader.data) - reader.at:
-        raise reader.error(f"descriptor of {length} bytes, {len(reader.data) - reader.at} are left")
-    code, dims = None, []
-    while reader.at < end:
-        tag = _varint(reader, end)
-        if tag == 0x08:
-            code = _varint(reader, end)
-        elif tag == 0x10:
-            dims.append(_varint(reader, end))
-        elif tag == 0x12:  # packed
-            stop = _varint(reader, end) + reader.at
-            if stop > end:
-                raise reader.error("dimensions reach beyond the descriptor")
-            while reader.at < stop:
-                dims.append(_varint(reader, stop))
-        else:
-            raise reader.error(f"descriptor has the unknown tag {tag:#x}")
-    if code is None or any(d < 0 for d in dims):
-        raise reader.error(f"descriptor has type {code} and dimensions {dims}")
-    return code, dims
+    from google.protobuf.message import DecodeError
+
+    message = messages()["FluidTensor"]()
+    try:
+        message.ParseFromString(reader.take(reader.number("<i", "descriptor length"), "descriptor"))
+    except DecodeError as error:
+        raise reader.error(f"the descriptor cannot be read ({error})") from error
+    if not message.HasField("data_type") or min(message.dims, default=0) < 0:
+        raise reader.error(f"the descriptor has type {message.data_type} and dimensions {list(message.dims)}")
+    return message.data_type, list(message.dims)
 
 
 def _record(reader: _Reader) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -113,13 +86,9 @@ def _record(reader: _Reader) -> tuple[np.ndarray, list[np.ndarray]]:
     if code not in _TYPES and code != _BFLOAT16:
         raise reader.error(f"data type {code} is unknown")
     kind = np.dtype("<u2") if code == _BFLOAT16 else np.dtype(_TYPES[code]).newbyteorder("<")
-    count = 1
-    for d in dims:
-        count *= d
-    array = np.frombuffer(reader.take(count * kind.itemsize, f"data of shape {dims}"), kind).reshape(dims)
-    if code == _BFLOAT16:
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(array.dtype.newbyteorder("="), copy=True), lod
+    data = reader.take(math.prod(dims) * kind.itemsize, f"data of shape {dims}")
+    array = np.frombuffer(data, kind).reshape(dims)
+    return from_bfloat16(array) if code == _BFLOAT16 else array.astype(kind.newbyteorder("=")), lod
 
 
 def read_variable(path: str | Path) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -186,17 +155,9 @@ def _bytes_of(name: str, array: np.ndarray, lod: Iterable[np.ndarray] = ()) -> b
     code = _CODES.get(array.dtype.name)
     if code is None:
         raise DataError(f"variable {name} has dtype {array.dtype}; the format knows {', '.join(_CODES)}")
-
-    def varint(value: int) -> bytes:
-        out = bytearray()
-        while value > 0x7F:
-            out.append(value & 0x7F | 0x80)
-            value >>= 7
-        return bytes([*out, value])
-
     levels = [np.ascontiguousarray(level, "<u8").tobytes() for level in lod]
     head = b"".join([struct.pack("<Q", len(level)) + level for level in levels])
-    descriptor = b"\x08" + varint(code) + b"".join(b"\x10" + varint(d) for d in array.shape)
+    descriptor = messages()["FluidTensor"](data_type=code, dims=array.shape).SerializeToString()
     data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
     return struct.pack("<IQ", 0, len(levels)) + head + struct.pack("<Ii", 0, len(descriptor)) + descriptor + data
 

@@ -1,11 +1,13 @@
-"""Speed in CPU time, sides in turn: the network against a plain tf.function version of it; everything around it; the graph solver.
+"""Speed in CPU time, sides in turn: the network against a plain tf.function version of it; everything around it; the
+graph solver.
 
     python tests/bench/deepercut_tf.py network --json deepercut_tf/results/bench/network.json
     python tests/bench/deepercut_tf.py people        # a picture of 640 x 480 with several persons, without network and solver
     python tests/bench/deepercut_tf.py solver
 
-network: ours with reading, resizing and targets of every image, the plain version (tests/reference) on ready-made tensors. solver:
-beside the figures of the original's C++ (-O3, one core of another machine, instances alike but not the same).
+network: ours with reading, resizing and targets of every image, the plain version (tests/reference) on ready-made
+tensors. solver: beside the figures of the original's C++ (-O3, one core of another machine, instances alike but not the
+same).
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ def bench_solver(args: argparse.Namespace) -> dict:
 
 
 def crowd(people: int, size: tuple[int, int] = (640, 480)):
-    """(settings, statistics, network outputs) of a picture with so many persons of COCO's 17 joints, as if a network had seen them."""
+    """(settings, statistics, network outputs) of a picture with so many persons of COCO's 17 joints, as if a network
+    had seen them."""
     import numpy as np
 
     from deepercut_tf.config import make_config
@@ -89,7 +92,8 @@ def crowd(people: int, size: tuple[int, int] = (640, 480)):
 
 
 def bench_people(args: argparse.Namespace) -> dict:
-    """Reading and resizing a picture; maps in pixels, detections, pair probabilities and assembly; not the network, not the solver."""
+    """Reading and resizing a picture; maps in pixels, detections, pair probabilities and assembly; not the network, not
+    the solver."""
     import cv2
     import numpy as np
 

@@ -1,10 +1,11 @@
-"""Speed against the obvious peers, in one run: a plain PyTorch module of the same net, OpenCV's Caffe reader, reading of the LMDB.
+"""Speed against the obvious peers, in one run: a plain PyTorch module of the same net, OpenCV's Caffe reader, reading
+of the LMDB.
 
     python tests/bench/deeppose_caffe_port.py net [--stage=1 --batch_size=16 --threads=1 --device=cpu --json=OUT]
     python tests/bench/deeppose_caffe_port.py reader [--stage=1]           # LMDB and augmentation against what training consumes
 
-`net` times forward and backward passes in TRAIN phase in turn; CPU seconds count, on a GPU wall seconds. The plain module is in
-tests/reference. Real Caffe is not here; a plain module took 0.72 of its CPU time where it was measured.
+`net` times forward and backward passes in TRAIN phase in turn; CPU seconds count, on a GPU wall seconds. The plain
+module is in tests/reference. Real Caffe is not here; a plain module took 0.72 of its CPU time where it was measured.
 """
 
 from __future__ import annotations
@@ -40,21 +41,24 @@ class NetBench:
 
     def __init__(self, args: argparse.Namespace):
         import torch
+        from google.protobuf import text_format
 
         from common.weights.caffe_text import parse_text
         from deeppose_caffe_port.config import PRESETS
         from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
-        from deeppose_caffe_port.prototxts import body, deploy
+        from deeppose_caffe_port.prototxts import network
         from deeppose_caffe_port.random_stream import CaffeRandom
         from tests.reference.deeppose_caffe_port import plain_module
 
         self.args, self.torch = args, torch
         torch.set_num_threads(args.threads)
-        shape, outputs = PRESETS["paper"][args.stage - 1][0], (30, 2)[args.stage - 1]
-        dims = " ".join(f"dim: {n}" for n in (args.batch_size, 3, shape.side, shape.side))
+        shape, outputs = PRESETS["paper"][args.stage], (30, 2)[args.stage - 1]
+        dims = f"dim: [{args.batch_size}, 3, {shape.side}, {shape.side}]"
         head = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}\n'
-        self.deploy = deploy(shape, args.stage, outputs, 15)
-        text = head + body(shape, outputs, deploy=False)
+        self.deploy = text_format.MessageToString(network(shape, args.stage, outputs, 15, "deploy"))
+        body = network(shape, args.stage, outputs, 15, "train_test")
+        del body.layer[:2], body.layer[-1]  # data and loss
+        text = head + text_format.MessageToString(body)
         self.device = torch.device(args.device)
         self.ours = CaffeNet(parse_text(text, "NetParameter"), TRAIN, random=CaffeRandom(1)).to(self.device)
         self.plain = plain_module(self.ours).to(self.device).train()
@@ -133,7 +137,8 @@ class NetBench:
         return once
 
     def run(self) -> dict:
-        """Median seconds of each runner in both modes, and the median of its shares of the plain module's time in the same turn."""
+        """Median seconds of each runner in both modes, and the median of its shares of the plain module's time in the
+        same turn."""
         result: dict = {}
         for mode, runners in (("training", self.training()), ("inference", self.inference())):
             sides = {name: self.passing(forward, mode == "training") for name, forward in runners.items()}
@@ -162,9 +167,7 @@ def bench_reader(args: argparse.Namespace) -> dict:
     """CPU time a picture of making an LMDB, reading it, and turning the batch, beside that of training on it."""
     import numpy as np
 
-    from deeppose_caffe_port.augment import Augment
-    from deeppose_caffe_port.data import LmdbSource
-    from deeppose_caffe_port.lmdb_tools import convert_imageset
+    from deeppose_caffe_port.data import Augment, LmdbSource, convert_imageset
     from deeppose_caffe_port.prepare import save
 
     side, labels, count = ((227, 30, 512), (64, 2, 2048))[args.stage - 1]

@@ -1,11 +1,12 @@
-"""What a training step and a prediction cost, in CPU time, beside a plain TensorFlow step of the same network, in one run.
+"""What a training step and a prediction cost, in CPU time, beside a plain TensorFlow step of the same network, in one
+run.
 
     python tests/bench/deeppose_tf.py step --json deeppose_tf/results/bench/step.json  # at batch 64 with the loader, plain on tensors
     python tests/bench/deeppose_tf.py inference            # images a second at batch 1 and 128
     python tests/bench/deeppose_tf.py loader --images DIR  # crops a second of both loaders
 
-The plain step is tests/reference/deeppose_tf.py, on tensors that are there already. Each has a process of its own with the same
-number of threads. CPU time is that of all threads and of the loader's processes.
+The plain step is tests/reference/deeppose_tf.py, on tensors that are there already. Each has a process of its own with
+the same number of threads. CPU time is that of all threads and of the loader's processes.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def make_ours(args: argparse.Namespace, folder: Path):
 
 
 def serve(name: str, args: argparse.Namespace, pipe) -> None:
-    """A process that does a step of its own whenever it is asked, and answers with its CPU seconds; 0 once it is ready."""
+    """A process that does a step of its own whenever it is asked, and answers with its CPU seconds; 0 once it is
+    ready."""
     with tempfile.TemporaryDirectory() as folder:
         once = {"plain": make_plain, "ours": make_ours}[name](args, Path(folder))
         float(once())

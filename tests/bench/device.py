@@ -1,7 +1,8 @@
-"""How well the networks use a device: clips a second, peak memory and the share of its measured bf16 matrix rate, eager and compiled.
+"""How well the networks use a device: clips a second, peak memory and the share of its measured bf16 matrix rate, eager
+and compiled.
 
-`python tests/bench/lpm_torch.py device` prints it. The work of a clip is counted on the plain loop over
-frames, as multiplications and additions of its convolutions, so that a network cannot look busy by computing anything twice.
+`python tests/bench/lpm_torch.py device` prints it. The work of a clip is counted on the plain loop over frames, as
+multiplications and additions of its convolutions, so that a network cannot look busy by computing anything twice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ PASSES = ("inference", "training")
 
 
 def clip_flops(model: str, resolution: int, t: int, width: float = 1.0) -> dict[str, int]:
-    """Floating-point operations (2 a multiplication and addition) of one clip's forward pass, and of forward and backward pass.
+    """Floating-point operations (2 a multiplication and addition) of one clip's forward pass, and of forward and
+    backward pass.
 
     Counted on tensors without content: the same for every device, nothing is computed.
     """
@@ -69,7 +71,7 @@ class DeviceBench:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise DataError("PyTorch sees no CUDA device here; give --device=cpu")
         if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # as lpm_torch/machine.py
+            torch.backends.cudnn.benchmark = True  # as lpm_torch/estimator.py
         else:
             torch.set_num_threads(args.threads)
         torch.manual_seed(0)
@@ -103,7 +105,8 @@ class DeviceBench:
         self.optimizer.zero_grad(set_to_none=True)
 
     def measure(self, name: str, network) -> dict[str, float | None]:
-        """Median seconds a batch of a pass, and on a GPU its peak memory in MiB. Three warm-ups: compilation, cuDNN's choice, Adam's state."""
+        """Median seconds a batch of a pass, and on a GPU its peak memory in MiB. Three warm-ups: compilation, cuDNN's
+        choice, Adam's state."""
         step = getattr(self, name)
         for _ in range(3):
             step(network)
@@ -114,7 +117,8 @@ class DeviceBench:
         return {"seconds": statistics.median(times), "peak_mib": peak}
 
     def run(self) -> dict:
-        """`matrix_rate`, and for each pass and each of eager and compiled: clips a second, peak memory, operations a second, share.
+        """`matrix_rate`, and for each pass and each of eager and compiled: clips a second, peak memory, operations a
+        second, share.
 
         DataError when the batch does not fit into the device's memory.
         """

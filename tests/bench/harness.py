@@ -1,8 +1,9 @@
-"""One form for all benchmarks: their common options, timing with sides in turn, the printed table, and the JSON for a README.
+"""One form for all benchmarks: their common options, timing with sides in turn, the printed table, and the JSON for a
+README.
 
-A benchmark is `tests/bench/NAME.py WHAT [options]`; each WHAT is a function of the parsed options that returns a table, {"columns": [...],
-"rows": [[...], ...]} and perhaps "note" (what else to say). Sides take turns, so that a change of the machine's load meets all of them.
-CPU time counts unless said otherwise: wall time says little on a busy machine.
+A benchmark is `tests/bench/NAME.py WHAT [options]`; each WHAT is a function of the parsed options that returns a table,
+{"columns": [...], "rows": [[...], ...]} and perhaps "note" (what else to say). Sides take turns, so that a change of
+the machine's load meets all of them. CPU time counts unless said otherwise: wall time says little on a busy machine.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREAD
 
 
 def one_thread() -> None:
-    """Before numpy (which this module does not import) and a framework are imported: their pools have one thread, unless the environment says otherwise."""
+    """Before numpy (which this module does not import) and a framework are imported: their pools have one thread,
+    unless the environment says otherwise."""
     for name in _ONE_THREAD:
         os.environ.setdefault(name, "1")
 
@@ -113,7 +115,8 @@ def command(file: str, words: list[str]) -> str:
 
 
 def run(args: argparse.Namespace, parts: dict[str, Callable], words: list[str], file: str) -> int:
-    """Measure `args.what`, print the table, write `--json`; `words` are the command line of `file`. Exit code 2 on bad input."""
+    """Measure `args.what`, print the table, write `--json`; `words` are the command line of `file`. Exit code 2 on bad
+    input."""
 
     from common.crosscheck import figures_table
     from common.files import versions, write_json

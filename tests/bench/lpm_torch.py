@@ -152,22 +152,25 @@ def bench_network(args: argparse.Namespace) -> dict:
 
 
 def bench_loader(args: argparse.Namespace) -> dict:
-    """Augmented crops a second on one core (labels and centre map included): median over `repeat`, of wall time and of CPU time.
+    """Augmented crops a second on one core (labels and centre map included): median over `repeat`, of wall time and of
+    CPU time.
 
-    The two differ on a busy machine. A warm-up reads the files once, so that the disk does not count. DataError without data.
+    The two differ on a busy machine. A warm-up reads the files once, so that the disk does not count. DataError without
+    data.
     """
     import cv2
 
     from common.errors import DataError
-    from common.runs.first.settings import resolve
-    from lpm_torch.config import Config
+    from common.runs.settings import resolve
+    from lpm_torch.config import Config, load_pose_set
     from lpm_torch.data import Augmentation, ClipDataset
-    from lpm_torch.sources import load_pose_set
 
     cv2.setNumThreads(0)
-    config = resolve(Config, {"dataset": args.dataset, "resolution": args.resolution, "t": args.t, "mode": args.mode})
+    wanted = {"dataset": args.dataset, "input_width": args.resolution, "t": args.t, "mode": args.mode}
+    config = resolve(Config, wanted).checked()
     pose_set = load_pose_set(args.dataset, args.data_dir, args.split)
-    clips = ClipDataset(pose_set, config, args.resolution // 8, Augmentation.from_config(config), args.clips)
+    clips = ClipDataset(pose_set, config, args.resolution // 8, Augmentation.from_config(config))
+    clips.clips = clips.clips[: args.clips]
     if not len(clips):
         raise DataError(f"{pose_set.root}: split {pose_set.split} has no clip of {config.t} frames; give a smaller --t")
     wall, cpu = [], []

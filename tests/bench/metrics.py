@@ -2,9 +2,9 @@
 
     python tests/bench/metrics.py metrics|datasets [--persons N] [--runs R] [--json OUT]
 
-metrics: PCP and PCK against loops over persons and joints, written as the originals write them; OKS-NMS against its loop; COCO AP
-against pycocotools alone on the same result list. datasets: the loaders against reading the same files person by person. The table
-says whether both sides gave the same answer; exit code 1 where they did not.
+metrics: PCP and PCK against loops over persons and joints, written as the originals write them; OKS-NMS against its
+loop; COCO AP against pycocotools alone on the same result list. datasets: the loaders against reading the same files
+person by person. The table says whether both sides gave the same answer; exit code 1 where they did not.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def _nms(persons: int, runs: int) -> list:
 
 
 def random_coco(persons: int, seed: int = 0):
-    """A PoseSet of `persons` COCO persons, about five an image, and Predictions a few pixels off with some false ones."""
+    """A PoseSet of `persons` COCO persons, about five an image, and Predictions a few pixels off with some false
+    ones."""
     from common.poses import PoseSet, box_of_joints
     from common.predictions import predictions_for
     from common.skeletons import COCO17

@@ -3,12 +3,13 @@
     python tests/bench/simplebaseline_paddle.py inference [--preset coco_256x192 --persons 32]   # scoring against the bare predictor and eager
     python tests/bench/simplebaseline_paddle.py loader [--persons 200]                           # decode, augment, warp, target
 
-inference: images of random JPEGs through loader, network and decoding as val.py does it (without flip test; also with `--engine bf16`
-where the processor has it), against Paddle's oneDNN predictor alone on tensors that lie ready, and against the eager network as Paddle
-comes (on AMD processors without AVX, see machine.py; `MKL_DEBUG_CPU_TYPE=5` before the command measures it as this house runs it). The
-last row is numpy's product of two large float32 matrices with as many multiplications as the network's: what the processor can do.
-loader: batches of training samples, and OpenCV's decoding and warping of the same pictures alone, which bounds them.
-Runs in one thread and one process; sides take turns.
+inference: images of random JPEGs through loader, network and decoding as val.py does it (without flip test; also with
+`--engine bf16` where the processor has it), against Paddle's oneDNN predictor alone on tensors that lie ready, and
+against the eager network as Paddle comes (on AMD processors without AVX, see machine.py; `MKL_DEBUG_CPU_TYPE=5` before
+the command measures it as this house runs it). The last row is numpy's product of two large float32 matrices with as
+many multiplications as the network's: what the processor can do. loader: batches of training samples, and OpenCV's
+decoding and warping of the same pictures alone, which bounds them. Runs in one thread and one process; sides take
+turns.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
 
 
 def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
-    """Training samples a CPU second: every JPEG decoded whole and mirrored, as train.py does it by default, and OpenCV's part alone."""
+    """Training samples a CPU second: every JPEG decoded whole and mirrored, as train.py does it by default, and
+    OpenCV's part alone."""
     from dataclasses import replace
 
     import cv2

@@ -55,7 +55,7 @@ def test_golden_submission(golden_dir, tmp_path):
     np.testing.assert_allclose(figures["oks"], expected["oks"], atol=1e-9)
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_official_evaluator_on_published_predictions(pose_data):
     expected = json.loads((pose_data / "eval_refs" / "expected.json").read_text())["aic_example"]
     truth = datasets.load("ai_challenger", pose_data / "aic", "all")

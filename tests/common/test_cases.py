@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common import datasets, evaluate
+from common.datasets import files
 from common.datasets.__main__ import main as look
 from common.errors import DataWarning
 from common.images import read_image
@@ -392,3 +393,26 @@ def test_odd_pictures(tmp_path):
             read_image(tmp_path / "x.png")
     with pytest.raises(datasets.DataError, match="cannot be read"):
         read_image(tmp_path)
+
+
+# ---- Matlab files ---------------------------------------------------------------------------------------------------------------
+
+
+def test_matlab_files_that_crash_scipy(tmp_path):
+    import scipy.io
+
+    path = tmp_path / "joints.mat"
+    scipy.io.savemat(path, {"joints": np.zeros((3, 14, 4), np.float32), "other": {"a": [1, 2], "b": "text"}})
+    whole = path.read_bytes()
+    assert files.read_mat(path, "joints").shape == (3, 14, 4)
+    at = whole.index(b"joints") + 8
+    for content in (
+        whole[:at] + b"\x87" + whole[at + 1 :],
+        whole[:at] + b"\x07\0\0\0\xff\xff" + whole[at + 6 :],
+        whole[:-90],
+    ):
+        path.write_bytes(content)
+        with pytest.raises(datasets.DataError, match="joints.mat is not a readable Matlab file"):
+            files.read_mat(path)
+    scipy.io.savemat(path, {"joints": np.zeros((3, 14, 4))}, do_compression=True)
+    assert files.read_mat(path, "joints").shape == (3, 14, 4)

@@ -128,7 +128,7 @@ def test_original_results_and_figures(golden_dir):
     assert len(predictions) == stats["n_pred"] and len(results) == stats["n_after_nms"]
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_real_annotations_predicted_perfectly(pose_data, tmp_path):
     """The truth of the real mini set as predictions: what pycocotools gives, and AP 1."""
     root = pose_data / "coco_mini4"

@@ -1,4 +1,5 @@
-"""Reported against measured: the data file is whole, verdicts are right, runs find their rows, every output form works."""
+"""Reported against measured: the data file is whole, verdicts are right, runs find their rows, every output form
+works."""
 
 import json
 import subprocess

@@ -126,7 +126,7 @@ def test_unknown_data_set(tmp_path):
         datasets.load("nosuch", tmp_path, "train")
 
 
-@pytest.mark.golden
+@pytest.mark.data
 @pytest.mark.filterwarnings("ignore:.*bbox has")
 def test_check_real_photographs(pose_data, capsys):
     for name, folder in (("coco", "coco"), ("jhmdb", "jhmdb_mini")):
@@ -136,7 +136,7 @@ def test_check_real_photographs(pose_data, capsys):
     assert "163841 images are missing" in capsys.readouterr().out
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_browse_real_photographs(pose_data, tmp_path):
     for name, folder in (
         ("lsp", "lsp_small"),

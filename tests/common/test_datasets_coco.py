@@ -101,7 +101,7 @@ def test_joints_of_the_category(tmp_path):
             load("coco", tmp_path, "val")
 
 
-@pytest.mark.golden
+@pytest.mark.data
 @pytest.mark.parametrize("folder", ["coco", "coco_mini4"])
 def test_real_coco(pose_data, folder):
     for split in splits("coco", pose_data / folder):
@@ -164,7 +164,7 @@ def test_ai_challenger(tmp_path):
         load("ai_challenger", tmp_path / "nowhere", "valid")
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_real_ai_challenger(pose_data):
     found = load("ai_challenger", pose_data / "aic", "all")
     entries = json.loads((pose_data / "aic/keypoint_annotations_example.json").read_text())

@@ -146,7 +146,7 @@ def test_matches_deeppose_preparation(golden_dir, tmp_path):
         assert [p.rsplit("/", 1)[1] for p in found.images] == [line[0].rsplit("/", 1)[1] for line in lines]
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_real_files(pose_data):
     start = time.process_time()
     extended = load("lspet", pose_data / "lspet", "all")
@@ -164,7 +164,7 @@ def test_real_files(pose_data):
         assert (points > -2).all() and (points < (width + 1, height + 1)).all()
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_real_prepared_rows(pose_data):
     """DeepPose's prepared test rows of the real LSP, printed with 12 digits."""
     lines = [

@@ -163,7 +163,7 @@ def test_ground_truth_alone(golden_dir):
     np.testing.assert_allclose(found.head_size, 0.6 * np.linalg.norm(boxes[1] - boxes[0], axis=0))
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_real_validation_split(pose_data):
     start = time.process_time()
     found = load("mpii", pose_data / "mpii", "valid")

@@ -142,7 +142,7 @@ def test_penn_matches_mobilepose(golden_dir, tmp_path):
         assert [f"{k}.jpg" for k in known[at : at + len(fixture[video])]] == [str(k) for k in fixture[video]]
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_real_penn(pose_data):
     start = time.process_time()
     with pytest.warns(UserWarning, match="the last one is repeated") as caught:
@@ -213,7 +213,7 @@ def test_jhmdb_without_masks_and_damage(tmp_path):
         load("jhmdb", tmp_path / "nowhere", "test")
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_real_jhmdb(pose_data):
     root = pose_data / "jhmdb_mini"
     content = json.loads((root / "test_jhmdb_sub1.json").read_text())

@@ -163,7 +163,7 @@ def test_help_answers_at_once(tmp_path):
     assert time.perf_counter() - started < 5  # under a second on an idle machine; the bound leaves room for a busy one
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_published_predictions_by_command(pose_data, tmp_path):
     """The published MPII predictions with the command of the README, against the independently known table."""
     expected = json.loads((pose_data / "eval_refs" / "expected.json").read_text())["mpii_valid_pckh"]

@@ -223,7 +223,7 @@ def test_bad_entries_and_rows(tmp_path):
         load_any(tmp_path / "nothing.npz", truth)
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_published_mpii_predictions(pose_data):
     expected = json.loads((pose_data / "eval_refs" / "expected.json").read_text())["mpii_valid_pckh"]
     truth = datasets.load("mpii", pose_data / "mpii", "valid")
@@ -245,7 +245,7 @@ def test_published_mpii_predictions(pose_data):
         assert round(at_tenth.means["weighted"], 3) == figures["Mean_weighted14_at_0p1"]
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_published_lsp_predictions(pose_data):
     expected = json.loads((pose_data / "eval_refs" / "expected.json").read_text())["lsp_test_cpm"]["LSP_6s"]
     truth = datasets.load("lsp", pose_data / "lsp_small", "test")
@@ -256,7 +256,7 @@ def test_published_lsp_predictions(pose_data):
     assert round(result.total, 2) == expected["total"]
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_annotations_imported_as_predictions_are_perfect(pose_data, tmp_path):
     """The loader and the importer move a file's coordinates by the same amount."""
     mpii = datasets.load("mpii", pose_data / "mpii", "valid")

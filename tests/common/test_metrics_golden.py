@@ -9,7 +9,7 @@ import pytest
 from common import datasets
 from common.codecs import decode_maps
 from common.evaluate import score
-from common.metrics import jhmdb, mobilepose, pck, pckh, pcp, pdj
+from common.metrics import mobilepose, pck, pckh, pcp, pdj
 from common.predictions import predictions_for
 from common.skeletons import CPM14, JHMDB15, K2HPD15, LPM14, LSP14, MPII14, MPII16, PENN13, skeleton_map
 
@@ -125,7 +125,7 @@ def test_jhmdb_counts_and_belly(golden_dir):
     result = pck.pck(truth, predicted, np.ones(truth.shape[:2], bool), size, 0.2, JHMDB15)
     assert list(result.counts.values()) == data["off_jobj"].tolist()
     assert _counts(result, JHMDB15.joints) == data["off_jdet"].tolist()
-    mapped = jhmdb.with_belly(skeleton_map(CPM14, JHMDB15).apply(data["off_in_jp14"].transpose(2, 1, 0)))
+    mapped = pck.with_belly(skeleton_map(CPM14, JHMDB15).apply(data["off_in_jp14"].transpose(2, 1, 0)))
     np.testing.assert_allclose(mapped, data["off_jmap"].transpose(2, 1, 0), atol=ROUNDING)
 
 

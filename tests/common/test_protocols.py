@@ -268,7 +268,7 @@ def _printed_alike(found, expected, digits):
     return abs(found - expected) <= 0.5 * 10.0**-digits + 1e-9
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_known_answers_mpii(pose_data):
     expected = json.loads((pose_data / "eval_refs" / "expected.json").read_text())["mpii_valid_pckh"]
     pose_set = datasets.load("mpii", pose_data / "mpii", "valid")
@@ -291,7 +291,7 @@ def test_known_answers_mpii(pose_data):
             assert _printed_alike(found, value, digits), (name, row, found, value)
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_known_answers_lsp(pose_data):
     expected = json.loads((pose_data / "eval_refs" / "expected.json").read_text())["lsp_test_cpm"]
     pose_set = datasets.load("lsp", pose_data / "lsp_small", "test")

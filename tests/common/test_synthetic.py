@@ -1,4 +1,5 @@
-"""The synthetic data sets: what the loaders read is what was drawn, the folder rules, the difficulty, the official layouts."""
+"""The synthetic data sets: what the loaders read is what was drawn, the folder rules, the difficulty, the official
+layouts."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ SPLITS = {
     "lsp": "train test", "lspet": "all", "mpii": "train valid", "coco": "train2017 val2017", "penn_action": "train test",
     "jhmdb": "train test", "k2hpd": "train test", "ai_challenger": "train valid", "json": "train valid",
 }  # fmt: skip
-# Pixels between what was drawn and what is read: whole pixels in COCO and AI Challenger, three decimals in text files, else doubles.
+# Pixels between what was drawn and what is read: whole pixels in COCO and AI Challenger, three decimals in text files,
+# else doubles.
 PRECISION = {"coco": 0.5, "ai_challenger": 0.5, "mpii": 5.1e-4, "k2hpd": 5.1e-4, "json": 5.1e-4}
 # What each format says of a joint that was drawn outside, covered, self-occluded, visible.
 FLAGS = {"lsp": (1, 1, 1, 2), "lspet": (0, 0, 2, 2), "mpii": (0, 2, 2, 2), "jhmdb": (2, 2, 2, 2), "k2hpd": (2, 2, 2, 2)}
@@ -100,7 +102,8 @@ def test_one_picture_does_not_depend_on_how_many_there_are(drawn, tmp_path):
 
 
 def _mean_pose_pck(train, test) -> float:
-    """PCK@0.2 (torso = left shoulder to right hip) of the mean pose of `train`, put into the joints' own box of each person of `test`."""
+    """PCK@0.2 (torso = left shoulder to right hip) of the mean pose of `train`, put into the joints' own box of each
+    person of `test`."""
     boxes = [(np.nanmin(s.joints, 1)[:, None], np.nanmax(s.joints, 1)[:, None]) for s in (train, test)]
     mean = np.nanmean((train.joints - boxes[0][0]) / (boxes[0][1] - boxes[0][0]), axis=0)
     guess = boxes[1][0] + mean * (boxes[1][1] - boxes[1][0])

@@ -289,6 +289,7 @@ def test_original_mat_layout(tmp_path):
         load_items(make_config({"dataset": write([[[14, 5, 6]]], "f.mat"), "dataset_type": "mpii"}))
 
 
+@pytest.mark.data
 def test_converter_and_back(pose_data, tmp_path):
     """The real 1000 images' annotations: every person survives the way there and back; as a data set it has AI Challenger's joints."""
     source = next((pose_data / "aic").rglob("keypoint_*annotations*.json"))
@@ -315,9 +316,6 @@ def test_converter_and_back(pose_data, tmp_path):
     found = np.array(list(back["keypoint_annotations"].values())).reshape(-1, 14, 3)
     assert back["image_id"] == "x"
     np.testing.assert_array_equal(found[..., :2], expected[..., :2])
-
-
-test_converter_and_back = pytest.mark.golden(test_converter_and_back)
 
 
 def knowing(item_set, config):

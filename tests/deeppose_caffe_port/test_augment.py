@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.errors import DataError
-from deeppose_caffe_port.augment import Augment
+from deeppose_caffe_port.data import Augment
 
 
 def _spot(image: torch.Tensor) -> np.ndarray:

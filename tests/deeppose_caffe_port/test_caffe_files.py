@@ -14,8 +14,7 @@ from common.weights import caffe
 from common.weights.caffe_messages import ENUMS, MESSAGES, messages
 from common.weights.caffe_text import parse_text, read_text
 from common.weights.caffe_upgrade import type_name, upgrade_net
-from deeppose_caffe_port.data import LmdbSource, Prefetch
-from deeppose_caffe_port.lmdb_tools import datum, write_lmdb
+from deeppose_caffe_port.data import LmdbSource, Prefetch, datum, write_lmdb
 
 
 @pytest.mark.parametrize(
@@ -72,10 +71,10 @@ def test_what_protobuf_writes_is_read_back(number, whole, flag, name):
 def test_table_is_consistent():
     """Every type that the table names exists, and no field number occurs twice."""
     for name, fields in MESSAGES.items():
-        numbers = [int(field.split()[1]) for field in fields.split(", ")]
+        numbers = [int(field[1]) for field in fields]
         assert len(numbers) == len(set(numbers)), name
     assert len(messages()) == len(MESSAGES)
-    assert all(type_name(int(v.split("=")[1])) for v in ENUMS["LayerType"].split() if not v.startswith("NONE"))
+    assert all(type_name(number) for number in range(1, len(ENUMS["LayerType"])))
 
 
 def test_unknown_fields_are_kept(tmp_path):

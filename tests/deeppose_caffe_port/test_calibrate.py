@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from deeppose_caffe_port import calibrate
-from deeppose_caffe_port.calibrate import best_factors
-from deeppose_caffe_port.cascade import Regressor, moves, pick_snapshot
+from deeppose_caffe_port import workflow
 from deeppose_caffe_port.config import Config
+from deeppose_caffe_port.estimator import Regressor
 from deeppose_caffe_port.prepare import _Displacements
 from deeppose_caffe_port.prototxts import write_project
+from deeppose_caffe_port.stages import best_factors, scale_outputs
+from deeppose_caffe_port.weight_files import pick_snapshot
 
 
 def poses(rng, count: int, joints: int = 15) -> np.ndarray:
@@ -67,12 +68,12 @@ def refiner(tmp_path_factory):
     from common.weights.caffe import write_blob
 
     folder = tmp_path_factory.mktemp("project")
-    config = Config(work=str(folder), preset="smoke", joint_outputs=True, workers=1)
+    config = Config(out=str(folder), preset="smoke", joint_outputs=True, workers=1)
     write_project(config)
     model = config.model_folder(2)
     regressor_side = 48
     write_blob(model / "train_mean.binaryproto", np.zeros((1, 3, regressor_side, regressor_side), np.float32))
-    return config, lambda: Regressor(model / "deploy.prototxt", None, model / "train_mean.binaryproto", config, 2)
+    return config, lambda: Regressor(config, 2, None)
 
 
 def test_scaled_weights_scale_the_moves(refiner, tmp_path):
@@ -81,15 +82,15 @@ def test_scaled_weights_scale_the_moves(refiner, tmp_path):
     regressor = make()
     rng = np.random.default_rng(0)
     pictures, joints = [rng.integers(0, 255, (212, 256, 3), np.uint8) for _ in range(2)], poses(rng, 2)
-    before = moves(config, regressor, pictures, joints)
+    before = regressor.moves(pictures, joints)
     factors = np.linspace(0, 1, 15)
-    regressor.scale_outputs(np.repeat(factors, 2))
-    after = moves(config, regressor, pictures, joints)
+    scale_outputs(regressor, np.repeat(factors, 2))
+    after = regressor.moves(pictures, joints)
     np.testing.assert_allclose(after, factors[None, :, None] * before, rtol=1e-4, atol=1e-5 * np.abs(before).max())
     regressor.net.save(tmp_path / "scaled.caffemodel")
     again = make()
     assert again.net.load(tmp_path / "scaled.caffemodel") == []
-    np.testing.assert_array_equal(moves(config, again, pictures, joints), after)
+    np.testing.assert_array_equal(again.moves(pictures, joints), after)
 
 
 def test_calibrated_snapshots_are_preferred_unless_older(refiner):
@@ -106,5 +107,6 @@ def test_calibrated_snapshots_are_preferred_unless_older(refiner):
 
 def test_without_held_out_pictures_it_says_what_to_do(refiner, capsys):
     config, _ = refiner
-    assert calibrate.main([f"--work={config.work}", "--preset=smoke", "--joint_outputs"]) == 2
-    assert "--held_out" in capsys.readouterr().err
+    words = [f"--out={config.out}", "--preset=smoke", "--joint_outputs"]
+    assert workflow.main(["calibrate2", *words]) == 2
+    assert "there is no step calibrate2" in capsys.readouterr().err

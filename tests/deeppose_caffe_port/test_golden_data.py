@@ -13,9 +13,8 @@ from common.skeletons import K2HPD15
 from common.weights.caffe import read_blob
 from deeppose_caffe_port import prepare
 from deeppose_caffe_port.config import Config
-from deeppose_caffe_port.data import LmdbSource
+from deeppose_caffe_port.data import LmdbSource, compute_image_mean, convert_imageset
 from deeppose_caffe_port.images import caffe_io_input, patch, read_picture
-from deeppose_caffe_port.lmdb_tools import compute_image_mean, convert_imageset
 
 pytestmark = pytest.mark.golden
 
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.golden
 def project(golden_dir, tmp_path_factory):
     """(config, folder of expectations) of a project in which all of the original's preparation has run."""
     source = golden_dir / "deeppose_caffe_port" / "dataprep"
-    config = Config(work=str(tmp_path_factory.mktemp("project")), mode="compat", allow_small=True)
+    config = Config(out=str(tmp_path_factory.mktemp("project")), mode="compat", allow_small=True)
     home = prepare.dataset_folder(config)
     shutil.copytree(source / "k2hpd", home, copy_function=shutil.copyfile)
     for path in (home, *home.rglob("*")):

@@ -1,7 +1,6 @@
 """The solver against complete runs of a real Caffe ($GOLDEN_DIR/deeppose_caffe_port/sgd_*, solver_types, lr_policies.json)."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -12,11 +11,12 @@ import torch
 
 from common.weights.caffe import read_blob, read_caffemodel, read_net, read_solverstate
 from common.weights.caffe_text import parse_text
-from deeppose_caffe_port import engine
+from deeppose_caffe_port import train as programme
+from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.data import LmdbSource
-from deeppose_caffe_port.learning_rate import LearningRate, check_policy
 from deeppose_caffe_port.model import TEST, CaffeNet
-from deeppose_caffe_port.solver import Solver
+from deeppose_caffe_port.updates import LearningRate, check_policy
+from tests.fixtures import GOLDEN
 
 torch.set_num_threads(1)  # the nets are tiny
 pytestmark = pytest.mark.golden
@@ -24,7 +24,7 @@ TOLERANCE = 1e-4  # of the largest weight of a blob: the same sums in another or
 
 
 def folder() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("GOLDEN_DIR", "/nonexistent")) / "deeppose_caffe_port"
+    return GOLDEN / "deeppose_caffe_port"
 
 
 RUNS = sorted(str(p.parent.relative_to(folder())) for p in folder().rglob("solver.prototxt"))
@@ -45,13 +45,12 @@ def copy_of(run: pathlib.Path, to: pathlib.Path, snapshots: bool = False) -> pat
     return to
 
 
-def train(home: pathlib.Path, resume: str | None = None) -> list[str]:
-    lines: list[str] = []
-    solver = Solver(home / "solver.prototxt", home, announce=lines.append)
-    if resume:
-        solver.restore(home / resume)
-    engine.train_steps(solver)
-    return lines
+def train(home: pathlib.Path, resume: str | None = None, **settings) -> list[str]:
+    """The log lines of a training by the programme's own loop."""
+    snapshot = str(home / resume) if resume else None
+    config = Config(solver=str(home / "solver.prototxt"), folder=str(home), snapshot=snapshot, device="cpu", **settings)
+    programme.train(config)
+    return [line.split("] ", 1)[1] for line in next(home.rglob("train.log")).read_text().splitlines()]
 
 
 def same_snapshots(found: pathlib.Path, expected: pathlib.Path, pattern: str = "snap_iter_*") -> int:
@@ -81,7 +80,7 @@ def numbers(lines: list[str]) -> list[tuple[str, list[float]]]:
     found = []
     for line in lines:
         line = re.sub(r" \([^*)]*iters\)", "", line)
-        if "prefetching" in line or "Restoring" in line:
+        if "prefetching" in line:
             continue
         figures = re.findall(r"(?<![#\w])-?\d+\.?\d*(?:e[-+]?\d+)?", line)
         found.append((re.sub(r"(?<![#\w])-?\d+\.?\d*(?:e[-+]?\d+)?", "N", line), [float(f) for f in figures]))

@@ -1,8 +1,10 @@
-"""Resuming, several processes, what a solver file may not say."""
+"""The training loop: resuming, signals, seeds, several processes, what a solver file may not say."""
 
+import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -11,12 +13,14 @@ import pytest
 import torch
 
 from common.errors import DataError
+from common.runs.process import Stopped
+from common.skeletons import LSP14, card
 from common.weights.caffe import read_caffemodel, read_solverstate, write_blob
-from deeppose_caffe_port import engine, train, updates
-from deeppose_caffe_port.augment import Augment
-from deeppose_caffe_port.checkpoint import restore, state_of
-from deeppose_caffe_port.lmdb_tools import datum, write_lmdb
-from deeppose_caffe_port.solver import Options, Solver
+from deeppose_caffe_port import train, updates
+from deeppose_caffe_port.config import Config
+from deeppose_caffe_port.data import datum, write_lmdb
+from deeppose_caffe_port.solver import Solver
+from deeppose_caffe_port.weight_files import first_weights
 
 torch.set_num_threads(1)
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -57,82 +61,150 @@ def make(folder: pathlib.Path, batch: int = 2) -> pathlib.Path:
     return folder
 
 
-def solver_in(folder: pathlib.Path, lines: list | None = None, **options) -> Solver:
-    solver = Solver(
-        folder / "solver.prototxt", folder, Options(**options), announce=(lines if lines is not None else []).append
-    )
-    solver.check_prefix()
-    return solver
+def settings(folder: pathlib.Path, **more) -> Config:
+    return Config(solver=str(folder / "solver.prototxt"), folder=str(folder), device="cpu", **more)
 
 
-@pytest.mark.parametrize("augment", [Augment(), Augment(30, 1.2)], ids=["plain", "augmented"])
-def test_our_checkpoint_continues_bit_for_bit(project, augment):
-    """Dropout masks, angles, the reading position and the smoothed loss too, which Caffe's own state lacks."""
-    torch.manual_seed(1)
-    whole, lines = solver_in(project, first := [], augment=augment), []
-    engine.train_steps(whole)
-    torch.manual_seed(1)
-    broken = solver_in(project, augment=augment)
-    for _ in range(5):
-        broken.iterate()
-    state = state_of(broken, "correct")
-    broken.close()
-    torch.save(state, project / "state.pt")
-    torch.manual_seed(2)
-    resumed = solver_in(project, lines, augment=augment)
-    restore(resumed, torch.load(project / "state.pt", weights_only=True), "state.pt", "correct")
-    engine.train_steps(resumed)
-    assert all(torch.equal(a.tensor, b.tensor) for a, b in zip(whole.updater.blobs, resumed.updater.blobs))
-    assert all(torch.equal(a, b) for a, b in zip(whole.updater.history, resumed.updater.history))
-    losses = [line.split("loss = ")[1] for line in first if line.startswith("Iteration") and "loss" in line]
-    assert [line.split("loss = ")[1] for line in lines if line.startswith("Iteration") and "loss" in line] == losses[5:]
+def solver_in(folder: pathlib.Path, **more) -> Solver:
+    return Solver(folder / "solver.prototxt", folder, settings(folder, **more), announce=lambda line: None)
 
 
-def test_a_state_of_another_net_or_mode_is_refused(project):
-    solver = solver_in(project)
-    solver.iterate()
-    state = state_of(solver, "correct")
+def steps(solver: Solver, count: int) -> list[float]:
+    """So many iterations; their losses."""
+    losses = [solver.iterate([solver.feeds() for _ in range(solver.param.iter_size)])["loss"] for _ in range(count)]
     solver.close()
+    return [float(loss) for loss in losses]
+
+
+def log_of(folder: pathlib.Path) -> list[str]:
+    return [line.split("] ", 1)[1] for line in next(folder.rglob("train.log")).read_text().splitlines()]
+
+
+def same_files(one: pathlib.Path, other: pathlib.Path) -> None:
+    for name in ("snap_iter_8.caffemodel", "snap_iter_8.solverstate"):
+        assert (one / "out" / name).read_bytes() == (other / "out" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("ranges", [{}, {"rotate": 30.0, "zoom": 1.2}], ids=["plain", "augmented"])
+def test_interrupted_runs_continue_bit_for_bit(tmp_path, ranges):
+    """Dropout masks, angles, the smoothed loss and the reading positions of train and test net too, over two interruptions."""
+    whole, parts = make(tmp_path / "a"), make(tmp_path / "b")
+    train.train(settings(whole, **ranges))
+    for last in (1, 5, 8):
+        train.train(settings(parts, **ranges, max_steps=last, resume="auto"))
+    same_files(whole, parts)
+    for kind in ("Test net output", "Iteration"):
+        lines = [[e for e in log_of(f) if kind in e and "loss" in e] for f in (whole, parts)]
+        figures = [{e.split("iters), ")[-1] for e in found} for found in lines]
+        assert figures[0] <= figures[1], kind
+    read = [[json.loads(line) for line in (f / "out/log/log.jsonl").read_text().splitlines()] for f in (whole, parts)]
+    tests = [[(e["step"], e["valid test_loss"]) for e in entries if "valid test_loss" in e] for entries in read]
+    assert tests[0] == tests[1] and [step for step, _ in tests[0]] == [3, 6]
+
+
+def test_a_state_of_another_net_or_mode_is_refused(project, tmp_path):
+    train.train(settings(project, max_steps=2))
     with pytest.raises(DataError, match="mode"):
-        restore(solver_in(project), state, "last.pt", "compat")
-    (project / "net.prototxt").write_text(
-        NET.replace("BATCH", "2").replace("num_output: 4 kernel", "num_output: 6 kernel")
-    )
+        train.train(settings(project, resume="auto", mode="compat"))
+    changed = NET.replace("BATCH", "2").replace("num_output: 4 kernel", "num_output: 6 kernel")
+    (project / "net.prototxt").write_text(changed)
     with pytest.raises(DataError, match="fingerprint"):
-        restore(solver_in(project), state, "last.pt", "correct")
+        train.train(settings(project, resume="auto"))
 
 
 def test_command_line_snapshots_and_resumes(project, monkeypatch, capsys):
-    """Working directory as in Caffe; an interrupted run plus --resume=auto ends where an uninterrupted one does."""
+    """Working directory as in Caffe; --resume, -snapshot and -weights."""
     monkeypatch.chdir(project)
-    assert train.main(["-solver", "solver.prototxt", "-gpu", ""]) == 0
-    expected = read_caffemodel("out/snap_iter_8.caffemodel")
-    for file in pathlib.Path("out").glob("snap_iter_*"):
-        file.unlink()
-    pathlib.Path("solver.prototxt").write_text(SOLVER.replace("max_iter: 8", "max_iter: 4"))
-    assert train.main(["--solver=solver.prototxt"]) == 0
-    pathlib.Path("solver.prototxt").write_text(SOLVER)
-    assert train.main(["--solver=solver.prototxt", "--resume=auto"]) == 0
-    found = read_caffemodel("out/snap_iter_8.caffemodel")
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(a, b) for name in expected for a, b in zip(found[name], expected[name], strict=True))
-    assert pathlib.Path("out/log/train.log").read_text().count("Snapshotting solver state") >= 2
-    assert "Iteration 4" in pathlib.Path("out/log/train.log").read_text()
+    assert train.main(["-solver", "solver.prototxt", "-gpu", "", "--max_steps=4"]) == 0
+    assert train.main(["--solver=solver.prototxt", "--resume"]) == 0
+    assert (project / "out/snap_iter_8.caffemodel").is_file()
+    assert "resuming" in capsys.readouterr().out
     assert train.main(["-solver", "solver.prototxt", "-snapshot", "out/snap_iter_4.solverstate"]) == 0
     assert read_solverstate("out/snap_iter_8.solverstate")[0] == 8
     assert train.main(["-solver", "solver.prototxt", "-weights", "out/snap_iter_8.caffemodel"]) == 0
-    capsys.readouterr()
+    assert "Finetuning from out/snap_iter_8.caffemodel" in log_of(project)
+    for words in (["-snapshot", "a", "-weights", "b"], ["-snapshot", "a", "--resume"]):
+        assert train.main(["-solver", "solver.prototxt", *words]) == 2
 
 
-@pytest.mark.parametrize("wanted", ["stop", "snapshot"])
-def test_signals(project, wanted):
-    solver, signals = solver_in(project, lines := []), engine.Signals()
-    done = engine.train_steps(
-        solver, signals=signals, on_step=lambda s: signals.wanted.add(wanted) if s.iteration == 2 else None
+def test_caffes_lines_of_a_multistep_training(project):
+    """Each step down between the loss and the rate of its iteration; the endings twice, as Caffe's solver and tool say them."""
+    text = SOLVER.replace('lr_policy: "inv"', 'lr_policy: "multistep" stepvalue: 2 stepvalue: 2 stepvalue: 5')
+    (project / "solver.prototxt").write_text(text)
+    train.train(settings(project))
+    lines = log_of(project)
+    assert lines[:3] == ["Starting Optimization", "Solving tiny", "Learning Rate Policy: multistep"]
+    said = [line for line in lines if "MultiStep" in line]
+    assert said == [f"MultiStep Status: Iteration {i}, step = {n}" for i, n in ((2, 1), (3, 2), (5, 3))]
+    place = lines.index(said[0])
+    assert lines[place - 1].startswith("    Train net output") and lines[place + 1] == "Iteration 2, lr = 0.001"
+    assert lines[-2:] == ["Optimization Done."] * 2
+
+
+@pytest.mark.parametrize(
+    "number, effects, code, last",
+    [
+        (signal.SIGINT, {}, 130, ["Optimization stopped early.", "Optimization Done."]),
+        (signal.SIGTERM, {}, 130, ["Optimization stopped early.", "Optimization Done."]),
+        (signal.SIGHUP, {"sighup_effect": "stop"}, 130, ["Optimization stopped early.", "Optimization Done."]),
+        (signal.SIGINT, {"sigint_effect": "snapshot"}, 0, ["Optimization Done."] * 2),
+        (signal.SIGHUP, {}, 0, ["Optimization Done."] * 2),
+        (signal.SIGINT, {"sigint_effect": "none"}, 0, ["Optimization Done."] * 2),
+    ],
+)
+def test_signals(project, monkeypatch, number, effects, code, last):
+    """Sent in iteration 2: what Caffe's options say, and its snapshot beside our state. A stopped run goes on to the same end."""
+    real = Solver.iterate
+
+    def iterate(self, batch):
+        if self.iteration == 1:
+            signal.raise_signal(number)
+        return real(self, batch)
+
+    monkeypatch.setattr(Solver, "iterate", iterate)
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)]
+    if code:
+        with pytest.raises(Stopped):
+            train.train(settings(project, **effects))
+        assert (project / "out/log/last.pt").is_file()
+    else:
+        train.train(settings(project, **effects))
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)] == before
+    assert log_of(project)[-2:] == last
+    assert (project / "out/snap_iter_2.solverstate").is_file() == (effects.get("sigint_effect") != "none")
+    if code:
+        monkeypatch.undo()
+        train.train(settings(project, resume="auto"))
+        train.train(settings(make(project / "whole")))
+        same_files(project, project / "whole")
+
+
+def test_ctrl_c_ends_the_programme_with_130(project):
+    (project / "solver.prototxt").write_text(SOLVER.replace("max_iter: 8", "max_iter: 1000000"))
+    command = [sys.executable, str(ROOT / "deeppose_caffe_port/train.py"), "-solver", "solver.prototxt", "--device=cpu"]
+    run = subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while "Iteration 5 " not in run.stderr.readline():
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    _, text = run.communicate(timeout=60)
+    assert run.returncode == 130 and "Optimization stopped early." in text, text[-2000:]
+    assert (project / "out/log/last.pt").is_file()
+
+
+def test_seeds_decide_mirror_and_angles_and_differ_between_processes(project):
+    net = (project / "net.prototxt").read_text().replace("scale: 0.01", "scale: 0.01 mirror: true")
+    (project / "net.prototxt").write_text(
+        net.replace('layer { name: "drop" type: "Dropout" bottom: "conv" top: "conv" }', "")
     )
-    assert (project / "out/snap_iter_2.solverstate").is_file()
-    assert done == (wanted == "snapshot")
-    assert ("Optimization stopped early." in lines) == (wanted == "stop")
+    found = [steps(solver_in(project, seed=seed, rotate=20.0), 3) for seed in (3, 3, 4)]
+    assert found[0] == found[1] != found[2]
+    drawn = []
+    for rank in (0, 1):
+        solver = solver_in(project)
+        solver.process.rank = rank
+        solver.seed()
+        drawn.append(torch.rand(4).tolist())
+    assert drawn[0] != drawn[1]
 
 
 @pytest.mark.parametrize(
@@ -159,44 +231,34 @@ def test_solver_files_that_cannot_be(project, old, new, says):
 
 
 def test_history_of_another_solver_is_refused(project):
-    engine.train_steps(solver_in(project))
+    train.train(settings(project))
     (project / "solver.prototxt").write_text(SOLVER + 'type: "Adam" momentum2: 0.99')
     with pytest.raises(DataError, match="history has 9 blobs, this Adam solver has 18"):
         solver_in(project).restore(project / "out/snap_iter_8.solverstate")
 
 
 def test_missing_model_of_a_state(project):
-    engine.train_steps(solver_in(project))
+    train.train(settings(project))
     for file in (project / "out").glob("*.caffemodel"):
         file.unlink()
     with pytest.raises(DataError, match="snap_iter_8.caffemodel is neither in"):
         solver_in(project).restore(project / "out/snap_iter_8.solverstate")
 
 
-def test_divergence_stops_without_a_snapshot(project):
-    (project / "solver.prototxt").write_text(SOLVER.replace("base_lr: 0.01", "base_lr: 1e30"))
-    with pytest.raises(FloatingPointError, match="iteration"):
-        engine.train_steps(solver_in(project))
-    assert not list((project / "out").glob("*"))
-
-
-def _three_losses(project, **options) -> list[float]:
-    solver = solver_in(project, **options)
-    for _ in range(3):
-        solver.iterate()
-    solver.close()
-    return [float(value) for value in solver.losses]
+def test_divergence_stops_without_a_snapshot(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert train.main(["-solver", "solver.prototxt", "--lr=1e30"]) == 1
+    assert "diverged" in capsys.readouterr().err
+    assert not list((project / "out").glob("*.caffemodel"))
 
 
 def test_bf16_follows_float32(project):
     """Weights, sums and loss stay float32: of a few products of eight bits each, 5 % is a wide margin."""
-    low, full = (_three_losses(project, amp=amp) for amp in ("bf16", "off"))
+    low, full = (steps(solver_in(project, amp=amp), 3) for amp in ("bf16", "off"))
     assert low == pytest.approx(full, rel=0.05) and low != full
     solver = solver_in(project, amp="bf16")
-    solver.iterate()
-    solver.close()
-    assert all(blob.tensor.dtype == torch.float32 for blob in solver.updater.blobs)
-    assert all(history.dtype == torch.float32 for history in solver.updater.history)
+    steps(solver, 1)
+    assert all(t.dtype == torch.float32 for t in (*(b.tensor for b in solver.updater.blobs), *solver.updater.history))
 
 
 @pytest.mark.slow
@@ -207,7 +269,7 @@ def test_compiled_training_follows_the_plain_one(project):
     (project / "net.prototxt").write_text(
         "".join(line for line in text.splitlines(keepends=True) if '"Dropout"' not in line)
     )
-    assert _three_losses(project, compile=True) == pytest.approx(_three_losses(project), rel=1e-4)
+    assert steps(solver_in(project, compile=True), 3) == pytest.approx(steps(solver_in(project), 3), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", updates.TYPES)
@@ -223,9 +285,7 @@ def test_updates_in_chunks_are_the_same(project, monkeypatch, kind, layout):
         solver = solver_in(project)
         solver.net.to(memory_format=layout)
         solver.updater = updates.Updater(solver.param, list(solver.net.blobs()))
-        for _ in range(3):
-            solver.iterate()
-        solver.close()
+        steps(solver, 3)
         found.append([b.tensor.detach().clone() for b in solver.updater.blobs])
     assert all(torch.equal(a, b) for a, b in zip(*found))
 
@@ -233,10 +293,8 @@ def test_updates_in_chunks_are_the_same(project, monkeypatch, kind, layout):
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path):
     """torchrun with gloo: same data order, batch statistics and dropout masks over both, same weights."""
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
     make(tmp_path / "one", batch=4), make(tmp_path / "two", batch=2)
-    engine.train_steps(solver_in(tmp_path / "one"))
+    train.train(settings(tmp_path / "one"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "deeppose_caffe_port/train.py"),
                "--solver=solver.prototxt", "--device=cpu"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -247,3 +305,29 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path):
         for a, b in zip(one[name], two[name], strict=True):
             # the sums over the batch are formed in another order
             np.testing.assert_allclose(b, a, rtol=0, atol=1e-4 * max(np.abs(a).max(), 1e-2), err_msg=name)
+
+
+def test_outputs_of_another_skeleton_are_taken_by_joint_name(project, tmp_path):
+    """Stage 1's `predict`: rows of shared joints come from the file, those of a new joint keep their first values."""
+    from common.skeletons import Skeleton
+    from common.weights.caffe import write_caffemodel
+
+    solver = solver_in(project)
+    target = Skeleton("two", ("head", "thumb"))
+    other = tmp_path / "other/models/deeppose/snapshot"
+    other.mkdir(parents=True)
+    (tmp_path / "other/project.json").write_text(
+        json.dumps({"skeleton": card(Skeleton("three", ("tail", "head", "paw")))})
+    )
+    weights = {m.param.name: (m.param.type, [b.detach().numpy() for b in m.blobs]) for m in solver.net.order if m.blobs}
+    wide = [np.arange(6 * 144, dtype=np.float32).reshape(6, 144), np.arange(6, dtype=np.float32)]
+    write_caffemodel(other / "a.caffemodel", {**weights, "predict": ("InnerProduct", wide)})
+    before = [b.detach().clone().numpy() for b in solver.net.layers["predict"].blobs]
+    assert "head" in first_weights(solver.net, other / "a.caffemodel", target)
+    after = [b.detach().numpy() for b in solver.net.layers["predict"].blobs]
+    for found, own, given in zip(after, before, wide):
+        np.testing.assert_array_equal(found[:2], given[2:4])
+        np.testing.assert_array_equal(found[2:], own[2:])
+    with pytest.raises(DataError, match="expected"):
+        first_weights(solver.net, other / "a.caffemodel", None)
+    assert len(LSP14) == 14

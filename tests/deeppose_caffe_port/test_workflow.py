@@ -16,11 +16,11 @@ from common.datasets import synthetic
 from common.errors import DataError
 from common.predictions import load_predictions
 from common.weights.caffe import read_caffemodel
-from deeppose_caffe_port import convert, draw_loss, predict, prepare, train, val, workflow
-from deeppose_caffe_port.cascade import Cascade, own_outputs
+from deeppose_caffe_port import Estimator, convert, draw_loss, predict, prepare, train, val, workflow
 from deeppose_caffe_port.config import PRESETS, Config, settle
+from deeppose_caffe_port.estimator import Regressor
 from deeppose_caffe_port.images import patch, read_picture
-from deeppose_caffe_port.import_data import import_data
+from deeppose_caffe_port.prepare import import_data
 from deeppose_caffe_port.prototxts import project_files
 from tests.bench import deeppose_caffe_port as bench
 
@@ -48,7 +48,7 @@ def options(data, project, dataset: str = "k2hpd") -> list[str]:
     """K2HPD as the original does it; LSPET with all that this port adds."""
     added = [
         "--train_split=1-6",
-        "--test_split=7-10",
+        "--valid_split=7-10",
         "--stages=3",
         "--held_out=0.3",
         "--min_diameter=0.1",
@@ -58,9 +58,9 @@ def options(data, project, dataset: str = "k2hpd") -> list[str]:
     ]
     split = added if dataset == "lspet" else ["--mode=compat", "--no-joint_outputs"]
     return [
-        f"--work={project}",
+        f"--out={project}",
         f"--dataset={dataset}",
-        f"--data_dir={data / dataset}",
+        f"--data_root={data / dataset}",
         "--patch_rate=1",
         "--holdout=8",
         "--batch_size=3",
@@ -72,10 +72,10 @@ def options(data, project, dataset: str = "k2hpd") -> list[str]:
 def project(request, data, tmp_path_factory):
     """A project folder in which the whole workflow has run."""
     folder, words = tmp_path_factory.mktemp(request.param), options(data, "", request.param)[1:]
-    assert workflow.main(["import_data", f"--work={folder}", *words]) == 0
+    assert workflow.main(["import_data", f"--out={folder}", *words]) == 0
     shorten(folder)
-    assert workflow.main(["run_all", "--start_at=get_stage1", f"--work={folder}", *words]) == 0
-    return folder, [f"--work={folder}", *words]
+    assert workflow.main(["run_all", "--start_at=get_stage1", f"--out={folder}", *words]) == 0
+    return folder, [f"--out={folder}", *words]
 
 
 def test_all_steps_leave_their_files(project):
@@ -97,113 +97,115 @@ def test_all_steps_leave_their_files(project):
 
 
 def test_scores_and_prediction_file(project, tmp_path):
-    _, words = project
-    assert (
-        val.main(
-            [*words, f"--out={tmp_path / 'p.npz'}", f"--json={tmp_path / 's.json'}", f"--result={tmp_path / 'r.json'}"]
-        )
-        == 0
-    )
+    folder, words = project
+    use = [f"--weights={folder}", words[2]]
+    files = [
+        f"--{name}={tmp_path / file}" for name, file in (("out", "p.npz"), ("json", "s.json"), ("result", "r.json"))
+    ]
+    assert val.main([*use, *files]) == 0
     predictions = load_predictions(tmp_path / "p.npz")
-    assert predictions.meta["synthetic"] and predictions.meta["model"] == (
-        "deeppose_refine3" if predictions.dataset == "lspet" else "deeppose_refine"
-    )
+    last = "deeppose_refine3" if predictions.dataset == "lspet" else "deeppose_refine"
+    assert predictions.meta["synthetic"] and predictions.meta["model"] == last
     assert np.isfinite(predictions.joints).all()
     scores = json.loads((tmp_path / "s.json").read_text())
     assert all(entry["n"] >= 0 and not entry["comparable"] for entry in scores.values())
     assert json.loads((tmp_path / "r.json").read_text())["house"] == "deeppose_caffe_port"
     gain = json.loads((tmp_path / "gain/r.json").read_text())
-    assert (
-        len(gain["columns"]) == (5 if predictions.dataset == "lspet" else 4)
-        and gain["rows"][0][0] == predictions.skeleton.joints[0]
-    )
+    assert len(gain["columns"]) == (5 if predictions.dataset == "lspet" else 4)
+    assert gain["rows"][0][0] == predictions.skeleton.joints[0]
     assert gain["rows"][0][-1] == pytest.approx(gain["rows"][0][1] - gain["rows"][0][-2])
-    assert val.main([*words, "--stage=1", f"--out={tmp_path / 'one.npz'}", "--rate=2"]) == 0
+    assert val.main([*use, "--stage=1", f"--out={tmp_path / 'one.npz'}", "--rate=2"]) == 0
     assert 0 < len(load_predictions(tmp_path / "one.npz")) < len(predictions)
-    assert val.main([*words, "--random_weights", f"--out={tmp_path / 'random.npz'}"]) == 0
+    assert val.main([*use, "--random_weights", f"--out={tmp_path / 'random.npz'}"]) == 0
+    one = folder / "models/deeppose/snapshot/deeppose_iter_2.caffemodel"
+    assert Estimator(one).names == ["deeppose"] == Estimator(folder, stage=1).names
+    with pytest.raises(DataError, match="no stage 5"):
+        Estimator(folder, stage=5)
 
 
-def test_predictions_do_not_depend_on_the_batch(project, tmp_path):
-    _, words = project
-    files = []
-    for size in (1, 4):
-        files.append(tmp_path / f"{size}.npz")
-        assert (
-            val.main(
-                [
-                    *(w for w in words if "batch_size" not in w),
-                    f"--batch_size={size}",
-                    f"--out={files[-1]}",
-                    "--refinements=2",
-                ]
-            )
-            == 0
-        )
-    a, b = (load_predictions(f).joints for f in files)
+def test_predictions_do_not_depend_on_the_batch(project):
+    folder, words = project
+    data = val.persons({"data_root": words[2].partition("=")[2]}, val.parse_args([])[1], folder)
+    a, b = (Estimator(folder, batch_size=size, refinements=2).predict_pose_set(data).joints for size in (1, 4))
     # a patch is cut at whole pixels: a last digit may move it
     assert (np.abs(a - b) < 1e-2).mean() > 0.9
 
 
-def test_bf16_predictions_are_near_those_of_float32(project, tmp_path):
+def test_bf16_predictions_are_near_those_of_float32(project):
     """Eight bits a number through nine layers: a few hundredths of what the network puts out at most."""
     folder, words = project
-    found = {}
-    for amp in ("off", "bf16"):
-        assert val.main([*words, "--stage=1", f"--amp={amp}", f"--out={tmp_path / amp}.npz"]) == 0
-        found[amp] = load_predictions(tmp_path / f"{amp}.npz").joints
-    moves = np.abs(found["off"] - found["off"].mean((1, 2), keepdims=True))
-    difference = np.abs(found["bf16"] - found["off"])
-    assert 0 < difference.max() < 0.05 * moves.max()
+    data = val.persons({"data_root": words[2].partition("=")[2]}, val.parse_args([])[1], folder)
+    full, low = (Estimator(folder, stage=1, amp=amp).predict_pose_set(data).joints for amp in ("off", "bf16"))
+    moves = np.abs(full - full.mean((1, 2), keepdims=True))
+    assert 0 < np.abs(low - full).max() < 0.05 * moves.max()
 
 
 def test_predict_draws_and_writes(project, tmp_path):
-    folder, words = project
+    folder, _ = project
     images = sorted((folder / "data").glob("*/depth_data/depth_images/*.png"))[:2]
     for source in (images[0], images[0].parent):
-        assert predict.main([str(source), *words, f"--out={tmp_path / 'out'}", "--limit=2"]) == 0
-        lines = (tmp_path / "out/joints.jsonl").read_text().splitlines()
+        words = [
+            str(source),
+            f"--weights={folder}",
+            f"--out={tmp_path / 'out'}",
+            "--limit=2",
+            "--boxes=1,2,60,80",
+            "--boxes=whole",
+        ]
+        assert predict.main(words[:4]) == 0
+        lines = [json.loads(line) for line in (tmp_path / "out/joints.jsonl").read_text().splitlines()]
         assert len(lines) == (1 if source.is_file() else 2)
-        assert len(json.loads(lines[0])["joints"]) == len(json.loads(lines[0])["joint_names"])
+        assert lines[0]["joint_names"] == list(settle({"out": str(folder)}).joints.joints)
+        assert len(lines[0]["persons"][0]["joints"]) == len(lines[0]["joint_names"])
     assert list((tmp_path / "out").glob("*_pose.png"))
-    assert predict.main([str(images[0]), *words, "--box=1,2,0,3", f"--out={tmp_path / 'out'}"]) == 2
+    assert predict.main([str(images[0]), f"--weights={folder}", "--boxes=1,2,0,3", f"--out={tmp_path / 'out'}"]) == 2
+
+
+def test_estimator_takes_depth_images_and_boxes(project):
+    """A grey image (H,W) counts as three equal channels; several boxes are several persons, in the picture's pixels; none is nobody."""
+    folder, _ = project
+    estimator = Estimator(folder)
+    grey = cv2.imread(str(sorted((folder / "data").glob("*/depth_data/depth_images/*.png"))[0]), cv2.IMREAD_GRAYSCALE)
+    whole, same = estimator.predict(grey), estimator.predict(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
+    np.testing.assert_array_equal(whole.joints, same.joints)
+    large = np.pad(grey, ((30, 10), (50, 40)))
+    size = grey.shape[::-1]
+    people = estimator.predict(large, np.array([[50, 30, *size], [10, 20, 60, 80]], float))
+    assert people.joints.shape == (2, len(estimator.skeleton), 2) and (people.box[1] == [10, 20, 60, 80]).all()
+    if estimator.config.whole_images:
+        # the box's border lies half a pixel off the picture's, as everywhere in common
+        np.testing.assert_allclose(people.joints[0] - (50, 30), whole.joints[0], atol=1.5)
+    assert len(estimator.predict(large, np.zeros((0, 4)))) == 0
+    with pytest.raises(DataError, match="16 bits"):
+        estimator.predict(grey.astype(np.uint16))
 
 
 def test_a_stage_converts_and_draws_its_loss(project, tmp_path):
     folder, _ = project
     model = folder / "models/deeppose"
-    args = ["--model", str(model / "deploy.prototxt"), "--weights", str(model / "snapshot/deeppose_iter_2.caffemodel")]
-    assert convert.main([*args, "--out", str(tmp_path / "net.pt")]) == 0
+    weights, deploy = str(model / "snapshot/deeppose_iter_2.caffemodel"), str(model / "deploy.prototxt")
+    assert convert.main([weights, str(tmp_path / "net.pt")]) == 0
     assert (
         convert.main(
-            [args[0], args[1], "--weights", str(tmp_path / "net.pt"), "--out", str(tmp_path / "back.caffemodel")]
+            [str(tmp_path / "net.pt"), str(tmp_path / "back.caffemodel"), f"--model={deploy}", "--licence=mine"]
         )
         == 0
     )
-    card = json.loads((tmp_path / "back.caffemodel.json").read_text())
-    assert card["checks"]["cv2.dnn"] < convert.TOLERANCE
+    made, back = (json.loads((tmp_path / f"{n}.card.json").read_text()) for n in ("net.pt", "back.caffemodel"))
+    assert made["skeleton"]["joints"] == list(Estimator(folder, stage=1).skeleton.joints)
+    assert back["check"]["cv2.dnn"]["largest difference"] < convert.TOLERANCE and back["licence"] == "mine"
+    assert convert.main([str(tmp_path / "net.pt"), str(tmp_path / "x.caffemodel")]) == 2
     assert draw_loss.main([str(model / "snapshot/log/train.log"), "--out", str(tmp_path)]) == 0
     assert [line.split()[0] for line in (tmp_path / "loss.data").read_text().splitlines()][0] == "0"
 
 
 def test_conversion_that_answers_otherwise_is_not_kept(project, tmp_path, monkeypatch):
     folder, _ = project
-    model = folder / "models/deeppose"
-    monkeypatch.setattr(
-        convert,
-        "opencv_outputs",
-        lambda prototxt, weights, net: {n: np.full(net.shapes[n], 1e3, np.float32) for n in net.outputs},
-    )
-    out = tmp_path / "net.caffemodel"
-    words = [
-        "--model",
-        str(model / "deploy.prototxt"),
-        "--weights",
-        str(model / "snapshot/deeppose_iter_2.caffemodel"),
-        "--out",
-        str(out),
-    ]
-    assert convert.main(words) == 2
-    assert not out.exists() and not list(tmp_path.iterdir())
+    wrong = {"predict": np.full((1, 30 if "K2HPD" in str(list((folder / "data").iterdir())) else 28), 1e3, np.float32)}
+    monkeypatch.setattr(convert, "opencv_outputs", lambda prototxt, weights, net: wrong)
+    weights = folder / "models/deeppose/snapshot/deeppose_iter_2.caffemodel"
+    assert convert.main([str(weights), str(tmp_path / "net.caffemodel")]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_held_out_pictures_train_no_stage(project):
@@ -249,7 +251,7 @@ def test_patches_of_a_third_stage_start_where_the_second_ends(project):
     if "--stages=3" not in words:
         assert workflow.main(["train3", *words]) == 2
         return
-    config = settle({"work": str(folder)})
+    config = settle({"out": str(folder)})
     names, values = prepare.read_list(folder / "data/LSPET/stage2/output_held.txt", 4 * 14)
     patches, labels = prepare.read_list(folder / "data/LSPET/stage3/images.txt", 28)
     truth, guess = values.reshape(-1, 2, 14, 2).transpose(1, 0, 2, 3)
@@ -266,29 +268,42 @@ def test_patches_of_a_third_stage_start_where_the_second_ends(project):
         )
 
 
+class Fake(Regressor):
+    """A later stage whose outputs are given."""
+
+    def __init__(self, config, found):
+        self.config, self.found = config, found
+
+    def __call__(self, pictures):
+        return self.found
+
+
 def test_every_joint_takes_its_own_outputs():
     outputs = np.arange(2 * 3 * 3 * 2).reshape(6, 6)  # two persons, three joints
-    assert own_outputs(outputs, 3).tolist() == [[0, 1], [8, 9], [16, 17], [18, 19], [26, 27], [34, 35]]
+    config = Config(joint_outputs=True, skeleton={"name": "three", "joints": ["a", "b", "c"]}, alpha=1.0)
+    joints = np.array([[[10, 10], [74, 10], [20, 30]]] * 2, float)  # 64 wide
+    moves = Fake(config, outputs).moves([np.zeros((90, 90, 3), np.uint8)] * 2, joints)
+    assert moves.reshape(6, 2).tolist() == [[0, 1], [8, 9], [16, 17], [18, 19], [26, 27], [34, 35]]
 
 
 def test_settings_of_the_project_folder_hold(project):
     folder, words = project
     mode, other = ("compat", "correct") if "--mode=compat" in words else ("correct", "compat")
-    assert settle({"work": str(folder)}).mode == mode
+    assert settle({"out": str(folder)}).mode == mode
     with pytest.raises(DataError, match="mode"):
-        settle({"work": str(folder), "mode": other})
-    assert val.main([*words, f"--mode={other}"]) == 2
+        settle({"out": str(folder), "mode": other})
+    assert val.main([f"--weights={folder}", words[2], f"--mode={other}"]) == 2
 
 
 def test_unlabelled_joints_go_through_both_stages(data, tmp_path):
     """nan in the lists, masked in the loss, no patch made of them."""
     config = settle(
         {
-            "work": str(tmp_path),
+            "out": str(tmp_path),
             "dataset": "lspet",
-            "data_dir": str(data / "lspet"),
+            "data_root": str(data / "lspet"),
             "train_split": "1-4",
-            "test_split": "5-6",
+            "valid_split": "5-6",
             "held_out": 0.0,
         }
     )
@@ -296,7 +311,7 @@ def test_unlabelled_joints_go_through_both_stages(data, tmp_path):
     home = prepare.dataset_folder(config)
     lines = prepare.read_annotations(home / "train_annos.txt", 14)
     assert len(lines) == 4
-    lines[0].points[config.skeleton.index("right_hip")] = (
+    lines[0].points[config.joints.index("right_hip")] = (
         np.nan
     )  # an end of a diagonal: the other one is the diameter then
     text = ",".join("nan" if np.isnan(v) else f"{v:.3f}" for v in lines[0].points.ravel())
@@ -325,27 +340,20 @@ def test_patches_outside_the_image_are_black_and_of_full_size():
 
 
 def test_degenerate_person_is_refined_without_error():
-    class Fake:
-        outputs, side = 30, 64
-
-        def __call__(self, pictures):
-            return np.zeros((len(pictures), self.outputs))
-
-    refiner = Fake()
-    refiner.outputs = 2
-    stages = Cascade(Config(), Fake(), refiner).stages([np.zeros((212, 256, 3), np.uint8)] * 2)
-    assert [s.shape for s in stages] == [(2, 15, 2)] * 2 and (stages[1] == stages[0]).all()
+    moves = Fake(Config(), np.zeros((30, 2))).moves([np.zeros((212, 256, 3), np.uint8)] * 2, np.full((2, 15, 2), 128.0))
+    assert moves.shape == (2, 15, 2) and not moves.any()
 
 
 def test_training_a_stage_prepares_what_is_missing(data, tmp_path, monkeypatch):
     """The bare command on data alone: lists, LMDBs and mean first, then the training; nothing is made twice."""
-    short = [(net, replace(training, max_iter=1, test_iter=1)) for net, training in PRESETS["smoke"]]
-    monkeypatch.setitem(PRESETS, "smoke", tuple(short))
+    given, *shapes = PRESETS["smoke"]
+    short = [replace(shape, solver={**shape.solver, "max_iter": 1, "test_iter": (1,)}) for shape in shapes]
+    monkeypatch.setitem(PRESETS, "smoke", (given, *short))
     words = options(data, tmp_path / "w")
     assert train.main(words) == 0
     assert (tmp_path / "w/models/deeppose/snapshot/deeppose_iter_1.caffemodel").is_file()
     made = (tmp_path / "w/models/deeppose/train_data_lmdb/data.mdb").stat().st_mtime_ns
-    assert train.main([*words, "--resume=auto"]) == 0
+    assert train.main([*words, "--resume"]) == 0
     assert (tmp_path / "w/models/deeppose/train_data_lmdb/data.mdb").stat().st_mtime_ns == made
     assert train.main([*words, "--stage=2"]) == 0
     assert (tmp_path / "w/models/deeppose_refine/snapshot/deeppose_refine_iter_1.caffemodel").is_file()
@@ -407,8 +415,8 @@ def test_paper_networks_have_the_originals_blobs():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds(preset):
     from common.weights.caffe_text import parse_text
-    from deeppose_caffe_port.learning_rate import check_policy
     from deeppose_caffe_port.model import TEST, CaffeNet
+    from deeppose_caffe_port.updates import check_policy
 
     for name, text in project_files(Config(dataset="lsp", preset=preset, stages=3)).items():
         if name.endswith("solver.prototxt"):
@@ -447,12 +455,11 @@ def test_16_bit_pictures_need_the_option(tmp_path):
 
 def test_missing_depth_image_is_named_and_nothing_is_half_written(data, tmp_path):
     words = options(data, tmp_path / "w")
-    assert words[2].startswith("--data_dir")
     broken = tmp_path / "k2hpd"
     broken.mkdir()
     for name in ("train_annos.txt", "test_annos.txt"):
         (broken / name).write_bytes((data / "k2hpd" / name).read_bytes())
-    assert workflow.main(["import_data", *words[:2], f"--data_dir={broken}"]) == 2
+    assert workflow.main(["import_data", *words[:2], f"--data_root={broken}"]) == 2
     assert not (tmp_path / "w/project.json").exists()
 
 
@@ -464,9 +471,11 @@ def test_holdout_that_leaves_nothing(project, capsys):
 
 @pytest.mark.parametrize("program", ["train.py", "val.py", "workflow.py", "accuracy.py"])
 def test_without_data_the_message_names_the_stand_in(program, tmp_path):
-    words = ["run_all"] if program == "workflow.py" else []
+    words = {"workflow.py": ["run_all", f"--out={tmp_path / 'w'}"], "train.py": [f"--out={tmp_path / 'w'}"]}.get(
+        program, []
+    )
     answer = subprocess.run(
-        [sys.executable, str(HOUSE / program), *words, f"--data_dir={tmp_path / 'none'}", f"--work={tmp_path / 'w'}"],
+        [sys.executable, str(HOUSE / program), *words, f"--data_root={tmp_path / 'none'}"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -476,8 +485,8 @@ def test_without_data_the_message_names_the_stand_in(program, tmp_path):
 
 
 def test_bench_writes_tables_for_the_readme(tmp_path, monkeypatch, capsys):
-    net, training = PRESETS["paper"][1]
-    monkeypatch.setitem(PRESETS, "paper", (PRESETS["paper"][0], (replace(net, width=0.1), training)))
+    given, first, later = PRESETS["paper"]
+    monkeypatch.setitem(PRESETS, "paper", (given, first, replace(later, channels=0.1)))
     words = ["--stage=2", "--batch_size=16", "--runs=1", f"--json={tmp_path / 'b.json'}"]
     assert bench.main(["reader", *words]) == 0
     table = json.loads((tmp_path / "b.json").read_text())

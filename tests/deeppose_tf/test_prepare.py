@@ -54,18 +54,18 @@ def test_mpii(fixture, tmp_path):
 
 @pytest.mark.golden
 def test_split_of_the_release(fixture):
-    count = len(fixture["split19919/train_indices"]) + len(fixture["split19919/test_indices"])
+    (name,) = {key.split("/")[0] for key in fixture if key.startswith("split")}
+    expected = {part: fixture[f"{name}/{part}_indices"] for part in ("train", "test")}
+    count = sum(map(len, expected.values()))
     train, test = prepare.mpii_split([{"filename": str(i)} for i in range(count)])
-    assert np.array_equal(train, fixture["split19919/train_indices"]) and np.array_equal(
-        test, fixture["split19919/test_indices"]
-    )
+    assert np.array_equal(train, expected["train"]) and np.array_equal(test, expected["test"])
     if count == 19919:  # the real release
         assert (
             zlib.crc32(np.concatenate([test, train]).astype("<i4").tobytes()) == 1630895818
         )  # of the original's permutation
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_real_csv_rows(pose_data):
     folder = pose_data / "eval_refs/deeppose_tf_csv"
     paths = sorted(folder.rglob("*.csv"))

@@ -15,7 +15,7 @@ from common.poses import PoseSet, box_of_joints  # noqa: E402
 from common.skeletons import LPM14, LSP14, PENN13  # noqa: E402
 from lpm_torch import data  # noqa: E402
 from lpm_torch.config import Config  # noqa: E402
-from lpm_torch.data import Augmentation, ClipDataset, EpochSampler, make_clips, make_loader, to_lpm  # noqa: E402
+from lpm_torch.data import Augmentation, ClipDataset, EpochSampler, make_clips, make_loader, to_network  # noqa: E402
 from tests.bench import lpm_torch as bench  # noqa: E402
 
 GRID, SIZE = 15, 128
@@ -62,7 +62,7 @@ def videos(lengths, folder=None, mask=None):
 
 def config(**changes):
     return Config(
-        **{"resolution": SIZE, "dataset": "LSP", "batch_size": 2, "workers": 0, "pad_pixels": 10.0, **changes}
+        **{"input_width": SIZE, "dataset": "lsp", "batch_size": 2, "workers": 0, "pad_pixels": 10.0, **changes}
     )
 
 
@@ -82,7 +82,7 @@ def in_map(joints):
 def test_labels_lead_back_to_the_annotated_joint(stills, mode, augment):
     """Within half a cell (a peak at the map's border is not refined), and in compat 2 pixels of the crop more: three truncations."""
     data = dataset(stills, augment, mode=mode)
-    truth, checked = to_lpm(stills)[0], 0
+    truth, checked = to_network(stills)[0], 0
     for epoch in range(4):
         for i in range(len(data)):
             item = data[(epoch, i)]
@@ -171,7 +171,7 @@ def test_epochs_and_rows_draw_differently_but_reproducibly(stills):
 
 
 def batches(pose_set, workers, skip=0, epoch=1, **changes):
-    data = dataset(pose_set, resolution=64, workers=workers, **changes)
+    data = dataset(pose_set, input_width=64, workers=workers, **changes)
     loader = make_loader(data, data.config, shuffle=True)
     loader.sampler.epoch, loader.sampler.skip = epoch, skip
     return list(loader)
@@ -263,7 +263,7 @@ def test_centre_maps_are_the_whole_gaussian(size):
         np.testing.assert_array_equal(data.center_map(joints, size, transposed=True), whole.transpose(0, 2, 1))
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_loader_bench_counts_crops(pose_data, tmp_path, capsys):
     for mode in ("correct", "compat"):
         options = [

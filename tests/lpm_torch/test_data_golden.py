@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 from common import datasets  # noqa: E402
 from common.codecs import gaussian_maps  # noqa: E402
 from common.skeletons import LPM14, LSP14  # noqa: E402
-from lpm_torch import transforms  # noqa: E402
-from lpm_torch.data import CENTER_SIGMA, belief_labels, center_map, make_clips, to_lpm  # noqa: E402
+from lpm_torch import data  # noqa: E402
+from lpm_torch.data import CENTER_SIGMA, belief_labels, center_map, make_clips, to_network  # noqa: E402
 
 pytestmark = pytest.mark.golden
 
@@ -91,8 +91,8 @@ def test_penn_clips(arrays, tmp_path, split):
     write_penn(arrays, tmp_path)
     pose_set = datasets.load("penn_action", tmp_path, split)
     clips = make_clips(pose_set, arrays[f"penn_{split}_x"].shape[1])
-    joints, visible = to_lpm(pose_set)
-    joints, given, origin = transforms.source_rows(pose_set, joints)
+    joints, visible = to_network(pose_set)
+    joints, given, origin = data.source_rows(pose_set, joints)
     assert given is None and origin == 1
     assert [f"{s:04d}" for s in pose_set.sequence[clips[:, 0]]] == arrays[f"penn_{split}_video"].tolist()
     assert np.array_equal(pose_set.frame[clips[:, 0]], arrays[f"penn_{split}_start"])
@@ -116,14 +116,14 @@ def test_mpii_rows(arrays, tmp_path):
     (tmp_path / "annot").mkdir()
     (tmp_path / "annot/train.json").write_text(str(arrays["mpii_json"]))
     pose_set = datasets.load("mpii", tmp_path, "train")
-    mapped, visible = to_lpm(pose_set)
-    joints, given, _ = transforms.source_rows(pose_set, mapped)
+    mapped, visible = to_network(pose_set)
+    joints, given, _ = data.source_rows(pose_set, mapped)
     assert np.array_equal(joints, np.stack([arrays["mpii_x"], arrays["mpii_y"]], axis=-1))
     assert np.array_equal(visible > 0, arrays["mpii_vis"] > 0)
     name = next(n for n in arrays if n.startswith("mpii_bbox_"))
     width, height = map(int, name.removeprefix("mpii_bbox_").split("x"))
     image = np.zeros((height, width, 3), np.uint8)
-    boxes = [transforms.open_view(image, joints[i], 85, given[i]).box for i in range(len(joints))]
+    boxes = [data.open_view(image, joints[i], 85, given[i]).box for i in range(len(joints))]
     assert np.array_equal(boxes, arrays[name])
 
 
@@ -138,8 +138,8 @@ def test_lsp_rows(arrays, tmp_path, split):
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": stored})
     pose_set = datasets.load("lsp", tmp_path, split)
     assert len(pose_set) == int(arrays[f"lsp_{split}_len"]) and pose_set.skeleton is LSP14
-    joints, visible = to_lpm(pose_set)
-    joints, given, _ = transforms.source_rows(pose_set, joints)
+    joints, visible = to_network(pose_set)
+    joints, given, _ = data.source_rows(pose_set, joints)
     assert given is None and joints.shape[1] == len(LPM14)
     for i in range(raw.shape[2]):
         expected = arrays[f"lsp_{split}_{i}"]

@@ -8,10 +8,13 @@ import torch
 
 from common.codecs import decode_maps, gaussian_maps
 from common.metrics import counting, pck
+from common.runs.checkpoints import CheckpointStore
+from common.runs.process import Process
+from common.runs.runlog import read_log
+from common.runs.session import Position, Session
 from common.skeletons import PENN13
-from lpm_torch import engine, test
-from lpm_torch.config import Config
-from lpm_torch.data import CENTER_SIGMA, EpochSampler
+from lpm_torch import test
+from lpm_torch.data import CENTER_SIGMA
 from lpm_torch.losses import MSESequenceLoss
 
 pytestmark = pytest.mark.golden
@@ -68,20 +71,19 @@ def test_hits_of_the_authors_script(octave):
         np.testing.assert_array_equal(np.where(label[..., 2] == 1, hits, 2), octave[f"off_hits{variant}"])
 
 
-def test_mean_loss_of_an_epoch(golden_dir, metrics, monkeypatch):
-    """The original's running average after its inputs, as the loss that an epoch of training returns."""
+def test_mean_loss_of_an_epoch(golden_dir, metrics, tmp_path):
+    """The original's running average after its inputs, as the loss that is logged when an epoch of training is validated."""
     inputs = json.loads((golden_dir / "lpm_torch/fixture.json").read_text())["metrics"]["running_avg_inputs"]
-    weight = torch.nn.Linear(1, 1)
-    losses = iter(inputs)
-    monkeypatch.setattr(engine, "prepare", lambda raw, device, config: raw)
-    monkeypatch.setattr(engine, "run_network", lambda model, batch, config: (None, weight.weight.sum() * 0))
-    monkeypatch.setattr(engine, "loss_of", lambda out, batch, config: out + next(losses))
-    optimizer = torch.optim.SGD(weight.parameters(), 0.1)
-    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    sampler = EpochSampler(len(inputs), seed=0, shuffle=False)
-    loader = torch.utils.data.DataLoader(dict.fromkeys(sampler, 0), sampler=sampler)
-    found = engine.train_one_epoch(weight, loader, optimizer, schedule, torch.device("cpu"), Config(dataset="LSP"))
-    assert found["loss"] == pytest.approx(float(metrics["running_avg"]))
+    position = Position(epoch_length=len(inputs))
+    store = CheckpointStore(tmp_path, lambda path, state: path.write_text("state"), lambda path: {}, suffix=".txt")
+    with Session(tmp_path, position, len(inputs), Process(), store, settings={}, about={}) as session:
+        session.begin(None)
+        for loss in session.track(inputs):
+            position.advance()
+            session.log({"loss": loss, "lr": 0.0})
+        session.validated({"accuracy": 0.0})
+    found = [entry["mean loss"] for entry in read_log(tmp_path / "log.jsonl") if "mean loss" in entry]
+    assert found == [pytest.approx(float(metrics["running_avg"]))]
 
 
 def test_centre_map_of_the_authors_training(octave):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from common.errors import DataError
-from lpm_torch.model import MODELS, build_model
+from lpm_torch.config import MODELS
+from lpm_torch.model import build_model
 from tests.bench import lpm_torch as bench
 from tests.reference.lpm_torch import plain_cpm, plain_lpm
 

@@ -14,14 +14,13 @@ import pytest
 import torch
 
 from common.datasets import load
-from common.geometry import pad_box
+from common.images import read_image
 from common.runs.runlog import read_log
+from common.skeletons import LPM14
 from lpm_torch import config, engine, predict, train
-from lpm_torch.checkpoint import graph_fields
-from lpm_torch.machine import Machine
-from lpm_torch.model import build_model
-from lpm_torch.run import model_arguments
-from lpm_torch.weight_files import network_of
+from lpm_torch.estimator import native_amp
+from lpm_torch.model import build_model, build_network
+from lpm_torch.weight_files import graph_fields, network_of
 from tests.lpm_torch import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,21 +30,21 @@ LPM = (
     "--model=lpm",
     "--dataset=LSP",
     "--limit=8",
-    "--max_epochs=3",
+    "--epochs=3",
     "--ema=0.9",
     "--loss_norm=mean",
     "--init=kaiming",
 )
-CPM = (*tiny.TINY, "--model=cpm", "--dataset=LSP", "--limit=8", "--max_epochs=1", "--init=kaiming")
+CPM = (*tiny.TINY, "--model=cpm", "--dataset=LSP", "--limit=8", "--epochs=1", "--init=kaiming")
 
 
 def options(folder: Path, *arguments: str) -> list[str]:
-    """The command line of a run whose files all lie in `folder`."""
-    return [*arguments, f"--data_dir={tiny.lsp()}", f"--model_dir={folder}/experiments", f"--log_dir={folder}/logs"]
+    """The command line of a run in `folder`."""
+    return [*arguments, f"--data_root={tiny.lsp()}", f"--out={folder}"]
 
 
-def last(folder: Path, model: str = "lpm", dataset: str = "LSP") -> dict:
-    return torch.load(folder / "experiments" / model / dataset / "last.pth.tar", weights_only=True)
+def last(folder: Path) -> dict:
+    return torch.load(folder / "last.pth.tar", weights_only=True)
 
 
 def same(a, b) -> bool:
@@ -60,7 +59,7 @@ def same(a, b) -> bool:
 
 
 def assert_same_run(a: dict, b: dict) -> None:
-    for field in ("epoch", "batch", "step", "state_dict", "optimizer", "schedule", "ema", "torch_random"):
+    for field in ("epoch", "batch", "step", "state_dict", "optimizer", "ema"):
         assert same(a[field], b[field]), field
 
 
@@ -91,15 +90,14 @@ def uninterrupted(tmp_path_factory) -> dict:
 @pytest.mark.slow
 def test_killed_run_ends_as_an_uninterrupted_one(tmp_path, uninterrupted):
     """`--save_minutes=0` saves after every step; once the kill comes while a checkpoint is being written. Bit for bit."""
-    command = options(tmp_path, *LPM, "--workers=1", "--save_minutes=0", "--resume=auto")
-    directory = tmp_path / "experiments" / "lpm" / "LSP"
-    index = directory / "index.json"
+    command = options(tmp_path, *LPM, "--workers=1", "--save_minutes=0", "--resume")
+    index = tmp_path / "index.json"
 
     def saves() -> int:
         return len(json.loads(index.read_text())["files"]) if index.exists() else 0
 
     def writing() -> bool:
-        return saves() >= 6 and any(directory.glob(".tmp*.last.pth.tar"))
+        return saves() >= 6 and any(tmp_path.glob(".tmp*.last.pth.tar"))
 
     assert kill_when(command, lambda: saves() >= 3), "the run ended before it could be killed"
     assert 2 <= last(tmp_path)["step"] < uninterrupted["step"]
@@ -109,14 +107,14 @@ def test_killed_run_ends_as_an_uninterrupted_one(tmp_path, uninterrupted):
 
 
 def test_nan_loss_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch, capsys, uninterrupted):
-    command = options(tmp_path, *LPM, "--save_minutes=0", "--resume=auto")
-    real, calls = engine.loss_of, []
+    command = options(tmp_path, *LPM, "--save_minutes=0", "--resume")
+    real, calls = engine.training_loss, []
 
     def breaks_at_the_sixth(*arguments):
         calls.append(1)
         return real(*arguments) * (float("nan") if len(calls) == 6 else 1.0)
 
-    monkeypatch.setattr(engine, "loss_of", breaks_at_the_sixth)
+    monkeypatch.setattr(engine, "training_loss", breaks_at_the_sixth)
     assert train.main(command) == 1
     assert "last good state is kept" in capsys.readouterr().err
     state = last(tmp_path)
@@ -130,24 +128,24 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys):
     """An infinite learning rate breaks the weights while the loss is still finite: no file may hold them."""
     assert train.main(options(tmp_path, *CPM, "--lr=inf", "--save_minutes=0")) == 1
     assert "is not finite at step 1" in capsys.readouterr().err
-    assert not list((tmp_path / "experiments").rglob("*.pth.tar"))
+    assert not list(tmp_path.rglob("*.pth.tar"))
 
 
 def test_max_epochs_reached(tmp_path, capsys):
-    command = options(tmp_path, *CPM, "--resume=auto")
+    command = options(tmp_path, *CPM, "--resume")
     assert train.main(command) == 0
-    before = last(tmp_path, "cpm")
+    before = last(tmp_path)
     capsys.readouterr()
     assert train.main(command) == 0
-    assert "nothing to train: the checkpoint has 1 epochs" in capsys.readouterr().out
-    assert_same_run(last(tmp_path, "cpm"), before)
+    assert "nothing to train: 4 of 4 steps" in capsys.readouterr().out
+    assert_same_run(last(tmp_path), before)
 
 
 def test_new_run_leaves_the_old_files(tmp_path):
     command = options(tmp_path, *CPM)
     assert train.main(command) == 0
     assert train.main(command) == 0
-    assert (tmp_path / "experiments/cpm/LSP/old_1/last.pth.tar").is_file()
+    assert (tmp_path / "old_1/last.pth.tar").is_file()
 
 
 def test_original_checkpoint_resumes(tmp_path, capsys):
@@ -165,9 +163,9 @@ def test_original_checkpoint_resumes(tmp_path, capsys):
         },
         path,
     )
-    assert train.main(options(tmp_path, *CPM, "--max_epochs=3", f"--checkpoint_name={path}")) == 0
-    assert "original" in capsys.readouterr().out
-    state = last(tmp_path, "cpm")
+    assert train.main(options(tmp_path, *CPM, "--epochs=3", f"--checkpoint_name={path}")) == 0
+    assert f"resuming from {path}: epoch 2" in capsys.readouterr().out
+    state = last(tmp_path)
     assert state["epoch"] == 3
     assert {int(s["step"]) for s in state["optimizer"]["state"].values()} == {
         1 + 4
@@ -188,26 +186,24 @@ def test_one_image_is_learned_and_found_again(tmp_path):
         "--center_map=correct",
     )
     size = (
-        "--width=0.125",
-        "--resolution=128",
+        "--channels=0.125",
+        "--input_width=128",
         "--limit=1",
         "--batch_size=1",
-        "--max_epochs=120",
+        "--epochs=120",
         "--lr=3e-3",
         "--schedule=cosine",
     )
     pads = ("--pad_pixels=0", "--pad_ratio=0.15")
     assert train.main(options(tmp_path, *CPM, *flat, *learn, *size, *pads)) == 0
-    person = load("lsp", tiny.lsp(), "train")
-    box = pad_box(person.box, 0.0, 0.15)[0]
-    out = tmp_path / "out"
-    where = f"--box={','.join(f'{v:.2f}' for v in box)}"
-    model = ("--model=cpm", "--dataset=LSP", f"--model_dir={tmp_path}/experiments")
-    assert predict.main([person.images[0], *model, where, f"--out={out}"]) == 0
+    person, out = load("lsp", tiny.lsp(), "train"), tmp_path / "out"
+    where = f"--boxes={','.join(f'{v:.2f}' for v in person.box[0])}"
+    assert predict.main([person.images[0], f"--weights={tmp_path}", where, f"--out={out}"]) == 0
     row = json.loads((out / "joints.jsonl").read_text())
-    order = [row["joint_names"].index(name) for name in person.skeleton.joints]
-    error = np.linalg.norm(np.array(row["joints"])[order] - person.joints[0], axis=-1)
-    assert np.nanmax(error) < max(box[2:]) / 15
+    assert row["joint_names"] == list(person.skeleton.joints)
+    found = np.array(row["persons"][0]["joints"])[:, :2]
+    side = 1.3 * max(person.box[0, 2:])  # with the margin of pads
+    assert np.nanmax(np.linalg.norm(found - person.joints[0], axis=-1)) < side / 15
 
 
 @pytest.mark.slow
@@ -215,7 +211,7 @@ def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
     """Losses agree to 1e-5 relative; weights to a tenth of the learning rate, because Adam's first steps are lr x sign of the gradient and
     sums in another order change the sign of gradients that are zero but for rounding."""
     lr = 1e-4
-    shared = (*CPM, f"--lr={lr}", "--norm=none", "--dropout=0", "--max_epochs=2", "--ema=0.9")
+    shared = (*CPM, f"--lr={lr}", "--norm=none", "--dropout=0", "--epochs=2", "--ema=0.9")
     single, summed, spread = (tmp_path / name for name in ("single", "summed", "spread"))
     assert train.main(options(single, *shared, "--batch_size=4")) == 0
     assert train.main(options(summed, *shared, "--accumulate=2")) == 0
@@ -232,16 +228,15 @@ def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
-    def losses(folder: Path) -> list[float]:
-        entries = read_log(folder / "logs/cpm/LSP/log.jsonl")
-        return [e["Epoch Train Loss"] for e in entries if "Epoch Train Loss" in e]
+    def losses(folder: Path) -> np.ndarray:
+        """Of the four updates, each over four persons."""
+        return np.reshape(last(folder)["losses"], (4, -1)).mean(1)
 
-    expected, weights = losses(single), last(single, "cpm")["state_dict"]
-    assert len(expected) == 2
+    expected, weights = losses(single), last(single)["state_dict"]
     start = build_model("cpm", width=0.0625, init="kaiming", dropout=0.0)
     for other in (summed, spread):
         np.testing.assert_allclose(losses(other), expected, rtol=1e-5)
-        found = last(other, "cpm")["state_dict"]
+        found = last(other)["state_dict"]
         assert max((found[k] - weights[k]).abs().max().item() for k in weights) < 0.1 * lr
     assert set(weights) == set(start.state_dict())
 
@@ -258,28 +253,28 @@ def trained(tmp_path_factory) -> Path:
     ("change", "words"),
     [
         (["--model=lpm"], ["'cpm'", "'lpm'"]),
-        (["--width=0.125"], ["0.0625", "0.125"]),
+        (["--channels=0.125"], ["0.0625", "0.125"]),
         (["--mode=compat"], ["'correct'", "'compat'"]),
         (["--center_map=correct"], ["'compat'", "'correct'"]),
     ],
 )
 @pytest.mark.parametrize("option", ["init_weight", "checkpoint_name"])
 def test_checkpoint_of_another_run_is_refused(tmp_path, trained, capsys, change, words, option):
-    path = trained / "experiments/cpm/LSP/last.pth.tar"
+    path = trained / "last.pth.tar"
     assert train.main(options(tmp_path, *CPM, *change, f"--{option}={path}")) == 2
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
 
 
 def test_settings_that_shape_the_loss_are_enforced_on_resume(tmp_path, trained, capsys):
-    path = trained / "experiments/cpm/LSP/last.pth.tar"
+    path = trained / "last.pth.tar"
     for change in ("--masked_loss", "--loss_norm=mean", "--deep_supervision", "--background"):
         assert train.main(options(tmp_path, *CPM, change, f"--checkpoint_name={path}")) == 2
         assert change.lstrip("-").split("=")[0] in capsys.readouterr().err
 
 
 def test_unusable_checkpoint_files(tmp_path, trained, capsys):
-    good = trained / "experiments/cpm/LSP/last.pth.tar"
+    good = trained / "last.pth.tar"
     foreign, truncated, joints, partial = (
         tmp_path / n for n in ("foreign.pth.tar", "truncated.pth.tar", "joints.pt", "partial.pt")
     )
@@ -291,8 +286,8 @@ def test_unusable_checkpoint_files(tmp_path, trained, capsys):
     expected = {
         foreign: "not a readable",
         truncated: "not a readable",
-        tmp_path / "none": "does not exist",
-        joints: "17",
+        tmp_path / "none": "neither a file nor a folder",
+        joints: "conv7_stage1",
         partial: "conv1_stage1",
     }
     for path, words in expected.items():
@@ -334,44 +329,54 @@ def test_bad_input_exits_with_2(tmp_path, capsys):
         (f"--config={tmp_path}/none.ini",): "none.ini",
         ("--gpus=0,x",): "0,x",
         ("--train_split=nonsense",): "nonsense",
+        ("--dataset=nonsense",): "nonsense",
+        ("--batch_size=0",): "batch_size",
+        ("--weights=averaged",): "--raw_weights",
     }
     for arguments, word in cases.items():
-        assert train.main(options(tmp_path, *CPM, *arguments)) == 2
+        assert train.main(options(tmp_path / "run", *CPM, *arguments)) == 2
         assert word in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stopped:
-        train.main(["--model=lpm_new"])
-    assert stopped.value.code == 2
+    for words in (["--model=lpm_new"], ["--width=0.5"]):
+        with pytest.raises(SystemExit) as stopped:
+            train.main(words)
+        assert stopped.value.code == 2
 
 
-# the original's options and defaults
+# the original's options, their names here where they differ, and its defaults
 ORIGINAL = {
-    "model": "lpm", "t": 5, "depth": 4, "block": "res", "init_weight": None, "lr": 1e-3, "step_size": None, "gamma": 1.0, "batch_size": 4,
-    "weight_decay": 0.0, "max_epochs": 100, "resolution": 256, "subset_size": None, "clip": None, "log_freq": 800, "checkpoint_name": None,
-    "model_dir": "experiments", "data_dir": "data", "gpus": None, "pck_r": 0.2, "dataset": "PennAction", "debug": False,
+    "model": ("lpm", ""), "t": (5, ""), "depth": (4, ""), "block": ("res", ""), "init_weight": (None, "weights"), "lr": (1e-3, ""),
+    "step_size": (None, ""), "gamma": (1.0, ""), "batch_size": (4, ""), "weight_decay": (0.0, ""), "max_epochs": (100, "epochs"),
+    "resolution": (256, "input_width"), "subset_size": (None, "limit"), "clip": (None, ""), "log_freq": (800, ""),
+    "checkpoint_name": (None, "resume"), "model_dir": (None, ""), "data_dir": (None, "data_root"), "gpus": (None, ""), "pck_r": (0.2, ""),
+    "debug": (False, ""),
 }  # fmt: skip
 
 
 def test_options_and_defaults_of_the_original():
     defaults = train.parse_args(["--preset=none"])
-    assert {name: getattr(defaults, name) for name in ORIGINAL} == ORIGINAL
-    given = {k: v for k, v in ORIGINAL.items() if v is not None and k != "debug"} | {
-        "init_weight": "a",
-        "step_size": 7,
-        "subset_size": 3,
+    assert {name: getattr(defaults, own or name) for name, (_, own) in ORIGINAL.items()} == {
+        n: v for n, (v, _) in ORIGINAL.items()
     }
-    given |= {"clip": 0.5, "checkpoint_name": "b", "gpus": "0"}
+    assert defaults.dataset == "penn_action"
+    given = {k: v for k, (v, _) in ORIGINAL.items() if v is not None and k != "debug"} | {
+        "init_weight": "a", "step_size": 7, "subset_size": 3, "clip": 0.5, "checkpoint_name": "b", "model_dir": "c", "data_dir": "d",
+    }  # fmt: skip
     words = [f"--{k}={v}" for k, v in given.items()]
-    parsed = train.parse_args(
-        [*words, "--debug", "--log_dir=./logs", "--experiment=Pose Estimation Training", "--host=none", "--preset=none"]
+    ignored = ["--log_dir=./logs", "--experiment=Pose Estimation Training", "--host=none"]
+    parsed = train.parse_args([*words, "--dataset=PennAction", "--gpus=0,1", "--debug", *ignored, "--preset=none"])
+    assert (
+        {k: getattr(parsed, ORIGINAL[k][1] or k) for k in given} == given
+        and parsed.debug
+        and parsed.device == "cuda:0,1"
     )
-    assert {k: getattr(parsed, k) for k in given} == given and parsed.debug
+    assert parsed.folder == Path("c/lpm/PennAction")
 
 
 @pytest.mark.parametrize("block", ["res", "inv", "conv"])
 def test_block_of_the_command_line_is_the_networks(block):
     found = train.parse_args(["--preset=none", "--model=hourglass", f"--block={block}", "--depth=2"])
     with torch.device("meta"):
-        shapes = {k: tuple(v.shape) for k, v in build_model(**model_arguments(found)).state_dict().items()}
+        shapes = {k: tuple(v.shape) for k, v in build_network(found, 14).state_dict().items()}
     network = network_of(shapes, "x")
     assert (network["block"], network["depth"]) == (block, 2)
     assert {"block", "depth"} <= set(graph_fields("hourglass")), (
@@ -380,42 +385,42 @@ def test_block_of_the_command_line_is_the_networks(block):
 
 
 def test_automatic_precision_is_what_the_device_computes_in(monkeypatch):
-    machine = Machine(config.Config())
-    assert [machine.native_amp(amp) for amp in ("off", "bf16", "fp16")] == ["off", "bf16", "fp16"]
-    machine.device = torch.device("cpu")
+    cpu = torch.device("cpu")
+    assert [native_amp(amp, cpu) for amp in ("off", "bf16", "fp16")] == ["off", "bf16", "fp16"]
     for has, expected in ((True, "bf16"), (False, "off")):
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
             monkeypatch.setattr(torch.cpu, name, lambda has=has: has)
-        assert machine.native_amp("auto") == expected
+        assert native_amp("auto", cpu) == expected
 
 
 def test_automatic_precision_is_stored_as_what_it_became(tmp_path):
     assert train.main([*options(tmp_path, *CPM), "--amp=auto", "--limit=4"]) == 0
-    assert last(tmp_path, "cpm")["config"]["amp"] in ("off", "bf16")
+    assert last(tmp_path)["config"]["amp"] in ("off", "bf16")
 
 
 def test_settings_come_from_preset_file_and_command_line_in_that_order(tmp_path):
     settings = tmp_path / "run.ini"
     settings.write_text("lr = 5e-4\nmax_epochs = 7\nexperiment = Pose Estimation Training\n")
-    found = train.parse_args(["--preset=paper", f"--config={settings}", "--max_epochs=9"])
-    assert (found.lr, found.max_epochs, found.step_size) == (5e-4, 9, 60000)
+    found = train.parse_args(["--preset=paper", f"--config={settings}", "--epochs=9"])
+    assert (found.lr, found.epochs, found.step_size) == (5e-4, 9, 60000)
     for preset in config.PRESETS:
         assert isinstance(train.parse_args([f"--preset={preset}"]), config.Config)
     synthetic = train.parse_args([f"--data_dir={tiny.lsp()}", "--dataset=LSP"])
-    assert synthetic.width == config.PRESETS["smoke"]["width"]
+    assert synthetic.channels == config.PRESETS["smoke"]["channels"]
+    assert train.parse_args([]).lr == config.PRESETS["paper"]["lr"] or (ROOT / "data/PennAction/SYNTHETIC").exists()
 
 
 @pytest.mark.parametrize("name", ["lpm_pretrain_lsp", "lpm_pretrain_mpii", "lpm_train_penn"])
 def test_setting_files_hold_the_original_values(name):
     found = train.parse_args([f"--config={ROOT / 'lpm_torch/configs' / name}.ini"])
     epochs, dataset = {
-        "lpm_pretrain_lsp": (200, "LSP"),
-        "lpm_pretrain_mpii": (40, "MPII"),
-        "lpm_train_penn": (1000, "PennAction"),
+        "lpm_pretrain_lsp": (200, "lsp"),
+        "lpm_pretrain_mpii": (40, "mpii"),
+        "lpm_train_penn": (1000, "penn_action"),
     }[name]
     assert (found.model, found.t, found.lr, found.step_size, found.gamma) == ("lpm", 5, 8e-5, 60000, 0.33333)
-    assert (found.batch_size, found.weight_decay, found.resolution, found.pck_r) == (4, 8e-6, 256, 0.2)
-    assert (found.max_epochs, found.dataset) == (epochs, dataset)
+    assert (found.batch_size, found.weight_decay, found.input_width, found.pck_r) == (4, 8e-6, 256, 0.2)
+    assert (found.epochs, found.dataset) == (epochs, dataset)
 
 
 @pytest.mark.parametrize("model", ["lpm_raw", "lpm_official", "hourglass", "coord_lpm"])
@@ -424,17 +429,9 @@ def test_other_networks_train_validate_and_draw(tmp_path, model):
     more = ["--depth=2"] if model == "hourglass" else []
     arguments = options(tmp_path, *CPM, f"--model={model}", "--valid_split=valid", "--limit=4", *more)
     assert train.main(arguments) == 0
-    entries = read_log(tmp_path / f"logs/{model}/LSP/log.jsonl")
-    found = {name for entry in entries for name in entry}
-    assert {
-        "Train Loss",
-        "Train Accuracy",
-        "Learning Rate",
-        "Epoch Train Loss",
-        "Epoch Valid Loss",
-        "Epoch Valid Accuracy",
-    } <= found
-    assert (tmp_path / f"experiments/{model}/LSP/best.pth.tar").is_file()
+    found = {name for entry in read_log(tmp_path / "log.jsonl") for name in entry}
+    assert {"loss", "lr", "mean loss", "valid pck_torso@0.2"} <= found
+    assert (tmp_path / "best.pth.tar").is_file()
 
 
 @pytest.mark.parametrize("dataset", ["LSP", "PennAction"])
@@ -442,10 +439,10 @@ def test_other_networks_train_validate_and_draw(tmp_path, model):
 def test_modes_and_mixed_precision_on_images_and_video(tmp_path, dataset, change):
     root = tiny.lsp() if dataset == "LSP" else tiny.penn()
     arguments = options(
-        tmp_path, *LPM, f"--dataset={dataset}", "--max_epochs=1", "--limit=2", "--valid_split=valid", *change
+        tmp_path, *LPM, f"--dataset={dataset}", "--epochs=1", "--limit=2", "--valid_split=valid", *change
     )
     assert train.main([*arguments, f"--data_dir={root}"]) == 0
-    assert (tmp_path / f"experiments/lpm/{dataset}/best.pth.tar").is_file()
+    assert (tmp_path / "best.pth.tar").is_file()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -461,13 +458,64 @@ def test_bad_frame_is_named(tmp_path, capsys, workers, damage):
     assert message.startswith("error: image") and "0001/000001.jpg" in message and "common.datasets check" in message
 
 
-def test_debug_pictures(tmp_path, monkeypatch):
-    from common.images import read_image
-    from lpm_torch import debug
-
-    monkeypatch.setattr(debug, "ROOT", tmp_path)
+def test_debug_pictures(tmp_path):
     assert train.main(options(tmp_path, *CPM, "--debug", "--log_freq=3")) == 0
-    folder = tmp_path / "output/cpm/LSP/epoch_1"
+    folder = tmp_path / "debug/epoch_1"
     assert sorted(p.name for p in folder.iterdir()) == ["1_stage_0_.jpg", "4_stage_0_.jpg"]
     picture = read_image(folder / "1_stage_0_.jpg")
-    assert picture.shape[1] >= 2 * debug.SIDE and picture.std() > 10
+    assert picture.shape[1] >= 2 * engine.SIDE and picture.std() > 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_and_goes_on(tmp_path, number, uninterrupted):
+    command = options(tmp_path, *LPM, "--workers=1", "--resume")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "lpm_torch/train.py"), *command, "--epochs=3000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not (tmp_path / "log.jsonl").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(number)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, error
+    assert "go on with --resume" in error and last(tmp_path)["step"] > 0
+    assert train.main([*command, f"--epochs={1 + last(tmp_path)['epoch']}"]) == 0
+
+
+def test_the_checkpoint_says_what_it_learnt(tmp_path):
+    assert train.main(options(tmp_path, *CPM)) == 0
+    about = last(tmp_path)["about"]
+    assert about["skeleton"]["name"] == "lsp14" and about["dataset"] == "lsp" and about["synthetic"] is True
+
+
+def test_another_number_of_processes_goes_on(tmp_path):
+    """Two processes train half an epoch each; one goes on to the end of the epochs, not of the steps."""
+    assert train.main(options(tmp_path, *CPM, "--batch_size=4", "--epochs=1")) == 0
+    assert train.main(options(tmp_path, *CPM, "--batch_size=2", "--epochs=2", "--resume")) == 0
+    state = last(tmp_path)
+    assert (state["epoch"], state["step"]) == (2, 8)
+
+
+def test_weights_of_other_joints_are_taken_by_name(tmp_path, capsys):
+    """LSP's 14 joints -> own data with three of them and one more."""
+    assert train.main(options(tmp_path / "lsp", *CPM)) == 0
+    root = tiny.own(tmp_path / "own", ["left_wrist", "tail", "right_wrist", "neck"])
+    words = [
+        *CPM,
+        "--dataset=json",
+        f"--data_root={root}",
+        f"--weights={tmp_path}/lsp",
+        f"--out={tmp_path}/json",
+        "--lr=0",
+    ]
+    assert train.main(words) == 0
+    assert "3 of 4 joints by name; fresh: " in capsys.readouterr().out
+    before, after = (last(tmp_path / name)["state_dict"] for name in ("lsp", "json"))
+    for row, name in enumerate(LPM14.joints):
+        if name in ("left_wrist", "right_wrist", "neck"):
+            here = ["left_wrist", "tail", "right_wrist", "neck"].index(name)
+            assert torch.equal(after["conv7_stage1.weight"][here], before["conv7_stage1.weight"][row]), name
+    assert torch.equal(after["conv2_stage1.weight"], before["conv2_stage1.weight"])

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from common.poses import PoseSet  # noqa: E402
 from common.skeletons import LPM14  # noqa: E402
-from lpm_torch import transforms  # noqa: E402
+from lpm_torch import data  # noqa: E402
 from lpm_torch.config import Config  # noqa: E402
 from lpm_torch.data import Augmentation, ClipDataset, prepare  # noqa: E402
 
@@ -34,7 +34,7 @@ def constants(golden_dir):
 def view_of(golden, box=None, image=None, joints=None):
     joints = np.stack([golden["x"], golden["y"]], axis=-1) if joints is None else joints
     box = golden["bbox"] if box is None else box
-    return transforms.View(golden["image"] if image is None else image, joints, np.array(box, float), np.eye(2, 3))
+    return data.View(golden["image"] if image is None else image, joints, np.array(box, float), np.eye(2, 3))
 
 
 def compare(view, golden, name, image=None):
@@ -47,16 +47,16 @@ def compare(view, golden, name, image=None):
 
 
 def test_scale(golden, constants):
-    compare(transforms.scale(view_of(golden), constants["scale"]), golden, "scale")
+    compare(data.scale(view_of(golden), constants["scale"]), golden, "scale")
 
 
 def test_flip(golden):
-    compare(transforms.flip(view_of(golden)), golden, "flip")
+    compare(data.flip(view_of(golden)), golden, "flip")
 
 
 def test_crop(golden, constants):
-    compare(transforms.crop(view_of(golden), constants["crop_size"]), golden, "crop")
-    compare(transforms.crop(view_of(golden, constants["crop2_box"]), constants["crop_size"]), golden, "crop2")
+    compare(data.crop(view_of(golden), constants["crop_size"]), golden, "crop")
+    compare(data.crop(view_of(golden, constants["crop2_box"]), constants["crop_size"]), golden, "crop2")
 
 
 def test_rotate(golden, constants):
@@ -64,13 +64,13 @@ def test_rotate(golden, constants):
     joints = np.trunc(np.stack([np.clip(golden["x"], 0, part - 1), golden["y"]], axis=-1))
     for angle in constants["rotate_angles"]:
         view = view_of(golden, image=golden["image"][:, :part], joints=joints)
-        compare(transforms.rotate(view, angle), golden, f"rot{angle:.0f}")
+        compare(data.rotate(view, angle), golden, f"rot{angle:.0f}")
 
 
 def test_jitter(golden, constants):
     """The original keeps fractions, which the next step truncates when it saves a picture; here they are truncated at once: below 1."""
     image = golden["image"].copy()
-    transforms.jitter(image, constants["jitter"])
+    data.jitter(image, constants["jitter"])
     error = golden["jitter_img"] - image
     assert error.min() > -1e-3 and error.max() < 1
 
@@ -78,14 +78,14 @@ def test_jitter(golden, constants):
 def test_normalise(golden):
     """Done on whole batches; float16 fixture: 2^-10 relative. The means are the true ones of LSP, rounded to five digits."""
     batch = {"frames": torch.from_numpy(golden["image"])[None, None]}
-    ours = prepare(batch, torch.device("cpu"), Config(dataset="LSP"))["frames"][0, 0].permute(1, 2, 0).numpy()
+    ours = prepare(batch, torch.device("cpu"), Config(dataset="lsp"))["frames"][0, 0].permute(1, 2, 0).numpy()
     assert np.allclose(ours, golden["norm_img"].astype(np.float32), rtol=2e-3, atol=2e-3)
 
 
 def test_image_transformer_normalises(golden):
     """The transformer's picture as the network reads it. float16 fixture: 2e-3; the picture before it is stored to the grey value."""
     batch = {"frames": torch.from_numpy(golden["img_tf_unnorm"].transpose(1, 2, 0).astype(np.uint8))[None, None]}
-    ours = prepare(batch, torch.device("cpu"), Config(dataset="LSP"))["frames"][0, 0].numpy()
+    ours = prepare(batch, torch.device("cpu"), Config(dataset="lsp"))["frames"][0, 0].numpy()
     step = 1 / 255 / golden["means"][1].min()
     whole = golden["img_tf_unnorm"] == np.trunc(golden["img_tf_unnorm"])
     error = np.abs(ours - golden["img_tf_f16"].astype(np.float32))
@@ -108,7 +108,7 @@ def test_visibility(golden, tmp_path, monkeypatch, name, mode):
         joints=np.stack([joints] * frames), visible=np.stack([visible] * frames), box=np.array([[x0, y0, x1 - x0, y1 - y0]] * frames, float),
         sequence=np.zeros(frames, int) if frames > 1 else None, frame=numbers if frames > 1 else None,
     )  # fmt: skip
-    config = Config(dataset="LSP", mode=mode, t=frames, p_flip=1.0, jitter=0.0, resolution=64)
+    config = Config(dataset="lsp", mode=mode, t=frames, p_flip=1.0, jitter=0.0, input_width=64)
     found = ClipDataset(pose_set, config, grid=7, augmentation=Augmentation(p_flip=1.0))[0]["visible"]
     assert np.array_equal(found, expected if mode == "compat" else expected[:, LPM14.mirror])
     assert not np.array_equal(visible, visible[LPM14.mirror])
@@ -118,26 +118,26 @@ def test_image_transformer(golden, constants):
     size = constants["output_size"]
     joints = view_of(golden).joints
     for name, box, draw in (
-        ("img_tf", constants["img_tf_box"], transforms.Draw()),
-        ("img_tfb", constants["img_tfb_box"], transforms.Draw()),
-        ("img_flip", None, transforms.Draw(flip=True)),
+        ("img_tf", constants["img_tf_box"], data.Draw()),
+        ("img_tfb", constants["img_tfb_box"], data.Draw()),
+        ("img_flip", None, data.Draw(flip=True)),
     ):
-        view = transforms.open_view(golden["image"], joints, size / 3, None if box is None else np.array(box, float))
-        compare(transforms.transform(view, draw, size), golden, name, f"{name}_unnorm")
+        view = data.open_view(golden["image"], joints, size / 3, None if box is None else np.array(box, float))
+        compare(data.transform(view, draw, size), golden, name, f"{name}_unnorm")
 
 
 @pytest.mark.parametrize("name", ["vid", "vids", "vidr"])
 def test_video_transformer(golden, constants, name):
     size = constants["output_size"]
     draw = {
-        "vid": transforms.Draw(),
-        "vids": transforms.Draw(scale=constants["vids_scale"]),
-        "vidr": transforms.Draw(angle=float(np.ravel(golden["vidr_angle"])[0])),
+        "vid": data.Draw(),
+        "vids": data.Draw(scale=constants["vids_scale"]),
+        "vidr": data.Draw(angle=float(np.ravel(golden["vidr_angle"])[0])),
     }[name]
     for t in range(len(golden["vid_x_in"])):
         image = np.roll(golden["image"], constants["video_roll_px_per_frame"] * t, axis=1)
         joints = np.stack([golden["vid_x_in"][t], golden["vid_y_in"][t]], axis=-1)
-        view = transforms.transform(transforms.open_view(image, joints, size / 3), draw, size)
+        view = data.transform(data.open_view(image, joints, size / 3), draw, size)
         assert np.array_equal(view.joints, np.stack([golden[f"{name}_x"][t], golden[f"{name}_y"][t]], axis=-1))
         assert np.allclose(view.box, golden[f"{name}_bbox"][t], rtol=0, atol=1e-6)
         if name == "vid":

@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,8 +15,8 @@ from common.skeletons import PENN13, skeleton_map
 
 # the smallest networks and crops that still have every layer
 TINY = (
-    "--width=0.0625",
-    "--resolution=64",
+    "--channels=0.0625",
+    "--input_width=64",
     "--t=2",
     "--workers=0",
     "--threads=1",
@@ -72,4 +73,24 @@ def penn() -> Path:
         }
         savemat(root / "labels" / f"{video:04d}.mat", labels)
     (root / "SYNTHETIC").write_text("made by tests/lpm_torch/tiny.py\n")
+    return root
+
+
+def own(root: Path, joints: list[str], limbs: list | None = None, count: int = 4) -> Path:
+    """Data of a user's own in the `json` format, on people of `lsp`: `count` persons in train and valid, with these joints (those that LSP
+    lacks lie in the picture's middle).
+    """
+    import json
+
+    people = load("lsp", lsp(), "train")
+    skeleton = {"name": "own", "joints": joints} | ({"limbs": limbs} if limbs else {})
+    images = []
+    for row in range(count):
+        height, width = read_image(people.images[row]).shape[:2]
+        place = dict(zip(people.skeleton.joints, np.nan_to_num(people.joints[row], nan=9.0).tolist()))
+        points = [[*place.get(name, [width / 2, height / 2]), 2] for name in joints]
+        images.append({"file": os.path.relpath(people.images[row], root), "persons": [{"joints": points}]})
+    root.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "valid"):
+        (root / f"{split}.json").write_text(json.dumps({"skeleton": skeleton, "images": images}))
     return root

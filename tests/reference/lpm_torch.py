@@ -1,4 +1,5 @@
-"""CPM and LPM as a plain eager loop over frames: one frame at a time, a convolution a layer and gate, nothing shared."""
+"""CPM and LPM as a plain eager loop over frames: one frame at a time, a convolution a layer and gate, nothing
+shared."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def plain_cpm(model, frames, centers):
 
 
 def plain_lpm(model, frames, centers):
-    """LPM's maps (B,T+1,maps,g,g), frame by frame, gate by gate; dropout as in training when the model is in that mode."""
+    """LPM's maps (B,T+1,maps,g,g), frame by frame, gate by gate; dropout as in training when the model is in that
+    mode."""
 
     def encode(x, stage):
         for k in (1, 2, 3):

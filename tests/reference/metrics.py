@@ -9,7 +9,8 @@ import numpy as np
 
 
 def loop_pck(truth: np.ndarray, predicted: np.ndarray, first: int, second: int, threshold: float) -> list[float]:
-    """PCK by joint in percent, one person and one joint at a time; normaliser = distance between joints `first` and `second`."""
+    """PCK by joint in percent, one person and one joint at a time; normaliser = distance between joints `first` and
+    `second`."""
     hits = [0] * truth.shape[1]
     for i in range(len(truth)):
         size = np.linalg.norm(truth[i, first] - truth[i, second])
@@ -22,7 +23,8 @@ def loop_pck(truth: np.ndarray, predicted: np.ndarray, first: int, second: int, 
 def loop_pcp(
     truth: np.ndarray, predicted: np.ndarray, ends: list[tuple[list[int], list[int]]], threshold: float
 ) -> list[float]:
-    """Strict PCP by stick in percent, one person and one stick at a time; a stick's end is the middle of the joints listed for it."""
+    """Strict PCP by stick in percent, one person and one stick at a time; a stick's end is the middle of the joints
+    listed for it."""
     hits = [0] * len(ends)
     for i in range(len(truth)):
         for k, (first, second) in enumerate(ends):

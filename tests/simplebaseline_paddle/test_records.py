@@ -47,7 +47,7 @@ def test_boxes_to_centre_and_scale(golden_dir):
             np.testing.assert_allclose(padded, 1.25 * scale, rtol=1e-6)
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_mpii_records(pose_data):
     pose_set = datasets.load("mpii", pose_data / "mpii", "valid")
     entries = json.loads((pose_data / "mpii/annot/valid.json").read_text())
@@ -60,7 +60,7 @@ def test_mpii_records(pose_data):
     np.testing.assert_allclose(records.scale, 1.25 * np.array([[e["scale"]] * 2 for e in entries]), rtol=1e-12)
 
 
-@pytest.mark.golden
+@pytest.mark.data
 def test_published_detections(pose_data):
     """The real boxes of the detector with AP 56.4 for four images."""
     path = next((pose_data / "coco_mini4").glob("person_detection_results/*.json"))

@@ -10,13 +10,13 @@ import pytest
 
 from common.errors import DataError
 from common.predictions import load_predictions
+from common.weights.pickles import read_paddle
 from simplebaseline_paddle import predict, train, val
 from simplebaseline_paddle.checkpoint import arrays_of
 from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.infer import make_forward
 from simplebaseline_paddle.model import PoseResNet
 from simplebaseline_paddle.run import MovingAverage
-from simplebaseline_paddle.weight_files import read_pdparams
 
 _spec = importlib.util.spec_from_file_location("recipe", Path(__file__).with_name("_recipe.py"))
 recipe = importlib.util.module_from_spec(_spec)
@@ -65,7 +65,7 @@ def run(root, out, *more):
 
 
 def state_of(out):
-    return read_pdparams(out / "simplebase-mpii/last.pdparams")
+    return read_paddle(out / "simplebase-mpii/last.pdparams")
 
 
 def same(first, second):
@@ -446,7 +446,7 @@ def test_our_states_do_not_need_paddle(trained):
     """Read by our own unpickler, which knows data only; equal to what Paddle reads."""
     path = trained / "simplebase-mpii/last.pdparams"
     theirs = paddle.load(str(path))
-    for name, value in read_pdparams(path)["state_dict"].items():
+    for name, value in read_paddle(path)["state_dict"].items():
         np.testing.assert_array_equal(theirs["state_dict"][name].numpy(), value)
 
 

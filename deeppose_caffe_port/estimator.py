@@ -1,0 +1,246 @@
+"""The stages of a project as one estimator: pictures -> joints, in batches, later stages on the patches of all joints of many persons at once.
+
+mode correct: the training transform (OpenCV resize, mean image, the prototxt's scale). mode compat: what the test scripts did instead
+(caffe.io's resize, the mean image's channel averages, 1/255).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common.datasets import record
+from common.errors import DataError
+from common.geometry import apply_affine, box_center, crop_affine, invert_affine, pad_box, warp
+from common.poses import PoseSet
+from common.predictions import People, Predictions, predictions_for
+from common.runs.process import device_numbers
+from common.runs.scoring import describe
+from common.skeletons import Skeleton, card, joint_order
+from common.weights.caffe import read_blob
+from common.weights.caffe_text import parse_text, read_text
+from deeppose_caffe_port.config import HOUSE, Config, settle, stage_name
+from deeppose_caffe_port.images import Pictures, as_picture, caffe_io_input, patch, read_picture, resize
+from deeppose_caffe_port.model import TEST, CaffeNet
+from deeppose_caffe_port.prepare import PATCH_UNIT
+from deeppose_caffe_port.prototxts import project_files
+from deeppose_caffe_port.random_stream import CaffeRandom
+from deeppose_caffe_port.weight_files import find_project, load_whole, missing_project, pick_snapshot
+
+
+class Regressor:
+    """A deploy net with its weights and its mean image: pictures (h,w,3) uint8 BGR of any size -> outputs (N,K).
+
+    `weights` None: random ones; without a project folder then, the preset's net. `folder` holds deploy.prototxt, train_test.prototxt and
+    train_mean.binaryproto. DataError when a file is missing or does not fit.
+    """
+
+    def __init__(self, config: Config, stage: int, weights: Path | None, folder: Path | None = None):
+        folder = folder or config.model_folder(stage)
+        self.config, self.stage, deploy = config, stage, folder / "deploy.prototxt"
+        made = weights is None and not deploy.exists()
+        name = f"models/{stage_name(stage)}/deploy.prototxt"
+        text = (
+            parse_text(project_files(config)[name], "NetParameter", name) if made else read_text(deploy, "NetParameter")
+        )
+        self.net = CaffeNet(text, TEST, random=CaffeRandom(config.seed or 0))
+        if weights is not None:
+            load_whole(self.net, weights)
+        self.input = next(name for name in self.net.shapes)
+        self.side, self.output = self.net.shapes[self.input][-1], self.net.outputs[-1]
+        self.outputs = self.net.shapes[self.output][-1]
+        if self.outputs != config.outputs(stage):
+            raise DataError(f"{text.name} puts out {self.outputs} values, stage {stage} of skeleton {config.joints.name} needs"
+                            f" {config.outputs(stage)}; check --dataset and --joint_outputs")  # fmt: skip
+        mean, shape = folder / "train_mean.binaryproto", self.net.shapes[self.input][1:]
+        image = np.full(shape, 127, np.float32) if made else read_blob(mean)
+        image = image.reshape(-1, *image.shape[-2:])
+        if image.shape != shape:
+            raise DataError(f"mean file {mean} has shape {image.shape}, {text.name} takes {shape}")
+        self.channel_mean, self.scale = (
+            image.reshape(len(image), -1).mean(1),
+            _training_scale(folder / "train_test.prototxt"),
+        )
+        numbers = device_numbers(config.device, torch.cuda.device_count())
+        self.device = torch.device("cuda", numbers[0]) if numbers else torch.device("cpu")
+        self.mean = torch.from_numpy(image).to(self.device)
+        last = self.device.type == "cuda" or config.amp == "bf16"
+        self.net.to(self.device, memory_format=torch.channels_last if last else torch.preserve_format)  # type: ignore[call-overload]
+        self.network = torch.compile(self.net, dynamic=True) if config.compile else self.net
+
+    def prepare(self, picture: np.ndarray) -> np.ndarray:
+        """(3,S,S): uint8 in mode correct (the mean comes off on the device), finished float32 in mode compat."""
+        if self.config.mode == "compat":
+            return caffe_io_input(picture, self.side, self.channel_mean)
+        return np.ascontiguousarray(resize(picture, self.side).transpose(2, 0, 1))
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """(N,K) float64 outputs of N pictures, in batches of `batch_size` persons (later stages: times the joints of each)."""
+        limit, results = self.config.batch_size * (len(self.config.joints) if self.stage > 1 else 1), []
+        with ThreadPoolExecutor(max(self.config.workers or 1, 1)) as pool:
+            for start in range(0, len(pictures), limit):
+                batch = torch.from_numpy(np.stack(list(pool.map(self.prepare, pictures[start : start + limit]))))
+                batch = batch.to(self.device, non_blocking=True)
+                if batch.dtype == torch.uint8:
+                    batch = (batch.float() - self.mean) * self.scale
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp == "bf16"):
+                    out = self.network({self.input: batch})[0][self.output]
+                results.append(out.double().cpu().numpy())
+        return np.concatenate(results) if results else np.zeros((0, self.outputs))
+
+    def moves(self, pictures: Sequence[np.ndarray], joints: np.ndarray) -> np.ndarray:
+        """What a later stage would move joints (N,J,2) by, in picture pixels (N,J,2), by patches of the predicted diameter around them."""
+        side, count = self.config.sides(joints), joints.shape[1]
+        patches = [patch(picture, center, s) for picture, points, s in zip(pictures, joints, side) for center in points]
+        found = self(patches)
+        if self.config.joint_outputs:  # of each patch those that belong to its joint
+            found = found.reshape(-1, count, count, 2)[:, np.arange(count), np.arange(count)]
+        return found.reshape(joints.shape) / PATCH_UNIT * side[:, None, None]
+
+
+def _training_scale(path: Path) -> float:
+    """scale of the first Data layer's transform_param."""
+    layers = read_text(path, "NetParameter").message.layer if path.exists() else ()
+    return next((layer.transform_param.scale for layer in layers if layer.type == "Data"), 1 / 256)
+
+
+class Estimator:
+    """A project's stages up to `stage` (default: all), the last applied `refinements` times.
+
+    `weights`: a project folder, a snapshot in one, or a `.caffemodel` of stage 1 with deploy.prototxt and train_mean.binaryproto beside it;
+    None: this house's newest project. `random_weights`: the same networks with fresh ones. `options` are settings (config.Config). A
+    single `.caffemodel` holds no names: the joints are those of `dataset`, K2HPD's by default. DataError when files are missing or do not fit.
+    """
+
+    def __init__(
+        self, weights: str | Path | None = None, *, stage: int | None = None, random_weights: bool = False, **options
+    ):
+        options = {name: value for name, value in options.items() if value is not None}
+        project, file, folder = find_project(weights), None if weights is None else Path(weights), None
+        if project is None and not random_weights:
+            if file is None or not file.is_file():
+                raise missing_project()
+            places = (file.parent, file.parent.parent)
+            folder = next((f for f in places if (f / "deploy.prototxt").is_file()), file.parent)
+            known = record(options.get("dataset", "k2hpd")).skeleton
+            names, options["skeleton"] = {"snapshot1": str(file)}, card(known) if known else None
+            stage = 1
+        else:
+            options |= {"out": str(project)} if project else {}
+            stages = [
+                s
+                for s in range(1, 10)
+                if file is not None and file.is_file() and file.absolute().parent.parent.name == stage_name(s)
+            ]
+            names = {f"snapshot{s}": str(file) for s in stages if s < 3}
+            stage = stages[0] if stages and stage is None else stage
+        self.config = config = settle({**options, **names})
+        last = config.stages if stage is None else stage
+        if not 1 <= last <= config.stages:
+            raise DataError(f"there is no stage {last}: {config.project} has {config.stages}; --stages N sets how many")
+        self.files = [] if random_weights else [pick_snapshot(config, s) for s in range(1, last + 1)]
+        every: list[Path | None] = [*self.files] or [None] * last
+        self.stage1, *later = [Regressor(config, s, file, folder) for s, file in enumerate(every, 1)]
+        self.later = [*later, *later[-1:] * (config.refinements - 1)]
+        repeats = [f"{stage_name(last)}_x{n}" for n in range(2, config.refinements + 1)] if later else []
+        self.names = [stage_name(s) for s in range(1, last + 1)] + repeats  # of what `stages` returns
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """Joints of the answers."""
+        return self.config.joints
+
+    @cached_property
+    def meta(self) -> dict:
+        """What a prediction file says about the network."""
+        c = self.config
+        return describe(
+            HOUSE, self.names[-1], self.files[-1] if self.files else None, {"preset": c.preset, "refinements": c.refinements, "amp": c.amp},
+            boxes="none (whole images)" if c.whole_images else "annotated (around the joints)", flip_test=False, mode=c.mode,
+        )  # fmt: skip
+
+    def stages(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Joints (N,J,2), in pixels of prepared pictures (height,width,3) uint8 BGR, after each stage."""
+        found = [self.stage1(pictures).reshape(len(pictures), -1, 2) + np.array(self.config.size) / 2]
+        for regressor in self.later:
+            found.append(found[-1] + regressor.moves(pictures, found[-1]))
+        return found
+
+    def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
+        """The persons of a picture: a path, (H,W,3) uint8 BGR, or a depth image (H,W). Joints in its pixels.
+
+        `boxes` (n,4) x, y, w, h, one person each; None: the whole picture shows one person.
+        """
+        whole = isinstance(image, np.ndarray)
+        picture = (
+            as_picture(image, "image", self.config.allow_16bit)
+            if whole
+            else read_picture(image, self.config.allow_16bit)
+        )
+        height, width = picture.shape[:2]
+        boxes = np.array([[0.0, 0.0, width, height]]) if boxes is None else np.asarray(boxes, np.float64).reshape(-1, 4)
+        matrices = np.stack([self._view(box, (width, height)) for box in boxes]) if len(boxes) else np.zeros((0, 2, 3))
+        views = [picture if np.array_equal(m, np.eye(2, 3)) else warp(picture, m, self.config.size) for m in matrices]
+        if not views:
+            return People.of(np.zeros((0, len(self.skeleton), 2)), box=boxes)
+        return People.of(apply_affine(invert_affine(matrices), self.stages(views)[-1]), box=boxes)
+
+    def _view(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """(2,3) map from a picture of `size` (w, h) to what the network sees of a box: stretched for K2HPD, else a padded square."""
+        if np.array_equal(box, (0, 0, *size)):
+            if self.config.whole_images and size == self.config.size:
+                return np.eye(2, 3)
+            box = box - (0.5, 0.5, 0, 0)
+        elif not self.config.whole_images:
+            box = pad_box(box, ratio=self.config.pad)
+        return crop_affine(
+            box_center(box), box[2:] if self.config.whole_images else max(box[2:].max(), 1.0), self.config.size
+        )
+
+    def predict_pose_set(self, pose_set: PoseSet, shared_joints: bool = False) -> Predictions:
+        """Predictions of all persons, in the data's skeleton. DataError when its joints are others, unless `shared_joints`."""
+        return self.predict_stages(pose_set, shared_joints)[-1]
+
+    def predict_stages(self, pose_set: PoseSet, shared_joints: bool = False) -> list[Predictions]:
+        """Predictions after each stage; a person whose picture cannot be read has none, which is said."""
+        order = joint_order(self.skeleton, pose_set.skeleton, shared_joints)
+        pictures, found, unread = Pictures(pose_set, self.config), [], []
+
+        def read(row: int) -> np.ndarray:
+            try:
+                return pictures.image(row)
+            except DataError as error:
+                unread.append(row)
+                print(f"warning: {error}", file=sys.stderr)
+                return np.zeros((*self.config.size[::-1], 3), np.uint8)
+
+        size = self.config.batch_size
+        with ThreadPoolExecutor(max(self.config.workers or 1, 1)) as pool:
+            for start in tqdm(
+                range(0, len(pictures), size), "predict", disable=not sys.stderr.isatty(), dynamic_ncols=True
+            ):
+                rows = range(start, min(start + size, len(pictures)))
+                back = invert_affine(np.stack([pictures.matrix(row) for row in rows]))
+                found.append([apply_affine(back, joints) for joints in self.stages(list(pool.map(read, rows)))])
+        if unread:
+            print(f"warning: {len(unread)} pictures of {len(pictures)} could not be read", file=sys.stderr)
+        return [
+            self._as_predictions(pose_set, np.concatenate(parts), name, order, unread)
+            for name, parts in zip(self.names, zip(*found))
+        ]
+
+    def _as_predictions(
+        self, pose_set: PoseSet, joints: np.ndarray, name: str, order: np.ndarray, unread: list[int]
+    ) -> Predictions:
+        joints = np.where(order[:, None] >= 0, joints[:, order], np.nan)
+        joints[unread] = np.nan
+        score = np.where(np.isfinite(joints).all(-1), 1.0, 0.0)
+        return predictions_for(pose_set, joints, score, meta={**self.meta, "model": name})

@@ -1,0 +1,295 @@
+"""A trained network as one object: pictures or a labelled set in, joints in image pixels out.
+
+people = Estimator("best.pth.tar").predict("photo.jpg")
+stream = Estimator().stream()        # a video: carries the LSTM's state from picture to picture
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.codecs import decode_maps
+from common.errors import DataError
+from common.geometry import apply_affine, box_center, box_with_aspect, crop_affine, invert_affine, pad_box, warp
+from common.poses import PoseSet
+from common.predictions import People, Predictions, predictions_for
+from common.runs.process import Process, device_numbers
+from common.runs.scoring import describe
+from common.runs.settings import resolve
+from common.runs.shelf import missing_weights
+from common.skeletons import CPM14, LPM14, Skeleton, joint_order, skeleton_map
+from lpm_torch.config import HOUSE, RECURRENT, SUFFIXES, Config, half_pixel, network_skeleton, weights_path
+from lpm_torch.data import ClipDataset, center_map, make_clips, make_loader, prepare
+from lpm_torch.hourglass import expected_coordinates
+from lpm_torch.model import build_network
+from lpm_torch.weight_files import config_of, load_weights, read_checkpoint, skeleton_of
+
+# what a user of a trained network may ask for against its settings
+OVERRIDES = ("t", "batch_size", "workers", "threads", "amp", "flip_test", "device", "gpus")
+
+
+class Estimator:
+    """A network with its settings. `skeleton`: the joints that it answers with; `config`; `meta`: what a prediction file says of it.
+
+    `weights`: a checkpoint of ours or of MobilePose, converted weights with their card, a run's folder, a shipped name; None: the newest
+    best of this house. `skeleton`: of weights that name no joints, as the originals' (their order by default). `random_weights`: the same
+    network untrained, or without any weights the one of `options`. `shared_joints` lets data with other joints pass. `options`: settings
+    of `OVERRIDES`, and those that the weights leave open.
+    """
+
+    def __init__(self, weights: str | Path | None = None, *, skeleton: Skeleton = LPM14, random_weights: bool = False,
+                 raw_weights: bool = False, shared_joints: bool = False, **options: Any):  # fmt: skip
+        path = weights_path(None if weights is None else str(weights), options.get("model"))
+        if path is None and not random_weights:
+            raise missing_weights(HOUSE, SUFFIXES)
+        found = read_checkpoint(path) if path else {}
+        stored = skeleton_of(found, path) if path else skeleton
+        self.named, self.skeleton = stored is not None, stored or skeleton
+        config = config_of(found, path, options)
+        asked = {k: v for k, v in options.items() if k in OVERRIDES and v is not None}
+        self.config = resolve(Config, asdict(config), asked).checked()
+        self.shared_joints = shared_joints
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = build_network(self.config, len(network_skeleton(self.skeleton)))
+        if path and not random_weights:
+            load_weights(model, found, path, raw_weights)
+        self._take(model, pick_device(self.config))
+        trained = None if random_weights else path
+        self.meta = describe(HOUSE, config.model, trained, asdict(self.config), mode=config.mode,
+                             flip_test=self.config.flip_test, seed=config.seed)  # fmt: skip
+
+    @classmethod
+    def of(cls, model: nn.Module, config: Config, skeleton: Skeleton, process: Process) -> Estimator:
+        """Around a live network on the device of `process`, for the validation of its training."""
+        made = cls.__new__(cls)
+        made.config, made.skeleton, made.named, made.shared_joints, made.meta = config, skeleton, True, False, {}
+        made._take(model, getattr(process, "device", torch.device("cpu")))
+        return made
+
+    def _take(self, model: nn.Module, device: torch.device) -> None:
+        self.config = replace(self.config, amp=native_amp(self.config.amp, device))
+        self.network_skeleton = network_skeleton(self.skeleton)
+        self.model, self.device = model.to(device).eval(), device
+
+    # ---- pictures -------------------------------------------------------------------------------------------------------------
+
+    def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
+        """The persons in `boxes` (n,4) x, y, w, h of one picture, a path or (H,W,3) uint8 BGR; None: one, anywhere in it.
+
+        Boxes are tight around persons: the margin of the training is added, but not to one that covers the whole picture.
+        """
+        boxes, batch, to_image = self._crops(image, boxes)
+        if not len(boxes):
+            return People.of(np.zeros((0, len(self.skeleton), 2)), box=boxes)
+        with torch.inference_mode():
+            maps = belief_maps(self.model, batch, self.config, self.network_skeleton)[:, -1]
+        return self._people(maps, boxes, to_image)
+
+    def stream(self) -> Stream:
+        """Something to show a video's pictures to, one after another."""
+        return Stream(self)
+
+    def _crops(self, image, boxes) -> tuple[np.ndarray, dict[str, Tensor], np.ndarray]:
+        """(boxes (n,4), prepared batch of n still images, (n,2,3) crop -> image)."""
+        self.check_order()
+        if not isinstance(image, np.ndarray):
+            from common.video import read_upright
+
+            image = read_upright(Path(image))
+        height, width = image.shape[:2]
+        size, config = self.config.input_width, self.config
+        given = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
+        whole = (given[:, :2] <= 1).all(1) & (given[:, :2] + given[:, 2:] >= (width - 1, height - 1)).all(1)
+        looked = np.where(whole[:, None], given, pad_box(given, config.pad_pixels, config.pad_ratio))
+        made = [crop_affine(box_center(box), max(box[2:].max(), 1.0), (size, size)) for box in looked]
+        matrices = np.array(made).reshape(-1, 2, 3)
+        frames = np.zeros((len(given), 1, size, size, 3), np.uint8)
+        for row, matrix in enumerate(matrices):
+            frames[row, 0] = warp(image, matrix, (size, size))[..., ::-1]
+        middle = center_map(np.full((1, 1, 2), (size - 1) / 2), size, transposed=False)
+        raw = {"frames": torch.from_numpy(frames), "center": torch.from_numpy(np.repeat(middle[None], len(given), 0))}
+        return given, prepare(raw, self.device, config), invert_affine(matrices)
+
+    def _people(self, maps: Tensor, boxes: np.ndarray, to_image: np.ndarray) -> People:
+        crop, score = decode(maps, self.config)
+        joints, score = self.named_as(self.skeleton, apply_affine(to_image, crop), score)
+        return People.of(joints, score, boxes)
+
+    # ---- labelled sets --------------------------------------------------------------------------------------------------------
+
+    def scored(self, pose_set: PoseSet) -> PoseSet:
+        """The persons that `predict_pose_set` looks at: all, in mode compat those of a video's whole clips, as MP does."""
+        if self.config.mode == "correct":
+            return pose_set
+        clips = make_clips(pose_set, self.config.t)
+        if not len(clips):
+            raise no_clip(pose_set, self.config.t)
+        return pose_set.select(np.unique(clips))
+
+    def predict_pose_set(self, pose_set: PoseSet) -> Predictions:
+        """Predictions for every row of `scored(pose_set)`, in its skeleton and image pixels, from crops about the annotated boxes.
+
+        A video's frames are read in clips of `t`. DataError for data with other joints, unless the shared ones were asked for.
+        """
+        self.check_order()
+        config, pose_set = self.config, self.scored(pose_set)
+        answers = self._answers_for(pose_set.skeleton)
+        order = joint_order(answers, pose_set.skeleton, self.shared_joints)
+        dataset = ClipDataset(
+            pose_set, config, self.model.output_size(config.input_width), every_frame=config.mode == "correct"
+        )
+        joints = np.full((len(pose_set), len(self.network_skeleton), 2), np.nan)
+        score = np.zeros((len(pose_set), len(self.network_skeleton)), np.float32)
+        for raw in make_loader(dataset, config, shuffle=False):
+            with torch.inference_mode():
+                maps = belief_maps(self.model, prepare(raw, self.device, config), config, self.network_skeleton)
+            crop, found = decode(maps, config)
+            rows = raw["rows"].numpy()
+            joints[rows] = apply_affine(raw["to_image"].numpy().astype(np.float64), crop)
+            score[rows] = found
+        joints, score = self.named_as(answers, joints, score)
+        joints = np.where((order >= 0)[:, None], joints[:, order], np.nan)
+        score = np.where(order >= 0, score[:, order], 0)
+        box = box_with_aspect(pad_box(pose_set.box, config.pad_pixels, config.pad_ratio), 1.0)
+        return predictions_for(pose_set, joints, score, {**self.meta, "boxes": "oracle (annotated boxes)"}, box=box)
+
+    def _answers_for(self, skeleton: Skeleton) -> Skeleton:
+        """The stored skeleton; for weights that name no joints, any whose joints MP puts into the network's order."""
+        return skeleton if not self.named and network_skeleton(skeleton) == self.network_skeleton else self.skeleton
+
+    def named_as(self, skeleton: Skeleton, joints: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N,J,2) joints and (N,J) scores of the network as those of a data set's skeleton."""
+        to_own = skeleton_map(self.network_skeleton, skeleton)
+        none = np.zeros(len(score), np.float32)
+        columns = [score[:, list(s)].mean(-1) if s else none for s in to_own.sources]
+        return to_own.apply(joints).astype(np.float32), np.stack(columns, axis=-1)
+
+    def check_order(self) -> None:
+        if self.skeleton == CPM14:
+            raise DataError(
+                "these weights answer in the joint order cpm14 of the authors' models; convert them with `convert.py --reorder`,"
+                " or score them with `test.py --protocol=official`"
+            )
+
+
+class Stream:
+    """A video's pictures, one after another: recurrent networks carry their state, the others look at each picture alone."""
+
+    def __init__(self, estimator: Estimator):
+        self.estimator, self.state, self.count = estimator, None, 0
+
+    def reset(self) -> None:
+        """Forget what was seen: the next picture is a first one."""
+        self.state = None
+
+    def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
+        """As `Estimator.predict`; row i of `boxes` is the same person in every picture, and another number of them starts anew."""
+        own = self.estimator
+        if own.config.model not in RECURRENT:
+            return own.predict(image, boxes)
+        boxes, batch, to_image = own._crops(image, boxes)
+        if not len(boxes):
+            return own.predict(image, boxes)
+        frame, center = batch["frames"][:, 0], batch["center"]
+        with torch.inference_mode(), autocast(own.device, own.config.amp):
+            if self.state is None or self.count != len(boxes):
+                self.state, self.count = own.model.init_state(frame, center), len(boxes)
+            maps, self.state = own.model.step(frame, center, self.state)
+        return own._people(maps, boxes, to_image)
+
+
+# ---- network -> joints --------------------------------------------------------------------------------------------------------
+
+
+def pick_device(config: Config, local_rank: int = 0) -> torch.device:
+    """The device that the settings name, or what is there. DataError when it is not."""
+    ids = device_numbers(config.device, torch.cuda.device_count()) or []
+    if config.device is None and len(ids) == 1:
+        ids = [local_rank % torch.cuda.device_count()]
+    if ids:
+        device = torch.device("cuda", ids[local_rank % len(ids)])
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # crops have one size
+        return device
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return torch.device("cpu")
+
+
+def native_amp(amp: str, device: torch.device) -> str:
+    """`--amp=auto` as bf16 where this device computes in it natively, else off; other values as they are.
+
+    Elsewhere bf16 is emulated, on older CPUs many times slower than float32.
+    """
+    if amp != "auto":
+        return amp
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "off"
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # without a public name in torch 2.13
+    return "bf16" if any(getattr(torch.cpu, name, bool)() for name in asked) else "off"
+
+
+def autocast(device: torch.device, amp: str):
+    """The mixed-precision context of `--amp`."""
+    if amp == "off":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
+
+
+def run_network(model: nn.Module, batch: dict[str, Tensor], config: Config):
+    """(out, out_loss) of a prepared batch; a still image (one frame) is read `config.t` times by the recurrent networks."""
+    frames = batch["frames"]
+    with autocast(frames.device, config.amp):
+        return model(frames, batch["center"], steps=config.t if frames.shape[1] == 1 else None)
+
+
+def belief_maps(model: nn.Module, batch: dict[str, Tensor], config: Config, skeleton: Skeleton) -> Tensor:
+    """(B,T,maps,g,g) float32 maps of a prepared batch, of still images (T = 1) those of the last stage, averaged with the mirrored ones
+    if asked. `skeleton`: the network's.
+    """
+    maps = run_network(model, batch, config)[0].float()
+    if config.flip_test:
+        mirrored = run_network(model, flip_batch(batch, config), config)[0].float()
+        maps = (maps + unflip_maps(mirrored, config, skeleton)) / 2
+    return maps[:, -1:] if batch["frames"].shape[1] == 1 else maps
+
+
+def flip_batch(batch: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """The mirrored network input; a transposed centre map is mirrored along its other axis."""
+    axis = -2 if config.center_map == "compat" else -1
+    return {**batch, "frames": batch["frames"].flip(-1), "center": batch["center"].flip(axis)}
+
+
+def unflip_maps(maps: Tensor, config: Config, skeleton: Skeleton = LPM14) -> Tensor:
+    """Belief maps (...,maps,g,g) of the mirrored image, back in the frame of the image.
+
+    Where cells count from the crop's edge without a half-pixel shift, mirrored maps lie one cell too far left; they are moved back.
+    """
+    order = [*skeleton.mirror.tolist(), *range(len(skeleton), maps.shape[-3])]
+    maps = maps[..., order, :, :].flip(-1)
+    return maps if half_pixel(config) else torch.cat([maps[..., :1], maps[..., :-1]], dim=-1)
+
+
+def decode(maps: Tensor, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Belief maps (...,maps,g,g) -> joints (...,J,2) in crop pixels and their scores (...,J), the maps' peaks."""
+    if config.model == "coord_lpm":  # has no background
+        points = expected_coordinates(maps).cpu().numpy().astype(np.float64)
+        return ((points + 1) * config.input_width - 1) / 2, maps.amax((-2, -1)).cpu().numpy()
+    cells, score = decode_maps(maps[..., :-1, :, :].float().cpu().numpy())
+    shift = 0.5 if half_pixel(config) else 0.0
+    return (cells + shift) * (config.input_width / maps.shape[-1]) - shift, score
+
+
+def no_clip(pose_set: PoseSet, t: int) -> DataError:
+    """The error for a split that has no clip."""
+    return DataError(
+        f"{pose_set.root}: split {pose_set.split} has no clip of {t} frames; give a smaller --t or another split"
+    )
