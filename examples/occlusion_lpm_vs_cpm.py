@@ -44,15 +44,14 @@ def run(*words: object) -> None:
 
 def train_and_score(args: argparse.Namespace, work: Path, model: str, seed: int) -> dict:
     """Train one network and score it on the held-out videos."""
-    folder, data = work / f"seed_{seed}", work / "data"
-    both = [f"--data_root={data / 'PennAction'}", *([f"--limit={args.limit}"] if args.limit else [])]
+    folder, predictions = work / f"seed_{seed}" / model, work / f"seed_{seed}" / f"{model}.npz"
+    data = [f"--data_root={work / 'data'}", *([f"--limit={args.limit}"] if args.limit else [])]
     schedule = [f"--preset={args.preset}", f"--epochs={args.epochs}", f"--seed={seed}", "--resume"]
     began = time.monotonic()
-    run("lpm_torch/train.py", f"--model={model}", *both, *schedule, f"--out={folder / model}")
+    run("lpm_torch/train.py", f"--model={model}", *data, *schedule, f"--out={folder}")
     seconds = round(time.monotonic() - began, 1)
-    predictions = folder / f"{model}.npz"
-    run("lpm_torch/val.py", *both, "--split=test", f"--weights={folder / model}", f"--out={predictions}")
-    found = pck_by_visibility(data / "PennAction", predictions)
+    run("lpm_torch/val.py", *data, f"--weights={folder}", "--split=test", f"--out={predictions}")
+    found = pck_by_visibility(work / "data", predictions)
     return {"model": model, "seed": seed, "train_seconds": seconds, **found}
 
 
@@ -103,7 +102,7 @@ def main(argv=None) -> int:
     """Train, score, write result.json (a table for the README, and the curves) and plot.png."""
     args = parse_args(argv)
     work = ROOT / "out" / "occlusion" / f"{args.preset}_{args.videos}_{args.epochs}_{args.limit or 'all'}"
-    run("-m", "common.datasets.synthetic", "penn_action", work / "data" / "PennAction", f"--count={args.videos}")
+    run("-m", "common.datasets.synthetic", "penn_action", work / "data", f"--count={args.videos}")
     runs = [train_and_score(args, work, model, seed) for seed in args.seeds for model in MODELS]
     at = THRESHOLDS.index(HEADLINE)
     headings = [f"PCK@{HEADLINE:g}, {kind} joints (n = {runs[0][kind]['joints']})" for kind in KINDS]
