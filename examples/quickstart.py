@@ -51,7 +51,6 @@ class Job:
 
 _LPM = ("--data_dir={data}", "--model_dir={out}/checkpoints")
 _LPM_TRAIN = ("--preset=smoke", "--amp=auto", "--log_dir={out}/logs", *_LPM)
-_PADDLE = ("--data_root={data}", "--model_save_dir={out}/checkpoints")
 _DEEPERCUT = ("--preset=smoke", "--dataset=lsp", "--data_root={data}")
 JOBS = (
     Job(
@@ -88,18 +87,19 @@ JOBS = (
     ),
     Job(
         house="simplebaseline_paddle", model="resnet18", dataset="mpii", folder="mpii", train_split="train", test_split="valid", protocol="pckh@0.5",
-        train=(("simplebaseline_paddle/train.py", "--dataset=mpii", "--preset=smoke", "--num_epochs=18", *_PADDLE),),
-        score=("simplebaseline_paddle/val.py", "--dataset=mpii", "--out={out}/{what}.npz", *_PADDLE),
+        train=(("simplebaseline_paddle/train.py", "--dataset=mpii", "--preset=smoke", "--epochs=18", "--data_root={data}", "--out={out}/run"),),
+        score=("simplebaseline_paddle/val.py", "--dataset=mpii", "--data_root={data}", "--weights={out}/run", "--out={out}/{what}.npz"),
     ),
     # OKS asks for joints within a few hundredths of the person's size: on held-out people that takes more training than
     # there is time for here, so this network learns a few pictures by heart and is scored on them
     Job(
         house="simplebaseline_paddle", model="resnet18_96x64", dataset="coco", folder="coco_few", count=40, train_split="train", test_split="train",
         protocol="oks_ap",
-        train=(("simplebaseline_paddle/train.py", "--dataset=coco", "--preset=smoke", "--boxes=gt", "--augmentation=none", "--height=96",
-                "--width=64", "--sigma=1.5", "--batch_size=8", "--lr=0.003", "--num_epochs=90", *_PADDLE),),
-        score=("simplebaseline_paddle/val.py", "--dataset=coco", "--boxes=gt", "--split=train", "--no-flip_test", "--out={out}/{what}.npz",
-               *_PADDLE),
+        train=(("simplebaseline_paddle/train.py", "--dataset=coco", "--preset=smoke", "--boxes=annotated", "--augmentation=none",
+                "--input_height=96", "--input_width=64", "--sigma=1.5", "--batch_size=8", "--lr=0.003", "--epochs=90", "--data_root={data}",
+                "--out={out}/run"),),
+        score=("simplebaseline_paddle/val.py", "--dataset=coco", "--boxes=annotated", "--split=train", "--no-flip_test", "--data_root={data}",
+               "--weights={out}/run", "--out={out}/{what}.npz"),
     ),
 )  # fmt: skip
 STAND_INS = (("coco", "coco"),)  # what no job needs, but a bare `python simplebaseline_paddle/val.py` does

@@ -1,12 +1,18 @@
-"""Records -> crops, augmentation, targets -> Paddle batches.
+"""Persons -> crops, augmentation, targets as both originals make them -> Paddle batches.
 
+Coordinates are 0-based pixels. A person is a centre and a scale (w, h) in units of 200 pixels; only the width of the scale sets the crop.
 Images travel as uint8 and are normalised where the network runs. Every draw comes from a generator keyed by (seed, epoch, person): batches
 depend neither on the number of workers nor on a resume.
 """
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,12 +22,197 @@ from paddle import io
 from common.errors import DataError
 from common.images import read_image
 from common.skeletons import Skeleton
-from simplebaseline_paddle import transforms
-from simplebaseline_paddle.config import STRIDE, Config, augmentation_of
-from simplebaseline_paddle.records import Records
-from simplebaseline_paddle.transforms import Augmentation, Person
+from simplebaseline_paddle.config import FLIP_PROBABILITY, MEAN, PIXEL_STD, ROTATE_PROBABILITY, STD, STRIDE, Config
+from simplebaseline_paddle.records import Person, Records
 
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+def affine(center, scale, rotation: float, size: tuple[int, int], inverse: bool = False) -> np.ndarray:
+    """(2,3) float64 map from the image to a crop of `size` = (width, height), or back; `rotation` in degrees.
+
+    Three pairs of points fix it: the centre, the middle of the box's (turned) upper edge at half its WIDTH, and the corner that makes a
+    right angle; float32 as in the originals, whose pixels depend on it.
+    """
+    width, height = size
+    angle = np.pi * rotation / 180
+    sine, cosine = np.sin(angle), np.cos(angle)
+    half = -0.5 * PIXEL_STD * scale[0]
+    source, target = np.zeros((3, 2), np.float32), np.zeros((3, 2), np.float32)
+    source[0] = center
+    source[1] = np.asarray(center) + (-half * sine, half * cosine)
+    target[0] = (width * 0.5, height * 0.5)
+    target[1] = (width * 0.5, height * 0.5 - width * 0.5)
+    for points in (source, target):
+        direction = points[0] - points[1]
+        points[2] = points[1] + np.array([-direction[1], direction[0]], np.float32)
+    return cv2.getAffineTransform(target, source) if inverse else cv2.getAffineTransform(source, target)
+
+
+def to_image(cells: np.ndarray, center: np.ndarray, scale: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
+    """Heat-map cells (...,K,2) -> image pixels, float64: the inverse of `affine` without rotation, for whole batches.
+
+    `center` and `scale` (...,2); one factor, from the width of the scale, for both axes.
+    """
+    factor = PIXEL_STD * np.asarray(scale, np.float64)[..., None, :1] / map_size[0]
+    return (cells - np.asarray(map_size) * 0.5) * factor + np.asarray(center, np.float64)[..., None, :]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What one training sample is changed by; the default is nothing."""
+
+    scale: float = 1.0
+    rotation: float = 0.0  # degrees
+    flip: bool = False
+
+
+def draw_augmentation(rng, scale_factor: float, rot_factor: float) -> Augmentation:
+    """Random scale, rotation and mirror. `rng` has `standard_normal()` and `random()`; the order of draws is the originals'."""
+    scale = min(max(rng.standard_normal() * scale_factor + 1, 1 - scale_factor), 1 + scale_factor)
+    rotation = 0.0
+    if rng.random() <= ROTATE_PROBABILITY:
+        rotation = min(max(rng.standard_normal() * rot_factor, -2 * rot_factor), 2 * rot_factor)
+    return Augmentation(scale, rotation, rng.random() <= FLIP_PROBABILITY)
+
+
+def place(
+    person: Person, size: tuple[int, int], skeleton: Skeleton, change: Augmentation = Augmentation(), width: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where a crop of `size` lies: (matrix (2,3) from the image to the crop, joints (K,2) in crop pixels, seen (K,)).
+
+    With `change.flip` the matrix starts from the mirrored image, in which column x is column `width` - 1 - x.
+    """
+    if change.flip:
+        person = person.mirrored(width, skeleton)
+    matrix = affine(person.center, person.scale * change.scale, change.rotation, size)
+    moved = person.joints @ matrix[:, :2].T + matrix[:, 2]
+    return matrix, np.where(person.seen[:, None], moved, person.joints), person.seen
+
+
+def warp(
+    image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], reduced: int = 1, out: np.ndarray | None = None
+) -> np.ndarray:
+    """The crop (H,W,3) uint8 that `matrix` (2,3) cuts out of an image, into `out` if given.
+
+    `image` may have been decoded at 1/`reduced` of its size; cell i of it stands for pixels reduced*i ... reduced*i + reduced-1. With
+    reduced = 1 pixels are the originals' bit for bit.
+    """
+    return cv2.warpAffine(image, _for_reduced(matrix, reduced), size, dst=out, flags=cv2.INTER_LINEAR)
+
+
+def warp_mirrored(
+    image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], reduced: int = 1, out: np.ndarray | None = None
+) -> np.ndarray:
+    """As `warp` of the mirrored image, which is not made (that costs a tenth of a sample); `matrix` is `place`'s for width 0.
+
+    Positions agree to 1/1000 pixel. OpenCV rounds them to 1/1024 and those, halves up, to 1/32; mirrored halves would go down, hence the
+    step. About one pixel in ten thousand then falls on another 32nd and differs by a few grey levels.
+    """
+    back = cv2.invertAffineTransform(_for_reduced(matrix, reduced))
+    back[0] *= -1
+    back[0, 2] -= 1 + 1 / 1024
+    return cv2.warpAffine(image, back, size, dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def _for_reduced(matrix: np.ndarray, reduced: int) -> np.ndarray:
+    if reduced == 1:
+        return matrix
+    return np.concatenate(
+        [matrix[:, :2] * reduced, matrix[:, :2].sum(1, keepdims=True) * (reduced - 1) / 2 + matrix[:, 2:]], axis=1
+    )
+
+
+def crop(
+    image: np.ndarray,
+    person: Person,
+    size: tuple[int, int],
+    skeleton: Skeleton,
+    change: Augmentation = Augmentation(),
+    reduced: int = 1,
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(crop (H,W,3) uint8, joints (K,2) in crop pixels, seen (K,)): `place` and `warp`, with the mirrored image where `change.flip`."""
+    matrix, joints, seen = place(person, size, skeleton, change, image.shape[1] * reduced)
+    image = cv2.flip(image, 1) if change.flip else image  # fifty times as fast as numpy's reversed copy
+    return warp(image, matrix, size, reduced, out), joints, seen
+
+
+def reduction(scale: np.ndarray, width: int) -> int:
+    """How much smaller an image may be decoded (1, 2, 4 or 8) without the crop of `width` pixels being enlarged for it."""
+    shrink = PIXEL_STD * scale[0] / width
+    return next((r for r in (8, 4, 2) if shrink >= r), 1)
+
+
+def targets(
+    joints: np.ndarray,
+    weight: np.ndarray,
+    map_size: tuple[int, int],
+    sigma: float,
+    stride: float = 4.0,
+    compat: bool = False,
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian heat-maps (K,h,w) float32 and weights (K,1) float32 of joints (K,2) in crop pixels with weights (K,).
+
+    The peak is 1 at the whole cell trunc(joint / stride + 0.5); the Gaussian ends 3 sigma away. A joint whose window does not touch the
+    map has weight 0. `compat` keeps weight 1 for a window that ends exactly at the map's left or upper edge, as the originals do.
+    `out` (K,h,w) float32, zeros: where to put the heat-maps.
+    """
+    width, height = map_size
+    radius = 3 * sigma
+    reach = int(radius)
+    cells = np.trunc(joints / stride + 0.5)
+    maps = np.zeros((len(joints), height, width), np.float32) if out is None else out
+    patch, weight = _patch(sigma), np.array(weight, np.float32)
+    # joint by joint, because few cells of the maps are not 0: several times as fast as outer products of whole rows and columns
+    for joint, (x, y) in enumerate(cells.tolist()):
+        high = min(x, y) + radius + 1
+        if x - radius >= width or y - radius >= height or high < 0 or (high == 0 and not compat):
+            weight[joint] = 0
+        elif weight[joint] > 0.5:
+            left, top = int(x) - reach, int(y) - reach
+            rows, columns = slice(max(top, 0), top + len(patch)), slice(max(left, 0), left + len(patch))
+            inside = maps[joint, rows, columns]
+            inside[...] = patch[rows.start - top :, columns.start - left :][: inside.shape[0], : inside.shape[1]]
+    return maps, weight[:, None]
+
+
+@lru_cache
+def _patch(sigma: float) -> np.ndarray:
+    """(2R+1,2R+1) float32: the Gaussian of `sigma` cells around 0 as far as the whole cell R at or within 3 sigma."""
+    distance = np.arange(-int(3 * sigma), int(3 * sigma) + 1, dtype=np.float32)
+    bell = np.exp(-(distance**2) / np.float32(2 * sigma**2))
+    return bell[:, None] * bell
+
+
+def normalise(images, colour: str = "bgr"):
+    """(N,H,W,3) uint8 BGR, numpy or Paddle, -> (N,3,H,W) float32 network input: x/255, minus mean, over standard deviation.
+
+    `bgr` puts ImageNet's RGB constants on B, G, R planes in this order, as the released weights were trained; `rgb` exchanges the planes.
+    """
+    mean, std = (np.array(values, np.float32) for values in (MEAN, STD))
+    if isinstance(images, np.ndarray):
+        # the same arithmetic, done once for each of the 256 values
+        table = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std
+        planes = range(3) if colour == "bgr" else (2, 1, 0)
+        return np.stack([table[:, c][images[..., plane]] for c, plane in enumerate(planes)], axis=1)
+    pixels = images.transpose([0, 3, 1, 2]).astype("float32")  # first, because Paddle has no `flip` of uint8
+    pixels = pixels.flip(1) if colour == "rgb" else pixels
+    low, by = (paddle.to_tensor(values.reshape(1, 3, 1, 1), place=images.place) for values in (mean, std))
+    return (pixels / 255.0 - low) / by
+
+
+def flip_back(maps: np.ndarray, mirror: np.ndarray, shift: bool) -> np.ndarray:
+    """Heat-maps (N,K,h,w) of a mirrored image in the frame of the image; `mirror` (K,) exchanges left and right.
+
+    `shift` moves them one cell to the right (column 0 stays), because cells count from the crop's edge.
+    """
+    maps = maps[:, mirror, :, ::-1]
+    return np.concatenate([maps[..., :1], maps[..., :-1]], axis=-1) if shift else np.ascontiguousarray(maps)
+
+
+# ---- batches ------------------------------------------------------------------------------------------------------------------
 
 
 def read_reduced(path: str, factor: int) -> tuple[np.ndarray, int]:
@@ -36,13 +227,13 @@ def read_reduced(path: str, factor: int) -> tuple[np.ndarray, int]:
 class PersonDataset(io.Dataset):
     """Persons as network input, a batch at a time: the key is a list of (epoch, index).
 
-    An item is a dict of arrays: image (N,H,W,3) uint8 BGR and index (N,), for training also target (N,K,h,w) and weight (N,K,1).
+    An item is a dict of arrays: image (N,H,W,3) uint8 BGR and index (N,), for training also target (N,K,h,w) and weight (N,K,1). Where a
+    picture cannot be read it is the text `error`: in worker processes, Paddle's loader answers an exception by hanging or dying.
     """
 
     def __init__(self, records: Records, skeleton: Skeleton, config: Config, training: bool):
         super().__init__()
         self.records, self.skeleton, self.config, self.training = records, skeleton, config, training
-        self.factors = augmentation_of(config)
         self.augmented = training and config.augmentation != "none"
         self.fast = training and config.fast_decode and config.mode == "correct"
         self._last: tuple = (None, None)
@@ -50,50 +241,52 @@ class PersonDataset(io.Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, keys: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-        width, height = self.config.input_size
-        batch = {
-            "image": np.empty((len(keys), height, width, 3), np.uint8),
-            "index": np.array([index for _, index in keys], np.int64),
-        }
+    def __getitem__(self, keys: list[tuple[int, int]]) -> dict:  # type: ignore[override]
+        try:
+            return self._batch(keys)
+        except DataError as error:
+            return {"index": np.zeros(1, np.int64), "error": [str(error)]}
+
+    def _batch(self, keys: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+        config, (width, height) = self.config, self.config.input_size
+        images = np.empty((len(keys), height, width, 3), np.uint8)
+        batch: dict[str, np.ndarray] = {"image": images, "index": np.array([index for _, index in keys], np.int64)}
         # Before any picture: decoding one pushes code and data out of the processor's caches, and all this then takes several times as long
         plans = [self._plan(epoch, index) for epoch, index in keys]
-        found = [self._cut(*plan, out) for plan, out in zip(plans, batch["image"])]
+        found = [self._cut(plan, out) for plan, out in zip(plans, images)]
         if self.training:
-            width, height = self.config.map_size
-            batch["target"] = np.zeros((len(keys), len(self.skeleton), height, width), np.float32)
-            batch["weight"] = np.stack([self._targets(*one, out) for one, out in zip(found, batch["target"])])
+            width, height = config.map_size
+            maps = batch["target"] = np.zeros((len(keys), len(self.skeleton), height, width), np.float32)
+            how = (config.map_size, config.sigma, STRIDE, config.mode == "compat")
+            batch["weight"] = np.stack(
+                [targets(joints, seen, *how, out)[1] for (joints, seen), out in zip(found, maps)]
+            )
         return batch
 
     def _plan(self, epoch: int, index: int) -> tuple:
         """(path, how much smaller to decode it, person, augmentation, `place`'s answer or None where it takes the image's width)."""
-        records, size = self.records, self.config.input_size
-        person = Person(records.center[index], records.scale[index], records.joints[index], records.seen[index])
-        change = self._draw(epoch, index) if self.augmented else Augmentation()
-        factor = transforms.reduction(person.scale * change.scale, size[0]) if self.fast else 1
-        known = transforms.place(person, size, self.skeleton, change) if self.fast or not change.flip else None
-        return records.images[index], factor, person, change, known
+        person, size = self.records.person(index), self.config.input_size
+        change = self.draw(epoch, index) if self.augmented else Augmentation()
+        factor = reduction(person.scale * change.scale, size[0]) if self.fast else 1
+        known = place(person, size, self.skeleton, change) if self.fast or not change.flip else None
+        return self.records.images[index], factor, person, change, known
 
-    def _cut(
-        self, path: str, factor: int, person: Person, change: Augmentation, known: tuple | None, out: np.ndarray
-    ) -> tuple:
+    def _cut(self, plan: tuple, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fill `out` with a planned crop; returns (joints in crop pixels, seen)."""
+        path, factor, person, change, known = plan
+        size = self.config.input_size
         image, factor = self._image(path, factor)
         if known is None:
-            return transforms.crop(image, person, self.config.input_size, self.skeleton, change, factor, out)[1:]
-        matrix, joints, seen = known
-        (transforms.warp_mirrored if change.flip else transforms.warp)(
-            image, matrix, self.config.input_size, factor, out
-        )
+            _, joints, seen = crop(image, person, size, self.skeleton, change, factor, out)
+        else:
+            matrix, joints, seen = known
+            (warp_mirrored if change.flip else warp)(image, matrix, size, factor, out)
         return joints, seen
 
-    def _targets(self, joints: np.ndarray, seen: np.ndarray, out: np.ndarray) -> np.ndarray:
-        config = self.config
-        return transforms.targets(joints, seen, config.map_size, config.sigma, STRIDE, config.mode == "compat", out)[1]
-
-    def _draw(self, epoch: int, index: int) -> Augmentation:
+    def draw(self, epoch: int, index: int) -> Augmentation:
+        """What a person is changed by in an epoch."""
         rng = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, epoch, index]))
-        return transforms.draw_augmentation(rng, *self.factors)
+        return draw_augmentation(rng, *self.config.augmentation_factors)
 
     def _image(self, path: str, factor: int) -> tuple[np.ndarray, int]:
         """The image. In scoring it is kept for the next person, as those of one image follow each other."""
@@ -105,121 +298,91 @@ class PersonDataset(io.Dataset):
 
 
 class EpochBatches(io.BatchSampler):
-    """Batches of (epoch, index) in an order fixed by (seed, epoch), shared among `world` processes, starting `skip` batches into the epoch.
+    """Batches of (epoch, index) in an order fixed by (seed, epoch), shared among `world` processes, from batch `skip` of the epoch on.
 
     Training batches are shuffled, whole and of equal number in every process: process r takes every world-th person of each global batch.
-    Otherwise every person comes exactly once in one of the processes.
+    Otherwise every person comes exactly once in one of the processes. Each is a list of one key, because Paddle's loader asks the data set
+    for each key of a list by itself.
     """
 
-    def __init__(self, length: int, batch: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1):
-        self.length, self.batch, self.seed, self.shuffle, self.rank, self.world = (
+    def __init__(
+        self,
+        length: int,
+        batch: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        epoch: int = 0,
+        skip: int = 0,
+    ):
+        self.length, self.batch, self.shuffle, self.seed, self.rank, self.world = (
             length,
             batch,
-            seed,
             shuffle,
+            seed,
             rank,
             world,
         )
-        self.epoch = self.skip = 0
+        self.epoch, self.skip = epoch, skip
 
-    def __iter__(self):
-        order = (
-            np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-            if self.shuffle
-            else np.arange(self.length)
-        )
+    def __iter__(self) -> Iterator[list]:
+        for indices in self._indices()[self.skip :]:
+            yield [[(self.epoch, int(i)) for i in indices]]
+
+    def _indices(self) -> list[np.ndarray]:
         if self.shuffle:
-            batches = [order[b * self.batch : (b + 1) * self.batch][self.rank :: self.world] for b in range(self.total)]
-        else:
-            own = np.array_split(order, self.world)[self.rank]  # neighbours share images
-            batches = [own[i : i + self.batch] for i in range(0, len(own), self.batch)]
-        for indices in batches[self.skip :]:
-            yield [(self.epoch, int(i)) for i in indices]
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+            whole = (order[b * self.batch : (b + 1) * self.batch] for b in range(self.total))
+            return [persons[self.rank :: self.world] for persons in whole]
+        own = np.array_split(np.arange(self.length), self.world)[self.rank]  # neighbours share images
+        return [own[i : i + self.batch] for i in range(0, len(own), self.batch)]
 
     @property
     def total(self) -> int:
         """Batches of a whole epoch."""
-        if not self.shuffle:
-            return -(-len(np.array_split(np.arange(self.length), self.world)[self.rank]) // self.batch)
-        return max(self.length // self.batch, int(self.length > 0 and self.world == 1))
+        if self.shuffle:
+            return max(self.length // self.batch, int(self.length > 0 and self.world == 1))
+        return len(self._indices())
 
     def __len__(self) -> int:
         return max(self.total - self.skip, 0)
 
 
-def _quiet_worker(_: int) -> None:
-    cv2.setNumThreads(0)
-
-
-class _Messages(io.Dataset):
-    """A data set whose items may be the texts of errors: in worker processes, Paddle's loader answers an exception by hanging or dying."""
-
-    def __init__(self, dataset: PersonDataset):
-        super().__init__()
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, keys) -> dict:
-        try:
-            return self.dataset[keys]
-        except DataError as error:
-            return {"index": np.zeros(1, np.int64), "error": [str(error)]}
-
-
-class _WholeBatches(io.BatchSampler):
-    """Each batch of keys as the only key of a batch: Paddle's loader then asks for whole batches."""
-
-    def __init__(self, sampler: EpochBatches):
-        self.sampler = sampler
-
-    def __iter__(self):
-        return ([keys] for keys in self.sampler)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-
-def _only(items: list) -> dict:
-    return items[0]
-
-
-class Loader:
+def load_batches(dataset: PersonDataset, sampler: EpochBatches, workers: int) -> Iterator[dict]:
     """Batches as dicts of tensors, from `workers` processes by shared memory, with 0 from this one. DataError when a picture cannot be read."""
-
-    def __init__(self, dataset: PersonDataset, sampler: EpochBatches, workers: int):
-        self.dataset, self.sampler, self.workers = _Messages(dataset), sampler, workers
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self):
-        for batch in self._batches():
+    batches: Any = _from_workers(dataset, sampler, workers) if workers else _from_here(dataset, sampler)
+    try:
+        for batch in batches:
             if "error" in batch:
                 raise DataError(batch["error"][0])
             yield batch
-
-    def _batches(self):
-        if self.workers:
-            return iter(
-                io.DataLoader(
-                    self.dataset, batch_sampler=_WholeBatches(self.sampler), num_workers=self.workers, collate_fn=_only,
-                    worker_init_fn=_quiet_worker, use_shared_memory=True, use_buffer_reader=False,
-                )
-            )  # fmt: skip
-        return self._serial()
-
-    def _serial(self):
-        for keys in self.sampler:
-            batch = self.dataset[keys]
-            yield batch if "error" in batch else {name: paddle.to_tensor(array) for name, array in batch.items()}
+    finally:
+        if workers:  # Paddle ends them itself only behind the last batch
+            batches._try_shutdown_all()
 
 
-def make_loader(
-    dataset: PersonDataset, batch: int, shuffle: bool, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0
-) -> Loader:
-    """Batches of `batch` persons (in training over all processes together), starting `skip` batches into the epoch."""
-    sampler = EpochBatches(len(dataset), batch, dataset.config.seed, shuffle, rank, world)
-    sampler.epoch, sampler.skip = epoch, skip
-    return Loader(dataset, sampler, dataset.config.workers)
+def _from_workers(dataset: PersonDataset, sampler: EpochBatches, workers: int) -> Any:
+    return iter(
+        io.DataLoader(
+            dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_only, worker_init_fn=_quiet, use_shared_memory=True,
+            use_buffer_reader=False,
+        )
+    )  # fmt: skip
+
+
+def _from_here(dataset: PersonDataset, sampler: EpochBatches) -> Iterator[dict]:
+    for (keys,) in sampler:
+        batch = dataset[keys]
+        yield batch if "error" in batch else {name: paddle.to_tensor(array) for name, array in batch.items()}
+
+
+def _only(items):
+    return items[0]
+
+
+def _quiet(_: int) -> None:
+    cv2.setNumThreads(0)
+    # Ctrl-C reaches workers too: the training process ends them when its step is done
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,115 +1,241 @@
-"""Two functions: `train_one_epoch` and `predict`. Everything else about a run is in train.py and val.py."""
+"""Training: one step, the optimiser and its rate, the moving average, and the state from which a run goes on bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import random
+from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 
 import numpy as np
 import paddle
-from tqdm import tqdm
 
-from common.codecs import decode_maps
-from common.runs.runlog import check_finite
-from common.skeletons import Skeleton
-from simplebaseline_paddle.config import Config
-from simplebaseline_paddle.losses import heatmap_loss
-from simplebaseline_paddle.records import Records
-from simplebaseline_paddle.transforms import flip_back, normalise, to_image
+from common.errors import DataError
+from common.poses import PoseSet
+from common.runs.checkpoints import check_compatible
+from common.runs.process import default_workers
+from common.runs.session import Position, swapped_weights
+from common.runs.shelf import find_weights
+from common.skeletons import from_card
+from simplebaseline_paddle.config import BACKBONE, HOUSE, RUN_FIELDS, SUFFIXES, Config, numbers_of
+from simplebaseline_paddle.data import EpochBatches, PersonDataset, load_batches, normalise
+from simplebaseline_paddle.estimator import Estimator, PaddleProcess
+from simplebaseline_paddle.losses import draw_maps, heatmap_loss, map_accuracy
+from simplebaseline_paddle.model import build_model
+from simplebaseline_paddle.records import records_for
+from simplebaseline_paddle.weight_files import arrays_of, load_backbone, load_first_weights, put_weights
 
-AMP_TYPES = {"bf16": "bfloat16", "fp16": "float16"}
+ACCURACY_EVERY = 20  # steps
+_AMP_TYPES: dict = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+class Trainer:
+    """A training run: network, optimiser, schedule, moving average, data; a Session around it logs and saves.
+
+    `valid_set`: scored by `validate`. DataError on settings that do not fit the data or the number of processes.
+    """
+
+    def __init__(self, config: Config, pose_set: PoseSet, process: PaddleProcess, valid_set: PoseSet | None = None):
+        if config.batch_size % process.world:
+            raise DataError(f"--batch_size {config.batch_size} cannot be shared evenly by {process.world} processes")
+        if config.boxes not in ("selected", "annotated"):
+            raise DataError(
+                f"--boxes {config.boxes}: training takes selected or annotated boxes, because it needs joints"
+            )
+        self.config, self.process, self.skeleton, self.valid_set = config, process, pose_set.skeleton, valid_set
+        random.seed(config.seed)
+        np.random.seed(config.seed)
+        records = records_for(pose_set, config)
+        self.dataset = PersonDataset(records, pose_set.skeleton, config, training=True)
+        length = self._sampler().total
+        if not length:
+            raise DataError(
+                f"{len(records)} persons are less than one batch of {config.batch_size}; lower --batch_size"
+            )
+        if process.is_main:
+            print(f"{len(records)} persons ({records.note}), {length} batches an epoch")
+        self.position = Position(length, config.batch_size)
+        self.total_steps = config.epochs * length
+        self.model = build_model(config, len(self.skeleton), config.seed)
+        self.network = self.model if process.world == 1 else paddle.DataParallel(self.model)
+        self.optimizer = build_optimizer(self.model, config)
+        self.scaler = paddle.amp.GradScaler(init_loss_scaling=1024.0) if config.amp == "fp16" else None
+        self.ema = MovingAverage(self.model, config.ema) if config.ema else None
+        training_mode(self.model, config.freeze_bn)
+
+    def _sampler(self, epoch: int = 0, skip: int = 0) -> EpochBatches:
+        config, process = self.config, self.process
+        shares = {"rank": process.rank, "world": process.world}
+        return EpochBatches(len(self.dataset), config.batch_size, True, config.seed, **shares, epoch=epoch, skip=skip)
+
+    def batches(self) -> Iterator[dict]:
+        """Batches from the position on, for ever."""
+        workers = default_workers() if self.config.workers is None else self.config.workers
+        while True:
+            yield from load_batches(self.dataset, self._sampler(self.position.epoch, self.position.batch), workers)
+
+    def start(self) -> None:
+        """The first weights: given ones, or an ImageNet backbone, or random ones."""
+        config, wanted = self.config, self.config.pretrained_model
+        if wanted == "auto":
+            wanted = str(BACKBONE) if BACKBONE.is_dir() and config.depth == 50 else "none"
+        if config.weights:
+            path = find_weights(HOUSE, config.weights, SUFFIXES) or config.weights
+            said = f"first weights from {path}: {load_first_weights(self.model, path, self.skeleton)}"
+        elif wanted == "none":
+            said = f"no pretrained backbone: ResNet-{config.depth} starts from random weights ({config.init})"
+        else:
+            said = f"{load_backbone(self.model, wanted)} tensors of the backbone come from {wanted}"
+        if self.process.is_main:
+            print(said)
+        self.ema = MovingAverage(self.model, config.ema) if config.ema else None
+
+    def step(self, batch: dict) -> dict:
+        """One batch: gradients, and after every `accumulate` of them an update. Returns its loss (a tensor), the rate, now and then the accuracy."""
+        config = self.config
+        with autocast(config.amp):
+            maps = self.network(normalise(batch["image"], config.colour))
+        loss = heatmap_loss(maps, batch["target"], batch["weight"] if config.target_weight else None)
+        share = loss / config.accumulate
+        (self.scaler.scale(share) if self.scaler else share).backward()
+        rate = learning_rate(config, self.position.step, self.position.epoch_length)
+        self.position.advance()
+        if self.position.step % config.accumulate == 0:
+            self._update(rate)
+        values = {"loss": loss.detach(), "lr": rate}
+        if self.position.step % ACCURACY_EVERY == 0:
+            found, compat = maps.astype("float32").numpy(), config.mode == "compat"
+            values["accuracy"] = map_accuracy(found, batch["target"].numpy(), compat=compat)[0]
+        if self.process.is_main and config.picture_every and self.position.step % config.picture_every == 0:
+            images = batch["image"].numpy()[:8]
+            draw_maps(config.folder / "visualization@train.jpg", images, maps.astype("float32").numpy()[:8])
+        return values
+
+    def _update(self, rate: float) -> None:
+        self.optimizer.set_lr(rate)
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.clear_grad()
+        if self.ema is not None:
+            self.ema.update()
+
+    def validate(self) -> dict[str, float] | None:
+        """The main figure of the validation split, with the moving average if there is one; None in all but the first process."""
+        from common.evaluate import score
+        from common.protocols import protocols_for
+
+        assert self.valid_set is not None
+        averaged = None if self.ema is None else self.ema.shadow
+        with swapped_weights(self.model.state_dict(), self.model.set_state_dict, averaged):
+            estimator = Estimator.of(self.model, self.config, self.skeleton, self.process)
+            predictions = estimator.predict_pose_set(self.valid_set)
+        training_mode(self.model, self.config.freeze_bn)
+        if not self.process.is_main:
+            return None
+        results = score(self.valid_set, predictions, [p.name for p in protocols_for(self.valid_set)[:1]])
+        return {name: result.total for name, result in results.items()}
+
+    def state(self) -> dict:
+        """What a resumed run needs. Paddle's own generator is not in it: nothing draws from it once the weights exist. FloatingPointError when a
+        weight is not finite."""
+        bad = [name for name, value in arrays_of(self.model).items() if not np.isfinite(value).all()]
+        if bad:
+            raise FloatingPointError(f"weight {bad[0]} is not finite at step {self.position.step}: training diverged")
+        return {
+            "model": dict(self.model.state_dict()), "optimizer": optimizer_state(self.model, self.optimizer),
+            "ema": None if self.ema is None else {"shadow": self.ema.shadow, "count": self.ema.count},
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }  # fmt: skip
+
+    def restore(self, state: dict) -> None:
+        """Go on from a state. DataError when it is of another network or of other joints."""
+        check_compatible(state["config"], asdict(self.config), RUN_FIELDS)
+        theirs = from_card(state["about"]["skeleton"], "checkpoint: about.skeleton")
+        if theirs != self.skeleton:
+            raise DataError(f"the checkpoint answers skeleton {theirs.name}, the data have {self.skeleton.name}")
+        put_weights(self.model, state["model"], "the checkpoint")
+        put_optimizer_state(self.model, self.optimizer, state["optimizer"])
+        if self.ema is not None and state.get("ema"):
+            self.ema.shadow = {k: paddle.to_tensor(v) for k, v in state["ema"]["shadow"].items()}
+            self.ema.count = state["ema"]["count"]
+        if self.scaler and state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def autocast(amp: str):
     """The mixed-precision context of `--amp`; loss, targets and peaks stay float32."""
-    return nullcontext() if amp == "off" else paddle.amp.auto_cast(level="O1", dtype=AMP_TYPES[amp])
+    return nullcontext() if amp == "off" else paddle.amp.auto_cast(level="O1", dtype=_AMP_TYPES[amp])
 
 
 def training_mode(model, freeze_bn: bool) -> None:
     """Switch a network to training, its batch norms to their stored statistics if frozen."""
     model.train()
-    if freeze_bn:
-        for layer in model.sublayers():
-            if isinstance(layer, paddle.nn.BatchNorm2D):
-                layer.eval()
+    for layer in model.sublayers() if freeze_bn else ():
+        if isinstance(layer, paddle.nn.BatchNorm2D):
+            layer.eval()
 
 
-def train_one_epoch(
-    network,
-    loader,
-    optimizer,
-    config: Config,
-    *,
-    scaler=None,
-    ema=None,
-    first: int = 0,
-    on_step: Callable | None = None,
-    progress: bool = True,
-) -> dict[str, float]:
-    """Train over the loader's batches, the first of which is number `first` of the epoch. Returns the mean `loss`.
+def learning_rate(config: Config, step: int, epoch_length: int) -> float:
+    """The rate at a step (from 0): falling to a tenth after some epochs, by a cosine to a hundredth, or P's constant one; `warmup` before."""
+    if config.schedule == "momentum":
+        return config.lr
+    warm = min((step + 1) / config.warmup, 1.0) if config.warmup else 1.0
+    if config.schedule == "cosine":
+        done = min(step / max(epoch_length * config.epochs, 1), 1.0)
+        return config.lr * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+    return config.lr * warm * 0.1 ** sum(step >= epoch * epoch_length for epoch in numbers_of(config.lr_epochs))
 
-    `on_step(batch_index, values, batch, maps)` is called after every batch. Raises FloatingPointError on a loss that is not finite, before
-    the weights are touched.
+
+def build_optimizer(model, config: Config):
+    """Adam (beta 0.9 and 0.999, epsilon 1e-8, no decay) or P's Momentum; its rate is set at every step.
+
+    Paddle 3 adds epsilon after the bias correction, Paddle 1.8.5 before: they part for gradients below about 1e-6.
     """
-    training_mode(network, config.freeze_bn)
-    optimizer.clear_grad()  # of the last epoch's batches that were too few for an update
-    losses = []
-    bar = tqdm(
-        loader, initial=first, total=first + len(loader), disable=not progress, dynamic_ncols=True, mininterval=2
-    )
-    for i, batch in enumerate(bar, start=first):
-        with autocast(config.amp):
-            maps = network(normalise(batch["image"], config.colour))
-        loss = heatmap_loss(maps, batch["target"], batch["weight"] if config.target_weight else None)
-        losses.append(check_finite("loss", float(loss)))
-        share = loss / config.accumulate
-        (scaler.scale(share) if scaler else share).backward()
-        if (i + 1) % config.accumulate == 0:
-            update(optimizer, scaler)
-            if ema is not None:
-                ema.update()
-        bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3g}", refresh=False)
-        if on_step:
-            on_step(i, {"loss": losses[-1], "lr": optimizer.get_lr()}, batch, maps)
-    return {"loss": float(np.mean(losses)) if losses else float("nan")}
+    if config.schedule == "momentum":
+        decay = paddle.regularizer.L2Decay(5e-4)
+        return paddle.optimizer.Momentum(config.lr, 0.9, model.parameters(), weight_decay=decay)
+    return paddle.optimizer.Adam(config.lr, parameters=model.parameters())
 
 
-def update(optimizer, scaler=None) -> None:
-    """One step of optimiser and schedule; gradients are cleared."""
-    if scaler:
-        scaler.step(optimizer)
-        scaler.update()
-    else:
-        optimizer.step()
-    optimizer.clear_grad()
-    if isinstance(optimizer._learning_rate, paddle.optimizer.lr.LRScheduler):
-        optimizer._learning_rate.step()
+def optimizer_state(model, optimizer) -> dict:
+    """The optimiser's tensors under our parameter names, which are the same in every process; Paddle's own are counters."""
+    out = {}
+    names = {p.name: n for n, p in model.named_parameters()}
+    for key, value in optimizer.state_dict().items():
+        owner = max((p for p in names if key.startswith(p + "_")), key=len, default=None)
+        out[key if owner is None else f"{names[owner]}|{key[len(owner) :]}"] = value
+    return out
 
 
-def maps_of(forward: Callable, images: np.ndarray, mirror: np.ndarray, config: Config) -> np.ndarray:
-    """Heat-maps (N,K,h,w) float32 of (N,H,W,3) uint8 BGR crops, averaged with the mirrored ones if `config.flip_test`.
-
-    `forward` takes (N,3,H,W) float32 arrays and gives arrays (simplebaseline_paddle/infer.py).
-    """
-    inputs = normalise(images, config.colour)
-    maps = forward(inputs)
-    if config.flip_test:
-        maps = (maps + flip_back(forward(inputs[..., ::-1]), mirror, config.shift_heatmap)) * 0.5
-    return maps
+def put_optimizer_state(model, optimizer, state: dict) -> None:
+    """Undo `optimizer_state`."""
+    names = {n: p.name for n, p in model.named_parameters()}
+    own = {}
+    for key, value in state.items():
+        name, bar, rest = key.partition("|")
+        own[names[name] + rest if bar else key] = paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
+    optimizer.set_state_dict(own)
 
 
-def predict(
-    forward: Callable, loader, records: Records, config: Config, skeleton: Skeleton, progress: bool = True
-) -> Iterator[tuple]:
-    """Yield (index, joints, score, batch, maps) a batch: index (n,) into `records`, joints (n,K,2) image pixels, score (n,K) the maps' peaks."""
-    width, height = config.map_size
-    offset = 0.25 if config.post_process else 0.0
-    for batch in tqdm(loader, desc="predict", disable=not progress, dynamic_ncols=True, mininterval=2):
-        index, images = batch["index"].numpy(), batch["image"].numpy()
-        maps = maps_of(forward, images, skeleton.mirror, config)
-        if maps.shape[1:] != (len(skeleton), height, width):
-            raise ValueError(
-                f"the network gives maps of shape {maps.shape[1:]}, {(len(skeleton), height, width)} was expected"
-            )
-        cells, score = decode_maps(maps, offset)
-        yield index, to_image(cells, records.center[index], records.scale[index], (width, height)), score, images, maps
+class MovingAverage:
+    """Exponential moving average of the weights (`--ema`); batch-norm statistics are copied."""
+
+    def __init__(self, model, decay: float):
+        self.model, self.decay, self.count = model, decay, 0
+        self.shadow = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.trained = {k for k, _ in model.named_parameters()}
+
+    @paddle.no_grad()
+    def update(self) -> None:
+        """After an optimiser step. The decay starts small, so that the random first weights are forgotten."""
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        for name, value in self.model.state_dict().items():
+            if name in self.trained:
+                self.shadow[name].scale_(decay).add_(value * (1 - decay))
+            else:
+                self.shadow[name].copy_(value, True)

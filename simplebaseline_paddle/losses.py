@@ -1,13 +1,61 @@
-"""The heat-map loss: half the mean squared error, unlabelled joints silenced but counted in the mean."""
+"""The heat-map loss, and what both originals print and draw of heat-maps: an accuracy and a picture."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.codecs import decode_maps
+from common.files import atomic_write
 
 
 def heatmap_loss(maps, target, weight=None):
     """0.5 x mean over batch and joints of weight x mean over cells of (maps - target)^2, in float32; a scalar tensor.
 
-    `maps`, `target` (N,K,h,w), `weight` (N,K,1) or None for all ones. For weights of 0 and 1 it equals Microsoft's; between them the
-    Paddle project's weight is linear, as here, and Microsoft's squared. Values of 0.0005 to 0.001 are normal.
+    `maps`, `target` (N,K,h,w), `weight` (N,K,1) or None for all ones: unlabelled joints are silenced but counted in the mean. For weights
+    of 0 and 1 it equals Microsoft's; between them the Paddle project's weight is linear, as here, and Microsoft's squared. Values of 0.0005
+    to 0.001 are normal.
     """
     error = (maps.astype("float32") - target).square().mean([2, 3])
     return 0.5 * (error if weight is None else error * weight.squeeze(-1)).mean()
+
+
+def map_accuracy(
+    maps: np.ndarray, target: np.ndarray, threshold: float = 0.5, compat: bool = False
+) -> tuple[float, np.ndarray, int]:
+    """(mean, (K,) by joint with -1 where no target counts, number of joints that count) of heat-maps (N,K,h,w) against target maps.
+
+    A hit: the peaks are less than `threshold` tenths of the map's sides apart. A target counts when its peak lies beyond column 1 and row 1.
+    `compat` divides x by the height and y by the width, as the originals do (no difference for square maps).
+    """
+    height, width = maps.shape[-2:]
+    sides = np.array([height, width] if compat else [width, height]) / 10
+    found, truth = decode_maps(maps, 0.0)[0] / sides, decode_maps(target, 0.0)[0]
+    counts = (truth > 1).all(-1)
+    hits = counts & (np.linalg.norm(found - truth / sides, axis=-1) < threshold)
+    number = counts.sum(0)
+    by_joint = np.where(number > 0, hits.sum(0) / np.maximum(number, 1), -1.0)
+    valid = by_joint >= 0
+    return float(by_joint[valid].mean()) if valid.any() else 0.0, by_joint, int(valid.sum())
+
+
+def draw_maps(path: str | Path, images: np.ndarray, maps: np.ndarray) -> None:
+    """Write a picture: a row a person, first the image with its peaks circled, then 0.7 map (JET) + 0.3 image for every joint.
+
+    `images` (n,H,W,3) uint8 BGR, `maps` (n,K,h,w); their values are cut to 0 ... 1.
+    """
+    height, width = maps.shape[-2:]
+    rows = []
+    for image, own, cells in zip(images, maps, decode_maps(maps, 0.0)[0]):
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        low, high = int(small.min()), int(small.max())
+        small = ((small.astype(np.float32) - low) * (255.0 / max(high - low, 1))).astype(np.uint8)
+        first = small.copy()
+        for x, y in cells:
+            cv2.circle(first, (int(x), int(y)), 1, (0, 0, 255), 1)
+        coloured = [cv2.applyColorMap((np.clip(m, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET) for m in own]
+        rows.append(np.concatenate([first, *[(0.7 * c + 0.3 * small).astype(np.uint8) for c in coloured]], axis=1))
+    encoded = cv2.imencode(Path(path).suffix, np.concatenate(rows))[1].tobytes()
+    atomic_write(path, lambda temporary: temporary.write_bytes(encoded))

@@ -6,13 +6,12 @@ Attribute paths equal those of microsoft/human-pose-estimation.pytorch and, for 
 
 from __future__ import annotations
 
-import math
-
 import paddle
 from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, Normal
 
-from simplebaseline_paddle.config import BLOCKS
+from common.errors import DataError
+from simplebaseline_paddle.config import BLOCKS, Config, numbers_of
 
 # Kernel of a transposed convolution of stride 2 -> (padding, output padding) that doubles the size exactly
 DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}
@@ -25,20 +24,9 @@ def conv(channels: int, out: int, kernel: int, init: str, stride: int = 1) -> nn
     `init`: `kaiming` (He normal, fan out), which trains from scratch; `compat` N(0, 0.001^2), the Paddle project's without a pretrained
     backbone; `zeros` when weights come from a file.
     """
-    weight = {
-        "kaiming": Normal(0.0, (2.0 / (out * kernel**2)) ** 0.5),
-        "compat": Normal(0.0, SMALL),
-        "zeros": Constant(0.0),
-    }[init]
-    return nn.Conv2D(
-        channels,
-        out,
-        kernel,
-        stride=stride,
-        padding=kernel // 2,
-        weight_attr=ParamAttr(initializer=weight),
-        bias_attr=False,
-    )
+    he = Normal(0.0, (2.0 / (out * kernel**2)) ** 0.5)
+    weight = ParamAttr(initializer={"kaiming": he, "compat": Normal(0.0, SMALL), "zeros": Constant(0.0)}[init])
+    return nn.Conv2D(channels, out, kernel, stride, kernel // 2, weight_attr=weight, bias_attr=False)
 
 
 class BasicBlock(nn.Layer):
@@ -100,9 +88,9 @@ class PoseResNet(nn.Layer):
         kernels: tuple[int, ...] = (4, 4, 4), deconv_bias: bool = False, final_kernel: int = 1, init: str = "kaiming", base_width: int = 64,
     ):  # fmt: skip
         super().__init__()
-        if depth not in BLOCKS or len(filters) != len(kernels) or final_kernel not in (1, 3):
-            raise ValueError(
-                f"no PoseResNet with depth {depth}, filters {filters}, kernels {kernels}, final kernel {final_kernel}"
+        if len(filters) != len(kernels) or not set(kernels) <= set(DECONV_PADDING):
+            raise DataError(
+                f"no PoseResNet has deconv_filters {filters} and deconv_kernels {kernels}; give as many of both, kernels 2 to 4"
             )
         block = BasicBlock if depth < 50 else Bottleneck
         self.conv1 = conv(3, base_width, 7, init, 2)
@@ -139,14 +127,7 @@ def deconv_stack(
         padding, extra = DECONV_PADDING[kernel]
         weight, offset = head_init(init)
         grow = nn.Conv2DTranspose(
-            channels,
-            out,
-            kernel,
-            stride=2,
-            padding=padding,
-            output_padding=extra,
-            weight_attr=weight,
-            bias_attr=offset if bias else False,
+            channels, out, kernel, 2, padding, extra, weight_attr=weight, bias_attr=offset if bias else False
         )
         layers += [grow, nn.BatchNorm2D(out), nn.ReLU()]
         channels = out
@@ -155,48 +136,24 @@ def deconv_stack(
 
 def head_init(init: str) -> tuple[ParamAttr, ParamAttr]:
     """Weights and biases of the head: N(0, 0.001^2) and 0, as in both originals."""
-    return ParamAttr(initializer=Constant(0.0) if init == "zeros" else Normal(0.0, SMALL)), ParamAttr(
-        initializer=Constant(0.0)
-    )
+    weight = Constant(0.0) if init == "zeros" else Normal(0.0, SMALL)
+    return ParamAttr(initializer=weight), ParamAttr(initializer=Constant(0.0))
 
 
-def arguments_of(config) -> dict:
-    """What `PoseResNet` needs of a run's settings."""
-    return {
-        "depth": config.depth, "joints": config.kp_dim, "style": config.style, "filters": numbers(config.deconv_filters),
-        "kernels": numbers(config.deconv_kernels), "deconv_bias": config.deconv_bias, "final_kernel": config.final_kernel, "init": config.init,
-        "base_width": config.base_width,
-    }  # fmt: skip
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """`256,256,256` -> (256, 256, 256)."""
-    return tuple(int(part) for part in text.split(","))
-
-
-def build_model(config, seed: int | None = None) -> PoseResNet:
+def build_model(config: Config, joints: int, seed: int | None = None) -> PoseResNet:
     """A network for a run's settings, with random weights that `seed` makes repeatable; without one all zero, for weights from a file."""
-    if seed is None:
-        return PoseResNet(**{**arguments_of(config), "init": "zeros"})
-    paddle.seed(seed)
-    return PoseResNet(**arguments_of(config))
-
-
-def multiplications(model, size: tuple[int, int]) -> int:
-    """Multiplications of all convolutions, plain and transposed, for one input of `size` = (width, height)."""
-    total = 0
-
-    def count(layer, inputs, output) -> None:
-        nonlocal total
-        transposed = isinstance(layer, nn.Conv2DTranspose)
-        # each weight meets every cell of the output, a transposed convolution's every cell of the input
-        cells = (inputs[0] if transposed else output).shape[2:]
-        total += math.prod(layer.weight.shape) * math.prod(cells)
-
-    kinds = (nn.Conv2D, nn.Conv2DTranspose)
-    hooks = [layer.register_forward_post_hook(count) for layer in model.sublayers() if isinstance(layer, kinds)]
-    with paddle.no_grad():
-        model(paddle.zeros([1, 3, size[1], size[0]]))
-    for hook in hooks:
-        hook.remove()
-    return total
+    if seed is not None:
+        paddle.seed(seed)
+    filters, kernels = numbers_of(config.deconv_filters), numbers_of(config.deconv_kernels)
+    init = "zeros" if seed is None else config.init
+    return PoseResNet(
+        config.depth,
+        joints,
+        config.style,
+        filters,
+        kernels,
+        config.deconv_bias,
+        config.final_kernel,
+        init,
+        config.base_width,
+    )

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import DataError
 from common.poses import PoseSet
+from common.skeletons import Skeleton
 from simplebaseline_paddle.config import BOX_PADDING, PIXEL_STD, Config
 
 _SENTINEL = -1.0  # a centre of x = -1 means "missing" in P and T
+_OLD_WORDS = {"gt": "annotated", "gt_selected": "selected", "oracle": "annotated", "none": "whole"}
+
+
+@dataclass(frozen=True)
+class Person:
+    """Where one person is in an image: `center` (2,), `scale` (2,), `joints` (K,2), `seen` (K,) bool."""
+
+    center: np.ndarray
+    scale: np.ndarray
+    joints: np.ndarray
+    seen: np.ndarray
+
+    def mirrored(self, width: int, skeleton: Skeleton) -> Person:
+        """The same person in the mirrored image of `width` pixels; unlabelled joints go to 0."""
+        seen = self.seen[skeleton.mirror]
+        joints = np.where(seen[:, None], self.joints[skeleton.mirror], 0.0)
+        joints[:, 0] = np.where(seen, width - 1 - joints[:, 0], 0.0)
+        return Person(np.array([width - 1 - self.center[0], self.center[1]]), self.scale, joints, seen)
 
 
 @dataclass(frozen=True)
@@ -34,10 +53,12 @@ class Records:
     def select(self, index) -> Records:
         """The persons of an index array, a slice or a mask."""
         index = np.arange(len(self))[index]
-        arrays = {
-            f: getattr(self, f)[index] for f in ("image_id", "rows", "center", "scale", "joints", "seen", "box_score")
-        }
+        arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("images", "note")}
         return replace(self, images=[self.images[i] for i in index], **arrays)
+
+    def person(self, index: int) -> Person:
+        """One of them."""
+        return Person(self.center[index], self.scale[index], self.joints[index], self.seen[index])
 
     @property
     def box(self) -> np.ndarray:
@@ -51,55 +72,55 @@ class Records:
         return np.prod(self.scale * PIXEL_STD, axis=1)
 
 
-def records_for(
-    pose_set: PoseSet, config: Config, detections: str | Path | None = None, image_threshold: float = 0.0
-) -> Records:
-    """The persons of a split that `config.boxes` asks for. DataError when there are none."""
-    if config.boxes == "detections":
-        if detections is None:
-            raise DataError(
-                "--boxes=detections needs --detections FILE: a COCO detection JSON, such as COCO_val2017_detections_AP_H_56_person.json"
-            )
-        records = from_detections(pose_set, detections, config, image_threshold)
+def records_for(pose_set: PoseSet, config: Config) -> Records:
+    """The persons of a split that `config.boxes` asks for: selected, annotated, whole, or a file. DataError when there are none."""
+    if config.boxes in _OLD_WORDS:
+        raise DataError(f"--boxes {config.boxes} is called --boxes {_OLD_WORDS[config.boxes]}")
+    if config.boxes == "whole":
+        records = from_images(pose_set, config)
+    elif config.boxes not in ("selected", "annotated"):
+        records = from_detections(pose_set, Path(config.boxes), config)
     elif pose_set.name == "mpii":
         records = from_mpii(pose_set, config)
     else:
         records = from_boxes(pose_set, config)
     if not len(records):
-        raise DataError(
-            f"{pose_set.root}: split {pose_set.split} of {pose_set.name} has no person to look at; choose another --split or --boxes"
-        )
-    return records.select(slice(config.limit))
+        where = f"{pose_set.root}: split {pose_set.split} of {pose_set.name}"
+        raise DataError(f"{where} has no person to look at; choose another --split or --boxes")
+    return records
 
 
-def _labelled(pose_set: PoseSet, rows, note: str, center, scale) -> Records:
-    return Records(
-        images=[pose_set.images[i] for i in rows], image_id=pose_set.image_id[rows], rows=rows, center=center, scale=scale,
-        joints=np.nan_to_num(pose_set.joints[rows], nan=0.0), seen=pose_set.visible[rows] > 0, box_score=np.ones(len(rows)), note=note,
-    )  # fmt: skip
+def _labelled(pose_set: PoseSet, rows: np.ndarray, note: str, center: np.ndarray, scale: np.ndarray) -> Records:
+    joints, seen = np.nan_to_num(pose_set.joints[rows], nan=0.0), pose_set.visible[rows] > 0
+    images, score = [pose_set.images[i] for i in rows], np.ones(len(rows))
+    return Records(images, pose_set.image_id[rows], rows, center[rows], scale[rows], joints, seen, score, note)
+
+
+def from_images(pose_set: PoseSet, config: Config) -> Records:
+    """Every person's whole picture."""
+    size = pose_set.image_size
+    if size is None:
+        from common.images import read_image
+
+        size = np.array([read_image(path).shape[1::-1] for path in pose_set.images])
+    center, scale = center_and_scale(np.concatenate([np.zeros((len(pose_set), 2)), size], 1), config, pose_set.name)
+    return _labelled(pose_set, np.arange(len(pose_set)), "none (whole images)", center, scale)
 
 
 def from_mpii(pose_set: PoseSet, config: Config) -> Records:
     """MPII's own centre and scale: the centre 15 units of scale lower, the scale 1.25 times as large; the box where there are none."""
-    rows = np.arange(len(pose_set))
     center, scale = center_and_scale(pose_set.box, config, pose_set.name)
-    if pose_set.center is not None:
+    if pose_set.center is not None and pose_set.scale is not None:
         given = np.isfinite(pose_set.center).all(1) & np.isfinite(pose_set.scale)
-        moved = pose_set.center + np.stack([np.zeros(len(rows)), 15 * pose_set.scale], axis=1)
-        center = np.where(given[:, None], moved, center)
+        lower = np.stack([np.zeros(len(pose_set)), 15 * pose_set.scale], axis=1)
+        center = np.where(given[:, None], pose_set.center + lower, center)
         scale = np.where(given[:, None], BOX_PADDING * pose_set.scale[:, None], scale)
-    _need_area(pose_set, scale)
-    return _labelled(pose_set, rows, "oracle (annotated centre and scale)", center, scale)
-
-
-def _need_area(pose_set: PoseSet, scale: np.ndarray) -> None:
     bad = ~(np.isfinite(scale) & (scale > 0)).all(1)
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(
-            f"{pose_set.root}: person {row} of {pose_set.split} ({pose_set.images[row]}) has neither a scale nor a box with an area; "
-            "correct or remove that entry"
-        )
+        who = f"{pose_set.root}: person {row} of {pose_set.split} ({pose_set.images[row]})"
+        raise DataError(f"{who} has neither a scale nor a box with an area; correct or remove that entry")
+    return _labelled(pose_set, np.arange(len(pose_set)), "oracle (annotated centre and scale)", center, scale)
 
 
 def center_and_scale(
@@ -121,45 +142,38 @@ def center_and_scale(
 
 
 def from_boxes(pose_set: PoseSet, config: Config) -> Records:
-    """Annotated boxes, cleaned for COCO, in the order of the images; for COCO only those of `selected` unless config.boxes is `gt`."""
-    compat = config.mode == "compat"
+    """Annotated boxes of persons with a labelled joint, for COCO cleaned, in the images' order, and only `selected` ones if asked for."""
+    keep = (pose_set.visible > 0).any(1) & (True if pose_set.ignore is None else ~pose_set.ignore)
+    box, note = pose_set.box, "oracle (annotated boxes)"
     if pose_set.name == "coco":
-        box, keep = clean_boxes(pose_set)
+        box, has_area = clean_boxes(pose_set)
         note = "oracle (all annotated boxes, score 1)"
     else:
-        box, keep = pose_set.box, (pose_set.visible > 0).any(1) & ~_ignored(pose_set)
-        note = "oracle (annotated boxes)"
-    keep &= (box[:, 2:] > 0).all(1) if pose_set.name != "coco" else True
-    center, scale = center_and_scale(box, config, pose_set.name, compat)
-    if pose_set.name == "coco" and config.boxes == "gt_selected":
-        keep = keep & selected(pose_set, center, scale)
+        has_area = (box[:, 2:] > 0).all(1)
+    keep &= has_area
+    center, scale = center_and_scale(box, config, pose_set.name, config.mode == "compat")
+    if pose_set.name == "coco" and config.boxes == "selected":
+        keep &= selected(pose_set, center, scale)
         note = "oracle (annotated boxes, the Paddle project's selection, score 1)"
-    rows = _by_image(pose_set, np.flatnonzero(keep))
-    return _labelled(pose_set, rows, note, center[rows], scale[rows])
-
-
-def _ignored(pose_set: PoseSet) -> np.ndarray:
-    return np.zeros(len(pose_set), bool) if pose_set.ignore is None else pose_set.ignore
+    return _labelled(pose_set, _by_image(pose_set, np.flatnonzero(keep)), note, center, scale)
 
 
 def _by_image(pose_set: PoseSet, rows: np.ndarray) -> np.ndarray:
     """Persons of one image together, images in the file's order: an image is then decoded once, and results come out as the originals'."""
-    order = pose_set.regions if pose_set.regions is not None else dict.fromkeys(pose_set.image_id.tolist())
-    position = {image: i for i, image in enumerate(order)}
-    return (
-        rows[np.argsort([position[i] for i in pose_set.image_id[rows].tolist()], kind="stable")] if len(rows) else rows
-    )
+    listed = pose_set.regions if pose_set.regions is not None else dict.fromkeys(pose_set.image_id.tolist())
+    place = {image: i for i, image in enumerate(listed)}
+    return rows[np.argsort([place[i] for i in pose_set.image_id[rows].tolist()], kind="stable")] if len(rows) else rows
 
 
 def clean_boxes(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
-    """(N,4) boxes cut to the image and (N,) whether a person counts: no crowd, some joint labelled, an area."""
+    """(N,4) COCO's boxes cut to the image and (N,) whether they have an area."""
+    assert pose_set.image_size is not None and pose_set.area is not None
     x, y, w, h = pose_set.box.T
     width, height = pose_set.image_size.T
     x1, y1 = np.maximum(0, x), np.maximum(0, y)
     x2 = np.minimum(width - 1, x1 + np.maximum(0, w - 1))
     y2 = np.minimum(height - 1, y1 + np.maximum(0, h - 1))
-    keep = (pose_set.area > 0) & (x2 >= x1) & (y2 >= y1) & ~_ignored(pose_set)
-    return np.stack([x1, y1, x2 - x1, y2 - y1], axis=1), keep
+    return np.stack([x1, y1, x2 - x1, y2 - y1], axis=1), (pose_set.area > 0) & (x2 >= x1) & (y2 >= y1)
 
 
 def selected(pose_set: PoseSet, center: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -173,33 +187,34 @@ def selected(pose_set: PoseSet, center: np.ndarray, scale: np.ndarray) -> np.nda
     return (count > 0) & (nearness > 0.0125 * count + 0.45 - 0.0125)
 
 
-def from_detections(pose_set: PoseSet, path: str | Path, config: Config, image_threshold: float = 0.0) -> Records:
-    """The person boxes of a COCO detection file on the split's images: category 1, score at least `image_threshold`, boxes not cut.
+def from_detections(pose_set: PoseSet, path: Path, config: Config) -> Records:
+    """The person boxes of a COCO detection file on the split's images: category 1, score at least `box_threshold`, boxes not cut.
 
     Boxes without an area are left out. DataError when the file is none or is for other images.
     """
-    entries = read_detections(Path(path))
+    entries = read_detections(path)
     if pose_set.regions is None:
-        raise DataError(f"detection files are for COCO; {pose_set.name} has none. Use --boxes=gt")
+        raise DataError(f"detection files are for COCO; {pose_set.name} has none. Use --boxes annotated")
     unknown = sorted({e["image_id"] for e in entries} - set(pose_set.regions))
     if unknown:
         raise DataError(
             f"detection file {path}: {len(unknown)} images, first image_id {unknown[0]}, are not in {pose_set.name}/{pose_set.split} "
             f"({pose_set.root}); give the file of that split"
         )
+    known = pose_set.paths or dict(zip(pose_set.image_id.tolist(), pose_set.images))
     flat = sum(min(e["bbox"][2:]) <= 0 for e in entries)
-    kept = [e for e in entries if e["score"] >= image_threshold and min(e["bbox"][2:]) > 0]
+    kept = [e for e in entries if e["score"] >= config.box_threshold and min(e["bbox"][2:]) > 0]
+    if config.limit is not None:
+        kept = [e for e in kept if e["image_id"] in set(pose_set.image_id.tolist())]
     box = np.array([e["bbox"] for e in kept], np.float64).reshape(-1, 4)
     center, scale = center_and_scale(box, config, "coco", config.mode == "compat")
-    known = dict(zip(pose_set.image_id.tolist(), pose_set.images))
-    folder = Path(pose_set.images[0]).parent if len(pose_set) else Path(pose_set.root)
-    joints = len(pose_set.skeleton)
+    shape = (len(kept), len(pose_set.skeleton))
+    left_out = f", {flat} boxes without area left out" if flat else ""
     return Records(
-        images=[known.get(e["image_id"], f"{folder}/{e['image_id']:012d}.jpg") for e in kept],
+        images=[known[e["image_id"]] for e in kept],
         image_id=np.array([e["image_id"] for e in kept], np.int64), rows=np.full(len(kept), -1), center=center, scale=scale,
-        joints=np.zeros((len(kept), joints, 2)), seen=np.ones((len(kept), joints), bool),
-        box_score=np.array([e["score"] for e in kept], np.float64),
-        note=f"detector ({Path(path).name}, score >= {image_threshold:g}" + (f", {flat} boxes without area left out)" if flat else ")"),
+        joints=np.zeros((*shape, 2)), seen=np.ones(shape, bool), box_score=np.array([e["score"] for e in kept], np.float64),
+        note=f"detector ({path.name}, score >= {config.box_threshold:g}{left_out})",
     )  # fmt: skip
 
 
@@ -208,22 +223,16 @@ def read_detections(path: Path) -> list[dict]:
     from common.datasets.files import read_json
 
     if not path.is_file():
-        raise DataError(
-            f"detection file {path} does not exist; T's download page has COCO_val2017_detections_AP_H_56_person.json"
-        )
-    entries = read_json(path)
+        what = "write selected, annotated, whole, or such a file as T's COCO_val2017_detections_AP_H_56_person.json"
+        raise DataError(f"--boxes {path}: there is no such detection file; {what}")
+    entries, form = read_json(path), "image_id, category_id, bbox, score"
     if not isinstance(entries, list):
-        raise DataError(
-            f"detection file {path} is no list of {{image_id, category_id, bbox, score}}; give a COCO detection JSON"
-        )
+        raise DataError(f"detection file {path} is no list of {{{form}}}; give a COCO detection JSON")
     for number, entry in enumerate(entries):
-        lacking = [
-            f for f in ("image_id", "category_id", "bbox", "score") if not isinstance(entry, dict) or f not in entry
-        ]
+        where = f"detection file {path}: entry {number}"
+        lacking = [f for f in form.split(", ") if not isinstance(entry, dict) or f not in entry]
         if lacking:
-            raise DataError(
-                f"detection file {path}: entry {number} has no field {lacking[0]}; an entry holds image_id, category_id, bbox, score"
-            )
+            raise DataError(f"{where} has no field {lacking[0]}; an entry holds {form}")
         if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
-            raise DataError(f"detection file {path}: entry {number} has bbox {entry['bbox']!r} instead of [x, y, w, h]")
+            raise DataError(f"{where} has bbox {entry['bbox']!r} instead of [x, y, w, h]")
     return [e for e in entries if e["category_id"] == 1]

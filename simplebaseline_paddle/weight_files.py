@@ -1,55 +1,192 @@
-"""Every kind of weight file that fits PoseResNet -> {our name: array}, without a framework; and back."""
+"""Weight files of every kind that fits PoseResNet <-> {our name: array}, without a framework; and weights into networks.
+
+Our names are Microsoft's. Nothing is transposed between ours, PyTorch's and PaddlePaddle 1.x's: convolutions are (out, in, h, w), transposed
+ones (in, out, h, w) everywhere.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common import datasets
 from common.errors import DataError
+from common.runs.checkpoints import CheckpointStore, check_compatible
+from common.runs.converting import card_path
+from common.runs.process import Process
+from common.runs.settings import resolve
+from common.skeletons import COCO17, MPII16, Skeleton, from_card
 from common.weights import fluid, pickles
-from simplebaseline_paddle.config import BLOCKS
-from simplebaseline_paddle.names import fluid_names, from_fluid, from_torch, is_backbone, layers, to_torch
+from simplebaseline_paddle.config import BLOCKS, MEANING_FIELDS, Config
 
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
+ORIGINALS = {16: MPII16, 17: COCO17}  # the originals' files hold no joint names: theirs are these
+# Ours -> PyTorch's and P's suffixes of a batch norm: gain, offset, running mean, running variance
+BATCH_NORM = (
+    ("weight", "weight", "w_0"),
+    ("bias", "bias", "b_0"),
+    ("_mean", "running_mean", "w_1"),
+    ("_variance", "running_var", "w_2"),
+)
+_TO_TORCH = {"_mean": "running_mean", "_variance": "running_var"}
+_FROM_TORCH = {v: k for k, v in _TO_TORCH.items()}
+_HEAD = ("final_layer.weight", "final_layer.bias")
+# Settings of a training that are not those of its network's use
+_OF_THE_RUN = (
+    "limit",
+    "data_root",
+    "weights",
+    "out",
+    "model_save_dir",
+    "resume",
+    "workers",
+    "batch_size",
+    "device",
+    "use_gpu",
+)
+
+
+# ---- names --------------------------------------------------------------------------------------------------------------------
+
+
+def to_torch(name: str) -> str:
+    """`bn1._mean` -> `bn1.running_mean`."""
+    head, _, last = name.rpartition(".")
+    return f"{head}.{_TO_TORCH.get(last, last)}"
+
+
+def from_torch(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A PyTorch state dict under our names: no `module.`, no `num_batches_tracked`."""
+    out = {}
+    for name, tensor in tensors.items():
+        head, _, last = name.removeprefix("module.").rpartition(".")
+        if last != "num_batches_tracked":
+            out[f"{head}.{_FROM_TORCH.get(last, last)}" if head else last] = tensor
+    return out
+
+
+def layers(depth: int, deconvs: int = 3) -> list[tuple[str, str, str]]:
+    """(kind, convolution, its batch norm) in P's construction order, kinds `conv` and `deconv`: a block's shortcut after its main convolutions.
+
+    The last convolution, which has no batch norm, is not among them.
+    """
+    count = 2 if depth < 50 else 3
+    found = [("conv", "conv1", "bn1")]
+    for stage, blocks in enumerate(BLOCKS[depth], 1):
+        for b in range(blocks):
+            block = f"layer{stage}.{b}"
+            found += [("conv", f"{block}.conv{i}", f"{block}.bn{i}") for i in range(1, count + 1)]
+            if b == 0 and (depth >= 50 or stage > 1):
+                found.append(("conv", f"{block}.downsample.0", f"{block}.downsample.1"))
+    return found + [("deconv", f"deconv_layers.{3 * i}", f"deconv_layers.{3 * i + 1}") for i in range(deconvs)]
+
+
+def fluid_names(depth: int) -> dict[str, str]:
+    """P's name -> ours, in graph order, for a network whose graph was built first in its process (counters from 0)."""
+    table, counts = {}, {"conv": 0, "deconv": 0}
+    for i, (kind, conv, norm) in enumerate(layers(depth)):
+        prefix = "conv2d" if kind == "conv" else "conv2d_transpose"
+        table[f"{prefix}_{counts[kind]}.w_0"] = f"{conv}.weight"
+        counts[kind] += 1
+        table |= {f"batch_norm_{i}.{fluid}": f"{norm}.{ours}" for ours, _, fluid in BATCH_NORM}
+    last = f"conv2d_{counts['conv']}"
+    return {**table, f"{last}.w_0": "final_layer.weight", f"{last}.b_0": "final_layer.bias"}
+
+
+def from_fluid(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The network's tensors of a P checkpoint under our names; optimiser state and strangers are left out. DataError when it fits no depth."""
+    for depth in BLOCKS:  # the one whose last convolution has the one bias
+        if f"conv2d_{sum(kind == 'conv' for kind, *_ in layers(depth))}.b_0" in tensors:
+            return {ours: tensors[name] for name, ours in fluid_names(depth).items() if name in tensors}
+    raise DataError(
+        "no depth of PoseResNet has this folder's variables (no conv2d_N.b_0 with N = 20, 36, 53, 104 or 155): "
+        "is it the backbone alone (give it as --pretrained_model), or of another network?"
+    )
+
+
+def is_backbone(name: str) -> bool:
+    """Whether a tensor of ours belongs to the ResNet."""
+    return name.startswith(("conv1.", "bn1.", "layer"))
+
+
+def describe(tensors: Mapping[str, np.ndarray]) -> dict:
+    """Settings of the network that tensors (under our names) belong to, and its `joints`. DataError when they are no PoseResNet.
+
+    The stride's place (`style`) leaves no trace.
+    """
+    blocks = tuple(len({n.split(".")[1] for n in tensors if n.startswith(f"layer{s}.")}) for s in (1, 2, 3, 4))
+    bottleneck = any(n.endswith(".conv3.weight") for n in tensors)
+    depth = next((d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck), None)
+    if depth is None or "final_layer.weight" not in tensors:
+        why = "no final_layer" if depth else "which no depth has"
+        raise DataError(f"these tensors are no PoseResNet: blocks {blocks}, {why}")
+    names = [f"deconv_layers.{3 * i}.weight" for i in range(9)]
+    deconvs = [np.shape(tensors[n]) for n in names if n in tensors]
+    joints, _, kernel, _ = np.shape(tensors["final_layer.weight"])
+    return {
+        "depth": depth, "joints": joints, "deconv_filters": ",".join(str(s[1]) for s in deconvs),
+        "deconv_kernels": ",".join(str(s[2]) for s in deconvs), "deconv_bias": "deconv_layers.0.bias" in tensors,
+        "final_kernel": kernel, "base_width": np.shape(tensors["conv1.weight"])[0],
+    }  # fmt: skip
+
+
+# ---- files --------------------------------------------------------------------------------------------------------------------
+
+
+def open_store(folder: Path, process: Process) -> CheckpointStore:
+    """The store of one run: last, previous and best `.pdparams`."""
+
+    def save(path: Path, state: dict) -> None:
+        import paddle
+
+        paddle.save(state, str(path))
+
+    return CheckpointStore(folder, save, pickles.read_paddle, suffix=".pdparams", writer=process.is_main)
 
 
 def read_state(path: str | Path) -> dict:
-    """A checkpoint as a dict with `state_dict` under our names; ours has all of a run's state besides.
+    """A checkpoint as a dict with the tensors `model` under our names; ours has all of a run's state besides, files that convert.py made what
+    their card says.
 
     A folder or a file `__params__`: PaddlePaddle 1.x; `.pdparams`: ours, or a bare state dict; `.pth`, `.pt`, `.pth.tar`: PyTorch.
     DataError when it does not exist or cannot be read.
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"checkpoint {path} does not exist; give a Fluid folder, a .pdparams or a .pth.tar file")
+        raise DataError(f"weights {path} do not exist; give a Fluid folder, a .pdparams or a .pth.tar file")
     if path.is_dir():
-        return {"state_dict": _from_folder(path)}
+        return {"model": _from_folder(path), **_card_of(path)}
     if path.suffix == ".pdparams":
-        return _with_state_dict(path, pickles.read_paddle(path))
+        return _state_in(path, pickles.read_paddle(path))
     if path.suffix in TORCH_SUFFIXES:
-        state = _with_state_dict(path, pickles.read_torch(path))
-        return {"state_dict": from_torch(state["state_dict"])}
+        return {"model": from_torch(_state_in(path, pickles.read_torch(path))["model"]), **_card_of(path)}
     if fluid.is_variable(path):
-        return {"state_dict": _from_combined(path)}
-    raise DataError(
-        f"checkpoint {path}: unknown kind; give a Fluid folder, a combined file __params__, .pdparams, .pth or .pth.tar"
-    )
+        return {"model": _from_combined(path)}
+    kinds = "a Fluid folder, a combined file __params__, .pdparams, .pth or .pth.tar"
+    raise DataError(f"weights {path}: unknown kind; give {kinds}")
 
 
-def _with_state_dict(path: Path, state: Any) -> dict:
-    if (
-        isinstance(state, dict)
-        and state
-        and "state_dict" not in state
-        and all(isinstance(v, np.ndarray) for v in state.values())
-    ):
-        state = {"state_dict": state}
-    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
-        raise DataError(f"{path} has neither tensors nor a field state_dict; give a checkpoint of PoseResNet")
-    return state
+def _card_of(path: Path) -> dict:
+    try:
+        content = json.loads(card_path(path).read_text(encoding="utf-8"))
+        return {"about": {"skeleton": content["skeleton"]}, "config": content["settings"]}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _state_in(path: Path, state: Any) -> dict:
+    if isinstance(state, dict) and state and all(isinstance(v, np.ndarray) for v in state.values()):
+        state = {"model": state}
+    if isinstance(state, dict) and state.get("format") == 1:
+        raise DataError(f"{path} was written by this project's first form, which holds no joint names; train it again")
+    tensors = state.get("model", state.get("state_dict")) if isinstance(state, dict) else None
+    if not isinstance(tensors, dict):
+        raise DataError(f"{path} has neither tensors nor a field model or state_dict; give weights of PoseResNet")
+    return {**state, "model": tensors}
 
 
 def _from_folder(folder: Path) -> dict[str, np.ndarray]:
@@ -69,28 +206,25 @@ def _from_combined(path: Path) -> dict[str, np.ndarray]:
             return from_fluid(fluid.read_combined(path, fluid_names(depth)))
         except DataError:
             continue
-    fluid_error = (
-        f"its variables are not the {', '.join(str(len(fluid_names(d))) for d in BLOCKS)} of a PoseResNet of any depth"
-    )
-    raise DataError(
-        f"{path}: {fluid_error}, or it is damaged; a combined training checkpoint must be saved again for inference"
-    )
+    counts = ", ".join(str(len(fluid_names(d))) for d in BLOCKS)
+    why = f"its variables are not the {counts} of a PoseResNet of any depth, or it is damaged"
+    raise DataError(f"{path}: {why}; a combined training checkpoint must be saved again for inference")
 
 
 def read_backbone(path: str | Path) -> dict[str, np.ndarray]:
     """The ResNet's tensors of an ImageNet or pose checkpoint; `fc`, counters, learning rates and heads are left out. DataError as `read_state`."""
     path = Path(path)
-    if path.is_dir() and not (path / "__params__").is_file():
-        present = {f.name for f in path.iterdir()}
-        # the deepest network whose backbone is there: names of a shallower one are among those of a deeper one
-        for depth in sorted(BLOCKS, reverse=True):
-            table = {n: ours for n, ours in fluid_names(depth).items() if is_backbone(ours)}
-            if table.keys() <= present and _same_shapes(path, table, depth):
-                return {table[n]: a for n, a in fluid.read_folder(path, table).items()}
-        raise DataError(
-            f"{path} holds the backbone of no ResNet; give P's folder resnet_50/115, a .pdparams or a .pth file"
-        )
-    return {n: a for n, a in read_state(path)["state_dict"].items() if is_backbone(n)}
+    if not path.is_dir() or (path / "__params__").is_file():
+        return {n: a for n, a in read_state(path)["model"].items() if is_backbone(n)}
+    present = {f.name for f in path.iterdir()}
+    # the deepest network whose backbone is there: names of a shallower one are among those of a deeper one
+    for depth in sorted(BLOCKS, reverse=True):
+        table = {n: ours for n, ours in fluid_names(depth).items() if is_backbone(ours)}
+        if table.keys() <= present and _same_shapes(path, table, depth):
+            return {table[n]: a for n, a in fluid.read_folder(path, table).items()}
+    raise DataError(
+        f"{path} holds the backbone of no ResNet; give P's folder resnet_50/115, a .pdparams or a .pth file"
+    )
 
 
 def _same_shapes(path: Path, table: dict[str, str], depth: int) -> bool:
@@ -106,9 +240,114 @@ def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: in
         pickles.write_torch(path, {to_torch(n): a for n, a in tensors.items()})
         return
     table = fluid_names(depth)
-    strangers = set(tensors) - set(table.values())
-    if strangers or len(layers(depth)) * 5 + 2 != len(tensors):
-        raise DataError(
-            f"{path}: the Paddle project's network has no {sorted(strangers)[:1] or 'such layers'}; write a .pdparams or .pth instead"
-        )
+    if set(tensors) != set(table.values()):
+        strange = sorted(set(tensors) ^ set(table.values()))[0]
+        raise DataError(f"{path}: the Paddle project's network differs in {strange}; write a .pdparams or .pth instead")
     fluid.write_folder(path, {n: tensors[ours] for n, ours in table.items()})
+
+
+# ---- into networks ------------------------------------------------------------------------------------------------------------
+
+
+def arrays_of(model) -> dict[str, np.ndarray]:
+    """A network's tensors by name, as arrays."""
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def put_weights(model, weights: Mapping[str, np.ndarray], source: str | Path) -> None:
+    """Load arrays into a network. DataError naming what differs when a tensor is missing, strange, of another shape or not finite."""
+    own = arrays_of(model)
+    shared = [n for n in own if n in weights]
+    found = {
+        "lacks": [n for n in own if n not in weights],
+        "has besides": [n for n in weights if n not in own],
+        "has other shapes:": [
+            f"{n} {np.shape(weights[n])} instead of {own[n].shape}"
+            for n in shared
+            if np.shape(weights[n]) != own[n].shape
+        ],
+        "is not finite in": [n for n in shared if not np.isfinite(weights[n]).all()],
+    }
+    parts = [f"{w} {', '.join(names[:3])}{' ...' * (len(names) > 3)}" for w, names in found.items() if names]
+    if parts:
+        raise DataError(f"{source} does not fit: {_sides(own, weights)}it {'; '.join(parts)}")
+    model.set_state_dict({n: np.asarray(w).astype(own[n].dtype) for n, w in weights.items()})
+
+
+def _sides(own: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> str:
+    try:
+        theirs, ours = describe(weights), describe(own)
+    except DataError:
+        return ""
+    return "".join(f"{n} {theirs[n]} in the file, {ours[n]} here; " for n in theirs if theirs[n] != ours[n])
+
+
+def load_backbone(model, path: str | Path) -> int:
+    """ImageNet weights into the ResNet; returns how many tensors. DataError when one of its tensors is missing or has another shape."""
+    weights = read_backbone(path)
+    own = {n: t for n, t in arrays_of(model).items() if is_backbone(n)}
+    bad = [n for n, t in own.items() if n not in weights or np.shape(weights[n]) != t.shape]
+    if bad:
+        what = f"{len(bad)} tensors of the backbone are missing or have another shape, first {bad[0]}"
+        raise DataError(f"{path}: {what}; give weights of the same depth")
+    model.set_state_dict({n: weights[n].astype(t.dtype) for n, t in own.items()})
+    return len(own)
+
+
+def load_first_weights(model, path: str | Path, skeleton: Skeleton) -> str:
+    """Any network's weights into one for `skeleton`, as a training starts: the head's joints by name, others stay as they are. Returns what came."""
+    state = read_state(path)
+    weights, own = tensors_of(state), arrays_of(model)
+    theirs = skeleton_of(state, path, describe(weights)["joints"]).joints
+    known = [(i, theirs.index(j)) for i, j in enumerate(skeleton.joints) if j in theirs]
+    if theirs != skeleton.joints:
+        for name in _HEAD:
+            head = own[name].copy()
+            for here, there in known:
+                head[here] = weights[name][there]
+            weights[name] = head
+    put_weights(model, weights, path)
+    fresh = [j for j in skeleton.joints if j not in theirs]
+    return f"{len(known)} of {len(skeleton)} joints by name" + (f", {', '.join(fresh)} start fresh" if fresh else "")
+
+
+def tensors_of(state: dict, raw: bool = False) -> dict[str, np.ndarray]:
+    """The weights of a `read_state`: the moving average where there is one, unless `raw`."""
+    return dict(state["ema"]["shadow"] if state.get("ema") and not raw else state["model"])
+
+
+def skeleton_of(state: dict, path: str | Path, joints: int, dataset: str | None = None) -> Skeleton:
+    """The skeleton that a `read_state` answers in: its own, else `dataset`'s where the count fits, else the originals'. DataError without any."""
+    if state.get("about"):
+        return from_card(state["about"]["skeleton"], f"{path}: about.skeleton")
+    named = datasets.record(dataset).skeleton if dataset else None
+    skeleton = named if named is not None and len(named) == joints else ORIGINALS.get(joints)
+    if skeleton is None:
+        what = f"{path} holds no joint names, and {joints} joints are neither MPII's 16 nor COCO's 17"
+        raise DataError(f"{what}; say with --dataset whose they are")
+    return skeleton
+
+
+def load_network(path: str | Path, given: dict, preset: dict, dataset: str | None = None, raw: bool = False):
+    """(network, settings, skeleton) of weights of any kind. `given` settings win over the checkpoint's own.
+
+    Weights of the originals say their depth and joints themselves; the rest comes from `preset` over the defaults, joint names from `dataset`
+    if given. DataError when a setting contradicts the weights, or the checkpoint's mode or colour order.
+    """
+    from simplebaseline_paddle.model import build_model
+
+    state = read_state(path)
+    weights = tensors_of(state, raw)
+    found = describe(weights)
+    joints = found.pop("joints")
+    stored = state.get("config") or {}
+    fixed = [f for f in (*found, *MEANING_FIELDS) if f in given and (f in found or f in stored)]
+    check_compatible({**stored, **found}, given, fixed, path)
+    skeleton = skeleton_of(state, path, joints, dataset)
+    known = {k: v for k, v in stored.items() if k in Config.__dataclass_fields__ and k not in _OF_THE_RUN}
+    foreign = {"dataset": dataset or ("coco" if skeleton == COCO17 else "mpii"), **preset}
+    config = resolve(Config, known or foreign, found, given).checked()
+    model = build_model(config, joints)
+    put_weights(model, weights, path)
+    model.eval()
+    return model, config, skeleton

@@ -233,7 +233,6 @@ EXTRA = {
         **dict.fromkeys(("eval_mscoco.py", "ai2coco_art_neckhead_json.py"), "name of an original's programme"),
     },
     "simplebaseline_paddle": {
-        "transforms.py": "crops, flips and heat maps as the original makes them",
         "records.py": "persons by box centre and scale",
         "test.py": "name of the original's programme",
     },

@@ -118,6 +118,13 @@ class Parser(argparse.ArgumentParser):
         for name in names:
             self.option(name, **_FORMS.get(name, {}))
 
+    def also(self, name: str, *names: str) -> None:
+        """Further spellings, an original's, of an option that is there."""
+        action = self._option_string_actions[f"--{name}"]
+        for spelling in (n if n.startswith("-") else f"--{n}" for n in names):
+            action.option_strings = [*action.option_strings, spelling]
+            self._option_string_actions[spelling] = action
+
     def settings(self, cls, only: Iterable[str] | None = None, but: Iterable[str] = ()) -> None:
         """One option a field of a settings class (of `only` these), none of which has a default: presets, files and checkpoints come in between."""
         wanted, left_out, types_of = None if only is None else set(only), set(but), kinds(cls)

@@ -5,7 +5,7 @@
 
 inference: images of random JPEGs through loader, network and decoding as val.py does it (without flip test; also with
 `--engine bf16` where the processor has it), against Paddle's oneDNN predictor alone on tensors that lie ready, and
-against the eager network as Paddle comes (on AMD processors without AVX, see machine.py; `MKL_DEBUG_CPU_TYPE=5` before
+against the eager network as Paddle comes (on AMD processors without AVX, see estimator.py; `MKL_DEBUG_CPU_TYPE=5` before
 the command measures it as this house runs it). The last row is numpy's product of two large float32 matrices with as
 many multiplications as the network's: what the processor can do. loader: batches of training samples, and OpenCV's
 decoding and warping of the same pictures alone, which bounds them. Runs in one thread and one process; sides take
@@ -76,29 +76,52 @@ def make_people(folder: Path, count: int, size: str):
     return records, MPII16
 
 
+def multiplications(model, size: tuple[int, int]) -> int:
+    """Multiplications of all convolutions, plain and transposed, for one input of `size` = (width, height)."""
+    import math
+
+    import paddle
+    from paddle import nn
+
+    total = 0
+
+    def count(layer, inputs, output) -> None:
+        nonlocal total
+        transposed = isinstance(layer, nn.Conv2DTranspose)
+        # each weight meets every cell of the output, a transposed convolution's every cell of the input
+        cells = (inputs[0] if transposed else output).shape[2:]
+        total += math.prod(layer.weight.shape) * math.prod(cells)
+
+    kinds = (nn.Conv2D, nn.Conv2DTranspose)
+    hooks = [layer.register_forward_post_hook(count) for layer in model.sublayers() if isinstance(layer, kinds)]
+    with paddle.no_grad():
+        model(paddle.zeros([1, 3, size[1], size[0]]))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
 def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
     """CPU seconds of scoring, of the bare predictor and of the eager network for the same persons."""
     import numpy as np
 
-    from common.runs.first.settings import resolve
-    from simplebaseline_paddle.data import PersonDataset, make_loader
-    from simplebaseline_paddle.engine import predict
-    from simplebaseline_paddle.infer import has_bfloat16, make_forward
-    from simplebaseline_paddle.model import build_model, multiplications
+    from common.runs.settings import resolve
+    from simplebaseline_paddle.estimator import Estimator, PaddleProcess, has_bfloat16
+    from simplebaseline_paddle.model import build_model
 
-    config = resolve(Config, PRESETS[args.preset], {"workers": 0, "flip_test": False, "kp_dim": 16}).checked()
+    given = {"workers": 0, "flip_test": False, "batch_size": args.batch_size}
+    config = resolve(Config, PRESETS[args.preset], given).checked()
     records, skeleton = make_people(folder, args.persons, args.size)
-    model = build_model(config, 0)
+    model, process = build_model(config, len(skeleton), 0), PaddleProcess("cpu", 1)
     engines = ("auto", "eager", *(["bf16"] if has_bfloat16() else []))
-    forward = {e: make_forward(model, config.input_size, e, threads=1) for e in engines}
+    estimators = {e: Estimator.of(model, config, skeleton, process, e) for e in engines}
+    forward = {e: estimator.forward for e, estimator in estimators.items()}
     width, height = config.input_size
     ready = np.random.default_rng(0).standard_normal((args.batch_size, 3, height, width), np.float32)
     batches = -(-args.persons // args.batch_size)
-    dataset = PersonDataset(records, skeleton, config, training=False)
 
     def score(engine: str):
-        loader = make_loader(dataset, args.batch_size, False)
-        return [joints for _, joints, *_ in predict(forward[engine], loader, records, config, skeleton, progress=False)]
+        return estimators[engine].predict_records(records)
 
     side = 1024
     matrices = np.random.default_rng(0).random((2, side, side), np.float32)
@@ -132,17 +155,16 @@ def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
 
     import cv2
 
-    from common.runs.first.settings import resolve
-    from simplebaseline_paddle import transforms
-    from simplebaseline_paddle.data import PersonDataset
+    from common.runs.settings import resolve
+    from simplebaseline_paddle.data import PersonDataset, affine
 
-    config = resolve(Config, PRESETS[args.preset], {"kp_dim": 16}).checked()
+    config = resolve(Config, PRESETS[args.preset]).checked()
     records, skeleton = make_people(folder, args.persons, args.size)
     sets = {
         "--no-fast_decode": PersonDataset(records, skeleton, replace(config, fast_decode=False), training=True),
         "as train.py loads": PersonDataset(records, skeleton, config, training=True),
     }
-    matrices = [transforms.affine(c, s, 0.0, config.input_size) for c, s in zip(records.center, records.scale)]
+    matrices = [affine(c, s, 0.0, config.input_size) for c, s in zip(records.center, records.scale)]
 
     def samples(dataset: PersonDataset) -> None:
         for first in range(0, args.persons, args.batch_size):
@@ -171,11 +193,7 @@ def main(argv=None) -> int:
     args = parse_args(words)
     import cv2
 
-    from simplebaseline_paddle.machine import Machine
-
     cv2.setNumThreads(0)
-    if args.what == "inference":
-        Machine(use_gpu=False, threads=1)
 
     def in_folder(part):
         def measure(args: argparse.Namespace) -> dict:

@@ -222,3 +222,11 @@ def test_numbers_below_their_bound_are_named():
     for value in (0, float("nan")):
         with pytest.raises(DataError, match="setting epochs"):
             check_numbers(Training(epochs=value), epochs=1)
+
+
+def test_an_option_of_the_library_takes_an_originals_spelling():
+    parser = Parser("about")
+    parser.options("weights")
+    parser.also("weights", "checkpoint", "-c")
+    assert [parser.parse_args([word, "F"]).weights for word in ("--weights", "--checkpoint", "-c")] == ["F"] * 3
+    assert "--weights WEIGHTS, --checkpoint WEIGHTS, -c WEIGHTS" in parser.format_help()

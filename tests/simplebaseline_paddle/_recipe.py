@@ -30,9 +30,8 @@ def recipe_input(tag, shape, seed):
 
 def recipe_network(depth, joints, seed):
     """PoseResNet with the fixtures' weights, and {PaddlePaddle 1.x name: array}."""
-    from simplebaseline_paddle.checkpoint import put_weights
     from simplebaseline_paddle.model import PoseResNet
-    from simplebaseline_paddle.names import fluid_names, from_fluid
+    from simplebaseline_paddle.weight_files import fluid_names, from_fluid, put_weights
 
     model = PoseResNet(depth, joints, init="zeros")
     own = model.state_dict()
@@ -90,6 +89,24 @@ def write_coco(root, images):
             content["annotations"].append({"id": 10 * i + k, "image_id": i, "category_id": 1, "iscrowd": 0, "area": 3000.0, "bbox": box,
                                            "keypoints": points.ravel().tolist(), "num_keypoints": 17, "segmentation": []})  # fmt: skip
     (root / "annotations/person_keypoints_val2017.json").write_text(json.dumps(content))
+    return root
+
+
+def write_own(root, joints, limbs):
+    """A user's own data: four pictures with one person each."""
+    import json
+
+    import cv2
+
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    images = []
+    for i in range(4):
+        cv2.imwrite(str(root / f"images/{i}.png"), rng.integers(0, 255, (96, 80, 3), np.uint8))
+        points = np.concatenate([rng.uniform(20, 60, (len(joints), 2)), np.full((len(joints), 1), 2)], 1)
+        images.append({"file": f"images/{i}.png", "persons": [{"box": [10, 10, 60, 70], "joints": points.tolist()}]})
+    skeleton = {"name": "own", "joints": joints, "limbs": limbs}
+    (root / "train.json").write_text(json.dumps({"skeleton": skeleton, "images": images}))
     return root
 
 

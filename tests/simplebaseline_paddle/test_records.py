@@ -10,7 +10,7 @@ from common.errors import DataError
 from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.records import center_and_scale, records_for
 
-COCO_CONFIG = Config(dataset="coco", mode="compat", boxes="gt")
+COCO_CONFIG = Config(dataset="coco", mode="compat", boxes="annotated")
 
 
 @pytest.mark.golden
@@ -26,7 +26,7 @@ def test_coco_records(golden_dir):
     np.testing.assert_array_equal(records.seen, seen)
     truth = np.array([r["joints"] for r in expected])[..., :2]
     np.testing.assert_array_equal(records.joints[seen], truth[seen])
-    chosen = records_for(pose_set, Config(dataset="coco", mode="compat", boxes="gt_selected"))
+    chosen = records_for(pose_set, Config(dataset="coco", mode="compat", boxes="selected"))
     stats = json.loads((root / "expected_stats.json").read_text())
     assert (len(records), len(chosen)) == (stats["n_db"], stats["n_selected"])
     np.testing.assert_array_equal(chosen.rows, records.rows[[r["selected"] for r in expected]])
@@ -38,7 +38,7 @@ def test_boxes_to_centre_and_scale(golden_dir):
     assert any(c["center"][0] == -1 for c in cases)
     for case in cases:
         width = round(case["aspect"] * 256)
-        config = Config(dataset="coco", height=256, width=width)
+        config = Config(dataset="coco", input_height=256, input_width=width)
         center, scale = center_and_scale(np.array([case["box"]], float), config, compat=True)
         np.testing.assert_allclose(center[0], case["center"], atol=1e-6)
         np.testing.assert_allclose(scale[0], case["scale"], atol=1e-6)
@@ -65,12 +65,11 @@ def test_published_detections(pose_data):
     """The real boxes of the detector with AP 56.4 for four images."""
     path = next((pose_data / "coco_mini4").glob("person_detection_results/*.json"))
     pose_set = datasets.load("coco", pose_data / "coco_mini4", "val")
-    config = Config(dataset="coco", boxes="detections")
-    records = records_for(pose_set, config, path)
+    records = records_for(pose_set, Config(dataset="coco", boxes=str(path)))
     entries = [e for e in json.loads(path.read_text()) if e["category_id"] == 1]
     assert len(records) == len(entries)
     np.testing.assert_allclose(records.box_score, [e["score"] for e in entries])
-    fewer = records_for(pose_set, config, path, image_threshold=0.5)
+    fewer = records_for(pose_set, Config(dataset="coco", boxes=str(path), box_threshold=0.5))
     assert len(fewer) == sum(e["score"] >= 0.5 for e in entries) < len(records)
     # a padded box contains the detector's and has the input's aspect
     boxes, inner = records.box, np.array([e["bbox"] for e in entries])
@@ -92,7 +91,7 @@ def test_bad_detection_files(golden_dir, tmp_path, entry, message):
     path = tmp_path / "detections.json"
     path.write_text(json.dumps([entry]))
     with pytest.raises(DataError, match=message):
-        records_for(pose_set, Config(dataset="coco", boxes="detections"), path)
+        records_for(pose_set, Config(dataset="coco", boxes=str(path)))
 
 
 @pytest.mark.golden
@@ -102,7 +101,7 @@ def test_boxes_without_area_are_left_out(golden_dir, tmp_path):
     good = {"image_id": image, "category_id": 1, "score": 1.0, "bbox": [1, 2, 3, 4]}
     path = tmp_path / "detections.json"
     path.write_text(json.dumps([good, {**good, "bbox": [5, 5, 0, 0]}, {**good, "category_id": 3}]))
-    records = records_for(pose_set, Config(dataset="coco", boxes="detections"), path)
+    records = records_for(pose_set, Config(dataset="coco", boxes=str(path)))
     assert len(records) == 1 and "1 boxes without area left out" in records.note
 
 
@@ -117,3 +116,8 @@ def test_a_person_without_any_box_is_named():
     )
     with pytest.raises(DataError, match="person 0 of valid .a.jpg. has neither a scale nor a box"):
         records_for(pose_set, Config(dataset="mpii"))
+
+
+def test_words_of_the_first_drawing_name_the_new_ones():
+    with pytest.raises(DataError, match="--boxes gt_selected is called --boxes selected"):
+        records_for(None, Config(boxes="gt_selected"))

@@ -1,44 +1,55 @@
 """Training, resuming, scoring and predicting with the programs, on small made-up data."""
 
 import importlib.util
+import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import paddle
 import pytest
 
+from common import datasets
+from common.datasets import synthetic
 from common.errors import DataError
 from common.predictions import load_predictions
+from common.runs import shelf
+from common.runs.runlog import read_log
+from common.skeletons import COCO17
 from common.weights.pickles import read_paddle
-from simplebaseline_paddle import predict, train, val
-from simplebaseline_paddle.checkpoint import arrays_of
+from simplebaseline_paddle import Estimator, convert, predict, train, val
 from simplebaseline_paddle.config import Config
-from simplebaseline_paddle.infer import make_forward
+from simplebaseline_paddle.engine import MovingAverage, Trainer
+from simplebaseline_paddle.estimator import PaddleProcess, make_forward
 from simplebaseline_paddle.model import PoseResNet
-from simplebaseline_paddle.run import MovingAverage
+from simplebaseline_paddle.weight_files import arrays_of, load_network
 
+ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("recipe", Path(__file__).with_name("_recipe.py"))
 recipe = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(recipe)
 
-SMALL = [
-    "--depth",
-    "18",
-    "--height",
-    "64",
-    "--width",
-    "64",
-    "--sigma",
-    "1",
-    "--deconv_filters",
-    "16,16,16",
-    "--batch_size",
-    "4",
-    "--picture_every",
-    "0",
-]
-SMALL += ["--lr_epochs", "1", "--ema", "0.9", "--workers", "0", "--preset", "paper", "--pretrained_model", "none"]
+SMALL = (
+    "--depth 18 --base_width 16 --input_height 64 --input_width 64 --sigma 1 --deconv_filters 16,16,16 --batch_size 4 --picture_every 0 --lr_epochs 1"
+    " --ema 0.9 --workers 0 --preset paper --pretrained_model none"
+).split()
+CONFIG = Config(
+    base_width=16,
+    depth=18,
+    input_height=64,
+    input_width=64,
+    sigma=1,
+    deconv_filters="16,16,16",
+    workers=0,
+    picture_every=0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,30 +59,30 @@ def mpii(tmp_path_factory):
 
 def run(root, out, *more):
     """train.py's exit code."""
-    return train.main(
-        [
-            "--dataset",
-            "mpii",
-            "--data_root",
-            str(root),
-            "--model_save_dir",
-            str(out),
-            "--valid_split",
-            "none",
-            *SMALL,
-            *more,
-        ]
-    )
+    return train.main(["--dataset=mpii", f"--data_root={root}", f"--out={out}", "--valid_split=none", *SMALL, *more])
 
 
 def state_of(out):
-    return read_paddle(out / "simplebase-mpii/last.pdparams")
+    return read_paddle(out / "last.pdparams")
+
+
+def trainer_of(mpii, persons=8, **settings):
+    """A Trainer on the first persons."""
+    from simplebaseline_paddle.engine import Trainer
+
+    config = replace(CONFIG, **settings)
+    pose_set = datasets.load("mpii", mpii, "train").limit(persons)
+    return Trainer(config, pose_set, PaddleProcess("cpu"))
+
+
+def losses_of(trainer, steps):
+    return [float(trainer.step(batch)["loss"]) for batch in itertools.islice(trainer.batches(), steps)]
 
 
 def same(first, second):
     """Whether weights, averages and optimiser states are equal to the last bit."""
     assert first["epoch"] == second["epoch"] and first["step"] == second["step"]
-    for a, b in ((first["state_dict"], second["state_dict"]), (first["ema"]["shadow"], second["ema"]["shadow"])):
+    for a, b in ((first["model"], second["model"]), (first["ema"]["shadow"], second["ema"]["shadow"])):
         for name, value in a.items():
             np.testing.assert_array_equal(value, b[name], err_msg=name)
     moments = {k: v for k, v in first["optimizer"].items() if isinstance(v, np.ndarray)}
@@ -83,126 +94,198 @@ def same(first, second):
 @pytest.fixture(scope="module")
 def trained(mpii, tmp_path_factory):
     """The folder of a run of two epochs without interruption."""
-    out = tmp_path_factory.mktemp("whole")
-    assert run(mpii, out, "--num_epochs", "2") == 0
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run(mpii, out, "--epochs", "2", "--workers", "1") == 0
     return out
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(mpii, trained, tmp_path, monkeypatch):
-    """Killed within the second epoch, after a state was saved; the optimiser's state must come back for this."""
-    step, count = train.Watch.step, []
+def test_a_resumed_run_is_the_uninterrupted_one(mpii, trained, tmp_path, monkeypatch, capsys):
+    """Stopped within the second epoch, as by Ctrl-C; the optimiser's state must come back for this."""
+    step = Trainer.step
 
-    def stopping(self, *args):
-        step(self, *args)
-        self.save()
-        count.append(1)
-        if len(count) == 3:
-            raise KeyboardInterrupt
+    def stopping(self, batch):
+        if self.position.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Watch, "step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run(mpii, tmp_path, "--num_epochs", "2")
-    assert state_of(tmp_path)["batch"] == 1 and state_of(tmp_path)["epoch"] == 1
-    assert run(mpii, tmp_path, "--num_epochs", "2", "--resume", "auto") == 0
-    same(state_of(tmp_path), state_of(trained))
+        patch.setattr(Trainer, "step", stopping)
+        assert run(mpii, tmp_path / "run", "--epochs", "2") == 130
+    assert "go on with --resume" in capsys.readouterr().err
+    assert state_of(tmp_path / "run")["batch"] == 1 and state_of(tmp_path / "run")["epoch"] == 1
+    assert run(mpii, tmp_path / "run", "--epochs", "2", "--resume") == 0
+    same(state_of(tmp_path / "run"), state_of(trained))
 
 
-def test_another_network_cannot_go_on(mpii, trained, tmp_path, capsys):
-    checkpoint = str(trained / "simplebase-mpii/last.pdparams")
-    assert run(mpii, tmp_path, "--checkpoint", checkpoint, "--sigma", "2") == 2
+def test_ctrl_c_with_loader_processes_saves_and_ends(mpii, tmp_path):
+    """The signal goes to the whole group, as a terminal sends it."""
+    command = [
+        sys.executable,
+        str(ROOT / "simplebaseline_paddle/train.py"),
+        f"--data_root={mpii}",
+        "--out=run",
+        "--valid_split=none",
+        *SMALL,
+    ]
+    process = subprocess.Popen(
+        [*command, "--epochs=100000", "--workers=1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert any("starts from random weights" in line for line in process.stdout)
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "the state is saved" in errors and state_of(tmp_path / "run")["step"] >= 1
+
+
+def test_another_network_cannot_go_on(trained, mpii, tmp_path, capsys):
+    assert run(mpii, tmp_path, "--resume", str(trained / "last.pdparams"), "--sigma", "2") == 2
     assert "field 'sigma' is 1.0 in the checkpoint and 2.0" in capsys.readouterr().err
+
+
+def test_a_run_starts_from_any_weights(trained, mpii, tmp_path, capsys):
+    assert run(mpii, tmp_path / "run", "--checkpoint", str(trained), "--epochs", "0") == 0
+    assert "16 of 16 joints by name" in capsys.readouterr().out
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(mpii):
+    trainer = trainer_of(mpii, batch_size=4)
+    trainer.model.final_layer.bias.set_value(np.full(16, np.nan, np.float32))
+    with pytest.raises(FloatingPointError, match="weight final_layer.bias is not finite at step 0"):
+        trainer.state()
 
 
 def test_scoring_writes_predictions_and_figures(mpii, trained, tmp_path, capsys):
     out, figures, result = tmp_path / "p.npz", tmp_path / "s.json", tmp_path / "run.json"
-    options = [
-        "--dataset",
-        "mpii",
-        "--data_root",
-        str(mpii),
-        "--model_save_dir",
-        str(trained),
-        "--flip_test",
-        "yes",
-        "--workers",
-        "0",
-    ]
-    assert val.main([*options, "--out", str(out), "--json", str(figures), "--result", str(result)]) == 0
+    options = ["--dataset=mpii", f"--data_root={mpii}", f"--weights={trained}", "--flip_test", "yes", "--workers=0"]
+    assert val.main([*options, f"--out={out}", f"--json={figures}", f"--result={result}"]) == 0
     text = capsys.readouterr().out
     assert "| Arch | Head |" in text and "oracle (annotated centre and scale)" in text
     predictions = load_predictions(out)
     assert len(predictions) == 5 and predictions.meta["flip_test"] and predictions.meta["weights_hash"]
     assert json.loads(figures.read_text())["pckh@0.5"]["n"] == 5
-    assert json.loads(result.read_text())["model"] == "resnet18_64x64"
+    assert json.loads(result.read_text())["model"] == "resnet18w16_64x64"
     import scipy.io
 
     np.testing.assert_allclose(scipy.io.loadmat(tmp_path / "pred.mat")["preds"], predictions.joints + 1, rtol=1e-6)
+    assert (tmp_path / "visualization@val.jpg").is_file()
     # the eager network answers the same to a small part of a pixel, and more than one batch changes nothing
-    assert val.main([*options, "--out", str(tmp_path / "e.npz"), "--engine", "eager", "--batch_size", "2"]) == 0
+    assert val.main([*options, f"--out={tmp_path / 'e.npz'}", "--engine", "eager", "--batch_size", "2"]) == 0
     off = np.abs(load_predictions(tmp_path / "e.npz").joints - predictions.joints)
     assert np.median(off) < 1e-3
 
 
-def test_coco_is_scored_bare_of_a_checkpoint(tmp_path, capsys):
-    """Random weights, with a warning; the whole split counts, also persons that were not looked at."""
-    root = recipe.write_coco(tmp_path / "coco", images=3)
-    options = [
-        "--data_root",
-        str(root),
-        "--model_save_dir",
-        str(tmp_path),
-        "--depth",
-        "18",
-        "--height",
-        "64",
-        "--width",
-        "64",
-        "--workers",
-        "0",
+def test_val_with_nothing_but_data(tmp_path, monkeypatch, capsys):
+    """Random weights, with a warning; the whole split counts, also persons that were not looked at. Then the newest weights are taken."""
+    recipe.write_coco(tmp_path / "data/coco", images=3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shelf, "REPOSITORY", tmp_path)
+    small = [
+        "--depth=18",
+        "--base_width=16",
+        "--input_height=64",
+        "--input_width=64",
+        "--workers=0",
+        "--flip_test",
+        "off",
     ]
-    assert val.main([*options, "--flip_test", "off"]) == 0
+    assert val.main(small) == 0
     captured = capsys.readouterr()
-    assert "NO CHECKPOINT" in captured.err and "the Paddle project's selection" in captured.out
-    assert load_predictions(tmp_path / "simplebase-coco/valid.npz").meta["checkpoint"] == "random weights"
-    assert (tmp_path / "simplebase-coco/keypoints_valid_results.json").is_file()
-    assert (tmp_path / "simplebase-coco/visualization@val.jpg").is_file()
+    assert "NO WEIGHTS" in captured.err and "the Paddle project's selection" in captured.out
+    folder = tmp_path / "output/simplebaseline_paddle/coco-resnet18w16_64x64"
+    assert load_predictions(folder / "valid.npz").meta["weights"] == "random"
+    assert (folder / "keypoints_valid_results.json").is_file() and (folder / "visualization@val.jpg").is_file()
+    assert train.main(["--dataset=coco", "--train_split=valid", "--epochs=1", *SMALL]) == 0
+    assert val.main([]) == 0 and "coco-resnet18w16_64x64/best.pdparams (the newest" in capsys.readouterr().out
+    assert val.main(["--boxes", "whole", "--out=w.npz"]) == 0 and val.main(["--boxes=oracle"]) == 2
+    assert (load_predictions(tmp_path / "w.npz").box[:, 2:] > 150).all()
+
+
+def test_another_skeleton_is_refused_or_mapped_by_name(trained, tmp_path, capsys):
+    root = recipe.write_coco(tmp_path / "coco", images=2)
+    options = [f"--data_root={root}", f"--weights={trained}", "--workers=0", "--limit=3", f"--out={tmp_path / 'p.npz'}"]
+    assert val.main(options) == 2
+    assert "skeleton mpii16 (16 joints), the data have coco17 (17 joints)" in capsys.readouterr().err
+    assert val.main([*options, "--shared_joints", "--boxes=annotated"]) == 0
+    found = load_predictions(tmp_path / "p.npz")
+    assert len(found) == 3 and np.isnan(found.joints[:, COCO17.index("left_eye")]).all()
+    assert np.isfinite(found.joints[:, COCO17.index("left_hip")]).all()
+
+
+OWN = {  # which side comes first, or none
+    "left first": ["left_hand", "right_hand", "left_foot", "right_foot"],
+    "right first": ["right_hand", "left_hand", "top"],
+    "none": ["top", "middle", "bottom"],
+}
+
+
+@pytest.mark.parametrize("joints", OWN.values(), ids=OWN)
+def test_own_data_trains_scores_predicts_and_converts_with_its_own_names(joints, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe.write_own(tmp_path / "own", joints, [[joints[0], joints[-1]]])
+    assert train.main(["--dataset=json", "--data_root=own", "--epochs=1", "--valid_split=none", *SMALL]) == 0
+    assert val.main(["--dataset=json", "--data_root=own", "--split=train", "--workers=0", "--out=p.npz"]) == 0
+    assert load_predictions("p.npz").skeleton.joints == tuple(joints)
+    assert predict.main(["own/images", "--limit=1"]) == 0
+    line = json.loads(Path("output/simplebaseline_paddle/predict/joints.jsonl").read_text())
+    assert line["joint_names"] == joints and len(line["persons"][0]["joints"]) == len(joints)
+    (run_folder,) = Path("output/simplebaseline_paddle").glob("json-*")
+    assert convert.main([str(run_folder), "w.pth"]) == 0
+    skeleton = Estimator("w.pth").skeleton
+    assert skeleton.joints == tuple(joints) and skeleton.limbs == ((0, len(joints) - 1),)
+
+
+def test_crowdpose_trains_and_scores(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert synthetic.main(["crowdpose", "data", "--count=8"]) == 0
+    words = ["--dataset=crowdpose", "--data_root=data"]
+    assert train.main([*words, "--epochs=1", *SMALL, "--valid_split=none"]) == 0
+    assert val.main([*words, "--workers=0", "--json=s.json", "--out=p.npz"]) == 0
+    assert "oks_ap" in json.loads(Path("s.json").read_text()) and len(load_predictions("p.npz").skeleton) == 14
 
 
 def test_prediction_on_pictures(mpii, trained, tmp_path, capsys):
-    detections = tmp_path / "boxes.json"
+    boxes = tmp_path / "boxes.json"
     first, second = sorted((mpii / "images").iterdir())[:2]
     entry = {"image_id": 1, "file_name": first.name, "category_id": 1, "score": 0.9}
-    detections.write_text(
-        json.dumps(
-            [{**entry, "bbox": [10, 10, 50, 80]}, {**entry, "bbox": [40, 20, 60, 90]}, {**entry, "bbox": [1, 1, 0, 5]}]
-        )
-    )
-    options = [str(mpii / "images"), "--model_save_dir", str(trained), "--limit", "2", "--flip_test", "off"]
+    boxes.write_text(json.dumps([{**entry, "bbox": [10, 10, 50, 80]}, {**entry, "bbox": [40, 20, 60, 90]}]))
+    options = [
+        str(mpii / "images"),
+        f"--weights={trained}",
+        "--limit",
+        "2",
+        "--flip_test",
+        "off",
+        f"--out={tmp_path / 'out'}",
+    ]
     for more, people in (
         ([], [1, 1]),
-        (["--box", "5,5,60,60", "--box", "20,20,40,80"], [2, 2]),
-        (["--detections", str(detections)], [2, 0]),
+        (["--boxes", "5,5,60,60", "--boxes", "20,20,40,80", "--batch_size", "1"], [2, 2]),
+        (["--boxes", str(boxes)], [2, 0]),
     ):
-        assert predict.main([*options, *more, "--out", str(tmp_path / "out")]) == 0
+        assert predict.main([*options, *more]) == 0
         rows = [json.loads(line) for line in (tmp_path / "out/joints.jsonl").read_text().splitlines()]
-        assert [len(r["people"]) for r in rows] == people
+        assert [len(r["persons"]) for r in rows] == people
         assert [r["image"] for r in rows] == [first.name, second.name]
         assert (tmp_path / "out" / f"{first.name}_pose.png").is_file()
-        for person in rows[0]["people"]:
+        for person in rows[0]["persons"]:
             # a peak lies in the padded crop, whose half side is at most 0.625 x the longer side of the box
             x, y, w, h = person["box"]
             half = 0.63 * max(w, h)
-            assert (np.abs(np.array(person["joints"]) - (x + w / 2, y + h / 2)) <= half).all()
-    for bad, message in ((["--box", "1,2,3"], "is not x,y,w,h"), (["--box", "1,2,0,3"], "positive w and h")):
-        assert predict.main([*options, *bad]) == 2
-        assert message in capsys.readouterr().err
+            assert (np.abs(np.array(person["joints"])[:, :2] - (x + w / 2, y + h / 2)) <= half).all()
+    assert predict.main([*options, "--boxes", "1,2,0,3"]) == 2
+    assert "positive w and h" in capsys.readouterr().err
+    estimator = Estimator(trained, flip_test=False)
+    assert len(estimator.predict(first)) == 1 and len(estimator.predict(cv2.imread(str(first)), np.zeros((0, 4)))) == 0
 
 
 def test_the_predictor_equals_the_eager_network(trained):
-    from simplebaseline_paddle.checkpoint import load_network
-
-    model, config = load_network(trained / "simplebase-mpii/last.pdparams", {})
+    model, config, _ = load_network(trained / "last.pdparams", {}, {})
     inputs = np.random.default_rng(0).standard_normal((3, 3, 64, 64), np.float32)
     fast, eager = (
         make_forward(model, config.input_size, engine, threads=1)(inputs) for engine in ("predictor", "eager")
@@ -212,14 +295,13 @@ def test_the_predictor_equals_the_eager_network(trained):
 
 def test_bfloat16_scoring_is_near(trained, tmp_path, monkeypatch, capsys):
     """8 bits of mantissa. Measured by the size of the maps, which a hardly trained network's differences between cells are far below."""
-    from simplebaseline_paddle import infer
-    from simplebaseline_paddle.checkpoint import load_network
+    from simplebaseline_paddle import estimator as infer
 
     (tmp_path / "cpuinfo").write_text("flags\t\t: sse2 avx512f\n")
     assert not infer.has_bfloat16(tmp_path / "cpuinfo") and not infer.has_bfloat16(tmp_path / "none")
     (tmp_path / "cpuinfo").write_text("flags\t\t: sse2 avx512f avx512_bf16\n")
     assert infer.has_bfloat16(tmp_path / "cpuinfo")
-    model, config = load_network(trained / "simplebase-mpii/last.pdparams", {})
+    model, config, _ = load_network(trained / "last.pdparams", {}, {})
     with monkeypatch.context() as patch:
         patch.setattr(infer, "has_bfloat16", lambda: False)
         with pytest.raises(DataError, match="--engine bf16 needs a CPU with avx512_bf16"):
@@ -246,55 +328,15 @@ def test_moving_average():
 
 def test_four_pictures_are_learnt(mpii):
     """The health check: without augmentation the loss on a handful of pictures falls to a part."""
-    from simplebaseline_paddle.data import PersonDataset, make_loader
-    from simplebaseline_paddle.engine import train_one_epoch
-    from simplebaseline_paddle.model import build_model
-    from simplebaseline_paddle.records import records_for
-    from simplebaseline_paddle.run import build_optimizer
-    from simplebaseline_paddle.sources import load_pose_set
-
-    config = Config(
-        depth=18,
-        height=64,
-        width=64,
-        sigma=1,
-        deconv_filters="16,16,16",
-        kp_dim=16,
-        workers=0,
-        augmentation="none",
-        lr=2e-3,
-    )
-    pose_set, losses = load_pose_set("mpii", str(mpii), "train"), []
-    records = records_for(pose_set, config).select(np.tile(np.arange(4), 30))
-    model = build_model(config, 0)
-    loader = make_loader(PersonDataset(records, pose_set.skeleton, config, training=True), 4, False)
-    optimizer = build_optimizer(model, config, 1000)
-    train_one_epoch(
-        model, loader, optimizer, config, on_step=lambda i, values, *rest: losses.append(values["loss"]), progress=False
-    )
-    assert len(losses) == 30 and losses[-1] < 0.7 * losses[0], losses
+    trainer = trainer_of(mpii, 4, augmentation="none", lr=2e-3, batch_size=4)
+    losses = losses_of(trainer, 30)
+    assert losses[-1] < 0.7 * losses[0], losses
 
 
-def first_epoch(mpii, amp="off", **settings):
+def first_epoch(mpii, **settings):
     """(losses, weights) of one epoch on eight persons, by plain momentum and with frozen batch norms: no step amplifies rounding."""
-    from simplebaseline_paddle.data import PersonDataset, make_loader
-    from simplebaseline_paddle.engine import train_one_epoch
-    from simplebaseline_paddle.model import build_model
-    from simplebaseline_paddle.records import records_for
-    from simplebaseline_paddle.run import build_optimizer
-    from simplebaseline_paddle.sources import load_pose_set
-
-    config = Config(depth=18, height=64, width=64, sigma=1, deconv_filters="16,16,16", kp_dim=16, workers=0, freeze_bn=True, amp=amp,
-                    lr_strategy="momentum", lr=0.1, **settings)  # fmt: skip
-    pose_set, losses = load_pose_set("mpii", str(mpii), "train"), []
-    records = records_for(pose_set, config).select(slice(8))
-    model = build_model(config, 0)
-    loader = make_loader(PersonDataset(records, pose_set.skeleton, config, training=True), config.batch_size, True)
-    optimizer = build_optimizer(model, config, 1)
-    train_one_epoch(
-        model, loader, optimizer, config, on_step=lambda i, values, *rest: losses.append(values["loss"]), progress=False
-    )
-    return losses, arrays_of(model)
+    trainer = trainer_of(mpii, freeze_bn=True, schedule="momentum", lr=0.1, **settings)
+    return losses_of(trainer, trainer.position.epoch_length), arrays_of(trainer.model)
 
 
 def test_accumulated_half_batches_are_one_batch(mpii):
@@ -306,21 +348,9 @@ def test_accumulated_half_batches_are_one_batch(mpii):
     assert np.abs(whole[1]["final_layer.bias"]).max() > 1e-4  # zero before the first step
 
 
-def test_gradients_of_batches_too_few_for_an_update_are_dropped(mpii):
-    """Three batches by twos: the next epoch starts as it would after a resume, whose state holds no gradients."""
-    from simplebaseline_paddle import engine
-
-    seen = []
-    layer = paddle.nn.Linear(1, 1)
-    layer(paddle.ones([1, 1])).backward()
-    optimizer = paddle.optimizer.SGD(0.1, layer.parameters())
-    engine.train_one_epoch(layer, [], optimizer, Config(), on_step=lambda *a: seen.append(a), progress=False)
-    assert not seen and (layer.weight.grad is None or not layer.weight.grad.numpy().any())
-
-
 def test_bfloat16_stays_near_float32(mpii):
     """bfloat16 has 8 bits of mantissa; the CPU kernels of Paddle 3.3.1 compute in float32 all the same."""
-    (wide, _), (narrow, weights) = (first_epoch(mpii, amp, batch_size=4) for amp in ("off", "bf16"))
+    (wide, _), (narrow, weights) = (first_epoch(mpii, amp=amp, batch_size=4) for amp in ("off", "bf16"))
     np.testing.assert_allclose(narrow, wide, rtol=0.03)
     assert all(value.dtype == np.float32 for value in weights.values())
 
@@ -328,51 +358,39 @@ def test_bfloat16_stays_near_float32(mpii):
 def test_two_processes_learn_and_score_what_one_does(mpii, tmp_path):
     """Gradients are averaged over gloo; frozen batch norms and plain momentum make the doubled batch exactly the same arithmetic."""
     more = [
-        "--dataset",
-        "mpii",
-        "--data_root",
-        str(mpii),
+        "--dataset=mpii",
+        f"--data_root={mpii}",
         *SMALL,
-        "--num_epochs",
-        "2",
+        "--epochs=2",
         "--freeze_bn",
-        "--lr_strategy",
-        "momentum",
-        "--ema",
-        "0",
+        "--lr_strategy=momentum",
+        "--ema=0",
     ]
-    more += ["--valid_split", "valid", "--model_save_dir"]
-    assert train.main([*more, str(tmp_path / "one")]) == 0
-    recipe.launch(tmp_path, ["simplebaseline_paddle/train.py", *more, str(tmp_path / "two")])
+    assert train.main([*more, f"--out={tmp_path / 'one'}"]) == 0
+    recipe.launch(tmp_path, ["simplebaseline_paddle/train.py", *more, f"--out={tmp_path / 'two'}"])
     one, two = (state_of(tmp_path / n) for n in ("one", "two"))
-    for name, value in one["state_dict"].items():
-        np.testing.assert_allclose(two["state_dict"][name], value, atol=1e-6, rtol=1e-5, err_msg=name)
-    from common.runs.runlog import read_log
-
-    logs = [read_log(tmp_path / n / "simplebase-mpii/log/log.jsonl") for n in ("one", "two")]
-    for key in ("Epoch Train Loss", "valid pckh@0.5"):
-        first, second = ([e[key] for e in log if key in e] for log in logs)
-        assert len(first) == 2
-        np.testing.assert_allclose(first, second, rtol=1e-5)
+    for name, value in one["model"].items():
+        np.testing.assert_allclose(two["model"][name], value, atol=1e-6, rtol=1e-5, err_msg=name)
+    logs = [read_log(tmp_path / n / "log.jsonl") for n in ("one", "two")]
+    first, second = ([e["valid pckh@0.5"] for e in log if "valid pckh@0.5" in e] for log in logs)
+    assert len(first) == 2
+    np.testing.assert_allclose(first, second, rtol=1e-5)
 
 
 @pytest.mark.parametrize("fast_decode", [False, True])
 def test_batches_hold_the_crops_and_targets_of_their_persons(mpii, fast_decode):
     """Bit for bit without `fast_decode`, mirrored ones too; with it, a picture read at half size and mirrored by the matrix is near."""
-    import cv2
-
-    from simplebaseline_paddle import transforms
+    from simplebaseline_paddle import data as transforms
     from simplebaseline_paddle.data import PersonDataset
     from simplebaseline_paddle.records import records_for
-    from simplebaseline_paddle.sources import load_pose_set
 
-    pose_set = load_pose_set("mpii", str(mpii), "train")
-    config = Config(height=64, width=64, sigma=1, workers=0, kp_dim=16, fast_decode=fast_decode)
+    pose_set = datasets.load("mpii", mpii, "train")
+    config = Config(input_height=64, input_width=64, sigma=1, workers=0, fast_decode=fast_decode)
     records, keys = records_for(pose_set, config), [(e, i) for e in range(4) for i in range(8)]
     dataset = PersonDataset(records, pose_set.skeleton, config, training=True)
     batch, mirrored = dataset[keys], 0
     for row, (epoch, i) in enumerate(keys):
-        change = dataset._draw(epoch, i)
+        change = dataset.draw(epoch, i)
         mirrored += change.flip
         person = transforms.Person(records.center[i], records.scale[i], records.joints[i], records.seen[i])
         pixels, joints, seen = transforms.crop(
@@ -393,16 +411,16 @@ def test_batches_hold_the_crops_and_targets_of_their_persons(mpii, fast_decode):
 
 
 def test_weights_do_not_depend_on_workers(mpii):
-    from simplebaseline_paddle.data import PersonDataset, make_loader
+    from simplebaseline_paddle.data import EpochBatches, PersonDataset, load_batches
     from simplebaseline_paddle.records import records_for
-    from simplebaseline_paddle.sources import load_pose_set
 
-    pose_set = load_pose_set("mpii", str(mpii), "train")
+    pose_set = datasets.load("mpii", mpii, "train")
     found = []
     for workers in (0, 2):
-        config = Config(height=64, width=64, workers=workers, kp_dim=16)
+        config = Config(input_height=64, input_width=64, workers=workers)
         dataset = PersonDataset(records_for(pose_set, config), pose_set.skeleton, config, training=True)
-        found.append([{k: v.numpy() for k, v in batch.items()} for batch in make_loader(dataset, 4, True, epoch=3)])
+        batches = load_batches(dataset, EpochBatches(len(dataset), 4, True, epoch=3), workers)
+        found.append([{k: v.numpy() for k, v in batch.items()} for batch in batches])
     assert len(found[0]) == len(found[1]) == 2
     for one, two in zip(*found):
         for key in one:
@@ -417,16 +435,12 @@ def test_a_missing_image_is_named(mpii, tmp_path, capsys, workers):
     (tmp_path / "annot/valid.json").write_text(json.dumps(entries))
     (tmp_path / "images").symlink_to(mpii / "images")
     options = [
-        "--dataset",
-        "mpii",
-        "--data_root",
-        str(tmp_path),
-        "--depth",
-        "18",
-        "--height",
-        "64",
-        "--model_save_dir",
-        str(tmp_path),
+        "--dataset=mpii",
+        f"--data_root={tmp_path}",
+        "--depth=18",
+        "--input_height=64",
+        f"--out={tmp_path / 'p.npz'}",
+        "--random_weights",
     ]
     assert val.main([*options, "--workers", workers]) == 2
     assert "lost.jpg does not exist" in capsys.readouterr().err
@@ -444,10 +458,10 @@ def test_an_entry_without_a_field_is_named(mpii, tmp_path, capsys):
 
 def test_our_states_do_not_need_paddle(trained):
     """Read by our own unpickler, which knows data only; equal to what Paddle reads."""
-    path = trained / "simplebase-mpii/last.pdparams"
+    path = trained / "last.pdparams"
     theirs = paddle.load(str(path))
-    for name, value in read_paddle(path)["state_dict"].items():
-        np.testing.assert_array_equal(theirs["state_dict"][name].numpy(), value)
+    for name, value in read_paddle(path)["model"].items():
+        np.testing.assert_array_equal(theirs["model"][name].numpy(), value)
 
 
 def test_arrays_of_a_network():

@@ -9,9 +9,9 @@ import pytest
 
 from common.codecs import decode_maps
 from common.skeletons import COCO17, MPII16
-from simplebaseline_paddle import transforms
+from simplebaseline_paddle import data as transforms
 from simplebaseline_paddle.config import MEAN, STD
-from simplebaseline_paddle.transforms import Augmentation, Person
+from simplebaseline_paddle.data import Augmentation, Person
 
 SKELETON = {"mpii": MPII16, "coco": COCO17}
 
@@ -152,7 +152,7 @@ def test_final_predictions(golden_dir):
 
 @pytest.mark.golden
 def test_accuracy(golden_dir):
-    from simplebaseline_paddle.metrics import map_accuracy
+    from simplebaseline_paddle.losses import map_accuracy
 
     stored = np.load(golden_dir / "simplebaseline_paddle/final_preds.npz")
     for case in sorted({k.split("_")[0] for k in stored.files}):

@@ -10,13 +10,15 @@ import paddle
 import pytest
 
 from common.errors import DataError
+from common.skeletons import COCO17, CROWDPOSE14, LSP14, MPII16, Skeleton, card
 from common.weights import fluid, pickles
-from simplebaseline_paddle import names, weight_files
-from simplebaseline_paddle.checkpoint import arrays_of, load_backbone, load_network, put_weights
+from simplebaseline_paddle import weight_files
 from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.model import PoseResNet
+from simplebaseline_paddle.weight_files import arrays_of, load_backbone, load_first_weights, load_network, put_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+SIZE = {"input_height": 64, "input_width": 64}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_the_fixtures_network_computes_what_it_did(golden_dir):
     )  # fmt: skip
     order = [
         "conv2d_0.w_0",
-        *[f"batch_norm_0.{s}" for _, _, s in names.BATCH_NORM],
+        *[f"batch_norm_0.{s}" for _, _, s in weight_files.BATCH_NORM],
         "conv2d_transpose_0.w_0",
         "conv2d_1.w_0",
         "conv2d_1.b_0",
@@ -127,55 +129,61 @@ def test_weights_survive_every_format(tmp_path, small, kind):
     path = tmp_path / kind
     if kind == "combined":
         path = tmp_path / "__params__"
-        fluid.write_combined(path, {n: arrays[ours] for n, ours in names.fluid_names(18).items()})
+        fluid.write_combined(path, {n: arrays[ours] for n, ours in weight_files.fluid_names(18).items()})
     elif path.suffix == ".pdparams":
         paddle.save(model.state_dict(), str(path))
     else:
         weight_files.write_weights(path, arrays, 18)
-    found = weight_files.read_state(path)["state_dict"]
+    found = weight_files.read_state(path)["model"]
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
-    again, config = load_network(path, {"height": 64, "width": 64})
-    assert (config.depth, config.kp_dim) == (18, 16)
+    again, config, skeleton = load_network(path, SIZE, {})
+    assert config.depth == 18 and skeleton == MPII16
     image = paddle.to_tensor(np.random.RandomState(0).randn(1, 3, 64, 64).astype(np.float32))
     np.testing.assert_array_equal(again(image).numpy(), model(image).numpy())
 
 
 def test_a_folder_of_a_training_run_gives_the_network_only(tmp_path, small):
-    arrays = {n: small[1][ours] for n, ours in names.fluid_names(18).items()}
+    arrays = {n: small[1][ours] for n, ours in weight_files.fluid_names(18).items()}
     extra = {
         "@LR_DECAY_COUNTER@": np.array([7]),
         "learning_rate": np.ones(1, np.float32),
         "conv2d_0.w_0_moment1_0": arrays["conv2d_0.w_0"],
     }
     fluid.write_folder(tmp_path, {**arrays, **extra})
-    assert weight_files.read_state(tmp_path)["state_dict"].keys() == small[1].keys()
+    assert weight_files.read_state(tmp_path)["model"].keys() == small[1].keys()
 
 
 def test_a_missing_variable_is_named(tmp_path, small):
-    fluid.write_folder(tmp_path, {n: small[1][ours] for n, ours in names.fluid_names(18).items()})
+    fluid.write_folder(tmp_path, {n: small[1][ours] for n, ours in weight_files.fluid_names(18).items()})
     (tmp_path / "batch_norm_7.w_2").unlink()
     with pytest.raises(DataError, match="lacks"):
-        load_network(tmp_path, {})
+        load_network(tmp_path, {}, {})
 
 
 def test_another_depth_or_joint_count_is_said(tmp_path, small):
     path = tmp_path / "w.pth"
     weight_files.write_weights(path, small[1], 18)
-    with pytest.raises(DataError, match="kp_dim is 16 in the checkpoint, 17 was asked for"):
-        load_network(path, {"kp_dim": 17})
-    with pytest.raises(DataError, match="depth is 18 in the checkpoint, 50 was asked for"):
-        load_network(path, {"depth": 50})
-    with pytest.raises(DataError, match="kp_dim 16 in the file, 17 here"):
+    with pytest.raises(DataError, match="field 'depth' is 18 in the checkpoint and 50 in this run"):
+        load_network(path, {"depth": 50}, {})
+    with pytest.raises(DataError, match="joints 16 in the file, 17 here"):
         put_weights(PoseResNet(18, 17), small[1], path)
 
 
-def test_a_foreign_file_of_17_joints_is_coco(tmp_path):
+def test_files_without_names_have_the_originals_joints_or_the_data_sets(tmp_path):
     path = tmp_path / "w.pth"
-    weight_files.write_weights(path, arrays_of(PoseResNet(18, 17, init="zeros")), 18)
-    config = load_network(path, {})[1]
-    assert (config.dataset, config.input_size) == ("coco", (288, 384))
+    for joints, dataset, skeleton in (
+        (17, None, COCO17),
+        (17, "mpii", COCO17),
+        (14, "lsp", LSP14),
+        (14, "crowdpose", CROWDPOSE14),
+    ):
+        weight_files.write_weights(path, arrays_of(PoseResNet(18, joints, init="zeros")), 18)
+        config, found = load_network(path, {}, {}, dataset)[1:]
+        assert found == skeleton and config.input_size == ((288, 384) if dataset is None else config.input_size)
+    with pytest.raises(DataError, match="no joint names, and 14 joints .* say with --dataset"):
+        load_network(path, {}, {})
 
 
 def test_a_narrow_network_comes_back_narrow(tmp_path):
@@ -184,19 +192,40 @@ def test_a_narrow_network_comes_back_narrow(tmp_path):
     model = PoseResNet(18, 16, base_width=16, init="zeros")
     assert model.layer4[1].conv2.weight.shape == [128, 128, 3, 3]
     weight_files.write_weights(path, arrays_of(model), 18)
-    config = load_network(path, {"height": 64, "width": 64})[1]
+    config = load_network(path, SIZE, {})[1]
     assert config.base_width == 16 and config.name == "resnet18w16_64x64"
 
 
-def test_a_checkpoints_settings_hold_but_not_its_limit(small, tmp_path):
+def test_a_checkpoints_settings_and_skeleton_hold_but_not_its_limit(small, tmp_path):
     """A dry run's `--limit` must not follow its weights into the scoring."""
     path = tmp_path / "w.pdparams"
-    stored = asdict(Config(depth=18, kp_dim=16, height=64, width=96, sigma=1.0, limit=3))
-    paddle.save({"state_dict": small[0].state_dict(), "config": stored}, str(path))
-    config = load_network(path, {"flip_test": False})[1]
-    assert config == Config(**{**stored, "limit": None, "flip_test": False})
-    with pytest.raises(DataError, match="mode is correct in the checkpoint, compat was asked for"):
-        load_network(path, {"mode": "compat"})
+    stored = asdict(Config(depth=18, input_height=64, input_width=96, sigma=1.0, limit=3))
+    own = Skeleton("own", tuple(f"left_{i}" for i in range(8)) + tuple(f"right_{i}" for i in range(8)), ((0, 8),))
+    paddle.save({"model": small[0].state_dict(), "config": stored, "about": {"skeleton": card(own)}}, str(path))
+    _, config, skeleton = load_network(path, {"flip_test": False}, {})
+    assert config == Config(**{**stored, "limit": None, "flip_test": False, "batch_size": 128})
+    assert skeleton == own and skeleton.limbs == own.limbs
+    with pytest.raises(DataError, match="field 'mode' is 'correct' in the checkpoint and 'compat' in this run"):
+        load_network(path, {"mode": "compat"}, {})
+
+
+def test_a_state_of_the_first_drawing_is_refused_in_words(small, tmp_path):
+    paddle.save({"state_dict": small[0].state_dict(), "format": 1}, str(tmp_path / "w.pdparams"))
+    with pytest.raises(DataError, match="first form, which holds no joint names"):
+        weight_files.read_state(tmp_path / "w.pdparams")
+
+
+def test_first_weights_take_the_heads_joints_by_name(small, tmp_path):
+    path = tmp_path / "w.pth"
+    weight_files.write_weights(path, small[1], 18)
+    model = PoseResNet(18, 14)
+    fresh = arrays_of(model)["final_layer.weight"]
+    said = load_first_weights(model, path, LSP14)
+    assert said == "13 of 14 joints by name, neck start fresh"
+    head = arrays_of(model)["final_layer.weight"]
+    for i, joint in enumerate(LSP14.joints):
+        known = small[1]["final_layer.weight"][MPII16.index(joint)] if joint in MPII16.joints else fresh[i]
+        np.testing.assert_array_equal(head[i], known, err_msg=joint)
 
 
 def test_not_a_number_is_refused(small):
@@ -207,7 +236,7 @@ def test_not_a_number_is_refused(small):
 
 def test_the_backbone_alone(tmp_path, small):
     """An ImageNet folder: strangers such as a classifier, a step counter and a learning rate stay out; the head keeps its weights."""
-    table = {n: ours for n, ours in names.fluid_names(18).items() if names.is_backbone(ours)}
+    table = {n: ours for n, ours in weight_files.fluid_names(18).items() if weight_files.is_backbone(ours)}
     fluid.write_folder(tmp_path, {n: small[1][ours] for n, ours in table.items()})
     fluid.write_folder(tmp_path, {"fc_0.w_0": np.ones((4, 4), np.float32), "learning_rate": np.ones(1, np.float32)})
     model = PoseResNet(18, 17)
@@ -224,15 +253,15 @@ def test_the_backbone_of_paddle_vision_has_our_names():
     from paddle.vision.models.resnet import ResNet
 
     theirs = ResNet(Theirs, 50, num_classes=0, with_pool=False).state_dict()
-    ours = {n: t for n, t in PoseResNet(50, 16, init="zeros").state_dict().items() if names.is_backbone(n)}
+    ours = {n: t for n, t in PoseResNet(50, 16, init="zeros").state_dict().items() if weight_files.is_backbone(n)}
     assert {n: tuple(t.shape) for n, t in theirs.items()} == {n: tuple(t.shape) for n, t in ours.items()}
 
 
 def test_torch_names_go_both_ways(small):
-    wrapped = {f"module.{names.to_torch(n)}": a for n, a in small[1].items()} | {
+    wrapped = {f"module.{weight_files.to_torch(n)}": a for n, a in small[1].items()} | {
         "module.bn1.num_batches_tracked": np.array(3)
     }
-    assert names.from_torch(wrapped).keys() == small[1].keys()
+    assert weight_files.from_torch(wrapped).keys() == small[1].keys()
 
 
 def test_nothing_runs_from_a_foreign_pickle(tmp_path, capsys):
@@ -258,7 +287,7 @@ def test_bfloat16(tmp_path):
 
 def test_unknown_and_missing_files(tmp_path):
     (tmp_path / "notes.txt").write_text("hello, this is no checkpoint")
-    for path, message in (("nowhere", "does not exist"), ("notes.txt", "unknown kind")):
+    for path, message in (("nowhere", "do not exist"), ("notes.txt", "unknown kind")):
         with pytest.raises(DataError, match=message):
             weight_files.read_state(tmp_path / path)
     (tmp_path / "empty").mkdir()
