@@ -21,7 +21,7 @@ from common.synthetic.compose import (
 from common.synthetic.figure import FACING_CAMERA, pose_figure
 from common.synthetic.look import sample_look
 from common.synthetic.shapes import Camera
-from common.synthetic.write_many import _coco_crowd
+from common.synthetic.write_many import _coco_crowd, _crowd_index
 from common.synthetic.write_video import sample_motion
 
 BUILT_IN = tuple(SKELETONS.values())  # before a test registers a user's own
@@ -159,3 +159,18 @@ def test_crowd_region_is_the_crowd():
         region = mask_module.decode(mask_module.frPyObjects(crowd["segmentation"], *drawn.shape)).astype(bool)
         np.testing.assert_array_equal(region, drawn)
         assert crowd["area"] == region.sum() and crowd["num_keypoints"] == 0
+
+
+def test_crowd_index_counts_others_joints_in_ones_box():
+    """CrowdPose's definition on two boxes by hand: 1 of 2 foreign joints in the first box, none in the second."""
+
+    def person(box, *joints):
+        return {"bbox": box, "num_keypoints": len(joints), "keypoints": [v for x, y in joints for v in (x, y, 2)]}
+
+    left = person([0, 0, 10, 10], (1, 1), (9, 9))
+    right = person([8, 0, 10, 8], (8.5, 2), (15, 3))
+    assert _crowd_index([left]) == 0
+    assert _crowd_index([left, right]) == pytest.approx((1 / 2 + 0) / 2)
+    unlabelled = {"bbox": [0, 0, 99, 99], "num_keypoints": 0, "keypoints": [0, 0, 0]}
+    assert _crowd_index([left, right, unlabelled]) == _crowd_index([left, right])
+    assert _crowd_index([person([0, 0, 9, 9], (1, 1)), *[person([1, 1, 2, 2], (2, 2), (2, 2))] * 3]) == 1
