@@ -126,15 +126,18 @@ def write_lmdb(path: Path, items) -> int:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     count = 0
-    # the map is sparse on disk, so its size is only an upper bound
-    with lmdb.open(str(temporary), map_size=1 << 40, lock=False) as database:
-        transaction = database.begin(write=True)
-        for key, data in items:
-            transaction.put(key.encode(), data)
-            count += 1
-            if count % 1000 == 0:
-                transaction.commit()
-                transaction = database.begin(write=True)
-        transaction.commit()
-    os.replace(temporary, path)
+    try:
+        # the map is sparse on disk, so its size is only an upper bound
+        with lmdb.open(str(temporary), map_size=1 << 40, lock=False) as database:
+            transaction = database.begin(write=True)
+            for key, data in items:
+                transaction.put(key.encode(), data)
+                count += 1
+                if count % 1000 == 0:
+                    transaction.commit()
+                    transaction = database.begin(write=True)
+            transaction.commit()
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return count

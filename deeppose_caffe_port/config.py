@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from common.runs.options import Parser, check_numbers
 from common.runs.process import default_workers
 from common.runs.settings import read_settings_file, resolve, setting
 from common.runs.shelf import REPOSITORY, run_folder
-from common.skeletons import K2HPD15, Skeleton, card, from_card
+from common.skeletons import K2HPD15, Skeleton, from_card
 
 HOUSE = "deeppose_caffe_port"
 EFFECTS = ("stop", "snapshot", "none")
+LOSSES = ("modified", "stock")
 SEED = 10086  # of shuffling and of the choice of patches
 # splits to train and to score; train and test where a data set is not here
 SPLITS = {"lspet": ("1-4000", "4001-5000"), "coco": ("train2017", "val2017")}
@@ -33,78 +35,89 @@ def stage_name(stage: int) -> str:
     return "deeppose" if stage == 1 else f"deeppose_refine{stage if stage > 2 else ''}"
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A network and its solver: input side, conv1, a multiplier of all hidden channels, and what its solver file has otherwise."""
+
+    side: int
+    kernel: int
+    stride: int
+    channels: float = 1.0
+    dropout: float = 0.5
+    # BatchNorm's moving average; Caffe's 0.999 remembers a thousand iterations, which lags far behind in a short training
+    fraction: float = 0.999
+    batch: int = 32
+    solver: dict = field(default_factory=dict)
+
+
+def _short(max_iter: int, snapshot: int, lr: float, steps: tuple[int, int], **more) -> dict:
+    """A short training with Adam: two steps down by ten, a test at every snapshot."""
+    course = {"lr_policy": "multistep", "gamma": 0.1, "power": None, "stepvalue": steps, "base_lr": lr}
+    return {**course, "max_iter": max_iter, "snapshot": snapshot, "test_interval": snapshot, "type": "Adam",
+            "weight_decay": 1e-4, "random_seed": 1, **more}  # fmt: skip
+
+
+_SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6, "joint_outputs": True}
+_LARGE = {"alpha": 2.0, "min_diameter": 0.2, "predicted_size": True, "warm_start": True, "rotate": 40.0, "zoom": 1.2,
+          "held_out": 0.1}  # fmt: skip
+# preset -> (settings, stage 1, later stages)
+PRESETS: dict[str, tuple[dict, Stage, Stage]] = {
+    "paper": ({"mode": "compat"}, Stage(227, 11, 4), Stage(64, 10, 1, batch=64)),
+    "cpu": (
+        {**_SMALL, **_LARGE},
+        Stage(115, 11, 4, 0.5, 0.5, 0.98, 32, _short(20000, 2000, 1e-3, (15500, 18800), test_interval=1000)),
+        Stage(115, 11, 4, 0.5, 0.5, 0.98, 64, _short(480, 240, 3e-4, (320, 440))),
+    ),
+    "smoke": (
+        _SMALL,
+        Stage(115, 11, 4, 0.25, 0.0, 0.95, 32, _short(500, 250, 1e-3, (340, 450))),
+        Stage(48, 6, 2, 0.25, 0.0, 0.95, 64, _short(450, 225, 1e-3, (300, 405))),
+    ),
+}  # fmt: skip
+
+_rare = partial(setting, group="data", rare=True)
+_training = partial(setting, group="training")
+
+
 @dataclass
 class Config:
     """Settings of every programme of this house."""
 
     dataset: str = setting("k2hpd", choices=NAMES)
     data_root: str | None = setting(None, "its folder (default: data/NAME, such as data/K2HPD)")
-    out: str | None = setting(
-        None, "project folder (default: output/deeppose_caffe_port/NAME); with --solver the folder of log and state"
-    )
+    out: str | None = setting(None, "project folder (default: output/HOUSE/NAME); with --solver: for log and state")
     mode: str = setting("correct", choices=("correct", "compat"))
     train_split: str | None = setting(None, "training split (default: the data set's)")
     valid_split: str | None = setting(None, "split of the test nets and of val.py (default: the data set's)")
     limit: int | None = setting(None, "the first N persons of each split only")
     input_width: int | None = setting(None, "width of the prepared pictures (default: 256)")
     input_height: int | None = setting(None, "their height (default: 212 for K2HPD, else 256)")
-    pad: float = setting(0.2, "margin around a person's box, as a share of its longer side", group="data", rare=True)
-    allow_16bit: bool = setting(False, "take 16-bit pictures, divided by 256", group="data", rare=True)
-    alpha: float = setting(
-        0.8, "side of a later stage's patch as a share of the body diameter", group="data", rare=True
-    )
-    min_diameter: float = setting(
-        0.0, "smallest body diameter of a patch, as a share of the picture's shorter side", group="data", rare=True
-    )
-    predicted_size: bool = setting(
-        False, "patches in training as large as predictions make them", group="data", rare=True
-    )
-    patch_rate: int = setting(15, "one patch in so many joints is kept", group="data", rare=True)
-    displacements: int = setting(
-        0, "displacements of each patch, drawn from the errors of the stage before", group="data", rare=True
-    )
-    held_out: float = setting(
-        0.0, "share of the training pictures that no stage is trained on", group="data", rare=True
-    )
-    holdout: int = setting(
-        1000, "patches at the list's end that become a later stage's test set", group="data", rare=True
-    )
-    allow_small: bool = setting(
-        False, "accept fewer patches than that: an empty training list", group="data", rare=True
-    )
-    rotate: float = setting(0.0, "degrees up to which training pictures are turned", group="data", rare=True)
-    zoom: float = setting(1.0, "factor up to which they are scaled either way", group="data", rare=True)
-    preset: str = setting("auto", "networks, solvers and what goes with them; auto: smoke on synthetic data, else paper",
-                          ("auto", "paper", "cpu", "smoke"), group="training")  # fmt: skip
+    pad: float = _rare(0.2, "margin around a person's box, as a share of its longer side")
+    allow_16bit: bool = _rare(False, "take 16-bit pictures, divided by 256")
+    alpha: float = _rare(0.8, "side of a later stage's patch as a share of the body diameter")
+    min_diameter: float = _rare(0.0, "smallest body diameter of a patch, share of the picture's shorter side")
+    predicted_size: bool = _rare(False, "patches in training as large as predictions make them")
+    patch_rate: int = _rare(15, "one patch in so many joints is kept")
+    displacements: int = _rare(0, "displacements of each patch, drawn from the errors of the stage before")
+    held_out: float = _rare(0.0, "share of the training pictures that no stage is trained on")
+    holdout: int = _rare(1000, "patches at the list's end that become a later stage's test set")
+    allow_small: bool = _rare(False, "accept fewer patches than that: an empty training list")
+    rotate: float = _rare(0.0, "degrees up to which training pictures are turned")
+    zoom: float = _rare(1.0, "factor up to which they are scaled either way")
+    preset: str = _training("auto", "networks, solvers and more; auto: smoke on synthetic data", ("auto", *PRESETS))
     stages: int = setting(2, "stages in all, each trained on what the one before leaves over", group="network")
-    refinements: int = setting(1, "how often the last stage is applied when testing", group="network", rare=True)
-    joint_outputs: bool = setting(
-        False, "a later stage has outputs for every joint (DeepPose)", group="network", rare=True
-    )
-    channels: float | None = setting(None, "channel multiplier of the hidden layers (default: the preset's)", rare=True)
-    snapshot1: str | None = setting(
-        None, "stage 1's .caffemodel or its iteration (default: the last one there)", group="network"
-    )
+    joint_outputs: bool = setting(False, "a later stage has outputs for every joint (DeepPose)", rare=True)
+    channels: float | None = setting(None, rare=True)
+    snapshot1: str | None = setting(None, "stage 1's .caffemodel or its iteration (default: the last)", group="network")
     snapshot2: str | None = setting(None, "stage 2's, likewise", group="network")
-    euclidean: str = setting("modified", "EuclideanLoss over all elements (this project's Caffe) or over the batch",
-                             ("modified", "stock"), rare=True)  # fmt: skip
-    masked: bool = setting(
-        False, "NaN labels are left out of the loss (on where a project's lists have any)", rare=True
-    )
-    solver: str | None = setting(
-        None, "solver prototxt (default: that of --stage)", names=("-solver",), group="training"
-    )
-    folder: str | None = setting(
-        None, "where relative paths of the solver file start (default: here)", group="training"
-    )
-    stage: int = setting(1, "stage of the project", group="training")
-    weights: str | None = setting(
-        None, ".caffemodel files to start from, comma-separated", names=("-weights",), group="training"
-    )
-    warm_start: bool = setting(
-        False, "a later stage starts from the weights of the stage before", group="training", rare=True
-    )
-    snapshot: str | None = setting(None, "Caffe's .solverstate to go on from", names=("-snapshot",), group="training")
+    euclidean: str = setting("modified", "EuclideanLoss divided by all elements, or by the batch", LOSSES, rare=True)
+    masked: bool = setting(False, "NaN labels are left out of the loss (on where a project has any)", rare=True)
+    solver: str | None = _training(None, "solver prototxt (default: that of --stage)", names=("-solver",))
+    folder: str | None = _training(None, "where relative paths of the solver file start (default: here)")
+    stage: int = _training(1, "stage of the project")
+    weights: str | None = _training(None, ".caffemodel files to start from, comma-separated", names=("-weights",))
+    warm_start: bool = _training(False, "a later stage starts from the weights of the one before", rare=True)
+    snapshot: str | None = _training(None, "Caffe's .solverstate to go on from", names=("-snapshot",))
     resume: str | None = setting(None)
     max_steps: int | None = setting(None, "iterations (default: the solver file's max_iter)")
     lr: float | None = setting(None, "learning rate (default: the solver file's base_lr)")
@@ -114,8 +127,8 @@ class Config:
     seed: int | None = setting(None, "seed (default: the solver file's random_seed)")
     save_minutes: float = setting(10.0)
     patience: int = setting(0)
-    sigint_effect: str = setting("stop", "what Ctrl-C does", EFFECTS, names=("-sigint_effect",), group="training")
-    sighup_effect: str = setting("snapshot", "what SIGHUP does", EFFECTS, names=("-sighup_effect",), group="training")
+    sigint_effect: str = _training("stop", "what Ctrl-C does", EFFECTS, names=("-sigint_effect",))
+    sighup_effect: str = _training("snapshot", "what SIGHUP does", EFFECTS, names=("-sighup_effect",))
     device: str | None = setting(None, "cpu, cuda or cuda:0,1 (default: what is there, unless the solver says CPU)")
     gpu: str | None = setting(None, "CUDA device number, as Caffe has it", names=("-gpu",), group="machine", rare=True)
     amp: str = setting("off", choices=("off", "bf16"))
@@ -126,9 +139,30 @@ class Config:
     skeleton: dict | None = setting(None, "the skeleton's card, from the data set")
 
     def __post_init__(self) -> None:
-        check_numbers(self, limit=1, input_width=1, input_height=1, pad=0, alpha=0, min_diameter=0, patch_rate=1, displacements=0,
-                      holdout=0, stages=1, stage=1, refinements=1, max_steps=0, lr=0, accumulate=1, batch_size=1, workers=0,
-                      held_out=0, rotate=0, zoom=1, save_minutes=0, patience=0, threads=0)  # fmt: skip
+        not_negative = (
+            "pad",
+            "alpha",
+            "min_diameter",
+            "displacements",
+            "holdout",
+            "max_steps",
+            "lr",
+            "workers",
+            "held_out",
+        )
+        check_numbers(self, **dict.fromkeys((*not_negative, "rotate", "save_minutes", "patience", "threads"), 0))
+        positive = (
+            "limit",
+            "input_width",
+            "input_height",
+            "patch_rate",
+            "stages",
+            "stage",
+            "accumulate",
+            "batch_size",
+            "zoom",
+        )
+        check_numbers(self, **dict.fromkeys(positive, 1))
         if not self.held_out < 1 or not self.rotate <= 180:
             raise DataError(f"--held_out {self.held_out} must be less than 1, --rotate {self.rotate} at most 180")
         if self.snapshot and (self.weights or self.resume):
@@ -201,45 +235,6 @@ class Config:
         return 2 * len(self.joints) if stage == 1 or self.joint_outputs else 2
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A network and its solver: input side, conv1, a multiplier of all hidden channels, and what its solver file has otherwise."""
-
-    side: int
-    kernel: int
-    stride: int
-    channels: float = 1.0
-    dropout: float = 0.5
-    # BatchNorm's moving average; Caffe's 0.999 remembers a thousand iterations, which lags far behind in a short training
-    fraction: float = 0.999
-    batch: int = 32
-    solver: dict = field(default_factory=dict)
-
-
-def _short(max_iter: int, snapshot: int, lr: float, steps: tuple[int, int], **more) -> dict:
-    """A short training with Adam: two steps down by ten, a test at every snapshot."""
-    course = {"lr_policy": "multistep", "gamma": 0.1, "power": None, "stepvalue": steps, "base_lr": lr}
-    return {**course, "max_iter": max_iter, "snapshot": snapshot, "test_interval": snapshot, "type": "Adam",
-            "weight_decay": 1e-4, "random_seed": 1, **more}  # fmt: skip
-
-
-_SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6, "joint_outputs": True}
-_LARGE = {"alpha": 2.0, "min_diameter": 0.2, "predicted_size": True, "warm_start": True, "rotate": 40.0, "zoom": 1.2,
-          "held_out": 0.1}  # fmt: skip
-# preset -> (settings, stage 1, later stages)
-PRESETS: dict[str, tuple[dict, Stage, Stage]] = {
-    "paper": ({"mode": "compat"}, Stage(227, 11, 4), Stage(64, 10, 1, batch=64)),
-    "cpu": (
-        {**_SMALL, **_LARGE},
-        Stage(115, 11, 4, 0.5, 0.5, 0.98, 32, _short(20000, 2000, 1e-3, (15500, 18800), test_interval=1000)),
-        Stage(115, 11, 4, 0.5, 0.5, 0.98, 64, _short(480, 240, 3e-4, (320, 440))),
-    ),
-    "smoke": (
-        _SMALL,
-        Stage(115, 11, 4, 0.25, 0.0, 0.95, 32, _short(500, 250, 1e-3, (340, 450))),
-        Stage(48, 6, 2, 0.25, 0.0, 0.95, 64, _short(450, 225, 1e-3, (300, 405))),
-    ),
-}  # fmt: skip
 # What a project folder keeps of the settings it was made with; those that must not change between the steps come first.
 FIXED = ("dataset", "mode", "input_width", "input_height", "pad", "alpha", "joint_outputs", "preset")
 STORED = (*FIXED, "skeleton", "train_split", "valid_split", "rotate", "zoom", "patch_rate", "displacements", "min_diameter",
@@ -291,9 +286,3 @@ def _read(file: Path) -> dict:
 def store(config: Config) -> None:
     """Write project.json."""
     write_json(config.project / "project.json", {name: getattr(config, name) for name in STORED})
-
-
-def with_card(config: Config, skeleton: Skeleton) -> Config:
-    """The same settings for networks that regress this skeleton."""
-    config.skeleton = card(skeleton)
-    return config

@@ -7,7 +7,6 @@ the device is uint8, and mean and scale are applied there.
 from __future__ import annotations
 
 import math
-import os
 import queue
 import shutil
 import threading
@@ -16,59 +15,56 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import lmdb
 import numpy as np
 import torch
 import torch.nn.functional as F
+from google.protobuf.message import DecodeError
 from torch import Tensor
 from tqdm import tqdm
 
 from common.errors import DataError
+from common.images import write_lmdb
 from common.weights.caffe import read_blob, write_blob
 from common.weights.caffe_messages import messages
 from deeppose_caffe_port.images import read_picture, resize
 from deeppose_caffe_port.layers import Layer, Shape, layer
 
 _PORTION = 1000  # records
-_REMEDY = "make it with `workflow.py create_lmdb`, or with Caffe's convert_imageset"
 _environments: dict[Path, tuple] = {}
 
 
 def _environment(path: Path):
-    """The environment of an LMDB folder, opened once a process; anew when the file was replaced meanwhile."""
+    """The environment of an LMDB folder, opened once a process, as LMDB demands; anew when the file was replaced meanwhile."""
     stat = (path / "data.mdb").stat()
     stamp = (stat.st_ino, stat.st_mtime_ns)
     if path not in _environments or _environments[path][0] != stamp:
-        _environments[path] = (stamp, _open(path))
+        # no lock file, so that read-only folders work
+        _environments[path] = (stamp, lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=64))
     return _environments[path][1]
 
 
-def _open(path: Path):
-    import lmdb
-
-    # one environment a file and process is all that LMDB allows; no lock file, so that read-only folders work
-    try:
-        return lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=64)
-    except lmdb.Error as error:
-        raise DataError(f"LMDB {path} cannot be opened ({error}); {_REMEDY}") from error
-
-
 class LmdbSource:
-    """Batches of one process out of an LMDB: (raw pixels (B,C,H,W) uint8 or float32, labels float32 (B,L,1,1), or (B,) without label_num)."""
+    """Batches of one process out of an LMDB: (raw pixels (B,C,H,W) uint8 or float32, labels float32 (B,L,1,1), or (B,) without label_num).
 
-    def __init__(self, path: str | Path, batch_size: int, label_num: int = 0, rank: int = 0, world: int = 1):
-        self.path, self.batch_size, self.label_num, self.rank, self.world = (
-            Path(path),
-            batch_size,
-            label_num,
-            rank,
-            world,
-        )
+    `force` (`color`, `gray`): how encoded pictures are decoded; without it as they are.
+    """
+
+    def __init__(
+        self, path: str | Path, batch_size: int, label_num: int = 0, rank: int = 0, world: int = 1, force: str = ""
+    ):
+        self.path, self.batch_size, self.label_num = Path(path), batch_size, label_num
+        self.rank, self.world, self.force = rank, world, force
         if not (self.path / "data.mdb").is_file():
-            raise DataError(f"LMDB {self.path} does not exist; {_REMEDY}")
-        self._transaction = _environment(self.path.resolve()).begin(buffers=True)
+            raise self.error("does not exist")
+        try:
+            self._transaction = _environment(self.path.resolve()).begin(buffers=True)
+        except lmdb.Error as error:
+            raise self.error(f"cannot be opened ({error})") from error
         self.keys = [bytes(key) for key in self._transaction.cursor().iternext(values=False)]
         if not self.keys:
-            raise DataError(f"LMDB {self.path} is empty; {_REMEDY}")
+            raise self.error("is empty")
         self.position = 0  # of the first record of the next batch of all processes together
         pixels, label = self.record(0)
         self.shape, self.kind, self.label_shape = pixels.shape, pixels.dtype, label.shape
@@ -76,48 +72,42 @@ class LmdbSource:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def error(self, text: str, index: int | None = None) -> DataError:
+        """The error for something wrong with the file, or with one record."""
+        record = "" if index is None else f", record {self.keys[index % len(self.keys)].decode(errors='replace')}:"
+        return DataError(
+            f"LMDB {self.path}{record} {text}; make it with `workflow.py create_lmdb`, or Caffe's convert_imageset"
+        )
+
     def record(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (C,H,W) and label of one record; DataError naming file and key for a damaged record or too few labels."""
-        from google.protobuf.message import DecodeError
-
-        key = self.keys[index % len(self.keys)]
         datum = messages()["Datum"]()
         try:
-            datum.ParseFromString(bytes(self._transaction.get(key)))
+            datum.ParseFromString(bytes(self._transaction.get(self.keys[index % len(self.keys)])))
         except DecodeError as error:
-            raise DataError(
-                f"LMDB {self.path}, record {key.decode(errors='replace')}: not a Datum ({error}); {_REMEDY}"
-            ) from error
-        return self._pixels(datum, key), self._label(datum, key)
-
-    def _pixels(self, datum, key: bytes) -> np.ndarray:
-        name = key.decode(errors="replace")
-        if datum.encoded:
-            import cv2
-
-            image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_COLOR)
-            if image is None:
-                raise DataError(f"LMDB {self.path}, record {name}: its encoded image cannot be decoded; {_REMEDY}")
-            return image.transpose(2, 0, 1)
-        shape = (datum.channels, datum.height, datum.width)
-        values = (
-            np.frombuffer(datum.data, np.uint8)
-            if datum.data or self.label_num
-            else np.array(datum.float_data, np.float32)
-        )
-        if values.size != np.prod(shape):
-            raise DataError(f"LMDB {self.path}, record {name}: {values.size} values for shape {shape}; {_REMEDY}")
-        return values.reshape(shape)
-
-    def _label(self, datum, key: bytes) -> np.ndarray:
+            raise self.error(f"not a Datum ({error})", index) from error
         if not self.label_num:
-            return np.float32(datum.label)
+            return self._pixels(datum, index), np.float32(datum.label)
         if len(datum.float_data) < self.label_num:
-            raise DataError(
-                f"LMDB {self.path}, record {key.decode(errors='replace')}: field float_data has {len(datum.float_data)} labels, label_num is"
-                f" {self.label_num}; make the LMDB again, or set label_num in the prototxt"
+            raise self.error(
+                f"field float_data has {len(datum.float_data)} labels, label_num is {self.label_num}", index
             )
-        return np.array(datum.float_data[: self.label_num], np.float32).reshape(-1, 1, 1)
+        label = np.array(datum.float_data[: self.label_num], np.float32)
+        return self._pixels(datum, index), label.reshape(-1, 1, 1)
+
+    def _pixels(self, datum, index: int) -> np.ndarray:
+        if datum.encoded:
+            flag = {"color": cv2.IMREAD_COLOR, "gray": cv2.IMREAD_GRAYSCALE}.get(self.force, cv2.IMREAD_UNCHANGED)
+            image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), flag)
+            if image is None:
+                raise self.error("its encoded image cannot be decoded", index)
+            return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+        shape = (datum.channels, datum.height, datum.width)
+        stored = datum.data or self.label_num
+        values = np.frombuffer(datum.data, np.uint8) if stored else np.array(datum.float_data, np.float32)
+        if values.size != np.prod(shape):
+            raise self.error(f"{values.size} values for shape {shape}", index)
+        return values.reshape(shape)
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
         """The next batch of this process."""
@@ -127,9 +117,8 @@ class LmdbSource:
         for i in range(self.batch_size):
             pixels, labels[i] = self.record(start + i)
             if pixels.shape != self.shape:
-                key = self.keys[(start + i) % len(self.keys)].decode(errors="replace")
-                raise DataError(
-                    f"LMDB {self.path}, record {key}: shape {pixels.shape}, the first has {self.shape}; resize all images alike"
+                raise self.error(
+                    f"shape {pixels.shape}, the first has {self.shape}; resize all images alike", start + i
                 )
             data[i] = pixels
         self.position = (self.position + self.batch_size * self.world) % len(self.keys)
@@ -195,47 +184,43 @@ class Data(Layer):
     bottoms = (0, 0)
 
     def setup(self, shapes: list[Shape]) -> None:
-        p, t = self.param.data_param, self.param.transform_param
+        p, t, c = self.param.data_param, self.param.transform_param, self.context
         if p.backend != 1:
             raise self.error("has backend LEVELDB, which is not supported; write `backend: LMDB` and convert the data")
-        self.source = LmdbSource(
-            self.context.folder / p.source, p.batch_size, p.label_num, self.context.rank, self.context.world
-        )
+        if t.force_color and t.force_gray:
+            raise self.error("has force_color and force_gray; give one of the two")
+        force = "color" if p.force_encoded_color or t.force_color else "gray" if t.force_gray else ""
+        self.source = LmdbSource(c.folder / p.source, p.batch_size, p.label_num, c.rank, c.world, force)
         self.crop, self.mirror, self.scale = t.crop_size, t.mirror, t.scale
         channels, height, width = self.source.shape
         if self.crop > min(height, width):
             raise self.error(f"has crop_size {self.crop}, its images are {width}x{height}")
         size = (self.crop, self.crop) if self.crop else (height, width)
         self.register_buffer("mean", self._mean(t), persistent=False)
-        self.top_shapes = [(p.batch_size, channels, *size), (p.batch_size, *self.source.label_shape)][
-            : len(self.param.top)
-        ]
-        self.context.random.words(1)  # the reading thread seeds a generator of its own
+        tops = [(p.batch_size, channels, *size), (p.batch_size, *self.source.label_shape)]
+        self.top_shapes = tops[: len(self.param.top)]
+        c.random.words(1)  # the reading thread seeds a generator of its own
+        if p.rand_skip:
+            self.source.position = int(c.random.words(1)[0]) % p.rand_skip % len(self.source)
 
     def _mean(self, t) -> Tensor | None:
-        channels = self.source.shape[0]
         if t.HasField("mean_file"):
             path = self.context.folder / t.mean_file
             mean = read_blob(path)
             mean = mean.reshape(mean.shape[-3:])
             if mean.shape != self.source.shape:
-                raise self.error(
-                    f"has mean_file {path} of shape {mean.shape}, the images of its LMDB have {self.source.shape}"
-                )
+                raise self.error(f"has mean_file {path} of shape {mean.shape}, its images have {self.source.shape}")
             return torch.from_numpy(mean)
-        if len(t.mean_value) not in (0, 1, channels):
-            raise self.error(f"has {len(t.mean_value)} values of mean_value for {channels} channels")
+        if len(t.mean_value) not in (0, 1, self.source.shape[0]):
+            raise self.error(f"has {len(t.mean_value)} values of mean_value for {self.source.shape[0]} channels")
         return torch.tensor(list(t.mean_value), dtype=torch.float32).reshape(-1, 1, 1) if t.mean_value else None
 
     def forward(self, pixels: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
-        x = pixels.float()
-        if self.mean is not None:
-            x = x - self.mean
+        x = pixels.float() if self.mean is None else pixels.float() - self.mean
         if self.crop:
             x = self._cropped(x)
         if self.mirror and self.training:
-            chosen = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
-            x = torch.where(chosen, x.flip(-1), x)
+            x = torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x)
         x = x.mul_(self.scale) if self.scale != 1 else x
         return (x,) if label is None else (x, label)
 
@@ -251,17 +236,15 @@ class Data(Layer):
 
 @dataclass(frozen=True)
 class Augment:
-    """Ranges: `rotate` degrees to either side, `zoom` as a factor either way; `aspect` is width / height of the pictures before they were resized."""
+    """Random rotation and zoom of training batches, on the device (the original trains on the pictures as they are, and mirrored).
+
+    Labels of all stages are offsets from the centre of what the network sees, so turning the picture about it turns the labels with it.
+    `rotate` degrees to either side, `zoom` as a factor either way; `aspect` is width / height of the pictures before they were resized.
+    """
 
     rotate: float = 0.0
     zoom: float = 1.0
     aspect: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.rotate <= 180 and self.zoom >= 1):
-            raise DataError(
-                f"--rotate={self.rotate} --zoom={self.zoom}: give 0 to 180 degrees and a factor of at least 1"
-            )
 
     def __bool__(self) -> bool:
         return self.rotate != 0 or self.zoom != 1
@@ -286,7 +269,7 @@ class Augment:
         return turned, torch.stack([cos * x - sin * y, sin * x + cos * y], -1).reshape(labels.shape)
 
 
-# ---- making LMDBs --------
+# ---- making LMDBs --------------------------------------------------------------------------------------------------------
 
 
 def datum(image: np.ndarray, labels: np.ndarray) -> bytes:
@@ -299,43 +282,14 @@ def datum(image: np.ndarray, labels: np.ndarray) -> bytes:
     return record.SerializeToString()
 
 
-def write_lmdb(records: Iterator[tuple[bytes, bytes]], target: Path, capacity: int, replace: bool = False) -> int:
-    """Write an LMDB folder whole or not at all; returns the number of records. DataError when it exists already and must not be replaced."""
-    import lmdb
-
-    if target.exists() and not replace:
-        raise DataError(f"LMDB {target} exists already; remove it, or give --replace")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".tmp{os.getpid()}.{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    count = 0
-    try:
-        with lmdb.open(str(temporary), map_size=capacity, subdir=True) as environment:
-            transaction = environment.begin(write=True)
-            for key, value in records:
-                transaction.put(key, value)
-                count += 1
-                if count % _PORTION == 0:
-                    transaction.commit()
-                    transaction = environment.begin(write=True)
-            transaction.commit()
-        (temporary / "lock.mdb").unlink(missing_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return count
-
-
 def convert_imageset(names: list[str], labels: np.ndarray, target: Path, side: int, *, root: Path = Path("."), skip_unreadable: bool = False,
-                     allow_16bit: bool = False, workers: int = 2, replace: bool = False) -> int:  # fmt: skip
-    """Images resized to side x side and their labels as LMDB, keys `%08d_PATH`; returns the number of records.
+                     allow_16bit: bool = False, workers: int = 2) -> int:  # fmt: skip
+    """Images resized to side x side and their labels as LMDB, keys `%08d_PATH`, in place of one that is there; returns the number of records.
 
     An unreadable image is an error; with `skip_unreadable` it is named and skipped, and its number is not used again (as in the original).
     """
 
-    def make(index: int) -> tuple[bytes, bytes] | None:
+    def make(index: int) -> tuple[str, bytes] | None:
         try:
             image = read_picture(root / names[index], allow_16bit)
         except DataError as error:
@@ -343,29 +297,24 @@ def convert_imageset(names: list[str], labels: np.ndarray, target: Path, side: i
                 raise
             print(f"skipped: {error}")
             return None
-        return f"{index:08d}_{names[index]}".encode(), datum(resize(image, side), labels[index])
+        return f"{index:08d}_{names[index]}", datum(resize(image, side), labels[index])
 
-    def records() -> Iterator[tuple[bytes, bytes]]:
+    def records() -> Iterator[tuple[str, bytes]]:
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             # in portions, so that a large data set is never in memory as a whole
             for start in tqdm(range(0, len(names), _PORTION), desc=target.name, unit="k images", dynamic_ncols=True):
                 yield from filter(None, pool.map(make, range(start, min(start + _PORTION, len(names)))))
 
-    capacity = 2 * len(names) * (3 * side * side + 8192) + (64 << 20)
-    return write_lmdb(records(), target, capacity, replace)
+    shutil.rmtree(target, ignore_errors=True)
+    return write_lmdb(target, records())
 
 
 def compute_image_mean(lmdb_folder: Path, out: Path) -> np.ndarray:
     """Mean image (C,H,W) float32 of an LMDB, written as `.binaryproto`; a float32 running sum, as Caffe forms it."""
     source = LmdbSource(lmdb_folder, 1)
     total = np.zeros(source.shape, np.float32)
-    for index in range(len(source)):
-        pixels, _ = source.record(index)
-        if pixels.shape != source.shape:
-            raise DataError(
-                f"LMDB {lmdb_folder}: record {index} has shape {pixels.shape}, the first {source.shape}; resize all images alike"
-            )
-        total += pixels
+    for _ in range(len(source)):
+        total += source.next_batch()[0][0].numpy()
     total /= np.float32(len(source))
     write_blob(out, total)
     for channel, value in enumerate(total.mean((1, 2))):

@@ -113,7 +113,7 @@ def _training_scale(path: Path) -> float:
 
 
 class Estimator:
-    """A project's stages up to `stage` (default: all), the last applied `refinements` times.
+    """A project's stages up to `stage` (default: all).
 
     `weights`: a project folder, a snapshot in one, or a `.caffemodel` of stage 1 with deploy.prototxt and train_mean.binaryproto beside it;
     None: this house's newest project. `random_weights`: the same networks with fresh ones. `options` are settings (config.Config). A
@@ -148,10 +148,7 @@ class Estimator:
             raise DataError(f"there is no stage {last}: {config.project} has {config.stages}; --stages N sets how many")
         self.files = [] if random_weights else [pick_snapshot(config, s) for s in range(1, last + 1)]
         every: list[Path | None] = [*self.files] or [None] * last
-        self.stage1, *later = [Regressor(config, s, file, folder) for s, file in enumerate(every, 1)]
-        self.later = [*later, *later[-1:] * (config.refinements - 1)]
-        repeats = [f"{stage_name(last)}_x{n}" for n in range(2, config.refinements + 1)] if later else []
-        self.names = [stage_name(s) for s in range(1, last + 1)] + repeats  # of what `stages` returns
+        self.regressors = [Regressor(config, s, file, folder) for s, file in enumerate(every, 1)]
 
     @property
     def skeleton(self) -> Skeleton:
@@ -163,15 +160,16 @@ class Estimator:
         """What a prediction file says about the network."""
         c = self.config
         return describe(
-            HOUSE, self.names[-1], self.files[-1] if self.files else None, {"preset": c.preset, "refinements": c.refinements, "amp": c.amp},
+            HOUSE, stage_name(len(self.regressors)), self.files[-1] if self.files else None, {"preset": c.preset, "amp": c.amp},
             boxes="none (whole images)" if c.whole_images else "annotated (around the joints)", flip_test=False, mode=c.mode,
         )  # fmt: skip
 
-    def stages(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Joints (N,J,2), in pixels of prepared pictures (height,width,3) uint8 BGR, after each stage."""
-        found = [self.stage1(pictures).reshape(len(pictures), -1, 2) + np.array(self.config.size) / 2]
-        for regressor in self.later:
-            found.append(found[-1] + regressor.moves(pictures, found[-1]))
+    def joints(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Joints (N,J,2), in pixels of prepared pictures (height,width,3) uint8 BGR, after all stages."""
+        first, *later = self.regressors
+        found = first(pictures).reshape(len(pictures), -1, 2) + np.array(self.config.size) / 2
+        for regressor in later:
+            found = found + regressor.moves(pictures, found)
         return found
 
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
@@ -191,7 +189,7 @@ class Estimator:
         views = [picture if np.array_equal(m, np.eye(2, 3)) else warp(picture, m, self.config.size) for m in matrices]
         if not views:
             return People.of(np.zeros((0, len(self.skeleton), 2)), box=boxes)
-        return People.of(apply_affine(invert_affine(matrices), self.stages(views)[-1]), box=boxes)
+        return People.of(apply_affine(invert_affine(matrices), self.joints(views)), box=boxes)
 
     def _view(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """(2,3) map from a picture of `size` (w, h) to what the network sees of a box: stretched for K2HPD, else a padded square."""
@@ -206,11 +204,10 @@ class Estimator:
         )
 
     def predict_pose_set(self, pose_set: PoseSet, shared_joints: bool = False) -> Predictions:
-        """Predictions of all persons, in the data's skeleton. DataError when its joints are others, unless `shared_joints`."""
-        return self.predict_stages(pose_set, shared_joints)[-1]
+        """Predictions of all persons, in the data's skeleton; a person whose picture cannot be read has none, which is said.
 
-    def predict_stages(self, pose_set: PoseSet, shared_joints: bool = False) -> list[Predictions]:
-        """Predictions after each stage; a person whose picture cannot be read has none, which is said."""
+        DataError when the data's joints are others, unless `shared_joints`.
+        """
         order = joint_order(self.skeleton, pose_set.skeleton, shared_joints)
         pictures, found, unread = Pictures(pose_set, self.config), [], []
 
@@ -229,18 +226,11 @@ class Estimator:
             ):
                 rows = range(start, min(start + size, len(pictures)))
                 back = invert_affine(np.stack([pictures.matrix(row) for row in rows]))
-                found.append([apply_affine(back, joints) for joints in self.stages(list(pool.map(read, rows)))])
+                found.append(apply_affine(back, self.joints(list(pool.map(read, rows)))))
         if unread:
             print(f"warning: {len(unread)} pictures of {len(pictures)} could not be read", file=sys.stderr)
-        return [
-            self._as_predictions(pose_set, np.concatenate(parts), name, order, unread)
-            for name, parts in zip(self.names, zip(*found))
-        ]
-
-    def _as_predictions(
-        self, pose_set: PoseSet, joints: np.ndarray, name: str, order: np.ndarray, unread: list[int]
-    ) -> Predictions:
+        joints = np.concatenate(found) if found else np.zeros((0, len(self.skeleton), 2))
         joints = np.where(order[:, None] >= 0, joints[:, order], np.nan)
         joints[unread] = np.nan
         score = np.where(np.isfinite(joints).all(-1), 1.0, 0.0)
-        return predictions_for(pose_set, joints, score, meta={**self.meta, "model": name})
+        return predictions_for(pose_set, joints, score, meta=self.meta)

@@ -5,7 +5,7 @@
     python deeppose_caffe_port/predict.py clip.mp4 --weights=PROJECT --boxes=40,20,180,360 --smooth
 
 K2HPD's network takes whole depth images of its size. For the others a person is looked for in each of --boxes, without them in the whole
-picture; in a video the box follows the last pose. `--show` opens a window too.
+picture; in a video the box follows the last pose.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.errors import DataError
 from common.runs import predicting
 from common.runs.process import exit_code
 from deeppose_caffe_port.config import HOUSE, parse
@@ -40,13 +39,6 @@ def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
     """(settings given, the other options)."""
     parser = predicting.parser(__doc__, but=("raw_weights",))
     parser.option("stage", type=int, text="the last stage to apply (default: all)", group="network", default=None)
-    parser.option(
-        "show",
-        action="store_true",
-        text="also show each picture with its joints in a window",
-        group="output",
-        default=False,
-    )
     given, own = parse(parser, argv, only=_SETTINGS)
     return given, argparse.Namespace(**own)
 
@@ -70,24 +62,7 @@ def run(given: dict, own: argparse.Namespace) -> Path:
             answers.write(picture, people)
             if not source.moving:
                 print(f"{picture.name}\n{people.joints.round(2)}")
-            if own.show:
-                show(picture.image, people, estimator.skeleton)
     return answers.folder
-
-
-def show(image, people, skeleton) -> None:
-    """A window; DataError where OpenCV was built without them."""
-    import cv2
-
-    from common.draw import draw_pose
-
-    try:
-        cv2.imshow("deeppose", draw_pose(image, people.joints, skeleton) if len(people) else image)
-        cv2.waitKey(1)
-    except cv2.error as error:
-        raise DataError(
-            "--show needs an OpenCV with windows (opencv-python instead of opencv-python-headless)"
-        ) from error
 
 
 def main(argv=None) -> int:

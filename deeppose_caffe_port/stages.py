@@ -78,7 +78,7 @@ def create_lmdb(config: Config, stage: int = 1) -> None:
             )
         target = folder / f"{kind}_data_lmdb"
         convert_imageset(names, values, target, side, root=config.project, skip_unreadable=config.mode == "compat",
-                         allow_16bit=config.allow_16bit, workers=config.workers or 1, replace=True)  # fmt: skip
+                         allow_16bit=config.allow_16bit, workers=config.workers or 1)  # fmt: skip
         compute_image_mean(target, folder / f"{kind}_mean.binaryproto")
 
 
@@ -108,7 +108,7 @@ def _write_output(config: Config, estimator: Estimator, source: Path, target: Pa
     half, lines, step = np.array(config.size) / 2, [], 8 * config.batch_size
     for start in tqdm(range(0, len(names), step), desc="output", dynamic_ncols=True):
         part = names[start : start + step]
-        found = estimator.stages([read_picture(config.project / name, config.allow_16bit) for name in part])[-1]
+        found = estimator.joints([read_picture(config.project / name, config.allow_16bit) for name in part])
         for name, label, guess in zip(part, labels[start : start + step], found):
             values = np.concatenate([(label.reshape(-1, 2) + half).ravel(), guess.ravel()])
             lines.append(name + "".join(f" {v:f}" for v in values) + "\n")

@@ -22,7 +22,7 @@ from common.runs.process import exit_code
 from common.runs.shelf import run_folder
 from deeppose_caffe_port.config import HOUSE, parse, settle
 
-_SETTINGS = ("dataset", "data_root", "mode", "preset", "stages", "snapshot1", "snapshot2", "refinements", "allow_16bit", "amp", "compile",
+_SETTINGS = ("dataset", "data_root", "mode", "preset", "stages", "snapshot1", "snapshot2", "allow_16bit", "amp", "compile",
              "batch_size", "workers", "seed")  # fmt: skip
 _DATA = ("dataset", "data_root")
 
@@ -70,45 +70,16 @@ def run(given: dict, own: argparse.Namespace) -> None:
 
     if own.threads:
         torch.set_num_threads(own.threads)
-    settings = given if project is None else {name: v for name, v in given.items() if name not in _DATA}
-    if own.random_weights or (project is None and own.weights is None):
+    settings = {name: v for name, v in given.items() if project is None or name not in _DATA}
+    random = own.random_weights or (project is None and own.weights is None)
+    if random:
         print("RANDOM weights: the figures are those of an untrained network", file=sys.stderr)
-        own.random_weights, settings = True, settings if project else {**settings, "skeleton": card(pose_set.skeleton)}
-    estimator = Estimator(
-        own.weights or project, stage=own.stage, random_weights=own.random_weights, device=own.device, **settings
-    )
-    stages = estimator.predict_stages(pose_set, own.shared_joints)
-    if own.rate > 1:
-        stages[-1].meta["rate"] = own.rate
+        settings |= {} if project else {"skeleton": card(pose_set.skeleton)}
+    estimator = Estimator(own.weights or project, stage=own.stage, random_weights=random, device=own.device, **settings)
+    predictions = estimator.predict_pose_set(pose_set, own.shared_joints)
+    predictions.meta |= {"rate": own.rate} if own.rate > 1 else {}
     folder = (project or run_folder(HOUSE, "random")) / "output"
-    results = scoring.publish(own, stages[-1], pose_set, folder / f"{pose_set.split}_stage{len(stages)}.npz")
-    if len(stages) > 1:
-        gains(own, pose_set, stages, results)
-
-
-def gains(own: argparse.Namespace, pose_set, stages: list, results: dict) -> None:
-    """Print what each stage adds: mean distance by joint in image pixels, then every protocol's total; with `--result` also in gain/ beside it."""
-    import numpy as np
-
-    from common.crosscheck import figures_table
-    from common.evaluate import score
-    from common.files import write_json
-
-    errors = [np.nanmean(np.linalg.norm(p.joints - pose_set.joints, axis=-1), axis=0) for p in stages]
-    rows = [[joint, *map(float, values)] for joint, values in zip(pose_set.skeleton.joints, zip(*errors))]
-    rows.append(["mean", *(float(np.nanmean(e)) for e in errors)])
-    rows = [[*row, row[1] - row[-1]] for row in rows]
-    before = [score(pose_set, p, list(results)) for p in stages[:-1]]
-    for name, last in results.items():
-        totals = [*(r[name].total for r in before), last.total]
-        rows.append([name, *totals, totals[-1] - totals[0]])
-    kind = "SYNTHETIC images" if pose_set.synthetic else "real images"
-    note = f"mean distance in pixels of the image by joint, then totals of protocols; {pose_set.name} {pose_set.split}, {len(pose_set)} persons, {kind}"
-    columns = ["", *(p.meta["model"] for p in stages), "gain"]
-    table = {"columns": columns, "rows": rows, "command": scoring.command_line(), "note": note}
-    print("\n" + figures_table(table))
-    if own.result:
-        write_json(own.result.parent / "gain" / own.result.name, table)
+    scoring.publish(own, predictions, pose_set, folder / f"{pose_set.split}_{predictions.meta['model']}.npz")
 
 
 def main(argv=None) -> int:

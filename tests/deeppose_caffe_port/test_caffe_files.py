@@ -1,6 +1,7 @@
 """Caffe's files: text with line and column of what is wrong, unknown fields, old nets, LMDB records."""
 
 import pathlib
+import shutil
 
 import lmdb
 import numpy as np
@@ -10,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import DataError
+from common.images import write_lmdb
 from common.weights import caffe
 from common.weights.caffe_messages import ENUMS, MESSAGES, messages
 from common.weights.caffe_text import parse_text, read_text
 from common.weights.caffe_upgrade import type_name, upgrade_net
-from deeppose_caffe_port.data import LmdbSource, Prefetch, datum, write_lmdb
+from deeppose_caffe_port.data import LmdbSource, Prefetch, datum
 
 
 @pytest.mark.parametrize(
@@ -194,13 +196,13 @@ def test_upgrade_of_old_nets():
         upgrade_net(mixed)
 
 
-def records(count: int, labels: int, side: int = 4) -> list[tuple[bytes, bytes]]:
+def records(count: int, labels: int, side: int = 4) -> list[tuple[str, bytes]]:
     images = np.random.default_rng(0).integers(0, 255, (count, side, side, 3)).astype(np.uint8)
-    return [(f"{i:08d}".encode(), datum(images[i], np.full(labels, i))) for i in range(count)]
+    return [(f"{i:08d}", datum(images[i], np.full(labels, i))) for i in range(count)]
 
 
 def test_reading_goes_on_from_the_start_and_shares_out(tmp_path):
-    write_lmdb(iter(records(5, 2)), tmp_path / "db", 1 << 20)
+    write_lmdb(tmp_path / "db", iter(records(5, 2)))
     source = LmdbSource(tmp_path / "db", 2, 2)
     order = [int(v) for _ in range(5) for v in source.next_batch()[1][:, 0, 0, 0]]
     assert order == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
@@ -211,14 +213,15 @@ def test_reading_goes_on_from_the_start_and_shares_out(tmp_path):
 
 def test_a_replaced_lmdb_is_read_anew(tmp_path):
     for count in (3, 5):
-        write_lmdb(iter(records(count, 2)), tmp_path / "db", 1 << 20, replace=True)
+        shutil.rmtree(tmp_path / "db", ignore_errors=True)
+        write_lmdb(tmp_path / "db", iter(records(count, 2)))
         assert len(LmdbSource(tmp_path / "db", 1, 2)) == count
 
 
 def test_prefetch_gives_the_same_and_reports_what_was_consumed(tmp_path):
     import torch
 
-    write_lmdb(iter(records(5, 2)), tmp_path / "db", 1 << 20)
+    write_lmdb(tmp_path / "db", iter(records(5, 2)))
     feed = Prefetch({("data", "label"): LmdbSource(tmp_path / "db", 2, 2)}, torch.device("cpu"))
     first, second = feed.next(), feed.next()
     assert first["label"][:, 0, 0, 0].tolist() == [0, 1] and second["label"][:, 0, 0, 0].tolist() == [2, 3]
@@ -233,21 +236,26 @@ def test_encoded_and_stock_datums(tmp_path):
     encoded = messages()["Datum"](data=cv2.imencode(".png", image)[1].tobytes(), encoded=True, label=7)
     floats = messages()["Datum"](channels=1, height=2, width=2, float_data=[1, 2, 3, 4], label=3)
     for name, record in (("a", encoded), ("b", floats)):
-        write_lmdb(iter([(b"0", record.SerializeToString())]), tmp_path / name, 1 << 20)
+        write_lmdb(tmp_path / name, iter([("0", record.SerializeToString())]))
     pixels, label = LmdbSource(tmp_path / "a", 1).record(0)
     assert np.array_equal(pixels, image.transpose(2, 0, 1)) and label == 7
     pixels, label = LmdbSource(tmp_path / "b", 1).record(0)
     assert pixels.ravel().tolist() == [1, 2, 3, 4] and label == 3
+    grey = messages()["Datum"](data=cv2.imencode(".png", image[..., 0])[1].tobytes(), encoded=True)
+    write_lmdb(tmp_path / "c", iter([("0", grey.SerializeToString())]))
+    for force, shape in (("", (1, 4, 5)), ("gray", (1, 4, 5)), ("color", (3, 4, 5))):
+        pixels, _ = LmdbSource(tmp_path / "c", 1, force=force).record(0)
+        assert pixels.shape == shape and (pixels == image[..., 0]).all(), force
 
 
 def test_bad_lmdbs(tmp_path):
-    write_lmdb(iter(records(3, 2)), tmp_path / "short", 1 << 20)
+    write_lmdb(tmp_path / "short", iter(records(3, 2)))
     with pytest.raises(DataError, match=r"record 00000000: field float_data has 2 labels, label_num is 6"):
         LmdbSource(tmp_path / "short", 1, 6)
     with pytest.raises(DataError, match="does not exist"):
         LmdbSource(tmp_path / "none", 1)
     with pytest.raises(DataError, match="exists already"):
-        write_lmdb(iter(records(1, 2)), tmp_path / "short", 1 << 20)
+        write_lmdb(tmp_path / "short", iter(records(1, 2)))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "data.mdb").write_bytes(b"nothing" * 1000)
     with pytest.raises(DataError, match="cannot be opened"):
@@ -264,5 +272,5 @@ def test_a_failed_lmdb_leaves_nothing(tmp_path):
         raise DataError("image gone")
 
     with pytest.raises(DataError, match="image gone"):
-        write_lmdb(failing(), tmp_path / "db", 1 << 20)
+        write_lmdb(tmp_path / "db", failing())
     assert list(tmp_path.iterdir()) == []

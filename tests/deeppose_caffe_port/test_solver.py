@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from common.errors import DataError
+from common.images import write_lmdb
 from common.runs.process import Stopped
 from common.skeletons import LSP14, card
 from common.weights.caffe import read_caffemodel, read_solverstate, write_blob
 from deeppose_caffe_port import train, updates
 from deeppose_caffe_port.config import Config
-from deeppose_caffe_port.data import datum, write_lmdb
+from deeppose_caffe_port.data import datum
 from deeppose_caffe_port.solver import Solver
 from deeppose_caffe_port.weight_files import first_weights
 
@@ -51,10 +52,10 @@ def project(tmp_path):
 def make(folder: pathlib.Path, batch: int = 2) -> pathlib.Path:
     random = np.random.default_rng(0)
     records = (
-        (f"{i:08d}".encode(), datum(random.integers(0, 255, (8, 8, 3)).astype(np.uint8), random.normal(size=4)))
+        (f"{i:08d}", datum(random.integers(0, 255, (8, 8, 3)).astype(np.uint8), random.normal(size=4)))
         for i in range(7)
     )
-    write_lmdb(records, folder / "db", 1 << 20)
+    write_lmdb(folder / "db", records)
     write_blob(folder / "mean.binaryproto", np.full((3, 8, 8), 127, np.float32))
     (folder / "net.prototxt").write_text(NET.replace("BATCH", str(batch)))
     (folder / "solver.prototxt").write_text(SOLVER)
