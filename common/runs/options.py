@@ -125,8 +125,11 @@ class Parser(argparse.ArgumentParser):
             action.option_strings = [*action.option_strings, spelling]
             self._option_string_actions[spelling] = action
 
-    def settings(self, cls, only: Iterable[str] | None = None, but: Iterable[str] = ()) -> None:
-        """One option a field of a settings class (of `only` these), none of which has a default: presets, files and checkpoints come in between."""
+    def settings(self, cls, only: Iterable[str] | None = None, but: Iterable[str] = (), default: str = "") -> None:
+        """One option a field of a settings class (of `only` these), none of which has a default: presets, files and checkpoints come in between.
+
+        `default` is what the help says that it is, where it is not the field's.
+        """
         wanted, left_out, types_of = None if only is None else set(only), set(but), kinds(cls)
         for f in fields(cls):
             if f.name in left_out or (wanted is not None and f.name not in wanted):
@@ -134,7 +137,7 @@ class Parser(argparse.ArgumentParser):
             kind, _ = types_of[f.name]
             meta = f.metadata
             text = meta.get("help") or VOCABULARY.get(f.name, ("", ""))[1]
-            standard = f.default_factory() if callable(f.default_factory) else f.default
+            standard = default or (f.default_factory() if callable(f.default_factory) else f.default)
             if "default" not in text and standard not in (None, ""):
                 text += f" (default: {standard})"
             form: dict = {"type": kind} if kind is bool else {"metavar": kind.__name__.upper().replace("STR", "TEXT")}
