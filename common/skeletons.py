@@ -287,7 +287,7 @@ def _pairs(value, joints, where: str) -> tuple[tuple[int, int], ...]:
     found = []
     for pair in [] if value is None else value if isinstance(value, (list, tuple)) else [value]:
         ends = pair if isinstance(pair, (list, tuple)) and len(pair) == 2 else (None, None)
-        index = [joints.index(e) if e in joints else e for e in ends]
+        index: list = [joints.index(e) if e in joints else e for e in ends]
         if not all(type(i) is int and 0 <= i < len(joints) for i in index):
             raise DataError(f"{where} has {pair!r}; write pairs of joint names, or of their places counted from 0")
         found.append((index[0], index[1]))
