@@ -72,13 +72,32 @@ VOCABULARY = {
 _TRUTH = re.compile(r"(?i)(?P<yes>yes|true|on|1|y)|no|false|off|0|n")
 
 
+class _Form(argparse.RawDescriptionHelpFormatter):
+    """One line an option where it fits: its first spelling, its values once, the other spellings behind its text."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=120)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return "--[no-]" + action.option_strings[0].lstrip("-")
+        values = self._format_args(action, self._get_default_metavar_for_optional(action)) if action.nargs != 0 else ""
+        return f"{action.option_strings[0]} {values}".rstrip()
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        others = [s for s in action.option_strings[1:] if not s.startswith("--no-")]
+        return super()._expand_help(action) + (f" [{', '.join(others)}]" if others else "")
+
+
 class Parser(argparse.ArgumentParser):
     """A parser for one programme; `about` is its docstring. Options that are not given stay out of the namespace unless they have a default."""
 
     def __init__(self, about: str | None):
         super().__init__(
             usage="%(prog)s [options]", description=about, add_help=False, allow_abbrev=False,
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=120),
+            formatter_class=_Form,
         )  # fmt: skip
         self._sections: dict[str, argparse._ArgumentGroup] = {}
         self._dead: dict[str, str] = {}
