@@ -105,8 +105,8 @@ class Config:
     crop_size: int = _rare(
         0, "train on a square of so many scaled pixels around one of the persons; 0: whole images", group="training"
     )
-    scale_jitter_lo: float | None = setting(None, "random scale from", group="training", rare=True)
-    scale_jitter_up: float | None = setting(None, "random scale to", group="training", rare=True)
+    scale_jitter_lo: float | None = setting(None, "random scale from", group="training")
+    scale_jitter_up: float | None = setting(None, "random scale to", group="training")
     rotate: float = setting(0.0, "random rotation by up to so many degrees", group="training")
     max_input_size: float | None = _rare(None, "leave out images of more than its square of pixels", group="training")
     bucket: int = _rare(0, "pad images to multiples of so many pixels, so that few sizes occur", group="training")

@@ -1,13 +1,11 @@
 """Weights of other programs in, ours out, each checked by a forward pass before anything is kept.
 
     python deeppose_tf/convert.py out/lsp_alexnet_scratch/checkpoint-10000 mine.npz         # a TensorFlow 1 checkpoint of the original -> ours
-    python deeppose_tf/convert.py out/mine/best.npz tf1/checkpoint-20000 --to tf1           # with Adagrad's accumulators and the counter
+    python deeppose_tf/convert.py out/mine tf1/checkpoint-20000 --to tf1                    # with Adagrad's accumulators and the counter
     python deeppose_tf/convert.py out/mine/best.npz pose.onnx                               # also .weights.h5, .caffemodel, a folder (SavedModel)
     python deeppose_tf/convert.py bvlc_alexnet.caffemodel weights/bvlc_alexnet.tf --to tf1_old  # ImageNet weights for the imagenet examples
-    python deeppose_tf/convert.py --stand_in weights/bvlc_alexnet.tf                        # random ones, for synthetic data
 
-Beside what is written lies a card, OUT.json: source and hash, licence as given, mapping, result of the check. Nothing is kept when the written
-file answers differently from the source by more than --tolerance of the largest output.
+Beside what is written lies a card, OUTPUT.card.json: source and hash, licence as given, result of the check.
 """
 
 from __future__ import annotations
@@ -17,163 +15,107 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
 
-from common.errors import DataError  # noqa: E402
+from common.errors import DataError
+from common.runs import converting
+from common.runs.process import exit_code
+from deeppose_tf import weight_files
+from deeppose_tf.config import HOUSE, IM_SIZE, Config
 
 KINDS = ("npz", "tf1", "tf1_old", "h5", "saved_model", "onnx", "caffemodel")
 _SUFFIXES = {".npz": "npz", ".h5": "h5", ".onnx": "onnx", ".caffemodel": "caffemodel"}
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # of the largest output, which ONNX Runtime's other order of sums needs
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", help="any weight file that training and scoring accept")
-    parser.add_argument("out", nargs="?", type=Path, help="what to write")
-    parser.add_argument(
-        "--to", choices=KINDS, help="format (default: by the name's suffix; a name without one: saved_model)"
-    )
-    parser.add_argument("--licence", default="not given", help="licence of the source, for the card")
-    parser.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, help=f"of the largest output (default: {TOLERANCE:g})"
-    )
-    parser.add_argument("--stand_in", type=Path, metavar="OUT", help="write random stand-in weights instead")
-    args = parser.parse_args(argv)
-    if not args.stand_in and (args.source is None or args.out is None):
-        parser.error("give SOURCE and OUT, or --stand_in OUT")
-    return args
+    parser = converting.parser(__doc__)
+    parser.option("to", choices=KINDS, default=None, text="format (default: by the suffix; without one saved_model)",
+                  group="output")  # fmt: skip
+    return parser.parse_args(argv)
 
 
-def kind_of(out: Path) -> str:
-    """The format that a name asks for."""
-    return _SUFFIXES.get(out.suffix, "saved_model")
+class Source:
+    """The variables of a weight file, and the network that they belong to: none for ImageNet weights, which have no joints."""
 
-
-class Converter:
-    """The variables of a source, the network that they belong to (None for ImageNet weights, which have no joints), and the writers."""
-
-    def __init__(self, source: str):
-        from deeppose_tf.restore import load_network
-        from deeppose_tf.weight_files import find_weights, missing_text, read_weights
-
-        self.place = find_weights(source)
-        if self.place is None:
-            raise DataError(missing_text(Path(source)))
-        self.variables = read_weights(self.place)
-        self.model = self.config = None
+    def __init__(self, name: str):
+        place = weight_files.find(name)
+        assert place is not None
+        self.place, self.variables, self.estimator = place, weight_files.read_weights(place), None
         if "fc_regression/weight" in self.variables:
-            self.model, self.config, _ = load_network(source)
+            from deeppose_tf.estimator import Estimator
 
+            self.estimator = Estimator(place)
+
+    @property
     def weights(self) -> dict:
-        """Weights and biases alone."""
-        return {name: value for name, value in self.variables.items() if name.count("/") == 1}
+        """Weights and biases alone, without the unused head."""
+        return {n: v for n, v in self.variables.items() if n.count("/") == 1 and not n.startswith("fc8")}
 
-    def write(self, kind: str, out: Path) -> None:
-        """Write `out` in the format `kind`. DataError for formats of whole networks when the source has no head."""
-        getattr(self, f"_write_{kind}")(out)
-
-    def _network(self, kind: str):
-        if self.model is None:
-            raise DataError(
-                f"{self.place} has no fc_regression, so it is no whole network; write it as tf1, tf1_old or caffemodel, not {kind}"
-            )
-        return self.model
-
-    def _complete(self) -> dict:
-        """The variables with the unused head that the original's `--resume` expects, and the counter."""
+    @property
+    def complete(self) -> dict:
+        """The variables with the unused head and the counter that the original's `--resume` expects."""
         import numpy as np
 
-        from deeppose_tf.run import unused_head
+        from deeppose_tf.engine import unused_head
 
-        head = unused_head(self.variables, 0) if "fc7/bias" in self.variables and self.model is not None else {}
-        counter = {"global_iter_counter": np.array(0, np.int32)} if self.model is not None else {}
-        return {**head, **counter, **self.variables}
+        if self.estimator is None:
+            return self.variables
+        return {**unused_head(self.variables, 0), "global_iter_counter": np.array(0, np.int32), **self.variables}
 
-    def _write_tf1(self, out: Path) -> None:
-        from common.weights.tf1 import write_v2
-        from deeppose_tf.weight_files import tensorflow
+    def network(self, kind: str):
+        """The estimator. DataError where there is no whole network."""
+        if self.estimator is None:
+            what = f"{self.place} has no fc_regression, so it is no whole network"
+            raise DataError(f"{what}; write it as tf1, tf1_old or caffemodel, not {kind}")
+        return self.estimator
 
-        write_v2(out, self._complete(), tensorflow)
 
-    def _write_tf1_old(self, out: Path) -> None:
-        from common.weights.tf1 import write_v1
-        from deeppose_tf.weight_files import tensorflow
+def write(source: Source, kind: str, out: Path) -> None:
+    """Write `out` in the format `kind`. DataError for formats of whole networks when the source has no head."""
+    if kind in ("tf1", "tf1_old"):
+        from common.weights.tf1 import write_v1, write_v2
 
-        write_v1(out, self._complete(), tensorflow)
-
-    def _write_caffemodel(self, out: Path) -> None:
+        (write_v2 if kind == "tf1" else write_v1)(out, source.complete, weight_files.tensorflow)
+    elif kind == "caffemodel":
         from common.weights.caffe import write_caffemodel
-        from deeppose_tf.weight_files import to_caffe
 
-        write_caffemodel(out, to_caffe({n: v for n, v in self.weights().items() if not n.startswith("fc8")}), "AlexNet")
-
-    def _write_npz(self, out: Path) -> None:
-        from common.files import atomic_write
-        from common.runs.first.checkpoints import make_state
-        from deeppose_tf.checkpoint import save_state
-        from deeppose_tf.model import get_weights
-
-        model = self._network("npz")
-        slots = {name: value for name, value in self.variables.items() if name.count("/") == 2}
-        step = int(self.variables.get("global_iter_counter", 0))
-        unused = {
-            name: value for name, value in self._complete().items() if name.startswith("fc8/") and name not in slots
-        }
-        state = make_state(
-            epoch=0, batch=0, step=step, model=get_weights(model), optimizer=slots, schedule=None, config=asdict(self.config), random_state={},
-            samples=step * self.config.batch_size, unused=unused, dropout={}, synthetic=False,
-        )  # fmt: skip
-        atomic_write(out, lambda temporary: save_state(temporary, state))
-
-    def _write_h5(self, out: Path) -> None:
-        from common.files import atomic_write
-
-        atomic_write(out, lambda temporary: self._network("h5").save_weights(temporary))
-
-    def _write_saved_model(self, out: Path) -> None:
-        import shutil
-
-        fresh = out.with_name(f".{out.name}.tmp")
-        shutil.rmtree(fresh, ignore_errors=True)
-        self._network("saved_model").export(str(fresh), verbose=False)
-        fresh.rename(out)
-
-    def _write_onnx(self, out: Path) -> None:
-        from common.files import atomic_write
-
-        model = self._network("onnx")
+        write_caffemodel(out, weight_files.to_caffe(source.weights), "AlexNet")
+    elif kind == "npz":
+        weight_files.save_state(out, state_of(source))
+    elif kind == "h5":
+        source.network(kind).model.save_weights(out)
+    else:
+        model = source.network(kind).model
         model(probe(1))  # tf2onnx wants a network that was called
-        atomic_write(out, lambda temporary: model.export(str(temporary), format="onnx", verbose=False))
+        model.export(str(out), format="onnx" if kind == "onnx" else "tf_saved_model", verbose=False)
 
-    def check(self, kind: str, out: Path) -> float:
-        """Largest difference between what the source and what was written answer to a random picture, as a part of the largest output; of
-        files without a whole network, the largest difference of a weight."""
-        import numpy as np
 
-        if self.model is None:
-            from deeppose_tf.weight_files import read_weights
+def state_of(source: Source) -> dict:
+    """A state of ours, from which a training can go on."""
+    from common.runs.checkpoints import make_state
+    from common.skeletons import card
 
-            written, own = read_weights(out), self.weights()
-            return max(
-                float(np.abs(written[name] - value).max()) for name, value in own.items() if not name.startswith("fc8")
-            )
-        from deeppose_tf.engine import forward
-
-        images = probe(2)
-        expected = forward(self.model)(images).reshape(2, -1)
-        return float(np.abs(answer(kind, out, images, self) - expected).max() / np.abs(expected).max())
+    network, complete = source.network("npz"), source.complete
+    slots = {name: value for name, value in complete.items() if name.count("/") == 2}
+    unused = {name: value for name, value in complete.items() if name.startswith("fc8/") and name not in slots}
+    trained = {"model": source.weights, "optimizer": slots, "unused": unused, "dropout": {}, "losses": []}
+    about = {"skeleton": card(network.skeleton), "dataset": network.config.dataset, "split": "", "synthetic": False}
+    about |= {"batch_size": network.config.batch_size}
+    step = network.step
+    return make_state(trained, epoch=0, batch=step, step=step, config=asdict(network.config), about=about)
 
 
 def probe(count: int):
     """Random pictures (count,227,227,3) uint8."""
     import numpy as np
 
-    return np.random.RandomState(0).randint(0, 256, (count, 227, 227, 3)).astype(np.uint8)
+    return np.random.RandomState(0).randint(0, 256, (count, IM_SIZE, IM_SIZE, 3)).astype(np.uint8)
 
 
-def answer(kind: str, out: Path, images, converter: Converter):
+def answer(kind: str, out: Path, images, config: Config, joints: int):
     """(N,2J) outputs of a written file for (N,227,227,3) uint8, by its own runtime where it has one."""
     import numpy as np
 
@@ -187,78 +129,37 @@ def answer(kind: str, out: Path, images, converter: Converter):
 
         loaded = tf.saved_model.load(str(out))  # its variables go with it
         return np.asarray(loaded.serve(images))
-    from deeppose_tf.engine import forward
-    from deeppose_tf.model import get_weights, network_for, set_weights
-    from deeppose_tf.weight_files import fit, read_weights
+    from deeppose_tf.estimator import fill, forward
+    from deeppose_tf.model import network_for
 
-    model = network_for(converter.config)
-    chosen, report = fit(read_weights(out), get_weights(model))
-    if report["missing"] or report["mismatched"]:
-        raise DataError(f"{out} lacks {report['missing'] + report['mismatched']}")
-    set_weights(model, chosen)
+    model = network_for(config, joints)
+    fill(model, weight_files.read_weights(out), str(out))
     return forward(model)(images).reshape(len(images), -1)
 
 
-def remove(kind: str, out: Path) -> None:
-    """Take back what was written."""
-    import shutil
-
-    if out.is_dir():
-        shutil.rmtree(out)
-    for file in (
-        (out, *(out.parent.glob(out.name + ".index")), *(out.parent.glob(out.name + ".data-*")))
-        if kind == "tf1" or not out.is_dir()
-        else ()
-    ):
-        file.unlink(missing_ok=True)
-
-
-def convert(source: str, out: Path, kind: str, licence: str = "not given", tolerance: float = TOLERANCE) -> float:
-    """Write, check, and write the card; the difference found. DataError when it is above `tolerance`; nothing is kept then."""
-    from common.files import sha256_of, write_json
-
-    if out.is_dir():
-        raise DataError(f"{out} exists; remove it, or choose another name")
-    converter = Converter(source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        converter.write(kind, out)
-        difference = converter.check(kind, out)
-        if not difference <= tolerance:
-            raise DataError(
-                f"{out}: its answers differ from the source's by {difference:.2g} of the largest output; nothing is kept"
-            )
-    except BaseException:
-        remove(kind, out)
-        raise
-    place = converter.place
-    stored = place if place.is_file() else place.with_name(place.name + ".index")
-    card = {
-        "source": str(place), "sha256": sha256_of(stored), "licence": licence, "format": kind, "relative_difference": difference,
-        "variables": {name: list(value.shape) for name, value in sorted(converter.weights().items())},
-        "config": asdict(converter.config) if converter.config else None,
-    }  # fmt: skip
-    write_json(f"{out}.json", card)
-    return difference
+def convert(args: argparse.Namespace) -> str:
+    """Write, check, and write the card; what was done, for people."""
+    kind = args.to or _SUFFIXES.get(args.output.suffix, "saved_model")
+    source = Source(args.input)
+    with converting.Conversion(source.place, args.output, args.licence) as conversion:
+        write(source, kind, conversion.draft)
+        if source.estimator is None:
+            conversion.compare("weights", source.weights, weight_files.read_weights(conversion.draft), 0.0)
+        else:
+            images, network = probe(2), source.estimator
+            expected = network._shares(images).reshape(2, -1)
+            found = answer(kind, conversion.draft, images, network.config, len(network.skeleton))
+            conversion.compare("outputs", expected, found, TOLERANCE)
+        skeleton = source.estimator.skeleton if source.estimator else None
+        conversion.keep(house=HOUSE, format=kind, joints=list(skeleton.joints) if skeleton else None,
+                        config=asdict(source.estimator.config) if source.estimator else None,
+                        variables={name: list(value.shape) for name, value in sorted(source.weights.items())})  # fmt: skip
+    return f"{args.output} ({kind}): {', '.join(f'{n}: {c}' for n, c in conversion.checks.items())}"
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    try:
-        if args.stand_in:
-            from deeppose_tf.stand_in import write_stand_in
-
-            write_stand_in(args.stand_in)
-            print(f"stand-in weights (random, no ImageNet in them): {args.stand_in}")
-            return 0
-        kind = args.to or kind_of(args.out)
-        difference = convert(args.source, args.out, kind, args.licence, args.tolerance)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.out} ({kind}): answers as the source does, largest difference {difference:.2g} of the largest output")
-    return 0
+    return exit_code(lambda: convert(parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

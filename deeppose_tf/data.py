@@ -1,6 +1,6 @@
 """PoseSet -> persons -> crops, augmentation, targets. NumPy and OpenCV alone, so that loader processes import no framework.
 
-Crops come from the annotated joints (oracle boxes), in training and in testing, as in DT. In mode compat every step is DT's: whole-pixel
+Crops come from the annotated joints (oracle boxes), in training and in scoring, as in DT. In mode compat every step is DT's: whole-pixel
 boxes that slide at the left and top border, targets cut to whole pixels of the crop, no half-pixel shift. In mode correct boxes are
 intersected with the picture, targets keep their fractions, and pixel centres are at integers throughout.
 
@@ -10,14 +10,93 @@ person), whatever process draws it: batches do not depend on the number of worke
 
 from __future__ import annotations
 
+import os
+import struct
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
 from common.errors import DataError
+from common.images import read_image
 from common.poses import PoseSet
+from common.skeletons import Skeleton
 from deeppose_tf.config import IM_SIZE, OUTSIDE_LIMIT, UNPROJECT_LIMIT, Config
-from deeppose_tf.images import ImageStore, image_size, reduced_size
+
+_JPEG_SIZES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """(width, height) of a JPEG or PNG file without decoding it, of any other image by decoding. DataError when it is missing or damaged."""
+    found = None
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            start = file.read(24)
+            if start[:8] == b"\x89PNG\r\n\x1a\n" and len(start) == 24:
+                return struct.unpack(">II", start[16:24])
+            found = _jpeg_size(file) if start[:2] == b"\xff\xd8" else None
+    if found:
+        return found
+    height, width = read_image(path).shape[:2]
+    return width, height
+
+
+def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
+    """Walk the segments to the frame header; None when there is none."""
+    file.seek(2)
+    while True:
+        marker = file.read(2)
+        while marker[1:] == b"\xff":  # fill bytes
+            marker = b"\xff" + file.read(1)
+        if len(marker) < 2 or marker[0] != 0xFF:
+            return None
+        head = file.read(7)
+        if len(head) < 7:
+            return None
+        length, _, height, width = struct.unpack(">HBHH", head)
+        if marker[1] in _JPEG_SIZES:
+            return width, height
+        file.seek(length - 7, 1)
+
+
+class ImageStore:
+    """Decoded pictures, BGR uint8, at most `megabytes` of them; later ones are decoded again each time.
+
+    Nothing is ever thrown out: every epoch visits each picture once in a new order, where the oldest is as likely to be next as any.
+    """
+
+    def __init__(self, megabytes: int):
+        self.room = megabytes * 2**20
+        self.limit = self.room
+        self._kept: dict[tuple[str, float], np.ndarray] = {}
+
+    def __getstate__(self) -> dict:
+        return {"room": self.limit, "limit": self.limit, "_kept": {}}
+
+    def read(self, path: str, factor: float = 1.0) -> np.ndarray:
+        """The picture, reduced by `factor` (bilinear, as DT does) when that is above 1. DataError when it cannot be decoded."""
+        kept = self._kept.get((path, factor))
+        if kept is not None:
+            return kept
+        image = reduced(read_image(path), factor)
+        if image.nbytes <= self.room:
+            self.room -= image.nbytes
+            self._kept[path, factor] = image
+        return image
+
+
+def reduced(image: np.ndarray, factor: float) -> np.ndarray:
+    """(H,W,3) resized by 1/factor; the picture itself for factor 1."""
+    if factor == 1.0:
+        return image
+    import cv2
+
+    return cv2.resize(image, None, fx=1 / factor, fy=1 / factor)
+
+
+def reduced_size(width: int, height: int, factor: float) -> tuple[int, int]:
+    """Width and height of `reduced`'s result: OpenCV rounds half to even."""
+    return (width, height) if factor == 1.0 else (round(width * (1 / factor)), round(height * (1 / factor)))
 
 
 class Persons:
@@ -28,30 +107,24 @@ class Persons:
     """
 
     def __init__(
-        self,
-        pose_set: PoseSet,
-        mode: str,
-        *,
-        min_dim: float = 0,
-        downscale_height: int | None = None,
-        cache_mb: int = 0,
+        self, pose_set: PoseSet, mode: str, *, min_dim: float = 0, height: int | None = None, cache_mb: int = 0
     ):
-        """DataError when an image is missing or when no person is left."""
+        """Pictures higher than `height` are reduced to it. DataError when an image is missing or when no person is left."""
         self.paths, self.mode, self.store = [str(p) for p in pose_set.images], mode, ImageStore(cache_mb)
         sizes = _sizes(self.paths, pose_set.root)
         factor = np.ones(len(sizes))
-        if downscale_height:
-            factor = np.maximum(sizes[:, 1] / downscale_height, 1.0)
+        if height:
+            factor = np.maximum(sizes[:, 1] / height, 1.0)
         size = np.array([reduced_size(int(w), int(h), f) for (w, h), f in zip(sizes, factor)])
         joints, valid = to_reduced(pose_set.joints, factor, mode), pose_set.visible > 0
         joints, valid, outside = _inside(joints, valid, size, mode)
         tight = _tight_boxes(joints, valid)
         reasons = {
-            "a joint right of or below the image": outside,
-            "no valid joint": ~valid.any(1),
+            "with a joint right of or below the image": outside,
+            "without a valid joint": ~valid.any(1),
             f"smaller than {min_dim:g} pixels": (np.nan_to_num(tight[:, 2:], nan=np.inf) < min_dim).any(1),
         }
-        gone, self.dropped = np.zeros(len(joints), bool), {}
+        gone, self.dropped = np.zeros(len(joints), bool), dict[str, int]()
         for reason, rows in reasons.items():
             self.dropped[reason] = int((rows & ~gone).sum())
             gone |= rows
@@ -67,10 +140,7 @@ class Persons:
 
     def dropped_text(self) -> str:
         """What was left out, for people."""
-        return ", ".join(
-            f"{count} with {reason}" if "pixels" not in reason else f"{count} {reason}"
-            for reason, count in self.dropped.items()
-        )
+        return ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
 
     def image(self, index: int) -> np.ndarray:
         """The (possibly reduced) picture of a person, (H,W,3) uint8 BGR."""
@@ -79,16 +149,15 @@ class Persons:
 
 def _sizes(paths: list[str], source: str) -> np.ndarray:
     """(N,2) width and height of the image files; DataError with their number when some are missing."""
-    known, missing = {}, []
+    known: dict[str, tuple[int, int]] = {}
+    errors: list[DataError] = []
     for path in dict.fromkeys(paths):
         try:
             known[path] = image_size(path)
         except DataError as error:
-            missing.append((path, error))
-    if missing:
-        raise DataError(
-            f"{source}: {len(missing)} of {len(set(paths))} images cannot be read, the first: {missing[0][1]}"
-        )
+            errors.append(error)
+    if errors:
+        raise DataError(f"{source}: {len(errors)} of {len(set(paths))} images cannot be read, the first: {errors[0]}")
     return np.array([known[path] for path in paths])
 
 
@@ -108,9 +177,7 @@ def _half(mode: str) -> float:
     return 0.5 if mode == "correct" else 0.0
 
 
-def _inside(
-    joints: np.ndarray, valid: np.ndarray, size: np.ndarray, mode: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _inside(joints: np.ndarray, valid: np.ndarray, size: np.ndarray, mode: str):
     """Joints, validity, and the persons to drop, after the rule for joints outside the picture.
 
     Compat drops a person with a joint more than 3 pixels right of or below it and clips all others, however far left or above they are.
@@ -151,22 +218,16 @@ class Crops:
             raise ValueError(f"shift {self.shift} is not in [0, 1]")
 
     @classmethod
-    def for_training(cls, config: Config) -> Crops:
+    def for_training(cls, config: Config, skeleton: Skeleton) -> Crops:
         """Training crops of a run."""
-        pairs = tuple(tuple(pair) for pair in config.pairs())
-        return cls(
-            config.mode,
-            config.extension,
-            config.shift,
-            config.fliplr,
-            config.rotate_range if config.rotate else 0.0,
-            pairs,
-        )
+        turn = config.rotate_range if config.rotate else 0.0
+        pairs = tuple(skeleton.flip_pairs)
+        return cls(config.mode, config.extension, config.shift, config.fliplr, turn, pairs)
 
     @classmethod
-    def for_testing(cls, mode: str, extension: tuple[float, float] | None) -> Crops:
-        """Crops without anything random."""
-        return cls(mode, extension)
+    def for_scoring(cls, mode: str, extension: float | None) -> Crops:
+        """Crops without anything random: the tight box extended by one factor, None: as it is."""
+        return cls(mode, None if extension is None else (extension, extension))
 
 
 def draw_box(tight: np.ndarray, crops: Crops, rng: np.random.RandomState) -> np.ndarray:
@@ -186,7 +247,7 @@ def draw_box(tight: np.ndarray, crops: Crops, rng: np.random.RandomState) -> np.
     return np.concatenate([origin, side])
 
 
-def pixel_box(box: np.ndarray, size: np.ndarray, mode: str) -> tuple[int, int, int, int]:
+def pixel_box(box: np.ndarray, size: np.ndarray, mode: str) -> tuple[int, ...]:
     """Whole-pixel x, y, w, h inside a picture of `size` (width, height) for a box in pixels."""
     if mode == "compat":
         x, y = (int(v) for v in box[:2])  # towards zero
@@ -198,7 +259,7 @@ def pixel_box(box: np.ndarray, size: np.ndarray, mode: str) -> tuple[int, int, i
     return tuple(int(v) for v in (*low, *(high - low)))
 
 
-def crop_targets(joints: np.ndarray, box: tuple[int, int, int, int], mode: str) -> np.ndarray:
+def crop_targets(joints: np.ndarray, box: tuple[int, ...], mode: str) -> np.ndarray:
     """(J,2) picture pixels -> targets. Compat: clipped to the crop, in whole pixels of the 227-pixel input."""
     origin, side = np.array(box[:2]), np.array(box[2:])
     if mode == "correct":
@@ -301,12 +362,8 @@ class Stream:
     def order(self, epoch: int) -> np.ndarray:
         """(N,) the persons of an epoch, shuffled."""
         if self._order[0] != epoch:
-            self._order = (
-                epoch,
-                np.random.RandomState(np.random.Philox(key=self.seed, counter=[1, 0, epoch, 0])).permutation(
-                    len(self.persons)
-                ),
-            )
+            rng = np.random.RandomState(np.random.Philox(key=self.seed, counter=[1, 0, epoch, 0]))
+            self._order = epoch, rng.permutation(len(self.persons))
         return self._order[1]
 
 

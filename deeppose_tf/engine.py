@@ -1,167 +1,305 @@
-"""`Trainer.step`, one update of all weights, and `predict`. Everything else about a run is in run.py and train.py."""
+"""The trainer: data, network, updates, and the state from which a run goes on bit for bit; TensorFlow's devices and processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-import keras
 import numpy as np
 
-from deeppose_tf.config import OUTPUT_LIMIT, WEIGHT_DECAY_LOGGED
-from deeppose_tf.data import Crops, Persons, to_stored, unproject
-from deeppose_tf.loader import in_order
-from deeppose_tf.model import CONVOLUTIONS, weight_layers
+from common.errors import DataError
+from common.poses import PoseSet
+from common.runs.checkpoints import check_compatible
+from common.runs.process import Process, default_workers, device_numbers
+from common.runs.session import Position
+from common.skeletons import from_card
+from deeppose_tf import weight_files
+from deeppose_tf.config import SUMMARY_STEP, Config
+from deeppose_tf.csv_files import load_split
+from deeppose_tf.data import Crops, Persons, Share, Stream
+from deeppose_tf.estimator import Estimator, fill, set_up
+from deeppose_tf.loader import batches
+from deeppose_tf.report import block
+
+# what must not change when a run goes on: what the weights mean, and which tensors there are
+_KEPT = ("mode", "gcn", "dataset", "channels", "conv1_padding")
 
 
-def named_variables(model: keras.Model) -> dict[str, object]:
-    """DT's name -> the backend's variable, in the network's order."""
-    pairs = [
-        (f"{layer.name}/{what}", v)
-        for layer in weight_layers(model)
-        for what, v in (("weight", layer.kernel), ("bias", layer.bias))
-    ]
-    return {name: v.value for name, v in pairs}
+class TensorFlow(Process):
+    """This process's devices: one, several GPUs of `--device cuda:0,1`, or a part of a run on several machines (TF_CONFIG).
+
+    DataError for a device that is not there, a malformed TF_CONFIG, or a batch that cannot be shared.
+    """
+
+    def __init__(self, config: Config):
+        self.rank, self.world = ranks()
+        # keep freed memory: a step's large tensors would otherwise come as fresh, zeroed pages each time (a twentieth of a CPU step, measured)
+        os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+        set_up(config.threads)
+        import keras
+        import tensorflow as tf
+
+        if keras.backend.backend() != "tensorflow":
+            used = keras.backend.backend()
+            raise DataError(f"training needs KERAS_BACKEND=tensorflow; it is {used}, which can predict and score")
+        gpus = tf.config.list_physical_devices("GPU")
+        chosen = [gpus[n] for n in device_numbers(config.device, len(gpus)) or []]
+        tf.config.set_visible_devices(chosen, "GPU")
+        for gpu in chosen:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        self.strategy: Any = None
+        if self.world > 1:
+            self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        elif len(chosen) > 1:
+            self.strategy = tf.distribute.MirroredStrategy()
+        replicas = self.strategy.num_replicas_in_sync if self.strategy else 1
+        if config.batch_size % replicas:
+            raise DataError(
+                f"--batch_size {config.batch_size} cannot be shared among {replicas} devices; use a multiple"
+            )
+
+    def scope(self):
+        """The context in which variables are made."""
+        return self.strategy.scope() if self.strategy else nullcontext()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return self.mean(float(flag)) > 0
+
+    def mean(self, value: float) -> float:
+        """Mean of every process's value."""
+        if self.world == 1:
+            return value
+        import tensorflow as tf
+
+        own = self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(value, tf.float32))
+        return float(self.strategy.reduce("mean", own, axis=None))
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        self.mean(0.0)
+
+
+def ranks() -> tuple[int, int]:
+    """Number of this process and how many there are, from TF_CONFIG; (0, 1) without it. DataError when it is malformed."""
+    if "TF_CONFIG" not in os.environ:
+        return 0, 1
+    try:
+        content = json.loads(os.environ["TF_CONFIG"])
+        workers, task = content["cluster"]["worker"], content["task"]
+        if set(content["cluster"]) != {"worker"} or task["type"] != "worker":
+            raise ValueError("only workers, no chief or parameter servers")
+        return int(task["index"]), len(workers)
+    except (KeyError, ValueError, TypeError) as error:
+        form = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}'
+        raise DataError(
+            f"the variable TF_CONFIG is not usable ({error!r}); set it in every process to {form}"
+        ) from error
 
 
 class Trainer:
-    """The compiled training step of a network on TensorFlow.
+    """One training. `position` counts updates (DT's `global_iter_counter`) and, as batches, what of the data was seen."""
 
-    `mode` is that of the loss. `weight_decay` is added to the trained loss (DT trains without). With a `strategy` every process gives its
-    own share of the batch, and gradients are averaged over all devices. ValueError on another Keras backend.
-    """
+    def __init__(self, config: Config, pose_set: PoseSet, process: TensorFlow):
+        self.config, self.pose_set, self.process, self.skeleton = config, pose_set, process, pose_set.skeleton
+        self.persons = Persons(
+            pose_set, config.mode, min_dim=config.min_dim, height=config.height, cache_mb=config.cache_mb
+        )
+        if self.persons.dropped:
+            self._say(f"left out of {pose_set.root}: {self.persons.dropped_text()}")
+        self._say(f"{len(self.persons)} persons, joints shape: {self.persons.joints.shape[1:]}")
+        self.position = Position(batch_size=config.batch_size)
+        self.tests: dict[str, PoseSet] | None = None
+        if self.forgets and not config.reset_iter_counter:
+            self.position.step = int(self._read(config.resume)[1].get("global_iter_counter", 0))
+        self.start_step = self.position.step  # DT counts its own loop from 0 here
+        self.total_steps = self.start_step + config.max_steps
+        self._build()
 
-    def __init__(
-        self, model: keras.Model, optimizer, mode: str, *, strategy=None, xla: bool = False, weight_decay: float = 0.0
-    ):
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                f"training needs KERAS_BACKEND=tensorflow; it is {keras.backend.backend()}, which can predict and score"
+    @property
+    def forgets(self) -> bool:
+        """Whether this is DT's resume: weights and counter of a checkpoint, new accumulators, `max_steps` more updates."""
+        return self.config.resume is not None and self.config.resume_mode == "compat"
+
+    def _read(self, given: str | None) -> tuple[Path, dict[str, np.ndarray]]:
+        """File and variables of first weights. DataError for random stand-ins on photographs."""
+        place = weight_files.find(given)
+        assert place is not None
+        if weight_files.card_of(place).get("synthetic") and not self.pose_set.synthetic:
+            what = (
+                f"{place} is the stand-in (random weights) that goes with synthetic data, but {self.pose_set.root} is"
             )
-        import tensorflow as tf
+            raise DataError(f"{what} real; put BVLC AlexNet's weights in its place, or train from scratch")
+        return place, weight_files.read_weights(place)
 
-        self.model, self.optimizer, self.mode, self.weight_decay = model, optimizer, mode, weight_decay
-        self.strategy = strategy or tf.distribute.get_strategy()
-        self.devices = len(strategy.extended.worker_devices) if strategy else 1  # of this process
-        self.variables = named_variables(model)
-        with self.strategy.scope():
-            optimizer.build(self.variables)
-        self._step = tf.function(self._distributed, jit_compile=xla)
+    def _build(self) -> None:
+        from deeppose_tf.model import get_weights, network_for
+        from deeppose_tf.updates import RULES, TrainingStep
 
-    def step(
-        self, batch: tuple, *, conv_lr: float, fc_lr: float, train_conv: bool = True, summary: bool = False
-    ) -> dict:
-        """One update with crops (B,227,227,3), targets (B,J,2), valid (B,J); returns `loss` before it.
+        config = self.config
+        with self.process.scope():
+            self.model = network_for(config, len(self.skeleton))
+        self.rule = RULES[config.optimizer]()
+        self._update = TrainingStep(self.model, self.rule, config.mode, strategy=self.process.strategy,
+                                    xla=config.compile, weight_decay=config.weight_decay)  # fmt: skip
+        self.unused = unused_head(get_weights(self.model), config.seed)
+        self._estimator = Estimator.of(self.model, config, self.skeleton, self.process)
 
-        `train_conv` False updates the fully connected layers alone, and the convolutions' gradient is not computed. `summary` adds
-        `grad_norms`: variable -> half its squared gradient norm.
-        """
-        import tensorflow as tf
+    def _say(self, text: str) -> None:
+        if self.process.is_main:
+            print(text, flush=True)
 
-        parts = self._share(batch)
-        return self._step(*parts, tf.constant(conv_lr), tf.constant(fc_lr), train_conv, summary)
+    def start(self) -> None:
+        """First weights: conv1 to fc7 of a file, and of a network of ours the joints that it names; all of it in DT's resume."""
+        from deeppose_tf.model import RESTORED_LAYERS, get_weights, set_weights
 
-    def loss(self, batch: tuple):
-        """The loss of a batch, without dropout and update."""
-        from deeppose_tf.losses import pose_loss
-
-        images, targets, valid = batch[:3]
-        return pose_loss(self.model(images, training=False), targets, valid, self.mode)
-
-    def _share(self, batch: tuple) -> list:
-        """The batch, one part a device of this process."""
-        import tensorflow as tf
-
-        if self.devices == 1:
-            return [tf.convert_to_tensor(part) for part in batch[:3]]
-
-        def part_of(array):
-            size = len(array) // self.devices
-            return self.strategy.experimental_distribute_values_from_function(
-                lambda context: tf.convert_to_tensor(
-                    array[context.replica_id_in_sync_group % self.devices * size :][:size]
-                )
+        if self.forgets:
+            source, variables = self._read(self.config.resume)
+            fill(self.model, variables, str(source))
+            self.unused |= {name: value for name, value in variables.items() if name in self.unused}
+        if self.forgets or self.config.weights is None:
+            return
+        source, variables = self._read(self.config.weights)
+        own = get_weights(self.model)
+        chosen, report = weight_files.fit(variables, own, RESTORED_LAYERS)
+        layers = list(dict.fromkeys(name.split("/")[0] for name in report["restored"]))
+        self._say(f"Restoring {len(layers)} layers from the snapshot: {layers}")
+        for kind in ("missing", "mismatched"):
+            if report[kind]:
+                self._say(f"{kind} in {source}: {', '.join(report[kind])}")
+        if not layers:
+            raise DataError(
+                f"{source}: none of its variables fits this network; check --channels and that it is AlexNet"
             )
+        set_weights(self.model, {**chosen, **self._head(source, own)})
 
-        return [part_of(array) for array in batch[:3]]
+    def _head(self, place: Path, own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The head with the joints that the file's network names too; {} where it names none (DT's start fresh)."""
+        state = weight_files.load_state(place) if place.suffix == weight_files.SUFFIX else {}
+        if (
+            "about" not in state
+            or state["model"]["fc_regression/weight"].shape[0] != own["fc_regression/weight"].shape[0]
+        ):
+            return {}
+        known = from_card(state["about"]["skeleton"], f"{place}: field about.skeleton")
+        shared = [name for name in self.skeleton.joints if name in known.joints]
+        head = {name: own[name].copy() for name in ("fc_regression/weight", "fc_regression/bias")}
+        for name in shared:
+            to, at = 2 * self.skeleton.index(name), 2 * known.index(name)
+            for key, value in head.items():
+                value[..., to : to + 2] = state["model"][key][..., at : at + 2]
+        self._say(f"joints of the head from {place}: {', '.join(shared) or 'none'}")
+        return head
 
-    def _distributed(self, images, targets, valid, conv_lr, fc_lr, train_conv: bool, summary: bool) -> dict:
-        import tensorflow as tf
+    def restore(self, state: dict) -> None:
+        """Go on from a state. DataError when it belongs to other settings or another network."""
+        source, stored = str(self.config.resume), state["config"]
+        check_compatible(stored, asdict(self.config), [name for name in _KEPT if name in stored], source)
+        card = state["about"].get("skeleton")
+        if card and from_card(card, source) != self.skeleton:
+            raise DataError(
+                f"{source} has skeleton {card['name']}, the data {self.skeleton.name}; give the data it had"
+            )
+        fill(self.model, state["model"], source)
+        self.unused |= state["unused"]
+        for name, variable in self.rule.slots.items():
+            key = f"{name}/{self.rule.slot}"
+            if key not in state["optimizer"]:
+                self._say(f"the checkpoint has no {key}: the update rule starts anew")
+                break
+            variable.assign(state["optimizer"][key])
+        for layer in self._dropouts():
+            if layer.name in state["dropout"]:
+                layer.seed_generator.state.assign(state["dropout"][layer.name])
 
-        if self.strategy.num_replicas_in_sync == 1:
-            return self._update(images, targets, valid, conv_lr, fc_lr, train_conv, summary)
-        result = self.strategy.run(self._update, (images, targets, valid, conv_lr, fc_lr, train_conv, summary))
-        return tf.nest.map_structure(lambda value: self.strategy.reduce("mean", value, axis=None), result)
+    def _dropouts(self) -> list:
+        return [layer for layer in self.model.layers if getattr(layer, "seed_generator", None) is not None]
 
-    def _update(self, images, targets, valid, conv_lr, fc_lr, train_conv: bool, summary: bool) -> dict:
-        import tensorflow as tf
+    def state(self) -> dict:
+        """What the next step depends on. FloatingPointError naming a weight that is not finite."""
+        from deeppose_tf.model import get_weights
 
-        from deeppose_tf.losses import pose_loss
+        model = get_weights(self.model)
+        bad = next((name for name, value in model.items() if not np.isfinite(value).all()), None)
+        if bad:
+            raise FloatingPointError(f"weight {bad} is not finite at step {self.position.step}: training diverged")
+        slots = {f"{name}/{self.rule.slot}": variable.numpy() for name, variable in self.rule.slots.items()}
+        dropout = {layer.name: np.asarray(layer.seed_generator.state) for layer in self._dropouts()}
+        return {"model": model, "optimizer": slots, "unused": self.unused, "dropout": dropout}
 
-        trained = {n: v for n, v in self.variables.items() if train_conv or n.split("/")[0] not in CONVOLUTIONS}
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(list(trained.values()))
-            loss = objective = pose_loss(self.model(images, training=True), targets, valid, self.mode)
-            if self.weight_decay:
-                objective += self.weight_decay * tf.add_n([tf.nn.l2_loss(v) for v in trained.values()])
-        gradients = tape.gradient(objective, list(trained.values()))
-        if self.strategy.num_replicas_in_sync > 1:
-            gradients = tf.distribute.get_replica_context().all_reduce("mean", gradients)
-        for (name, variable), gradient in zip(trained.items(), gradients):
-            self.optimizer.apply(name, variable, gradient, conv_lr if name.split("/")[0] in CONVOLUTIONS else fc_lr)
-        result = {"loss": loss}
-        if summary:
-            result["grad_norms"] = {name: tf.nn.l2_loss(gradient) for name, gradient in zip(trained, gradients)}
-        return result
+    def batches(self) -> Iterator[tuple]:
+        """This process's share of all batches from the position on, over all epochs."""
+        config, process = self.config, self.process
+        first, left = self.position.batch * config.batch_size, max(self.total_steps - self.position.step, 0)
+        keys = Share(first, left, config.batch_size, process.rank, process.world)
+        stream = Stream(self.persons, Crops.for_training(config, self.skeleton), config.seed, keys)
+        workers = default_workers() if config.workers is None else config.workers
+        return batches(stream, config.batch_size // process.world, kind=config.loader, workers=workers)
+
+    def rates(self) -> tuple[float, float]:
+        """Learning rates (convolutions, fully connected layers) of the next step."""
+        config, step = self.config, self.position.step - self.start_step
+        factor = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+        if config.schedule == "cosine":
+            factor *= 0.01 + 0.99 * (1 + math.cos(math.pi * min(step / max(config.max_steps, 1), 1.0))) / 2
+        conv, dense = config.rates()
+        return conv * factor, dense * factor
+
+    def step(self, batch: tuple) -> dict[str, Any]:
+        """One update; every fiftieth also returns DT's summaries. Prints DT's line every `log_step`."""
+        config, began, step = self.config, time.perf_counter(), self.position.step - self.start_step
+        conv_lr, fc_lr = self.rates()
+        summary = step % SUMMARY_STEP == 0
+        result = self._update(batch, conv_lr, fc_lr, train_conv=step >= config.fix_conv_iter, summary=summary)
+        self.position.advance()
+        values = {"loss": result["loss"], "lr": fc_lr}
+        if self.process.is_main and (step % config.log_step == 0 or step + 1 == config.max_steps):
+            from tqdm import tqdm
+
+            loss, seconds = float(result["loss"]), time.perf_counter() - began
+            speed = f"({seconds:.3f} s, {config.batch_size // seconds:.2f} im/s)"
+            tqdm.write(f"Step {self.position.step}: train/pose_loss = {loss:.2f} {speed}")
+        return {**values, **self._summaries(result, conv_lr, fc_lr)} if summary else values
+
+    def _summaries(self, result: dict, conv_lr: float, fc_lr: float) -> dict[str, float]:
+        from deeppose_tf.losses import weight_decay_term
+        from deeppose_tf.model import get_weights
+
+        decay = weight_decay_term({**get_weights(self.model), **self.unused})
+        norms = {f"grad_norms/grad_norms/{name}_0": float(value) for name, value in result["grad_norms"].items()}
+        return {"loss_with_decay": float(result["loss"]) + decay, "conv_lr": conv_lr, "fc_lr": fc_lr, **norms}
+
+    @property
+    def validation_due(self) -> bool:
+        """DT scores every `test_step`, where the convolutions begin to train, and before the last update (correct: after it)."""
+        step, last = self.position.step - self.start_step, self.config.max_steps - (self.config.mode == "compat")
+        return step % self.config.test_step == 0 or step in (self.config.fix_conv_iter, last)
+
+    def validate(self) -> dict[str, float] | None:
+        """DT's figures of the scored persons, printed as its block; the first one chooses the best checkpoint."""
+        if not self.process.is_main:
+            return None
+        if self.tests is None:
+            loaded = {tag: load_split(self.config, tag) for tag in ("test", "val")}
+            self.tests = {tag: pose_set for tag, pose_set in loaded.items() if pose_set is not None}
+        found: dict[str, float] = {}
+        for tag, pose_set in self.tests.items():
+            figures, _ = self._estimator.evaluate(pose_set)
+            print(block(self.position.step, tag, figures), flush=True)
+            found |= figures.scalars(tag)
+        return found
 
 
-def weight_decay_term(weights: dict[str, np.ndarray]) -> float:
-    """The term that DT adds to the loss it logs: 0.0005 times half the sum of all squared weights, biases and the unused head among them."""
-    # not np.vdot: in float32 it is off by 5e-4 on some CPUs for the 38 million weights of fc6
-    return WEIGHT_DECAY_LOGGED / 2 * sum(float(np.square(w).sum(dtype=np.float64)) for w in weights.values())
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """A batch of predictions, row `first + i` of the Persons. `joints` (n,J,2) are pixels of the stored picture; `shares` what the network
-    put out, `targets` what it was to put out, both as shares of the crops `boxes` (n,4)."""
-
-    first: int
-    joints: np.ndarray
-    shares: np.ndarray
-    targets: np.ndarray
-    valid: np.ndarray
-    boxes: np.ndarray
-
-
-def forward(model: keras.Model):
-    """The network without dropout as a function of (N,227,227,3) that returns (N,J,2) float32 NumPy arrays, compiled where that can be."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        call = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
-    else:
-        call = model.predict_on_batch
-
-    def run(images: np.ndarray) -> np.ndarray:
-        shares = keras.ops.convert_to_numpy(call(images)).astype(np.float32)
-        return shares.reshape(len(shares), -1, 2)
-
-    return run
-
-
-def to_picture(shares: np.ndarray, boxes: np.ndarray, factor: np.ndarray, mode: str) -> np.ndarray:
-    """(n,J,2) network outputs of crops (n,4) -> pixels of the stored pictures, which were reduced by `factor` (n,); compat cuts outputs first."""
-    if mode == "compat":
-        shares = np.clip(shares, -OUTPUT_LIMIT, OUTPUT_LIMIT)
-    return to_stored(unproject(shares, boxes, mode).astype(np.float64), factor, mode).astype(np.float32)
-
-
-def predict(run: Callable, persons: Persons, crops: Crops, batch_size: int = 128) -> Iterator[Predicted]:
-    """Predict every person, in order, a batch at a time, with `run` = `forward(model)`."""
-    first = 0
-    for images, targets, valid, boxes in in_order(persons, crops, batch_size):
-        shares = run(images)
-        joints = to_picture(shares, boxes, persons.factor[first : first + len(images)], crops.mode)
-        yield Predicted(first, joints, shares, targets, valid, boxes)
-        first += len(images)
+def unused_head(weights: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """DT's `fc8`, which gets no gradient but is in its checkpoints and its logged weight decay: truncated normal, deviation 0.01."""
+    inputs = len(weights["fc7/bias"])
+    draw = np.random.default_rng(seed).standard_normal(4 * inputs)
+    kept = draw[np.abs(draw) <= 2][:inputs]
+    return {"fc8/weight": (0.01 * kept).reshape(-1, 1).astype(np.float32), "fc8/bias": np.zeros(1, np.float32)}

@@ -4,14 +4,14 @@ from both. `in_order` is for scoring. No framework but Chainer is imported, and 
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
@@ -19,28 +19,50 @@ from common.errors import DataError
 from deeppose_tf.data import Crops, Persons, Stream, example, generator, stack
 
 PREFETCH = 3  # batches that are made ahead (DT)
+START = "spawn"  # forked workers would inherit the locks of a framework's threads
 Batch = tuple[np.ndarray, ...]
 
 
 def batches(stream: Stream, batch_size: int, *, kind: str = "chainer", workers: int = 1) -> Iterator[Batch]:
     """The stream's samples in its order, `batch_size` at a time (the last may be smaller): crops, targets, valid, boxes.
 
-    The first batch is made when this is called, so that the processes start before a framework's threads do. Close the iterator (or let it
-    go) to end the processes. DataError when Chainer is asked for and cannot be imported.
+    Close the iterator (or let it go) to end the processes. DataError for a picture that cannot be read, a worker that died (pool), or when
+    Chainer is asked for and cannot be imported.
     """
-    started = {"chainer": _chainer, "pool": _pool}[kind](stream, batch_size, workers)
-    first = next(started, None)
-    return itertools.chain([first], started) if first is not None else iter(())
+    return {"chainer": _chainer, "pool": _pool}[kind](stream, batch_size, workers)
+
+
+class _Answers:
+    """A stream whose errors are answers: Chainer would wait for ever for a worker that raised one."""
+
+    def __init__(self, stream: Stream):
+        self.stream = stream
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, position: int):
+        try:
+            return self.stream[position]
+        except Exception as error:  # of any kind: it is raised in the main process
+            return error
 
 
 def _chainer(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
-    iterator = _multiprocess_iterator()(
-        stream, batch_size, repeat=False, shuffle=False, n_processes=workers, n_prefetch=PREFETCH, dataset_timeout=None
-    )
+    kind = _multiprocess_iterator()
+    before = multiprocessing.get_start_method(allow_none=True)
+    iterator = kind(_Answers(stream), batch_size, repeat=False, shuffle=False, n_processes=workers,
+                    n_prefetch=PREFETCH, dataset_timeout=None)  # fmt: skip
     try:
+        multiprocessing.set_start_method(START, force=True)  # Chainer's pool begins with the first batch
         for samples in iterator:
+            multiprocessing.set_start_method(before, force=True)
+            for error in samples:
+                if isinstance(error, Exception):
+                    raise error
             yield stack(samples)
     finally:
+        multiprocessing.set_start_method(before, force=True)
         iterator.finalize()
 
 
@@ -56,9 +78,8 @@ def _multiprocess_iterator():
             warnings.simplefilter("ignore")  # Chainer's own age
             from chainer.iterators import MultiprocessIterator
     except Exception as error:  # besides ImportError what an incompatible NumPy or setuptools raises
-        raise DataError(
-            f"Chainer cannot be imported here ({type(error).__name__}: {error}); install chainer==7.8.1, or use --loader pool"
-        ) from error
+        what = f"Chainer cannot be imported here ({type(error).__name__}: {error})"
+        raise DataError(f"{what}; install chainer==7.8.1, or use --loader pool") from error
     # setDaemon is deprecated since Python 3.10
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="chainer")
     return MultiprocessIterator
@@ -77,14 +98,13 @@ def _begin(stream: Stream) -> None:
 
 
 def _part(positions: range) -> Batch:
+    assert _stream is not None
     return stack([_stream[p] for p in positions])
 
 
 def _pool(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
-    # forked workers would inherit the locks of a framework's threads
-    context = multiprocessing.get_context("forkserver" if sys.platform.startswith("linux") else "spawn")
     # not multiprocessing.Pool, which, ended early, hangs now and then on a worker that is just sending a result
-    pool = ProcessPoolExecutor(workers, context, _begin, (stream,))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(START), _begin, (stream,))
     try:
         ahead: deque = deque()
         for start in range(0, len(stream), batch_size):
@@ -93,15 +113,26 @@ def _pool(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
             parts = [range(at, min(at + size, stop)) for at in range(start, stop, size)]
             ahead.append([pool.submit(_part, part) for part in parts])
             if len(ahead) > PREFETCH:
-                yield _joined(ahead.popleft())
+                yield _joined(pool, ahead.popleft())
         while ahead:
-            yield _joined(ahead.popleft())
+            yield _joined(pool, ahead.popleft())
+    except BrokenProcessPool as error:
+        what = "a loader process was ended from outside, perhaps for lack of memory"
+        raise DataError(f"{what}; give fewer --workers or a smaller --cache_mb, and go on with --resume") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _joined(results: list) -> Batch:
-    return tuple(np.concatenate(column) for column in zip(*(result.result() for result in results)))
+def _joined(pool: ProcessPoolExecutor, results: list[Future]) -> Batch:
+    parts = []
+    for result in results:
+        while not result.done():
+            processes = list((pool._processes or {}).values())
+            if wait([result], 1.0).not_done and not all(p.is_alive() for p in processes):
+                for process in processes:  # ended while it sent a result, a worker would be waited for for ever
+                    process.kill()
+        parts.append(result.result())
+    return tuple(np.concatenate(column) for column in zip(*parts))
 
 
 def in_order(persons: Persons, crops: Crops, batch_size: int) -> Iterator[Batch]:

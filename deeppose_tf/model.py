@@ -1,18 +1,31 @@
-"""The networks, in Keras 3 layers and `keras.ops` alone: they run on TensorFlow, PyTorch and JAX (`KERAS_BACKEND`).
+"""The network, in Keras 3 layers and `keras.ops` alone: it runs on TensorFlow, PyTorch and JAX (`KERAS_BACKEND`).
 
 Input: (N,227,227,3) BGR pixels 0 to 255 (uint8); output: (N,2J) shares of the crop, x0, y0, x1, y1, ... AlexNet as in DT: every convolution
 is padded SAME, the first too (which gives 57 x 57, not Caffe's 55 x 55), groups are two contiguous halves, LRN comes before pooling.
+
+The normalisations of contrast and of responses are chains of elementwise operations, each of which costs a CPU a pass over memory. In
+training on TensorFlow XLA compiles every chain to one loop; elsewhere they stay as they are: XLA would compile anew for every batch size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 
 import keras
 from keras import layers, ops
 
-from deeppose_tf.config import DROPOUT_KEEP, FC_UNITS, IM_SIZE, scaled
-from deeppose_tf.normalise import LocalResponseNorm, Pixels
+from deeppose_tf.config import (
+    DROPOUT_KEEP,
+    FC_UNITS,
+    GCN_EPSILON,
+    IM_SIZE,
+    LRN_ALPHA,
+    LRN_BETA,
+    LRN_BIAS,
+    LRN_RADIUS,
+    Config,
+    scaled,
+)
 
 # layer -> (kernel side, stride, filters, groups, standard deviation, bias)
 CONVOLUTIONS = {
@@ -43,18 +56,125 @@ class GroupedConvolution(layers.Conv2D):
         return self.activation(ops.concatenate(parts, axis=-1) + self.bias)
 
 
+@functools.cache  # TensorFlow keeps what XLA compiled by function: one object for all networks of a process
+def compiled(function):
+    """`function` of tensors, compiled by XLA. TensorFlow's backend only."""
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def _compile_in(training: bool) -> bool:
+    return bool(training) and keras.backend.backend() == "tensorflow"
+
+
+@keras.saving.register_keras_serializable("deeppose_tf")
+class Pixels(layers.Layer):
+    """uint8 BGR -> float32; with `contrast` each image's channels minus their mean, over their deviation + 1e-5 (global contrast
+    normalisation). Always in float32, also under mixed precision."""
+
+    def __init__(self, contrast: bool, **options):
+        super().__init__(**{"dtype": "float32", "autocast": False, **options})
+        self.contrast = contrast
+
+    def call(self, images, training=False):
+        """(N,H,W,3) -> (N,H,W,3)."""
+        if not self.contrast:
+            return ops.cast(images, "float32")
+        return (compiled(_contrast_by_rows) if _compile_in(training) else contrast_normalise)(images)
+
+    def compute_output_spec(self, images, training=False):
+        """Same shape, float32."""
+        return keras.KerasTensor(images.shape, dtype="float32")
+
+    def get_config(self) -> dict:
+        """For saving."""
+        return {**super().get_config(), "contrast": self.contrast}
+
+
+def contrast_normalise(images, by_rows: bool = False):
+    """(N,H,W,3) of any type -> float32 with zero mean and unit deviation an image and channel. `by_rows` takes means of the rows' means."""
+
+    def mean(x):
+        if by_rows:
+            x = ops.mean(x, axis=2, keepdims=True)
+        return ops.mean(x, axis=(1, 2), keepdims=True)
+
+    images = ops.cast(images, "float32")
+    centred = images - mean(images)
+    return centred * (1 / (ops.sqrt(mean(ops.square(centred))) + GCN_EPSILON))
+
+
+# XLA adds one number after another: over a whole crop that costs a float32 two of its seven digits
+_contrast_by_rows = functools.partial(contrast_normalise, by_rows=True)
+
+
+@keras.saving.register_keras_serializable("deeppose_tf")
+class LocalResponseNorm(layers.Layer):
+    """x / (k + alpha * sum of x^2 over 2r+1 neighbouring channels)^beta (Krizhevsky et al., NIPS 2012, section 3.3; TensorFlow's alpha)."""
+
+    def build(self, shape) -> None:
+        """The matrix whose product is the sum over neighbouring channels."""
+        channel = ops.arange(shape[-1])
+        near = ops.abs(channel[:, None] - channel[None]) <= LRN_RADIUS
+        self.band = ops.convert_to_numpy(ops.cast(near, "float32"))
+
+    def call(self, x, training=False):
+        """(N,H,W,C) -> (N,H,W,C)."""
+        if _compile_in(training):
+            # in float32 also under mixed precision: XLA's loops over bfloat16 are many times slower on a CPU
+            return ops.cast(_trained(ops.cast(x, "float32")), x.dtype)
+        # not compiled, one matrix product is cheaper than ten passes that pad, slice and add
+        band = ops.cast(ops.convert_to_tensor(self.band), x.dtype)
+        # flat, because the four-dimensional product becomes a Tensordot, which tf2onnx now and then folds into a MatMul of wrong shape
+        total = ops.reshape(ops.matmul(ops.reshape(ops.square(x), (-1, band.shape[0])), band), ops.shape(x))
+        return x * _powers(total)[0]
+
+
+@ops.custom_gradient
+def _trained(x):
+    def gradient(*arguments, upstream=None):
+        return compiled(_response_gradient)(x, arguments[0] if upstream is None else upstream)
+
+    return compiled(_response)(x), gradient
+
+
+def _response(x):
+    return x * _powers(_neighbours(ops.square(x)))[0]
+
+
+def _response_gradient(x, upstream):
+    # y = x f(n): dx = dy f - 2 alpha beta x sum(dy y / n), the sum over the same neighbours. Powers are computed again, which costs less
+    # than to write them out and read them
+    factor, inverse = _powers(_neighbours(ops.square(x)))
+    return upstream * factor - x * (_neighbours(upstream * x * factor * inverse) * (2 * LRN_ALPHA * LRN_BETA))
+
+
+def _neighbours(x):
+    """Sum over 2r+1 neighbouring channels."""
+    channels, width = x.shape[-1], 2 * LRN_RADIUS + 1
+    padded = ops.pad(x, [(0, 0)] * (len(x.shape) - 1) + [(LRN_RADIUS, LRN_RADIUS)])
+    return functools.reduce(ops.add, [padded[..., i : i + channels] for i in range(width)])
+
+
+def _powers(total):
+    """n^-beta and 1/n of n = k + alpha * total; beta 3/4 is two square roots."""
+    root = ops.rsqrt(LRN_BIAS + total * LRN_ALPHA)
+    return root * ops.sqrt(root), ops.square(root)
+
+
 def _initializer(kind: str, deviation: float, seed: int):
     return (
         keras.initializers.HeNormal(seed) if kind == "he" else keras.initializers.TruncatedNormal(0.0, deviation, seed)
     )
 
 
-def alexnet(x, *, width: float, init: str, conv1_padding: str, dropout_keep: float, seed: int):
+def alexnet(x, channels: float, init: str, conv1_padding: str, dropout_keep: float, seed: int):
     """(N,227,227,3) -> (N,4096) activations of fc7 after dropout."""
     for i, (name, (side, stride, filters, groups, deviation, bias)) in enumerate(CONVOLUTIONS.items()):
         kind = GroupedConvolution if groups > 1 else layers.Conv2D
         x = kind(
-            scaled(filters, width), side, stride, conv1_padding if name == "conv1" else "same", groups=groups, activation="relu", name=name,
+            scaled(filters, channels), side, stride, conv1_padding if name == "conv1" else "same", groups=groups, activation="relu", name=name,
             kernel_initializer=_initializer(init, deviation, seed + i), bias_initializer=keras.initializers.Constant(bias),
         )(x)  # fmt: skip
         if name in ("conv1", "conv2"):
@@ -64,7 +184,7 @@ def alexnet(x, *, width: float, init: str, conv1_padding: str, dropout_keep: flo
     x = layers.Flatten(name="flatten")(x)
     for i, (name, (units, deviation, bias)) in enumerate(DENSE.items()):
         x = layers.Dense(
-            scaled(units, width), activation="relu", name=name, kernel_initializer=_initializer(init, deviation, seed + 10 + i),
+            scaled(units, channels), activation="relu", name=name, kernel_initializer=_initializer(init, deviation, seed + 10 + i),
             bias_initializer=keras.initializers.Constant(bias),
         )(x)  # fmt: skip
         if dropout_keep < 1:
@@ -72,37 +192,27 @@ def alexnet(x, *, width: float, init: str, conv1_padding: str, dropout_keep: flo
     return x
 
 
-# `--net_type` -> backbone: (pixels, options) -> (N,F) features. Add another network here; its layers need names of their own.
-NETWORKS: dict[str, Callable] = {"Alexnet": alexnet}
-
-
 def build_network(
-    n_joints: int, *, net_type: str = "Alexnet", gcn: bool = True, width: float = 1.0, init: str = "original", conv1_padding: str = "same",
+    joints: int, *, gcn: bool = True, channels: float = 1.0, init: str = "original", conv1_padding: str = "same",
     dropout_keep: float = DROPOUT_KEEP, seed: int = 0, amp: str = "off",
 ) -> keras.Model:  # fmt: skip
-    """A network that regresses `n_joints` joints; the options as in `config.Config`. ValueError for an unknown `net_type`."""
-    if net_type not in NETWORKS:
-        raise ValueError(f"--net_type {net_type!r} is not one of {', '.join(NETWORKS)}")
+    """A network that regresses so many joints; the options as in `config.Config`."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if amp == "bf16" else "float32")
     try:
         images = keras.Input((IM_SIZE, IM_SIZE, 3), dtype="uint8", name="images")
-        x = Pixels(gcn, name="pixels")(images)
-        x = NETWORKS[net_type](
-            x, width=width, init=init, conv1_padding=conv1_padding, dropout_keep=dropout_keep, seed=seed
-        )
-        head = layers.Dense(
-            2 * n_joints, name=HEAD, kernel_initializer=_initializer("original", HEAD_DEVIATION[init], seed + 30)
-        )(x)
-        return keras.Model(images, layers.Activation("linear", dtype="float32", name="joints")(head), name=net_type)
+        x = alexnet(Pixels(gcn, name="pixels")(images), channels, init, conv1_padding, dropout_keep, seed)
+        first = _initializer("original", HEAD_DEVIATION[init], seed + 30)
+        x = layers.Dense(2 * joints, name=HEAD, kernel_initializer=first)(x)
+        return keras.Model(images, layers.Activation("linear", dtype="float32", name="joints")(x), name="alexnet")
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def network_for(config) -> keras.Model:
+def network_for(config: Config, joints: int) -> keras.Model:
     """The network of a run's settings."""
-    names = ("net_type", "gcn", "width", "init", "conv1_padding", "dropout_keep", "seed", "amp")
-    return build_network(config.n_joints, **{name: getattr(config, name) for name in names})
+    names = ("gcn", "channels", "init", "conv1_padding", "dropout_keep", "seed", "amp")
+    return build_network(joints, **{name: getattr(config, name) for name in names})
 
 
 def weight_layers(model: keras.Model) -> list[keras.layers.Layer]:

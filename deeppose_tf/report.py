@@ -1,34 +1,39 @@
-"""What a network answers for labelled persons, as figures: DT's printed block, its scalars, threshold curves, and the spread of the poses."""
+"""What a network answers for labelled persons, as figures: DT's printed block, its scalars, the spread of the poses, curves.
+
+python deeppose_tf/report.py RUN            # a run's log as RUN/learning_curve.png: accuracy, spread and losses over the steps
+"""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
+
 from common.errors import DataError
-from common.metrics import pckh, pcp
+from common.metrics import pck, pckh, pcp
 from common.metrics.counting import Result
-from common.poses import PoseSet
-from common.predictions import Predictions, predictions_for
 from common.skeletons import Skeleton
-from deeppose_tf.config import OUTPUT_LIMIT
-from deeppose_tf.data import Crops, Persons, unproject
 
 THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 11))
 PARTS = {
-    "head": "Head",
-    "torso": "Torso",
-    "upper_arm": "U Arm",
-    "forearm": "L Arm",
-    "upper_leg": "U Leg",
-    "lower_leg": "L Leg",
-}
+    "head": "Head", "torso": "Torso", "upper_arm": "U Arm", "forearm": "L Arm", "upper_leg": "U Leg", "lower_leg": "L Leg",
+}  # fmt: skip
 GROUPS = {
     "head_top": "Head", "upper_neck": "Neck", "neck": "Neck", "shoulder": "Shoulder", "elbow": "Elbow", "wrist": "Wrist", "hip": "Hip",
     "knee": "Knee", "ankle": "Ankle", "thorax": "Thorax", "pelvis": "Pelvis",
 }  # fmt: skip
 COLLAPSED = 0.1  # poses that vary less than this share of the truth's variation are one mean pose
+# y axis, factor, {entry of log.jsonl: label} of a learning curve, from top to bottom
+PANELS = (
+    ("percent", 100.0, {"test/mPCP": "PCP@0.5, mean of the parts", "test/PCKh": "PCKh@0.5, head stick",
+                        "test/PCK": "PCK@0.2 of the person's size", "test/spread": "spread, of the truth's"}),
+    ("pose loss", 1.0, {"loss": "training batch", "test/pose_loss": "scored persons"}),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,14 @@ class Evaluation:
     loss: float
     spread: float
     skeleton: Skeleton
-    boxes: np.ndarray  # (N,4) of the crops, in pixels of the (possibly reduced) pictures
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the skeleton has the joints that DT's metrics are made of."""
+        try:
+            return bool(self.pcp() and self.pckh())
+        except ValueError:
+            return False
 
     def pcp(self, relaxed: bool = False, threshold: float = 0.5) -> Result:
         """PCP by part."""
@@ -52,49 +64,56 @@ class Evaluation:
         """PCKh with the head stick."""
         return pckh.pckh_neck(self.truth, self.joints, self.valid, threshold, self.skeleton, symmetric)
 
+    def pck(self, threshold: float = 0.2) -> Result:
+        """PCK of the longer side of the person's joints, for skeletons without DT's parts."""
+        size = pck.extent(np.where(self.valid[..., None], self.truth, np.nan))
+        return pck.pck(self.truth, self.joints, self.valid, size, threshold, self.skeleton)
 
-def evaluate(
-    run, persons: Persons, pose_set: PoseSet, crops: Crops, batch_size: int = 128
-) -> tuple[Evaluation, np.ndarray]:
-    """Predict all persons with `run` = `engine.forward(model)`; also the joints in pixels of the stored pictures (N,J,2).
+    def scalars(self, tag: str) -> dict[str, float]:
+        """What DT writes to TensorBoard at an evaluation, as fractions, and the spread; the first is the main figure."""
+        if self.has_parts:
+            figures = {"mPCP": self.pcp(), "PCKh": self.pckh(), "symPCKh": self.pckh(symmetric=True)}
+        else:
+            figures = {"PCK": self.pck()}
+        values = {name: result.total / 100 for name, result in figures.items()}
+        return {f"{tag}/{n}": v for n, v in {**values, "pose_loss": self.loss, "spread": self.spread}.items()}
 
-    Mode correct compares with the annotation; compat, as DT does, in the reduced pictures with the truth as it was cut for the network.
-    """
-    from deeppose_tf.engine import predict
-
-    batches = list(predict(run, persons, crops, batch_size))
-    shares, targets, valid, boxes, joints = (
-        np.concatenate([getattr(b, name) for b in batches])
-        for name in ("shares", "targets", "valid", "boxes", "joints")
-    )
-    if crops.mode == "compat":
-        truth = unproject(targets, boxes, "compat")
-        found = unproject(np.clip(shares, -OUTPUT_LIMIT, OUTPUT_LIMIT), boxes, "compat")
-    else:
-        truth, found = pose_set.joints[persons.rows], joints
-    error = (np.square(shares - targets) * valid[..., None]).sum((1, 2)) / np.maximum(valid.sum(1), 1)
-    return Evaluation(
-        truth, found, valid, float(error.mean()), spread(shares, targets, valid), pose_set.skeleton, boxes
-    ), joints
+    def curves(self) -> dict[str, list[float]]:
+        """Figures (percent) at the thresholds 0.1 to 1.0."""
+        if not self.has_parts:
+            return {"PCK (person's size)": [self.pck(t).total for t in THRESHOLDS]}
+        return {
+            "PCP": [self.pcp(threshold=t).total for t in THRESHOLDS],
+            "relaxed PCP": [self.pcp(True, t).total for t in THRESHOLDS],
+            "PCKh (head stick)": [self.pckh(threshold=t).total for t in THRESHOLDS],
+        }
 
 
 def spread(shares: np.ndarray, targets: np.ndarray, valid: np.ndarray) -> float:
     """How much (N,J,2) outputs vary over the persons, as a part of how much the valid targets do; NaN for fewer than two persons."""
-    if len(shares) < 2:
-        return float("nan")
-    truth = np.where(valid[..., None], targets, np.nan)
     counted = valid.sum(0) > 1
-    if not counted.any():
+    if len(shares) < 2 or not counted.any():
         return float("nan")
-    own = np.nanstd(np.where(valid[..., None], shares, np.nan)[:, counted], axis=0).mean()
-    return float(own / max(np.nanstd(truth[:, counted], axis=0).mean(), 1e-12))
+    own, truth = (
+        np.nanstd(np.where(valid[..., None], values, np.nan)[:, counted], axis=0).mean() for values in (shares, targets)
+    )
+    return float(own / max(truth, 1e-12))
 
 
 def block(step: int, tag: str, e: Evaluation) -> str:
     """DT's evaluation block, in fractions, tabs included; then the spread, and how many persons count where joints are not valid."""
-    strict, relaxed, symmetric = e.pcp(), e.pcp(relaxed=True), e.pckh(symmetric=True)
     lines = [f"{len(e.truth)}", f"Step {step} {tag}/pose_loss = {e.loss:.3f}"]
-    for name, result in (("PCP", strict), ("RelaxedPCP", relaxed)):
+    lines += _parts(step, tag, e) if e.has_parts else [_mean_line(step, f"{tag}/PCK", e.pck().total)]
+    lines.append(f"spread of the poses: {e.spread:.2f} of the truth's")
+    if e.spread < COLLAPSED:
+        remedy = "train longer, or start from ImageNet weights or with --init he"
+        lines.append(f"warning: all persons get nearly the same pose, the mean; {remedy}")
+    return "\n".join(lines)
+
+
+def _parts(step: int, tag: str, e: Evaluation) -> list[str]:
+    lines, strict, symmetric = [], e.pcp(), e.pckh(symmetric=True)
+    for name, result in (("PCP", strict), ("RelaxedPCP", e.pcp(relaxed=True))):
         lines += [_mean_line(step, f"{tag}/m{name}", result.total), f"Step {step} {tag}/parts_{name}:"]
         names, values = [*PARTS.values(), "mean"], [*(result.values[part] for part in PARTS), result.total]
         lines += ["\t".join(names), _values(values)]
@@ -104,12 +123,7 @@ def block(step: int, tag: str, e: Evaluation) -> str:
     lines += ["\t".join(GROUPS[g] for g in shown), _values([symmetric.values[g] for g in shown])]
     if not e.valid.all():
         lines.append("persons counted: " + ", ".join(f"{label} {strict.counts[part]}" for part, label in PARTS.items()))
-    lines.append(f"spread of the poses: {e.spread:.2f} of the truth's")
-    if e.spread < COLLAPSED:
-        lines.append(
-            "warning: all persons get nearly the same pose, the mean; train longer, or start from ImageNet weights or with --init he"
-        )
-    return "\n".join(lines)
+    return lines
 
 
 def _mean_line(step: int, name: str, value: float) -> str:
@@ -120,65 +134,66 @@ def _values(values: list[float]) -> str:
     return "\t".join(f"{value / 100:.3f}" for value in values)
 
 
-def scalars(tag: str, e: Evaluation) -> dict[str, float]:
-    """What DT writes to TensorBoard at an evaluation, as fractions, and the spread."""
-    return {
-        f"{tag}/pose_loss": e.loss, f"{tag}/mPCP": e.pcp().total / 100, f"{tag}/PCKh": e.pckh().total / 100,
-        f"{tag}/symPCKh": e.pckh(symmetric=True).total / 100, f"{tag}/spread": e.spread,
-    }  # fmt: skip
+Lines = dict[str, tuple[list, list]]
 
 
-def curves(e: Evaluation) -> dict[str, list[float]]:
-    """PCP, relaxed PCP and PCKh (percent) at the thresholds 0.1 to 1.0."""
-    return {
-        "PCP": [e.pcp(threshold=t).total for t in THRESHOLDS],
-        "relaxed PCP": [e.pcp(relaxed=True, threshold=t).total for t in THRESHOLDS],
-        "PCKh (head stick)": [e.pckh(threshold=t).total for t in THRESHOLDS],
-    }
-
-
-def plot_curves(
-    path,
-    lines: dict[str, list[float]],
-    xs=THRESHOLDS,
-    xlabel: str = "threshold",
-    ylabel: str = "percent",
-    title: str = "",
-) -> None:
-    """Lines over `xs` as a PNG."""
+def plot(path: str | Path, panels: list[tuple[str, Lines]], xlabel: str, title: str = "") -> None:
+    """Panels (y axis, {label: (xs, ys)}) below each other as a PNG."""
     from matplotlib.figure import Figure
 
     from common.files import atomic_write
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, title=title)
-    for name, values in lines.items():
-        axes.plot(xs, values, marker="o", markersize=3, label=name)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    figure = Figure(figsize=(7, 2 + 2.2 * len(panels)), layout="constrained")
+    for axes, (label, lines) in zip(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels):
+        for name, (xs, ys) in lines.items():
+            axes.plot(xs, ys, label=name, linewidth=1, marker="o" if len(xs) < 100 else None, markersize=3)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    axes.set_xlabel(xlabel)
+    figure.suptitle(title)
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
-def to_predictions(
-    pose_set: PoseSet, persons: Persons, joints: np.ndarray, boxes: np.ndarray, meta: dict
-) -> Predictions:
-    """The prediction file's content, a row for every person of the PoseSet; who was left out is NaN. Boxes are those of the crops."""
-    everyone = np.full((len(pose_set), *joints.shape[1:]), np.nan, np.float32)
-    everyone[persons.rows] = joints
-    cut = np.full((len(pose_set), 4), np.nan)
-    cut[persons.rows] = boxes * persons.factor[:, None]
-    score = np.where(np.isfinite(everyone[..., 0]), 1.0, 0.0)
-    lacking = len(pose_set) - len(persons)
-    return predictions_for(
-        pose_set, everyone, score, {**meta, **({"missing_rows": lacking} if lacking else {})}, box=cut
-    )
+def plot_thresholds(path: str | Path, e: Evaluation, title: str) -> None:
+    """The figures over their thresholds."""
+    plot(path, [("percent", {name: (list(THRESHOLDS), ys) for name, ys in e.curves().items()})], "threshold", title)
 
 
-def require_pixels(pose_set: PoseSet) -> None:
-    """DataError when no picture of a set exists, which scoring a network needs."""
-    from pathlib import Path
+def plot_run(run: Path, out: Path | None = None) -> Path:
+    """A run's log over its steps; the picture's path. DataError when there is no log, or none of the figures in it."""
+    from common.runs.runlog import read_log
 
-    if not any(Path(str(p)).exists() for p in pose_set.images[:50]):
-        raise DataError(
-            f"{pose_set.root}: its images are not there (the first: {pose_set.images[0]}); put them beside the annotations"
-        )
+    log, out = run / "log.jsonl", out or run / "learning_curve.png"
+    if not log.is_file():
+        raise DataError(f"{log} does not exist; give the folder that training wrote to")
+    panels: list[tuple[str, Lines]] = []
+    for label, factor, names in PANELS:
+        lines: Lines = {}
+        for name, legend in names.items():
+            found = [(e["step"], factor * e[name]) for e in read_log(log) if isinstance(e.get(name), (int, float))]
+            if found:
+                lines[legend] = [x for x, _ in found], [y for _, y in found]
+        if lines:
+            panels.append((label, lines))
+    if not panels:
+        raise DataError(f"{log} holds no losses and no scores yet")
+    plot(out, panels, "step", run.name)
+    return out
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    from common.runs.options import Parser
+    from common.runs.process import exit_code
+
+    parser = Parser(__doc__)
+    parser.source("run", "the run's folder", type=Path)
+    parser.option("out", type=Path, default=None, text="the picture (default: RUN/learning_curve.png)")
+    args = parser.parse_args(argv)
+    return exit_code(lambda: plot_run(args.run, args.out), "learning curve: {}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

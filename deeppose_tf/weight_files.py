@@ -1,28 +1,120 @@
-"""Weights of AlexNet in whatever file they come -> DT's names (`conv1/weight` HWIO, `fc6/weight` 9216 x 4096 with rows in H, W, C order).
+"""Weight files: ours, and AlexNet's in whatever file it comes, under DT's names (`conv1/weight` HWIO, `fc6/weight` 9216 x 4096 with rows in
+H, W, C order).
 
-Accepted: TensorFlow 1 checkpoints, old and new; `.npy` dictionaries layer -> weights and biases; `.caffemodel`; our own checkpoints (`.npz`)
-and weight exports (`.weights.h5`).
+Ours is NumPy's `.npz` without pickle, Adagrad's accumulators as `NAME/Adagrad`: any backend reads it, and `convert.py` writes it as a
+TensorFlow 1 checkpoint. Read are also TensorFlow 1 checkpoints, old and new; `.npy` dictionaries layer -> weights and biases;
+`.caffemodel`; Keras weight exports (`.weights.h5`) of ours.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import DataError
-from deeppose_tf.config import IMAGENET_WEIGHTS
+from common.runs import shelf
+from common.runs.checkpoints import STATE_FORMAT, CheckpointStore, collect_random_state
+from common.runs.converting import card_path
+from common.runs.process import Process
+from common.weights.tf1 import find_checkpoint, read_checkpoint
+from deeppose_tf.config import HOUSE, IMAGENET_WEIGHTS, Config
 
+SUFFIX = ".npz"
 ACCEPTED = (
     "a TensorFlow 1 checkpoint (old single file, or the prefix of an .index/.data pair), a .npy dictionary of layers,"
     " a .caffemodel of BVLC AlexNet, or a checkpoint of ours (.npz, .weights.h5)"
 )
+_GROUPS = ("model", "optimizer", "unused", "dropout")
+
+
+# ---- our own ----------------------------------------------------------------------------------------------------------------------
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Write a state: the arrays of its groups under `group|name`, the rest as JSON."""
+    arrays = {f"{group}|{name}": np.asarray(value) for group in _GROUPS for name, value in state[group].items()}
+    rest = {key: value for key, value in state.items() if key not in _GROUPS}
+    with open(path, "wb") as file:
+        np.savez(file, **arrays, state=np.array(json.dumps(rest)))
+
+
+def load_state(path: Path) -> dict:
+    """Read a state; one of DT's, from a TensorFlow 1 checkpoint or another weight file, for files of other kinds. DataError when it is cut
+    short, damaged or not ours."""
+    if path.suffix != SUFFIX:
+        return _foreign_state(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            state = json.loads(str(file["state"]))
+            state |= {group: {} for group in _GROUPS}
+            for key in file.files:
+                if "|" in key:
+                    group, name = key.split("|")
+                    state[group][name] = file[key]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        what = f"{path} is not a whole checkpoint of deeppose_tf ({type(error).__name__}: {error})"
+        raise DataError(f"{what}; use another one") from error
+    return state
+
+
+def _foreign_state(path: Path) -> dict:
+    """A state whose batches had this run's size; accumulators where the file has them."""
+    found = read_weights(path)
+    step = int(found.pop("global_iter_counter", np.array(0)))
+    slots = {name: value for name, value in found.items() if name.count("/") == 2}
+    unused = {name: value for name, value in found.items() if name.startswith("fc8/") and name not in slots}
+    model = {name: value for name, value in found.items() if name not in slots and name not in unused}
+    place = {"format": STATE_FORMAT, "epoch": 0, "batch": step, "step": step, "config": {}, "about": {}, "losses": []}
+    return {
+        **place,
+        "random": collect_random_state(),
+        "model": model,
+        "optimizer": slots,
+        "unused": unused,
+        "dropout": {},
+    }
+
+
+def open_store(folder: Path, config: Config, process: Process) -> CheckpointStore:
+    """The store of one run: last, previous, best by the first figure, and `checkpoint-STEP` as DT has it."""
+
+    def load(path: Path) -> dict:
+        state = load_state(path)
+        about = {"batch_size": config.batch_size, **state.get("about", {})}
+        return {**state, "about": about, **({"step": 0} if config.reset_iter_counter else {})}
+
+    return CheckpointStore(folder, save_state, load, suffix=SUFFIX, every=config.snapshot_step, unit="step",
+                           keep=config.keep, numbered="checkpoint-{}", writer=process.is_main)  # fmt: skip
+
+
+# ---- finding and reading ------------------------------------------------------------------------------------------------------------
+
+
+def find(given: str | Path | None) -> Path | None:
+    """The file behind `--weights`: as it is, with .npz, the prefix of a TensorFlow checkpoint, one of the shelf; DT's folder `out/` is
+    `output/deeppose_tf/` here. None given: the newest of this house, None when there is none. DataError when a given one is not there."""
+    if given is None:
+        return shelf.find_weights(HOUSE, None, (SUFFIX,))
+    path = Path(given)
+    moved = [base / HOUSE / Path(*path.parts[1:]) for base in (Path("output"), shelf.REPOSITORY / "output")]
+    for candidate in (path, *(moved if path.parts[:1] == ("out",) else ())):
+        for file in (candidate, candidate.with_name(candidate.name + SUFFIX)):
+            if file.is_file():
+                return file
+        checkpoint = find_checkpoint(candidate)
+        if checkpoint:
+            return checkpoint
+    if path.is_dir() or str(given) == path.name and not path.suffix:
+        return shelf.find_weights(HOUSE, given, (SUFFIX,))
+    raise DataError(missing_text(path))
 
 
 def missing_text(path: Path) -> str:
-    """What to say where ImageNet weights are not there."""
+    """What to say where weights are not there."""
     gone = (
         " The original's bvlc_alexnet.tf was a download linked in its README; that link is dead. BVLC AlexNet itself is described at"
         " https://github.com/BVLC/caffe/tree/master/models/bvlc_alexnet."
@@ -32,35 +124,25 @@ def missing_text(path: Path) -> str:
     return f"weight file {path} does not exist.{gone} Accepted: {ACCEPTED}"
 
 
-def find_weights(path: str | Path) -> Path | None:
-    """The file behind a name: as it is, with .npz, or the prefix of a TensorFlow checkpoint; None when there is none."""
-    from common.weights.tf1 import find_checkpoint
-
-    path = Path(path)
-    for candidate in (path, path.with_name(path.name + ".npz")):
-        if candidate.is_file():
-            return candidate
-    return find_checkpoint(path)
-
-
-def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """Every variable of a weight file by DT's names, slots and counter included. DataError when it is missing, damaged or of unknown kind."""
-    place = find_weights(path)
-    if place is None:
-        raise DataError(missing_text(Path(path)))
-    if place.suffix == ".npz":
-        from deeppose_tf.checkpoint import load_state
-
+def read_weights(place: Path) -> dict[str, np.ndarray]:
+    """Every variable of a file by DT's names, slots and counter included. DataError when it is damaged or of unknown kind."""
+    if place.suffix == SUFFIX:
         return variables_of(load_state(place))
     if place.suffix == ".npy":
         return _read_npy(place)
     if place.suffix == ".caffemodel":
-        return from_caffe(_read_caffe(place))
+        from common.weights.caffe import read_caffemodel
+
+        return from_caffe(read_caffemodel(place))
     if place.name.endswith(".weights.h5"):
         return _read_h5(place)
-    from common.weights.tf1 import read_checkpoint
-
     return read_checkpoint(place, tensorflow)
+
+
+def variables_of(state: dict) -> dict[str, np.ndarray]:
+    """The variables of one of our states under the names that DT's checkpoint would give them."""
+    step = np.array(state["step"], np.int32)
+    return {**state["model"], **state["unused"], **state["optimizer"], "global_iter_counter": step}
 
 
 def tensorflow():
@@ -76,39 +158,19 @@ def tensorflow():
     return tf
 
 
-def variables_of(state: dict) -> dict[str, np.ndarray]:
-    """The variables of one of our states under the names that DT's checkpoint would give them."""
-    return {
-        **state["model"],
-        **state["unused"],
-        **state["optimizer"],
-        "global_iter_counter": np.array(state["step"], np.int32),
-    }
-
-
 def _read_npy(path: Path) -> dict[str, np.ndarray]:
     """layer -> {weights, biases} or [w, b], as caffe-tensorflow and the AlexNet of M. Guerzhoy are published."""
     from common.weights.pickles import read_npy
 
+    found: dict[str, np.ndarray] = {}
     try:
-        found = {}
         for layer, blobs in read_npy(path).items():
             weight, bias = (blobs["weights"], blobs["biases"]) if isinstance(blobs, dict) else blobs
-            found[f"{layer}/weight"], found[f"{layer}/bias"] = (
-                np.asarray(weight, np.float32),
-                np.asarray(bias, np.float32),
-            )
+            found |= {f"{layer}/weight": np.asarray(weight, np.float32), f"{layer}/bias": np.asarray(bias, np.float32)}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} is not a .npy dictionary of layers ({type(error).__name__}: {error}); {ACCEPTED}"
-        ) from error
+        what = f"{path} is not a .npy dictionary of layers ({type(error).__name__}: {error})"
+        raise DataError(f"{what}; {ACCEPTED}") from error
     return found
-
-
-def _read_caffe(path: Path) -> dict[str, list[np.ndarray]]:
-    from common.weights.caffe import read_caffemodel
-
-    return read_caffemodel(path)
 
 
 def from_caffe(layers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
@@ -169,9 +231,7 @@ def _layer_name(key: str, group) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def fit(
-    weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None
-) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+def fit(weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None):
     """The variables of `weights` that fit `own` (of `layers`, if given), and a report: restored, missing and mismatched names."""
     report: dict[str, list[str]] = {"restored": [], "missing": [], "mismatched": []}
     chosen = {}
@@ -190,10 +250,8 @@ def fit(
 
 def card_of(path: str | Path) -> dict:
     """The card (JSON) beside a weight file, {} where there is none."""
-    card = Path(f"{path}.json")
+    card = card_path(Path(path))
     try:
         return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
     except ValueError as error:
-        raise DataError(
-            f"{card} is not readable JSON ({error}); remove it or write it again with deeppose_tf/convert.py"
-        ) from error
+        raise DataError(f"{card} is not readable JSON ({error}); remove it") from error

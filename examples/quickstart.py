@@ -49,30 +49,27 @@ class Job:
         return f"{self.dataset}, {'fitted' if self.train_split == self.test_split else 'held-out'}"
 
 
-_LPM = ("--data_root={data}", "--weights={out}/run")
-_LPM_TRAIN = ("--preset=smoke", "--amp=auto", "--data_root={data}", "--out={out}/run")
+_LPM = ("--data_dir={data}", "--model_dir={out}/checkpoints")
+_LPM_TRAIN = ("--preset=smoke", "--amp=auto", "--log_dir={out}/logs", *_LPM)
 _DEEPERCUT = ("--preset=smoke", "--dataset=lsp", "--data_root={data}")
 JOBS = (
     Job(
         house="lpm_torch", model="lpm", dataset="penn_action", folder="PennAction", train_split="train", test_split="test", protocol="pck_box@0.2",
-        train=(("lpm_torch/train.py", "--model=lpm", "--dataset=penn_action", "--epochs=30", *_LPM_TRAIN),),
-        score=("lpm_torch/val.py", "--dataset=penn_action", "--split=test", "--out={out}/{what}.npz", *_LPM),
+        train=(("lpm_torch/train.py", "--model=lpm", "--dataset=PennAction", "--max_epochs=30", *_LPM_TRAIN),),
+        score=("lpm_torch/val.py", "--model=lpm", "--dataset=PennAction", "--split=test", "--out={out}/{what}.npz", *_LPM),
     ),
     Job(
         house="lpm_torch", model="cpm", dataset="lsp", folder="LSP", train_split="train", test_split="1001-1400", protocol="pck_torso@0.2",
-        train=(("lpm_torch/train.py", "--model=cpm", "--dataset=lsp", "--epochs=4", *_LPM_TRAIN),),
-        score=("lpm_torch/val.py", "--dataset=lsp", "--split=1001-1400", "--out={out}/{what}.npz", *_LPM),
+        train=(("lpm_torch/train.py", "--model=cpm", "--dataset=LSP", "--max_epochs=4", *_LPM_TRAIN),),
+        score=("lpm_torch/val.py", "--model=cpm", "--dataset=LSP", "--split=1001-1400", "--out={out}/{what}.npz", *_LPM),
     ),
     Job(
         house="deeppose_tf", model="alexnet", dataset="lsp", folder="LSP", train_split="train", test_split="test", protocol="pcp_strict@0.5",
         train=(
             ("deeppose_tf/prepare.py", "lsp", "--synthetic", "{data}"),
-            ("deeppose_tf/prepare.py", "poses", "lsp", "{data}", "train", "{out}/train_joints.csv"),
-            ("deeppose_tf/prepare.py", "poses", "lsp", "{data}", "test", "{out}/test_joints.csv"),
-            ("deeppose_tf/train.py", "--preset=smoke", "--train_csv_fn={out}/train_joints.csv", "--test_csv_fn={out}/test_joints.csv",
-             "--val_csv_fn=", "--o_dir={out}/run"),
+            ("deeppose_tf/train.py", "--preset=smoke", "--dataset=lsp", "--data_root={data}", "--out={out}/run"),
         ),
-        score=("deeppose_tf/val.py", "--o_dir={out}/run", "--dataset=lsp", "--data_root={data}", "--split=test", "--out={out}/{what}.npz"),
+        score=("deeppose_tf/val.py", "--weights={out}/run", "--dataset=lsp", "--data_root={data}", "--split=test", "--out={out}/{what}.npz"),
     ),
     Job(
         house="deeppose_caffe_port", model="deeppose_refine", dataset="k2hpd", folder="K2HPD", train_split="train", test_split="test",

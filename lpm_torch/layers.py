@@ -27,8 +27,7 @@ class Channels(NamedTuple):
     @classmethod
     def scaled(cls, width: float, maps: int) -> Channels:
         """The original's counts times `width`."""
-        body, head, feature = (max(1, round(n * width)) for n in (128, 512, 32))
-        return cls(body, head, feature, maps)
+        return cls(*(max(1, round(n * width)) for n in (128, 512, 32)), maps)
 
 
 class SameConv(nn.Conv2d):

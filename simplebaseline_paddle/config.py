@@ -59,9 +59,7 @@ class Config:
     boxes: str = setting("selected", "COCO persons: P's selection of annotated boxes, or all annotated ones; val.py: also whole, or a file",
                          names=("detections",))  # fmt: skip
     box_threshold: float = setting(0.0, names=("image_threshold",), rare=True)
-    augmentation: str = setting(
-        "paddle", "whose random scale and rotation", tuple(AUGMENTATIONS), group="data", rare=True
-    )
+    augmentation: str = setting("paddle", "whose random scale and rotation", tuple(AUGMENTATIONS), group="data")
     scale_factor: float | None = setting(
         None, "spread and limit of the random scale (default: the augmentation's)", group="data", rare=True
     )
@@ -77,10 +75,10 @@ class Config:
     )
     mode: str = setting("correct", choices=("correct", "compat"))
     depth: int = setting(50, "layers of the ResNet", tuple(BLOCKS))
-    base_width: int = setting(64, "channels of the first stage, doubled by each further one (a ResNet's 64)", rare=True)
+    base_width: int = setting(64, "channels of the first stage, doubled by each further one (a ResNet's 64)")
     input_height: int = setting(384, "height of the input, a multiple of 32")
     input_width: int | None = setting(None, "its width (default: 3/4 of the height for coco, else the height)")
-    sigma: float = setting(3.0, "standard deviation of the target Gaussians in cells")
+    sigma: float = setting(3.0, "standard deviation of the target Gaussians in cells (2 for 256-pixel inputs)")
     style: str = setting(
         "pytorch",
         "stride of a bottleneck on its 3x3 (pytorch) or first 1x1 convolution (caffe)",
@@ -104,10 +102,10 @@ class Config:
     lr: float = setting(1e-3)
     schedule: str = setting("piecewise_decay", "Adam in steps (P), Adam with cosine, or P's Momentum 0.9 with L2 5e-4 at constant rate",
                             ("piecewise_decay", "cosine", "momentum"), names=("lr_strategy",))  # fmt: skip
-    lr_epochs: str = setting("90,120", "epochs after which the rate falls to a tenth", group="training", rare=True)
-    warmup: int = setting(0, rare=True)
+    lr_epochs: str = setting("90,120", "epochs after which the rate falls to a tenth", group="training")
+    warmup: int = setting(0)
     ema: float = setting(0.0)
-    accumulate: int = setting(1, rare=True)
+    accumulate: int = setting(1)
     freeze_bn: bool = setting(
         False, "keep batch-norm statistics as they are (fine-tuning in small batches)", group="training", rare=True
     )

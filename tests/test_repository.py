@@ -194,9 +194,11 @@ EXTRA = {
         "valid.py": "name of the original's programme",
     },
     "deeppose_tf": {
-        "prepare.py": "the original's CSV files",
+        "prepare.py": "the original's CSV files, written",
+        "csv_files.py": "the original's CSV files, read",
         "loader.py": "loading in Chainer's processes",
-        "report.py": "curves of a run",
+        "updates.py": "TensorFlow 1's update rules, and the step compiled around them",
+        "report.py": "the original's printed block, and curves",
     },
     "deeppose_caffe_port": {
         "layers.py": "Caffe's layers with weights",

@@ -17,66 +17,51 @@ if __name__ == "__main__":
 
 def parse_args(argv=None) -> argparse.Namespace:
     """The original's two arguments, and what it had fixed in its code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "dataset",
-        choices=("lsp", "mpii"),
-        help="test persons: datasets/lsp_ext/test_joints.csv or datasets/mpii/test_joints.csv",
+    from common.runs.options import Parser
+
+    parser = Parser(__doc__)
+    where = "test persons: datasets/lsp_ext/test_joints.csv or datasets/mpii/test_joints.csv"
+    parser.source("dataset", where, choices=("lsp", "mpii"))
+    parser.source("snapshot", "checkpoint, for example out/lsp_alexnet_scratch/checkpoint-10000")
+    parser.option("ext", type=float, nargs="+", text="box extensions (default: 1.0 1.2 1.4 1.6 1.8 2.0)", group="data")
+    parser.option("csv", default=None, text="other persons", group="data")
+    parser.option(
+        "img_path_prefix", text="folder before the image paths (default: datasets/mpii/images for mpii)", group="data"
     )
-    parser.add_argument("snapshot", help="checkpoint, for example out/lsp_alexnet_scratch/checkpoint-10000")
-    parser.add_argument("--ext", type=float, nargs="+", help="box extensions (default: 1.0 1.2 1.4 1.6 1.8 2.0)")
-    parser.add_argument("--csv", type=Path, help="other persons")
-    parser.add_argument(
-        "--img_path_prefix", help="folder before the image paths of the CSV (default: datasets/mpii/images for mpii)"
-    )
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument(
-        "--mode", choices=("correct", "compat"), help="default: the checkpoint's; the original's checkpoints: compat"
-    )
-    parser.add_argument("--limit", type=int, help="the first N persons only")
+    parser.options("limit", "mode", "json")
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> dict:
-    """Print the blocks; {extension: {figure: value}}."""
-    from deeppose_tf.config import PRESETS
-    from deeppose_tf.prepare import ready_csv
-    from deeppose_tf.report import scalars
-    from deeppose_tf.restore import load_network
-    from deeppose_tf.sources import read_csv
-    from deeppose_tf.val import SWEEP, SWEEP_HEIGHT, print_sweep, step_of, sweep
+def run(args: argparse.Namespace) -> None:
+    """Print the blocks; `--json` gets {extension: {figure: value}}."""
+    from common.errors import DataError
+    from common.files import write_json
+    from common.runs.options import given_of
+    from common.runs.settings import resolve
+    from deeppose_tf import Estimator
+    from deeppose_tf.config import CSV_SKELETONS, Config, presets
+    from deeppose_tf.csv_files import load_split
+    from deeppose_tf.val import SWEEP, SWEEP_HEIGHT, show
 
-    model, config, place = load_network(args.snapshot, args.dataset, args.mode)
-    preset = PRESETS[f"{args.dataset}_alexnet_scratch"]
-    path = args.csv or ROOT / "datasets" / {"lsp": "lsp_ext", "mpii": "mpii"}[args.dataset] / "test_joints.csv"
-    ready_csv(path, args.dataset)
-    prefix = preset.get("img_path_prefix", "") if args.img_path_prefix is None else args.img_path_prefix
-    pose_set = read_csv(
-        path, args.dataset, prefix=prefix, ignore_label=preset["ignore_label"], mode=config.mode, limit=args.limit
-    )
+    estimator, expected = Estimator(args.snapshot, **given_of(args, "mode")), CSV_SKELETONS[args.dataset]
+    if estimator.skeleton != expected:
+        what = f"{args.snapshot}: the network answers {estimator.skeleton.name}"
+        raise DataError(f"{what}, {args.dataset} has {expected.name}; name the other data set")
+    given = {"test_csv_fn": args.csv, "mode": estimator.config.mode, **given_of(args, "img_path_prefix", "limit")}
+    pose_set = load_split(resolve(Config, presets()[f"{args.dataset}_alexnet_scratch"], given), "test")
     # the original reduces LSP's pictures here, but not when it trains
-    height = SWEEP_HEIGHT if config.mode == "compat" or args.dataset == "mpii" else None
-    found = sweep(model, config.mode, pose_set, args.ext or SWEEP, downscale_height=height)["by_extension"]
-    print_sweep(step_of(place), found)
-    if pose_set.synthetic:
-        print("SYNTHETIC data: these figures say nothing about photographs")
-    return {str(extension): scalars("test", evaluation) for extension, (evaluation, _) in found.items()}
+    height = SWEEP_HEIGHT if estimator.config.mode == "compat" or args.dataset == "mpii" else None
+    extensions = getattr(args, "ext", SWEEP)
+    found = show(estimator, pose_set, extensions, height)
+    if args.json:
+        write_json(args.json, {str(e): figures.scalars("test") for e, (figures, _) in zip(extensions, found)})
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    args = parse_args(argv)
-    from common.errors import DataError
-    from common.files import write_json
+    from common.runs.process import exit_code
 
-    try:
-        figures = run(args)
-        if args.json:
-            write_json(args.json, figures)
-    except (DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(parse_args(argv)))
 
 
 # ---- the command's own test -----------------------------------------------------------------------------------------------------
@@ -88,7 +73,7 @@ def small_checkpoint(folder: Path, joints: int = 14) -> tuple[Path, dict]:
     from deeppose_tf.model import build_network, get_weights
     from deeppose_tf.weight_files import tensorflow
 
-    weights = get_weights(build_network(joints, width=0.1, init="he", seed=3))
+    weights = get_weights(build_network(joints, channels=0.1, init="he", seed=3))
     import numpy as np
 
     variables = {**weights, "global_iter_counter": np.array(12, np.int32)}
@@ -131,7 +116,10 @@ def test_bad_snapshots(tmp_path, capsys):
     csv = persons_csv(tmp_path, 1)
     prefix, _ = small_checkpoint(tmp_path)
     data = tmp_path / "checkpoint-12.data-00000-of-00001"
-    for snapshot, dataset, words in (("nowhere", "lsp", "does not exist"), (prefix, "mpii", "14 joints")):
+    for snapshot, dataset, words in (
+        ("nowhere/x", "lsp", "does not exist"),
+        (prefix, "mpii", "the network answers lsp14"),
+    ):
         assert main([dataset, str(snapshot), "--csv", str(csv)]) == 2
         assert words in capsys.readouterr().err
     data.write_bytes(data.read_bytes()[:-1000])

@@ -218,7 +218,7 @@ class CheckpointStore:
         return self._numbered_at(getattr(position, self.unit), position.batch)
 
     def _numbered_at(self, count: int, batch: int) -> bool:
-        return bool(self.every) and count % self.every == 0 and (self.unit == "step" or batch == 0)
+        return bool(self.every and count) and count % self.every == 0 and (self.unit == "step" or batch == 0)
 
     def improves(self, metric: float) -> bool:
         """Whether a figure is better than the best so far; NaN never is."""

@@ -69,11 +69,13 @@ def persons_for(args: argparse.Namespace, folder: Path):
 
 def stream_for(persons, count: int):
     """Training crops as the LSP example cuts them."""
-    from deeppose_tf.config import PRESETS, Config
+    from common.runs.settings import resolve
+    from common.skeletons import LSP14
+    from deeppose_tf.config import Config, presets
     from deeppose_tf.data import Crops, Share, Stream
 
-    config = Config(**PRESETS["lsp_alexnet_scratch"])
-    return Stream(persons, Crops.for_training(config), config.seed, Share(0, count, 1, 0, 1))
+    config = resolve(Config, presets()["lsp_alexnet_scratch"])
+    return Stream(persons, Crops.for_training(config, LSP14), config.seed, Share(0, count, 1, 0, 1))
 
 
 def make_plain(args: argparse.Namespace, folder: Path):
@@ -95,18 +97,17 @@ def make_plain(args: argparse.Namespace, folder: Path):
 def make_ours(args: argparse.Namespace, folder: Path):
     """The training step of train.py, fed by its loader."""
     from deeppose_tf.config import Config
+    from deeppose_tf.engine import TensorFlow
     from deeppose_tf.loader import batches
-    from deeppose_tf.machine import start_tensorflow
 
     stream = stream_for(persons_for(args, folder), args.batch_size * (args.runs + 6))
     ready = batches(stream, args.batch_size, kind=args.loader, workers=args.workers)
-    start_tensorflow(Config(threads=args.threads))
-    from deeppose_tf.engine import Trainer
+    TensorFlow(Config(threads=args.threads))
     from deeppose_tf.model import build_network
-    from deeppose_tf.optimizers import make_optimizer
+    from deeppose_tf.updates import Adagrad, TrainingStep
 
-    trainer = Trainer(build_network(JOINTS, amp=args.amp), make_optimizer("adagrad"), "correct", xla=args.xla)
-    return lambda: trainer.step(next(ready), conv_lr=0.0005, fc_lr=0.0005)["loss"]
+    update = TrainingStep(build_network(JOINTS, amp=args.amp), Adagrad(), "correct", xla=args.xla)
+    return lambda: update(next(ready), conv_lr=0.0005, fc_lr=0.0005)["loss"]
 
 
 def serve(name: str, args: argparse.Namespace, pipe) -> None:
@@ -162,11 +163,9 @@ def load() -> str:
 
 def bench_inference(args: argparse.Namespace) -> dict:
     """Images a second of CPU time at batch 1 and 128, from uint8 crops to shares."""
-    from deeppose_tf.config import Config
-    from deeppose_tf.machine import start_tensorflow
+    from deeppose_tf.estimator import forward, set_up
 
-    start_tensorflow(Config(threads=args.threads))
-    from deeppose_tf.engine import forward
+    set_up(args.threads)
     from deeppose_tf.model import build_network
 
     predict, rows = forward(build_network(JOINTS, amp=args.amp)), []

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
+from common.skeletons import LSP14
 from common.weights import caffe, tf1
-from deeppose_tf import convert, weight_files
+from deeppose_tf import Estimator, convert, weight_files
 from deeppose_tf.config import IM_SIZE
 from deeppose_tf.model import build_network, get_weights
-from deeppose_tf.restore import load_network
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A small network as a TensorFlow 1 checkpoint of the original, and its weights."""
     folder = tmp_path_factory.mktemp("source")
-    weights = get_weights(build_network(14, width=0.02, init="he", seed=4))
+    weights = get_weights(build_network(14, channels=0.02, init="he", seed=4))
     slots = {f"{n}/Adagrad": np.full_like(w, 0.5) for n, w in weights.items()}
     variables = {**weights, **slots, "global_iter_counter": np.array(30, np.int32)}
     return tf1.write_v2(folder / "checkpoint-30", variables, weight_files.tensorflow), weights
@@ -30,8 +30,9 @@ def test_every_format_answers_as_its_source(source, tmp_path, kind, name):
     """1e-4 of the largest output, which ONNX Runtime's other order of sums needs; weights themselves are equal."""
     prefix, weights = source
     assert convert.main([str(prefix), str(tmp_path / name), "--to", kind, "--licence", "test"]) == 0
-    card = json.loads((tmp_path / f"{name}.json").read_text())
-    assert card["relative_difference"] < 1e-4 and card["licence"] == "test" and len(card["sha256"]) == 64
+    card = json.loads((tmp_path / f"{name}.card.json").read_text())
+    assert card["check"]["outputs"]["largest difference"] < 1e-4 and card["licence"] == "test"
+    assert card["joints"] == list(LSP14.joints) and card["variables"]["conv1/weight"] == [11, 11, 3, 8]
     if kind not in ("saved_model", "onnx"):
         found = weight_files.read_weights(tmp_path / name)
         assert all(np.array_equal(found[n], w) for n, w in weights.items())
@@ -48,7 +49,7 @@ def test_tensorflow_reads_what_is_written(source, tmp_path):
 
     prefix, weights = source
     for kind in ("tf1", "tf1_old"):
-        convert.convert(str(prefix), tmp_path / kind, kind)
+        assert convert.main([str(prefix), str(tmp_path / kind), "--to", kind]) == 0
         reader = tf.train.load_checkpoint(str(tmp_path / kind))
         assert all(np.array_equal(reader.get_tensor(n), w) for n, w in weights.items())
         assert reader.get_tensor("global_iter_counter") == 30
@@ -77,7 +78,7 @@ def test_caffe_layouts():
 
 def test_caffemodel_of_alexnet_initialises(tmp_path):
     weights = {
-        n: w for n, w in get_weights(build_network(14, width=0.02, seed=8)).items() if not n.startswith("fc_reg")
+        n: w for n, w in get_weights(build_network(14, channels=0.02, seed=8)).items() if not n.startswith("fc_reg")
     }
     caffe.write_caffemodel(tmp_path / "bvlc_alexnet.caffemodel", weight_files.to_caffe(weights), "AlexNet")
     assert (
@@ -113,24 +114,27 @@ def test_nothing_runs_from_a_pickle(tmp_path, capsys):
 
 def test_nothing_is_kept_when_the_answers_differ(source, tmp_path, monkeypatch, capsys):
     prefix, _ = source
-    monkeypatch.setattr(convert, "answer", lambda kind, out, images, converter: np.zeros((2, 28)))
+    monkeypatch.setattr(convert, "answer", lambda kind, out, images, config, joints: np.zeros((2, 28)))
     for kind in ("npz", "tf1", "saved_model"):
         assert convert.main([str(prefix), str(tmp_path / "x"), "--to", kind]) == 2
-        assert "nothing is kept" in capsys.readouterr().err and not list(tmp_path.glob("x*"))
+        assert "nothing was written" in capsys.readouterr().err and not list(tmp_path.glob("x*"))
 
 
 def test_network_from_a_checkpoint_of_unknown_width(source):
     prefix, weights = source
-    model, config, _ = load_network(prefix)
-    assert (config.n_joints, config.dataset_name, config.mode, config.gcn) == (14, "lsp", "compat", True)
-    assert model.input_shape == (None, IM_SIZE, IM_SIZE, 3)
-    assert all(np.array_equal(get_weights(model)[n], w) for n, w in weights.items())
-    with pytest.raises(DataError, match="14 joints"):
-        load_network(prefix, "mpii")
+    found = Estimator(prefix)
+    assert (found.skeleton, found.config.mode, found.config.gcn, found.step) == (LSP14, "compat", True, 30)
+    assert found.model.input_shape == (None, IM_SIZE, IM_SIZE, 3)
+    assert all(np.array_equal(get_weights(found.model)[n], w) for n, w in weights.items())
+    tf1.write_v1(
+        prefix.with_name("odd"), {**weights, "fc_regression/bias": np.zeros(22, np.float32)}, weight_files.tensorflow
+    )
+    with pytest.raises(DataError, match="11 joints and does not name them"):
+        Estimator(prefix.with_name("odd"))
 
 
 def test_imagenet_weights_are_no_network(tmp_path):
     tf1.write_v1(tmp_path / "w", {"conv1/weight": np.zeros((11, 11, 3, 8), np.float32)}, weight_files.tensorflow)
     with pytest.raises(DataError, match="no fc_regression"):
-        load_network(tmp_path / "w")
+        Estimator(tmp_path / "w")
     assert convert.main([str(tmp_path / "w"), str(tmp_path / "w.onnx")]) == 2

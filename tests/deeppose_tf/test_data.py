@@ -10,8 +10,9 @@ from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import LSP14
 from deeppose_tf import data
-from deeppose_tf.images import ImageStore, image_size, reduced_size
-from deeppose_tf.sources import read_csv
+from deeppose_tf.config import Config
+from deeppose_tf.csv_files import read_csv
+from deeppose_tf.data import ImageStore, image_size, reduced_size
 from tests.deeppose_tf.tiny import write_persons
 
 PAIRS = tuple(LSP14.flip_pairs)
@@ -96,11 +97,15 @@ def test_who_is_left_out(picture):
     compat = data.Persons(rows, "compat", min_dim=6)
     assert compat.rows.tolist() == [0, 4]
     assert compat.joints[1, 5].tolist() == [0, 40]  # clipped, however far
-    assert compat.dropped == {"a joint right of or below the image": 1, "no valid joint": 1, "smaller than 6 pixels": 1}
+    assert compat.dropped == {
+        "with a joint right of or below the image": 1,
+        "without a valid joint": 1,
+        "smaller than 6 pixels": 1,
+    }
     correct = data.Persons(rows, "correct", min_dim=6)
     assert correct.rows.tolist() == [0, 3, 4]
     assert not correct.valid[1:, 5].any() and correct.valid[0].all()
-    with pytest.raises(DataError, match="1 with no valid joint"):
+    with pytest.raises(DataError, match="1 without a valid joint"):
         data.Persons(rows.select([1]), "correct")
 
 
@@ -109,20 +114,20 @@ def test_missing_images_are_counted(tmp_path):
     (tmp_path / "im0002.jpg").unlink()
     (tmp_path / "im0003.jpg").unlink()
     with pytest.raises(DataError, match="2 of 4 images"):
-        data.Persons(read_csv(path), "correct")
+        data.Persons(read_csv(path, Config()), "correct")
 
 
 def test_image_sizes(tmp_path):
     image = np.random.RandomState(0).randint(0, 256, (37, 53, 3)).astype(np.uint8)
     for suffix in ("jpg", "png", "bmp"):
         cv2.imwrite(str(tmp_path / f"a.{suffix}"), image)
-        assert image_size(tmp_path / f"a.{suffix}") == (53, 37)
+        assert image_size(str(tmp_path / f"a.{suffix}")) == (53, 37)
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:10])
     with pytest.raises(DataError, match=r"b\.jpg"):
-        image_size(tmp_path / "b.jpg")
+        image_size(str(tmp_path / "b.jpg"))
     for factor in (1.0, 1.37, 2.6):
         width, height = reduced_size(53, 37, factor)
-        from deeppose_tf.images import reduced
+        from deeppose_tf.data import reduced
 
         assert reduced(image, factor).shape[:2] == (height, width)
 
@@ -138,7 +143,7 @@ def test_store_is_bounded_and_not_pickled(tmp_path):
 
 
 def test_stream_visits_everyone_each_epoch_and_depends_on_nothing_else(tmp_path):
-    persons = data.Persons(read_csv(write_persons(tmp_path, 7)), "correct")
+    persons = data.Persons(read_csv(write_persons(tmp_path, 7), Config()), "correct")
     crops = data.Crops("correct", (1.0, 2.0), 0.1, True, 0.0, PAIRS)
     stream = data.Stream(persons, crops, 3, data.Share(0, 21, 1, 0, 1))
     assert [sorted(stream.order(e).tolist()) for e in range(3)] == [list(range(7))] * 3

@@ -7,14 +7,15 @@ import pathlib
 import numpy as np
 import pytest
 
+from common.skeletons import LSP14, MPII16
 from deeppose_tf import data
-from deeppose_tf.config import IM_SIZE, PRESETS, Config
-from deeppose_tf.sources import read_csv
+from deeppose_tf.config import IM_SIZE, Config
+from deeppose_tf.csv_files import read_csv
 
 pytestmark = pytest.mark.golden
 PIXEL = 1e-4
-LSP_PAIRS = tuple(map(tuple, Config().pairs()))
-PAIRS = {"lsp": LSP_PAIRS, "mpii": tuple(map(tuple, json.loads(PRESETS["mpii_alexnet_scratch"]["symmetric_joints"])))}
+LSP_PAIRS = tuple(LSP14.flip_pairs)
+PAIRS = {"lsp": LSP_PAIRS, "mpii": tuple(MPII16.flip_pairs)}
 
 
 def load(golden_dir, name):
@@ -136,8 +137,8 @@ def test_pipeline(pipeline, name):
     if f"{name}/joints" not in arrays:
         pytest.skip(f"this set has no configuration {name}")
     crops, min_dim, downscale = CONFIGURATIONS[name]
-    pose_set = read_csv(folder / "persons.csv", "lsp", prefix=folder, mode="compat")
-    persons = data.Persons(pose_set, "compat", min_dim=min_dim, downscale_height=downscale, cache_mb=1)
+    pose_set = read_csv(folder / "persons.csv", Config(img_path_prefix=str(folder), mode="compat"))
+    persons = data.Persons(pose_set, "compat", min_dim=min_dim, height=downscale, cache_mb=1)
     assert [pathlib.Path(pose_set.images[row]).name for row in persons.rows] == [
         str(n) for n in arrays[f"{name}/kept_image_ids"]
     ]
@@ -156,7 +157,7 @@ def test_pipeline(pipeline, name):
 def check_image(image, stats, samples):
     """A crop against the fixture's statistics and samples; where the fixture's are contrast-normalised (mean 0), so is the crop first, by the
     network's own layer. To 5e-4 then: the original adds 51,529 pixels in float32."""
-    from deeppose_tf.normalise import contrast_normalise
+    from deeppose_tf.model import contrast_normalise
 
     if np.abs(stats[:, 0]).max() < 1e-2:
         image = np.asarray(contrast_normalise(image[None].astype(np.float32)))[0]
@@ -168,7 +169,7 @@ def check_image(image, stats, samples):
 
 @pytest.mark.parametrize("case", ["", "flat_"])
 def test_contrast(geometry, case):
-    from deeppose_tf.normalise import contrast_normalise
+    from deeppose_tf.model import contrast_normalise
 
     found = np.asarray(contrast_normalise(geometry[f"gcn/{case}in"][None].astype(np.float32)))[0]
     np.testing.assert_allclose(found, geometry[f"gcn/{case}out"], atol=1e-5)

@@ -137,12 +137,11 @@ def test_loss(fixture):
 
 
 def test_training_steps(fixture, weights, images):
-    from deeppose_tf.engine import Trainer
     from deeppose_tf.model import get_weights
-    from deeppose_tf.optimizers import make_optimizer
+    from deeppose_tf.updates import Adagrad, TrainingStep
 
     model = network(fixture, weights, gcn=True)
-    trainer = Trainer(model, make_optimizer("adagrad"), mode="compat")
+    update = TrainingStep(model, Adagrad(), mode="compat")
     targets, valid = fixture["train/gt"].astype(np.float32), fixture["train/valid"].all(-1)
     rate, losses = float(fixture["train/lr"]), []
     batch = (images, targets, valid)
@@ -150,7 +149,7 @@ def test_training_steps(fixture, weights, images):
     gradients = next(scenarios)
     check_weights(fixture, weights, itertools.chain([gradients], scenarios), rate)
     for step in range(len(fixture["train/losses"]) - 1):
-        result = trainer.step(batch, conv_lr=rate, fc_lr=rate, summary=step == 0)
+        result = update(batch, conv_lr=rate, fc_lr=rate, summary=step == 0)
         losses.append(float(result["loss"]))
         if step == 0:
             checks = {
@@ -162,7 +161,7 @@ def test_training_steps(fixture, weights, images):
             for name, expected in checks.items():
                 assert float(result["grad_norms"][name]) == pytest.approx(expected, rel=2 * GRADIENT), name
             check_steps(weights, get_weights(model), gradients, rate)
-    losses.append(float(trainer.loss(batch)))
+    losses.append(float(update.loss(batch)))
     np.testing.assert_allclose(losses[0], fixture["train/losses"][0], rtol=FORWARD * 10)
     np.testing.assert_allclose(losses, fixture["train/losses"], rtol=LATER)
     predicted = model.predict_on_batch(images)
@@ -263,7 +262,7 @@ def check_weights(fixture, before, scenarios, rate):
 
 def test_logged_weight_decay(fixture, weights):
     """To 2e-4: the original adds 57 million squares in float32."""
-    from deeppose_tf.engine import weight_decay_term
+    from deeppose_tf.losses import weight_decay_term
 
     seed = zlib.crc32((str(fixture["salt"]) + "fc8/weight").encode()) & 0xFFFFFFFF
     unused = {

@@ -9,7 +9,8 @@ import scipy.io
 
 from common.errors import DataError
 from deeppose_tf import prepare
-from deeppose_tf.sources import read_csv
+from deeppose_tf.config import Config
+from deeppose_tf.csv_files import read_csv
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +72,7 @@ def test_real_csv_rows(pose_data):
     paths = sorted(folder.rglob("*.csv"))
     assert paths
     for path in paths:
-        pose_set = read_csv(
-            path, "mpii" if "mpii" in path.parts else "lsp", ignore_label=-100500 if "mpii" in path.parts else -1
-        )
+        pose_set = read_csv(path, Config(dataset="mpii" if "mpii" in path.parts else "lsp"))
         assert len(pose_set) == len(path.read_text().splitlines()) and (pose_set.visible > 0).any()
 
 
@@ -106,22 +105,21 @@ def release(folder, shape, count, digits):
 def prepared(tmp_path, **options):
     joints = {"lspet": release(tmp_path / "lsp_ext", "lspet", 6, 5), "lsp": release(tmp_path / "lsp", "lsp", 4, 4)}
     ext, small = tmp_path / "lsp_ext", tmp_path / "lsp"
-    return joints, prepare.prepare_lsp(
-        ext / "images", ext / "joints.mat", small / "images", small / "joints.mat", ext, **options
-    )
+    places = [(folder / "images", folder / "joints.mat") for folder in (ext, small)]
+    return joints, prepare.prepare_lsp(*places, ext, **options)
 
 
 def test_lsp_files(tmp_path, capsys):
     joints, counts = prepared(tmp_path, held_out=2)
     assert counts == {"train_joints.csv": 6, "train_lsp_small_joints.csv": 2, "test_joints.csv": 2, "val_joints.csv": 2}
     assert "10000" in capsys.readouterr().err
-    compat = read_csv(tmp_path / "lsp_ext/train_joints.csv", mode="compat")
+    compat = read_csv(tmp_path / "lsp_ext/train_joints.csv", Config(mode="compat"))
     np.testing.assert_array_equal(compat.joints[1], joints["lspet"][1, :, :2])
     assert np.isnan(compat.joints[0, 0]).all() and compat.visible[0, 0] == 0  # one coordinate is not above 0
-    correct = read_csv(tmp_path / "lsp_ext/train_joints.csv")
+    correct = read_csv(tmp_path / "lsp_ext/train_joints.csv", Config())
     assert np.array_equal(correct.visible[1:4] > 0, joints["lspet"][1:4, :, 2] > 0)
     assert (correct.visible[5] > 0).all()  # LSP's flag means occluded, its coordinates are good
-    assert read_csv(tmp_path / "lsp_ext/test_joints.csv").image_id.tolist() == [3, 4]
+    assert read_csv(tmp_path / "lsp_ext/test_joints.csv", Config()).image_id.tolist() == [3, 4]
 
 
 def test_lsp_strict_counts(tmp_path):
@@ -130,7 +128,7 @@ def test_lsp_strict_counts(tmp_path):
 
 
 def test_lsp_shape():
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(DataError, match="shape"):
         prepare.lsp_table(np.zeros((5, 14, 2)))
 
 
@@ -142,14 +140,7 @@ def test_lsp_shape():
 def test_bad_csv(tmp_path, text, message):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(DataError, match=message):
-        read_csv(tmp_path / "p.csv")
-
-
-def test_poses(tmp_path):
-    release(tmp_path / "lspet", "lspet", 5, 5)
-    assert prepare.main(["poses", "lspet", str(tmp_path / "lspet"), "2-4", str(tmp_path / "some_joints.csv")]) == 0
-    found = read_csv(tmp_path / "some_joints.csv")
-    assert found.image_id.tolist() == [2, 3, 4] and 0 < (found.visible > 0).sum() < found.visible.size
+        read_csv(tmp_path / "p.csv", Config())
 
 
 def test_stand_ins(tmp_path, monkeypatch, capsys):
@@ -163,7 +154,7 @@ def test_stand_ins(tmp_path, monkeypatch, capsys):
     (drawn / "SYNTHETIC").touch()
     for _again in range(2):
         assert prepare.main(["lsp", "--synthetic", str(drawn)]) == 0
-    found = read_csv(tmp_path / "datasets/lsp_ext/train_joints.csv")
+    found = read_csv(tmp_path / "datasets/lsp_ext/train_joints.csv", Config())
     assert found.synthetic and (tmp_path / "datasets/lsp/images").samefile(drawn / "images") and weights.is_file()
     (drawn / "SYNTHETIC").unlink()
     weights.unlink()

@@ -1,8 +1,9 @@
-"""val.py and predict.py on small data, the network on PyTorch, and two processes that train as one."""
+"""val.py and predict.py on small data, own data of any skeleton, the network on PyTorch, Ctrl-C, two processes that train as one."""
 
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -14,10 +15,10 @@ import pytest
 import deeppose_tf
 from common.errors import DataError
 from common.predictions import load_predictions
-from deeppose_tf import predict, val
+from deeppose_tf import Estimator, convert, predict, val
 from deeppose_tf import train as trainer
-from deeppose_tf.checkpoint import load_state
-from tests.deeppose_tf.tiny import small_config, write_persons
+from deeppose_tf.weight_files import load_state
+from tests.deeppose_tf.tiny import small_config, small_run, write_persons
 
 ROOT = pathlib.Path(deeppose_tf.__file__).parents[1]
 
@@ -27,13 +28,16 @@ def run(tmp_path_factory):
     """A finished run: its folder and its CSV."""
     folder = tmp_path_factory.mktemp("run")
     csv = write_persons(folder / "persons", 6)
-    trainer.train(small_config(csv, folder / "out", max_iter=1))
-    return folder / "out", csv
+    return small_run(small_config(csv, folder / "out", max_steps=1)), csv
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "joints.jsonl").read_text().splitlines()]
 
 
 def test_val_writes_predictions_and_scores(run, tmp_path, capsys):
     out, csv = run
-    arguments = ["--o_dir", str(out), "--csv", str(csv), "--ext", "1.5", "1.0", "--out", str(tmp_path / "p.npz"), "--json", str(tmp_path / "s.json"),
+    arguments = ["-s", str(out), "--csv", str(csv), "--ext", "1.5", "1.0", "--out", str(tmp_path / "p.npz"), "--json", str(tmp_path / "s.json"),
                  "--curves", str(tmp_path / "c.png"), "--result", str(tmp_path / "r.json")]  # fmt: skip
     assert val.main(arguments) == 0
     text, found = capsys.readouterr().out, load_predictions(tmp_path / "p.npz")
@@ -42,58 +46,124 @@ def test_val_writes_predictions_and_scores(run, tmp_path, capsys):
     scores, kept = json.loads((tmp_path / "s.json").read_text()), json.loads((tmp_path / "r.json").read_text())
     assert kept["protocols"]["pcp_strict@0.5"]["total"] == pytest.approx(scores["pcp_strict@0.5"]["total"])
     assert (tmp_path / "c.png").stat().st_size > 1000
+    # without anything: what the training scored, as it was scored
+    assert val.main(["--weights", str(out / "last.npz")]) == 0
+    assert (out / f"lsp_{csv.stem}.npz").exists() and "BBOX EXTENSION: trained" in capsys.readouterr().out
 
 
-def test_predictor_agrees_with_val(run, tmp_path):
-    """The same boxes through either program give the same joints."""
+def test_the_estimator_agrees_with_val(run, tmp_path):
+    """The same boxes through either way give the same joints; none gives nobody."""
     out, csv = run
-    assert val.main(["--o_dir", str(out), "--csv", str(csv), "--ext", "1.0", "--out", str(tmp_path / "p.npz")]) == 0
-    stored = load_predictions(tmp_path / "p.npz")
-    found = predict.Predictor(out / "best.npz")
+    assert val.main(["-s", str(out), "--csv", str(csv), "--ext", "1.0", "--out", str(tmp_path / "p.npz")]) == 0
+    stored, estimator = load_predictions(tmp_path / "p.npz"), Estimator(out)
     for row, line in enumerate(csv.read_text().splitlines()):
-        image = cv2.imread(line.split(",")[0])
         x, y, w, h = stored.box[row]
         # pixel_box rounds outwards; a box half a pixel inside whole ones comes back as they are
-        joints = found(image, [[x, y, w - 1, h - 1]])
-        np.testing.assert_allclose(joints[0], stored.joints[row], atol=1e-3)
+        found = estimator.predict(line.split(",")[0], [[x, y, w - 1, h - 1]])
+        np.testing.assert_allclose(found.joints[0], stored.joints[row], atol=1e-3)
+    image = np.zeros((50, 40, 3), np.uint8)
+    assert estimator.predict(image, np.zeros((0, 4))).joints.shape == (0, 14, 2) and len(estimator.predict(image)) == 1
 
 
 def test_predict_pictures_video_and_boxes(run, tmp_path):
     out, csv = run
     folder = csv.parent
-    assert predict.main([str(folder), "--o_dir", str(out), "--out", str(tmp_path / "a"), "--limit", "2"]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "a/joints.jsonl").read_text().splitlines()]
-    assert [r["image"] for r in rows] == ["im0001.jpg", "im0002.jpg"] and len(rows[0]["joints"]) == 14
+    assert predict.main([str(folder), "-s", str(out), "--out", str(tmp_path / "a"), "--limit", "2"]) == 0
+    rows = lines_of(tmp_path / "a")
+    assert [r["image"] for r in rows] == ["im0001.jpg", "im0002.jpg"] and len(rows[0]["persons"][0]["joints"]) == 14
     assert len(list((tmp_path / "a").glob("*_pose.png"))) == 2
     (tmp_path / "boxes.csv").write_text("im0001.jpg,5,5,40,60\nim0001.jpg,20,20,40,60\n")
-    assert (
-        predict.main(
-            [str(folder), "--o_dir", str(out), "--out", str(tmp_path / "b"), "--boxes", str(tmp_path / "boxes.csv")]
-        )
-        == 0
-    )
-    assert len((tmp_path / "b/joints.jsonl").read_text().splitlines()) == 2
+    given = ["--boxes", str(tmp_path / "boxes.csv")]
+    assert predict.main([str(folder), "-s", str(out), "--out", str(tmp_path / "b"), *given]) == 0
+    assert [len(row["persons"]) for row in lines_of(tmp_path / "b")] == [2, 0, 0, 0, 0, 0]
     from common.video import VideoWriter
 
     with VideoWriter(tmp_path / "v.mp4", 25) as video:
         for _ in range(3):
             video.write(cv2.imread(str(folder / "im0001.jpg")))
-    assert predict.main([str(tmp_path / "v.mp4"), "--o_dir", str(out), "--out", str(tmp_path / "c"), "--smooth"]) == 0
-    assert (tmp_path / "c/overlay.mp4").exists() and len((tmp_path / "c/joints.jsonl").read_text().splitlines()) == 3
+    assert predict.main([str(tmp_path / "v.mp4"), "-s", str(out), "--out", str(tmp_path / "c"), "--smooth"]) == 0
+    assert (tmp_path / "c/overlay.mp4").exists() and len(lines_of(tmp_path / "c")) == 3
 
 
 @pytest.mark.parametrize("box", ["500,5,10,10", "1,2,3", "0,0,0,5", "nan,0,5,5"])
 def test_bad_boxes(run, tmp_path, capsys, box):
     out, csv = run
-    assert (
-        predict.main([str(csv.parent / "im0001.jpg"), "--o_dir", str(out), "--bbox", box, "--out", str(tmp_path)]) == 2
-    )
+    assert predict.main([str(csv.parent / "im0001.jpg"), "-s", str(out), "--bbox", box, "--out", str(tmp_path)]) == 2
     assert "box" in capsys.readouterr().err
 
 
-def test_no_checkpoint(tmp_path, capsys):
-    assert val.main(["--o_dir", str(tmp_path)]) == 2
-    assert "no checkpoint" in capsys.readouterr().err
+def test_no_checkpoint(run, tmp_path, capsys, monkeypatch):
+    """Neither given nor found: predict says where they come from, val scores random weights when that is asked for."""
+    monkeypatch.setattr("common.runs.shelf._outputs", lambda house: [tmp_path])
+    assert predict.main([str(run[1].parent)]) == 2
+    assert "there are none yet" in capsys.readouterr().err
+    arguments = [
+        "--csv",
+        str(run[1]),
+        "--random_weights",
+        "--limit",
+        "2",
+        "--out",
+        str(tmp_path / "p.npz"),
+        "--batch_size=2",
+    ]
+    assert val.main(["-s", str(run[0]), *arguments]) == 0
+    assert load_predictions(tmp_path / "p.npz").meta["weights"] == "random"
+
+
+OWN = {
+    "left first": ["left_ear", "right_ear", "tail"],
+    "right first": ["right_ear", "left_ear", "tail"],
+    "no sides": ["nose", "tail"],
+}
+
+
+@pytest.mark.parametrize("names", OWN.values(), ids=OWN)
+def test_own_data(tmp_path, names):
+    """Trains, scores, predicts and converts; the names that predict writes are those of the data set."""
+    csv, count = write_persons(tmp_path / "d", 4), len(names)
+    images = [
+        {
+            "file": pathlib.Path(v[0]).name,
+            "persons": [{"joints": np.reshape(v[1 : 2 * count + 1], (-1, 2)).astype(float).tolist()}],
+        }
+        for v in (line.split(",") for line in csv.read_text().splitlines())
+    ]
+    content = {"skeleton": {"name": "cat", "joints": names, "limbs": [[0, 1]]}, "images": images}
+    for split in ("train", "valid"):
+        (tmp_path / "d" / f"{split}.json").write_text(json.dumps(content))
+    data = ["--dataset=json", f"--data_root={tmp_path / 'd'}"]
+    small = (
+        "--preset=smoke --channels=0.02 --max_steps=1 --batch_size=2 --loader=pool --log_step=1 --test_step=1".split()
+    )
+    assert trainer.main([*data, *small, f"--out={tmp_path / 'out'}"]) == 0
+    assert val.main([f"--weights={tmp_path / 'out'}", *data, "--split=valid", f"--out={tmp_path / 'p.npz'}"]) == 0
+    assert load_predictions(tmp_path / "p.npz").skeleton.joints == tuple(names)
+    assert convert.main([str(tmp_path / "out"), str(tmp_path / "b.npz")]) == 0
+    picture = str(tmp_path / "d/im0001.jpg")
+    assert predict.main([picture, f"--weights={tmp_path / 'b.npz'}", f"--out={tmp_path / 'o'}"]) == 0
+    (row,) = lines_of(tmp_path / "o")
+    assert row["joint_names"] == names and row["skeleton"] == "cat" and len(row["persons"][0]["joints"]) == count
+
+
+def test_another_skeleton_is_an_error_that_names_both(run, tmp_path, capsys):
+    from dataclasses import replace
+
+    from common.skeletons import LPM14, LSP14, MPII16
+    from deeppose_tf.csv_files import read_csv
+
+    estimator = Estimator(run[0])
+    pose_set = read_csv(run[1], small_config(run[1], tmp_path))
+    order = [LSP14.index(name) for name in LPM14.joints]
+    other = replace(pose_set, skeleton=LPM14, joints=pose_set.joints[:, order], visible=pose_set.visible[:, order])
+    found, expected = estimator.predict_pose_set(other), estimator.predict_pose_set(pose_set)
+    assert found.skeleton is LPM14 and np.array_equal(found.joints, expected.joints[:, order])
+    more = replace(pose_set, skeleton=MPII16, joints=np.concatenate([pose_set.joints, pose_set.joints[:, :2]], 1),
+                   visible=np.full((6, 16), 2, np.int8))  # fmt: skip
+    with pytest.raises(DataError, match="mpii16, the network answers lsp14"):
+        estimator.predict_pose_set(more)
+    shared = Estimator(run[0], shared_joints=True).predict_pose_set(more)
+    assert np.isnan(shared.joints[:, MPII16.index("pelvis")]).all() and np.isfinite(shared.joints[:, 0]).all()
 
 
 def python(program: str, *arguments, **environment) -> subprocess.CompletedProcess:
@@ -106,14 +176,12 @@ def python(program: str, *arguments, **environment) -> subprocess.CompletedProce
 ON_TORCH = """
 import sys
 import numpy as np
-from deeppose_tf.engine import forward
-from deeppose_tf.restore import load_network
-model, config, _ = load_network(sys.argv[1])
+from deeppose_tf import Estimator
+estimator = Estimator(sys.argv[1])
 assert "tensorflow" not in sys.modules and "torch" in sys.modules
 images = np.load(sys.argv[2])
-np.save(sys.argv[3], forward(model)(images))
-from deeppose_tf.model import GroupedConvolution
-from deeppose_tf.normalise import LocalResponseNorm
+np.save(sys.argv[3], estimator._shares(images))
+from deeppose_tf.model import GroupedConvolution, LocalResponseNorm
 import torch
 x = torch.randn(1, 4, 4, 8, requires_grad=True)
 y = LocalResponseNorm()(x)
@@ -132,15 +200,12 @@ def test_the_network_runs_on_torch(run, tmp_path):
 
     if importlib.util.find_spec("torch") is None:
         pytest.skip("PyTorch is not installed here")
-    from deeppose_tf.engine import forward
-    from deeppose_tf.restore import load_network
-
     out, _ = run
     images = np.random.RandomState(0).randint(0, 256, (2, 227, 227, 3)).astype(np.uint8)
     np.save(tmp_path / "i.npy", images)
     answer = python(ON_TORCH, out / "best.npz", tmp_path / "i.npy", tmp_path / "o.npy", KERAS_BACKEND="torch")
     assert answer.returncode == 0, answer.stderr[-3000:]
-    expected = forward(load_network(out / "best.npz")[0])(images)
+    expected = Estimator(out)._shares(images)
     np.testing.assert_allclose(np.load(tmp_path / "o.npy"), expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -150,6 +215,46 @@ from deeppose_tf.train import main
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
+
+
+def started(tmp_path, arguments, **environment):
+    script = tmp_path / "t.py"
+    script.write_text(TRAIN)
+    full = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "CUDA_VISIBLE_DEVICES": "",
+        **environment,
+    }
+    return subprocess.Popen([sys.executable, "-u", str(script), *arguments], env=full, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+
+def options_of(config):
+    names = ("channels", "init", "batch_size", "bbox_extension_min", "bbox_extension_max", "shift", "loader", "workers", "train_csv_fn",
+             "test_csv_fn", "max_steps", "test_step", "dropout_keep", "out")  # fmt: skip
+    return ["--preset=none", *(f"--{n}={getattr(config, n)}" for n in names), "--gcn", "--fliplr"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal(tmp_path, sent):
+    """The step ends, the state is saved, exit code 130; the run goes on."""
+    csv = write_persons(tmp_path / "d", 8)
+    arguments = options_of(small_config(csv, tmp_path / "out", max_steps=10**6, test_step=10**6))
+    process = started(tmp_path, arguments)
+    try:
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("Step 3:") for line in lines)
+        process.send_signal(sent)
+        text = process.communicate(timeout=300)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "the state is saved" in text, text[-2000:]
+    step = load_state(tmp_path / "out/last.npz")["step"]
+    assert step >= 3
+    small_run(small_config(csv, tmp_path / "out", max_steps=step + 1, resume="auto"))
+    assert load_state(tmp_path / "out/last.npz")["step"] == step + 1
 
 
 def free_ports(count: int) -> list[int]:
@@ -166,39 +271,16 @@ def test_two_processes_train_as_one(tmp_path):
     """MultiWorkerMirroredStrategy, two CPU processes of half the batch, against one process: the same losses and weights (to 1e-5: the sum of
     the gradients is in another order). Dropout is off, its masks depend on the batch's shape."""
     csv = write_persons(tmp_path / "d", 8)
-    script = tmp_path / "t.py"
-    script.write_text(TRAIN)
-    config = small_config(csv, tmp_path / "one", max_iter=3, test_step=100, dropout_keep=1.0)
-    names = ("width", "init", "batch_size", "bbox_extension_min", "bbox_extension_max", "shift", "loader", "train_csv_fn", "test_csv_fn", "max_iter",
-             "test_step", "dropout_keep")  # fmt: skip
-    arguments = [*(f"--{n}={getattr(config, n)}" for n in names), "--gcn", "--fliplr"]
+    settings = {"max_steps": 3, "test_step": 100, "dropout_keep": 1.0}
     workers = [f"localhost:{port}" for port in free_ports(2)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
-
-    command, running = (
-        [
-            sys.executable,
-            str(script),
-            *arguments,
-            f"--o_dir={tmp_path / 'two'}",
-            "--threads=1",
-            "--distribute=multiworker",
-        ],
-        [],
-    )
+    arguments = options_of(small_config(csv, tmp_path / "two", **settings))
+    running = []
     for index in range(2):
-        variables = {
-            **environment,
-            "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}),
-        }
-        running.append(
-            subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
+        cluster = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
+        running.append(started(tmp_path, [*arguments, "--threads=1"], TF_CONFIG=cluster))
     try:
-        assert trainer.main([*arguments, f"--o_dir={tmp_path / 'one'}"]) == 0
-        texts = [
-            process.communicate(timeout=900)[0] for process in running
-        ]  # half a minute; many times that where others use the cores
+        small_run(small_config(csv, tmp_path / "one", **settings))
+        texts = [process.communicate(timeout=900)[0] for process in running]  # half a minute on idle cores
     finally:
         for process in running:
             process.kill()
@@ -206,18 +288,17 @@ def test_two_processes_train_as_one(tmp_path):
     one, two = load_state(tmp_path / "one/last.npz"), load_state(tmp_path / "two/last.npz")
     for name, weight in one["model"].items():
         np.testing.assert_allclose(two["model"][name], weight, atol=1e-5, err_msg=name)
-    assert one["step"] == two["step"] == 3 and one["samples"] == two["samples"] == 12
+    assert one["step"] == two["step"] == 3 and one["batch"] == two["batch"] == 3
 
 
-def test_tf_config_is_checked(tmp_path, monkeypatch):
-    from deeppose_tf.machine import rank_and_world
+@pytest.mark.parametrize(
+    "content", ["{", '{"cluster": {"chief": ["a:1"], "worker": ["b:2"]}, "task": {"type": "worker", "index": 0}}']
+)
+def test_tf_config_is_checked(monkeypatch, content):
+    from deeppose_tf.engine import ranks
 
-    config = small_config(tmp_path / "x.csv", tmp_path, distribute="multiworker", batch_size=5)
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(DataError, match="not set"):
-        rank_and_world(config)
-    monkeypatch.setenv(
-        "TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}})
-    )
-    with pytest.raises(DataError, match="cannot be shared among 2"):
-        rank_and_world(config)
+    assert ranks() == (0, 1)
+    monkeypatch.setenv("TF_CONFIG", content)
+    with pytest.raises(DataError, match="TF_CONFIG is not usable"):
+        ranks()

@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from deeppose_tf import train
 from deeppose_tf.config import Config
+from deeppose_tf.csv_files import load_split
 
 SMALL = {
-    "width": 0.02, "init": "he", "batch_size": 4, "gcn": True, "fliplr": True, "shift": 0.1, "bbox_extension_min": 1.2, "bbox_extension_max": 1.6,
-    "loader": "pool", "workers": 1, "val_csv_fn": "",
+    "channels": 0.02, "init": "he", "batch_size": 4, "gcn": True, "fliplr": True, "shift": 0.1, "bbox_extension_min": 1.2,
+    "bbox_extension_max": 1.6, "loader": "pool", "workers": 1,
 }  # fmt: skip
 
 
@@ -28,4 +30,16 @@ def write_persons(folder, count=10, joints=14, size=(120, 90), seed=0):
 
 def small_config(csv, out, **changes) -> Config:
     """Settings of a run of seconds."""
-    return Config(**{**SMALL, "train_csv_fn": str(csv), "test_csv_fn": str(csv), "o_dir": str(out), **changes})
+    return Config(**{**SMALL, "train_csv_fn": str(csv), "test_csv_fn": str(csv), "out": str(out), **changes}).checked()
+
+
+def small_trainer(config):
+    """Its trainer in this process."""
+    from deeppose_tf.engine import TensorFlow, Trainer
+
+    return Trainer(config, load_split(config, "train"), TensorFlow(config))
+
+
+def small_run(config):
+    """Train to the end; the folder."""
+    return train.run(config)
