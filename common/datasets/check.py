@@ -90,10 +90,10 @@ def annotation_problems(pose_set: PoseSet) -> list[str]:
         tests.append((~(pose_set.area > 0), "have no area: OKS is undefined for them; correct the annotation file"))
     found = [(np.flatnonzero(counted & bad), text) for bad, text in tests]
     lines = [f"{_listing(pose_set, rows)} persons {text}" for rows, text in found if len(rows)]
-    corners = _as_corners(pose_set)[counted & labelled & box_ok]
-    if len(corners) > 1 and corners.mean() > 0.9:
+    suspects = _as_corners(pose_set, np.flatnonzero(counted & labelled & box_ok))
+    if suspects:
         lines.append(
-            f"{corners.sum()} of {len(corners)} boxes fit their person as x1, y1, x2, y2: x, y, width, height is expected; write them so"
+            f"{suspects} boxes fit their persons as x1, y1, x2, y2: x, y, width, height is expected; write them so"
         )
     keys = list(zip(pose_set.image_id.tolist(), pose_set.person_id.tolist()))
     if len(set(keys)) < len(keys):
@@ -102,12 +102,12 @@ def annotation_problems(pose_set: PoseSet) -> list[str]:
     return lines
 
 
-def _as_corners(pose_set: PoseSet) -> np.ndarray:
-    """(N,) bool: the four numbers of the box, read as two corners, hold all of the person's joints."""
-    tight = box_of_joints(pose_set.joints)
-    first, second = pose_set.box[:, :2], pose_set.box[:, 2:]
-    inside = (first <= tight[:, :2] + 1) & (tight[:, :2] + tight[:, 2:] <= second + 1)
-    return (inside & (first > 0)).all(1)
+def _as_corners(pose_set: PoseSet, rows: np.ndarray) -> int:
+    """How many of these persons' boxes, read as two corners, hold all their joints; 0 unless nearly all do, and far tighter than as they are."""
+    tight, (first, second) = box_of_joints(pose_set.joints[rows]), np.split(pose_set.box[rows], 2, axis=1)
+    inside = ((first <= tight[:, :2] + 1) & (tight[:, :2] + tight[:, 2:] <= second + 1)).all(1)
+    tighter = np.prod(second - first, axis=1)[inside].sum() < 0.7 * np.prod(second, axis=1)[inside].sum()
+    return int(inside.sum()) if len(rows) > 1 and inside.mean() > 0.9 and tighter else 0
 
 
 def image_problems(pose_set: PoseSet, limit: int | None) -> tuple[list[str], dict[str, tuple[int, int]]]:
