@@ -1,6 +1,7 @@
 """Settings of this house once, with their source, the presets, and what a project folder keeps of them.
 
-Networks and solvers have their settings where Caffe has them, in prototxt files; `Stage` is what prototxts.py writes there.
+Networks and solvers have their settings where Caffe has them, in prototxt files; `Stage` is what prototxts.py writes
+there.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ def stage_name(stage: int) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """A network and its solver: input side, conv1, a multiplier of all hidden channels, and what its solver file has otherwise."""
+    """A network and its solver: input side, conv1, multiplier of hidden channels, its solver's other fields."""
 
     side: int
     kernel: int
     stride: int
     channels: float = 1.0
     dropout: float = 0.5
-    # BatchNorm's moving average; Caffe's 0.999 remembers a thousand iterations, which lags far behind in a short training
+    # BatchNorm's moving average; Caffe's 0.999 remembers a thousand iterations: too many in a short training
     fraction: float = 0.999
     batch: int = 32
     solver: dict = field(default_factory=dict)
@@ -212,8 +213,8 @@ class Config:
         return here if here.exists() or not (REPOSITORY / here / "project.json").exists() else REPOSITORY / here
 
     def diameters(self, joints: np.ndarray) -> np.ndarray:
-        """(N,J,2) -> (N,) body diameters: right shoulder to left hip (K2HPD: joints 3 and 12), the other diagonal where one is unlabelled;
-        of skeletons without these the longer side of the box around the joints."""
+        """(N,J,2) -> (N,) body diameters: right shoulder to left hip (K2HPD: joints 3 and 12), the other diagonal where
+        one is unlabelled; of skeletons without these the longer side of the box around the joints."""
         found, skeleton = np.full(len(joints), np.nan), self.joints
         for ends in (("right_shoulder", "left_hip"), ("left_shoulder", "right_hip")):
             if not set(ends) <= set(skeleton.joints):
@@ -223,7 +224,7 @@ class Config:
         return found
 
     def sides(self, joints: np.ndarray) -> np.ndarray:
-        """(N,J,2) -> (N,) sides of the patches around a person's joints, pixels of the prepared picture; nan without a diameter."""
+        """(N,J,2) -> (N,) sides of the patches around a person's joints, in pixels; nan without a diameter."""
         return self.alpha * np.maximum(self.diameters(joints), self.min_diameter * min(self.size))
 
     def model_folder(self, stage: int) -> Path:
@@ -237,8 +238,8 @@ class Config:
 
 # What a project folder keeps of the settings it was made with; those that must not change between the steps come first.
 FIXED = ("dataset", "mode", "input_width", "input_height", "pad", "alpha", "joint_outputs", "preset")
-STORED = (*FIXED, "skeleton", "train_split", "valid_split", "rotate", "zoom", "patch_rate", "displacements", "min_diameter",
-          "predicted_size", "held_out", "warm_start", "holdout", "stages", "limit")  # fmt: skip
+STORED = (*FIXED, "skeleton", "train_split", "valid_split", "rotate", "zoom", "patch_rate", "displacements",
+          "min_diameter", "predicted_size", "held_out", "warm_start", "holdout", "stages", "limit")  # fmt: skip
 
 
 def parse(
@@ -265,7 +266,7 @@ def settle(given: dict, fresh: bool = False) -> Config:
     for name in FIXED:
         if name in given and name in stored and getattr(wanted, name) not in (stored[name], "auto"):
             raise DataError(
-                f"{file}: field {name} is {stored[name]!r}, this call gives {given[name]!r}; leave it out, or give another --out"
+                f"{file}: field {name} is {stored[name]!r}, this call gives {given[name]!r}; or give another --out"
             )
     preset = stored.get("preset", wanted.preset)
     if preset == "auto":

@@ -1,12 +1,13 @@
-"""Weights of a Caffe net in other forms, each checked by a forward pass before it is kept; a card (JSON) is written beside it.
+"""Weights of a Caffe net in other forms, each checked by a forward pass before it is kept; a card (JSON) is written
+beside it.
 
     python deeppose_caffe_port/convert.py W.caffemodel net.pt --model deploy.prototxt             # PyTorch state dict
     python deeppose_caffe_port/convert.py net.pt back.caffemodel --model deploy.prototxt          # and back
     python deeppose_caffe_port/convert.py v1.caffemodel new.caffemodel --model old.prototxt       # V1 -> current layers
     python deeppose_caffe_port/convert.py W.caffemodel net.onnx --model deploy.prototxt
 
-The suffix says the form. Without --model: deploy.prototxt beside the weights, or one folder up. A .caffemodel is also read by OpenCV's own
-Caffe reader, where that can load the prototxt, and must answer alike.
+The suffix says the form. Without --model: deploy.prototxt beside the weights, or one folder up. A .caffemodel is also
+read by OpenCV's own Caffe reader, where that can load the prototxt, and must answer alike.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def outputs(net, batch: int | None = None) -> Outputs:
 
 
 def opencv_outputs(prototxt: Path, weights: Path, net) -> Outputs | None:
-    """What OpenCV's Caffe reader answers; None when it cannot load the prototxt, or would compute another net (it ignores LRN's k)."""
+    """What OpenCV's Caffe reader answers; None when it cannot load the prototxt, or would ignore LRN's k."""
     import cv2
 
     if any(m.param.type == "LRN" and m.param.lrn_param.k != 1 for m in net.order):
@@ -87,9 +88,7 @@ def export_onnx(net, path: Path) -> Outputs:
         ) from error
     inputs = example(net, 2)
     if len(inputs) != 1 or len(net.outputs) != 1:
-        raise DataError(
-            f"{net.file} has {len(inputs)} inputs and {len(net.outputs)} outputs; ONNX export takes deploy nets with one each"
-        )
+        raise DataError(f"{net.file} has {len(inputs)} inputs and {len(net.outputs)} outputs; ONNX takes one each")
     (name, x), (output,) = next(iter(inputs.items())), net.outputs
 
     class Single(torch.nn.Module):
@@ -105,8 +104,8 @@ def export_onnx(net, path: Path) -> Outputs:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Single().eval(), (x,), str(path), dynamo=True, external_data=False, verbose=False, input_names=[name], output_names=[output],
-            dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
+            Single().eval(), (x,), str(path), dynamo=True, external_data=False, verbose=False, input_names=[name],
+            output_names=[output], dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
         )  # fmt: skip
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

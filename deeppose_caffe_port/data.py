@@ -1,7 +1,8 @@
-"""Data layers: an LMDB of Datums -> batches of raw pixels and labels -> the network's input, transformed on the device; and making LMDBs.
+"""Data layers: an LMDB of Datums -> batches of raw pixels and labels -> the network's input, transformed on the device;
+and making LMDBs.
 
-Records come in key order, a batch goes on from record 0 at the end (Caffe does not shuffle). Reading runs ahead in a thread; what crosses to
-the device is uint8, and mean and scale are applied there.
+Records come in key order, a batch goes on from record 0 at the end (Caffe does not shuffle). Reading runs ahead in a
+thread; what crosses to the device is uint8, and mean and scale are applied there.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _environments: dict[Path, tuple] = {}
 
 
 def _environment(path: Path):
-    """The environment of an LMDB folder, opened once a process, as LMDB demands; anew when the file was replaced meanwhile."""
+    """The environment of an LMDB folder, opened once a process, as LMDB demands; anew when the file was replaced."""
     stat = (path / "data.mdb").stat()
     stamp = (stat.st_ino, stat.st_mtime_ns)
     if path not in _environments or _environments[path][0] != stamp:
@@ -46,7 +47,8 @@ def _environment(path: Path):
 
 
 class LmdbSource:
-    """Batches of one process out of an LMDB: (raw pixels (B,C,H,W) uint8 or float32, labels float32 (B,L,1,1), or (B,) without label_num).
+    """Batches of one process out of an LMDB: (raw pixels (B,C,H,W) uint8 or float32, labels float32 (B,L,1,1), or (B,)
+    without label_num).
 
     `force` (`color`, `gray`): how encoded pictures are decoded; without it as they are.
     """
@@ -80,7 +82,7 @@ class LmdbSource:
         )
 
     def record(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (C,H,W) and label of one record; DataError naming file and key for a damaged record or too few labels."""
+        """Pixels (C,H,W) and label of one record; DataError naming file and key for a damaged one or too few labels."""
         datum = messages()["Datum"]()
         try:
             datum.ParseFromString(bytes(self._transaction.get(self.keys[index % len(self.keys)])))
@@ -126,7 +128,7 @@ class LmdbSource:
 
 
 class Prefetch:
-    """Batches of several sources, read ahead in a thread: `next()` gives {top: tensor on the device}; `positions` are those consumed."""
+    """Batches of several sources, read ahead in a thread; `positions` are those of what `next` gave."""
 
     def __init__(self, sources: dict[tuple[str, ...], LmdbSource], device: torch.device, ahead: int = 4):
         self.sources, self.device = sources, device
@@ -179,7 +181,7 @@ class Prefetch:
 
 @layer("Data")
 class Data(Layer):
-    """Caffe's LMDB reader. `forward` takes what its source read and applies transform_param: (pixel - mean) scale, crop, mirror."""
+    """Caffe's LMDB reader. `forward` applies transform_param to what its source read: mean, scale, crop, mirror."""
 
     bottoms = (0, 0)
 
@@ -236,10 +238,12 @@ class Data(Layer):
 
 @dataclass(frozen=True)
 class Augment:
-    """Random rotation and zoom of training batches, on the device (the original trains on the pictures as they are, and mirrored).
+    """Random rotation and zoom of training batches, on the device (the original trains on the pictures as they are, and
+    mirrored).
 
-    Labels of all stages are offsets from the centre of what the network sees, so turning the picture about it turns the labels with it.
-    `rotate` degrees to either side, `zoom` as a factor either way; `aspect` is width / height of the pictures before they were resized.
+    Labels of all stages are offsets from the centre of what the network sees, so turning the picture about it turns the
+    labels with it. `rotate` degrees to either side, `zoom` as a factor either way; `aspect` is width / height of the
+    pictures before they were resized.
     """
 
     rotate: float = 0.0
@@ -250,10 +254,12 @@ class Augment:
         return self.rotate != 0 or self.zoom != 1
 
     def __call__(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels (B,C,H,W), labels (B,2J,1,1) as x, y from the centre in pixels of the unresized picture -> both turned, float32.
+        """Pixels (B,C,H,W), labels (B,2J,1,1) as x, y from the centre in pixels of the unresized picture -> both
+        turned, float32.
 
-        Every record draws its own angle and factor from PyTorch's generator. The centre is taken as that of the labels, half a pixel from
-        the image's; what turns in from outside repeats the border, because black corners would tell the network the angle.
+        Every record draws its own angle and factor from PyTorch's generator. The centre is taken as that of the labels,
+        half a pixel from the image's; what turns in from outside repeats the border, because black corners would tell
+        the network the angle.
         """
         count = len(pixels)
         angle = (2 * torch.rand(count, device=pixels.device) - 1) * math.radians(self.rotate)
@@ -269,7 +275,7 @@ class Augment:
         return turned, torch.stack([cos * x - sin * y, sin * x + cos * y], -1).reshape(labels.shape)
 
 
-# ---- making LMDBs --------------------------------------------------------------------------------------------------------
+# ---- making LMDBs --------------------------------------------------------------------------------
 
 
 def datum(image: np.ndarray, labels: np.ndarray) -> bytes:
@@ -282,11 +288,11 @@ def datum(image: np.ndarray, labels: np.ndarray) -> bytes:
     return record.SerializeToString()
 
 
-def convert_imageset(names: list[str], labels: np.ndarray, target: Path, side: int, *, root: Path = Path("."), skip_unreadable: bool = False,
-                     allow_16bit: bool = False, workers: int = 2) -> int:  # fmt: skip
-    """Images resized to side x side and their labels as LMDB, keys `%08d_PATH`, in place of one that is there; returns the number of records.
+def convert_imageset(names: list[str], labels: np.ndarray, target: Path, side: int, root: Path = Path("."), *,
+                     skip_unreadable: bool = False, allow_16bit: bool = False, workers: int = 2) -> int:  # fmt: skip
+    """Images resized to side x side and their labels as LMDB, keys `%08d_PATH`; returns the number of records.
 
-    An unreadable image is an error; with `skip_unreadable` it is named and skipped, and its number is not used again (as in the original).
+    An unreadable image is an error; with `skip_unreadable` it is named, and its number is not used again.
     """
 
     def make(index: int) -> tuple[str, bytes] | None:

@@ -1,6 +1,7 @@
 """Losses of a training log -> loss.data and a plot (the original's draw_loss).
 
-python deeppose_caffe_port/draw_loss.py LOG [--out FOLDER]          # train.log of this programme, or a log of Caffe itself
+python deeppose_caffe_port/draw_loss.py LOG [--out FOLDER]          # train.log of this programme, or a log of Caffe
+itself
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One training: `Trainer` around Caffe's solver, with everything that a resumed run goes on from, and what a signal does to it."""
+"""One training: `Trainer` around Caffe's solver, what a resumed run goes on from, and what a signal does to it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class TorchProcess(Process):
 
 
 class Trainer:
-    """Training of a solver file (`config.solver`), or of a stage of the project. As a context it obeys the signals that Caffe does.
+    """Training of a solver file (`config.solver`), or of a stage of the project. As a context it obeys the signals that
+    Caffe does.
 
     A batch is what iter_size passes read. DataError for anything in the files that cannot be.
     """
@@ -90,11 +91,12 @@ class Trainer:
         self._handlers: dict = {}
 
     def store(self) -> CheckpointStore:
-        """Our checkpoints, with all that Caffe's lack: `last`, `previous`, `best` by the test net's first figure, and the last snapshot's."""
+        """Our checkpoints, with all that Caffe's lack: `last`, `previous`, `best` by the test net's first figure."""
         outputs = [n for net in self.solver.test_nets for n in net.outputs if n in net.loss_weights]
         return CheckpointStore(
-            self.folder, lambda path, state: torch.save(state, path), load_torch, suffix=".pt", mode="min" if outputs else "max",
-            every=self.solver.param.snapshot, unit="step", keep=1, writer=self.process.is_main,
+            self.folder, lambda path, state: torch.save(state, path), load_torch, suffix=".pt",
+            mode="min" if outputs else "max", every=self.solver.param.snapshot, unit="step", keep=1,
+            writer=self.process.is_main,
         )  # fmt: skip
 
     def _log(self, text: str) -> None:
@@ -107,7 +109,7 @@ class Trainer:
             self._file.write(line + "\n")
             self._file.flush()
 
-    # ---- begin ---------------------------------------------------------------------------------------------------------------
+    # ---- begin ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """First weights: fillers, Caffe's state, `.caffemodel` files, or the stage before."""
@@ -116,25 +118,14 @@ class Trainer:
         if config.snapshot:
             solver.restore(config.snapshot)
         else:
-            files = config.weights or self._stage_before() or ",".join(solver.param.weights)
+            warm = config.warm_start and config.stage > 1 and not config.solver
+            before = str(pick_snapshot(config, config.stage - 1)) if warm else ",".join(solver.param.weights)
+            files = config.weights or before
             for file in filter(None, files.split(",")):
                 solver.say(f"Finetuning from {file}")
                 taken = first_weights(solver.net, Path(file), None if config.solver else config.joints)
                 solver.say(f"{file}: {taken}")
         self._begin()
-
-    def _stage_before(self) -> str:
-        config = self.config
-        if config.solver:
-            return ""
-        # made from the snapshots that this training replaces; they would be preferred to the new ones
-        for stale in self.solver.snapshot_folder.glob("*_calibrated_iter_*.caffemodel") if self.process.is_main else ():
-            stale.unlink()
-        return (
-            str(pick_snapshot(config, config.stage - 1, calibrated=False))
-            if config.warm_start and config.stage > 1
-            else ""
-        )
 
     def _open(self, mode: str) -> None:
         if self.process.is_main:
@@ -179,7 +170,7 @@ class Trainer:
         self._open("a")
         self._begin()
 
-    # ---- steps ---------------------------------------------------------------------------------------------------------------
+    # ---- steps ---------------------------------------------------------------------------------------
 
     def batches(self) -> Iterator[list[Feeds]]:
         """What the next iterations read, without end."""
@@ -202,7 +193,7 @@ class Trainer:
         return self.solver.test()
 
     def validate(self) -> dict[str, float] | None:
-        """Figures of the test nets. None behind the last iteration, where `finish` tests after Caffe's last training loss."""
+        """Figures of the test nets. None behind the last iteration: `finish` tests after Caffe's last training loss."""
         return self._test() if self.position.step < self.total_steps else None
 
     def finish(self) -> dict[str, float] | None:
@@ -221,7 +212,7 @@ class Trainer:
         solver.say("Optimization Done.")  # Caffe says it twice: the solver, then the tool
         return figures
 
-    # ---- signals -------------------------------------------------------------------------------------------------------------
+    # ---- signals -------------------------------------------------------------------------------------
 
     def __enter__(self) -> Trainer:
         effects = {signal.SIGINT: self.config.sigint_effect, signal.SIGHUP: self.config.sighup_effect}

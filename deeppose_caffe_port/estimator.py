@@ -1,7 +1,8 @@
-"""The stages of a project as one estimator: pictures -> joints, in batches, later stages on the patches of all joints of many persons at once.
+"""The stages of a project as one estimator: pictures -> joints, in batches, later stages on the patches of all joints
+of many persons at once.
 
-mode correct: the training transform (OpenCV resize, mean image, the prototxt's scale). mode compat: what the test scripts did instead
-(caffe.io's resize, the mean image's channel averages, 1/255).
+mode correct: the training transform (OpenCV resize, mean image, the prototxt's scale). mode compat: what the test
+scripts did instead (caffe.io's resize, the mean image's channel averages, 1/255).
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from deeppose_caffe_port.weight_files import find_project, load_whole, missing_p
 class Regressor:
     """A deploy net with its weights and its mean image: pictures (h,w,3) uint8 BGR of any size -> outputs (N,K).
 
-    `weights` None: random ones; without a project folder then, the preset's net. `folder` holds deploy.prototxt, train_test.prototxt and
-    train_mean.binaryproto. DataError when a file is missing or does not fit.
+    `weights` None: random ones; without a project folder then, the preset's net. `folder` holds deploy.prototxt,
+    train_test.prototxt and train_mean.binaryproto. DataError when a file is missing or does not fit.
     """
 
     def __init__(self, config: Config, stage: int, weights: Path | None, folder: Path | None = None):
@@ -57,8 +58,8 @@ class Regressor:
         self.side, self.output = self.net.shapes[self.input][-1], self.net.outputs[-1]
         self.outputs = self.net.shapes[self.output][-1]
         if self.outputs != config.outputs(stage):
-            raise DataError(f"{text.name} puts out {self.outputs} values, stage {stage} of skeleton {config.joints.name} needs"
-                            f" {config.outputs(stage)}; check --dataset and --joint_outputs")  # fmt: skip
+            wanted = f"stage {stage} of skeleton {config.joints.name} needs {config.outputs(stage)}"
+            raise DataError(f"{text.name} has {self.outputs} outputs, {wanted}; check --dataset and --joint_outputs")
         mean, shape = folder / "train_mean.binaryproto", self.net.shapes[self.input][1:]
         image = np.full(shape, 127, np.float32) if made else read_blob(mean)
         image = image.reshape(-1, *image.shape[-2:])
@@ -72,7 +73,7 @@ class Regressor:
         self.device = torch.device("cuda", numbers[0]) if numbers else torch.device("cpu")
         self.mean = torch.from_numpy(image).to(self.device)
         last = self.device.type == "cuda" or config.amp == "bf16"
-        self.net.to(self.device, memory_format=torch.channels_last if last else torch.preserve_format)  # type: ignore[call-overload]
+        self.net.to(self.device, **({"memory_format": torch.channels_last} if last else {}))
         self.network = torch.compile(self.net, dynamic=True) if config.compile else self.net
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
@@ -83,7 +84,7 @@ class Regressor:
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """(N,K) float64 outputs of N pictures, in batches of `batch_size` persons (later stages: times the joints of each)."""
+        """(N,K) float64 outputs of N pictures, in batches of `batch_size` persons."""
         limit, results = self.config.batch_size * (len(self.config.joints) if self.stage > 1 else 1), []
         with ThreadPoolExecutor(max(self.config.workers or 1, 1)) as pool:
             for start in range(0, len(pictures), limit):
@@ -97,7 +98,7 @@ class Regressor:
         return np.concatenate(results) if results else np.zeros((0, self.outputs))
 
     def moves(self, pictures: Sequence[np.ndarray], joints: np.ndarray) -> np.ndarray:
-        """What a later stage would move joints (N,J,2) by, in picture pixels (N,J,2), by patches of the predicted diameter around them."""
+        """What a later stage would move joints (N,J,2) by, in picture pixels, seen in patches around them."""
         side, count = self.config.sides(joints), joints.shape[1]
         patches = [patch(picture, center, s) for picture, points, s in zip(pictures, joints, side) for center in points]
         found = self(patches)
@@ -115,9 +116,10 @@ def _training_scale(path: Path) -> float:
 class Estimator:
     """A project's stages up to `stage` (default: all).
 
-    `weights`: a project folder, a snapshot in one, or a `.caffemodel` of stage 1 with deploy.prototxt and train_mean.binaryproto beside it;
-    None: this house's newest project. `random_weights`: the same networks with fresh ones. `options` are settings (config.Config). A
-    single `.caffemodel` holds no names: the joints are those of `dataset`, K2HPD's by default. DataError when files are missing or do not fit.
+    `weights`: a project folder, a snapshot in one, or a `.caffemodel` of stage 1 with deploy.prototxt and
+    train_mean.binaryproto beside it; None: this house's newest project. `random_weights`: the same networks with fresh
+    ones. `options` are settings (config.Config). A single `.caffemodel` holds no names: the joints are those of
+    `dataset`, K2HPD's by default. DataError when files are missing or do not fit.
     """
 
     def __init__(
@@ -158,11 +160,11 @@ class Estimator:
     @cached_property
     def meta(self) -> dict:
         """What a prediction file says about the network."""
-        c = self.config
-        return describe(
-            HOUSE, stage_name(len(self.regressors)), self.files[-1] if self.files else None, {"preset": c.preset, "amp": c.amp},
-            boxes="none (whole images)" if c.whole_images else "annotated (around the joints)", flip_test=False, mode=c.mode,
-        )  # fmt: skip
+        c, file = self.config, self.files[-1] if self.files else None
+        boxes = "none (whole images)" if c.whole_images else "annotated (around the joints)"
+        settings = {"preset": c.preset, "amp": c.amp}
+        name = stage_name(len(self.regressors))
+        return describe(HOUSE, name, file, settings, boxes=boxes, flip_test=False, mode=c.mode)
 
     def joints(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Joints (N,J,2), in pixels of prepared pictures (height,width,3) uint8 BGR, after all stages."""
@@ -192,7 +194,7 @@ class Estimator:
         return People.of(apply_affine(invert_affine(matrices), self.joints(views)), box=boxes)
 
     def _view(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """(2,3) map from a picture of `size` (w, h) to what the network sees of a box: stretched for K2HPD, else a padded square."""
+        """(2,3) map from a picture of `size` (w, h) to what the network sees of a box: stretched (K2HPD) or padded square."""
         if np.array_equal(box, (0, 0, *size)):
             if self.config.whole_images and size == self.config.size:
                 return np.eye(2, 3)
@@ -204,7 +206,8 @@ class Estimator:
         )
 
     def predict_pose_set(self, pose_set: PoseSet, shared_joints: bool = False) -> Predictions:
-        """Predictions of all persons, in the data's skeleton; a person whose picture cannot be read has none, which is said.
+        """Predictions of all persons, in the data's skeleton; a person whose picture cannot be read has none, which is
+        said.
 
         DataError when the data's joints are others, unless `shared_joints`.
         """

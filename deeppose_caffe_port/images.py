@@ -1,4 +1,4 @@
-"""Images of the project: reading depth pictures, crops of persons, patches around joints, and the resizing of training and of testing."""
+"""Depth pictures, crops of persons, patches around joints, and the resizing of training and of testing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deeppose_caffe_port.config import Config
 
 
 def read_picture(path: str | Path, allow_16bit: bool = False) -> np.ndarray:
-    """(H,W,3) uint8 BGR, grey replicated. DataError when it is missing, unreadable, or not 8-bit and that was not allowed."""
+    """(H,W,3) uint8 BGR, grey replicated. DataError when it is missing, unreadable, or not 8-bit without leave."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if Path(path).is_file() else None
     return (
         read_image(path) if image is None else as_picture(image, str(path), allow_16bit)
@@ -23,13 +23,12 @@ def read_picture(path: str | Path, allow_16bit: bool = False) -> np.ndarray:
 
 
 def as_picture(image: np.ndarray, name: str, allow_16bit: bool = False) -> np.ndarray:
-    """(H,W), (H,W,3) or (H,W,4) of 8 bits, or 16 where that is allowed -> (H,W,3) uint8 BGR; DataError for anything else."""
+    """(H,W), (H,W,3) or (H,W,4) of 8 bits, or 16 where allowed -> (H,W,3) uint8 BGR; DataError for other types."""
     if image.dtype == np.uint16 and allow_16bit:
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
         raise DataError(
-            f"image {name} has {image.dtype.itemsize * 8} bits; training and testing of the original scale those differently."
-            " Convert it to 8 bits, or give --allow_16bit"
+            f"image {name} has {image.dtype.itemsize * 8} bits; convert it to 8, or give --allow_16bit (divided by 256)"
         )
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
@@ -37,7 +36,7 @@ def as_picture(image: np.ndarray, name: str, allow_16bit: bool = False) -> np.nd
 
 
 class Pictures:
-    """The pictures that the networks see of a PoseSet: whole images (K2HPD), or square crops around each person's annotated joints."""
+    """What the networks see of a PoseSet: whole images (K2HPD), or square crops around each person's joints."""
 
     def __init__(self, pose_set: PoseSet, config: Config):
         self.pose_set, self.config = pose_set, config
@@ -57,10 +56,9 @@ class Pictures:
         path = self.pose_set.images[row]
         if self.config.whole_images:
             image = read_picture(path, self.config.allow_16bit)
-            if image.shape[1::-1] != self.config.size:
-                raise DataError(
-                    f"image {path} is {image.shape[1]}x{image.shape[0]}, expected {self.config.size}; set --input_width and --input_height"
-                )
+            size = image.shape[1::-1]
+            if size != self.config.size:
+                raise DataError(f"image {path} is {size}, not {self.config.size}; set --input_width, --input_height")
             return image
         return warp(read_image(path), self.matrix(row), self.config.size)
 
@@ -70,7 +68,7 @@ class Pictures:
 
 
 def patch(image: np.ndarray, center: np.ndarray, side: float) -> np.ndarray:
-    """The square of 2h+1 pixels around the truncated `center`, h = half of the truncated side; black outside the image."""
+    """The square of 2h+1 pixels around the truncated `center`, h = half the truncated side; black outside the image."""
     half = int(side) // 2
     x, y = (int(c) for c in center)
     height, width = image.shape[:2]
@@ -90,7 +88,8 @@ def resize(image: np.ndarray, side: int) -> np.ndarray:
 def caffe_io_resize(image: np.ndarray, side: int) -> np.ndarray:
     """(side, side, 3) float64 as pycaffe's caffe.io.resize_image did on scikit-image of 2018.
 
-    Bilinear at (i + 0.5) in/out - 0.5, samples outside count as the image's minimum, so borders darken. `image` is float in [0, 1].
+    Bilinear at (i + 0.5) in/out - 0.5, samples outside count as the image's minimum, so borders darken. `image` is
+    float in [0, 1].
     """
     if image.shape[:2] == (side, side):
         return image
@@ -103,7 +102,7 @@ def caffe_io_resize(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def caffe_io_input(picture: np.ndarray, side: int, channel_mean: np.ndarray) -> np.ndarray:
-    """(3, side, side) float32 as the test scripts fed it: v/255 resized by caffe.io, minus the mean image's channel averages / 255."""
+    """(3, side, side) float32 as the test scripts fed it: v/255 by caffe.io's resize, minus channel averages / 255."""
     # the division in float32, as caffe.io.load_image did it
     scaled = caffe_io_resize((picture / np.float32(255)).astype(np.float64), side)
     return (scaled - channel_mean / 255).transpose(2, 0, 1).astype(np.float32)

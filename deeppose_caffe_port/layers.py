@@ -1,7 +1,9 @@
-"""What every Caffe layer is here (`Layer`, the registry), and the layers that hold weights: convolution, inner product, scale, bias.
+"""What every Caffe layer is here (`Layer`, the registry), and the layers that hold weights: convolution, inner product,
+scale, bias.
 
-A layer is built from its LayerParameter and the shapes of its bottoms; it knows the shapes of its tops, and `forward(*bottoms)` gives them.
-`blobs` are its weights in Caffe's order. Shapes are NCHW; semantics are those of Caffe 1.0.
+A layer is built from its LayerParameter and the shapes of its bottoms; it knows the shapes of its tops, and
+`forward(*bottoms)` gives them. `blobs` are its weights in Caffe's order. Shapes are NCHW; semantics are those of Caffe
+1.0.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def layer(*names: str):
 
 
 class Layer(nn.Module):
-    """Base: `param` (LayerParameter), `where` (file and line, for messages), `top_shapes`."""
+    """Base: `param` (LayerParameter), `where` (file, line and name, for messages), `top_shapes`."""
 
     bottoms: tuple[int, int] = (1, 1)  # fewest and most
 
@@ -74,11 +76,11 @@ class Layer(nn.Module):
 
     def error(self, text: str) -> DataError:
         """The error for something wrong with this layer."""
-        return DataError(f"{self.where}: layer {self.param.name} ({self.param.type}) {text}")
+        return DataError(f"{self.where} ({self.param.type}) {text}")
 
     def add_blob(self, name: str, shape: Shape, filler) -> None:
-        """A weight, filled, as the next of `blobs`; frozen where its lr_mult is 0 (then Caffe computes no gradient for it either)."""
-        values = torch.from_numpy(fill(filler, shape, self.context.random, f"{self.where}: layer {self.param.name}"))
+        """A weight, filled, as the next of `blobs`; frozen where its lr_mult is 0, as in Caffe."""
+        values = torch.from_numpy(fill(filler, shape, self.context.random, self.where))
         weight = nn.Parameter(values, requires_grad=self.spec(len(self.blob_names)).lr_mult != 0)
         self.register_parameter(name, weight)
         self.blob_names.append(name)
@@ -178,7 +180,7 @@ class InnerProduct(Layer):
 
 @layer("Scale", "Bias")
 class Scale(Layer):
-    """y = gamma x + beta (Scale) or y = x + beta (Bias), with weights along `num_axes` axes from `axis`, or the factor as second bottom."""
+    """y = gamma x + beta, or y = x + beta (Bias): weights along `num_axes` axes from `axis`, or the second bottom."""
 
     bottoms = (1, 2)
 
@@ -217,7 +219,7 @@ class Scale(Layer):
 
 @layer("Input", "DummyData", "MemoryData")
 class Source(Layer):
-    """Blobs from outside (Input, MemoryData) or from fillers (DummyData). `forward` returns what it is given, else its own values."""
+    """Blobs from outside (Input, MemoryData) or from fillers (DummyData)."""
 
     bottoms = (0, 0)
 

@@ -13,7 +13,8 @@ from deeppose_caffe_port.layers import Layer, Scale, Shape, layer
 class BatchNorm(Layer):
     """Blobs: accumulated mean, accumulated (unbiased) variance, and the factor that both are divided by.
 
-    A Scale layer that follows it is computed in the same pass when `forward` is given it. In several processes the batch is theirs together.
+    A Scale layer that follows it is computed in the same pass when `forward` is given it. In several processes the
+    batch is theirs together.
     """
 
     def setup(self, shapes: list[Shape]) -> None:

@@ -1,4 +1,4 @@
-"""Caffe layers without weights of their own (PReLU excepted): pooling, activations, dropout, and what joins or reshapes blobs."""
+"""Caffe layers without weights (PReLU excepted): pooling, activations, dropout, what joins or reshapes blobs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Pooling(Layer):
                 count -= 1
             if count < 1 or (count - 1) * s >= n + p:
                 raise self.error(
-                    f"has kernel {k}, stride {s}, pad {p} on {n} pixels: Caffe would make an empty window there; crop its bottom"
+                    f"has kernel {k}, stride {s}, pad {p} on {n} pixels: an empty window in Caffe; crop its bottom"
                 )
             out.append(count)
         return tuple(out)

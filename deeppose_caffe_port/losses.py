@@ -45,7 +45,7 @@ class EuclideanLoss(Loss):
         a, b = shapes
         if a[0] != b[0] or prod(a) != prod(b):
             raise self.error(
-                f"compares {self.param.bottom[0]} {a} with {self.param.bottom[1]} {b}; both need the same number of values"
+                f"compares {self.param.bottom[0]} {a} with {self.param.bottom[1]} {b}, another number of values"
             )
         self.top_shapes = [()]
 

@@ -55,14 +55,14 @@ def meets(rule, phase: int, level: int, stages: Sequence[str]) -> bool:
 class CaffeNet(nn.Module):
     """The layers of a prototxt that belong to one phase, in file order.
 
-    `forward(feeds)` takes {blob: tensor} for its Input and Data layers (raw pixels for Data) and returns ({output blob: tensor}, loss or
-    None). Parameter names are LAYER.weight, LAYER.bias; BatchNorm's statistics are buffers. DataError naming file and line for a layer of
-    unknown type, a bottom that nobody makes, or shapes that do not fit.
+    `forward(feeds)` takes {blob: tensor} for its Input and Data layers (raw pixels for Data) and returns ({output blob:
+    tensor}, loss or None). Parameter names are LAYER.weight, LAYER.bias; BatchNorm's statistics are buffers. DataError
+    naming file and line for a layer of unknown type, a bottom that nobody makes, or shapes that do not fit.
     """
 
-    def __init__(self, text: TextFile, phase: int, folder: str | Path = ".", *, random: CaffeRandom | None = None, level: int = 0,
-                 stages: Sequence[str] = (), **options):  # fmt: skip
-        """`folder`: where relative file names start; `options`: fields of layers.Context (euclidean, masked, dropout, rank, world)."""
+    def __init__(self, text: TextFile, phase: int, folder: str | Path = ".", *, random: CaffeRandom | None = None,
+                 level: int = 0, stages: Sequence[str] = (), **options):  # fmt: skip
+        """`folder`: where relative file names start; `options`: other fields of layers.Context."""
         super().__init__()
         self.file, self.phase = text.name, phase
         proto = upgrade_net(text.message, text.name)
@@ -87,44 +87,34 @@ class CaffeNet(nn.Module):
         return cls(read_text(path, "NetParameter"), phase, folder, **options)
 
     def _add(self, param, where: str) -> None:
+        where, key = f"{where}: layer {param.name}", param.name.replace(".", "_")
         kind = LAYERS.get(param.type)
         if kind is None:
-            raise DataError(
-                f"{where}: layer {param.name} has type {param.type!r}, which is not known here; known: {', '.join(sorted(LAYERS))}"
-            )
+            raise DataError(f"{where} has type {param.type!r}; known: {', '.join(sorted(LAYERS))}")
         missing = [b for b in param.bottom if b not in self.shapes]
         if missing:
-            raise DataError(
-                f"{where}: layer {param.name} reads the blob {missing[0]!r}, which no layer before it makes"
-            )
-        key = param.name.replace(".", "_")
+            raise DataError(f"{where} reads the blob {missing[0]!r}, which no layer before it makes")
         if key in self.layers:
-            raise DataError(f"{where}: layer name {param.name} occurs twice in one phase")
+            raise DataError(f"{where}: the name occurs twice in one phase")
         module = kind(param, [self.shapes[b] for b in param.bottom], self.context, where)
         self.layers[key] = module
         self.order.append(module)
         if len(module.top_shapes) != len(param.top):
-            raise DataError(
-                f"{where}: layer {param.name} ({param.type}) makes {len(module.top_shapes)} tops, the prototxt names {len(param.top)}"
-            )
+            raise DataError(f"{where} ({param.type}) makes {len(module.top_shapes)} tops, not {len(param.top)}")
         for top, shape in zip(param.top, module.top_shapes):
             if top in self.shapes and top not in param.bottom:
-                raise DataError(f"{where}: layer {param.name} makes the blob {top!r}, which another layer has made")
+                raise DataError(f"{where} makes the blob {top!r}, which another layer has made")
             self.shapes[top] = tuple(shape)
-        self._share(module, where)
+        self._share(module)
 
-    def _share(self, module: Layer, where: str) -> None:
+    def _share(self, module: Layer) -> None:
         """Weights with the same ParamSpec name are one."""
         for i, name in enumerate(module.blob_names):
-            shared = module.spec(i).name
-            if not shared:
-                continue
-            owner = self._shared.setdefault(shared, getattr(module, name))
-            if owner.shape != getattr(module, name).shape:
-                raise DataError(
-                    f"{where}: layer {module.param.name} shares {shared!r} of shape {tuple(owner.shape)}, its own shape differs"
-                )
-            setattr(module, name, owner)
+            if shared := module.spec(i).name:
+                owner = self._shared.setdefault(shared, getattr(module, name))
+                if owner.shape != getattr(module, name).shape:
+                    raise module.error(f"shares {shared!r} of another shape, {tuple(owner.shape)}")
+                setattr(module, name, owner)
 
     def _find_outputs(self) -> list[str]:
         unread: dict[str, None] = {}
@@ -162,7 +152,7 @@ class CaffeNet(nn.Module):
     def forward(
         self, feeds: Mapping[str, Tensor] | None = None, capture: dict[str, Tensor] | None = None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Outputs and the weighted sum of losses. `capture` receives `LAYER/TOP` of every layer, each computed on its own."""
+        """Outputs and the weighted sum of losses. `capture` receives `LAYER/TOP` of every layer."""
         feeds, losses, blobs = feeds or {}, [], dict[str, Tensor]()
         for step in self.fused if capture is None else self.steps:
             tops = self._run(step, blobs, feeds, keep=capture is not None)
@@ -202,7 +192,7 @@ class CaffeNet(nn.Module):
                     yield Blob(module.param.name, i, tensor, spec.lr_mult, spec.decay_mult)
 
     def share_with(self, other: CaffeNet) -> None:
-        """Take the weights of `other` by layer name, as a test net does: the same tensors from then on. DataError where shapes differ."""
+        """Take the weights of `other` by layer name, as a test net does. DataError where shapes differ."""
         sources = {m.param.name: m for m in other.order if m.blob_names}
         for module in self.order:
             source = sources.get(module.param.name)
@@ -217,10 +207,11 @@ class CaffeNet(nn.Module):
 
     @torch.no_grad()
     def load_blobs(self, weights: Mapping[str, Sequence[np.ndarray]], source: str = "weights") -> list[str]:
-        """Copy weights by layer name; returns the names of layers with weights that `source` does not have (they keep theirs).
+        """Copy weights by layer name; returns the names of layers with weights that `source` does not have (they keep
+        theirs).
 
-        Layers that the net does not have are skipped. Legacy shapes count as equal when they differ by leading ones. DataError naming the
-        layer, the shape expected and the one found; nothing is changed then.
+        Layers that the net does not have are skipped. Legacy shapes count as equal when they differ by leading ones.
+        DataError naming the layer, the shape expected and the one found; nothing is changed then.
         """
         planned, untouched = [], []
         for module in self.order:
@@ -229,17 +220,14 @@ class CaffeNet(nn.Module):
             if module.param.name not in weights:
                 untouched.append(module.param.name)
                 continue
-            found = weights[module.param.name]
+            found, where = weights[module.param.name], f"{source}: layer {module.param.name}"
             if len(found) != len(module.blob_names):
-                raise DataError(
-                    f"{source}: layer {module.param.name} has {len(found)} blobs, the net of {self.file} needs {len(module.blob_names)}"
-                )
+                raise DataError(f"{where} has {len(found)} blobs, {self.file} needs {len(module.blob_names)}")
             for i, (array, target) in enumerate(zip(found, module.blobs)):
                 if not _same_shape(array.shape, tuple(target.shape)):
-                    raise DataError(
-                        f"{source}: layer {module.param.name}, blob {i}: shape {array.shape} found, {tuple(target.shape)} expected by"
-                        f" {self.file}; give the prototxt that the weights were trained with"
-                    )
+                    wanted = f"{tuple(target.shape)} expected by {self.file}"
+                    remedy = "give the prototxt that the weights were trained with"
+                    raise DataError(f"{where}, blob {i}: shape {array.shape} found, {wanted}; {remedy}")
                 planned.append((target, array))
         for target, array in planned:
             target.copy_(torch.from_numpy(np.ascontiguousarray(array, np.float32)).reshape(target.shape))

@@ -1,11 +1,12 @@
-"""Find the joints of persons in pictures, folders, videos or a camera; draw them and write them as JSON lines (the original's pytest.py).
+"""Find the joints of persons in pictures, folders, videos or a camera; draw them and write them as JSON lines (the
+original's pytest.py).
 
     python deeppose_caffe_port/predict.py picture.png                            # all stages of the newest project
     python deeppose_caffe_port/predict.py picture.png --weights=PROJECT --stage=1 --snapshot1=MODEL1.caffemodel
     python deeppose_caffe_port/predict.py clip.mp4 --weights=PROJECT --boxes=40,20,180,360 --smooth
 
-K2HPD's network takes whole depth images of its size. For the others a person is looked for in each of --boxes, without them in the whole
-picture; in a video the box follows the last pose.
+K2HPD's network takes whole depth images of its size. For the others a person is looked for in each of --boxes, without
+them in the whole picture; in a video the box follows the last pose.
 """
 
 from __future__ import annotations

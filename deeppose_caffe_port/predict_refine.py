@@ -1,4 +1,5 @@
-"""The original's refine script under a name of its own: predict.py with both stages, MODEL1 MODEL2 IMAGE in the original's order.
+"""The original's refine script under a name of its own: predict.py with both stages, MODEL1 MODEL2 IMAGE in the
+original's order.
 
 python deeppose_caffe_port/predict_refine.py MODEL1.caffemodel MODEL2.caffemodel IMAGE [options of predict.py]
 """

@@ -1,9 +1,10 @@
-"""Data preparation: any data set into the project's own layout, mirrored and shuffled lists, labels around the image centre, patches.
+"""Data preparation: any data set into the project's own layout, mirrored and shuffled lists, labels around the image
+centre, patches.
 
-Everything happens in the project folder, in the original's files: data/NAME/{train,test}_annos.txt and depth_data/depth_images/,
-data/NAME/stage1, data/NAME/stage2, models/*/{train,test}_images.txt. K2HPD's images are linked as they are and its lists copied without NUL
-bytes; of other data sets each person becomes one square picture around the annotated joints, unlabelled joints are nan. Points are 0-based
-pixels.
+Everything happens in the project folder, in the original's files: data/NAME/{train,test}_annos.txt and
+depth_data/depth_images/, data/NAME/stage1, data/NAME/stage2, models/*/{train,test}_images.txt. K2HPD's images are
+linked as they are and its lists copied without NUL bytes; of other data sets each person becomes one square picture
+around the annotated joints, unlabelled joints are nan. Points are 0-based pixels.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import os
 import random
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
+from tqdm import tqdm as progress
 
 from common import datasets
 from common.errors import DataError
@@ -29,11 +31,12 @@ from deeppose_caffe_port.images import Pictures, patch, read_picture
 from deeppose_caffe_port.prototxts import write_project
 
 PATCH_UNIT = 64  # labels of later stages are in pixels of a patch of this side
+tqdm = partial(progress, dynamic_ncols=True, mininterval=2)
 
 
 @dataclass
 class Line:
-    """An annotation line: image name and points (P,2), P at least the number of joints; `text` is the values as written."""
+    """An annotation line: image name and points (P,2), the joints first; `text` is the values as written."""
 
     name: str
     points: np.ndarray
@@ -64,43 +67,68 @@ def dataset_folder(config: Config) -> Path:
     return config.project / "data" / config.name
 
 
-def read_annotations(path: Path, joints: int) -> list[Line]:
-    """Lines `NAME x0,y0,x1,y1,...`; NUL bytes are removed. DataError with the line number for one of another form."""
+def _rows(path: Path) -> list[tuple[str, list[str]]]:
+    """(place for messages, words) of every line of a list that is not empty; NUL bytes are removed."""
     if not path.is_file():
-        raise DataError(
-            f"annotation list {path} does not exist; run the step before (`workflow.py import_data` or `get_stage1`)"
-        )
+        raise DataError(f"list {path} does not exist; run the step of workflow.py that makes it")
+    lines = path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace").splitlines()
+    return [(f"{path} line {number}", line.split()) for number, line in enumerate(lines, 1) if line.split()]
+
+
+def _numbers(words: list[str]) -> list[float]:
+    """Words as numbers; none where one is no number."""
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return []
+
+
+def read_annotations(path: Path, joints: int) -> list[Line]:
+    """Lines `NAME x0,y0,x1,y1,...`. DataError with the line number for one of another form."""
     lines = []
-    for number, text in enumerate(path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace").splitlines(), 1):
-        words = text.split()
-        if not words:
-            continue
-        try:
-            values = [float(v) for v in words[1].split(",")] if len(words) == 2 else []
-        except ValueError:
-            values = []
+    for place, words in _rows(path):
+        values = _numbers(words[1].split(",")) if len(words) == 2 else []
         if len(values) < 2 * joints or len(values) % 2:
-            raise DataError(
-                f"{path} line {number}: expected a file name and an even number of at least {2 * joints} comma-separated numbers,"
-                f" found {len(words)} words and {len(values)} numbers"
-            )
+            wanted = f"expected a file name and an even number of at least {2 * joints} comma-separated numbers"
+            raise DataError(f"{place}: {wanted}, found {len(words)} words and {len(values)} numbers")
         lines.append(Line(words[0], np.array(values).reshape(-1, 2), words[1]))
     if not lines:
         raise DataError(f"annotation list {path} is empty")
     return lines
 
 
+def read_list(path: Path, labels: int) -> tuple[list[str], np.ndarray]:
+    """A list of the LMDB tool: paths and (N, labels) numbers. DataError naming a line that has another count."""
+    names, values = [], []
+    for place, words in _rows(path):
+        found = _numbers(words[1:])
+        if len(found) != labels:
+            raise DataError(
+                f"{place}: expected a path and {labels} numbers, found {len(words) - 1} words behind the path"
+            )
+        names.append(words[0])
+        values.append(found)
+    return names, np.array(values, np.float64).reshape(-1, labels)
+
+
 def write_lines(path: Path, lines) -> None:
     """A text file, atomically."""
-    text = "".join(lines)
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    atomic_write(path, partial(Path.write_text, data="".join(lines), encoding="utf-8"))
 
 
-# ---- any data set -> the project folder -----
+def save(path: Path, picture: np.ndarray) -> None:
+    """An image file, whole or not at all (not flushed one by one, which would take longer than all the rest)."""
+    temporary = temporary_name(path)
+    # the lowest PNG compression: still lossless, and three times as fast
+    temporary.write_bytes(cv2.imencode(path.suffix, picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+    os.replace(temporary, path)
+
+
+# ---- any data set -> the project folder ----------------------------------------------------------
 
 
 def load_split(config: Config, number: int) -> PoseSet:
-    """Split 0 (train) or 1 (test), at most `limit` persons, those without any labelled joint left out. DataMissing, DataError."""
+    """Split 0 (train) or 1 (test), at most `limit` persons, those without a labelled joint left out."""
     pose_set = datasets.load(config.dataset, config.data_folder, config.splits[number])
     return pose_set.select((pose_set.visible > 0).any(1)).limit(config.limit)
 
@@ -122,14 +150,13 @@ def import_data(config: Config) -> None:
 
 
 def _link(config: Config, pose_set: PoseSet, images: Path) -> list[str]:
-    for path in pose_set.images:
-        source, target = Path(path), images / Path(path).name
-        if not source.is_file():
-            raise DataError(
-                f"image {path} does not exist; `python -m common.datasets check {config.dataset} {config.data_folder}` lists all such"
-            )
+    for path in map(Path, pose_set.images):
+        if not path.is_file():
+            check = f"python -m common.datasets check {config.dataset} {config.data_folder}"
+            raise DataError(f"image {path} does not exist; `{check}` lists all such")
+        target = images / path.name
         if not target.is_symlink() and not target.exists():
-            os.symlink(source.absolute(), target)
+            os.symlink(path.absolute(), target)
     folder = Path(pose_set.images[0]).parent.parent.parent
     listed = {"train": "train_annos.txt"}.get(pose_set.split, "test_annos.txt")
     wanted = set(pose_set.image_id.tolist())
@@ -138,7 +165,7 @@ def _link(config: Config, pose_set: PoseSet, images: Path) -> list[str]:
 
 def _crop(config: Config, pose_set: PoseSet, images: Path, kind: str) -> list[str]:
     pictures, lines = Pictures(pose_set, config), []
-    for row in tqdm(range(len(pictures)), desc=f"import {kind}", dynamic_ncols=True, mininterval=2):
+    for row in tqdm(range(len(pictures)), desc=f"import {kind}"):
         name = f"{kind}{row:08d}.png"
         try:
             save(images / name, pictures.image(row))
@@ -151,17 +178,20 @@ def _crop(config: Config, pose_set: PoseSet, images: Path, kind: str) -> list[st
     return lines
 
 
-# ---- stage 1 ------------------------------------------------------------------------------------------------------------------------
+# ---- stage 1 -------------------------------------------------------------------------------------
 
 
 def mirrored(line: Line, config: Config) -> Line:
-    """The line of the mirrored image: compat x -> W - x, whole numbers; correct x -> W - 1 - x. Points behind the joints keep their places."""
-    points, width = line.points.copy(), config.size[0]
-    points[:, 0] = (width if config.mode == "compat" else width - 1) - points[:, 0]
-    count = len(config.joints)
+    """The line of the mirrored image: compat x -> W - x, whole numbers; correct x -> W - 1 - x.
+
+    Points behind the joints keep their places.
+    """
+    points, width, count = line.points.copy(), config.size[0], len(config.joints)
+    compat = config.mode == "compat"
+    points[:, 0] = (width if compat else width - 1) - points[:, 0]
     points[:count] = points[:count][config.joints.mirror]
     values = points.ravel().tolist()
-    text = ",".join(str(int(v)) if config.mode == "compat" and math.isfinite(v) else f"{v:.7g}" for v in values)
+    text = ",".join(str(int(v)) if compat and math.isfinite(v) else f"{v:.7g}" for v in values)
     stem, dot, suffix = line.name.rpartition(".")
     return Line(f"{stem}m{dot}{suffix}", points, text)
 
@@ -170,38 +200,26 @@ def shuffle(items: list, generator: Python2Random) -> None:
     """5 n exchanges of two random places."""
     last = len(items) - 1
     for _ in range(5 * len(items)):
-        i = generator.randint(0, last)
-        j = generator.randint(0, last)
+        i, j = generator.randint(0, last), generator.randint(0, last)
         items[i], items[j] = items[j], items[i]
 
 
 def get_stage1(config: Config) -> None:
-    """Mirror every training image and shuffle both lists: data/NAME/stage1/{train,test}_set.txt. DataError names a missing image."""
+    """Mirror every training image and shuffle both lists: data/NAME/stage1/{train,test}_set.txt."""
     home, generator = dataset_folder(config), Python2Random(SEED)
     train, test = (read_annotations(home / f"{kind}_annos.txt", len(config.joints)) for kind in ("train", "test"))
-    images = config.project / image_folder(config)
-    flipped = []
-    for line in tqdm(train, desc="get_stage1", dynamic_ncols=True, mininterval=2):
-        other = mirrored(line, config)
+    images, flipped = config.project / image_folder(config), []
+    for line in tqdm(train, desc="get_stage1"):
         picture = read_picture(images / line.name, config.allow_16bit)
-        if picture.shape[1::-1] != config.size:
+        if (size := picture.shape[1::-1]) != config.size:
             raise DataError(
-                f"image {images / line.name} is {picture.shape[1]}x{picture.shape[0]}, the project has {config.size}; set --input_width, --input_height"
+                f"image {images / line.name} is {size}, not {config.size}; set --input_width, --input_height"
             )
-        save(images / other.name, cv2.flip(picture, 1))
-        flipped.append(other)
-    train += flipped
-    for kind, lines in (("train", train), ("test", test)):
+        flipped.append(mirrored(line, config))
+        save(images / flipped[-1].name, cv2.flip(picture, 1))
+    for kind, lines in (("train", train + flipped), ("test", test)):
         shuffle(lines, generator)
         write_lines(home / "stage1" / f"{kind}_set.txt", map(str, lines))
-
-
-def save(path: Path, picture: np.ndarray) -> None:
-    """An image file, whole or not at all (not flushed one by one, which would take longer than all the rest)."""
-    temporary = temporary_name(path)
-    # the lowest PNG compression: still lossless, and three times as fast
-    temporary.write_bytes(cv2.imencode(path.suffix, picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
-    os.replace(temporary, path)
 
 
 def number(value: float) -> str:
@@ -213,133 +231,47 @@ def number(value: float) -> str:
 def get_k2hpd(config: Config) -> None:
     """Stage-1 lists for the LMDB tool: path and joints relative to the image centre, in pixels.
 
-    With `held_out`, that share of the training pictures goes into held_images.txt instead, mirrored ones with their originals.
+    With `held_out`, that share of the training pictures goes into held_images.txt instead, mirrored ones with their
+    originals.
     """
-    half, held = np.array(config.size) / 2, _held_names(config)
+    half, held, home, count = np.array(config.size) / 2, set(), dataset_folder(config), len(config.joints)
+    if config.held_out:
+        lines = read_annotations(home / "train_annos.txt", count)
+        last = lines[len(lines) - max(round(config.held_out * len(lines)), 1) :]
+        held = {line.name for line in last} | {mirrored(line, config).name for line in last}
     rows: dict[str, list[str]] = {"train": [], "test": [], "held": []}
     for kind in ("train", "test"):
-        for line in read_annotations(dataset_folder(config) / "stage1" / f"{kind}_set.txt", len(config.joints)):
-            offsets = line.points[: len(config.joints)] - half
-            text = f"{image_folder(config)}{line.name} {' '.join(map(number, offsets.ravel()))}\n"
+        for line in read_annotations(home / "stage1" / f"{kind}_set.txt", count):
+            text = f"{image_folder(config)}{line.name} {' '.join(map(number, (line.points[:count] - half).ravel()))}\n"
             rows["held" if kind == "train" and line.name in held else kind].append(text)
-    for kind, lines in rows.items():
-        if lines or kind != "held":
-            write_lines(config.model_folder(1) / f"{kind}_images.txt", lines)
+    for kind, texts in rows.items():
+        if texts or kind != "held":
+            write_lines(config.model_folder(1) / f"{kind}_images.txt", texts)
 
 
-def _held_names(config: Config) -> set[str]:
-    """The last pictures of the training list, with their mirrored ones."""
-    if not config.held_out:
-        return set()
-    lines = read_annotations(dataset_folder(config) / "train_annos.txt", len(config.joints))
-    held = lines[len(lines) - max(round(config.held_out * len(lines)), 1) :]
-    return {line.name for line in held} | {mirrored(line, config).name for line in held}
-
-
-# ---- later stages ------------------------------------------------------------------------------------------------------------------------
-
-
-def read_list(path: Path, labels: int) -> tuple[list[str], np.ndarray]:
-    """A list of the LMDB tool: paths and (N, labels) numbers. DataError with the line number when one has another count."""
-    if not path.is_file():
-        raise DataError(f"image list {path} does not exist; run the step of the workflow that makes it")
-    names, values = [], []
-    for row, line in enumerate(path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace").splitlines(), 1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            found = [float(w) for w in words[1:]]
-        except ValueError:
-            found = []
-        if len(found) != labels:
-            raise DataError(
-                f"{path} line {row}: expected a path and {labels} numbers, found {len(words) - 1} words behind the path"
-            )
-        names.append(words[0])
-        values.append(found)
-    return names, np.array(values, np.float64).reshape(-1, labels)
-
-
-def get_stage2(config: Config, stage: int = 2) -> dict[str, float]:
-    """Patches around the predictions of the stage before on the training list, one joint in `patch_rate`: data/NAME/stage2.
-
-    The label is (truth - prediction) / side of the patch, which is alpha x the true diameter, or with `predicted_size` the one that testing
-    would take; with `joint_outputs` it stands at the joint's place among nan. Samples without diameter or joint are dropped and counted.
-    With `displacements`, each kept joint also gives patches around displaced truths, as in DeepPose. With `held_out`, the errors of these
-    are those on held-out pictures, whose own patches end the list, as many as `holdout` takes from it. Returns the figures that are printed.
-    """
-    count, home = len(config.joints), dataset_folder(config) / f"stage{stage}"
-    names, truth, guess, unseen = guesses(config, stage - 1)
-    side = config.sides(truth)
-    own_side = config.sides(guess) if config.predicted_size else side
-    shutil.rmtree(home / "data", ignore_errors=True)
-    (home / "data").mkdir(parents=True)
-    draw = _Displacements(truth[unseen], guess[unseen], config)
-    generator, lines, labels, dropped, held = Python2Random(SEED), [], [], 0, 0
-    for i, name in enumerate(tqdm(names, desc=f"get_stage{stage}", dynamic_ncols=True, mininterval=2)):
-        kept = [j for j in range(count) if generator.randint(1, config.patch_rate) == 1]
-        known = [j for j in kept if side[i] > 0 and np.isfinite(truth[i, j]).all()]
-        dropped += len(kept) - len(known)
-        test_only = bool(config.held_out) and unseen[i]
-        if test_only:
-            known = known[: config.holdout - held]
-            held += len(known)
-        picture = read_picture(config.project / name, config.allow_16bit) if known else None
-        for j in known:
-            places = [(guess[i, j], own_side[i])] + ([] if test_only else draw.around(truth[i, j], side[i], j))
-            for k, (center, length) in enumerate(place for place in places if place[1] > 0):
-                file = f"{Path(name).stem}.{j}{f'.{k}' if k else ''}{'.jpg' if config.mode == 'compat' else '.png'}"
-                save(home / "data" / file, patch(picture, center, length))
-                labels.append((truth[i, j] - center) / length)
-                lines.append(f"./data/{config.name}/stage{stage}/data/{file} {_label(labels[-1], j, config)}\n")
-    write_lines(home / "images.txt", lines)
-    return _figures(side, labels, dropped)
-
-
-def _figures(side: np.ndarray, labels: list, dropped: int) -> dict[str, float]:
-    """Print and return what the original printed, and two counts."""
-    known = side[np.isfinite(side)]
-    included = np.abs(np.array(labels).reshape(-1, 2)) <= 0.5
-    figures = {
-        "max of size ": known.max(initial=0), "min of size ": known.min(initial=np.inf), "mean of size": known.mean() if len(known) else 0.0,
-        "included rate": included.all(-1).mean() if labels else 0.0, "dropped": dropped, "patches": len(labels),
-    }  # fmt: skip
-    for key, value in figures.items():
-        print(f"{key}: {value}")
-    return figures
-
-
-def _label(move: np.ndarray, joint: int, config: Config) -> str:
-    """A label of a later stage as the list has it."""
-    words = ["nan"] * config.outputs(2)
-    place = 2 * joint if config.joint_outputs else 0
-    words[place : place + 2] = [f"{v:f}" for v in move]
-    return " ".join(words)
+# ---- later stages --------------------------------------------------------------------------------
 
 
 def guesses(config: Config, stage: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """(names, truth (N,J,2), prediction (N,J,2), which count as unseen by the stage (N,)) of its output.txt and, with `held_out`, of
-    output_held.txt behind it."""
+    """(names, truth (N,J,2), prediction (N,J,2), which count as unseen by the stage (N,)) of its output.txt and, with
+    `held_out`, of output_held.txt behind it."""
     home, count = dataset_folder(config) / f"stage{stage}", len(config.joints)
     names, values = read_list(home / "output.txt", 4 * count)
     unseen = np.full(len(names), not config.held_out)
     if config.held_out:
         others, more = read_list(home / "output_held.txt", 4 * count)
-        names, values, unseen = (
-            names + others,
-            np.concatenate([values, more]),
-            np.append(unseen, np.full(len(others), True)),
-        )
+        names, values, unseen = names + others, np.concatenate([values, more]), np.append(unseen, [True] * len(others))
     truth, guess = values.reshape(-1, 2, count, 2).transpose(1, 0, 2, 3)
     return names, truth, guess, unseen
 
 
-class _Displacements:
-    """Displacements like the errors of the stage before, in units of the true patch side, each with the size of patch that it came with.
+class Displacements:
+    """Displacements like the errors of the stage before, in units of the true patch side, each with the size of its
+    patch.
 
-    DeepPose (section 3.2) draws from a normal law with the errors' mean and spread. Here errors are drawn as they were seen, each with its
-    person's ratio of predicted to true size: their tails are heavy, and a pose that is predicted too small gives too small a patch.
+    DeepPose (section 3.2) draws from a normal law with the errors' mean and spread. Here errors are drawn as they were
+    seen, each with its person's ratio of predicted to true size: their tails are heavy, and a pose that is predicted
+    too small gives too small a patch.
     """
 
     def __init__(self, truth: np.ndarray, guess: np.ndarray, config: Config):
@@ -352,7 +284,7 @@ class _Displacements:
         good = np.isfinite(self.errors).all(-1) & np.isfinite(self.ratios)[:, None]
         if self.count and not good.any():
             raise DataError(
-                "stage1/output.txt has no person with a diameter: no displacements can be drawn; use --displacements 0"
+                "output.txt has no person with a diameter: no displacements can be drawn; use --displacements 0"
             )
         rows = [np.flatnonzero(column) for column in good.T]
         # a joint that is labelled nowhere is never displaced either
@@ -360,21 +292,82 @@ class _Displacements:
 
     def around(self, truth: np.ndarray, side: float, joint: int) -> list[tuple[np.ndarray, float]]:
         """`displacements` positions (2,) around one joint, each with the side of its patch."""
-        if not self.count:
-            return []
-        drawn = self.random.choice(self.rows[joint], self.count)
+        drawn = self.random.choice(self.rows[joint], self.count) if self.count else ()
         return [(truth + side * self.errors[row, joint], max(side * self.ratios[row], self.smallest)) for row in drawn]
 
 
+def get_stage2(config: Config, stage: int = 2) -> dict[str, float]:
+    """Patches around the predictions of the stage before on the training list, one joint in `patch_rate`:
+    data/NAME/stage2.
+
+    The label is (truth - prediction) / side of the patch, which is alpha x the true diameter, or with `predicted_size`
+    the one that testing would take; with `joint_outputs` it stands at the joint's place among nan. Samples without
+    diameter or joint are dropped and counted. With `displacements`, each kept joint also gives patches around displaced
+    truths, as in DeepPose. With `held_out`, the errors of these are those on held-out pictures, whose own patches end
+    the list, as many as `holdout` takes from it. Returns the figures that are printed.
+    """
+    count, home, folder = (
+        len(config.joints),
+        dataset_folder(config) / f"stage{stage}",
+        f"./data/{config.name}/stage{stage}/data",
+    )
+    names, truth, guess, unseen = guesses(config, stage - 1)
+    side = config.sides(truth)
+    own_side = config.sides(guess) if config.predicted_size else side
+    shutil.rmtree(home / "data", ignore_errors=True)
+    (home / "data").mkdir(parents=True)
+    draw, suffix = Displacements(truth[unseen], guess[unseen], config), ".jpg" if config.mode == "compat" else ".png"
+    generator, lines, labels, dropped, held = Python2Random(SEED), [], [], 0, 0
+    for i, name in enumerate(tqdm(names, desc=f"get_stage{stage}")):
+        kept = [j for j in range(count) if generator.randint(1, config.patch_rate) == 1]
+        known = [j for j in kept if side[i] > 0 and np.isfinite(truth[i, j]).all()]
+        dropped += len(kept) - len(known)
+        test_only = bool(config.held_out) and unseen[i]
+        if test_only:
+            known = known[: config.holdout - held]
+            held += len(known)
+        picture = read_picture(config.project / name, config.allow_16bit) if known else np.zeros((0, 0, 3), np.uint8)
+        for j in known:
+            places = [(guess[i, j], own_side[i])] + ([] if test_only else draw.around(truth[i, j], side[i], j))
+            for k, (center, length) in enumerate(place for place in places if place[1] > 0):
+                file = f"{Path(name).stem}.{j}{f'.{k}' if k else ''}{suffix}"
+                save(home / "data" / file, patch(picture, center, length))
+                labels.append((truth[i, j] - center) / length)
+                lines.append(f"{folder}/{file} {_label(labels[-1], j, config)}\n")
+    write_lines(home / "images.txt", lines)
+    return _figures(side, labels, dropped)
+
+
+def _figures(side: np.ndarray, labels: list, dropped: int) -> dict[str, float]:
+    """Print and return what the original printed, and two counts."""
+    known = side[np.isfinite(side)]
+    included = (np.abs(np.array(labels).reshape(-1, 2)) <= 0.5).all(-1)
+    figures = {
+        **{"max of size ": known.max(initial=0), "min of size ": known.min(initial=np.inf)},
+        **{"mean of size": known.mean() if len(known) else 0.0, "included rate": included.mean() if labels else 0.0},
+        **{"dropped": dropped, "patches": len(labels)},
+    }
+    print("\n".join(f"{key}: {value}" for key, value in figures.items()))
+    return figures
+
+
+def _label(move: np.ndarray, joint: int, config: Config) -> str:
+    """A label of a later stage as the list has it."""
+    words = ["nan"] * config.outputs(2)
+    place = 2 * joint if config.joint_outputs else 0
+    words[place : place + 2] = [f"{v:f}" for v in move]
+    return " ".join(words)
+
+
 def get_k2hpd2(config: Config, stage: int = 2) -> None:
-    """Lists of a later stage: labels times 64, the last `holdout` lines as test set. DataError when nothing would be left to train on."""
+    """Lists of a later stage: labels times 64, the last `holdout` lines as test set. DataError when none is left."""
     source, folder = dataset_folder(config) / f"stage{stage}" / "images.txt", config.model_folder(stage)
     names, values = read_list(source, config.outputs(stage))
     if len(names) <= config.holdout and not config.allow_small:
-        raise DataError(
-            f"{source} has {len(names)} patches, --holdout takes the last {config.holdout}: none is left to train on. Lower --holdout or"
-            " --patch_rate, or give --allow_small"
+        taken = (
+            f"{source} has {len(names)} patches, --holdout takes the last {config.holdout}: none is left to train on"
         )
+        raise DataError(f"{taken}. Lower --holdout or --patch_rate, or give --allow_small")
     rows = [f"{name} {' '.join(map(number, label))}\n" for name, label in zip(names, values * PATCH_UNIT)]
     cut = max(len(rows) - config.holdout, 0)
     write_lines(folder / "train_images.txt", rows[:cut])

@@ -1,4 +1,4 @@
-"""A project's prototxt files: the paper's (models/), changed for any number of joints, any preset and any number of stages."""
+"""A project's prototxt files: the paper's (models/), changed for any number of joints and stages and any preset."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _channels(count: int, share: float) -> int:
 
 
 def network(shape: Stage, stage: int, outputs: int, joints: int, name: str):
-    """NetParameter of `train_test` or `deploy`: data and input layers, hidden channels, conv1, dropout, outputs as `shape` has them."""
+    """NetParameter of `train_test` or `deploy`: data, hidden channels, conv1, dropout as `shape` has them."""
     net = _paper(stage, name, "NetParameter")
     for layer in [m for m in net.layer if m.type == "Dropout" and not shape.dropout]:
         net.layer.remove(layer)
@@ -70,7 +70,7 @@ def solver(shape: Stage, stage: int):
 
 
 def project_files(config: Config) -> dict[str, str]:
-    """Path relative to the project folder -> text, for all stages of the settings; `config.preset` is one by name, not auto."""
+    """Path relative to the project folder -> text, for all stages; `config.preset` is one by name, not auto."""
     files, joints = {}, len(config.joints)
     for stage in range(1, config.stages + 1):
         shape = PRESETS[config.preset][1:][min(stage, 2) - 1]
@@ -83,7 +83,7 @@ def project_files(config: Config) -> dict[str, str]:
 
 
 def write_project(config: Config) -> None:
-    """The prototxts of a project folder; a file that is there already stays, with a note when it differs from the preset's."""
+    """Write the prototxts of a project folder; a file that is there stays, with a note when it differs."""
     for name, text in project_files(config).items():
         path = config.project / name
         if not path.exists():

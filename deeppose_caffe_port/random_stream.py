@@ -44,7 +44,7 @@ class CaffeRandom:
         return (self.words(int(np.prod(shape))).astype(np.float32) <= limit).reshape(shape)
 
     def gaussian(self, shape, mean: float, std: float) -> np.ndarray:
-        """float32 normal numbers. Boost's algorithm differs between its versions: the same distribution, not the same numbers."""
+        """float32 normal numbers: Caffe's distribution, not its numbers, which depend on the version of boost."""
         return self._state.normal(mean, std, size=shape).astype(np.float32)
 
     def get_state(self) -> list:
@@ -59,7 +59,7 @@ class CaffeRandom:
 
 
 def fill(filler, shape, random: CaffeRandom, where: str = "layer") -> np.ndarray:
-    """float32 values of a FillerParameter for a blob of `shape`. DataError naming `where` for a filler that is not known."""
+    """float32 values of a FillerParameter for a blob of `shape`. DataError naming `where` for an unknown filler."""
     count = int(np.prod(shape))
     if filler.type == "constant":
         return np.full(shape, filler.value, np.float32)

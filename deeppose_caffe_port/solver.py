@@ -1,4 +1,4 @@
-"""Caffe's solver: the nets of a solver prototxt, what one iteration is, tests, log lines, snapshots and how to go on from them."""
+"""Caffe's solver: nets of a solver prototxt, what one iteration is, tests, log lines, snapshots."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ Feeds = dict[str, Tensor]
 
 
 class Solver:
-    """A solver prototxt with the state of its training. `announce` receives Caffe's log lines, in the process that speaks.
+    """A solver prototxt with the state of its training. `announce` receives Caffe's log lines, in the process that
+    speaks.
 
     `folder`: where relative paths of the prototxt start. DataError for anything in it that cannot be.
     """
 
-    def __init__(self, path: str | Path, folder: str | Path = ".", config: Config | None = None, process: Process | None = None,
-                 device: torch.device | None = None, announce: Callable[[str], object] = print):  # fmt: skip
-        self.path, self.folder, self.config = Path(path), Path(folder), config or Config()
-        self.process, self.device, self.announce = process or Process(), device or torch.device("cpu"), announce
+    def __init__(self, path: str | Path, folder: str | Path, config: Config, process: Process,
+                 device: torch.device, announce: Callable[[str], object]):  # fmt: skip
+        self.path, self.folder, self.config = Path(path), Path(folder), config
+        self.process, self.device, self.announce = process, device, announce
         self.param = read_text(path, "SolverParameter").message
         for setting, name in _FIELDS.items():
             if getattr(self.config, setting) is not None:
@@ -50,10 +51,8 @@ class Solver:
         self.net = self._build_net(TRAIN, self._train_text(), self.param.train_state)
         self.test_nets = [self._build_net(TEST, text, state) for text, state in self._test_texts()]
         self.network = self._place()
-        size = self.config.size
-        self.augment = Augment(
-            self.config.rotate, self.config.zoom, size[0] / size[1] if self.config.stage == 1 else 1.0
-        )
+        aspect = config.size[0] / config.size[1] if config.stage == 1 else 1.0
+        self.augment = Augment(config.rotate, config.zoom, aspect)
         self.position, self.rate = Position(), LearningRate(self.param, self.say)
         self.updater = Updater(self.param, list(self.net.blobs()), str(path))
         self.losses: deque = deque(maxlen=max(self.param.average_loss, 1))
@@ -84,7 +83,7 @@ class Solver:
         return TextFile(p.net_param if p.HasField("net_param") else p.train_net_param, {}, str(self.path))
 
     def _test_texts(self) -> list[tuple]:
-        """(net, state) of each test net: test_net files and messages first, the common net for what test_iter has besides."""
+        """(net, state) of each test net: test_net files and messages first, then the common net."""
         p = self.param
         if not p.test_iter:
             return []
@@ -104,11 +103,10 @@ class Solver:
         # Caffe's masks need the CPU; on a device, and where the graph is compiled, the device draws them
         dropout = "caffe" if self.device.type == "cpu" and not self.config.compile else "torch"
         parallel = {"rank": self.process.rank, "world": self.process.world} if phase == TRAIN else {}
-        return CaffeNet(
-            text, phase, self.folder, random=self.random, level=max(state.level, text.message.state.level),
-            stages=[*text.message.state.stage, *state.stage], euclidean=self.config.euclidean, masked=self.config.masked,
-            dropout=dropout, **parallel,
-        )  # fmt: skip
+        own, stages = text.message.state, [*text.message.state.stage, *state.stage]
+        options = {"euclidean": self.config.euclidean, "masked": self.config.masked, "dropout": dropout, **parallel}
+        level = max(state.level, own.level)
+        return CaffeNet(text, phase, self.folder, random=self.random, level=level, stages=stages, **options)
 
     def _place(self) -> torch.nn.Module:
         last = self.device.type == "cuda" or self.config.amp == "bf16"
@@ -132,7 +130,7 @@ class Solver:
         if self.process.is_main:
             self.announce(line)
 
-    # ---- one iteration -------------------------------------------------------------------------------------------------------
+    # ---- one iteration -------------------------------------------------------------------------------
 
     def feeds(self, number: int = 0) -> Feeds:
         """The next batch of the train net (0) or of a test net (from 1), as read."""
@@ -207,7 +205,7 @@ class Solver:
 
     @torch.no_grad()
     def test(self) -> dict[str, float]:
-        """Every test net's mean outputs over its test_iter batches, in the process that speaks: {test_OUTPUT: figure} of those with one value."""
+        """Every test net's mean outputs over its batches, in the process that speaks: {test_OUTPUT: figure}."""
         figures: dict[str, float] = {}
         for i, (net, batches) in enumerate(zip(self.test_nets, self.param.test_iter)):
             if not self.process.is_main:
@@ -229,10 +227,10 @@ class Solver:
         self.losses.append(self._forward(self.net, self._augmented(self.feeds()))[1])
         self.say(f"Iteration {self.iteration}, loss = {sum(map(float, self.losses)) / len(self.losses):.6g}")
 
-    # ---- what a run goes on from ---------------------------------------------------------------------------------------------
+    # ---- what a run goes on from ---------------------------------------------------------------------
 
     def positions(self) -> dict[int, dict[str, int]]:
-        """Record that each reader goes on with: by net (0 the train net, then the test nets) and first top of the Data layer."""
+        """Record that each reader goes on with: by net (0 for training) and first top of the Data layer."""
         found = {}
         for number, net in enumerate((self.net, *self.test_nets)):
             feed = self._feeds.get(number)
@@ -284,7 +282,7 @@ class Solver:
             raise FloatingPointError(f"a weight of layer {bad[0]} is not finite at iteration {self.iteration}")
 
     def snapshot(self) -> Path:
-        """Write PREFIX_iter_N.caffemodel and .solverstate; returns the latter. FloatingPointError when a weight is not finite."""
+        """Write PREFIX_iter_N.caffemodel and .solverstate. FloatingPointError when a weight is not finite."""
         stem = f"{self.prefix}_iter_{self.iteration}"
         model, state = f"{stem}.caffemodel", f"{stem}.solverstate"
         if self.process.is_main:
@@ -297,13 +295,13 @@ class Solver:
         return self.folder / state
 
     def restore(self, path: str | Path) -> None:
-        """Go on from a `.solverstate` and the model that it names, there or beside it. Data starts again at record 0, as in Caffe."""
+        """Go on from a `.solverstate` and the model that it names, there or beside it; data starts at record 0."""
         path = Path(path)
         iteration, learned, step, history = read_solverstate(path)
         places = [p for p in (self.folder / learned, path.parent / Path(learned).name) if learned and p.is_file()]
         if not places:
             raise DataError(
-                f"{path}: its model {learned or '(none named)'} is neither in {self.folder.absolute()} nor beside the file"
+                f"{path}: its model {learned or '(none named)'} is neither in {self.folder.absolute()} nor beside it"
             )
         self.say(f"Resuming from {path}")
         self.updater.load_history(history, str(path))

@@ -1,4 +1,4 @@
-"""What a stage is trained on, step by step up to its LMDBs; and how far to trust a later stage's moves."""
+"""What a stage is trained on, step by step up to its LMDBs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from common.errors import DataError
@@ -16,17 +15,14 @@ from common.weights.caffe_text import read_text
 from deeppose_caffe_port import prepare
 from deeppose_caffe_port.config import Config, store
 from deeppose_caffe_port.data import compute_image_mean, convert_imageset
-from deeppose_caffe_port.estimator import Estimator, Regressor
+from deeppose_caffe_port.estimator import Estimator
 from deeppose_caffe_port.images import read_picture
-from deeppose_caffe_port.prepare import dataset_folder, guesses, read_list, write_lines
+from deeppose_caffe_port.prepare import dataset_folder, read_list, write_lines
 from deeppose_caffe_port.prototxts import write_project
-from deeppose_caffe_port.weight_files import pick_snapshot
-
-FACTORS = np.linspace(0, 1, 21)
 
 
 def preparation(config: Config, stage: int) -> dict[str, Callable[[], object]]:
-    """Name -> action of the steps that make what a stage is trained on. Those of stage 3 and later are called as those of stage 2."""
+    """Name -> action of the steps that make what a stage is trained on."""
     if stage == 1:
         whole = {"import_data": prepare.import_data, "get_stage1": prepare.get_stage1, "get_k2hpd": prepare.get_k2hpd}
         return {
@@ -67,7 +63,7 @@ def patches(config: Config, stage: int) -> None:
 
 
 def create_lmdb(config: Config, stage: int = 1) -> None:
-    """LMDBs of both lists and the mean of the training pictures; the test mean too, as the original has it, though nothing reads it."""
+    """LMDBs of both lists and the mean of the training pictures; of the test pictures too, as in the original."""
     folder = config.model_folder(stage)
     side = read_text(folder / "deploy.prototxt", "NetParameter").message.layer[0].input_param.shape[0].dim[-1]
     for kind in ("train", "test"):
@@ -83,10 +79,11 @@ def create_lmdb(config: Config, stage: int = 1) -> None:
 
 
 def output(config: Config, stage: int = 1) -> Path:
-    """Predictions up to a stage on the training list, mirrored pictures included -> data/NAME/stageN/output.txt (the original's pyoutput.py).
+    """Predictions up to a stage on the training list, mirrored pictures included -> data/NAME/stageN/output.txt (the
+    original's pyoutput.py).
 
-    Each line: path, labels, predictions, absolute pixels with six decimals. With `held_out` also output_held.txt beside it, of the
-    training pictures that no stage is trained on.
+    Each line: path, labels, predictions, absolute pixels with six decimals. With `held_out` also output_held.txt beside
+    it, of the training pictures that no stage is trained on.
     """
     estimator, folder = _estimator(config, stage), dataset_folder(config) / f"stage{stage}"
     lists = (("train_images.txt", "output.txt"), ("held_images.txt", "output_held.txt"))
@@ -113,57 +110,3 @@ def _write_output(config: Config, estimator: Estimator, source: Path, target: Pa
             values = np.concatenate([(label.reshape(-1, 2) + half).ravel(), guess.ravel()])
             lines.append(name + "".join(f" {v:f}" for v in values) + "\n")
     write_lines(target, lines)
-
-
-# ---- trust in a later stage's moves ------------------------------------------------------------------------------------------------------
-
-
-def best_factors(moves: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """(J,) factors of FACTORS: for each joint the one that leaves the smallest mean distance |error - factor x move|.
-
-    moves: (N,J,2) proposed; errors: (N,J,2) truth - start, nan where unlabelled. A joint that is labelled nowhere gets 0.
-    """
-    left = np.linalg.norm(errors[None] - FACTORS[:, None, None, None] * moves, axis=-1)
-    known = np.isfinite(left).all(0)
-    means = np.where(known, left, 0).sum(1) / np.maximum(known.sum(0), 1)
-    return FACTORS[means.argmin(0)]
-
-
-def calibrate(config: Config, stage: int = 2) -> Path:
-    """Scale a later stage's moves by the factors in [0, 1] that bring joints nearest to the truth on the held-out pictures.
-
-    A stage that knows its training pictures too well moves joints too far on new ones. The factors go into the weights of the last layer: a
-    snapshot `..._calibrated_iter_N.caffemodel`, which any Caffe runs and which is preferred to the one it was made from. Ours; neither the
-    paper nor the original does it. Returns the snapshot. DataError without held-out pictures.
-    """
-    if not config.held_out:
-        raise DataError(
-            "calibration needs pictures that no stage was trained on; prepare the project with --held_out=0.1"
-        )
-    weights = pick_snapshot(config, stage, calibrated=False)
-    regressor = Regressor(config, stage, weights)
-    names, truth, guess, unseen = guesses(config, stage - 1)
-    names, truth, guess = [n for n, u in zip(names, unseen) if u], truth[unseen], guess[unseen]
-    step, parts = 2 * config.batch_size, []
-    for start in tqdm(range(0, len(names), step), desc="calibrate", dynamic_ncols=True):
-        part = slice(start, start + step)
-        pictures = [read_picture(config.project / name, config.allow_16bit) for name in names[part]]
-        parts.append(regressor.moves(pictures, guess[part]))
-    shape = (-1, len(config.joints) if config.joint_outputs else 1, 2)
-    factors = best_factors(np.concatenate(parts).reshape(shape), (truth - guess).reshape(shape))
-    scale_outputs(regressor, np.repeat(factors, 2) if config.joint_outputs else factors)
-    path = weights.with_name(weights.name.replace("_iter_", "_calibrated_iter_"))
-    regressor.net.cpu().save(path)
-    print("moves are scaled by " + " ".join(f"{factor:.2f}" for factor in factors))
-    return path
-
-
-@torch.no_grad()
-def scale_outputs(regressor: Regressor, factors: np.ndarray) -> None:
-    """Multiply the outputs by factors (K,) or (1,) for good, in the weights of the last layer. DataError when that is no InnerProduct."""
-    last = regressor.net.order[-1]
-    if last.param.type != "InnerProduct" or last.param.top[0] != regressor.output:
-        raise last.error("is the last layer and no InnerProduct: outputs cannot be scaled in its weights")
-    rows = torch.as_tensor(factors, dtype=torch.float32, device=regressor.device).expand(regressor.outputs)
-    for tensor in last.blobs:
-        tensor.mul_(rows.reshape(-1, *[1] * (tensor.ndim - 1)))

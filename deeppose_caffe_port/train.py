@@ -1,13 +1,14 @@
 """Train with a Caffe solver file, as `caffe train` does, or a stage of the project.
 
-    python deeppose_caffe_port/train.py                                         # stage 1 on data/K2HPD; prepares the data first if need be
+    python deeppose_caffe_port/train.py                         # stage 1 on data/K2HPD; prepares the data if need be
     python deeppose_caffe_port/train.py --stage=2 --dataset=lspet --data_root=DIR
-    python deeppose_caffe_port/train.py -solver solver.prototxt [-snapshot S.solverstate | -weights W.caffemodel] [-gpu 0]
+    python deeppose_caffe_port/train.py -solver solver.prototxt [-snapshot S.solverstate | -weights W.caffemodel]
     torchrun --nproc_per_node=4 deeppose_caffe_port/train.py -solver solver.prototxt
-    torchrun --nnodes=2 --nproc_per_node=4 --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 deeppose_caffe_port/train.py -solver solver.prototxt
+    torchrun --nnodes=2 --nproc_per_node=4 --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 \\
+        deeppose_caffe_port/train.py -solver solver.prototxt
 
-Paths in a solver file start at the working directory (Caffe), or at --folder. `--resume` goes on from our own checkpoint bit for bit;
-`-snapshot` from Caffe's, whose data starts again at record 0.
+Paths in a solver file start at the working directory (Caffe), or at --folder. `--resume` goes on from our own
+checkpoint bit for bit; `-snapshot` from Caffe's, whose data starts again at record 0.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from deeppose_caffe_port.prepare import load_split
 
 
 def prepared(config: Config) -> Config:
-    """The settings once everything is there that is trained on; of a project what is missing is made. DataError, DataMissing."""
+    """The settings, once everything is there that is trained on: of a project what is missing is made."""
     from common.weights.caffe_text import read_text
 
     if not config.solver:
@@ -59,8 +60,9 @@ def train(config: Config) -> Path:
     trainer = Trainer(config, process)
     param = trainer.solver.param
     session = Session(
-        trainer.folder, trainer.position, trainer.total_steps, process, trainer.store(), settings=trainer.settings, about=trainer.about,
-        valid_every=param.test_interval, save_minutes=config.save_minutes, patience=config.patience, log_every=param.display or 20,
+        trainer.folder, trainer.position, trainer.total_steps, process, trainer.store(), settings=trainer.settings,
+        about=trainer.about, valid_every=param.test_interval, save_minutes=config.save_minutes,
+        patience=config.patience, log_every=param.display or 20,
     )  # fmt: skip
     with session, trainer:
         state = session.begin(config.resume)
@@ -79,8 +81,8 @@ def train(config: Config) -> Path:
 def main(argv=None) -> int:
     """Exit code 0, 1 when training diverged, 2 with a message on bad input, 130 when stopped."""
     given, _ = parse(Parser(__doc__), argv)
-    return exit_code(lambda: train(prepared(settle(given))), "snapshots are in {}",
-                     "The last good state is kept: lower --lr (base_lr), set --clip, and go on with --resume")  # fmt: skip
+    remedy = "The last good state is kept: lower --lr (base_lr), set --clip, and go on with --resume"
+    return exit_code(lambda: train(prepared(settle(given))), "snapshots are in {}", remedy)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def solver_type(solver, name: str = "solver") -> str:
 
 
 class Updater:
-    """Weights of a net and their histories. Histories are in Caffe's order: every blob, then (AdaDelta, Adam) every blob's second one."""
+    """Weights of a net and their histories, in Caffe's order: every blob's, then (AdaDelta, Adam) every second one."""
 
     def __init__(self, solver, blobs: list[Blob], name: str = "solver"):
         self.solver, self.blobs, self.kind = solver, blobs, solver_type(solver, name)
@@ -90,15 +90,13 @@ class Updater:
     def load_history(self, arrays: list, source: str) -> None:
         """Copy histories; DataError naming blob and shapes when they do not fit."""
         if len(arrays) != len(self.history):
-            raise DataError(
-                f"{source}: field history has {len(arrays)} blobs, this {self.kind} solver has {len(self.history)}"
-            )
+            wanted = f"this {self.kind} solver has {len(self.history)}"
+            raise DataError(f"{source}: field history has {len(arrays)} blobs, {wanted}")
         for i, (target, array) in enumerate(zip(self.history, arrays)):
             if array.size != target.numel():
                 blob = self.blobs[i % len(self.blobs)]
-                raise DataError(
-                    f"{source}: history {i} (layer {blob.layer}, blob {blob.number}) has shape {array.shape}, expected {tuple(target.shape)}"
-                )
+                where = f"{source}: history {i} (layer {blob.layer}, blob {blob.number})"
+                raise DataError(f"{where} has shape {array.shape}, expected {tuple(target.shape)}")
             target.copy_(torch.from_numpy(array).reshape(target.shape))
 
     @torch.no_grad()
@@ -172,7 +170,7 @@ class Updater:
 
 
 def _chunks(*tensors: Tensor):
-    """The tensors cut alike into flat views that fit the cache (on a CPU); as they are elsewhere or where their layouts differ."""
+    """The tensors cut alike into flat views that fit the cache (on a CPU); as they are where layouts differ."""
     if tensors[0].device.type != "cpu" or tensors[0].numel() <= _CHUNK:
         return [tensors]
     if all(t.is_contiguous() for t in tensors):

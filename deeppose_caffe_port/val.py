@@ -1,8 +1,9 @@
-"""Score the stages on any labelled split and write the prediction file (the original's pyaccuracy.py, on all lines and in batches).
+"""Score the stages on any labelled split and write the prediction file (the original's pyaccuracy.py, on all lines and
+in batches).
 
-    python deeppose_caffe_port/val.py                                              # newest project, its data set's test split, all stages
+    python deeppose_caffe_port/val.py                         # newest project, its data set's test split, all stages
     python deeppose_caffe_port/val.py --weights=PROJECT --data_root=DIR --split=4001-5000 --stage=1
-    python deeppose_caffe_port/val.py --rate=40 --seed=1                           # about one image in 40, as the original drew them
+    python deeppose_caffe_port/val.py --rate=40 --seed=1      # about one image in 40, as the original drew them
 
 Pictures are K2HPD's whole images, of other data sets crops around the annotated joints.
 """
@@ -22,8 +23,8 @@ from common.runs.process import exit_code
 from common.runs.shelf import run_folder
 from deeppose_caffe_port.config import HOUSE, parse, settle
 
-_SETTINGS = ("dataset", "data_root", "mode", "preset", "stages", "snapshot1", "snapshot2", "allow_16bit", "amp", "compile",
-             "batch_size", "workers", "seed")  # fmt: skip
+_SETTINGS = ("dataset", "data_root", "mode", "preset", "stages", "snapshot1", "snapshot2", "allow_16bit", "amp",
+             "compile", "batch_size", "workers", "seed")  # fmt: skip
 _DATA = ("dataset", "data_root")
 
 

@@ -1,4 +1,4 @@
-"""Weights from files: project folders, their snapshots, single `.caffemodel` and `.pt` files, and first weights for a training."""
+"""Weights from files: project folders, snapshots, single `.caffemodel` and `.pt` files, first weights."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 
     from deeppose_caffe_port.model import CaffeNet
 
-_CALIBRATED = "_calibrated_iter_"
-
 
 def find_project(given: str | Path | None) -> Path | None:
-    """The project folder that `--weights` names, by itself or by a file in it; without it this house's newest, which is said. None: there is none."""
+    """The project folder that `--weights` names, itself or a file in it; without it the newest. None: there is none."""
     if given is not None:
         path = Path(given)
         if not path.exists():
@@ -56,29 +54,24 @@ def missing_project() -> DataError:
     return DataError(f"weights: there are none. {_known()}")
 
 
-def pick_snapshot(config: Config, stage: int, calibrated: bool = True) -> Path:
-    """The snapshot of a stage: a path, an iteration, or by default the last one in its folder, of two the `calibrated` one if that may be.
-
-    DataError saying how to make one.
-    """
+def pick_snapshot(config: Config, stage: int) -> Path:
+    """The snapshot of a stage: a path, an iteration, or the last one in its folder. DataError where there is none."""
     wanted = {1: config.snapshot1, 2: config.snapshot2}.get(stage)
     folder = config.model_folder(stage) / "snapshot"
     if wanted and not wanted.isdecimal():
         return Path(wanted)
     found = [p for p in folder.glob("*_iter_*.caffemodel") if p.stem.rpartition("_")[2].isdecimal()]
-    found = [p for p in sorted(found, key=lambda p: _CALIBRATED in p.name) if calibrated or _CALIBRATED not in p.name]
     files = {int(p.stem.rpartition("_")[2]): p for p in found}
     if files and (not wanted or int(wanted) in files):
         return files[int(wanted) if wanted else max(files)]
     have = f"there are those of iterations {', '.join(map(str, sorted(files)))}" if files else "train first"
     which = f" of iteration {wanted}" if wanted else ""
-    raise DataError(
-        f"no snapshot{which} in {folder}; {have}: bash examples/train_k2hpd_deeppose.sh --dataset={config.dataset}"
-    )
+    train = f"bash examples/train_k2hpd_deeppose.sh --dataset={config.dataset}"
+    raise DataError(f"no snapshot{which} in {folder}; {have}: {train}")
 
 
 def load_torch(path: Path):
-    """What a `.pt` file holds, tensors and plain values only; DataError when it is missing, damaged or something else."""
+    """What a `.pt` file holds, tensors and plain values only; DataError when it is missing or damaged."""
     import torch
 
     if not path.is_file():
@@ -95,7 +88,7 @@ def load_torch(path: Path):
 
 
 def load_whole(net: CaffeNet, path: Path) -> None:
-    """All weights of a net from a `.caffemodel`, or from a `.pt` (a state dict or a checkpoint). DataError when any layer has none in the file."""
+    """All weights of a net from a `.caffemodel` or a `.pt` (state dict or checkpoint). DataError when one is missing."""
     if path.suffix == ".pt":
         state = load_torch(path)
         try:
@@ -109,7 +102,8 @@ def load_whole(net: CaffeNet, path: Path) -> None:
 def first_weights(net: CaffeNet, path: Path, skeleton: Skeleton | None) -> str:
     """Weights to start from, by layer name; returns what was taken, in words.
 
-    Outputs of a project for another `skeleton` are taken by joint name; those of its new joints keep their first values.
+    Outputs of a project for another `skeleton` are taken by joint name; those of its new joints keep their first
+    values.
     """
     weights, last, said = read_caffemodel(path), net.order[-2] if net.loss_weights else net.order[-1], ""
     project = find_project(path)

@@ -4,10 +4,10 @@
     python deeppose_caffe_port/workflow.py run_all --dataset=lspet --data_root=DIR --preset=cpu
     python deeppose_caffe_port/workflow.py get_stage2 --out=DIR                     # one step of a project folder
 
-Steps: import_data (any data set of common -> the project folder), get_stage1 (mirror, shuffle), get_k2hpd (labels), create_lmdb (and mean),
-train, accuracy, output (stage 1 on its training pictures), get_stage2 (patches), get_k2hpd2, create_lmdb2, train2, calibrate2 (with
---held_out), accuracy2; with --stages=3 then output2, get_stage3, get_k2hpd3, create_lmdb3, train3, calibrate3, accuracy3, and so on.
-`run_all --start_at=STEP` goes on in the middle. A repeated step replaces what it made before.
+Steps: import_data (any data set of common -> the project folder), get_stage1 (mirror, shuffle), get_k2hpd (labels),
+create_lmdb (and mean), train, accuracy, output (stage 1 on its training pictures), get_stage2 (patches), get_k2hpd2,
+create_lmdb2, train2, accuracy2; with --stages=3 then output2, get_stage3, get_k2hpd3, create_lmdb3, train3, accuracy3,
+and so on. `run_all --start_at=STEP` goes on in the middle. A repeated step replaces what it made before.
 """
 
 from __future__ import annotations
@@ -51,13 +51,12 @@ def actions(config: Config) -> dict[str, Callable[[], object]]:
     for n in range(1, config.stages + 1):
         number = n if n > 1 else ""
         steps |= {**stages.preparation(config, n), f"train{number}": partial(train, config, n)}
-        steps |= {f"calibrate{n}": partial(stages.calibrate, config, n)} if n > 1 and config.held_out else {}
         steps[f"accuracy{number}"] = partial(accuracy, config, n)
     return steps
 
 
 def run(config: Config, step: str, start_at: str) -> Path:
-    """One step, or all of them from one on; returns the project folder. DataError for a step that there is not, DataMissing."""
+    """One step, or all of them from one on; returns the project folder. DataError for a step that there is not."""
     first = start_at if step == "run_all" else step
     if first == "import_data":
         load_split(config, 0)  # what is missing is said before PyTorch is imported

@@ -144,9 +144,9 @@ def test_weights_with_one_name_are_one():
 @pytest.mark.parametrize(
     "text, says",
     [
-        (layer("Wonder"), "net.prototxt line 2: layer y has type 'Wonder', which is not known"),
+        (layer("Wonder"), "net.prototxt line 2: layer y has type 'Wonder'; known: AbsVal"),
         (layer("ReLU", bottoms="nothing"), "line 2: layer y reads the blob 'nothing'"),
-        (layer("ReLU") + layer("ReLU"), "layer name y occurs twice"),
+        (layer("ReLU") + layer("ReLU"), "layer y: the name occurs twice"),
         (layer("ReLU") + layer("ReLU", name="z"), "makes the blob 'y', which another layer has made"),
         (layer("Convolution", "convolution_param { num_output: 3 kernel_size: 3 group: 2 }"), "group 2"),
         (layer("Convolution", "convolution_param { num_output: 3 kernel_size: 9 }"), "larger than its padded bottom"),
@@ -160,7 +160,7 @@ def test_weights_with_one_name_are_one():
         (layer("Reshape", "reshape_param { shape { dim: 7 } }"), "makes"),
         (layer("InnerProduct", "inner_product_param { num_output: 3 axis: 9 }"), "axis 9"),
         (layer("InnerProduct", "inner_product_param { num_output: 3 weight_filler { type: 'odd' } }"), "filler 'odd'"),
-        (layer("ReLU", tops="y z"), "makes 1 tops, the prototxt names 2"),
+        (layer("ReLU", tops="y z"), "makes 1 tops, not 2"),
         (layer("ReLU", "include { phase: TEST } exclude { phase: TRAIN }"), "include and exclude"),
         (layer("Data", "data_param { source: 'db' backend: LEVELDB batch_size: 1 }", ""), "LEVELDB"),
     ],
@@ -176,7 +176,7 @@ def test_weights_that_do_not_fit_change_nothing():
     before = {k: v.clone() for k, v in built.state_dict().items()}
     with pytest.raises(DataError, match=r"w: layer y, blob 1: shape \(4,\) found, \(3,\) expected by net.prototxt"):
         built.load_blobs({"y": [np.ones((3, 120)), np.ones(4)]}, "w")
-    with pytest.raises(DataError, match="has 1 blobs, the net of net.prototxt needs 2"):
+    with pytest.raises(DataError, match="has 1 blobs, net.prototxt needs 2"):
         built.load_blobs({"y": [np.ones((3, 120))]}, "w")
     assert all(torch.equal(v, before[k]) for k, v in built.state_dict().items())
     assert built.load_blobs({"other": [np.ones(1)]}) == ["y"], "a layer that the file lacks keeps its weights"
@@ -200,7 +200,7 @@ def test_masked_loss_leaves_unlabelled_values_out():
 
 
 def test_gradient_of_lrn_is_exact():
-    from deeppose_caffe_port.norm import _AcrossChannels
+    from deeppose_caffe_port.layers_norm import _AcrossChannels
 
     torch.manual_seed(0)
     x = torch.randn(2, 7, 3, 2, dtype=torch.float64, requires_grad=True)

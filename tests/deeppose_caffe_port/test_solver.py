@@ -14,7 +14,7 @@ import torch
 
 from common.errors import DataError
 from common.images import write_lmdb
-from common.runs.process import Stopped
+from common.runs.process import Process, Stopped
 from common.skeletons import LSP14, card
 from common.weights.caffe import read_caffemodel, read_solverstate, write_blob
 from deeppose_caffe_port import train, updates
@@ -67,7 +67,8 @@ def settings(folder: pathlib.Path, **more) -> Config:
 
 
 def solver_in(folder: pathlib.Path, **more) -> Solver:
-    return Solver(folder / "solver.prototxt", folder, settings(folder, **more), announce=lambda line: None)
+    config, path = settings(folder, **more), folder / "solver.prototxt"
+    return Solver(path, folder, config, Process(), torch.device("cpu"), lambda line: None)
 
 
 def steps(solver: Solver, count: int) -> list[float]:
