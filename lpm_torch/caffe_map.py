@@ -1,4 +1,4 @@
-"""Which layer of the LPM authors' Caffe models fills which parameter of our networks, and a reference forward pass on the Caffe names.
+"""Which layer of the LPM authors' Caffe models fills which parameter of our networks.
 
 The training file holds one identical copy per layer of a shared group (conv1_stage2 ... conv1_stage6 are one encoder); the deploy pair and
 the pre-model hold fewer copies. The pre-model has one encoder, conv{k}_stage2, for all stages.
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import DataError
@@ -139,54 +138,3 @@ def reorder(state: dict[str, Tensor], features: int, naming: str = "person") -> 
 def belief_order(naming: str) -> Sequence[int]:
     """Our channel i <- the authors' channel; see `reorder`."""
     return [BELIEF_REORDER[i] for i in LPM14.mirror] if naming == "penn" else BELIEF_REORDER
-
-
-def caffe_forward(blobs: dict[str, list[np.ndarray]], frames: Tensor, center: Tensor) -> Tensor:
-    """The authors' network walked layer by layer under its Caffe names: (T,3,S,S) frames, (1,1,S,S) centre map -> (T+1,15,g,g) belief maps.
-
-    Independent of our networks' code, to check a conversion. A stage that the file lacks (deploy pair, pre-model) uses the last before it.
-    """
-
-    def layer(pattern: str, t: int) -> list[Tensor]:
-        name = pattern.format(t + 2)
-        if name not in blobs:
-            copies = [s for s in range(2, 100) if pattern.format(s) in blobs]
-            if not copies:
-                raise DataError(f"the Caffe model has no layer {pattern.format('N')}, so its network cannot be run")
-            name = pattern.format(max([s for s in copies if s < t + 2], default=copies[0]))
-        return [torch.from_numpy(b.astype(np.float32)) for b in blobs[name]]
-
-    def conv(x: Tensor, pattern: str, t: int, relu: bool = True) -> Tensor:
-        weight, bias = layer(pattern, t)
-        x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
-        return F.relu(x) if relu else x
-
-    def encode(x: Tensor, t: int) -> Tensor:
-        suffix = "1" if t < 0 else "{}"
-        for k in range(1, 4):
-            x = F.max_pool2d(conv(x, f"conv{k}_stage{suffix}", t), 3, 2, ceil_mode=True)
-        return conv(x, f"conv4_stage{suffix}", t)
-
-    x = encode(frames[:1], -1)
-    for k in (5, 6):
-        x = conv(x, f"conv{k}_stage1", -1)
-    maps = [conv(x, "conv7_stage1", -1, relu=False)]
-    pooled = F.avg_pool2d(center, 9, 8, ceil_mode=True)
-    hidden = cell = torch.zeros(())
-    for t in range(len(frames)):
-        x = torch.cat([encode(frames[t : t + 1], t), maps[-1], pooled], 1)
-        gate = {}
-        for q in "gfio" if t else "gio":
-            pre = conv(x, f"{q}_x_stage{{}}", t, relu=False)
-            if t:
-                pre = pre + conv(hidden, f"{q}_h_stage{{}}", t, relu=False)
-            scale, shift = layer(f"{q}_stage{{}}", t)
-            pre = pre * scale.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1)
-            gate[q] = torch.tanh(pre) if q == "g" else torch.sigmoid(pre)
-        cell = gate["g"] * gate["i"] + (gate["f"] * cell if t else 0)
-        x = hidden = gate["o"] * torch.tanh(cell)
-        pattern = "Mconv{}_stage{{}}" if t == 0 and "Mconv1_stage2" in blobs else "Mres{}_stage{{}}"
-        for m in range(1, 6):
-            x = conv(x, pattern.format(m), t, relu=m < 5)
-        maps.append(x)
-    return torch.cat(maps)

@@ -130,8 +130,6 @@ def from_caffe(args: argparse.Namespace, conversion: Conversion) -> tuple[Weight
     for line in lines:
         print(line)
     model.load_state_dict({**model.state_dict(), **mapping.state})
-    if args.model == "lpm_official" and not mapping.missing:
-        check_official(model, blobs, conversion)
     if args.reorder:
         plain, order = forward(model), belief_order(args.reorder)
         model.load_state_dict(reorder(model.state_dict(), model.channels.feature, args.reorder))
@@ -157,18 +155,6 @@ def caffe_network(blobs: dict[str, list[np.ndarray]], args: argparse.Namespace) 
             )
     outputs, width = blobs["conv7_stage1"][0].shape[0], blobs["conv1_stage1"][0].shape[0] / 128
     return {"name": args.model, "joints": outputs - 1, "width": width}
-
-
-def check_official(model: nn.Module, blobs: dict[str, list[np.ndarray]], conversion: Conversion) -> None:
-    """Compare lpm_official with a walk over the Caffe file's own layers, stage by stage."""
-    import torch
-
-    from lpm_torch.caffe_map import caffe_forward
-
-    frames, center = clip()
-    with torch.no_grad():
-        expected = caffe_forward(blobs, frames[0], center).numpy()
-        conversion.compare("maps of the Caffe file's layers", expected, model(frames, center)[1][0].numpy(), TOLERANCE)
 
 
 def from_checkpoint(args: argparse.Namespace) -> tuple[Weights, dict, dict[str, Any]]:

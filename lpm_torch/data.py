@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -43,9 +43,7 @@ def penn_neck(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
     """MP's stand-in for the neck that Penn Action lacks, between head and shoulders: (N,2) and (N,) visibility, the least of the three."""
     index = PENN13.indices(("head", "left_shoulder", "right_shoulder"))
     head, left, right = (pose_set.joints[:, i] for i in index)
-    neck = np.stack(
-        [0.5 * head[:, 0] + 0.25 * (left + right)[:, 0], 0.2 * head[:, 1] + 0.4 * (left + right)[:, 1]], axis=-1
-    )
+    neck = [0.5, 0.2] * head + [0.25, 0.4] * (left + right)
     return neck, pose_set.visible[:, index].min(-1)
 
 
@@ -83,6 +81,9 @@ class Augmentation:
         return cls(config.p_flip, config.rotate, (config.scale_low, config.scale_high), config.jitter, config.shift)
 
 
+NONE = Augmentation()
+
+
 class ClipDataset(Dataset):
     """Clips of a PoseSet as network input. Items are dicts of arrays, J being the network's joints:
 
@@ -92,16 +93,10 @@ class ClipDataset(Dataset):
     """
 
     def __init__(
-        self,
-        pose_set: PoseSet,
-        config: Config,
-        grid: int,
-        augmentation: Augmentation | None = None,
-        every_frame: bool = False,
+        self, pose_set: PoseSet, config: Config, grid: int, augmentation: Augmentation = NONE, every_frame: bool = False
     ):
         """`grid` = side of the network's belief maps for the input's size; `every_frame` as in `make_clips`."""
-        self.pose_set, self.config, self.grid = pose_set, config, grid
-        self.augmentation = augmentation or Augmentation()
+        self.pose_set, self.config, self.grid, self.augmentation = pose_set, config, grid, augmentation
         self.clips = make_clips(pose_set, config.t, every_frame)
         self.joints, self.visible = to_network(pose_set)
         self.mirror = network_skeleton(pose_set.skeleton).mirror
@@ -154,15 +149,14 @@ class ClipDataset(Dataset):
     def _mobilepose_crops(self, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, ...]:
         """The same in mode compat: an absent joint has a place too, a flip does not swap `visible`, and colours vary in evaluation as well."""
         c, rng = self.config, random.Random(f"{self.config.seed} {epoch} {index}")
-        draw = random_draw(
-            rng, c, augment=self.augmentation != Augmentation(), video=self.pose_set.sequence is not None
-        )
+        augment, video = self.augmentation != NONE, self.pose_set.sequence is not None
+        draw = random_draw(rng, c, augment, video)
         views = []
         for row in rows:
             image = cv2.cvtColor(read_image(self.pose_set.images[row]), cv2.COLOR_BGR2RGB)
             given = None if self.given is None else self.given[row]
-            view = open_view(image, self.places[row], c.pad_pixels, given, self.mirror)
-            views.append(transform(view, draw, c.input_width))
+            view = open_view(image, self.places[row], c.pad_pixels, given)
+            views.append(transform(view, draw, c.input_width, self.mirror))
         to_image = invert_affine(np.stack([view.from_source for view in views]))
         to_image[..., 2] -= self.origin
         images, places, boxes = (np.stack([getattr(v, name) for v in views]) for name in ("image", "joints", "box"))
@@ -263,10 +257,10 @@ def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int =
 
 
 # ---- mode compat --------------------------------------------------------------------------------------------------------------
-# A `View` is a picture with its joints and box. Each step changes all three as MP does, and keeps the affine map from the first picture's
-# coordinates, so that a prediction in the crop can be brought back. That map follows the joints' arithmetic before truncation; where it
-# differs from the pixels' (MP scales joints by x -> f x, not about pixel centres) the joints decide, since they are what a network learns.
-# Flaws of MP that are kept: the flip is off by one pixel, scaling a video changes only its sharpness, the box of a rotated crop is meaningless.
+# Each step changes picture, joints and box as MP does, and keeps the affine map from the first picture's coordinates, so that a prediction
+# in the crop can be brought back. That map follows the joints' arithmetic before truncation; where it differs from the pixels' (MP scales
+# joints by x -> f x, not about pixel centres) the joints decide, since they are what a network learns. Flaws of MP that are kept: the flip
+# is off by one pixel, scaling a video changes only its sharpness, the box of a rotated crop is meaningless.
 
 
 @dataclass(frozen=True)
@@ -277,9 +271,6 @@ class View:
     joints: np.ndarray  # (J,2) float64 in the network's order, none NaN (`source_rows`)
     box: np.ndarray  # (4,) x0, y0, x1, y1
     from_source: np.ndarray  # (2,3) source coordinates -> coordinates here
-    mirror: np.ndarray = field(
-        default_factory=lambda: LPM14.mirror
-    )  # (J,) which joint a mirrored picture shows in its place
 
 
 @dataclass(frozen=True)
@@ -321,8 +312,7 @@ def source_rows(pose_set: PoseSet, joints: np.ndarray) -> tuple[np.ndarray, np.n
     return np.trunc(joints), np.trunc(np.concatenate([center - half, center + half], axis=1)), origin
 
 
-def open_view(image: np.ndarray, joints: np.ndarray, pad: float, given: np.ndarray | None = None,
-              mirror: np.ndarray = LPM14.mirror) -> View:  # fmt: skip
+def open_view(image: np.ndarray, joints: np.ndarray, pad: float, given: np.ndarray | None = None) -> View:
     """(H,W,3) picture, (J,2) joints -> View with the box that MP crops, whole numbers.
 
     The box is the extent of the joints, absent ones included, and `pad` pixels more, cut to the picture. `given` (x0, y0, x1, y1), unless
@@ -334,7 +324,7 @@ def open_view(image: np.ndarray, joints: np.ndarray, pad: float, given: np.ndarr
         box = np.concatenate([np.maximum(low, 0), np.minimum(high, [width - 1, height - 1])])
     else:
         box = np.clip(given, 0, [width, height, width, height])
-    return View(image, joints, np.trunc(box), np.eye(2, 3), mirror)
+    return View(image, joints, np.trunc(box), np.eye(2, 3))
 
 
 def scale(view: View, factor: float) -> View:
@@ -342,16 +332,16 @@ def scale(view: View, factor: float) -> View:
     height, width = (int(n * factor) for n in view.image.shape[:2])
     joints = np.clip(view.joints * factor, 0, [width, height])
     image = resize(view.image, max(width, 1), max(height, 1))
-    return View(image, joints, view.box * factor, view.from_source * factor, view.mirror)
+    return View(image, joints, view.box * factor, view.from_source * factor)
 
 
-def flip(view: View) -> View:
-    """The picture mirrored left-right, left and right joints exchanged. Coordinates become w - x, one more than the pixels' own w - 1 - x."""
+def flip(view: View, mirror: np.ndarray = LPM14.mirror) -> View:
+    """The picture mirrored left-right, joints exchanged by `mirror` (J,). Coordinates become w - x, one more than the pixels' own w - 1 - x."""
     width = view.image.shape[1]
-    joints = view.joints[view.mirror] * [-1, 1] + [width, 0]
+    joints = view.joints[mirror] * [-1, 1] + [width, 0]
     x0, y0, x1, y1 = view.box
     moved = compose_affine(np.array([[-1.0, 0, width], [0, 1, 0]]), view.from_source)
-    return View(view.image[:, ::-1], joints, np.array([width - x1, y0, width - x0, y1]), moved, view.mirror)
+    return View(view.image[:, ::-1], joints, np.array([width - x1, y0, width - x0, y1]), moved)
 
 
 def crop(view: View, size: int) -> View:
@@ -360,7 +350,7 @@ def crop(view: View, size: int) -> View:
     width, height = max(x1 - x0, 1), max(y1 - y0, 1)
     part = view.image[y0 : y0 + height, x0 : x0 + width]
     moved = compose_affine(np.array([[1.0, 0, -x0], [0, 1, -y0]]), view.from_source)
-    cut = View(part, np.trunc(view.joints) - [x0, y0], np.array([0.0, 0.0, width, height]), moved, view.mirror)
+    cut = View(part, np.trunc(view.joints) - [x0, y0], np.array([0.0, 0.0, width, height]), moved)
     cut = scale(cut, size / max(width, height))
     inner_height, inner_width = cut.image.shape[:2]
     left, top = (size - inner_width) // 2, (size - inner_height) // 2
@@ -368,7 +358,7 @@ def crop(view: View, size: int) -> View:
     canvas[top : top + inner_height, left : left + inner_width] = cut.image
     joints = np.clip(cut.joints + [left, top], [left, top], [left + inner_width, top + inner_height])
     moved = compose_affine(np.array([[1.0, 0, left], [0, 1, top]]), cut.from_source)
-    return View(canvas, np.trunc(joints), cut.box + [left, top, left, top], moved, view.mirror)
+    return View(canvas, np.trunc(joints), cut.box + [left, top, left, top], moved)
 
 
 def rotate(view: View, angle: float) -> View:
@@ -385,7 +375,7 @@ def rotate(view: View, angle: float) -> View:
         box[i] = x + cos * (box[i] - x) + sin * (box[i + 1] - (y + 1))
         box[i + 1] = y + 1 - sin * (box[i] - x) + cos * (box[i + 1] - (y + 1))
     image = _sample(view.image, invert_affine(turn))
-    return View(image, np.trunc(joints), box, compose_affine(turn, view.from_source), view.mirror)
+    return View(image, np.trunc(joints), box, compose_affine(turn, view.from_source))
 
 
 def jitter(image: np.ndarray, factors) -> None:
@@ -395,12 +385,12 @@ def jitter(image: np.ndarray, factors) -> None:
         cv2.LUT(image, table[None], dst=image)
 
 
-def transform(view: View, draw: Draw, size: int) -> View:
+def transform(view: View, draw: Draw, size: int, mirror: np.ndarray = LPM14.mirror) -> View:
     """All of MP's steps in its order, without normalisation: scale, flip, crop to `size` pixels, rotate, jitter."""
     if draw.scale is not None:
         view = scale(view, draw.scale)
     if draw.flip:
-        view = flip(view)
+        view = flip(view, mirror)
     view = crop(view, size)
     if draw.angle is not None:
         view = rotate(view, draw.angle)

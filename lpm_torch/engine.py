@@ -206,13 +206,7 @@ class Trainer:
             raise FloatingPointError(f"weight {bad[0]} is not finite at step {self.position.step}: training diverged")
         ema = {"shadow": self.ema.shadow, "count": self.ema.count} if self.ema else None
         scaler = self.scaler.state_dict() if self.scaler else None
-        return {
-            "model": tensors,
-            "optimizer": self.optimizer.state_dict(),
-            "ema": ema,
-            "scaler": scaler,
-            "epoch_length": len(self.loader),
-        }
+        return {"model": tensors, "optimizer": self.optimizer.state_dict(), "ema": ema, "scaler": scaler}
 
     def restore(self, state: dict) -> None:
         """Go on from a state. DataError when it is of a run with other settings or joints."""

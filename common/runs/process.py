@@ -87,7 +87,7 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
     except (Stopped, KeyboardInterrupt) as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         return 130
-    if done:
+    if done and environment_ranks()[0] == 0:
         print(done.format(result))
     return 0
 

@@ -68,7 +68,7 @@ def config(**changes):
 
 def dataset(pose_set, augment=True, **changes):
     c = config(**changes)
-    return ClipDataset(pose_set, c, GRID, Augmentation.from_config(c) if augment else None)
+    return ClipDataset(pose_set, c, GRID, Augmentation.from_config(c) if augment else data.NONE)
 
 
 def in_map(joints):

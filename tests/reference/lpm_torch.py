@@ -1,5 +1,5 @@
-"""CPM and LPM as a plain eager loop over frames: one frame at a time, a convolution a layer and gate, nothing
-shared."""
+"""CPM and LPM as a plain eager loop over frames: one frame at a time, a convolution a layer and gate, nothing shared; and the authors'
+network under its Caffe names."""
 
 from __future__ import annotations
 
@@ -65,3 +65,52 @@ def plain_lpm(model, frames, centers):
             belief = F.relu(direct(getattr(model, f"Mres{m}_stage6"), belief))
         maps.append(belief)
     return torch.stack(maps, dim=1)
+
+
+def caffe_forward(blobs, frames, center):
+    """The authors' network walked layer by layer under its Caffe names: (T,3,S,S) frames, (1,1,S,S) centre map -> (T+1,15,g,g) belief maps.
+
+    Independent of our networks' code. A stage that the file lacks (deploy pair, pre-model) uses the last before it.
+    """
+
+    def layer(pattern, t):
+        name = pattern.format(t + 2)
+        if name not in blobs:
+            copies = [s for s in range(2, 100) if pattern.format(s) in blobs]
+            name = pattern.format(max([s for s in copies if s < t + 2], default=copies[0]))
+        return [torch.from_numpy(b).float() for b in blobs[name]]
+
+    def conv(x, pattern, t, relu=True):
+        weight, bias = layer(pattern, t)
+        x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+        return F.relu(x) if relu else x
+
+    def encode(x, t):
+        suffix = "1" if t < 0 else "{}"
+        for k in range(1, 4):
+            x = F.max_pool2d(conv(x, f"conv{k}_stage{suffix}", t), 3, 2, ceil_mode=True)
+        return conv(x, f"conv4_stage{suffix}", t)
+
+    x = encode(frames[:1], -1)
+    for k in (5, 6):
+        x = conv(x, f"conv{k}_stage1", -1)
+    maps = [conv(x, "conv7_stage1", -1, relu=False)]
+    pooled = F.avg_pool2d(center, 9, 8, ceil_mode=True)
+    hidden = cell = torch.zeros(())
+    for t in range(len(frames)):
+        x = torch.cat([encode(frames[t : t + 1], t), maps[-1], pooled], 1)
+        gate = {}
+        for q in "gfio" if t else "gio":
+            pre = conv(x, f"{q}_x_stage{{}}", t, relu=False)
+            if t:
+                pre = pre + conv(hidden, f"{q}_h_stage{{}}", t, relu=False)
+            scale, shift = layer(f"{q}_stage{{}}", t)
+            pre = pre * scale.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1)
+            gate[q] = torch.tanh(pre) if q == "g" else torch.sigmoid(pre)
+        cell = gate["g"] * gate["i"] + (gate["f"] * cell if t else 0)
+        x = hidden = gate["o"] * torch.tanh(cell)
+        pattern = "Mconv{}_stage{{}}" if t == 0 and "Mconv1_stage2" in blobs else "Mres{}_stage{{}}"
+        for m in range(1, 6):
+            x = conv(x, pattern.format(m), t, relu=m < 5)
+        maps.append(x)
+    return torch.cat(maps)
