@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from tests import tolerance
 from tests.fixtures import GOLDEN
 
 # Before numpy or a framework is imported. Two threads: the machines that run the tests have two cores, and more threads than
@@ -31,6 +32,18 @@ else:
     # The same examples in every run: a failure that one run finds, every run finds.
     hypothesis.settings.register_profile("repository", derandomize=True, deadline=None, database=None)
     hypothesis.settings.load_profile("repository")
+
+
+tolerance.watch_numpy()
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """The largest error of each test file as a share of its tolerance; at most a half is wanted."""
+    lines = tolerance.report()
+    if lines:
+        terminalreporter.section("largest errors, as shares of their tolerances")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 def pytest_collection_modifyitems(items: list) -> None:

@@ -1,0 +1,72 @@
+"""Tolerances with a reason, and how much of them the errors use.
+
+A sum of n terms of one size, rounded to a relative eps each time, is off by about eps x size x sqrt(n), in whatever order a processor adds
+(at worst by n; errors of both signs cancel). `steps` such sums one after the other add up in the same way. Two programs differ by the
+errors of both. MARGIN covers both and the luck of single numbers: the largest of 100 000 is some 4.5 standard deviations out. `size` is
+that of the terms, not of the result, which cancellation can make smaller; where a function is steep, times its slope.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+import os
+import pathlib
+
+import numpy as np
+
+MARGIN = 8
+_shares: dict[str, tuple[float, str]] = collections.defaultdict(lambda: (0.0, ""))
+
+
+def rounding(size, terms: float = 1, steps: float = 1, dtype=np.float32):
+    """The largest difference that rounding explains between two programs that add `terms` numbers of `size`, `steps` times."""
+    return MARGIN * np.finfo(dtype).eps * np.sqrt(terms * steps) * size
+
+
+def close(found, expected, tolerance, what: str = "") -> None:
+    """Assert that `found` is within `tolerance` (a number, or one an element) of `expected`; the share that was used is kept."""
+    errors = np.abs(np.asarray(found, np.float64).reshape(np.shape(expected)) - expected)
+    wrong = ~(errors <= tolerance)  # NaN is wrong too
+    allowed = np.broadcast_to(tolerance, errors.shape)
+    assert not wrong.any(), (
+        f"{what}: {wrong.sum()} of {wrong.size} differ, by {errors[wrong].max()} where {allowed[wrong].min()} is allowed"
+    )
+    _keep(errors, tolerance)
+
+
+def _keep(errors, tolerance) -> None:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        used = np.nan_to_num(np.asarray(errors, np.float64) / tolerance, nan=0.0, posinf=0.0)
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
+    suite = test.split("::")[0]
+    share = float(np.max(used, initial=0))
+    if suite and share > _shares[suite][0]:
+        _shares[suite] = share, test.partition("::")[2]
+
+
+def watch_numpy() -> None:
+    """From now on `np.testing.assert_allclose` keeps its share too; what it asserts stays as it is."""
+    original = np.testing.assert_allclose
+
+    @functools.wraps(original)
+    def recorded(actual, desired, rtol=1e-7, atol=0, **options):
+        original(actual, desired, rtol=rtol, atol=atol, **options)
+        actual, desired = np.broadcast_arrays(np.asarray(actual), np.asarray(desired))
+        if rtol + atol > 0 and all(a.dtype.kind in "biufc" for a in (actual, desired)):
+            both = np.isfinite(actual) & np.isfinite(desired)
+            wide = desired[both].astype(np.complex128)
+            _keep(np.abs(actual[both] - wide), atol + rtol * np.abs(wide))
+
+    np.testing.assert_allclose = recorded
+
+
+def report() -> list[str]:
+    """Lines: the largest error of each test file as a share of its tolerance, and the test. $POSE_SHARES names a JSON file for them."""
+    if place := os.environ.get("POSE_SHARES"):
+        path = pathlib.Path(place)
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        path.write_text(json.dumps(before | {suite: list(found) for suite, found in _shares.items()}, indent=1))
+    ordered = sorted(_shares.items(), key=lambda item: -item[1][0])
+    return [f"{share:6.1%}  {suite}  {test}" for suite, (share, test) in ordered]
