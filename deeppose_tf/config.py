@@ -53,9 +53,7 @@ NO_EFFECT = {
 class Config:
     """Settings of train.py; further names are DT's. val.py and predict.py take what they need from the checkpoint."""
 
-    dataset: str = setting(
-        "lsp", "data set; lsp, mpii without --data_root: the original's CSVs", names=("dataset_name",)
-    )
+    dataset: str = setting("lsp", "lsp, mpii without --data_root: the original's CSVs", names=("dataset_name",))
     data_root: str | None = setting(None)
     train_split: str = setting("train")
     valid_split: str = setting("valid")
@@ -63,69 +61,64 @@ class Config:
     test_csv_fn: str | None = setting(None, "scored persons as CSV", names=("csv",), group="data")
     val_csv_fn: str | None = setting(None, "further persons to score, logged as val", group="data", rare=True)
     img_path_prefix: str = setting("", "folder before the image paths of the CSVs", group="data", rare=True)
-    ignore_label: float | None = setting(
-        None, "coordinate in a CSV that marks a missing joint (default: -1, mpii -100500)", group="data", rare=True
-    )
+    ignore_label: float | None = setting(None, "marks a missing joint (-1, mpii -100500)", group="data", rare=True)
     fname_index: int = setting(0, "CSV column of the image", group="data", rare=True)
     joint_index: int = setting(1, "first CSV column of the joints", group="data", rare=True)
     limit: int | None = setting(None, "the first N persons of every split only")
-    min_dim: int = setting(6, "persons with a tight box smaller than this many pixels are not trained on", group="data")
-    should_downscale_images: bool = setting(False, "reduce higher images to downscale_height first", group="data")
-    downscale_height: int = setting(480, "pixels, at least 227", group="data")
+    min_dim: int = setting(6, "smaller persons (pixels) are not trained on", group="data", rare=True)
+    should_downscale_images: bool = setting(
+        False, "reduce higher images to downscale_height first", group="data", rare=True
+    )
+    downscale_height: int = setting(480, "pixels, at least 227", group="data", rare=True)
     bbox_extension_min: float | None = setting(None, "smallest random factor of the tight box's sides", group="data")
     bbox_extension_max: float | None = setting(None, "largest one; scored crops use it", group="data")
     shift: float = setting(0.0, "largest random shift, share of the tight box", group="data")
     fliplr: bool = setting(False, "mirror half of the crops", group="data")
-    rotate: bool = setting(False, "rotate the crops at random (DT: not implemented)", group="data")
-    rotate_range: int = setting(10, "rotation is uniform in +-rotate_range degrees", group="data")
+    rotate: bool = setting(False, "rotate the crops at random (DT: not implemented)", group="data", rare=True)
+    rotate_range: int = setting(10, "rotation is uniform in +-rotate_range degrees", group="data", rare=True)
 
-    weights: str | None = setting(
-        None,
-        "first weights (conv1 to fc7; of ours also joints by name); with --resume the state",
-        names=("-s", "snapshot"),
-    )
+    weights: str | None = setting(None, "first weights; with --resume the state", names=("-s", "snapshot"))
     gcn: bool = setting(False, "subtract each image's channel mean, divide by its deviation")
     channels: float = setting(1.0)
-    init: str = setting("original", "first weights: DT's truncated normal, or He's", ("original", "he"))
-    conv1_padding: str = setting(
-        "same", "same: DT's code; valid: its comments, and Caffe", ("same", "valid"), rare=True
-    )
-    dropout_keep: float = setting(DROPOUT_KEEP, "share of the activations of fc6 and fc7 that dropout keeps")
+    init: str = setting("original", "first weights: DT's truncated normal, or He's", ("original", "he"), rare=True)
+    conv1_padding: str = setting("same", "same: DT's code; valid: Caffe's", ("same", "valid"), rare=True)
+    dropout_keep: float = setting(DROPOUT_KEEP, "share of the activations of fc6 and fc7 that dropout keeps", rare=True)
     mode: str = setting("correct", "crops, targets, metrics as they should be or as DT's", ("correct", "compat"))
 
     max_steps: int = setting(100, names=("max_iter",))
     lr: float | None = setting(None, "learning rate of all layers (default: conv_lr and fc_lr)")
     conv_lr: float = setting(0.0005, "learning rate of the convolutions", group="training")
     fc_lr: float = setting(0.0005, "learning rate of the fully connected layers", group="training")
-    fix_conv_iter: int = setting(0, "train the fully connected layers alone for so many steps", group="training")
+    fix_conv_iter: int = setting(
+        0, "train the fully connected layers alone for so many steps", group="training", rare=True
+    )
     optimizer: str = setting("adagrad", "update rule", ("adagrad", "momentum", "sgd"), group="training")
-    schedule: str = setting("constant", "learning rates: constant, or cosine to 1 %", ("constant", "cosine"))
-    warmup: int = setting(0)
-    weight_decay: float = setting(0.0, "L2 penalty; DT logs 0.0005 and trains with 0")
-    patience: int = setting(0)
+    schedule: str = setting("constant", "learning rates: constant, or cosine to 1 %", ("constant", "cosine"), rare=True)
+    warmup: int = setting(0, rare=True)
+    weight_decay: float = setting(0.0, "L2 penalty; DT logs 0.0005 and trains with 0", rare=True)
+    patience: int = setting(0, rare=True)
     seed: int = setting(1701)
     test_step: int = setting(100, "score every so many steps", group="training")
-    snapshot_step: int = setting(10000, "a numbered checkpoint every so many steps", group="training")
+    snapshot_step: int = setting(10000, "a numbered checkpoint every so many steps", group="training", rare=True)
     keep: int = setting(5, "numbered checkpoints to keep; 0 keeps all", group="training", rare=True)
     save_minutes: float = setting(10.0, rare=True)
     resume: str | None = setting(None)
-    resume_mode: str = setting("correct", "compat: as DT, forget the accumulators and train max_steps more",
-                               ("correct", "compat"), group="training", rare=True)  # fmt: skip
+    resume_mode: str = setting("correct", "compat: DT's new start", ("correct", "compat"), group="training", rare=True)
     reset_iter_counter: bool = setting(False, "count steps from 0 after --resume", group="training", rare=True)
 
     batch_size: int = setting(128, "persons a step, over all devices")
-    workers: int | None = setting(None)
+    workers: int | None = setting(None, "loader processes (default: from the cores)")
     loader: str = setting(
-        "chainer", "Chainer's MultiprocessIterator (DT) or a pool of processes", ("chainer", "pool"), group="machine"
+        "chainer", "Chainer's iterator (DT) or a pool", ("chainer", "pool"), group="machine", rare=True
     )
     cache_mb: int = setting(256, "decoded images that a loader process may keep", group="machine", rare=True)
     device: str | None = setting(None)
-    threads: int = setting(0)
+    threads: int = setting(0, rare=True)
     amp: str = setting("off", "", ("off", "bf16"))
     compile: bool = setting(False, "compile the training step with XLA", rare=True)
     run_name: str = setting("alexnet", "the run's folder in output/deeppose_tf", group="output", rare=True)
     out: str | None = setting(None, "the run's folder itself", names=("o_dir",))
-    log_step: int = setting(1, "print the loss every so many steps", group="output")
+    log_step: int = setting(1, "print the loss every so many steps", group="output", rare=True)
 
     @property
     def from_csv(self) -> bool:
@@ -225,7 +218,6 @@ def presets(example: str = "lsp_alexnet_scratch") -> dict[str, dict]:
     chosen = EXAMPLES[example]
     frozen = {"fix_conv_iter": 20} if "fix_conv_iter" in chosen else {}
     return {
-        **{name: {**settings, "run_name": name} for name, settings in EXAMPLES.items()},
         "paper": {**chosen, "run_name": example},
         "cpu": {**chosen, **SMALL, "max_steps": 20000, "test_step": 2000, "snapshot_step": 5000, "log_step": 50},
         "smoke": {**chosen, **SMOKE, **frozen, "run_name": "smoke"},

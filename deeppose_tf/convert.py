@@ -133,7 +133,10 @@ def answer(kind: str, out: Path, images, config: Config, joints: int):
     from deeppose_tf.model import network_for
 
     model = network_for(config, joints)
-    fill(model, weight_files.read_weights(out), str(out))
+    if kind == "h5":
+        model.load_weights(out)
+    else:
+        fill(model, weight_files.read_weights(out), str(out))
     return forward(model)(images).reshape(len(images), -1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -54,19 +55,12 @@ def read_csv(path: str | Path, config: Config) -> PoseSet:
         joints = joints - (1.0 if dataset == "mpii" else 0.0)
     joints = np.where(labelled[..., None], joints, np.nan)
     image_id = _image_ids(names, dataset)
+    visible, images = np.where(labelled, 2, 0), [str(Path(prefix) / name) if prefix else name for name in names]
     return PoseSet(
-        name=dataset,
-        skeleton=skeleton,
-        split=path.stem,
-        images=[str(Path(prefix) / name) if prefix else name for name in names],
-        image_id=image_id,
-        person_id=_occurrence(image_id),
-        joints=joints,
-        visible=np.where(labelled, 2, 0).astype(np.int8),
-        box=box_of_joints(joints),
+        name=dataset, skeleton=skeleton, split=path.stem, images=images, image_id=image_id, person_id=_occurrence(image_id),
+        joints=joints, visible=visible.astype(np.int8), box=box_of_joints(joints), root=str(path),
         synthetic=(path.parent / "SYNTHETIC").exists(),
-        root=str(path),
-    )
+    )  # fmt: skip
 
 
 def _read_rows(path: Path, fname_index: int, joint_index: int, count: int, limit: int | None):
@@ -122,8 +116,9 @@ def _image_ids(names: list[str], dataset: str) -> np.ndarray:
 
 def _occurrence(image_id: np.ndarray) -> np.ndarray:
     """How many earlier rows have the same image."""
-    seen: dict = {}
-    rows = np.empty(len(image_id), np.int64)
-    for i, name in enumerate(image_id.tolist()):
-        rows[i] = seen[name] = seen.get(name, -1) + 1
-    return rows
+    seen: Counter = Counter()
+    rows = []
+    for name in image_id.tolist():
+        rows.append(seen[name])
+        seen[name] += 1
+    return np.array(rows)

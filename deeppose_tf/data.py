@@ -10,10 +10,7 @@ person), whatever process draws it: batches do not depend on the number of worke
 
 from __future__ import annotations
 
-import os
-import struct
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 
@@ -23,40 +20,17 @@ from common.poses import PoseSet
 from common.skeletons import Skeleton
 from deeppose_tf.config import IM_SIZE, OUTSIDE_LIMIT, UNPROJECT_LIMIT, Config
 
-_JPEG_SIZES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
-
 
 def image_size(path: str) -> tuple[int, int]:
-    """(width, height) of a JPEG or PNG file without decoding it, of any other image by decoding. DataError when it is missing or damaged."""
-    found = None
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            start = file.read(24)
-            if start[:8] == b"\x89PNG\r\n\x1a\n" and len(start) == 24:
-                return struct.unpack(">II", start[16:24])
-            found = _jpeg_size(file) if start[:2] == b"\xff\xd8" else None
-    if found:
-        return found
-    height, width = read_image(path).shape[:2]
-    return width, height
+    """(width, height) of an image, from a file's header alone where that will do. DataError when it is missing or damaged."""
+    from PIL import Image
 
-
-def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
-    """Walk the segments to the frame header; None when there is none."""
-    file.seek(2)
-    while True:
-        marker = file.read(2)
-        while marker[1:] == b"\xff":  # fill bytes
-            marker = b"\xff" + file.read(1)
-        if len(marker) < 2 or marker[0] != 0xFF:
-            return None
-        head = file.read(7)
-        if len(head) < 7:
-            return None
-        length, _, height, width = struct.unpack(">HBHH", head)
-        if marker[1] in _JPEG_SIZES:
-            return width, height
-        file.seek(length - 7, 1)
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError):  # a frame in a database, or what OpenCV alone can read, if anything
+        height, width = read_image(path).shape[:2]
+        return width, height
 
 
 class ImageStore:
@@ -211,12 +185,6 @@ class Crops:
     rotate_range: float = 0.0
     pairs: tuple[tuple[int, int], ...] = ()
 
-    def __post_init__(self) -> None:
-        if self.extension and not 1 <= self.extension[0] <= self.extension[1]:
-            raise ValueError(f"box extension {self.extension}: 1 <= minimum <= maximum is needed")
-        if self.shift is not None and not 0 <= self.shift <= 1:
-            raise ValueError(f"shift {self.shift} is not in [0, 1]")
-
     @classmethod
     def for_training(cls, config: Config, skeleton: Skeleton) -> Crops:
         """Training crops of a run."""
@@ -322,40 +290,29 @@ def unproject(values: np.ndarray, box: np.ndarray, mode: str) -> np.ndarray:
     return ((values + 0.5) * box[:, None, 2:] + box[:, None, :2] - shift).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Share:
-    """The sample numbers of process `rank` of `world`, which reads its part of every batch of `batch_size`, from number `first` on."""
-
-    first: int
-    steps: int
-    batch_size: int
-    rank: int
-    world: int
-
-    def __len__(self) -> int:
-        return self.steps * (self.batch_size // self.world)
-
-    def __getitem__(self, position: int) -> int:
-        own = self.batch_size // self.world
-        step, place = divmod(position, own)
-        return self.first + step * self.batch_size + self.rank * own + place
-
-
 class Stream:
     """The samples of a run, one after another over all epochs: number k is person `order(k // N)[k % N]`. Picklable.
 
-    `keys` are the numbers that this process needs, in its order.
+    Process `rank` of `world` reads its part of each of `steps` batches of `batch_size`, from number `first` on.
     """
 
-    def __init__(self, persons: Persons, crops: Crops, seed: int, keys: range | Share):
-        self.persons, self.crops, self.seed, self.keys = persons, crops, seed, keys
+    def __init__(
+        self, persons: Persons, crops: Crops, seed: int, first: int, steps: int, batch_size=1, rank=0, world=1
+    ):
+        self.persons, self.crops, self.seed, self.first, self.steps = persons, crops, seed, first, steps
+        self.batch_size, self.rank, self.own = batch_size, rank, batch_size // world
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self.steps * self.own
+
+    def number(self, position: int) -> int:
+        """Which of all samples stands at a position of this process."""
+        step, place = divmod(position, self.own)
+        return self.first + step * self.batch_size + self.rank * self.own + place
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, ...]:
-        epoch, place = divmod(int(self.keys[position]), len(self.persons))
+        epoch, place = divmod(self.number(position), len(self.persons))
         index = int(self.order(epoch)[place])
         return example(self.persons, index, self.crops, generator(self.seed, epoch, index))
 

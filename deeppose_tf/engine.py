@@ -23,7 +23,7 @@ from common.skeletons import from_card
 from deeppose_tf import weight_files
 from deeppose_tf.config import SUMMARY_STEP, Config
 from deeppose_tf.csv_files import load_split
-from deeppose_tf.data import Crops, Persons, Share, Stream
+from deeppose_tf.data import Crops, Persons, Stream
 from deeppose_tf.estimator import Estimator, fill, set_up
 from deeppose_tf.loader import batches
 from deeppose_tf.report import block
@@ -141,12 +141,12 @@ class Trainer:
 
     def _build(self) -> None:
         from deeppose_tf.model import get_weights, network_for
-        from deeppose_tf.updates import RULES, TrainingStep
+        from deeppose_tf.updates import Rule, TrainingStep
 
         config = self.config
         with self.process.scope():
             self.model = network_for(config, len(self.skeleton))
-        self.rule = RULES[config.optimizer]()
+        self.rule = Rule(config.optimizer)
         self._update = TrainingStep(self.model, self.rule, config.mode, strategy=self.process.strategy,
                                     xla=config.compile, weight_decay=config.weight_decay)  # fmt: skip
         self.unused = unused_head(get_weights(self.model), config.seed)
@@ -238,8 +238,8 @@ class Trainer:
         """This process's share of all batches from the position on, over all epochs."""
         config, process = self.config, self.process
         first, left = self.position.batch * config.batch_size, max(self.total_steps - self.position.step, 0)
-        keys = Share(first, left, config.batch_size, process.rank, process.world)
-        stream = Stream(self.persons, Crops.for_training(config, self.skeleton), config.seed, keys)
+        crops, part = Crops.for_training(config, self.skeleton), (config.batch_size, process.rank, process.world)
+        stream = Stream(self.persons, crops, config.seed, first, left, *part)
         workers = default_workers() if config.workers is None else config.workers
         return batches(stream, config.batch_size // process.world, kind=config.loader, workers=workers)
 

@@ -136,17 +136,15 @@ def _joined(pool: ProcessPoolExecutor, results: list[Future]) -> Batch:
 
 
 def in_order(persons: Persons, crops: Crops, batch_size: int) -> Iterator[Batch]:
-    """Every person once, in order, made ahead by one thread (OpenCV lets the others run meanwhile)."""
+    """Every person once, in order, the next batch made meanwhile by a thread (OpenCV lets the others run)."""
 
     def make(start: int) -> Batch:
         indices = range(start, min(start + batch_size, len(persons)))
         return stack([example(persons, i, crops, generator(0, 0, i)) for i in indices])
 
     with ThreadPoolExecutor(1) as executor:
-        ahead: deque = deque()
-        for start in range(0, len(persons), batch_size):
-            ahead.append(executor.submit(make, start))
-            if len(ahead) > 1:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        ahead = executor.submit(make, 0)
+        for start in range(batch_size, len(persons) + batch_size, batch_size):
+            batch = ahead.result()
+            ahead = executor.submit(make, start) if start < len(persons) else ahead
+            yield batch

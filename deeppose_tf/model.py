@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from deeppose_tf.config import (
@@ -215,24 +216,20 @@ def network_for(config: Config, joints: int) -> keras.Model:
     return build_network(joints, **{name: getattr(config, name) for name in names})
 
 
-def weight_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers that have weights, in the network's order."""
-    return [layer for layer in model.layers if layer.weights and hasattr(layer, "kernel")]
+def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
+    """DT's variable name (`conv1/weight`, `fc6/bias`) -> Keras's variable, in the network's order."""
+    layers_of = [layer for layer in model.layers if layer.weights and hasattr(layer, "kernel")]
+    kinds = (("weight", "kernel"), ("bias", "bias"))
+    return {f"{layer.name}/{name}": getattr(layer, own) for layer in layers_of for name, own in kinds}
 
 
-def get_weights(model: keras.Model) -> dict[str, object]:
-    """DT's variable name (`conv1/weight`, `fc6/bias`) -> NumPy array, float32."""
-    found = {}
-    for layer in weight_layers(model):
-        found[f"{layer.name}/weight"], found[f"{layer.name}/bias"] = (
-            ops.convert_to_numpy(v) for v in (layer.kernel, layer.bias)
-        )
-    return found
+def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """The variables as NumPy arrays, float32."""
+    return {name: ops.convert_to_numpy(variable) for name, variable in variables_of(model).items()}
 
 
 def set_weights(model: keras.Model, weights: dict) -> None:
     """Assign arrays by DT's names; names that the model does not have are ignored."""
-    for layer in weight_layers(model):
-        for name, variable in (("weight", layer.kernel), ("bias", layer.bias)):
-            if f"{layer.name}/{name}" in weights:
-                variable.assign(weights[f"{layer.name}/{name}"])
+    for name, variable in variables_of(model).items():
+        if name in weights:
+            variable.assign(weights[name])

@@ -26,7 +26,7 @@ from common.errors import DataError, DataMissing
 from common.files import atomic_write, sha256_of, write_json
 from common.runs.converting import card_path
 from common.runs.process import exit_code
-from deeppose_tf.config import CSV_FOLDERS, FC_UNITS, IMAGENET_WEIGHTS, LSP_ROOT, LSPET_ROOT, MPII_ROOT, SMOKE, scaled
+from deeppose_tf.config import CSV_FOLDERS, IMAGENET_WEIGHTS, LSP_ROOT, LSPET_ROOT, MPII_ROOT, SMOKE
 
 RELEASE = "mpii_human_pose_v1_u12_1.mat"
 COUNTS = {"lspet": 10000, "lsp": 2000}
@@ -43,13 +43,11 @@ def lsp_table(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     DataError for another shape.
     """
-    if joints.ndim == 3 and joints.shape[:2] == (14, 3):
-        table = joints.transpose(2, 0, 1)
-        return table[..., :2], table[..., 2] > 0
-    if joints.ndim == 3 and joints.shape[:2] == (3, 14):
-        table = joints.transpose(2, 1, 0)
-        return table[..., :2], np.ones(table.shape[:2], bool)
-    raise DataError(f"joints have shape {joints.shape}; (14, 3, N) or (3, 14, N) is needed; get the release again")
+    if joints.ndim != 3 or joints.shape[:2] not in ((14, 3), (3, 14)):
+        raise DataError(f"joints have shape {joints.shape}; (14, 3, N) or (3, 14, N) is needed; get the release again")
+    extended = joints.shape[0] == 14
+    table = joints.transpose(2, 0, 1) if extended else joints.transpose(2, 1, 0)
+    return table[..., :2], table[..., 2] > 0 if extended else np.ones(table.shape[:2], bool)
 
 
 def lsp_lines(images: list[Path], joints: np.ndarray, usable: np.ndarray, source: Path) -> list[tuple[str, str]]:
@@ -107,8 +105,7 @@ def mpii_rows(mat: Path) -> list[dict]:
     from common.datasets.mpii_release import read_release
 
     persons = read_release(mat)
-    persons = persons.select((persons.visible > 0).all(1))
-    rows = []
+    persons, rows = persons.select((persons.visible > 0).all(1)), []
     for i, name in enumerate(persons.image):
         seen = {str(k): int(persons.visible[i, k] == 2) for k in range(16)} if persons.flagged[i] else None
         about = {"filename": str(name), "train": int(persons.train[i]), "head_rect": persons.head_box[i].tolist()}
@@ -117,33 +114,31 @@ def mpii_rows(mat: Path) -> list[dict]:
     return rows
 
 
-def mpii_split(rows: list[dict], by: str = "person") -> tuple[np.ndarray, np.ndarray]:
-    """(train, test) indices: a tenth of the persons, at random with the original's seed, is test. Two persons of one photograph can land on
-    both sides; `by` = image puts whole photographs there."""
+def mpii_split(names: list[str], by: str = "person") -> tuple[np.ndarray, np.ndarray]:
+    """(train, test) indices of persons by their image: a tenth of them, at random with the original's seed, is test. Two persons of one
+    photograph can land on both sides; `by` = image puts whole photographs there."""
     from common.datasets.mpii_release import random_tenth
 
     if by == "person":
-        return random_tenth(len(rows))
-    images = list(dict.fromkeys(row["filename"] for row in rows))
+        return random_tenth(len(names))
+    images = list(dict.fromkeys(names))
     chosen = {images[i] for i in random_tenth(len(images))[1]}
-    test = np.array([row["filename"] in chosen for row in rows], bool)
+    test = np.array([name in chosen for name in names], bool)
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
 def prepare_mpii(mat: Path, out: Path, split_by: str = "person") -> str:
     """Write data.json, train_ and test_joints.csv into `out`; the original's printed counts."""
     rows = mpii_rows(mat)
-    parts = dict(zip(("train", "test"), mpii_split(rows, split_by)))
+    train, test = mpii_split([row["filename"] for row in rows], split_by)
     out.mkdir(parents=True, exist_ok=True)
     write_lines(out / "data.json", [json.dumps(row) for row in rows])
-    lines = [
-        ",".join([row["filename"], *(repr(float(v)) for k in range(16) for v in row["joint_pos"][str(k)])])
-        for row in rows
-    ]
-    for name, indices in parts.items():
+    points = [[repr(float(v)) for k in range(16) for v in row["joint_pos"][str(k)]] for row in rows]
+    lines = [",".join([row["filename"], *values]) for row, values in zip(rows, points)]
+    for name, indices in (("train", train), ("test", test)):
         write_lines(out / f"{name}_joints.csv", [lines[i] for i in indices])
-    train, test = (len(indices) for indices in parts.values())
-    counts = {"N": len(rows), "N_train": train, "N_test": test, "train_indices": train, "test_indices": test}
+    counts = {"N": len(rows), "N_train": len(train), "N_test": len(test)}
+    counts |= {"train_indices": len(train), "test_indices": len(test)}
     return "\n".join(f"{name}:{count}" for name, count in counts.items())
 
 
@@ -151,16 +146,13 @@ def ready_csv(path: Path, dataset: str) -> None:
     """Make sure that a CSV is there: a default one is made from the release, when that is there. DataMissing or DataError otherwise."""
     if path.is_file():
         return
-    command = f"python {ROOT / 'deeppose_tf/prepare.py'}"
+    command = f"python {Path(__file__).resolve()}"
     if path.parent.resolve() != CSV_FOLDERS[dataset].resolve():
         raise DataError(f"CSV {path} does not exist; write it with `{command}` (--help), or give another one")
     print(f"{path} is not there: preparing {dataset} from its release")
     prepare_default(dataset)
     if not path.is_file():
         raise DataError(f"CSV {path} is none of those that prepare.py makes; check its name")
-
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def prepare_default(dataset: str) -> None:
@@ -217,25 +209,12 @@ def make_stand_ins(dataset: str, drawn: Path | None = None) -> None:
 def write_stand_in(path: Path, seed: int = 1701) -> None:
     """Random weights of conv1 to fc7 (He's), of the smoke preset's size, in the old single-file format with a card that says what they are."""
     from common.weights.tf1 import write_v1
+    from deeppose_tf.model import RESTORED_LAYERS, build_network, get_weights
     from deeppose_tf.weight_files import tensorflow
 
-    rng, before, weights = np.random.RandomState(seed), 3, {}
-    # name -> (kernel side, filters, groups) of AlexNet; no framework is imported for them
-    sizes = {
-        "conv1": (11, 96, 1),
-        "conv2": (5, 256, 2),
-        "conv3": (3, 384, 1),
-        "conv4": (3, 384, 2),
-        "conv5": (3, 256, 2),
-    }
-    for name, (side, units, groups) in {**sizes, "fc6": (0, FC_UNITS, 1), "fc7": (0, FC_UNITS, 1)}.items():
-        inputs = before * 36 if name == "fc6" else before // groups  # 6 x 6 cells
-        before = scaled(units, SMOKE["channels"])
-        shape = (*((side, side) if side else ()), inputs, before)
-        weights[f"{name}/weight"] = (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))).astype(np.float32)
-        weights[f"{name}/bias"] = np.zeros(before, np.float32)
+    weights = get_weights(build_network(14, channels=SMOKE["channels"], init="he", seed=seed))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_v1(path, weights, tensorflow)
+    write_v1(path, {n: v for n, v in weights.items() if n.split("/")[0] in RESTORED_LAYERS}, tensorflow)
     note = "random weights, no ImageNet in them: for synthetic data only"
     write_json(card_path(path), {"synthetic": True, "what": note, "sha256": sha256_of(path)})
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,15 +79,13 @@ class Evaluation:
         values = {name: result.total / 100 for name, result in figures.items()}
         return {f"{tag}/{n}": v for n, v in {**values, "pose_loss": self.loss, "spread": self.spread}.items()}
 
-    def curves(self) -> dict[str, list[float]]:
+    def curves(self) -> dict[str, tuple[list, list]]:
         """Figures (percent) at the thresholds 0.1 to 1.0."""
-        if not self.has_parts:
-            return {"PCK (person's size)": [self.pck(t).total for t in THRESHOLDS]}
-        return {
-            "PCP": [self.pcp(threshold=t).total for t in THRESHOLDS],
-            "relaxed PCP": [self.pcp(True, t).total for t in THRESHOLDS],
-            "PCKh (head stick)": [self.pckh(threshold=t).total for t in THRESHOLDS],
-        }
+        makers = {"PCK (person's size)": self.pck}
+        if self.has_parts:
+            relaxed = partial(self.pcp, True)
+            makers = {"PCP": partial(self.pcp, False), "relaxed PCP": relaxed, "PCKh": partial(self.pckh, False)}
+        return {name: (list(THRESHOLDS), [figure(t).total for t in THRESHOLDS]) for name, figure in makers.items()}
 
 
 def spread(shares: np.ndarray, targets: np.ndarray, valid: np.ndarray) -> float:
@@ -134,31 +133,21 @@ def _values(values: list[float]) -> str:
     return "\t".join(f"{value / 100:.3f}" for value in values)
 
 
-Lines = dict[str, tuple[list, list]]
-
-
-def plot(path: str | Path, panels: list[tuple[str, Lines]], xlabel: str, title: str = "") -> None:
-    """Panels (y axis, {label: (xs, ys)}) below each other as a PNG."""
+def plot(path: str | Path, panels: dict[str, dict[str, tuple[list, list]]], xlabel: str, title: str) -> None:
+    """Panels {y axis: {label: (xs, ys)}} below each other as a PNG."""
     from matplotlib.figure import Figure
 
     from common.files import atomic_write
 
     figure = Figure(figsize=(7, 2 + 2.2 * len(panels)), layout="constrained")
-    for axes, (label, lines) in zip(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels):
+    for axes, (label, lines) in zip(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels.items()):
         for name, (xs, ys) in lines.items():
             axes.plot(xs, ys, label=name, linewidth=1, marker="o" if len(xs) < 100 else None, markersize=3)
-        axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        axes.set(ylabel=label, xlabel=xlabel, ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
-    axes.set_xlabel(xlabel)
     figure.suptitle(title)
     atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-
-
-def plot_thresholds(path: str | Path, e: Evaluation, title: str) -> None:
-    """The figures over their thresholds."""
-    plot(path, [("percent", {name: (list(THRESHOLDS), ys) for name, ys in e.curves().items()})], "threshold", title)
 
 
 def plot_run(run: Path, out: Path | None = None) -> Path:
@@ -168,15 +157,12 @@ def plot_run(run: Path, out: Path | None = None) -> Path:
     log, out = run / "log.jsonl", out or run / "learning_curve.png"
     if not log.is_file():
         raise DataError(f"{log} does not exist; give the folder that training wrote to")
-    panels: list[tuple[str, Lines]] = []
+    entries = read_log(log)
+    panels: dict[str, dict[str, tuple[list, list]]] = {}
     for label, factor, names in PANELS:
-        lines: Lines = {}
-        for name, legend in names.items():
-            found = [(e["step"], factor * e[name]) for e in read_log(log) if isinstance(e.get(name), (int, float))]
-            if found:
-                lines[legend] = [x for x, _ in found], [y for _, y in found]
-        if lines:
-            panels.append((label, lines))
+        points = {n: [(e["step"], factor * e[n]) for e in entries if isinstance(e.get(n), (int, float))] for n in names}
+        lines = {names[n]: ([x for x, _ in found], [y for _, y in found]) for n, found in points.items() if found}
+        panels |= {label: lines} if lines else {}
     if not panels:
         raise DataError(f"{log} holds no losses and no scores yet")
     plot(out, panels, "step", run.name)

@@ -1,11 +1,9 @@
 """Train or resume DeepPose stage 1.
 
-    python deeppose_tf/train.py                                             # LSP, from scratch; on synthetic data the smoke preset
-    python deeppose_tf/train.py --example mpii_alexnet_imagenet             # the original's examples; examples/*.sh call these
-    python deeppose_tf/train.py --preset cpu --dataset lspet --data_root DIR --train_split 1-4000 --valid_split 4001-5000 --out out/mine
-    python deeppose_tf/train.py --preset cpu --train_csv_fn A.csv --test_csv_fn B.csv --out out/mine --resume
-    python deeppose_tf/train.py --device cuda:0,1                           # several GPUs
-    TF_CONFIG='{"cluster": {"worker": ["A:1234", "B:1234"]}, "task": {"type": "worker", "index": 0}}' python deeppose_tf/train.py   # on A, 1 on B
+    python deeppose_tf/train.py --example mpii_alexnet_imagenet      # an example of the original; on synthetic data its small form
+    python deeppose_tf/train.py --preset cpu --dataset lspet --data_root DIR --train_split 1-4000 --valid_split 4001-5000
+    python deeppose_tf/train.py --preset cpu --train_csv_fn A.csv --test_csv_fn B.csv --out out/mine --resume --device cuda:0,1
+    TF_CONFIG='{"cluster": {"worker": ["A:12", "B:12"]}, "task": {"type": "worker", "index": 0}}' python deeppose_tf/train.py   # on A; 1 on B
 
 Crops come from annotated joints, in scoring too.
 """

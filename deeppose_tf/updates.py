@@ -8,16 +8,14 @@ import tensorflow as tf
 
 from deeppose_tf.config import ADAGRAD_START, MOMENTUM
 from deeppose_tf.losses import pose_loss
-from deeppose_tf.model import CONVOLUTIONS, weight_layers
+from deeppose_tf.model import CONVOLUTIONS, variables_of
 
 
-class SGD:
-    """w -= lr g."""
+class Rule:
+    """An update rule by its name in `RULES`; `slots` holds a variable of state for every trained one."""
 
-    slot: str | None = None  # name after the variable's in a checkpoint
-    start = 0.0
-
-    def __init__(self) -> None:
+    def __init__(self, name: str):
+        self.name, (self.slot, self.start) = name, RULES[name]
         self.slots: dict[str, tf.Variable] = {}
 
     def build(self, variables: dict[str, tf.Variable]) -> None:
@@ -27,39 +25,26 @@ class SGD:
             self.slots = {name: tf.Variable(value, trainable=False) for name, value in fresh.items()}
 
     def apply(self, name: str, variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor) -> None:
-        """Update one variable."""
-        tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient, use_locking=True)
+        """Update one variable and its state."""
+        at, ops = {"var": variable.handle, "use_locking": True}, tf.raw_ops
+        if self.slot:
+            at["accum"] = self.slots[name].handle
+        if self.name == "adagrad":
+            ops.ResourceApplyAdagrad(**at, lr=rate, grad=gradient)
+        elif self.name == "momentum":
+            ops.ResourceApplyMomentum(**at, lr=rate, grad=gradient, momentum=MOMENTUM)
+        else:
+            ops.ResourceApplyGradientDescent(**at, alpha=rate, delta=gradient)
 
 
-class Adagrad(SGD):
-    """acc += g^2; w -= lr g / sqrt(acc), acc from 1e-4 and no epsilon (TF 1's AdagradOptimizer as DT sets it)."""
-
-    slot, start = "Adagrad", ADAGRAD_START
-
-    def apply(self, name: str, variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor) -> None:
-        """Update one variable and its accumulator."""
-        handles = {"var": variable.handle, "accum": self.slots[name].handle}
-        tf.raw_ops.ResourceApplyAdagrad(**handles, lr=rate, grad=gradient, use_locking=True)
-
-
-class Momentum(SGD):
-    """acc = 0.9 acc + g; w -= lr acc."""
-
-    slot = "Momentum"
-
-    def apply(self, name: str, variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor) -> None:
-        """Update one variable and its accumulator."""
-        handles = {"var": variable.handle, "accum": self.slots[name].handle}
-        tf.raw_ops.ResourceApplyMomentum(**handles, lr=rate, grad=gradient, momentum=MOMENTUM, use_locking=True)
-
-
-RULES = {"adagrad": Adagrad, "momentum": Momentum, "sgd": SGD}
-
-
-def named_variables(model: keras.Model) -> dict[str, tf.Variable]:
-    """DT's name -> the backend's variable, in the network's order."""
-    kinds = (("weight", "kernel"), ("bias", "bias"))
-    return {f"{layer.name}/{n}": getattr(layer, own).value for layer in weight_layers(model) for n, own in kinds}
+# name -> (name of its state after the variable's in a checkpoint, first value)
+RULES: dict[str, tuple[str | None, float]] = {
+    # acc += g^2; w -= lr g / sqrt(acc), no epsilon: TF 1's AdagradOptimizer as DT sets it
+    "adagrad": ("Adagrad", ADAGRAD_START),
+    # acc = 0.9 acc + g; w -= lr acc
+    "momentum": ("Momentum", 0.0),
+    "sgd": (None, 0.0),
+}
 
 
 class TrainingStep:
@@ -68,11 +53,13 @@ class TrainingStep:
     With a `strategy` every process gives its own share of the batch, and gradients are averaged over all devices.
     """
 
-    def __init__(self, model: keras.Model, rule: SGD, mode: str, *, strategy=None, xla: bool = False, weight_decay=0.0):
+    def __init__(
+        self, model: keras.Model, rule: Rule, mode: str, *, strategy=None, xla: bool = False, weight_decay=0.0
+    ):
         self.model, self.rule, self.mode, self.weight_decay = model, rule, mode, weight_decay
         self.strategy = strategy or tf.distribute.get_strategy()
         self.devices = len(strategy.extended.worker_devices) if strategy else 1  # of this process
-        self.variables = named_variables(model)
+        self.variables = {name: variable.value for name, variable in variables_of(model).items()}
         with self.strategy.scope():
             rule.build(self.variables)
         self._compiled = tf.function(self._distributed, jit_compile=xla)

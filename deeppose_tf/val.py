@@ -73,7 +73,7 @@ def show(estimator, pose_set: PoseSet, extensions, height) -> list:
 def run(args: argparse.Namespace) -> None:
     """Score and write what was asked for."""
     from deeppose_tf.estimator import TRAINED, Estimator
-    from deeppose_tf.report import plot_thresholds
+    from deeppose_tf.report import plot
 
     options = given_of(args, "mode", "random_weights", "shared_joints", "device", "threads", "batch_size")
     estimator = Estimator(args.weights, **options)
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     figures, predictions = show(estimator, pose_set, extensions, height)[0]
     if getattr(args, "curves", None):
         title = f"{pose_set.name} {pose_set.split}, {len(figures.truth)} persons"
-        plot_thresholds(args.curves, figures, title)
+        plot(args.curves, {"percent": figures.curves()}, "threshold", title)
         print(f"curves: {args.curves}")
     at = estimator.place
     folder = at.parent if at and (at.parent / "index.json").exists() else Path("output") / HOUSE / "val"

@@ -3,7 +3,7 @@ H, W, C order).
 
 Ours is NumPy's `.npz` without pickle, Adagrad's accumulators as `NAME/Adagrad`: any backend reads it, and `convert.py` writes it as a
 TensorFlow 1 checkpoint. Read are also TensorFlow 1 checkpoints, old and new; `.npy` dictionaries layer -> weights and biases;
-`.caffemodel`; Keras weight exports (`.weights.h5`) of ours.
+`.caffemodel`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deeppose_tf.config import HOUSE, IMAGENET_WEIGHTS, Config
 SUFFIX = ".npz"
 ACCEPTED = (
     "a TensorFlow 1 checkpoint (old single file, or the prefix of an .index/.data pair), a .npy dictionary of layers,"
-    " a .caffemodel of BVLC AlexNet, or a checkpoint of ours (.npz, .weights.h5)"
+    " a .caffemodel of BVLC AlexNet, or a checkpoint of ours (.npz)"
 )
 _GROUPS = ("model", "optimizer", "unused", "dropout")
 
@@ -134,8 +134,6 @@ def read_weights(place: Path) -> dict[str, np.ndarray]:
         from common.weights.caffe import read_caffemodel
 
         return from_caffe(read_caffemodel(place))
-    if place.name.endswith(".weights.h5"):
-        return _read_h5(place)
     return read_checkpoint(place, tensorflow)
 
 
@@ -207,28 +205,6 @@ def to_caffe(weights: dict[str, np.ndarray]) -> dict[str, tuple[str, list[np.nda
             weight = weight.reshape(len(bias), 6, 6, -1).transpose(0, 3, 1, 2).reshape(len(bias), -1)
         found[name] = "InnerProduct", [np.ascontiguousarray(weight), bias]
     return found
-
-
-def _read_h5(path: Path) -> dict[str, np.ndarray]:
-    """Keras's weight file of one of our networks."""
-    import h5py
-
-    found = {}
-    try:
-        with h5py.File(path, "r") as file:
-            for layer, group in file["layers"].items():
-                for i, what in enumerate(("weight", "bias")):
-                    if str(i) in group.get("vars", {}):
-                        found[f"{_layer_name(layer, group)}/{what}"] = group["vars"][str(i)][...]
-    except (OSError, KeyError) as error:
-        raise DataError(f"{path} is not a Keras weight file ({error}); {ACCEPTED}") from error
-    return found
-
-
-def _layer_name(key: str, group) -> str:
-    """The layer's own name, which Keras keeps as an attribute beside its automatic key."""
-    name = group["vars"].attrs.get("name", group.attrs.get("name", key))
-    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def fit(weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None):

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         what = f"{args.snapshot}: the network answers {estimator.skeleton.name}"
         raise DataError(f"{what}, {args.dataset} has {expected.name}; name the other data set")
     given = {"test_csv_fn": args.csv, "mode": estimator.config.mode, **given_of(args, "img_path_prefix", "limit")}
-    pose_set = load_split(resolve(Config, presets()[f"{args.dataset}_alexnet_scratch"], given), "test")
+    pose_set = load_split(resolve(Config, presets(f"{args.dataset}_alexnet_scratch")["paper"], given), "test")
     # the original reduces LSP's pictures here, but not when it trains
     height = SWEEP_HEIGHT if estimator.config.mode == "compat" or args.dataset == "mpii" else None
     extensions = getattr(args, "ext", SWEEP)

@@ -72,10 +72,10 @@ def stream_for(persons, count: int):
     from common.runs.settings import resolve
     from common.skeletons import LSP14
     from deeppose_tf.config import Config, presets
-    from deeppose_tf.data import Crops, Share, Stream
+    from deeppose_tf.data import Crops, Stream
 
-    config = resolve(Config, presets()["lsp_alexnet_scratch"])
-    return Stream(persons, Crops.for_training(config, LSP14), config.seed, Share(0, count, 1, 0, 1))
+    config = resolve(Config, presets()["paper"])
+    return Stream(persons, Crops.for_training(config, LSP14), config.seed, 0, count)
 
 
 def make_plain(args: argparse.Namespace, folder: Path):
@@ -104,9 +104,9 @@ def make_ours(args: argparse.Namespace, folder: Path):
     ready = batches(stream, args.batch_size, kind=args.loader, workers=args.workers)
     TensorFlow(Config(threads=args.threads))
     from deeppose_tf.model import build_network
-    from deeppose_tf.updates import Adagrad, TrainingStep
+    from deeppose_tf.updates import Rule, TrainingStep
 
-    update = TrainingStep(build_network(JOINTS, amp=args.amp), Adagrad(), "correct", xla=args.xla)
+    update = TrainingStep(build_network(JOINTS, amp=args.amp), Rule("adagrad"), "correct", xla=args.xla)
     return lambda: update(next(ready), conv_lr=0.0005, fc_lr=0.0005)["loss"]
 
 

@@ -145,21 +145,13 @@ def test_store_is_bounded_and_not_pickled(tmp_path):
 def test_stream_visits_everyone_each_epoch_and_depends_on_nothing_else(tmp_path):
     persons = data.Persons(read_csv(write_persons(tmp_path, 7), Config()), "correct")
     crops = data.Crops("correct", (1.0, 2.0), 0.1, True, 0.0, PAIRS)
-    stream = data.Stream(persons, crops, 3, data.Share(0, 21, 1, 0, 1))
+    stream = data.Stream(persons, crops, 3, 0, 21)
     assert [sorted(stream.order(e).tolist()) for e in range(3)] == [list(range(7))] * 3
     assert stream.order(0).tolist() != stream.order(1).tolist()
     for first, rank, world in ((0, 0, 1), (4, 1, 2)):
-        share = data.Share(first, 3, 4, rank, world)
-        part = data.Stream(persons, crops, 3, share)
+        part = data.Stream(persons, crops, 3, first, 3, 4, rank, world)
         for position in range(len(part)):
-            for a, b in zip(part[position], stream[share[position]]):
+            for a, b in zip(part[position], stream[part.number(position)]):
                 assert np.array_equal(a, b)
-    numbers = [data.Share(8, 2, 4, r, 2)[p] for r in range(2) for p in range(4)]
-    assert sorted(numbers) == list(range(8, 16))
-
-
-def test_settings_that_cannot_be_meant():
-    with pytest.raises(ValueError, match="extension"):
-        data.Crops("correct", (0.5, 1.0))
-    with pytest.raises(ValueError, match="shift"):
-        data.Crops("correct", (1.0, 1.0), 1.5)
+    parts = [data.Stream(persons, crops, 3, 8, 2, 4, r, 2) for r in range(2)]
+    assert sorted(part.number(p) for part in parts for p in range(4)) == list(range(8, 16))

@@ -19,7 +19,7 @@ from deeppose_tf.model import (
     get_weights,
     set_weights,
 )
-from deeppose_tf.updates import RULES, TrainingStep
+from deeppose_tf.updates import Rule, TrainingStep
 from tests.tolerance import close, rounding
 
 
@@ -107,7 +107,7 @@ def test_update_rules(name):
     own = variables(rng)
     expected = {n: v.numpy().astype(np.float64) for n, v in own.items()}
     slot = {n: np.full(v.shape, 1e-4 if name == "adagrad" else 0.0) for n, v in own.items()}
-    rule = RULES[name]()
+    rule = Rule(name)
     rule.build(own)
     for _ in range(4):
         for n, v in own.items():
@@ -137,7 +137,7 @@ def trained(steps=2, train_conv=True, **options):
     model = build_network(14, channels=0.05, init="he", seed=2, **{"dropout_keep": 1.0, **network})
     before = get_weights(model)
     before = {n: w.copy() for n, w in before.items()}
-    update = TrainingStep(model, RULES["adagrad"](), "correct", **options)
+    update = TrainingStep(model, Rule("adagrad"), "correct", **options)
     losses = [float(update(batch(), 0.001, 0.002, train_conv)["loss"]) for _ in range(steps)]
     return before, get_weights(model), losses
 
@@ -223,8 +223,8 @@ def test_curves_rise_and_are_drawn(tmp_path):
     targets = rng.uniform(-0.5, 0.5, (30, 14, 2))
     figures = evaluation(targets + rng.normal(0, 0.1, targets.shape), targets)
     lines = figures.curves()
-    assert all(list(values) == sorted(values) and values[0] < values[-1] for values in lines.values())
-    report.plot_thresholds(tmp_path / "c.png", figures, "title")
+    assert all(list(values) == sorted(values) and values[0] < values[-1] for _, values in lines.values())
+    report.plot(tmp_path / "c.png", {"percent": lines}, "threshold", "title")
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
 
 

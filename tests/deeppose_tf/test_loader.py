@@ -25,7 +25,7 @@ from deeppose_tf.csv_files import read_csv
 def ready(kind, workers, first, steps):
     persons = data.Persons(read_csv(sys.argv[1], Config()), "correct", cache_mb=1)
     crops = data.Crops("correct", (1.0, 2.0), 0.1, True, 0.0, ((0, 5), (1, 4)))
-    stream = data.Stream(persons, crops, 5, data.Share(first, steps, 4, 0, 1))
+    stream = data.Stream(persons, crops, 5, first, steps, 4)
     return loader.batches(stream, 4, kind=kind, workers=workers)
 
 def main():
@@ -57,7 +57,10 @@ KILLED = """
     list(started)
 """
 UNREADABLE = """
-    list(ready(sys.argv[2], 1, 0, 5))
+    import os
+    started = ready(sys.argv[2], 1, 0, 5)
+    os.remove(sys.argv[3])
+    list(started)
 """
 
 
@@ -87,9 +90,7 @@ def test_a_pool_can_be_ended_early(tmp_path):
 @pytest.mark.parametrize("kind", ["pool", "chainer"])
 def test_an_unreadable_picture_ends_it(tmp_path, kind):
     csv = write_persons(tmp_path / "d", 5)
-    path = tmp_path / "d/im0003.jpg"
-    path.write_bytes(path.read_bytes()[:400])  # the header is whole
-    answer = run(tmp_path, UNREADABLE, csv, kind)
+    answer = run(tmp_path, UNREADABLE, csv, kind, str(tmp_path / "d/im0003.jpg"))
     assert answer.returncode == 1 and "DataError: image" in answer.stderr and "im0003.jpg" in answer.stderr
 
 

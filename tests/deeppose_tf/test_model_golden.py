@@ -138,10 +138,10 @@ def test_loss(fixture):
 
 def test_training_steps(fixture, weights, images):
     from deeppose_tf.model import get_weights
-    from deeppose_tf.updates import Adagrad, TrainingStep
+    from deeppose_tf.updates import Rule, TrainingStep
 
     model = network(fixture, weights, gcn=True)
-    update = TrainingStep(model, Adagrad(), mode="compat")
+    update = TrainingStep(model, Rule("adagrad"), mode="compat")
     targets, valid = fixture["train/gt"].astype(np.float32), fixture["train/valid"].all(-1)
     rate, losses = float(fixture["train/lr"]), []
     batch = (images, targets, valid)

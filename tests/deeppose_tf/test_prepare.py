@@ -58,7 +58,7 @@ def test_split_of_the_release(fixture):
     (name,) = {key.split("/")[0] for key in fixture if key.startswith("split")}
     expected = {part: fixture[f"{name}/{part}_indices"] for part in ("train", "test")}
     count = sum(map(len, expected.values()))
-    train, test = prepare.mpii_split([{"filename": str(i)} for i in range(count)])
+    train, test = prepare.mpii_split([str(i) for i in range(count)])
     assert np.array_equal(train, expected["train"]) and np.array_equal(test, expected["test"])
     if count == 19919:  # the real release
         assert (
@@ -77,9 +77,9 @@ def test_real_csv_rows(pose_data):
 
 
 def test_split_by_image_keeps_photographs_together():
-    rows = [{"filename": f"{i // 3}.jpg"} for i in range(300)]
-    train, test = prepare.mpii_split(rows, "image")
-    assert len(test) == 30 and not {rows[i]["filename"] for i in train} & {rows[i]["filename"] for i in test}
+    names = [f"{i // 3}.jpg" for i in range(300)]
+    train, test = prepare.mpii_split(names, "image")
+    assert len(test) == 30 and not {names[i] for i in train} & {names[i] for i in test}
     assert sorted([*train, *test]) == list(range(300))
 
 
