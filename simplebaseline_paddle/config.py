@@ -1,4 +1,4 @@
-"""Every constant of simplebaseline_paddle once, with its source (P = the Paddle project, T = Microsoft's), and the presets."""
+"""Every constant of the house once, with its source (P = the Paddle project, T = Microsoft's), and the presets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from common.errors import DataError
 from common.poses import PoseSet
 from common.runs import shelf
 from common.runs.options import Parser, check_numbers, given_of
+from common.runs.process import default_workers
 from common.runs.settings import setting
 
 HOUSE = "simplebaseline_paddle"
@@ -25,8 +26,8 @@ BOX_PADDING = 1.25
 STRIDE = 4  # input pixels a heat-map cell
 ROTATE_PROBABILITY, FLIP_PROBABILITY = 0.6, 0.5
 # (scale factor, rotation factor in degrees); T's MPII files differ from its COCO files, P has one pair
-AUGMENTATIONS = {"paddle": {"mpii": (0.3, 40.0), "other": (0.3, 40.0)}, "microsoft": {"mpii": (0.25, 30.0), "other": (0.3, 40.0)},
-                 "none": {"mpii": (0.0, 0.0), "other": (0.0, 0.0)}}  # fmt: skip
+AUGMENTATIONS = {"paddle": (0.3, 40.0), "microsoft": (0.3, 40.0), "none": (0.0, 0.0)}
+_MICROSOFTS_MPII = (0.25, 30.0)
 BACKBONE = shelf.REPOSITORY / "pretrained" / "resnet_50" / "115"  # where P keeps its ImageNet weights
 # P's options that have nothing to do any more, and those that P's val.py takes and never looks at
 DEAD = {
@@ -34,9 +35,8 @@ DEAD = {
     "with_logits": "the network ends without an activation: its output always is the raw heat-map",
     "kp_dim": "the data set or the weights say how many joints there are",
 }
-DEAD_IN_SCORING = DEAD | dict.fromkeys(
-    ("num_epochs", "pretrained_model", "lr", "lr_strategy", "enable_ce"), "scoring does not train"
-)
+_TRAINING_ONLY = ("num_epochs", "pretrained_model", "lr", "lr_strategy", "enable_ce")
+DEAD_IN_SCORING = DEAD | dict.fromkeys(_TRAINING_ONLY, "scoring does not train")
 # Settings that show in the tensors of a network; that decide what weights read and answer; that a resumed run must keep
 GRAPH_FIELDS = ("depth", "base_width", "style", "deconv_filters", "deconv_kernels", "deconv_bias", "final_kernel")
 MEANING_FIELDS = ("mode", "colour")
@@ -44,6 +44,7 @@ RUN_FIELDS = (*GRAPH_FIELDS, *MEANING_FIELDS, "input_height", "input_width", "si
 # Settings that may be given anew when a trained network is used
 USE_FIELDS = ("depth", "base_width", "style", "colour", "mode", "input_height", "input_width", "flip_test",
               "shift_heatmap", "post_process", "batch_size", "workers")  # fmt: skip
+SCHEDULES = ("piecewise_decay", "cosine", "momentum")
 ENGINES = ("auto", "bf16", "tensorrt", "eager")
 
 
@@ -53,65 +54,48 @@ class Config:
 
     dataset: str = setting("mpii", choices=DATASETS)
     data_root: str | None = setting(None)
-    train_split: str = setting("train", "training split (lspet also knows ranges of image numbers: 1-4000)")
+    train_split: str = setting("train", "training split (of lsp and lspet also 1-4000)")
     valid_split: str = setting("valid")
     limit: int | None = setting(None)
-    boxes: str = setting("selected", "COCO persons: P's selection of annotated boxes, or all annotated ones; val.py: also whole, or a file",
-                         names=("detections",))  # fmt: skip
+    boxes: str = setting("selected", "COCO persons: P's selection of annotated boxes, or all annotated ones")
     box_threshold: float = setting(0.0, names=("image_threshold",), rare=True)
-    augmentation: str = setting("paddle", "whose random scale and rotation", tuple(AUGMENTATIONS), group="data")
-    scale_factor: float | None = setting(
-        None, "spread and limit of the random scale (default: the augmentation's)", group="data", rare=True
+    augmentation: str = setting(
+        "paddle", "whose random scale and rotation", tuple(AUGMENTATIONS), group="data", rare=True
     )
-    rot_factor: float | None = setting(
-        None, "spread of the rotation in degrees (default: the augmentation's)", group="data", rare=True
-    )
-    fast_decode: bool = setting(True, "train on JPEGs decoded at half, quarter or eighth size where the crop shrinks them as much (mode correct)",
-                                group="data", rare=True)  # fmt: skip
+    scale_factor: float | None = setting(None, "its spread (default: the augmentation's)", group="data", rare=True)
+    rot_factor: float | None = setting(None, "its degrees (default: the augmentation's)", group="data", rare=True)
+    fast_decode: bool = setting(True, "decode JPEGs no larger than they are needed", group="data", rare=True)
 
     weights: str | None = setting(None, "first weights, of any network of this house", names=("checkpoint",))
-    pretrained_model: str = setting(
-        "auto", "ImageNet backbone: Fluid folder, .pdparams or .pth; auto: pretrained/resnet_50/115 if there; none"
-    )
+    pretrained_model: str = setting("auto", "ImageNet backbone; auto: pretrained/resnet_50/115 if there; or none")
     mode: str = setting("correct", choices=("correct", "compat"))
     depth: int = setting(50, "layers of the ResNet", tuple(BLOCKS))
-    base_width: int = setting(64, "channels of the first stage, doubled by each further one (a ResNet's 64)")
+    base_width: int = setting(64, "channels of the first stage, doubled by each further one", rare=True)
     input_height: int = setting(384, "height of the input, a multiple of 32")
     input_width: int | None = setting(None, "its width (default: 3/4 of the height for coco, else the height)")
-    sigma: float = setting(3.0, "standard deviation of the target Gaussians in cells (2 for 256-pixel inputs)")
-    style: str = setting(
-        "pytorch",
-        "stride of a bottleneck on its 3x3 (pytorch) or first 1x1 convolution (caffe)",
-        ("pytorch", "caffe"),
-        rare=True,
-    )
+    sigma: float = setting(3.0, "spread of the target Gaussians in cells (2 for 256-pixel inputs)")
+    style: str = setting("pytorch", "a block's stride: on its 3x3, or first 1x1", ("pytorch", "caffe"), rare=True)
     deconv_filters: str = setting("256,256,256", "channels of the transposed convolutions", rare=True)
     deconv_kernels: str = setting("4,4,4", "their kernels, 2 to 4", rare=True)
     deconv_bias: bool = setting(False, "give them a bias (T's option)", rare=True)
     final_kernel: int = setting(1, "kernel of the last convolution", (1, 3), rare=True)
-    colour: str = setting(
-        "bgr", "channel order that the normalisation meets; released weights need bgr", ("bgr", "rgb"), rare=True
-    )
-    init: str = setting("kaiming", "backbone without pretrained weights: He's, or P's N(0, 0.001^2), which hardly trains",
-                        ("kaiming", "compat"), rare=True)  # fmt: skip
+    colour: str = setting("bgr", "order of the input's planes; released weights need bgr", ("bgr", "rgb"), rare=True)
+    init: str = setting("kaiming", "random backbone: He's, or P's N(0, 0.001^2)", ("kaiming", "compat"), rare=True)
     flip_test: bool = setting(True)
     shift_heatmap: bool = setting(True, "move the mirrored image's maps by one cell before averaging", rare=True)
     post_process: bool = setting(True, "quarter-cell refinement of the peaks", rare=True)
 
     epochs: int = setting(140, names=("num_epochs",))
     lr: float = setting(1e-3)
-    schedule: str = setting("piecewise_decay", "Adam in steps (P), Adam with cosine, or P's Momentum 0.9 with L2 5e-4 at constant rate",
-                            ("piecewise_decay", "cosine", "momentum"), names=("lr_strategy",))  # fmt: skip
-    lr_epochs: str = setting("90,120", "epochs after which the rate falls to a tenth", group="training")
+    schedule: str = setting(
+        "piecewise_decay", "Adam in steps or a cosine, or P's Momentum", SCHEDULES, ("lr_strategy",)
+    )
+    lr_epochs: str = setting("90,120", "epochs after which the rate falls to a tenth", group="training", rare=True)
     warmup: int = setting(0)
     ema: float = setting(0.0)
-    accumulate: int = setting(1)
-    freeze_bn: bool = setting(
-        False, "keep batch-norm statistics as they are (fine-tuning in small batches)", group="training", rare=True
-    )
-    target_weight: bool = setting(
-        True, "leave unlabelled joints out of the loss (T's USE_TARGET_WEIGHT)", group="training", rare=True
-    )
+    accumulate: int = setting(1, rare=True)
+    freeze_bn: bool = setting(False, "keep batch-norm statistics as they are", group="training", rare=True)
+    target_weight: bool = setting(True, "leave unlabelled joints out of the loss", group="training", rare=True)
     patience: int = setting(0, rare=True)
     seed: int = setting(0)
     enable_ce: bool = setting(False, "P's continuous-integration mode: seed 90", group="training", rare=True)
@@ -123,15 +107,11 @@ class Config:
     use_gpu: bool | None = setting(None, "P's spelling of --device cuda or cpu", group="machine", rare=True)
     amp: str = setting("off", choices=("off", "bf16", "fp16"))
     workers: int | None = setting(None)
-    threads: int = setting(0)
+    threads: int = setting(0, rare=True)
 
     out: str | None = setting(None, "the run's folder (default: output/simplebaseline_paddle/DATASET-NETWORK)")
-    model_save_dir: str | None = setting(
-        None, "P's: the run's folder is DIR/simplebase-DATASET", group="output", rare=True
-    )
-    picture_every: int = setting(
-        100, "write visualization@train.jpg every N batches; 0: never", group="output", rare=True
-    )
+    model_save_dir: str | None = setting(None, "P's: a run is in DIR/simplebase-DATASET", group="output", rare=True)
+    picture_every: int = setting(100, "batches from one visualization@train.jpg to the next", group="output", rare=True)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -147,7 +127,7 @@ class Config:
 
     @property
     def name(self) -> str:
-        """Name of the network as the published tables have it: resnet50_256x192; a narrowed one shows its base width: resnet18w16_64x64."""
+        """Name as the published tables have it: resnet50_256x192; narrowed ones show it: resnet18w16_64x64."""
         width, height = self.input_size
         narrow = "" if self.base_width == 64 else f"w{self.base_width}"
         return f"{'caffe_' if self.style == 'caffe' else ''}resnet{self.depth}{narrow}_{height}x{width}"
@@ -162,9 +142,11 @@ class Config:
     @property
     def augmentation_factors(self) -> tuple[float, float]:
         """(scale factor, rotation factor in degrees) of a training."""
-        scale, rotation = AUGMENTATIONS[self.augmentation]["mpii" if self.dataset == "mpii" else "other"]
-        own = (self.scale_factor, self.rot_factor)
-        return scale if own[0] is None else own[0], rotation if own[1] is None else own[1]
+        scale, rotation = AUGMENTATIONS[self.augmentation]
+        if (self.augmentation, self.dataset) == ("microsoft", "mpii"):
+            scale, rotation = _MICROSOFTS_MPII
+        given = (self.scale_factor, self.rot_factor)
+        return scale if given[0] is None else given[0], rotation if given[1] is None else given[1]
 
     def load(self, split: str) -> PoseSet:
         """A split of the data set; DataMissing or DataError as the loaders raise them."""
@@ -179,8 +161,9 @@ class Config:
         check_numbers(self, batch_size=1, accumulate=1, base_width=1, limit=1, epochs=0, lr=0, warmup=0, ema=0)
         for field in ("deconv_filters", "deconv_kernels", "lr_epochs"):
             numbers_of(getattr(self, field), field)
+        workers = default_workers() if self.workers is None else self.workers
         seed = 90 if self.enable_ce else self.seed
-        return replace(self, seed=seed, device=device_of(self.device, self.use_gpu))
+        return replace(self, seed=seed, workers=workers, device=device_of(self.device, self.use_gpu))
 
 
 def numbers_of(text: str, field: str = "") -> tuple[int, ...]:
@@ -216,10 +199,10 @@ def use_of(args: argparse.Namespace, *more: str) -> dict:
 _SMALL = {"input_height": 256, "sigma": 2.0}
 _MPII, _COCO = {"dataset": "mpii"}, {"dataset": "coco"}
 _CPU = {
-    "depth": 18, "deconv_filters": "64,64,64", "batch_size": 16, "lr": 2e-3, "schedule": "cosine", "workers": 1, "valid_split": "none",
+    "depth": 18, "deconv_filters": "64,64,64", "batch_size": 16, "lr": 2e-3, "schedule": "cosine", "workers": 1,
+    "valid_split": "none",
 }  # fmt: skip
-# The four published configurations (P ships those of 384 pixels and lets users edit its source for the others), and the same code at sizes
-# that a CPU can train.
+# The four published configurations (P's users edit its source for two), and sizes that a CPU can train
 PRESETS: dict[str, dict] = {
     "paper": {},
     "mpii_256x256": {**_MPII, **_SMALL},
@@ -227,8 +210,8 @@ PRESETS: dict[str, dict] = {
     "coco_256x192": {**_COCO, **_SMALL},
     "coco_384x288": {**_COCO},
     "smoke": {
-        **_CPU, "input_height": 64, "input_width": 64, "sigma": 1.0, "base_width": 16, "deconv_filters": "32,32,32", "epochs": 24,
-        "warmup": 20, "ema": 0.98, "rot_factor": 10.0, "scale_factor": 0.1,
+        **_CPU, "input_height": 64, "input_width": 64, "sigma": 1.0, "base_width": 16, "deconv_filters": "32,32,32",
+        "epochs": 24, "warmup": 20, "ema": 0.98, "rot_factor": 10.0, "scale_factor": 0.1,
     },
     "cpu": {**_CPU, "input_height": 96, "input_width": 96, "sigma": 1.5, "epochs": 12, "warmup": 100, "ema": 0.998},
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Weights from one format to another, and networks for deployment; every result is checked before it is kept, and gets a card (JSON).
+"""Weights from one format to another, and networks for deployment; each result is checked and gets a card (JSON).
 
     python simplebaseline_paddle/convert.py pose-resnet50-mpii-384x384 mpii.pdparams      # a Fluid folder
     python simplebaseline_paddle/convert.py pose_resnet_50_256x192.pth.tar fluid_folder   # PyTorch -> Fluid
@@ -53,7 +53,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def convert(args: argparse.Namespace) -> str:
-    """Write what the options say; returns it in words. DataError on bad input or a failed check (nothing is written then)."""
+    """Write what the options say; returns it in words. DataError on bad input or a failed check: nothing is kept."""
     from common.runs.options import given_of
     from simplebaseline_paddle.estimator import Estimator
 
@@ -100,10 +100,9 @@ def _tensors(draft: Path, one) -> Callable:
 
 
 def _inference(draft: Path, one) -> Callable:
-    from simplebaseline_paddle.estimator import Predictor, export_inference
+    from simplebaseline_paddle.estimator import export_inference, predictor
 
-    export_inference(one.model, draft, one.config.input_size)
-    return Predictor(draft, threads=1)
+    return predictor(export_inference(one.model, draft, one.config.input_size), threads=1)
 
 
 def _onnx(draft: Path, one) -> Callable:

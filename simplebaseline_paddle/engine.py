@@ -1,4 +1,4 @@
-"""Training: one step, the optimiser and its rate, the moving average, and the state from which a run goes on bit for bit."""
+"""Training: one step, the optimiser and its rate, the moving average, the state from which a run goes on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import paddle
 from common.errors import DataError
 from common.poses import PoseSet
 from common.runs.checkpoints import check_compatible
-from common.runs.process import default_workers
 from common.runs.session import Position, swapped_weights
 from common.runs.shelf import find_weights
 from common.skeletons import from_card
@@ -40,9 +39,7 @@ class Trainer:
         if config.batch_size % process.world:
             raise DataError(f"--batch_size {config.batch_size} cannot be shared evenly by {process.world} processes")
         if config.boxes not in ("selected", "annotated"):
-            raise DataError(
-                f"--boxes {config.boxes}: training takes selected or annotated boxes, because it needs joints"
-            )
+            raise DataError(f"--boxes {config.boxes}: training takes selected or annotated boxes; it needs joints")
         self.config, self.process, self.skeleton, self.valid_set = config, process, pose_set.skeleton, valid_set
         random.seed(config.seed)
         np.random.seed(config.seed)
@@ -50,9 +47,7 @@ class Trainer:
         self.dataset = PersonDataset(records, pose_set.skeleton, config, training=True)
         length = self._sampler().total
         if not length:
-            raise DataError(
-                f"{len(records)} persons are less than one batch of {config.batch_size}; lower --batch_size"
-            )
+            raise DataError(f"{len(records)} persons are no batch of {config.batch_size}; lower --batch_size")
         if process.is_main:
             print(f"{len(records)} persons ({records.note}), {length} batches an epoch")
         self.position = Position(length, config.batch_size)
@@ -65,15 +60,14 @@ class Trainer:
         training_mode(self.model, config.freeze_bn)
 
     def _sampler(self, epoch: int = 0, skip: int = 0) -> EpochBatches:
-        config, process = self.config, self.process
-        shares = {"rank": process.rank, "world": process.world}
-        return EpochBatches(len(self.dataset), config.batch_size, True, config.seed, **shares, epoch=epoch, skip=skip)
+        size, seed = self.config.batch_size, self.config.seed
+        return EpochBatches(len(self.dataset), size, True, seed, self.process.rank, self.process.world, epoch, skip)
 
     def batches(self) -> Iterator[dict]:
         """Batches from the position on, for ever."""
-        workers = default_workers() if self.config.workers is None else self.config.workers
         while True:
-            yield from load_batches(self.dataset, self._sampler(self.position.epoch, self.position.batch), workers)
+            sampler = self._sampler(self.position.epoch, self.position.batch)
+            yield from load_batches(self.dataset, sampler, self.config.workers or 0)
 
     def start(self) -> None:
         """The first weights: given ones, or an ImageNet backbone, or random ones."""
@@ -92,7 +86,7 @@ class Trainer:
         self.ema = MovingAverage(self.model, config.ema) if config.ema else None
 
     def step(self, batch: dict) -> dict:
-        """One batch: gradients, and after every `accumulate` of them an update. Returns its loss (a tensor), the rate, now and then the accuracy."""
+        """Gradients of a batch, an update after `accumulate` of them. Returns loss, rate, now and then the accuracy."""
         config = self.config
         with autocast(config.amp):
             maps = self.network(normalise(batch["image"], config.colour))
@@ -103,14 +97,17 @@ class Trainer:
         self.position.advance()
         if self.position.step % config.accumulate == 0:
             self._update(rate)
-        values = {"loss": loss.detach(), "lr": rate}
-        if self.position.step % ACCURACY_EVERY == 0:
-            found, compat = maps.astype("float32").numpy(), config.mode == "compat"
-            values["accuracy"] = map_accuracy(found, batch["target"].numpy(), compat=compat)[0]
-        if self.process.is_main and config.picture_every and self.position.step % config.picture_every == 0:
-            images = batch["image"].numpy()[:8]
-            draw_maps(config.folder / "visualization@train.jpg", images, maps.astype("float32").numpy()[:8])
-        return values
+        return {"loss": loss.detach(), "lr": rate, **self._look(maps.detach().astype("float32"), batch)}
+
+    def _look(self, maps, batch: dict) -> dict:
+        """Now and then the accuracy, and a picture of the batch's first maps."""
+        step, every = self.position.step, self.config.picture_every
+        if self.process.is_main and every and step % every == 0:
+            draw_maps(self.config.folder / "visualization@train.jpg", batch["image"].numpy()[:8], maps.numpy()[:8])
+        if step % ACCURACY_EVERY:
+            return {}
+        compat = self.config.mode == "compat"
+        return {"accuracy": map_accuracy(maps.numpy(), batch["target"].numpy(), compat=compat)[0]}
 
     def _update(self, rate: float) -> None:
         self.optimizer.set_lr(rate)
@@ -124,7 +121,7 @@ class Trainer:
             self.ema.update()
 
     def validate(self) -> dict[str, float] | None:
-        """The main figure of the validation split, with the moving average if there is one; None in all but the first process."""
+        """The validation split's main figure, with the moving average if any; None but in the first process."""
         from common.evaluate import score
         from common.protocols import protocols_for
 
@@ -140,8 +137,7 @@ class Trainer:
         return {name: result.total for name, result in results.items()}
 
     def state(self) -> dict:
-        """What a resumed run needs. Paddle's own generator is not in it: nothing draws from it once the weights exist. FloatingPointError when a
-        weight is not finite."""
+        """What a resumed run needs; nothing draws from Paddle's generator by now. FloatingPointError: not finite."""
         bad = [name for name, value in arrays_of(self.model).items() if not np.isfinite(value).all()]
         if bad:
             raise FloatingPointError(f"weight {bad[0]} is not finite at step {self.position.step}: training diverged")
@@ -180,7 +176,7 @@ def training_mode(model, freeze_bn: bool) -> None:
 
 
 def learning_rate(config: Config, step: int, epoch_length: int) -> float:
-    """The rate at a step (from 0): falling to a tenth after some epochs, by a cosine to a hundredth, or P's constant one; `warmup` before."""
+    """The rate at a step (from 0): in steps of a tenth, by a cosine to a hundredth, or P's constant one."""
     if config.schedule == "momentum":
         return config.lr
     warm = min((step + 1) / config.warmup, 1.0) if config.warmup else 1.0
@@ -202,7 +198,7 @@ def build_optimizer(model, config: Config):
 
 
 def optimizer_state(model, optimizer) -> dict:
-    """The optimiser's tensors under our parameter names, which are the same in every process; Paddle's own are counters."""
+    """The optimiser's tensors under our parameter names, the same in every process; Paddle's are counters."""
     out = {}
     names = {p.name: n for n, p in model.named_parameters()}
     for key, value in optimizer.state_dict().items():

@@ -1,9 +1,10 @@
 """A trained network for images, files and whole data sets; on which device, in how many processes.
 
-On CPUs a network is exported once into a temporary folder and run by paddle.inference with oneDNN, on GPUs by Paddle's own kernels or
-TensorRT; batch norms are folded into convolutions there. `eager`: the network as it is trained. They differ by about 1e-5 standard deviations
-of the maps. `bf16`: on a CPU, convolutions in bfloat16, whose 8 bits of mantissa move the maps by about 1e-2 standard deviations (root mean
-square); twice as fast as oneDNN's float32, which is at the processor's limit. Paddle is imported when a network or a process is made.
+On CPUs a network is exported once into a temporary folder and run by paddle.inference with oneDNN, on GPUs by Paddle's
+own kernels or TensorRT; batch norms are folded into convolutions there. `eager`: the network as it is trained. They
+differ by about 1e-5 standard deviations of the maps. `bf16`: on a CPU, convolutions in bfloat16, whose 8 bits of
+mantissa move the maps by about 1e-2 standard deviations (root mean square); twice as fast as oneDNN's float32, which is
+at the processor's limit. Paddle is imported when a network or a process is made.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from common.codecs import decode_maps
 from common.datasets import record
@@ -26,7 +28,10 @@ from common.predictions import People, Predictions, predictions_for
 from common.runs import scoring, shelf
 from common.runs.process import Process, device_numbers, environment_ranks
 from common.skeletons import Skeleton, joint_order
+from common.video import read_upright
 from simplebaseline_paddle.config import HOUSE, PRESETS, SUFFIXES, Config
+from simplebaseline_paddle.data import EpochBatches, PersonDataset, crop, flip_back, load_batches, normalise, to_image
+from simplebaseline_paddle.losses import draw_maps
 from simplebaseline_paddle.records import Person, Records, center_and_scale, records_for
 
 Forward = Callable[[np.ndarray], np.ndarray]  # (N,3,H,W) float32 -> (N,K,h,w) float32
@@ -35,8 +40,8 @@ Forward = Callable[[np.ndarray], np.ndarray]  # (N,3,H,W) float32 -> (N,K,h,w) f
 class PaddleProcess(Process):
     """Device, rank and collectives of this process; `python -m paddle.distributed.launch` starts several.
 
-    `device` as `--device`; `threads` CPU threads, 0: those of OMP_NUM_THREADS. DataError without the GPU asked for, or with a Paddle that
-    cannot use it.
+    `device` as `--device`; `threads` CPU threads, 0: those of OMP_NUM_THREADS. DataError without the GPU asked for, or
+    with a Paddle that cannot use it.
     """
 
     def __init__(self, device: str | None = None, threads: int | None = 0):
@@ -80,8 +85,9 @@ class PaddleProcess(Process):
 def before_paddle(threads: int | None = 0, cpuinfo: str | Path = "/proc/cpuinfo") -> None:
     """Set what Paddle reads from the environment when it is imported: CPU threads, and AVX2 on AMD processors.
 
-    The wheels carry the MKL of 2019, which takes every processor but Intel's for an old one and stays on SSE: a training step then takes
-    several times the CPU time. A value that the user has set is left alone; newer MKL ignore it.
+    The wheels carry the MKL of 2019, which takes every processor but Intel's for an old one and stays on SSE: a
+    training step then takes several times the CPU time. A value that the user has set is left alone; newer MKL ignore
+    it.
     """
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -95,7 +101,7 @@ def before_paddle(threads: int | None = 0, cpuinfo: str | Path = "/proc/cpuinfo"
     warnings.filterwarnings("ignore", "When training, we now always track")
 
 
-# ---- networks as functions ----------------------------------------------------------------------------------------------------
+# ---- networks as functions -------------------------------------------------------------------------------------------
 
 
 def make_forward(model, size: tuple[int, int], engine: str = "auto", gpu: bool = False, threads: int = 0) -> Forward:
@@ -106,22 +112,9 @@ def make_forward(model, size: tuple[int, int], engine: str = "auto", gpu: bool =
     if engine == "bf16" and (gpu or not has_bfloat16()):
         raise DataError("--engine bf16 needs a CPU with avx512_bf16 or amx_bf16 (and --device cpu); leave it out")
     model.eval()
-    if engine == "eager":
-        return _eager(model)
-    with tempfile.TemporaryDirectory() as folder:
-        prefix = Path(folder) / "network"
-        export_inference(model, prefix, size)
-        return Predictor(prefix, engine, gpu, threads)
-
-
-def has_bfloat16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
-    """Whether the processor multiplies bfloat16 numbers; others would imitate it, slower than float32."""
-    path = Path(cpuinfo)
-    words = set(path.read_text(errors="replace").split()) if path.is_file() else set()
-    return bool({"avx512_bf16", "amx_bf16"} & words)
-
-
-def _eager(model) -> Forward:
+    if engine != "eager":
+        with tempfile.TemporaryDirectory() as folder:
+            return predictor(export_inference(model, Path(folder) / "network", size), engine, gpu, threads)
     import paddle
 
     def forward(inputs: np.ndarray) -> np.ndarray:
@@ -131,9 +124,15 @@ def _eager(model) -> Forward:
     return forward
 
 
+def has_bfloat16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
+    """Whether the processor multiplies bfloat16 numbers; others would imitate it, slower than float32."""
+    path = Path(cpuinfo)
+    words = set(path.read_text(errors="replace").split()) if path.is_file() else set()
+    return bool({"avx512_bf16", "amx_bf16"} & words)
+
+
 def export_inference(model, prefix: Path, size: tuple[int, int]) -> Path:
-    """Paddle's inference format for any batch of `size` = (width, height): the program's file, PREFIX.json (PREFIX.pdmodel before Paddle 3),
-    which is returned, and PREFIX.pdiparams."""
+    """Paddle's inference format for any batch of `size` = (width, height); returns PREFIX.json (.pdmodel before 3)."""
     import paddle
     from paddle.static import InputSpec
 
@@ -143,56 +142,57 @@ def export_inference(model, prefix: Path, size: tuple[int, int]) -> Path:
     return next(f for f in (prefix.with_name(prefix.name + s) for s in (".json", ".pdmodel")) if f.is_file())
 
 
-class Predictor:
-    """An exported network. Call it with (N,3,H,W) float32."""
+def predictor(program: Path, engine: str = "auto", gpu: bool = False, threads: int = 0) -> Forward:
+    """A network that `export_inference` wrote."""
+    from paddle import inference
 
-    def __init__(self, prefix: Path, engine: str = "auto", gpu: bool = False, threads: int = 0):
-        from paddle import inference
+    config = inference.Config(str(program), str(program.with_suffix(".pdiparams")))
+    config.disable_glog_info()
+    config.switch_ir_optim(True)
+    if gpu:
+        config.enable_use_gpu(512, 0)
+        if engine == "tensorrt":
+            config.enable_tensorrt_engine(1 << 30, 32, 3, inference.PrecisionType.Float32, False, False)
+    else:
+        config.disable_gpu()
+        config.enable_mkldnn()
+        if engine == "bf16":
+            config.enable_mkldnn_bfloat16()
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        threads = threads or (int(given) if given.isdecimal() else 0) or os.cpu_count() or 1
+        config.set_cpu_math_library_num_threads(threads)
+    made = inference.create_predictor(config)
+    source = made.get_input_handle(made.get_input_names()[0])
+    result = made.get_output_handle(made.get_output_names()[0])
 
-        program = next(f for f in (prefix.with_name(prefix.name + s) for s in (".json", ".pdmodel")) if f.is_file())
-        config = inference.Config(str(program), str(prefix.with_name(prefix.name + ".pdiparams")))
-        config.disable_glog_info()
-        config.switch_ir_optim(True)
-        if gpu:
-            config.enable_use_gpu(512, 0)
-            if engine == "tensorrt":
-                config.enable_tensorrt_engine(1 << 30, 32, 3, inference.PrecisionType.Float32, False, False)
-        else:
-            config.disable_gpu()
-            config.enable_mkldnn()
-            if engine == "bf16":
-                config.enable_mkldnn_bfloat16()
-            given = os.environ.get("OMP_NUM_THREADS", "")
-            config.set_cpu_math_library_num_threads(
-                threads or (int(given) if given.isdecimal() else 0) or os.cpu_count() or 1
-            )
-        self._predictor = inference.create_predictor(config)
-        self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
-        self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
+    def forward(inputs: np.ndarray) -> np.ndarray:
+        source.copy_from_cpu(np.ascontiguousarray(inputs, np.float32))
+        made.run()
+        return result.copy_to_cpu()
 
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        self._input.copy_from_cpu(np.ascontiguousarray(inputs, np.float32))
-        self._predictor.run()
-        return self._output.copy_to_cpu()
+    return forward
 
 
-# ---- the estimator ------------------------------------------------------------------------------------------------------------
+# ---- the estimator ---------------------------------------------------------------------------------------------------
 
 
 class Estimator:
     """A network with its skeleton and settings.
 
-    `weights`: file, folder, or shipped name; None: the newest best of this house (`dataset` limits whose). `given`: settings of `Config` that
-    win over the checkpoint's; `preset` and `dataset` (whose joints) are for files of the originals, which hold neither. `random_weights`: the
-    same network untrained. DataError when weights are missing, damaged, or contradict `given`.
+    `weights`: file, folder, or shipped name; None: the newest best of this house (`dataset` limits whose). `given`:
+    settings of `Config` that win over the checkpoint's; `preset` and `dataset` (whose joints) are for files of the
+    originals, which hold neither. `random_weights`: the same network untrained. DataError when weights are missing,
+    damaged, or contradict `given`.
     """
 
     path: Path | None = None  # where the weights came from
     shared_joints = False
 
-    def __init__(self, weights: str | Path | None = None, *, preset: str = "paper", dataset: str | None = None, raw_weights: bool = False,
-                 random_weights: bool = False, process: PaddleProcess | None = None, device: str | None = None, threads: int | None = 0,
-                 engine: str = "auto", shared_joints: bool = False, **given):  # fmt: skip
+    def __init__(
+        self, weights: str | Path | None = None, *, preset: str = "paper", dataset: str | None = None,
+        engine: str = "auto", raw_weights: bool = False, random_weights: bool = False, shared_joints: bool = False,
+        device: str | None = None, threads: int | None = 0, process: PaddleProcess | None = None, **given,
+    ):  # fmt: skip
         from simplebaseline_paddle.weight_files import load_network
 
         path = shelf.find_weights(HOUSE, weights, SUFFIXES, f"{dataset}-*" if dataset else "*")
@@ -200,13 +200,9 @@ class Estimator:
             raise shelf.missing_weights(HOUSE, SUFFIXES)
         process = process or PaddleProcess(device, threads)
         given = {"batch_size": 32, **given}
-        model, config, skeleton = load_network(path, given, PRESETS[preset], dataset, raw_weights)
+        network = load_network(path, given, PRESETS[preset], dataset, raw_weights, random_weights)
         self.path, self.shared_joints = None if random_weights else path, shared_joints
-        if random_weights:
-            from simplebaseline_paddle.model import build_model
-
-            model = build_model(config, len(skeleton), config.seed)
-        self._hold(model, config, skeleton, process, engine)
+        self._hold(*network, process, engine)
 
     @classmethod
     def of(cls, model, config: Config, skeleton: Skeleton, process: PaddleProcess, engine: str = "auto") -> Estimator:
@@ -215,20 +211,13 @@ class Estimator:
         self._hold(model, config, skeleton, process, engine)
         return self
 
-    @classmethod
-    def random(cls, config: Config, skeleton: Skeleton, process: PaddleProcess, engine: str = "auto") -> Estimator:
-        """One with random weights, a baseline."""
-        from simplebaseline_paddle.model import build_model
-
-        return cls.of(build_model(config, len(skeleton), config.seed), config, skeleton, process, engine)
-
     def _hold(self, model, config: Config, skeleton: Skeleton, process: PaddleProcess, engine: str) -> None:
         self.model, self.config, self.skeleton, self.process = model, config, skeleton, process
         self.forward = make_forward(model, config.input_size, engine, process.gpu, process.threads)
 
     @property
     def meta(self) -> dict:
-        """What a prediction file says of the network. Published tables tell P's networks, which come in folders, from T's of the same shape."""
+        """What a prediction file says of the network; tables tell P's networks, which come in folders, from T's."""
         config = self.config
         name = ("paddle_" if self.path and self.path.is_dir() else "") + config.name
         how = {"flip_test": config.flip_test, "mode": config.mode, "seed": config.seed}
@@ -236,8 +225,6 @@ class Estimator:
 
     def maps(self, images: np.ndarray) -> np.ndarray:
         """Heat-maps (N,K,h,w) float32 of (N,H,W,3) uint8 BGR crops, averaged with the mirrored ones if `flip_test`."""
-        from simplebaseline_paddle.data import flip_back, normalise
-
         inputs = normalise(images, self.config.colour)
         maps = self.forward(inputs)
         if self.config.flip_test:
@@ -246,22 +233,14 @@ class Estimator:
         return maps
 
     def joints(self, maps: np.ndarray, center: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(joints (N,K,2) in image pixels, scores (N,K), the maps' peaks) of heat-maps of crops at `center`, `scale` (N,2)."""
-        from simplebaseline_paddle.data import to_image
-
+        """(joints (N,K,2) in image pixels, scores (N,K): the peaks) of maps of crops at `center`, `scale` (N,2)."""
         cells, score = decode_maps(maps, 0.25 if self.config.post_process else 0.0)
         return to_image(cells, center, scale, self.config.map_size), score
 
     def predict(self, image: np.ndarray | str | Path, boxes=None) -> People:
-        """The persons in `boxes` (n,4) x, y, w, h (None: one, the whole picture) of an image file or an (H,W,3) uint8 BGR image."""
-        from simplebaseline_paddle.data import crop
-
-        if not isinstance(image, np.ndarray):
-            from common.video import read_upright
-
-            image = read_upright(Path(image))
-        if boxes is None:
-            boxes = [(0, 0, image.shape[1], image.shape[0])]
+        """The persons in `boxes` (n,4) x, y, w, h (None: the whole picture) of a file or an (H,W,3) uint8 BGR image."""
+        image = image if isinstance(image, np.ndarray) else read_upright(Path(image))
+        boxes = [(0, 0, image.shape[1], image.shape[0])] if boxes is None else boxes
         boxes, count = np.asarray(boxes, np.float64).reshape(-1, 4), len(self.skeleton)
         joints, score = np.zeros((len(boxes), count, 2)), np.zeros((len(boxes), count), np.float32)
         center, scale = center_and_scale(boxes, self.config, "own")
@@ -274,10 +253,11 @@ class Estimator:
         return People.of(joints, score, boxes)
 
     def predict_pose_set(self, pose_set: PoseSet, picture: Path | None = None) -> Predictions:
-        """Predictions for a split in its own skeleton, for the persons that `config.boxes` asks for; NaN for the others where rows count.
+        """Predictions for whom `config.boxes` asks for, in the split's skeleton; NaN for others where rows count.
 
-        In a distributed run every process predicts its share, and all get all. `picture`: where to draw the first maps. DataError when the
-        network answers other joints (`shared_joints` lets those pass that both have), or an image cannot be read.
+        In a distributed run every process predicts its share, and all get all. `picture`: where to draw the first maps.
+        DataError when the network answers other joints (`shared_joints` lets those pass that both have), or an image
+        cannot be read.
         """
         order = joint_order(self.skeleton, pose_set.skeleton, self.shared_joints)
         records = records_for(pose_set, self.config)
@@ -287,35 +267,19 @@ class Estimator:
         meta = {"synthetic": pose_set.synthetic, **self.meta, "boxes": records.note}
         if record(pose_set.name).by_image:
             return _by_image(pose_set, records, joints, score, meta)
-        arrays = {
-            "joints": np.full((len(pose_set), len(order), 2), np.nan),
-            "score": np.zeros((len(pose_set), len(order))),
-        }
-        arrays |= {
-            "box": np.array(pose_set.box, np.float64),
-            "area": records.area if pose_set.area is None else pose_set.area,
-        }
-        arrays["joints"][records.rows], arrays["score"][records.rows] = joints, score
-        arrays["box"][records.rows] = records.box
-        if pose_set.area is None:
-            arrays["area"] = np.prod(arrays["box"][:, 2:], axis=1)
-        return predictions_for(pose_set, arrays.pop("joints"), arrays.pop("score"), meta, **arrays)
+        everybody = np.full((len(pose_set), len(order), 2), np.nan), np.zeros((len(pose_set), len(order)))
+        box = np.array(pose_set.box, np.float64)
+        everybody[0][records.rows], everybody[1][records.rows], box[records.rows] = joints, score, records.box
+        return predictions_for(pose_set, *everybody, meta, box=box)
 
     def predict_records(self, records: Records, picture: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(joints (M,K,2) image pixels, scores (M,K)) in the network's skeleton; each person once, whoever predicted it."""
-        from tqdm import tqdm
-
-        from common.runs.process import default_workers
-        from simplebaseline_paddle.data import EpochBatches, PersonDataset, load_batches
-        from simplebaseline_paddle.losses import draw_maps
-
+        """(joints (M,K,2) image pixels, scores (M,K)) in the network's skeleton; each person once, from any process."""
         config, process = self.config, self.process
         dataset = PersonDataset(records, self.skeleton, config, training=False)
         sampler = EpochBatches(len(records), config.batch_size, False, rank=process.rank, world=process.world)
-        workers = default_workers() if config.workers is None else config.workers
         parts: list[tuple] = []
         quiet = not process.is_main or not sys.stderr.isatty()
-        batches = load_batches(dataset, sampler, workers)
+        batches = load_batches(dataset, sampler, config.workers or 0)
         for batch in tqdm(batches, "predict", len(sampler), disable=quiet, dynamic_ncols=True):
             index, images = batch["index"].numpy(), batch["image"].numpy()
             maps = self.maps(images)
@@ -333,8 +297,8 @@ class Estimator:
 def _by_image(pose_set: PoseSet, records: Records, joints, score, meta: dict) -> Predictions:
     """Predictions of whom was looked at; detections have numbers below 0."""
     number = np.where(records.rows >= 0, pose_set.person_id[records.rows], -1 - np.arange(len(records)))
-    return Predictions(
-        skeleton=pose_set.skeleton, joints=joints.astype(np.float32), score=score.astype(np.float32), person_score=score.mean(1),
-        box=records.box, box_score=records.box_score, area=records.area, image_id=records.image_id, person_id=number,
-        frame=np.full(len(records), -1), dataset=pose_set.name, split=pose_set.split, meta=meta,
-    )  # fmt: skip
+    where = {"image_id": records.image_id, "person_id": number, "frame": np.full(len(records), -1)}
+    boxes = {"box": records.box, "box_score": records.box_score, "area": records.area}
+    found = {"joints": joints.astype(np.float32), "score": score.astype(np.float32), "person_score": score.mean(1)}
+    about: dict = {"dataset": pose_set.name, "split": pose_set.split, "meta": meta}
+    return Predictions(skeleton=pose_set.skeleton, **found, **boxes, **where, **about)

@@ -14,9 +14,9 @@ from common.files import atomic_write
 def heatmap_loss(maps, target, weight=None):
     """0.5 x mean over batch and joints of weight x mean over cells of (maps - target)^2, in float32; a scalar tensor.
 
-    `maps`, `target` (N,K,h,w), `weight` (N,K,1) or None for all ones: unlabelled joints are silenced but counted in the mean. For weights
-    of 0 and 1 it equals Microsoft's; between them the Paddle project's weight is linear, as here, and Microsoft's squared. Values of 0.0005
-    to 0.001 are normal.
+    `maps`, `target` (N,K,h,w), `weight` (N,K,1) or None for all ones: unlabelled joints are silenced but counted in the
+    mean. For weights of 0 and 1 it equals Microsoft's; between them the Paddle project's weight is linear, as here, and
+    Microsoft's squared. Values of 0.0005 to 0.001 are normal.
     """
     error = (maps.astype("float32") - target).square().mean([2, 3])
     return 0.5 * (error if weight is None else error * weight.squeeze(-1)).mean()
@@ -25,10 +25,11 @@ def heatmap_loss(maps, target, weight=None):
 def map_accuracy(
     maps: np.ndarray, target: np.ndarray, threshold: float = 0.5, compat: bool = False
 ) -> tuple[float, np.ndarray, int]:
-    """(mean, (K,) by joint with -1 where no target counts, number of joints that count) of heat-maps (N,K,h,w) against target maps.
+    """(mean, (K,) by joint, -1 where no target counts, number of joints that count) of maps (N,K,h,w) and targets.
 
-    A hit: the peaks are less than `threshold` tenths of the map's sides apart. A target counts when its peak lies beyond column 1 and row 1.
-    `compat` divides x by the height and y by the width, as the originals do (no difference for square maps).
+    A hit: the peaks are less than `threshold` tenths of the map's sides apart. A target counts when its peak lies
+    beyond column 1 and row 1. `compat` divides x by the height and y by the width, as the originals do (no difference
+    for square maps).
     """
     height, width = maps.shape[-2:]
     sides = np.array([height, width] if compat else [width, height]) / 10
@@ -42,7 +43,7 @@ def map_accuracy(
 
 
 def draw_maps(path: str | Path, images: np.ndarray, maps: np.ndarray) -> None:
-    """Write a picture: a row a person, first the image with its peaks circled, then 0.7 map (JET) + 0.3 image for every joint.
+    """Write a picture: a row a person, the image with its peaks circled, then 0.7 map (JET) + 0.3 image a joint.
 
     `images` (n,H,W,3) uint8 BGR, `maps` (n,K,h,w); their values are cut to 0 ... 1.
     """

@@ -1,7 +1,8 @@
 """PoseResNet: a ResNet, three transposed convolutions and one 1x1 convolution (Xiao, Wu and Wei, ECCV 2018, section 2).
 
-Attribute paths equal those of microsoft/human-pose-estimation.pytorch and, for the backbone, of paddle.vision.models.resnet. Input
-(N,3,H,W) with H and W multiples of 32, output (N,K,H/4,W/4): raw regressions, no sigmoid.
+Attribute paths equal those of microsoft/human-pose-estimation.pytorch and, for the backbone, of
+paddle.vision.models.resnet. Input (N,3,H,W) with H and W multiples of 32, output (N,K,H/4,W/4): raw regressions, no
+sigmoid.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from simplebaseline_paddle.config import BLOCKS, Config, numbers_of
 
 # Kernel of a transposed convolution of stride 2 -> (padding, output padding) that doubles the size exactly
 DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}
+Numbers = tuple[int, ...]
 SMALL = 0.001  # standard deviation of every new weight in the Paddle project, of the head's in Microsoft's
 
 
 def conv(channels: int, out: int, kernel: int, init: str, stride: int = 1) -> nn.Conv2D:
     """A convolution of the backbone, without bias, padded to keep the size at stride 1.
 
-    `init`: `kaiming` (He normal, fan out), which trains from scratch; `compat` N(0, 0.001^2), the Paddle project's without a pretrained
-    backbone; `zeros` when weights come from a file.
+    `init`: `kaiming` (He normal, fan out), which trains from scratch; `compat` N(0, 0.001^2), the Paddle project's
+    without a pretrained backbone; `zeros` when weights come from a file.
     """
     he = Normal(0.0, (2.0 / (out * kernel**2)) ** 0.5)
     weight = ParamAttr(initializer={"kaiming": he, "compat": Normal(0.0, SMALL), "zeros": Constant(0.0)}[init])
@@ -81,17 +83,17 @@ def shortcut(channels: int, out: int, stride: int, init: str) -> nn.Sequential |
 
 
 class PoseResNet(nn.Layer):
-    """The whole network; `style`, `filters`, `kernels`, `deconv_bias` and `final_kernel` as Microsoft's settings files have them."""
+    """The whole network; settings as Microsoft's files have them."""
 
     def __init__(
-        self, depth: int = 50, joints: int = 16, style: str = "pytorch", filters: tuple[int, ...] = (256, 256, 256),
-        kernels: tuple[int, ...] = (4, 4, 4), deconv_bias: bool = False, final_kernel: int = 1, init: str = "kaiming", base_width: int = 64,
+        self, depth: int = 50, joints: int = 16, style: str = "pytorch", filters: Numbers = (256, 256, 256),
+        kernels: Numbers = (4, 4, 4), deconv_bias: bool = False, final_kernel: int = 1, init: str = "kaiming",
+        base_width: int = 64,
     ):  # fmt: skip
         super().__init__()
         if len(filters) != len(kernels) or not set(kernels) <= set(DECONV_PADDING):
-            raise DataError(
-                f"no PoseResNet has deconv_filters {filters} and deconv_kernels {kernels}; give as many of both, kernels 2 to 4"
-            )
+            what = f"no PoseResNet has deconv_filters {filters} and deconv_kernels {kernels}"
+            raise DataError(f"{what}; give as many of both, kernels 2 to 4")
         block = BasicBlock if depth < 50 else Bottleneck
         self.conv1 = conv(3, base_width, 7, init, 2)
         self.bn1 = nn.BatchNorm2D(base_width)
@@ -107,10 +109,8 @@ class PoseResNet(nn.Layer):
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
         self.deconv_layers = nn.Sequential(*deconv_stack(channels, filters, kernels, deconv_bias, init))
         weight, bias = head_init(init)
-        last = filters[-1] if filters else channels
-        self.final_layer = nn.Conv2D(
-            last, joints, final_kernel, padding=final_kernel // 2, weight_attr=weight, bias_attr=bias
-        )
+        how = {"padding": final_kernel // 2, "weight_attr": weight, "bias_attr": bias}
+        self.final_layer = nn.Conv2D(filters[-1] if filters else channels, joints, final_kernel, **how)
 
     def forward(self, image):
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
@@ -118,17 +118,13 @@ class PoseResNet(nn.Layer):
         return self.final_layer(self.deconv_layers(x))
 
 
-def deconv_stack(
-    channels: int, filters: tuple[int, ...], kernels: tuple[int, ...], bias: bool, init: str
-) -> list[nn.Layer]:
+def deconv_stack(channels: int, filters: Numbers, kernels: Numbers, bias: bool, init: str) -> list[nn.Layer]:
     """Transposed convolution, batch norm and ReLU for every entry of `filters`."""
     layers: list[nn.Layer] = []
     for out, kernel in zip(filters, kernels, strict=True):
-        padding, extra = DECONV_PADDING[kernel]
         weight, offset = head_init(init)
-        grow = nn.Conv2DTranspose(
-            channels, out, kernel, 2, padding, extra, weight_attr=weight, bias_attr=offset if bias else False
-        )
+        how: dict = {"weight_attr": weight, "bias_attr": offset if bias else False}
+        grow = nn.Conv2DTranspose(channels, out, kernel, 2, *DECONV_PADDING[kernel], **how)
         layers += [grow, nn.BatchNorm2D(out), nn.ReLU()]
         channels = out
     return layers
@@ -141,19 +137,10 @@ def head_init(init: str) -> tuple[ParamAttr, ParamAttr]:
 
 
 def build_model(config: Config, joints: int, seed: int | None = None) -> PoseResNet:
-    """A network for a run's settings, with random weights that `seed` makes repeatable; without one all zero, for weights from a file."""
+    """A network with random weights that `seed` makes repeatable; without one all zero, for weights from a file."""
     if seed is not None:
         paddle.seed(seed)
-    filters, kernels = numbers_of(config.deconv_filters), numbers_of(config.deconv_kernels)
+    head: dict = {"filters": numbers_of(config.deconv_filters), "kernels": numbers_of(config.deconv_kernels)}
+    head |= {"deconv_bias": config.deconv_bias, "final_kernel": config.final_kernel}
     init = "zeros" if seed is None else config.init
-    return PoseResNet(
-        config.depth,
-        joints,
-        config.style,
-        filters,
-        kernels,
-        config.deconv_bias,
-        config.final_kernel,
-        init,
-        config.base_width,
-    )
+    return PoseResNet(config.depth, joints, config.style, init=init, base_width=config.base_width, **head)

@@ -73,7 +73,7 @@ class Records:
 
 
 def records_for(pose_set: PoseSet, config: Config) -> Records:
-    """The persons of a split that `config.boxes` asks for: selected, annotated, whole, or a file. DataError when there are none."""
+    """Whom `config.boxes` asks for: selected, annotated, whole, or a file's. DataError when there are none."""
     if config.boxes in _OLD_WORDS:
         raise DataError(f"--boxes {config.boxes} is called --boxes {_OLD_WORDS[config.boxes]}")
     if config.boxes == "whole":
@@ -108,7 +108,7 @@ def from_images(pose_set: PoseSet, config: Config) -> Records:
 
 
 def from_mpii(pose_set: PoseSet, config: Config) -> Records:
-    """MPII's own centre and scale: the centre 15 units of scale lower, the scale 1.25 times as large; the box where there are none."""
+    """MPII's centre, 15 units of scale lower, and scale, 1.25 times as large; the box where there are none."""
     center, scale = center_and_scale(pose_set.box, config, pose_set.name)
     if pose_set.center is not None and pose_set.scale is not None:
         given = np.isfinite(pose_set.center).all(1) & np.isfinite(pose_set.scale)
@@ -126,7 +126,7 @@ def from_mpii(pose_set: PoseSet, config: Config) -> Records:
 def center_and_scale(
     box: np.ndarray, config: Config, name: str = "coco", compat: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,4) x, y, w, h -> centre (N,2), scale (N,2), float32 for COCO as in the originals: the box grown to the input's aspect, times 1.25.
+    """(N,4) x, y, w, h -> centre (N,2), scale (N,2), float32 for COCO: grown to the input's aspect, times 1.25.
 
     `compat` leaves out the padding where the centre's x is -1, which the originals take for "missing".
     """
@@ -142,7 +142,7 @@ def center_and_scale(
 
 
 def from_boxes(pose_set: PoseSet, config: Config) -> Records:
-    """Annotated boxes of persons with a labelled joint, for COCO cleaned, in the images' order, and only `selected` ones if asked for."""
+    """Annotated boxes of persons with a labelled joint, in the images' order; COCO's cleaned, perhaps `selected`."""
     keep = (pose_set.visible > 0).any(1) & (True if pose_set.ignore is None else ~pose_set.ignore)
     box, note = pose_set.box, "oracle (annotated boxes)"
     if pose_set.name == "coco":
@@ -159,7 +159,7 @@ def from_boxes(pose_set: PoseSet, config: Config) -> Records:
 
 
 def _by_image(pose_set: PoseSet, rows: np.ndarray) -> np.ndarray:
-    """Persons of one image together, images in the file's order: an image is then decoded once, and results come out as the originals'."""
+    """Persons of one image together, in the file's order, as in the originals' results; it is then decoded once."""
     listed = pose_set.regions if pose_set.regions is not None else dict.fromkeys(pose_set.image_id.tolist())
     place = {image: i for i, image in enumerate(listed)}
     return rows[np.argsort([place[i] for i in pose_set.image_id[rows].tolist()], kind="stable")] if len(rows) else rows
@@ -177,7 +177,7 @@ def clean_boxes(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
 
 
 def selected(pose_set: PoseSet, center: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """(N,) P's choice of COCO persons: the labelled joints' mean lies near enough to the box centre for their number."""
+    """(N,) P's choice of COCO persons: the joints' mean lies near enough to the box's centre for their number."""
     seen = (pose_set.visible > 0)[..., None]
     count = seen.sum((1, 2))
     mean = np.where(seen, np.nan_to_num(pose_set.joints), 0.0).sum(1) / np.maximum(count, 1)[:, None]
@@ -188,51 +188,29 @@ def selected(pose_set: PoseSet, center: np.ndarray, scale: np.ndarray) -> np.nda
 
 
 def from_detections(pose_set: PoseSet, path: Path, config: Config) -> Records:
-    """The person boxes of a COCO detection file on the split's images: category 1, score at least `box_threshold`, boxes not cut.
+    """The person boxes of a COCO detection file, of score `box_threshold` at least, not cut to the image.
 
-    Boxes without an area are left out. DataError when the file is none or is for other images.
+    Boxes without an area are left out. DataError naming entry and field when the file is none, or is for other images.
     """
-    entries = read_detections(path)
-    if pose_set.regions is None:
+    from common.datasets.files import column, read_json, rows
+
+    if pose_set.regions is None or pose_set.paths is None:
         raise DataError(f"detection files are for COCO; {pose_set.name} has none. Use --boxes annotated")
-    unknown = sorted({e["image_id"] for e in entries} - set(pose_set.regions))
-    if unknown:
-        raise DataError(
-            f"detection file {path}: {len(unknown)} images, first image_id {unknown[0]}, are not in {pose_set.name}/{pose_set.split} "
-            f"({pose_set.root}); give the file of that split"
-        )
-    known = pose_set.paths or dict(zip(pose_set.image_id.tolist(), pose_set.images))
-    flat = sum(min(e["bbox"][2:]) <= 0 for e in entries)
-    kept = [e for e in entries if e["score"] >= config.box_threshold and min(e["bbox"][2:]) > 0]
-    if config.limit is not None:
-        kept = [e for e in kept if e["image_id"] in set(pose_set.image_id.tolist())]
-    box = np.array([e["bbox"] for e in kept], np.float64).reshape(-1, 4)
-    center, scale = center_and_scale(box, config, "coco", config.mode == "compat")
-    shape = (len(kept), len(pose_set.skeleton))
-    left_out = f", {flat} boxes without area left out" if flat else ""
-    return Records(
-        images=[known[e["image_id"]] for e in kept],
-        image_id=np.array([e["image_id"] for e in kept], np.int64), rows=np.full(len(kept), -1), center=center, scale=scale,
-        joints=np.zeros((*shape, 2)), seen=np.ones(shape, bool), box_score=np.array([e["score"] for e in kept], np.float64),
-        note=f"detector ({path.name}, score >= {config.box_threshold:g}{left_out})",
-    )  # fmt: skip
-
-
-def read_detections(path: Path) -> list[dict]:
-    """Person entries of a detection file, checked. DataError naming the entry and field."""
-    from common.datasets.files import read_json
-
     if not path.is_file():
         what = "write selected, annotated, whole, or such a file as T's COCO_val2017_detections_AP_H_56_person.json"
         raise DataError(f"--boxes {path}: there is no such detection file; {what}")
-    entries, form = read_json(path), "image_id, category_id, bbox, score"
-    if not isinstance(entries, list):
-        raise DataError(f"detection file {path} is no list of {{{form}}}; give a COCO detection JSON")
-    for number, entry in enumerate(entries):
-        where = f"detection file {path}: entry {number}"
-        lacking = [f for f in form.split(", ") if not isinstance(entry, dict) or f not in entry]
-        if lacking:
-            raise DataError(f"{where} has no field {lacking[0]}; an entry holds {form}")
-        if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
-            raise DataError(f"{where} has bbox {entry['bbox']!r} instead of [x, y, w, h]")
-    return [e for e in entries if e["category_id"] == 1]
+    entries = [row for row in rows(path, read_json(path)) if row[1].get("category_id") == (pose_set.category or 1)]
+    image, box, score = column(entries, "image_id", whole=True), column(entries, "bbox", (4,)), column(entries, "score")
+    unknown = sorted(set(image.tolist()) - set(pose_set.regions))
+    if unknown:
+        what = f"{len(unknown)} images, first image_id {unknown[0]}, are not in {pose_set.name}/{pose_set.split}"
+        raise DataError(f"detection file {path}: {what} ({pose_set.root}); give the file of that split")
+    flat = (box[:, 2:] <= 0).any(1)
+    kept = (score >= config.box_threshold) & ~flat
+    kept &= True if config.limit is None else np.isin(image, pose_set.image_id)
+    image, box, score = image[kept], box[kept], score[kept]
+    center, scale = center_and_scale(box, config, "coco", config.mode == "compat")
+    joints, images = np.zeros((len(box), len(pose_set.skeleton), 2)), [pose_set.paths[i] for i in image.tolist()]
+    left_out = f", {flat.sum()} boxes without area left out" if flat.any() else ""
+    note = f"detector ({path.name}, score >= {config.box_threshold:g}{left_out})"
+    return Records(images, image, np.full(len(box), -1), center, scale, joints, joints[..., 0] == 0, score, note)

@@ -1,13 +1,13 @@
 """Train or resume Simple Baselines.
 
-    python simplebaseline_paddle/train.py --dataset mpii                            # the Paddle project's settings: ResNet-50, 384x384
-    python simplebaseline_paddle/train.py --preset coco_256x192 --data_root DIR     # the published configurations: mpii_256x256 ...
-    python simplebaseline_paddle/train.py --dataset lspet --data_root DIR --preset cpu --train_split 1-4000
-    python simplebaseline_paddle/train.py --dataset mpii --resume
-    python -m paddle.distributed.launch --nproc_per_node 4 simplebaseline_paddle/train.py ...          # one process a device
-    python -m paddle.distributed.launch --master HOST:PORT --nnodes 2 simplebaseline_paddle/train.py ...    # on each machine
+    python simplebaseline_paddle/train.py --dataset mpii                         # the Paddle project's settings
+    python simplebaseline_paddle/train.py --preset coco_256x192 --data_root DIR  # published ones: mpii_256x256 ...
+    python simplebaseline_paddle/train.py --dataset lspet --data_root DIR --preset cpu --train_split 1-4000 --resume
+    python -m paddle.distributed.launch --nproc_per_node 4 simplebaseline_paddle/train.py ...   # one process a device
+    python -m paddle.distributed.launch --master HOST:PORT --nnodes 2 simplebaseline_paddle/train.py ... # a machine
 
-Settings come from the preset, then --config FILE, then the command line; simplebaseline_paddle/config.py has their sources.
+Settings come from the preset, then --config FILE, then the command line; simplebaseline_paddle/config.py has their
+sources.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def parse_args(argv=None) -> Config:
 
 
 def train(config: Config, pose_set: PoseSet, valid_set: PoseSet | None) -> Path:
-    """Run to the last epoch; returns the run's folder. DataError on bad input, FloatingPointError when training diverged."""
+    """Run to the last epoch; returns the run's folder. DataError on bad input, FloatingPointError when it diverges."""
     from simplebaseline_paddle.estimator import PaddleProcess
 
     process = PaddleProcess(config.device, config.threads)
@@ -46,15 +46,12 @@ def train(config: Config, pose_set: PoseSet, valid_set: PoseSet | None) -> Path:
     from simplebaseline_paddle.weight_files import open_store
 
     trainer = Trainer(config, pose_set, process, valid_set)
-    about = {
-        "skeleton": card(pose_set.skeleton),
-        "dataset": pose_set.name,
-        "split": pose_set.split,
-        "synthetic": pose_set.synthetic,
-    }
+    about = {"dataset": pose_set.name, "split": pose_set.split, "synthetic": pose_set.synthetic}
+    about["skeleton"] = card(pose_set.skeleton)
+    store, length = open_store(config.folder, process), trainer.position.epoch_length
     session = Session(
-        config.folder, trainer.position, trainer.total_steps, process, open_store(config.folder, process), settings=asdict(config), about=about,
-        valid_every=trainer.position.epoch_length if valid_set else 0, save_minutes=config.save_minutes, accumulate=config.accumulate,
+        config.folder, trainer.position, trainer.total_steps, process, store, settings=asdict(config), about=about,
+        valid_every=length if valid_set else 0, save_minutes=config.save_minutes, accumulate=config.accumulate,
         patience=config.patience,
     )  # fmt: skip
     with session:

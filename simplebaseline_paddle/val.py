@@ -1,13 +1,13 @@
 """Score weights on a labelled split and write the prediction file.
 
-    python simplebaseline_paddle/val.py                                       # data/coco, its newest weights; without any, random ones
+    python simplebaseline_paddle/val.py                   # data/coco, its newest weights; without any, random ones
     python simplebaseline_paddle/val.py --dataset mpii --weights pose-resnet50-mpii-384x384 --data_root DIR
     python simplebaseline_paddle/val.py --weights pose_resnet_50_256x192.pth.tar --preset coco_256x192 \\
         --boxes detections COCO_val2017_detections_AP_H_56_person.json
     python -m paddle.distributed.launch --nproc_per_node 4 simplebaseline_paddle/val.py ...
 
-Our own files bring their settings; the originals' (Fluid folder, .pth.tar) say their depth and joints, the input size comes from --preset or
---input_height and --input_width. Every result states which boxes were used.
+Our own files bring their settings; the originals' (Fluid folder, .pth.tar) say their depth and joints, the input size
+comes from --preset or --input_height and --input_width. Every result states which boxes were used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.option("dataset", choices=DATASETS, default="coco")
     parser.option("data_root", default=None)
     parser.option("split", default="valid")
-    about = "COCO persons: selected (the Paddle project's choice of annotated boxes), annotated (all), detections FILE; or whole pictures"
+    about = "COCO persons: selected (P's choice of annotated boxes), annotated (all), detections FILE, whole"
     parser.option("boxes", "detections", nargs="+", metavar="WHERE", text=about)
     add_use_options(parser, preset="auto")
     parser.settings(Config, only=("box_threshold",))
@@ -66,10 +66,13 @@ def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
     if not args.random_weights:
         made = f"make some with `python {HOUSE}/train.py --dataset {args.dataset}`, or give --weights"
         print(f"NO WEIGHTS: scoring an untrained network with random weights; {made}", file=sys.stderr)
+    from simplebaseline_paddle.model import build_model
+
     preset = ("smoke" if pose_set.synthetic else "paper") if args.preset == "auto" else args.preset
     engine, _ = options.pop("engine"), options.pop("raw_weights")
     config = resolve(Config, PRESETS[preset], {"batch_size": 32, "dataset": args.dataset}, options).checked()
-    return Estimator.random(config, pose_set.skeleton, process, engine)
+    model = build_model(config, len(pose_set.skeleton), config.seed)
+    return Estimator.of(model, config, pose_set.skeleton, process, engine)
 
 
 def score(args: argparse.Namespace) -> None:
@@ -91,7 +94,7 @@ def score(args: argparse.Namespace) -> None:
 
 
 def rescored(results: dict, pose_set: PoseSet, predictions: Predictions, args: argparse.Namespace) -> dict:
-    """The results with COCO's at the thresholds of the options; the registered protocol has the originals' 0.9 and 0.2."""
+    """The results with COCO's at the options' thresholds; the registered protocol has the originals' 0.9, 0.2."""
     from common.metrics.coco import oks_ap
 
     if "oks_ap" not in results or (args.oks_threshold, args.joint_threshold) == (0.9, 0.2):
@@ -102,7 +105,7 @@ def rescored(results: dict, pose_set: PoseSet, predictions: Predictions, args: a
 
 
 def write_official(out: Path, predictions: Predictions, args: argparse.Namespace) -> list[Path]:
-    """The files that the originals write, beside ours: `pred.mat` (counted from 1) for MPII, the result JSON for COCO."""
+    """What the originals write, beside ours: `pred.mat` (counted from 1) for MPII, the result JSON for COCO."""
     from common.files import atomic_write, write_json
 
     if args.dataset == "coco":

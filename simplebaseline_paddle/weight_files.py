@@ -1,7 +1,7 @@
-"""Weight files of every kind that fits PoseResNet <-> {our name: array}, without a framework; and weights into networks.
+"""Weight files of every kind that fits PoseResNet <-> {our name: array}; and weights into networks.
 
-Our names are Microsoft's. Nothing is transposed between ours, PyTorch's and PaddlePaddle 1.x's: convolutions are (out, in, h, w), transposed
-ones (in, out, h, w) everywhere.
+Our names are Microsoft's. Nothing is transposed between ours, PyTorch's and PaddlePaddle 1.x's: convolutions are (out,
+in, h, w), transposed ones (in, out, h, w) everywhere.
 """
 
 from __future__ import annotations
@@ -32,25 +32,14 @@ BATCH_NORM = (
     ("_mean", "running_mean", "w_1"),
     ("_variance", "running_var", "w_2"),
 )
-_TO_TORCH = {"_mean": "running_mean", "_variance": "running_var"}
-_FROM_TORCH = {v: k for k, v in _TO_TORCH.items()}
+_TO_TORCH = {ours: torch for ours, torch, _ in BATCH_NORM}
+_FROM_TORCH = {torch: ours for ours, torch, _ in BATCH_NORM}
 _HEAD = ("final_layer.weight", "final_layer.bias")
 # Settings of a training that are not those of its network's use
-_OF_THE_RUN = (
-    "limit",
-    "data_root",
-    "weights",
-    "out",
-    "model_save_dir",
-    "resume",
-    "workers",
-    "batch_size",
-    "device",
-    "use_gpu",
-)
+_OF_THE_RUN = "limit data_root weights out model_save_dir resume workers batch_size device use_gpu".split()
 
 
-# ---- names --------------------------------------------------------------------------------------------------------------------
+# ---- names -----------------------------------------------------------------------------------------------------------
 
 
 def to_torch(name: str) -> str:
@@ -70,7 +59,7 @@ def from_torch(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def layers(depth: int, deconvs: int = 3) -> list[tuple[str, str, str]]:
-    """(kind, convolution, its batch norm) in P's construction order, kinds `conv` and `deconv`: a block's shortcut after its main convolutions.
+    """(kind, convolution, its batch norm) in P's order: a block's shortcut behind its main convolutions.
 
     The last convolution, which has no batch norm, is not among them.
     """
@@ -98,7 +87,7 @@ def fluid_names(depth: int) -> dict[str, str]:
 
 
 def from_fluid(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The network's tensors of a P checkpoint under our names; optimiser state and strangers are left out. DataError when it fits no depth."""
+    """The network's tensors of a P checkpoint under our names, nothing else. DataError when it fits no depth."""
     for depth in BLOCKS:  # the one whose last convolution has the one bias
         if f"conv2d_{sum(kind == 'conv' for kind, *_ in layers(depth))}.b_0" in tensors:
             return {ours: tensors[name] for name, ours in fluid_names(depth).items() if name in tensors}
@@ -114,7 +103,7 @@ def is_backbone(name: str) -> bool:
 
 
 def describe(tensors: Mapping[str, np.ndarray]) -> dict:
-    """Settings of the network that tensors (under our names) belong to, and its `joints`. DataError when they are no PoseResNet.
+    """Settings of the network that tensors belong to, and its `joints`. DataError when they are no PoseResNet.
 
     The stride's place (`style`) leaves no trace.
     """
@@ -134,7 +123,7 @@ def describe(tensors: Mapping[str, np.ndarray]) -> dict:
     }  # fmt: skip
 
 
-# ---- files --------------------------------------------------------------------------------------------------------------------
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 def open_store(folder: Path, process: Process) -> CheckpointStore:
@@ -149,11 +138,10 @@ def open_store(folder: Path, process: Process) -> CheckpointStore:
 
 
 def read_state(path: str | Path) -> dict:
-    """A checkpoint as a dict with the tensors `model` under our names; ours has all of a run's state besides, files that convert.py made what
-    their card says.
+    """A checkpoint as a dict: tensors `model` under our names, all of a run's state, what a card beside it says.
 
-    A folder or a file `__params__`: PaddlePaddle 1.x; `.pdparams`: ours, or a bare state dict; `.pth`, `.pt`, `.pth.tar`: PyTorch.
-    DataError when it does not exist or cannot be read.
+    A folder or a file `__params__`: PaddlePaddle 1.x; `.pdparams`: ours, or a bare state dict; `.pth`, `.pt`,
+    `.pth.tar`: PyTorch. DataError when it does not exist or cannot be read.
     """
     path = Path(path)
     if not path.exists():
@@ -212,7 +200,7 @@ def _from_combined(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_backbone(path: str | Path) -> dict[str, np.ndarray]:
-    """The ResNet's tensors of an ImageNet or pose checkpoint; `fc`, counters, learning rates and heads are left out. DataError as `read_state`."""
+    """The ResNet's tensors of an ImageNet or pose checkpoint, nothing else. DataError as `read_state`."""
     path = Path(path)
     if not path.is_dir() or (path / "__params__").is_file():
         return {n: a for n, a in read_state(path)["model"].items() if is_backbone(n)}
@@ -220,21 +208,16 @@ def read_backbone(path: str | Path) -> dict[str, np.ndarray]:
     # the deepest network whose backbone is there: names of a shallower one are among those of a deeper one
     for depth in sorted(BLOCKS, reverse=True):
         table = {n: ours for n, ours in fluid_names(depth).items() if is_backbone(ours)}
-        if table.keys() <= present and _same_shapes(path, table, depth):
+        # 34 and 50 layers share names, but their blocks begin with other kernels
+        if table.keys() <= present and fluid.read_variable(path / "conv2d_1.w_0")[0].shape[-1] == (
+            1 if depth >= 50 else 3
+        ):
             return {table[n]: a for n, a in fluid.read_folder(path, table).items()}
-    raise DataError(
-        f"{path} holds the backbone of no ResNet; give P's folder resnet_50/115, a .pdparams or a .pth file"
-    )
-
-
-def _same_shapes(path: Path, table: dict[str, str], depth: int) -> bool:
-    """Whether the last convolution of the backbone is as wide as a network of this depth has it (34 and 50 share names)."""
-    last = max((n for n in table if n.startswith("conv2d_")), key=lambda n: int(n.split("_")[1].split(".")[0]))
-    return fluid.read_variable(path / last)[0].shape[0] == (512 if depth < 50 else 2048)
+    raise DataError(f"{path} holds no ResNet's backbone; give P's folder resnet_50/115, a .pdparams or a .pth file")
 
 
 def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: int) -> None:
-    """Arrays under our names as a Fluid folder, or by suffix as `.pth`, `.pth.tar`. DataError for P's format when its graph has no such layers."""
+    """Arrays as a Fluid folder, or by suffix as `.pth`, `.pth.tar`. DataError where P's graph has no such layers."""
     path = Path(path)
     if path.suffix in TORCH_SUFFIXES:
         pickles.write_torch(path, {to_torch(n): a for n, a in tensors.items()})
@@ -246,7 +229,7 @@ def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: in
     fluid.write_folder(path, {n: tensors[ours] for n, ours in table.items()})
 
 
-# ---- into networks ------------------------------------------------------------------------------------------------------------
+# ---- into networks ---------------------------------------------------------------------------------------------------
 
 
 def arrays_of(model) -> dict[str, np.ndarray]:
@@ -255,18 +238,16 @@ def arrays_of(model) -> dict[str, np.ndarray]:
 
 
 def put_weights(model, weights: Mapping[str, np.ndarray], source: str | Path) -> None:
-    """Load arrays into a network. DataError naming what differs when a tensor is missing, strange, of another shape or not finite."""
+    """Load arrays into a network. DataError when a tensor is missing, strange, of another shape or not finite."""
     own = arrays_of(model)
-    shared = [n for n in own if n in weights]
+    shapes = {n: (np.shape(weights[n]), own[n].shape) for n in own if n in weights}
     found = {
         "lacks": [n for n in own if n not in weights],
         "has besides": [n for n in weights if n not in own],
         "has other shapes:": [
-            f"{n} {np.shape(weights[n])} instead of {own[n].shape}"
-            for n in shared
-            if np.shape(weights[n]) != own[n].shape
+            f"{n} {theirs} instead of {ours}" for n, (theirs, ours) in shapes.items() if theirs != ours
         ],
-        "is not finite in": [n for n in shared if not np.isfinite(weights[n]).all()],
+        "is not finite in": [n for n in shapes if not np.isfinite(weights[n]).all()],
     }
     parts = [f"{w} {', '.join(names[:3])}{' ...' * (len(names) > 3)}" for w, names in found.items() if names]
     if parts:
@@ -283,7 +264,7 @@ def _sides(own: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> 
 
 
 def load_backbone(model, path: str | Path) -> int:
-    """ImageNet weights into the ResNet; returns how many tensors. DataError when one of its tensors is missing or has another shape."""
+    """ImageNet weights into the ResNet; returns how many. DataError when one is missing or has another shape."""
     weights = read_backbone(path)
     own = {n: t for n, t in arrays_of(model).items() if is_backbone(n)}
     bad = [n for n, t in own.items() if n not in weights or np.shape(weights[n]) != t.shape]
@@ -295,7 +276,7 @@ def load_backbone(model, path: str | Path) -> int:
 
 
 def load_first_weights(model, path: str | Path, skeleton: Skeleton) -> str:
-    """Any network's weights into one for `skeleton`, as a training starts: the head's joints by name, others stay as they are. Returns what came."""
+    """Another network's weights for a training's start, the head's joints by name. Returns what came, in words."""
     state = read_state(path)
     weights, own = tensors_of(state), arrays_of(model)
     theirs = skeleton_of(state, path, describe(weights)["joints"]).joints
@@ -317,7 +298,7 @@ def tensors_of(state: dict, raw: bool = False) -> dict[str, np.ndarray]:
 
 
 def skeleton_of(state: dict, path: str | Path, joints: int, dataset: str | None = None) -> Skeleton:
-    """The skeleton that a `read_state` answers in: its own, else `dataset`'s where the count fits, else the originals'. DataError without any."""
+    """A `read_state`'s own skeleton, else `dataset`'s where the count fits, else the originals'. DataError: none."""
     if state.get("about"):
         return from_card(state["about"]["skeleton"], f"{path}: about.skeleton")
     named = datasets.record(dataset).skeleton if dataset else None
@@ -328,11 +309,14 @@ def skeleton_of(state: dict, path: str | Path, joints: int, dataset: str | None 
     return skeleton
 
 
-def load_network(path: str | Path, given: dict, preset: dict, dataset: str | None = None, raw: bool = False):
-    """(network, settings, skeleton) of weights of any kind. `given` settings win over the checkpoint's own.
+def load_network(
+    path: str | Path, given: dict, preset: dict, dataset: str | None = None, raw: bool = False, random: bool = False
+) -> tuple[Any, Config, Skeleton]:
+    """(network, settings, skeleton) of any weights; `random`: untrained. `given` settings win over its own.
 
-    Weights of the originals say their depth and joints themselves; the rest comes from `preset` over the defaults, joint names from `dataset`
-    if given. DataError when a setting contradicts the weights, or the checkpoint's mode or colour order.
+    Weights of the originals say their depth and joints themselves; the rest comes from `preset` over the defaults,
+    joint names from `dataset` if given. DataError when a setting contradicts the weights, or the checkpoint's mode or
+    colour order.
     """
     from simplebaseline_paddle.model import build_model
 
@@ -347,7 +331,8 @@ def load_network(path: str | Path, given: dict, preset: dict, dataset: str | Non
     known = {k: v for k, v in stored.items() if k in Config.__dataclass_fields__ and k not in _OF_THE_RUN}
     foreign = {"dataset": dataset or ("coco" if skeleton == COCO17 else "mpii"), **preset}
     config = resolve(Config, known or foreign, found, given).checked()
-    model = build_model(config, joints)
-    put_weights(model, weights, path)
+    model = build_model(config, joints, config.seed if random else None)
+    if not random:
+        put_weights(model, weights, path)
     model.eval()
     return model, config, skeleton

@@ -81,8 +81,8 @@ def test_published_detections(pose_data):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"image_id": 1, "category_id": 1, "score": 1.0}, "entry 0 has no field bbox"),
-        ({"image_id": 1, "category_id": 1, "score": 1.0, "bbox": [1, 2]}, "instead of"),
+        ({"image_id": 1, "category_id": 1, "score": 1.0}, r"entry \[0\].bbox is missing"),
+        ({"image_id": 1, "category_id": 1, "score": 1.0, "bbox": [1, 2]}, "write 4 finite numbers"),
         ({"image_id": -5, "category_id": 1, "score": 1.0, "bbox": [1, 2, 3, 4]}, "not in coco/val"),
     ],
 )

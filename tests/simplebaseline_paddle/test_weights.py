@@ -203,7 +203,7 @@ def test_a_checkpoints_settings_and_skeleton_hold_but_not_its_limit(small, tmp_p
     own = Skeleton("own", tuple(f"left_{i}" for i in range(8)) + tuple(f"right_{i}" for i in range(8)), ((0, 8),))
     paddle.save({"model": small[0].state_dict(), "config": stored, "about": {"skeleton": card(own)}}, str(path))
     _, config, skeleton = load_network(path, {"flip_test": False}, {})
-    assert config == Config(**{**stored, "limit": None, "flip_test": False, "batch_size": 128})
+    assert config == Config(**{**stored, "limit": None, "flip_test": False}).checked()
     assert skeleton == own and skeleton.limbs == own.limbs
     with pytest.raises(DataError, match="field 'mode' is 'correct' in the checkpoint and 'compat' in this run"):
         load_network(path, {"mode": "compat"}, {})
