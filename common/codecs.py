@@ -25,9 +25,9 @@ def gaussian_maps(
 def decode_maps(maps: np.ndarray, offset: float = 0.25) -> tuple[np.ndarray, np.ndarray]:
     """(...,J,H,W) maps -> (...,J,2) points in cells and (...,J) peak values.
 
-    The first highest cell in row order, moved by `offset` towards the larger neighbour on each axis (not where both are equal) when
-    1 < x < W-1 and 1 < y < H-1: the decoders of Hourglass, Simple Baselines and MobilePose do this with 0.25, and all leave out column and
-    row 1 too. A map without a positive value gives (0, 0), as theirs do.
+    The first highest cell in row order, moved by `offset` towards the larger neighbour on each axis (not where both are
+    equal) when 1 < x < W-1 and 1 < y < H-1: the decoders of Hourglass, Simple Baselines and MobilePose do this with
+    0.25, and all leave out column and row 1 too. A map without a positive value gives (0, 0), as theirs do.
     """
     height, width = maps.shape[-2:]
     flat = maps.reshape(*maps.shape[:-2], height * width)

@@ -1,8 +1,9 @@
 """Score a prediction file.
 
-`python -m common.evaluate --dataset NAME --data_root DIR --split S --predictions FILE [--protocol NAME ...] [--json OUT]`
-Prints each figure with the number of persons, how it was formed, and which published number it may be compared with, or why with none.
-Exit code 0 also when nothing may be compared; 2 when the data, the prediction file or a name is not valid.
+`python -m common.evaluate --dataset NAME --data_root DIR --split S --predictions FILE [--protocol NAME ...] [--json
+OUT]` Prints each figure with the number of persons, how it was formed, and which published number it may be compared
+with, or why with none. Exit code 0 also when nothing may be compared; 2 when the data, the prediction file or a name is
+not valid.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[str, Result]:
     """{protocol name: Result} for the named protocols, or all that apply to the data set.
 
-    Predictions are in the PoseSet's skeleton (`common.importers.load_any` sees to it). Without `protocols`, those that need every person's
-    row are left out with a warning where the predictions do not have them and others can be scored. Raises DataError for a protocol that
-    does not exist or does not apply, or when nothing can be scored.
+    Predictions are in the PoseSet's skeleton (`common.importers.load_any` sees to it). Without `protocols`, those that
+    need every person's row are left out with a warning where the predictions do not have them and others can be scored.
+    Raises DataError for a protocol that does not exist or does not apply, or when nothing can be scored.
     """
     from common.errors import DataError
     from common.importers import align_rows
@@ -34,9 +35,8 @@ def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[s
 
     chosen = protocols_for(pose_set, protocols)
     if not chosen:
-        raise DataError(
-            f"no protocol applies to {pose_set.name}/{pose_set.split}: skeleton {pose_set.skeleton.name} lacks the joints that they need"
-        )
+        why = f"skeleton {pose_set.skeleton.name} lacks the joints that they need"
+        raise DataError(f"no protocol applies to {pose_set.name}/{pose_set.split}: {why}")
     if predictions.skeleton != pose_set.skeleton:
         raise DataError(
             f"predictions have skeleton {predictions.skeleton.name}, the data {pose_set.skeleton.name}; "
@@ -56,7 +56,8 @@ def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[s
 
 
 def _exact(predictions: Predictions) -> Predictions:
-    """Joints in float64, as distances are counted in; sub-JHMDB's belly by the official rule where the network has none."""
+    """Joints in float64, as distances are counted in; sub-JHMDB's belly by the official rule where the network has
+    none."""
     import numpy as np
 
     joints = np.asarray(predictions.joints, np.float64)
@@ -86,9 +87,8 @@ def table(
 ) -> str:
     """The results as text for people, a block for each protocol; `verdicts` as `comparable` gives them."""
     origin = "SYNTHETIC data" if pose_set.synthetic else "real data"
-    lines = [
-        f"{pose_set.name} {pose_set.split}: {len(pose_set)} persons, {origin}; boxes: {predictions.meta.get('boxes', 'not stated')}"
-    ]
+    boxes = predictions.meta.get("boxes", "not stated")
+    lines = [f"{pose_set.name} {pose_set.split}: {len(pose_set)} persons, {origin}; boxes: {boxes}"]
     if predictions.meta.get("stand_ins"):
         lines.append(
             f"stand-ins for joints that the network does not predict: {', '.join(predictions.meta['stand_ins'])}"
@@ -121,7 +121,8 @@ def _number(value: float) -> str:
 
 
 def write_json(path: str | Path, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]) -> None:
-    """{protocol: {total, per_joint or per_part, aggregation, n, ..., comparable, comparison}} as strict JSON (NaN is null), at once."""
+    """{protocol: {total, per_joint or per_part, aggregation, n, ..., comparable, comparison}} as strict JSON (NaN is
+    null), at once."""
     from common.files import write_text
 
     entries = {
@@ -153,7 +154,8 @@ def publish(
     json_out: str | Path | None = None,
     adjust=None,
 ) -> dict[str, Result]:
-    """What every house's val.py does with its predictions: save them as `out`, score them, print the table, write `json_out` if given.
+    """What every house's val.py does with its predictions: save them as `out`, score them, print the table, write
+    `json_out` if given.
 
     `adjust(results)` may replace figures first. Returns the results. DataError as in `score`.
     """
@@ -191,7 +193,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add(
         "--predictions",
         required=True,
-        help="our .npz or joints.jsonl, or what others publish: MPII/LSP .mat, .h5, COCO or AI Challenger result JSON, Penn pred.mat",
+        help="our .npz or joints.jsonl, or others': MPII, LSP, Penn .mat, .h5, COCO or AI Challenger result JSON",
     )
     add(
         "--protocol", action="extend", nargs="+", metavar="NAME", help="protocols to score by (default: all that apply)"

@@ -1,4 +1,5 @@
-"""Boxes, affine crops and their inverse, flips. Coordinates: 0-based pixels, pixel centres at integers, x right, y down.
+"""Boxes, affine crops and their inverse, flips. Coordinates: 0-based pixels, pixel centres at integers, x right, y
+down.
 
 An affine map is a (2,3) float64 matrix M with p' = M @ (x, y, 1); stacks (...,2,3) work everywhere but in `warp`.
 """
@@ -13,10 +14,12 @@ import numpy as np
 def crop_affine(center, side, size, rotation: float = 0.0, flip: bool = False) -> np.ndarray:
     """The map that takes a box of an image to a crop of `size` = (width, height) pixels.
 
-    `center` (x, y) is the middle of the box and lands in the middle of the crop; `side` = (w, h) or one number is the box in image pixels;
-    `rotation` in degrees turns the picture counter-clockwise as seen; `flip` mirrors the crop left-right afterwards.
+    `center` (x, y) is the middle of the box and lands in the middle of the crop; `side` = (w, h) or one number is the
+    box in image pixels; `rotation` in degrees turns the picture counter-clockwise as seen; `flip` mirrors the crop
+    left-right afterwards.
     """
-    # written out in plain numbers: a loader calls this for every crop, and numpy's calls on 2x2 arrays cost more than the sums
+    # written out in plain numbers: a loader calls this for every crop, and numpy's calls on 2x2 arrays cost more than
+    # the sums
     (width, height), (x, y) = size, (float(v) for v in center)
     side_w, side_h = (float(v) for v in side) if np.ndim(side) else (float(side),) * 2
     angle = math.radians(rotation)
@@ -46,9 +49,9 @@ def compose_affine(second: np.ndarray, first: np.ndarray) -> np.ndarray:
 def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill=0) -> np.ndarray:
     """Resample `image` through `matrix` (image -> crop) into `size` = (width, height), bilinear, `fill` outside.
 
-    When the crop shrinks the picture by two or more, the picture is first reduced by the whole part of that factor with area averaging,
-    which keeps fine texture from aliasing; the map is adjusted so that geometry is unchanged (`fill` may come in one crop pixel early at
-    the right and bottom edge, where a part cell is left over).
+    When the crop shrinks the picture by two or more, the picture is first reduced by the whole part of that factor with
+    area averaging, which keeps fine texture from aliasing; the map is adjusted so that geometry is unchanged (`fill`
+    may come in one crop pixel early at the right and bottom edge, where a part cell is left over).
     """
     import cv2
 

@@ -21,8 +21,8 @@ PREFIX = "lmdb:"
 def read_image(path: str | Path, whole: bool = False) -> np.ndarray:
     """An image file, or a frame `lmdb:PATH?KEY`, as (H,W,3) uint8 BGR; DataError when it is missing or unreadable.
 
-    A file that is cut off is read as far as it goes, with a DataWarning; an error where it must be `whole`. EXIF orientation is ignored:
-    annotations are in stored pixels.
+    A file that is cut off is read as far as it goes, with a DataWarning; an error where it must be `whole`. EXIF
+    orientation is ignored: annotations are in stored pixels.
     """
     if str(path).startswith(PREFIX):
         return read_frame(str(path))
@@ -73,7 +73,8 @@ def reference(path: Path | str, key: str) -> str:
 
 
 def read_frame(frame: str) -> np.ndarray:
-    """(H,W,3) uint8 BGR image of a reference `lmdb:PATH?KEY`; DataError when the database, the key or the image is not readable."""
+    """(H,W,3) uint8 BGR image of a reference `lmdb:PATH?KEY`; DataError when the database, the key or the image is not
+    readable."""
     path, key = _split(frame)
     with _open(path, os.getpid()).begin() as transaction:
         data = transaction.get(key.encode())

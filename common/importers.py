@@ -4,15 +4,16 @@
 |---|---|---|
 | our `.npz` | `common.predictions` | 0-based |
 | lines of JSON with `persons` | our `joints.jsonl`, as every predict.py writes it | 0-based |
-| `.mat` or `.h5` with `preds` | MPII, (N,16,2) in any axis order (bearpaw, Simple Baselines' `pred.mat`, Tompson's `.h5`) | MPII's own |
+| `.mat` or `.h5` with `preds` | MPII, (N,16,2) in any axis order (Simple Baselines, Tompson) | MPII's own |
 | `.mat` with `pos_pred_src` | MPII's `gt_valid.mat`, which carries Tompson's predictions, (16,2,N) | MPII's own |
 | `.mat` with `prediction_all` | LSP, (14,2,N) in any axis order (Convolutional Pose Machines) | LSP's own |
 | `.mat` with `pred` | MobilePose's Penn Action test, (N,15,2), columns y, x | 256-pixel crops |
 | JSON list with `keypoints` | COCO results | COCO's own |
 | JSON list with `keypoint_annotations` | AI Challenger submission | AI Challenger's own |
 
-Files in a data set's own frame move exactly as its loader moves the annotations. Anything else is a DataError naming file, entry, field
-and remedy. Persons whose file does not say which annotated person they are have `person_id` -1: they are scored by image only.
+Files in a data set's own frame move exactly as its loader moves the annotations. Anything else is a DataError naming
+file, entry, field and remedy. Persons whose file does not say which annotated person they are have `person_id` -1: they
+are scored by image only.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ _VARIABLES = {"preds": (MPII16, "mpii"), "pos_pred_src": (MPII16, "mpii"), "pred
 def load_any(path: str | Path, pose_set: PoseSet) -> Predictions:
     """Predictions for `pose_set` from any file listed above; which one it is is read off the content, not the name.
 
-    Row i belongs to row i of the PoseSet, except for data sets that are scored by image, whose files may hold any number of persons.
-    Joints come in the PoseSet's skeleton, those of others' files in full precision; NaN where the file has none. Raises DataError naming
-    the file, the field and the remedy.
+    Row i belongs to row i of the PoseSet, except for data sets that are scored by image, whose files may hold any
+    number of persons. Joints come in the PoseSet's skeleton, those of others' files in full precision; NaN where the
+    file has none. Raises DataError naming the file, the field and the remedy.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,7 +66,7 @@ def load_any(path: str | Path, pose_set: PoseSet) -> Predictions:
     raise DataError(f"{path} is no prediction file that is known here; expected {_KINDS}")
 
 
-# ---- our own ------------------------------------------------------------------------------------------------------------------
+# ---- our own ---------------------------------------------------------------------------------------------------------
 
 
 def _own(path: Path, pose_set: PoseSet) -> Predictions:
@@ -78,9 +79,8 @@ def _own(path: Path, pose_set: PoseSet) -> Predictions:
 
 
 def align_rows(predictions: Predictions, pose_set: PoseSet, path: str | Path = "the prediction file") -> Predictions:
-    """The predictions in the PoseSet's row order, found by (image_id, person_id, frame); DataError when a person is missing or occurs
-    twice.
-    """
+    """The predictions in the PoseSet's row order, found by (image_id, person_id, frame); DataError when a person is
+    missing or occurs twice."""
     frame = pose_set.frame if pose_set.frame is not None else np.full(len(pose_set), -1)
     wanted = list(zip(pose_set.image_id.tolist(), pose_set.person_id.tolist(), frame.tolist()))
     found = list(zip(predictions.image_id.tolist(), predictions.person_id.tolist(), predictions.frame.tolist()))
@@ -120,7 +120,8 @@ def _in_skeleton(predictions: Predictions, target: Skeleton, path: Path) -> Pred
 
 
 def _lines(path: Path, pose_set: PoseSet) -> Predictions:
-    """`joints.jsonl`. Where pictures hold one annotated person each, that is the best person found; else persons stay by image."""
+    """`joints.jsonl`. Where pictures hold one annotated person each, that is the best person found; else persons stay
+    by image."""
     rows = _read_lines(path)
     cards = {(str(e.get("skeleton")), json.dumps(e.get("joint_names"))) for _, e in rows if "error" not in e}
     if len(cards) != 1:
@@ -170,7 +171,8 @@ def _with_nan(where: str, person: dict, joints: int) -> dict:
 
 
 def _image_finder(path: Path, pose_set: PoseSet):
-    """A function that finds the image id of a line: by the file's path, its last parts as far as they are unique, or the id itself."""
+    """A function that finds the image id of a line: by the file's path, its last parts as far as they are unique, or
+    the id itself."""
     known: dict[str, object] = {}
     for image_id, file in (pose_set.paths or dict(zip(pose_set.image_id.tolist(), pose_set.images))).items():
         parts = Path(file).parts
@@ -203,7 +205,7 @@ def _best_of_each(found: Predictions, pose_set: PoseSet) -> Predictions:
     return replace(empty, meta=found.meta | ({"missing_rows": int(absent.sum())} if absent.any() else {}))
 
 
-# ---- Matlab and HDF5 ----------------------------------------------------------------------------------------------------------
+# ---- Matlab and HDF5 -------------------------------------------------------------------------------------------------
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
@@ -245,7 +247,8 @@ def _need_skeleton(path: Path, field: str, skeleton: Skeleton, pose_set: PoseSet
 
 
 def _as_rows(array: np.ndarray, rows: int, joints: int, where: str, pose_set: PoseSet) -> np.ndarray:
-    """(N,J,2) float64 from an array with these three axes in any order; the usual orders are tried first where sizes are ambiguous."""
+    """(N,J,2) float64 from an array with these three axes in any order; the usual orders are tried first where sizes
+    are ambiguous."""
     if array.dtype.kind not in "iuf":
         raise DataError(f"{where} holds something else than numbers ({array.dtype}); write the joints as numbers")
     for order in ((0, 1, 2), (2, 1, 0), (2, 0, 1), (0, 2, 1), (1, 0, 2), (1, 2, 0)):
@@ -271,20 +274,22 @@ def _aligned(path: Path, kind: str, joints: np.ndarray, pose_set: PoseSet) -> Pr
     return replace(predictions, joints=joints)  # in the file's own precision
 
 
-# ---- MobilePose's pred.mat ----------------------------------------------------------------------------------------------------
+# ---- MobilePose's pred.mat -------------------------------------------------------------------------------------------
 
 _CROP = 256
 
 
 def _read_pred(path: Path, pred: np.ndarray, pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray, int]:
-    """(M,13,2) joints in 0-based frame pixels for every row of `pose_set`, (M,4) crops x, y, w, h, and how many rows are left out (NaN).
+    """(M,13,2) joints in 0-based frame pixels for every row of `pose_set`, (M,4) crops x, y, w, h, and how many rows
+    are left out (NaN).
 
-    Its test program writes `pred` (N,15,2): the arg-max of each map times 256/31, columns y, x, channels in its order with the
-    background last; N = frames of whole clips of five, videos and frames in order (the last n mod 5 frames of a video are not in it). The
-    crop is the extent of the stored joints, placeholders of hidden ones included, and 256/3 px around it, within the frame, scaled so that
-    its longer side is 256 and centred on a square canvas. The file does not hold its crops, so they are made again from the label files,
-    which `pose_set` comes from. The original lists videos in the order of the file system, which is taken to be sorted.
-    DataError when it is not Penn Action or the shape does not fit it.
+    Its test program writes `pred` (N,15,2): the arg-max of each map times 256/31, columns y, x, channels in its order
+    with the background last; N = frames of whole clips of five, videos and frames in order (the last n mod 5 frames of
+    a video are not in it). The crop is the extent of the stored joints, placeholders of hidden ones included, and 256/3
+    px around it, within the frame, scaled so that its longer side is 256 and centred on a square canvas. The file does
+    not hold its crops, so they are made again from the label files, which `pose_set` comes from. The original lists
+    videos in the order of the file system, which is taken to be sorted. DataError when it is not Penn Action or the
+    shape does not fit it.
     """
     if pose_set.skeleton != PENN13 or pose_set.sequence is None or pose_set.frame is None:
         other = f"the ground truth is {pose_set.name} ({pose_set.skeleton.name})"
@@ -324,7 +329,7 @@ def _from_crop(points: np.ndarray, box: np.ndarray) -> np.ndarray:
     return (points - offset[:, None]) / factor[:, None] + box[:, None, :2]
 
 
-# ---- result lists -------------------------------------------------------------------------------------------------------------
+# ---- result lists ----------------------------------------------------------------------------------------------------
 
 
 def _results(path: Path, pose_set: PoseSet) -> Predictions:

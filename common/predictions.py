@@ -17,7 +17,8 @@ from common.skeletons import Skeleton, from_card
 
 @dataclass
 class Predictions:
-    """N predicted persons; row i of every array belongs to the same person. Coordinates: 0-based image pixels; NaN = not predicted."""
+    """N predicted persons; row i of every array belongs to the same person. Coordinates: 0-based image pixels; NaN =
+    not predicted."""
 
     skeleton: Skeleton
     joints: np.ndarray  # (N,J,2) float32
@@ -53,7 +54,8 @@ class People:
 
     @classmethod
     def of(cls, joints, score=None, box=None, person_score=None) -> People:
-        """From (P,J,2) joints; scores default to 1, a person's to the mean of the joints', boxes to those around the joints."""
+        """From (P,J,2) joints; scores default to 1, a person's to the mean of the joints', boxes to those around the
+        joints."""
         joints = np.asarray(joints, np.float32)
         score = np.ones(joints.shape[:2], np.float32) if score is None else np.asarray(score, np.float32)
         if person_score is None:
@@ -72,7 +74,8 @@ class People:
 def predictions_for(
     pose_set: PoseSet, joints: np.ndarray, score: np.ndarray | None = None, meta: dict | None = None, **overrides
 ) -> Predictions:
-    """Predictions row-aligned with `pose_set`, as a top-down house has them: (N,J,2) joints in image pixels, (N,J) scores (default 1)."""
+    """Predictions row-aligned with `pose_set`, as a top-down house has them: (N,J,2) joints in image pixels, (N,J)
+    scores (default 1)."""
     n, j = joints.shape[:2]
     score = np.ones((n, j), np.float32) if score is None else score
     rows = {
@@ -131,9 +134,8 @@ def load_predictions(path: str | Path) -> Predictions:
         ) from error
     missing = [n for n in (*_ARRAYS, "skeleton") if n not in stored]
     if missing:
-        raise DataError(
-            f"prediction file {path} lacks the field {missing[0]!r}; a prediction file has {', '.join(_ARRAYS)}, skeleton, dataset, split, meta"
-        )
+        fields = f"{', '.join(_ARRAYS)}, skeleton, dataset, split, meta"
+        raise DataError(f"prediction file {path} lacks the field {missing[0]!r}; a prediction file has {fields}")
     try:
         meta = json.loads(str(stored.get("meta", "{}")))
         if not isinstance(meta, dict):
@@ -166,8 +168,7 @@ def _check_shapes(path: str | Path, stored: dict[str, np.ndarray], skeleton: Ske
     for name in _ARRAYS:
         shape = expected.get(name, (n,))
         if stored[name].shape != shape:
-            raise DataError(
-                f"prediction file {path}: field {name} has shape {stored[name].shape}; {n} rows of skeleton {skeleton.name} need {shape}"
-            )
+            need = f"{n} rows of skeleton {skeleton.name} need {shape}"
+            raise DataError(f"prediction file {path}: field {name} has shape {stored[name].shape}; {need}")
         if stored[name].dtype.kind not in ("iuf" if name not in ("image_id", "person_id") else "iufUS"):
             raise DataError(f"prediction file {path}: field {name} holds {stored[name].dtype}; write numbers")

@@ -171,7 +171,8 @@ K2HPD15 = _make(
 _KNOWN = (LSP14, MPII16, MPII14, LPM14, CPM14, COCO17, CROWDPOSE14, PENN13, JHMDB15, AIC14, K2HPD15)
 SKELETONS = {s.name: s for s in _KNOWN}
 
-# Joints that stand for one another where the exact one is absent, best first; each is a definition of its own, so the map calls it synthetic.
+# Joints that stand for one another where the exact one is absent, best first; each is a definition of its own, so the
+# map calls it synthetic.
 _SUBSTITUTES = {
     "neck": (("upper_neck",), ("thorax",), ("left_shoulder", "right_shoulder")),
     "upper_neck": (("neck",), ("thorax",), ("left_shoulder", "right_shoulder")),
@@ -192,7 +193,8 @@ _SUBSTITUTES = {
 
 @dataclass(frozen=True)
 class SkeletonMap:
-    """How each joint of `target` comes out of `source`: `sources[i]` are source indices to average; empty when there is none.
+    """How each joint of `target` comes out of `source`: `sources[i]` are source indices to average; empty when there is
+    none.
 
     `synthetic[i]` is True where the joint is not the same joint but a stand-in (a midpoint, a neighbouring definition).
     """
@@ -248,14 +250,16 @@ def joint_order(source: Skeleton, target: Skeleton, shared_joints: bool = False)
 
 
 def card(skeleton: Skeleton) -> dict:
-    """The skeleton as plain JSON for checkpoints, cards and users' own data; flip pairs and limbs by joint index from 0."""
+    """The skeleton as plain JSON for checkpoints, cards and users' own data; flip pairs and limbs by joint index from
+    0."""
     flips, limbs = ([list(pair) for pair in pairs] for pairs in (skeleton.flip_pairs, skeleton.limbs))
     return {"name": skeleton.name, "joints": list(skeleton.joints), "flip_pairs": flips, "limbs": limbs}
 
 
 def from_card(content, where: str) -> Skeleton:
     """The skeleton that `card` wrote, or a user: a known one's name, or name, joints and optional limbs (pairs of joint
-    names or indices). DataError, beginning with `where` (file and field), when malformed or a known name has other joints.
+    names or indices). DataError, beginning with `where` (file and field), when malformed or a known name has other
+    joints.
     """
     if isinstance(content, str):
         if content not in SKELETONS:

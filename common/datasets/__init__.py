@@ -1,6 +1,5 @@
-"""Data sets as their authors publish them -> PoseSet. A data set is one module, with a record of what is known of it, and
-one line here; `python -m common.datasets check|browse` looks into a folder.
-"""
+"""Data sets as their authors publish them -> PoseSet. A data set is one module, with a record of what is known of it,
+and one line here; `python -m common.datasets check|browse` looks into a folder."""
 
 from __future__ import annotations
 
@@ -38,10 +37,11 @@ def record(name: str) -> DataSet:
 
 
 def load(name: str, root: str | Path, split: str, **options) -> PoseSet:
-    """Annotations of one split of the data set `name` under `root`; images are read later, with `common.images.read_image`.
+    """Annotations of one split of the data set `name` under `root`; images are read later, with
+    `common.images.read_image`.
 
-    The splits of a data set are listed in its module. Raises DataMissing when its files are not there (with the official source and the
-    stand-in command) and DataError for an unknown name, split or option and for damaged files.
+    The splits of a data set are listed in its module. Raises DataMissing when its files are not there (with the
+    official source and the stand-in command) and DataError for an unknown name, split or option and for damaged files.
     """
     loader = record(name).load
     unknown = options.keys() - inspect.signature(loader).parameters.keys()
@@ -51,5 +51,6 @@ def load(name: str, root: str | Path, split: str, **options) -> PoseSet:
 
 
 def splits(name: str, root: str | Path) -> list[str]:
-    """The splits that the files under `root` offer, each a valid argument of `load`; together they hold every annotation once."""
+    """The splits that the files under `root` offer, each a valid argument of `load`; together they hold every
+    annotation once."""
     return record(name).list_splits(Path(root).expanduser().absolute())

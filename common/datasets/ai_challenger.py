@@ -1,13 +1,14 @@
 """AI Challenger 2017, human skeletal keypoints: several persons an image, 14 joints.
 
-`keypoint_{train,validation}_annotations*.json` beside `keypoint_{train,validation}_images*/` (in the folder, or one level down as they
-are unpacked), or a lone `keypoint_annotations*.json`, or the file itself as `root`, beside `images/`. A list of {image_id (no extension),
-keypoint_annotations {humanK: 14x(x, y, v)}, human_annotations {humanK: [x1, y1, x2, y2]}}. Coordinates are taken as stored (counted from
-0). v: 1 visible, 2 occluded, 3 not labelled -> `visible` 2, 1, 0.
+`keypoint_{train,validation}_annotations*.json` beside `keypoint_{train,validation}_images*/` (in the folder, or one
+level down as they are unpacked), or a lone `keypoint_annotations*.json`, or the file itself as `root`, beside
+`images/`. A list of {image_id (no extension), keypoint_annotations {humanK: 14x(x, y, v)}, human_annotations {humanK:
+[x1, y1, x2, y2]}}. Coordinates are taken as stored (counted from 0). v: 1 visible, 2 occluded, 3 not labelled ->
+`visible` 2, 1, 0.
 
-Splits: `train`, `valid` (= `validation`, `test`: the official test labels were never published); a lone file is `valid` and `all`. Rows
-in the file's order; `person_id` is K, `area` that of the box, by which the official score is normalised. `regions` lists every image,
-those without a person included, with nothing in them.
+Splits: `train`, `valid` (= `validation`, `test`: the official test labels were never published); a lone file is `valid`
+and `all`. Rows in the file's order; `person_id` is K, `area` that of the box, by which the official score is
+normalised. `regions` lists every image, those without a person included, with nothing in them.
 """
 
 from __future__ import annotations

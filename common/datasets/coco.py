@@ -1,15 +1,17 @@
 """COCO person keypoints (2014 and 2017) as the consortium publishes them, and other data in that layout.
 
-`annotations/person_keypoints_{train,val}{2014,2017}.json` (or such files beside the images), images in `images/SPLIT/` or `SPLIT/`.
-Coordinates are taken as stored (counted from 0). v: 0 not labelled, 1 labelled but occluded, 2 visible, the same numbers as `visible`.
-Boxes x, y, w, h.
+`annotations/person_keypoints_{train,val}{2014,2017}.json` (or such files beside the images), images in `images/SPLIT/`
+or `SPLIT/`. Coordinates are taken as stored (counted from 0). v: 0 not labelled, 1 labelled but occluded, 2 visible,
+the same numbers as `visible`. Boxes x, y, w, h.
 
-Splits: `train2017`, `val2017`, ... as the files are called; `train`, `val` (or `valid`) mean 2017, or 2014 where only that is there.
+Splits: `train2017`, `val2017`, ... as the files are called; `train`, `val` (or `valid`) mean 2017, or 2014 where only
+that is there.
 
-Every annotation of the category that has the skeleton is a row, whatever the file's id for it; those of others are left out, which is
-said. Crowds and persons without a keypoint have `ignore` True: scoring sets them aside and training drops them. `regions` covers every
-image of the split, those without a person included: image id -> list of RLE {size, counts, iscrowd, id} of these same annotations, `id`
-being the row's `person_id`; the box where there is no segment. The RLE is made when it is asked for, by pycocotools.
+Every annotation of the category that has the skeleton is a row, whatever the file's id for it; those of others are left
+out, which is said. Crowds and persons without a keypoint have `ignore` True: scoring sets them aside and training drops
+them. `regions` covers every image of the split, those without a person included: image id -> list of RLE {size, counts,
+iscrowd, id} of these same annotations, `id` being the row's `person_id`; the box where there is no segment. The RLE is
+made when it is asked for, by pycocotools.
 """
 
 from __future__ import annotations
@@ -62,8 +64,9 @@ def _rle(segment, height: int, width: int) -> dict:
 
 
 def load(root: str | Path, split: str, skeleton: Skeleton = COCO17, category: str | None = None) -> PoseSet:
-    """One split of COCO keypoints, joints (N,17,2); `image_id` and `person_id` are COCO's image and annotation ids, `area` is the
-    segment's. `skeleton`: the joints in the 17 places, where a converter put others there. `category`: id or name, where several fit.
+    """One split of COCO keypoints, joints (N,17,2); `image_id` and `person_id` are COCO's image and annotation ids,
+    `area` is the segment's. `skeleton`: the joints in the 17 places, where a converter put others there. `category`: id
+    or name, where several fit.
 
     Images need not exist. Raises DataMissing or DataError.
     """
@@ -103,7 +106,8 @@ def read(
     category: str | None,
     area: bool = True,
 ) -> PoseSet:
-    """The PoseSet of an annotation file in COCO's layout; images are in `folder`. `area`: its persons have one, else it is NaN."""
+    """The PoseSet of an annotation file in COCO's layout; images are in `folder`. `area`: its persons have one, else it
+    is NaN."""
     content = files.read_json(path)
     images = files.rows(path, content, "images")
     if not images:
@@ -208,7 +212,8 @@ def _compare_counts(persons: list[Row], labelled: np.ndarray) -> None:
 
 
 def _segment(where: str, annotation: dict, box: list[float]):
-    """The polygons or RLE of an annotation, its box without any; DataError naming the field when it is something else."""
+    """The polygons or RLE of an annotation, its box without any; DataError naming the field when it is something
+    else."""
     found = annotation.get("segmentation")
     if found is None or found == []:
         x, y, w, h = box
@@ -218,9 +223,8 @@ def _segment(where: str, annotation: dict, box: list[float]):
     if isinstance(found, dict) and files.is_numbers(found.get("size"), 2):
         if isinstance(found.get("counts"), str) or files.is_numbers(found.get("counts")):
             return found
-    raise DataError(
-        f"{where}.segmentation is {short(found)}; write polygons [[x, y, x, y, ...], ...], RLE {{'counts', 'size': [h, w]}}, or none"
-    )
+    kinds = "polygons [[x, y, x, y, ...], ...], RLE {'counts', 'size': [h, w]}, or none"
+    raise DataError(f"{where}.segmentation is {short(found)}; write {kinds}")
 
 
 # ten times sigma of the COCO keypoint evaluation

@@ -1,8 +1,10 @@
-"""CrowdPose (Li et al., "CrowdPose: Efficient Crowded Scenes Pose Estimation and A New Benchmark", CVPR 2019): 14 joints, COCO's layout.
+"""CrowdPose (Li et al., "CrowdPose: Efficient Crowded Scenes Pose Estimation and A New Benchmark", CVPR 2019): 14
+joints, COCO's layout.
 
-`crowdpose_{train,val,test,trainval}.json` (in the folder, `annotations/` or `json/`), images in `images/`. Every image has a
-`crowdIndex`, 0 (people apart) to 1, which becomes `crowd_index` of its persons. Annotations have no segment: as in the authors'
-evaluation, the area that OKS is normalised by is 0.53 x that of the box. The rest is as in `common.datasets.coco`.
+`crowdpose_{train,val,test,trainval}.json` (in the folder, `annotations/` or `json/`), images in `images/`. Every image
+has a `crowdIndex`, 0 (people apart) to 1, which becomes `crowd_index` of its persons. Annotations have no segment: as
+in the authors' evaluation, the area that OKS is normalised by is 0.53 x that of the box. The rest is as in
+`common.datasets.coco`.
 
 Splits: as the files are called; `valid` means `val`.
 """

@@ -1,4 +1,5 @@
-"""What the loaders share: finding files, the message for absent data, and readers that name file, entry and field of what is wrong."""
+"""What the loaders share: finding files, the message for absent data, and readers that name file, entry and field of
+what is wrong."""
 
 from __future__ import annotations
 
@@ -39,12 +40,14 @@ def first_existing(folders: Iterable[Path], name: str) -> Path | None:
 
 
 def is_synthetic(*folders: Path) -> bool:
-    """Whether a folder, or one of those given, was drawn by common.datasets.synthetic (it holds a file named SYNTHETIC)."""
+    """Whether a folder, or one of those given, was drawn by common.datasets.synthetic (it holds a file named
+    SYNTHETIC)."""
     return any((folder / "SYNTHETIC").exists() for folder in folders)
 
 
 def read_mat(path: Path, field: str | None = None, **options):
-    """A Matlab file (v5 to v7.2) as dict, or its variable `field`; DataError when it cannot be read or lacks the variable."""
+    """A Matlab file (v5 to v7.2) as dict, or its variable `field`; DataError when it cannot be read or lacks the
+    variable."""
     import scipy.io
 
     try:
@@ -69,9 +72,8 @@ _MATRIX, _COMPRESSED = 14, 15
 
 
 def _check_elements(data: bytes | memoryview, order: str) -> int:
-    """How many Matlab elements these are. ValueError for one of unknown type, beyond its parent's end, or an array without its numbers:
-    on such files scipy ends the process.
-    """
+    """How many Matlab elements these are. ValueError for one of unknown type, beyond its parent's end, or an array
+    without its numbers: on such files scipy ends the process."""
     position, count, data = 0, 0, memoryview(data)
     while position < len(data):
         kind, size = struct.unpack_from(f"{order}II", data, position)
@@ -104,7 +106,8 @@ def read_json(path: Path):
 
 
 def rows(path: str | Path, content, field: str = "") -> list[Row]:
-    """The objects of a JSON list, or of the list `content[field]`, each with its name for messages; DataError when it is none."""
+    """The objects of a JSON list, or of the list `content[field]`, each with its name for messages; DataError when it
+    is none."""
     found = content if not field else content.get(field) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise DataError(f"{path}: no list{f' `{field}`' if field else ''}, but {short(found)}; take another file")
@@ -119,7 +122,8 @@ def rows(path: str | Path, content, field: str = "") -> list[Row]:
 
 
 def column(rows: list[Row], field: str, shape: tuple[int, ...] = (), whole: bool = False, default=None) -> np.ndarray:
-    """One field of every row: (N, *shape) float64, or int64 where `whole`; `default` stands where a row has none or an empty one.
+    """One field of every row: (N, *shape) float64, or int64 where `whole`; `default` stands where a row has none or an
+    empty one.
 
     DataError naming the first row whose value is not that many finite numbers (whole: of 64 bits).
     """
@@ -187,7 +191,8 @@ def short(value) -> str:
 
 
 def number_range(split: str) -> tuple[int, int] | None:
-    """`A-B` -> (A, B), 1-based inclusive; None when the split is not written like that. DataError for an empty range."""
+    """`A-B` -> (A, B), 1-based inclusive; None when the split is not written like that. DataError for an empty
+    range."""
     match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", split)
     if not match:
         return None

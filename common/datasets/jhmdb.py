@@ -1,13 +1,16 @@
-"""JHMDB and its part with the whole body in view (sub-JHMDB): short clips with 15 joints and a puppet mask in every frame.
+"""JHMDB and its part with the whole body in view (sub-JHMDB): short clips with 15 joints and a puppet mask in every
+frame.
 
-Official folders: `joint_positions/ACTION/VIDEO/joint_positions.mat` (pos_img (2,15,n)), `puppet_mask/ACTION/VIDEO/puppet_mask.mat`
-(part_mask (h,w,n)), `sub_splits/ACTION_test_split_K.txt` (or `splits/ACTION_test_splitK.txt` of the whole JHMDB; lines `VIDEO.avi 1` for
-train, 2 for test) and `Rename_Images/ACTION/VIDEO/00001.png`. Coordinates count from 1. Every joint of every frame is annotated, so all
-are visible. `box` runs from the first to the last row and column of the mask (w and h are differences, as the benchmark's code takes
-them); without puppet_mask/ it is tight around the joints, with a warning. `sequence` is ACTION/VIDEO.
+Official folders: `joint_positions/ACTION/VIDEO/joint_positions.mat` (pos_img (2,15,n)),
+`puppet_mask/ACTION/VIDEO/puppet_mask.mat` (part_mask (h,w,n)), `sub_splits/ACTION_test_split_K.txt` (or
+`splits/ACTION_test_splitK.txt` of the whole JHMDB; lines `VIDEO.avi 1` for train, 2 for test) and
+`Rename_Images/ACTION/VIDEO/00001.png`. Coordinates count from 1. Every joint of every frame is annotated, so all are
+visible. `box` runs from the first to the last row and column of the mask (w and h are differences, as the benchmark's
+code takes them); without puppet_mask/ it is tight around the joints, with a warning. `sequence` is ACTION/VIDEO.
 
-Or a COCO-style JSON, `{train,test}_jhmdb_subK.json` or `SubK_{train,test}.json`, in the folder or `annotations/`; its coordinates and
-boxes count from 1 too, file names are relative to the folder (or to Rename_Images/); `sequence` is the file's folder.
+Or a COCO-style JSON, `{train,test}_jhmdb_subK.json` or `SubK_{train,test}.json`, in the folder or `annotations/`; its
+coordinates and boxes count from 1 too, file names are relative to the folder (or to Rename_Images/); `sequence` is the
+file's folder.
 
 Splits: `train1`, `test1`, ... `train3`, `test3`; `train`, `test` (= `valid`) mean the first. `frame` counts from 0.
 """

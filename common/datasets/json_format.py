@@ -9,15 +9,16 @@
       ]
     }
 
-`skeleton` is that, or the name of a known one ("coco17", "lsp14", ...). Joint names that begin with left_ and right_ (the person's own
-side) are each other's mirror image; a skeleton without sides is its own. `limbs`, for drawing, is optional: pairs of joint names or of
-indices counted from 0. A person's `joints` stand in the skeleton's order: [x, y, v], [x, y] (the same as v = 2) or null (not
-labelled); v is 0 not labelled, 1 occluded, 2 visible. Coordinates are pixels counted from 0. Optional, for all persons or none:
-`head_size` (pixels), `area` (square pixels). Optional per person: `box` (tight around the joints otherwise), `id` (its place in the image
-otherwise), `ignore` (true: no metric counts it). Optional for all images or none: `width` and `height`. Optional beside `skeleton`:
-`sigmas`, a number for every joint by which OKS is counted where the skeleton has none of its own (about the annotators' spread in units
-of the square root of the area: 0.026 for COCO's nose to 0.107 for its hips). `file` is relative to the folder of the JSON file and is the
-`image_id`; `regions` lists every image, those without a person included.
+`skeleton` is that, or the name of a known one ("coco17", "lsp14", ...). Joint names that begin with left_ and right_
+(the person's own side) are each other's mirror image; a skeleton without sides is its own. `limbs`, for drawing, is
+optional: pairs of joint names or of indices counted from 0. A person's `joints` stand in the skeleton's order: [x, y,
+v], [x, y] (the same as v = 2) or null (not labelled); v is 0 not labelled, 1 occluded, 2 visible. Coordinates are
+pixels counted from 0. Optional, for all persons or none: `head_size` (pixels), `area` (square pixels). Optional per
+person: `box` (tight around the joints otherwise), `id` (its place in the image otherwise), `ignore` (true: no metric
+counts it). Optional for all images or none: `width` and `height`. Optional beside `skeleton`: `sigmas`, a number for
+every joint by which OKS is counted where the skeleton has none of its own (about the annotators' spread in units of the
+square root of the area: 0.026 for COCO's nose to 0.107 for its hips). `file` is relative to the folder of the JSON file
+and is the `image_id`; `regions` lists every image, those without a person included.
 
 `root` is the file itself, or a folder with `SPLIT.json` or `annotations/SPLIT.json`.
 """

@@ -1,9 +1,10 @@
-"""K2HPD: Kinect depth images of one person (Wang et al., "Human Pose Estimation from Depth Images via Inference Embedded Multi-task
-Learning", ACM MM 2016, arXiv 1608.03932), in the layout of the Caffe DeepPose.
+"""K2HPD: Kinect depth images of one person (Wang et al., "Human Pose Estimation from Depth Images via Inference
+Embedded Multi-task Learning", ACM MM 2016, arXiv 1608.03932), in the layout of the Caffe DeepPose.
 
-`train_annos.txt`, `test_annos.txt`: a line an image, `NAME.png x0,y0,x1,y1,...`, any even number of at least 30 values. The first 15
-points are used; coordinates count from 0 and have no missing marker. NUL bytes, which the real files hold, are removed. Images in
-`depth_data/depth_images/`. The joint names are inferred from that project's limb and mirror lists.
+`train_annos.txt`, `test_annos.txt`: a line an image, `NAME.png x0,y0,x1,y1,...`, any even number of at least 30 values.
+The first 15 points are used; coordinates count from 0 and have no missing marker. NUL bytes, which the real files hold,
+are removed. Images in `depth_data/depth_images/`. The joint names are inferred from that project's limb and mirror
+lists.
 
 Splits: `train`, `test` (= `valid`). `box` = tight around the joints.
 """
@@ -25,7 +26,8 @@ _VALUES = 2 * len(K2HPD15)
 
 
 def load(root: str | Path, split: str) -> PoseSet:
-    """One split, joints (N,15,2), all visible; `image_id` is the file name. Images need not exist. Raises DataMissing or DataError."""
+    """One split, joints (N,15,2), all visible; `image_id` is the file name. Images need not exist. Raises DataMissing
+    or DataError."""
     root, file = Path(root), _FILES.get(RECORDS["k2hpd"].split(split))
     if file is None:
         raise files.unknown_split("k2hpd", split, ", ".join(_FILES))

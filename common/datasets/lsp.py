@@ -5,15 +5,16 @@ Files: `joints.mat` with the variable `joints`, beside `images/`. The two data s
 - LSP, (3, 14, N): rows x, y, flag. Flag 1 = OCCLUDED, the coordinates are annotated all the same. Images im0001.jpg ...
 - LSPET, (14, 3, N): columns x, y, flag. Flag 1 = usable, 0 = the coordinates mean nothing. Images im00001.jpg ...
 
-Coordinates are taken as stored. The files do not say where they count from; joints as small as -0.1 (LSPET) and 0.25 (LSP) would lie
-outside the image if they counted from 1, and neither DeepPose's nor MobilePose's preparation shifts them.
+Coordinates are taken as stored. The files do not say where they count from; joints as small as -0.1 (LSPET) and 0.25
+(LSP) would lie outside the image if they counted from 1, and neither DeepPose's nor MobilePose's preparation shifts
+them.
 
-Layouts of `root`: the data set's folder itself, a folder that holds it (names in `_FOLDERS`; `lsp`/`lsp_ext` is deeppose_tf's), or
-MobilePose's `joints_2000.mat` + `images_2000/` and `joints_10000.mat` + `images_10000/`.
+Layouts of `root`: the data set's folder itself, a folder that holds it (names in `_FOLDERS`; `lsp`/`lsp_ext` is
+deeppose_tf's), or MobilePose's `joints_2000.mat` + `images_2000/` and `joints_10000.mat` + `images_10000/`.
 
-Splits of lsp: `train` = images 1..1000, `test` = `valid` = the rest, `all`; in MobilePose's joint layout `train` = all of LSPET followed
-by LSP 1..1000. Splits of lspet: `train` = `all`. Both: `A-B`, image numbers from 1, both ends included. A file of at most 1000 images
-(the synthetic stand-in, a fixture) is split in halves.
+Splits of lsp: `train` = images 1..1000, `test` = `valid` = the rest, `all`; in MobilePose's joint layout `train` = all
+of LSPET followed by LSP 1..1000. Splits of lspet: `train` = `all`. Both: `A-B`, image numbers from 1, both ends
+included. A file of at most 1000 images (the synthetic stand-in, a fixture) is split in halves.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ _TRAIN_IMAGES = 1000
 
 
 def load(root: str | Path, split: str, name: str = "lsp") -> PoseSet:
-    """LSP or LSPET: one person an image, joints (N,14,2) in person-centric LSP order, box = tight around the labelled joints.
+    """LSP or LSPET: one person an image, joints (N,14,2) in person-centric LSP order, box = tight around the labelled
+    joints.
 
-    `visible`: LSP 1 or 2, LSPET 0 or 2. `image_id` is the image number, `person_id` 0; in MobilePose's joint train split `image_id` is
-    `lspet/NUMBER` or `lsp/NUMBER`. Images need not exist. Raises DataMissing or DataError.
+    `visible`: LSP 1 or 2, LSPET 0 or 2. `image_id` is the image number, `person_id` 0; in MobilePose's joint train
+    split `image_id` is `lspet/NUMBER` or `lsp/NUMBER`. Images need not exist. Raises DataMissing or DataError.
     """
     root = Path(root)
     if name == "lsp" and split == "train" and all((root / f"joints_{n}.mat").exists() for n in _MOBILEPOSE.values()):
@@ -118,9 +120,8 @@ def _bounds(name: str, split: str, count: int, path: Path) -> tuple[int, int]:
 
 
 def which(root: str | Path) -> str:
-    """`lsp` or `lspet`: whichever `root` holds, told by the shape of its `joints.mat`; lsp where both are. Raises DataMissing or
-    DataError.
-    """
+    """`lsp` or `lspet`: whichever `root` holds, told by the shape of its `joints.mat`; lsp where both are. Raises
+    DataMissing or DataError."""
     root = Path(root)
     try:
         annotations, _ = _find(root, "lsp")

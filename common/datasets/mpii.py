@@ -1,21 +1,24 @@
-"""MPII Human Pose: the authors' release file, and the JSON form with `gt_valid.mat` that most later work is trained and scored with.
+"""MPII Human Pose: the authors' release file, and the JSON form with `gt_valid.mat` that most later work is trained and
+scored with.
 
 All these files count pixels from 1; everything is shifted by 1 here, once. Joints are person-centric.
 
-JSON form, `annot/` or the folder itself: `{train,valid,trainval,test}.json`, a list of {image, center [x,y], scale, joints 16x[x,y],
-joints_vis 16x0/1} (no joints in test). joints_vis says "annotated", not "not occluded", so `visible` is 0 or 2. Missing joints are
-(-1,-1). For `valid`, joints and head boxes come from `gt_valid.mat` beside the JSON when it is there: published scores are counted
-against it, and it differs from valid.json in 13 joints (one coordinate is 0 there). A file may also hold `head_box` and `visible`
-(0, 1, 2) of its persons.
+JSON form, `annot/` or the folder itself: `{train,valid,trainval,test}.json`, a list of {image, center [x,y], scale,
+joints 16x[x,y], joints_vis 16x0/1} (no joints in test). joints_vis says "annotated", not "not occluded", so `visible`
+is 0 or 2. Missing joints are (-1,-1). For `valid`, joints and head boxes come from `gt_valid.mat` beside the JSON when
+it is there: published scores are counted against it, and it differs from valid.json in 13 joints (one coordinate is 0
+there). A file may also hold `head_box` and `visible` (0, 1, 2) of its persons.
 
-Release form: `mpii_human_pose_v1_u12_1.mat`. Splits `train`, `valid`, `trainval` (annotated persons of training images), `test` (persons
-of the others, without joints) and `all` (every annotated person). Who belongs to `valid` is not in the release: it is found with
-gt_valid.mat when that is there; without it `valid` is an error and `train` is all of `trainval`. `deeppose_tf_train` and `deeppose_tf_test`
-are asanakoy/deeppose_tf's: a random tenth of the persons with all 16 joints is test, so photographs are shared between the two.
+Release form: `mpii_human_pose_v1_u12_1.mat`. Splits `train`, `valid`, `trainval` (annotated persons of training
+images), `test` (persons of the others, without joints) and `all` (every annotated person). Who belongs to `valid` is
+not in the release: it is found with gt_valid.mat when that is there; without it `valid` is an error and `train` is all
+of `trainval`. `deeppose_tf_train` and `deeppose_tf_test` are asanakoy/deeppose_tf's: a random tenth of the persons with
+all 16 joints is test, so photographs are shared between the two.
 
-PoseSet: `center` and `scale` as published (centre moved by the 1 pixel only; not lowered by 15*scale, not enlarged by 1.25; NaN where the
-file has -1 or nothing), `head_size` = 0.6 x diagonal of the head box, `box` = square of side 200*scale about the centre, or tight around
-the joints without those. `image_id` is the file name, `person_id` the row in the JSON or the index in the image's annorect.
+PoseSet: `center` and `scale` as published (centre moved by the 1 pixel only; not lowered by 15*scale, not enlarged by
+1.25; NaN where the file has -1 or nothing), `head_size` = 0.6 x diagonal of the head box, `box` = square of side
+200*scale about the centre, or tight around the joints without those. `image_id` is the file name, `person_id` the row
+in the JSON or the index in the image's annorect.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ _JSON_SPLITS = ("train", "valid", "trainval", "test")
 
 
 def load(root: str | Path, split: str) -> PoseSet:
-    """One split of MPII, joints (N,16,2); see the module's text for layouts and conventions. `val` means `valid`. Images need not exist."""
+    """One split of MPII, joints (N,16,2); see the module's text for layouts and conventions. `val` means `valid`.
+    Images need not exist."""
     root, split = Path(root), RECORDS["mpii"].split(split)
     annotations = _find(root, f"{split}.json")
     if annotations:
@@ -131,7 +135,8 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
 
 
 def _load_ground_truth(root: Path, path: Path) -> PoseSet:
-    """The validation persons from gt_valid.mat alone, enough for scoring: no centre, no scale, image names only with valid_images.txt."""
+    """The validation persons from gt_valid.mat alone, enough for scoring: no centre, no scale, image names only with
+    valid_images.txt."""
     truth = release_file.read_ground_truth(path)
     n, listing = len(truth.joints), path.with_name("valid_images.txt")
     names = [f"valid_person_{row:05d}.jpg" for row in range(n)]

@@ -1,4 +1,5 @@
-"""The MPII Human Pose release file (`mpii_human_pose_v1_u12_1.mat`) as arrays, and finding the persons of a published list in it.
+"""The MPII Human Pose release file (`mpii_human_pose_v1_u12_1.mat`) as arrays, and finding the persons of a published
+list in it.
 
 Everything here is in the file's own frame: pixel coordinates counted from 1.
 """
@@ -18,7 +19,8 @@ JOINTS = 16
 
 @dataclass(frozen=True)
 class Persons:
-    """N persons of the release, in the order of `annolist` and `annorect`. Coordinates count from 1; NaN where the file has nothing."""
+    """N persons of the release, in the order of `annolist` and `annorect`. Coordinates count from 1; NaN where the file
+    has nothing."""
 
     image: np.ndarray  # (N,) file name
     person: np.ndarray  # (N,) index in the image's annorect, from 0
@@ -44,8 +46,10 @@ class Persons:
 
 
 def random_tenth(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (rest, chosen) of `count` things, a tenth of which is chosen at random, in random order: asanakoy/deeppose_tf's own split of the
-    persons with all 16 joints into training and test (NumPy's legacy generator, seed 1701)."""
+    """Indices (rest, chosen) of `count` things, a tenth of which is chosen at random, in random order:
+    asanakoy/deeppose_tf's own split of the persons with all 16 joints into training and test (NumPy's legacy generator,
+    seed 1701).
+    """
     order = np.random.RandomState(1701).permutation(count)
     return order[int(0.1 * count) :], order[: int(0.1 * count)]
 
@@ -76,7 +80,8 @@ def _structs(value) -> list:
 
 
 def _number(value) -> float:
-    """A scalar that may be an empty matrix or a one-character string, as is_visible and scale are in places; NaN when empty."""
+    """A scalar that may be an empty matrix or a one-character string, as is_visible and scale are in places; NaN when
+    empty."""
     if isinstance(value, str):
         return float(value) if value else np.nan
     value = np.asarray(value, np.float64).ravel()
@@ -100,7 +105,8 @@ def _person(rect) -> tuple:
 
 
 def rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
-    """Rows of the persons of `gt_valid.mat`, in its order, found by head box and joints; DataError when one is not there."""
+    """Rows of the persons of `gt_valid.mat`, in its order, found by head box and joints; DataError when one is not
+    there."""
     truth = read_ground_truth(path)
     by_box: dict[tuple, list[int]] = {}
     for row in np.flatnonzero(persons.annotated & np.isfinite(persons.head_box).all(1)):
@@ -112,9 +118,8 @@ def rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
             np.median(np.abs(persons.joints[row] - joints)[seen & (persons.visible[row] > 0)]) for row in candidates
         ]
         if not errors or not np.nanmin(errors) < 1:
-            raise DataError(
-                f"{path}: person {len(rows)} (head box {np.round(box).astype(int).tolist()}) is not in the release; take matching files"
-            )
+            who = f"person {len(rows)} (head box {np.round(box).astype(int).tolist()})"
+            raise DataError(f"{path}: {who} is not in the release; take matching files")
         rows.append(candidates[int(np.nanargmin(errors))])
     return np.array(rows)
 
@@ -135,9 +140,8 @@ def read_ground_truth(path: Path) -> GroundTruth:
     for name, shape in names.items():
         if name not in content or content[name].shape[:-1] != shape:
             found = content[name].shape if name in content else "nothing"
-            raise DataError(
-                f"{path}: {name} is {found}, expected {(*shape, 'N')}; take gt_valid.mat from the simple-baselines annotations"
-            )
+            remedy = "take gt_valid.mat from the simple-baselines annotations"
+            raise DataError(f"{path}: {name} is {found}, expected {(*shape, 'N')}; {remedy}")
     joints = content["pos_gt_src"].transpose(2, 0, 1).astype(np.float64)
     return GroundTruth(
         joints, content["jnt_missing"].T == 0, content["headboxes_src"].reshape(4, -1).T.astype(np.float64)

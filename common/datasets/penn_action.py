@@ -1,14 +1,14 @@
 """Penn Action: 2326 videos with 13 joints, a box and a visibility flag in every frame.
 
-`labels/NNNN.mat` (x, y, visibility (n,13); bbox (n,4) x1, y1, x2, y2; train 1 or -1; dimensions h, w, n) and `frames/NNNN/FFFFFF.jpg`,
-frames from 1. Coordinates count from 1: they were annotated so, then scaled with the video. x and y come in any numeric type, uint8 and
-uint16 among them. visibility 1 = visible; 0 = hidden, and then x == y near the corner is the annotation tool's placeholder (188 000
-cases), not a place: such a joint is unlabelled (`visible` 0), the other hidden ones are 1. bbox is one row short in 1154 and 1865; the
-last row stands for the missing one.
+`labels/NNNN.mat` (x, y, visibility (n,13); bbox (n,4) x1, y1, x2, y2; train 1 or -1; dimensions h, w, n) and
+`frames/NNNN/FFFFFF.jpg`, frames from 1. Coordinates count from 1: they were annotated so, then scaled with the video. x
+and y come in any numeric type, uint8 and uint16 among them. visibility 1 = visible; 0 = hidden, and then x == y near
+the corner is the annotation tool's placeholder (188 000 cases), not a place: such a joint is unlabelled (`visible` 0),
+the other hidden ones are 1. bbox is one row short in 1154 and 1865; the last row stands for the missing one.
 
-Splits: `train`, `test` (= `valid`) by the field train, `all`. One row a frame in the order of videos and frames: `sequence` the video's
-number, `frame` from 0, `image_id` NNNN/FFFFFF. Where there is no `frames/` but MobilePose's `train.lmdb`/`valid.lmdb`, `images` refer to
-those (`lmdb:PATH?NNNN/FFFFFF.jpg`, read by `common.images.read_image`).
+Splits: `train`, `test` (= `valid`) by the field train, `all`. One row a frame in the order of videos and frames:
+`sequence` the video's number, `frame` from 0, `image_id` NNNN/FFFFFF. Where there is no `frames/` but MobilePose's
+`train.lmdb`/`valid.lmdb`, `images` refer to those (`lmdb:PATH?NNNN/FFFFFF.jpg`, read by `common.images.read_image`).
 
 `python -m common.datasets.penn_action make_lmdb ROOT OUT` packs frames/ into such databases.
 """
@@ -133,7 +133,8 @@ RECORDS = {
 
 
 def make_lmdb(root: Path, out: Path) -> dict[str, int]:
-    """Pack the frames under `root` into `out`/train.lmdb and valid.lmdb; file name -> number of frames. DataError for a missing frame."""
+    """Pack the frames under `root` into `out`/train.lmdb and valid.lmdb; file name -> number of frames. DataError for a
+    missing frame."""
     from tqdm import tqdm
 
     if not (root / "frames").is_dir():

@@ -1,13 +1,13 @@
 """Metrics of pose estimation, vectorised over persons. `common.protocols` names the combinations that papers report.
 
-`pck` (torso, box, AUC) · `pckh` (head box, head-neck length) · `pcp` (strict, relaxed) · `pdj` (and K2HPD's printed accuracy and loss) ·
-`mobilepose` (as MobilePose counts) · `oks`, `coco`, `ai_challenger` (object keypoint similarity).
+`pck` (torso, box, AUC) · `pckh` (head box, head-neck length) · `pcp` (strict, relaxed) · `pdj` (and K2HPD's printed
+accuracy and loss) · `mobilepose` (as MobilePose counts) · `oks`, `coco`, `ai_challenger` (object keypoint similarity).
 
 Every distance metric here treats missing values alike:
 - an unlabelled joint is not counted; a prediction of NaN for a labelled joint is a miss;
 - a person whose normaliser cannot be measured (NaN, an end of it is not labelled) is not counted;
-- a normaliser of zero: PCP and PCKh divide by it, so nothing is near enough; PCK and PDJ compare with a multiple of it, so an exact hit
-  is one;
+- a normaliser of zero: PCP and PCKh divide by it, so nothing is near enough; PCK and PDJ compare with a multiple of it,
+  so an exact hit is one;
 - where nothing is counted (no person, no labelled joint) the figure is NaN, and means leave NaN entries out.
 """
 

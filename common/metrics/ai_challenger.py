@@ -1,9 +1,10 @@
 """The AI Challenger 2017 human keypoint score, as the competition's official evaluator counts it.
 
-OKS of a prediction to a person = mean over the person's VISIBLE joints (flag 1; occluded ones do not count) of exp(-d^2 / (2 (2 sigma)^2 (A
-+ 1))), A = area of the person's box in square pixels, 0 without a visible joint. In every image each person takes its best prediction (the
-organisers' evaluator since October 2017; before, each prediction took its best person, so that one person found twice counted as two). AP
-at t = those with OKS > t, over the sum of max(persons, predictions) of the images. Score = mean AP over t = 0.50, 0.55 ... 0.95.
+OKS of a prediction to a person = mean over the person's VISIBLE joints (flag 1; occluded ones do not count) of exp(-d^2
+/ (2 (2 sigma)^2 (A + 1))), A = area of the person's box in square pixels, 0 without a visible joint. In every image
+each person takes its best prediction (the organisers' evaluator since October 2017; before, each prediction took its
+best person, so that one person found twice counted as two). AP at t = those with OKS > t, over the sum of max(persons,
+predictions) of the images. Score = mean AP over t = 0.50, 0.55 ... 0.95.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ _VISIBLE = 2  # PoseSet's code for the file's flag 1
 
 
 def aic_map(pose_set: PoseSet, predictions: Predictions, best_of: str = "person") -> dict:
-    """The official score of `predictions` against the persons of `pose_set`; `best_of` "prediction" is the withdrawn version.
+    """The official score of `predictions` against the persons of `pose_set`; `best_of` "prediction" is the withdrawn
+    version.
 
-    Returns `score` (mean AP, a fraction), `ap` (10 values, thresholds ascending), `oks` (image by image in the order of the annotations:
-    the best OKS of each person, or of each prediction and a 0 for each person of an image without any), `count` (the denominator) and
-    `images_missing` (annotated images without any prediction) and `unknown` (images with predictions that are not annotated).
-    Images are those of the PoseSet and those that its `regions` list without persons, where a prediction only adds to the denominator;
-    predictions for any other image are left out, as the evaluator does. No persons and no predictions: every figure is NaN.
-    Raises DataError when a skeleton is not AI Challenger's.
+    Returns `score` (mean AP, a fraction), `ap` (10 values, thresholds ascending), `oks` (image by image in the order of
+    the annotations: the best OKS of each person, or of each prediction and a 0 for each person of an image without
+    any), `count` (the denominator) and `images_missing` (annotated images without any prediction) and `unknown` (images
+    with predictions that are not annotated). Images are those of the PoseSet and those that its `regions` list without
+    persons, where a prediction only adds to the denominator; predictions for any other image are left out, as the
+    evaluator does. No persons and no predictions: every figure is NaN. Raises DataError when a skeleton is not AI
+    Challenger's.
     """
     for what, skeleton in (("the ground truth", pose_set.skeleton), ("the prediction file", predictions.skeleton)):
         if skeleton != AIC14:

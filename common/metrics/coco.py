@@ -1,7 +1,9 @@
-"""COCO keypoint AP and AR: pycocotools underneath, fed from a PoseSet and a prediction file, for any skeleton with OKS constants.
+"""COCO keypoint AP and AR: pycocotools underneath, fed from a PoseSet and a prediction file, for any skeleton with OKS
+constants.
 
-Rescoring and OKS-NMS happen here, when a file is scored, from what it holds (Simple Baselines' evaluation: joints above 0.2 count, poses
-with OKS above 0.9 to a better one go). A file of final results (a COCO result JSON: `meta["final"]`) is scored as it is.
+Rescoring and OKS-NMS happen here, when a file is scored, from what it holds (Simple Baselines' evaluation: joints above
+0.2 count, poses with OKS above 0.9 to a better one go). A file of final results (a COCO result JSON: `meta["final"]`)
+is scored as it is.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ _PERSON = 1  # COCO's category id
 def oks_ap(
     pose_set: PoseSet, predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2
 ) -> dict[str, float]:
-    """The ten figures of pycocotools' keypoint evaluation, by the originals' names, as fractions; AP by crowd index where there is one.
+    """The ten figures of pycocotools' keypoint evaluation, by the originals' names, as fractions; AP by crowd index
+    where there is one.
 
-    Ground truth is every row of the PoseSet; rows with `ignore` (crowds, persons without keypoints) absorb predictions without reward,
-    crowds any number. Predictions in images that hold nobody are false positives; a joint that is NaN goes in as (0, 0). A figure is -1,
-    as in pycocotools, where no counted person has that size (all of them when there is none); no predictions at all: 0, where pycocotools
-    would fail. Raises DataError when the skeletons differ, OKS constants or areas are missing, a score is no number, or an image is not of
-    the split.
+    Ground truth is every row of the PoseSet; rows with `ignore` (crowds, persons without keypoints) absorb predictions
+    without reward, crowds any number. Predictions in images that hold nobody are false positives; a joint that is NaN
+    goes in as (0, 0). A figure is -1, as in pycocotools, where no counted person has that size (all of them when there
+    is none); no predictions at all: 0, where pycocotools would fail. Raises DataError when the skeletons differ, OKS
+    constants or areas are missing, a score is no number, or an image is not of the split.
     """
     _check(pose_set, predictions)
     results = coco_results(predictions, nms_threshold, joint_threshold, sigmas_of(pose_set))
@@ -47,7 +50,8 @@ def oks_ap(
 
 
 def score_results(truth: dict, results: list[dict], sigmas=None, images: list | None = None) -> dict[str, float]:
-    """The ten figures for an annotation dictionary and a result list, both in COCO's JSON form; `images` restricts them to these ids."""
+    """The ten figures for an annotation dictionary and a result list, both in COCO's JSON form; `images` restricts them
+    to these ids."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -77,8 +81,8 @@ def final_people(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows that survive OKS-NMS and their final scores: images in order of first appearance, best person first.
 
-    Score = box score x mean of the joint scores above `joint_threshold`. A file marked `meta["final"]` keeps its rows, order and person
-    scores.
+    Score = box score x mean of the joint scores above `joint_threshold`. A file marked `meta["final"]` keeps its rows,
+    order and person scores.
     """
     if predictions.meta.get("final"):
         return np.arange(len(predictions)), np.asarray(predictions.person_score, np.float64)
@@ -99,13 +103,15 @@ def final_people(
 def coco_results(
     predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2, sigmas=None
 ) -> list[dict]:
-    """The result list that COCO's servers and pycocotools read: image_id, category_id, keypoints (x, y, joint score each), score."""
+    """The result list that COCO's servers and pycocotools read: image_id, category_id, keypoints (x, y, joint score
+    each), score."""
     rows, scores = final_people(predictions, nms_threshold, joint_threshold, sigmas)
     if not np.isfinite(scores).all():
-        raise DataError(
-            f"the prediction file: {(~np.isfinite(scores)).sum()} persons have a score (person_score, or box_score) that is no number;"
-            " without it there is no order to count precision in. Write numbers, or leave these persons out"
+        what = (
+            "persons have a score (person_score, or box_score) that is no number, so no place in the order of precision"
         )
+        count = int((~np.isfinite(scores)).sum())
+        raise DataError(f"the prediction file: {count} {what}; write numbers, or leave these persons out")
     points = np.concatenate([predictions.joints[rows], predictions.score[rows][..., None]], -1)
     points = np.nan_to_num(points.astype(np.float64), nan=0.0).reshape(len(rows), 3 * len(predictions.skeleton))
     return [
@@ -116,27 +122,25 @@ def coco_results(
 
 def _check(pose_set: PoseSet, predictions: Predictions) -> None:
     if predictions.skeleton != pose_set.skeleton:
-        raise DataError(
-            f"oks_ap needs one skeleton; the ground truth has {pose_set.skeleton.name}, the prediction file {predictions.skeleton.name}"
-        )
+        both = f"the ground truth has {pose_set.skeleton.name}, the prediction file {predictions.skeleton.name}"
+        raise DataError(f"oks_ap needs one skeleton; {both}")
     where = f"{pose_set.name}/{pose_set.split}"
     if sigmas_of(pose_set) is None:
-        raise DataError(
-            f"oks_ap needs OKS constants for skeleton {pose_set.skeleton.name}, which has none; give {where} a field sigmas"
-        )
+        what = f"for skeleton {pose_set.skeleton.name}, which has none"
+        raise DataError(f"oks_ap needs OKS constants {what}; give {where} a field sigmas")
     if len(pose_set) and pose_set.area is None:
         raise DataError(f"oks_ap needs the area of every person; {where} has none. Give every person a field area")
 
 
 def ground_truth(pose_set: PoseSet, predicted_images: set) -> dict:
-    """The PoseSet as a COCO annotation dictionary; ids start at 1 because pycocotools takes a match with id 0 for none."""
+    """The PoseSet as a COCO annotation dictionary; ids start at 1 because pycocotools takes a match with id 0 for
+    none."""
     listed = set(pose_set.regions or ()) | set(pose_set.image_id.tolist())
     foreign = predicted_images - listed
     if pose_set.regions is not None and foreign:
-        raise DataError(
-            f"the prediction file has {len(foreign)} images that {pose_set.name}/{pose_set.split} does not list, first "
-            f"image_id {min(foreign, key=str)}; give the split that was predicted, and image ids as its annotations have them"
-        )
+        what = f"{len(foreign)} images that {pose_set.name}/{pose_set.split} does not list"
+        remedy = "give the split that was predicted, and image ids as its annotations have them"
+        raise DataError(f"the prediction file has {what}, first image_id {min(foreign, key=str)}; {remedy}")
     ignore = np.zeros(len(pose_set), bool) if pose_set.ignore is None else pose_set.ignore
     crowd = ignore if pose_set.crowd is None else pose_set.crowd
     area = np.zeros(len(pose_set)) if pose_set.area is None else pose_set.area

@@ -1,4 +1,5 @@
-"""What the distance metrics share: distances, hits, percentages, and the `Result` that says how its total was formed."""
+"""What the distance metrics share: distances, hits, percentages, and the `Result` that says how its total was
+formed."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from common.skeletons import Skeleton
 
 @dataclass(frozen=True)
 class Result:
-    """One figure with its breakdown: percentages, unless `aggregation` says otherwise (AP and AR are fractions, a loss is neither)."""
+    """One figure with its breakdown: percentages, unless `aggregation` says otherwise (AP and AR are fractions, a loss
+    is neither)."""
 
     total: float
     values: dict[str, float]  # by joint, or by part, group or named figure
@@ -24,7 +26,8 @@ class Result:
     means: dict[str, float] = field(default_factory=dict)  # the ways of forming a total that are in use, by name
 
     def as_dict(self) -> dict:
-        """Plain data for JSON: total, per_joint or per_part, aggregation, n; counts, per_group and means if there are any. NaN is null."""
+        """Plain data for JSON: total, per_joint or per_part, aggregation, n; counts, per_group and means if there are
+        any. NaN is null."""
         plain = {
             "total": _plain(self.total),
             f"per_{self.kind}": _plain(self.values),
@@ -81,8 +84,9 @@ def pooled(hits: np.ndarray, counted: np.ndarray) -> float:
 def joint_result(hits, counted, skeleton: Skeleton, total: str = "weighted", include=None, how: str = "") -> Result:
     """(N,J) hits and (N,J) counted joints -> Result by joint.
 
-    `total` is `weighted` (every counted joint weighs the same) or `unweighted` (every joint name weighs the same); both are in `means`.
-    Only the joints named in `include` (default: all) enter `groups`, `means`, `total` and `n`. `how` opens the aggregation sentence.
+    `total` is `weighted` (every counted joint weighs the same) or `unweighted` (every joint name weighs the same); both
+    are in `means`. Only the joints named in `include` (default: all) enter `groups`, `means`, `total` and `n`. `how`
+    opens the aggregation sentence.
     """
     names = [joint for joint in skeleton.joints if include is None or joint in include]
     columns = skeleton.indices(names)

@@ -1,8 +1,8 @@
 """Object keypoint similarity (OKS), suppression of duplicate poses by it, and rescoring of detector boxes.
 
-OKS is the COCO keypoint task's overlap of two poses: the mean over joints of exp(-d^2 / (2 k^2 A)), k = 2 sigma of the joint, A the
-person's area in square pixels. Suppression and rescoring: Xiao, Wu and Wei, "Simple
-Baselines for Human Pose Estimation and Tracking", ECCV 2018, section 4.
+OKS is the COCO keypoint task's overlap of two poses: the mean over joints of exp(-d^2 / (2 k^2 A)), k = 2 sigma of the
+joint, A the person's area in square pixels. Suppression and rescoring: Xiao, Wu and Wei, "Simple Baselines for Human
+Pose Estimation and Tracking", ECCV 2018, section 4.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ def oks(
 ) -> np.ndarray:
     """OKS of predicted against true poses, any leading shape that broadcasts.
 
-    `truth` and `predicted` (...,J,2) pixels, `counted` (...,J) bool: the joints that the mean is taken over, `area` (...) square pixels.
-    A predicted joint that is NaN has similarity 0, a person without any counted joint has OKS 0; at area 0 only an exact hit counts.
-    Returns (...). `oks(truth[:, None], ..., predicted[None])` gives the whole table.
+    `truth` and `predicted` (...,J,2) pixels, `counted` (...,J) bool: the joints that the mean is taken over, `area`
+    (...) square pixels. A predicted joint that is NaN has similarity 0, a person without any counted joint has OKS 0;
+    at area 0 only an exact hit counts. Returns (...). `oks(truth[:, None], ..., predicted[None])` gives the whole
+    table.
     """
     squared = ((truth - predicted) ** 2).sum(-1)
     exponent = squared / (8 * sigmas**2 * (np.asarray(area)[..., None] + np.spacing(1)))
@@ -54,8 +55,8 @@ def pose_oks(
 ) -> np.ndarray:
     """(N,N) OKS between the predicted poses of one image, with the mean of the two areas; symmetric.
 
-    `joints` (N,J,2), `area` (N,). All joints count, or with `above` those whose `score` (N,J) exceeds it in BOTH poses; the original asks
-    only the second (column) pose, which `compat` repeats. A pair without a counted joint has 0.
+    `joints` (N,J,2), `area` (N,). All joints count, or with `above` those whose `score` (N,J) exceeds it in BOTH poses;
+    the original asks only the second (column) pose, which `compat` repeats. A pair without a counted joint has 0.
     """
     counted = np.ones(joints.shape[1], bool)
     if above is not None:
@@ -74,10 +75,11 @@ def oks_nms(
     above: float | None = None,
     compat: bool = False,
 ) -> np.ndarray:
-    """Greedy suppression within one image: indices kept, best first; a pose goes when its OKS with a kept one exceeds `threshold`.
+    """Greedy suppression within one image: indices kept, best first; a pose goes when its OKS with a kept one exceeds
+    `threshold`.
 
-    `joints` (N,J,2), `person_score` (N,), `area` (N,); `score`, `above` and `compat` as in `pose_oks`. Equal scores: the later row first,
-    as in the original. No poses: no indices.
+    `joints` (N,J,2), `person_score` (N,), `area` (N,); `score`, `above` and `compat` as in `pose_oks`. Equal scores:
+    the later row first, as in the original. No poses: no indices.
     """
     order = np.argsort(person_score, kind="stable")[::-1]
     if len(order) < 2:
@@ -91,7 +93,8 @@ def oks_nms(
 
 
 def rescore(box_score: np.ndarray, score: np.ndarray, above: float = 0.2) -> np.ndarray:
-    """(N,) score of a person: box score x mean of the joint scores (N,J) that exceed `above`; 0 where none does or all are NaN."""
+    """(N,) score of a person: box score x mean of the joint scores (N,J) that exceed `above`; 0 where none does or all
+    are NaN."""
     used = score > above
     total = np.where(used, score, 0).sum(1, dtype=np.float64)
     return box_score * total / np.maximum(used.sum(1), 1)

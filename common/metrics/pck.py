@@ -1,7 +1,9 @@
-"""PCK, the percentage of correct keypoints: a joint is right within a fraction of the person's size (Yang and Ramanan, PAMI 2013).
+"""PCK, the percentage of correct keypoints: a joint is right within a fraction of the person's size (Yang and Ramanan,
+PAMI 2013).
 
-What "size" is makes the metric: torso (LSP and its toolkit, torso = left shoulder to right hip), longer side of a box (Penn Action,
-sub-JHMDB, pose-tensorflow's eval_pck). Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J) bool, size (N,) in that unit.
+What "size" is makes the metric: torso (LSP and its toolkit, torso = left shoulder to right hip), longer side of a box
+(Penn Action, sub-JHMDB, pose-tensorflow's eval_pck). Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J)
+bool, size (N,) in that unit.
 """
 
 from __future__ import annotations
@@ -26,14 +28,17 @@ def longer_side(box: np.ndarray) -> np.ndarray:
 
 
 def extent(joints: np.ndarray) -> np.ndarray:
-    """(N,J,2) -> (N,) longer side of the tight box around a person's joints, NaN ones left out; NaN when there is none."""
+    """(N,J,2) -> (N,) longer side of the tight box around a person's joints, NaN ones left out; NaN when there is
+    none."""
     return longer_side(box_of_joints(joints))
 
 
 def official_penn_torso(truth: np.ndarray, predicted: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """(N,) right shoulder to left hip; where that is under 1 px, the same length of the prediction (LSTM Pose Machines' benchmark).
+    """(N,) right shoulder to left hip; where that is under 1 px, the same length of the prediction (LSTM Pose Machines'
+    benchmark).
 
-    Under 1 px is what Penn Action's placeholders of hidden joints give; an end that is NaN counts as such. 0 where the prediction has none.
+    Under 1 px is what Penn Action's placeholders of hidden joints give; an end that is NaN counts as such. 0 where the
+    prediction has none.
     """
     torso = length_between(truth, skeleton, "right_shoulder", "left_hip")
     own = length_between(predicted, skeleton, "right_shoulder", "left_hip")
@@ -43,7 +48,8 @@ def official_penn_torso(truth: np.ndarray, predicted: np.ndarray, skeleton: Skel
 def pck(
     truth, predicted, labelled, size, threshold: float, skeleton: Skeleton, total: str = "weighted", how: str = ""
 ) -> Result:
-    """PCK at `threshold` x `size`, inclusive. Persons whose `size` is NaN are not counted; at size 0 only an exact hit is one.
+    """PCK at `threshold` x `size`, inclusive. Persons whose `size` is NaN are not counted; at size 0 only an exact hit
+    is one.
 
     `total`: `weighted` or `unweighted`, see `counting.joint_result`. Empty input gives NaN figures.
     """
@@ -53,7 +59,8 @@ def pck(
 
 
 def auc(truth, predicted, labelled, size, skeleton: Skeleton, thresholds: np.ndarray = AUC_THRESHOLDS) -> Result:
-    """Area under the PCK curve over `thresholds`, scaled so that a curve of 100 % gives 100 (trapezoids; Leeds Sports Pose toolkit)."""
+    """Area under the PCK curve over `thresholds`, scaled so that a curve of 100 % gives 100 (trapezoids; Leeds Sports
+    Pose toolkit)."""
     counted = labelled & np.isfinite(size)[:, None]
     distance = distances(truth, predicted)
     curves = [(within(distance, size[:, None], t), t) for t in thresholds]
@@ -63,7 +70,8 @@ def auc(truth, predicted, labelled, size, skeleton: Skeleton, thresholds: np.nda
     return Result(
         total=total,
         values=named,
-        aggregation=f"area under the PCK curve from {thresholds[0]:g} to {thresholds[-1]:g} ({len(thresholds)} thresholds, trapezoids), "
+        aggregation=f"area under the PCK curve from {thresholds[0]:g} to {thresholds[-1]:g} "
+        f"({len(thresholds)} thresholds, trapezoids), "
         "100 = perfect; total from the curve of all joints pooled",
         n=int(counted.any(1).sum()),
         counts=dict(zip(skeleton.joints, counted.sum(0).tolist())),
@@ -78,8 +86,9 @@ def _area(curve: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def with_belly(joints: np.ndarray) -> np.ndarray:
-    """(N,15,2) joints in sub-JHMDB's order -> the same with the belly, which networks of 14 joints do not have, where the official
-    evaluation (LSTM Pose Machines) puts it: from the middle of the shoulders half of the way to that of the hips in x, 0.65 in y.
+    """(N,15,2) joints in sub-JHMDB's order -> the same with the belly, which networks of 14 joints do not have, where
+    the official evaluation (LSTM Pose Machines) puts it: from the middle of the shoulders half of the way to that of
+    the hips in x, 0.65 in y.
     """
     sides = ((f"right_{part}", f"left_{part}") for part in ("shoulder", "hip"))
     shoulders, hips = (joints[:, JHMDB15.indices(pair)].mean(1) for pair in sides)

@@ -1,8 +1,9 @@
-"""PCP, the percentage of correct parts: a stick is right when its ends are within a fraction of its length (Ferrari et al., CVPR 2008).
+"""PCP, the percentage of correct parts: a stick is right when its ends are within a fraction of its length (Ferrari et
+al., CVPR 2008).
 
-Strict: both ends; relaxed: the mean of both ends' distances. Ten sticks in six parts: head, torso, upper_arm, forearm, upper_leg and
-lower_leg.
-Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J) bool. A stick of length 0 is a miss (the metric is a quotient).
+Strict: both ends; relaxed: the mean of both ends' distances. Ten sticks in six parts: head, torso, upper_arm, forearm,
+upper_leg and lower_leg. Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J) bool. A stick of length 0 is a
+miss (the metric is a quotient).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ _SIDES = ("right_", "left_")
 def sticks_of(skeleton: Skeleton) -> dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]:
     """Stick name -> (part, joints whose middle is one end, joints whose middle is the other), from the joint names.
 
-    The torso runs from thorax to pelvis, from neck to spine (K2HPD), or from the middle of the shoulders to that of the hips, in this order
-    of preference (deeppose_tf's and K2HPD's definitions). ValueError when a joint that is needed is missing.
+    The torso runs from thorax to pelvis, from neck to spine (K2HPD), or from the middle of the shoulders to that of the
+    hips, in this order of preference (deeppose_tf's and K2HPD's definitions). ValueError when a joint that is needed is
+    missing.
     """
     have = set(skeleton.joints)
     head = next((name for name in ("head_top", "head") if name in have), "head_top")
@@ -62,10 +64,10 @@ def pcp(
 ) -> Result:
     """PCP by part, each part the mean of its left and right stick.
 
-    `total`: `parts`, the mean of the six parts (deeppose_tf), or `weighted`, all counted sticks pooled (K2HPD, LSP toolkit); `means` has
-    both and `unweighted`, the mean of the ten sticks. A stick counts when all joints that it is made of are labelled; with
-    `unlabelled_is_miss` every stick of every person does (what deeppose_tf's functions do when given NaN). `exact_at_zero`: K2HPD's form,
-    in which a stick of length 0 admits an exact hit.
+    `total`: `parts`, the mean of the six parts (deeppose_tf), or `weighted`, all counted sticks pooled (K2HPD, LSP
+    toolkit); `means` has both and `unweighted`, the mean of the ten sticks. A stick counts when all joints that it is
+    made of are labelled; with `unlabelled_is_miss` every stick of every person does (what deeppose_tf's functions do
+    when given NaN). `exact_at_zero`: K2HPD's form, in which a stick of length 0 admits an exact hit.
     """
     hits, counted, sticks = decide(truth, predicted, labelled, skeleton, threshold, relaxed, exact_at_zero)
     if unlabelled_is_miss:
