@@ -165,8 +165,9 @@ def _read_lines(path: Path) -> list[Row]:
 
 def _with_nan(where: str, person: dict, joints: int) -> dict:
     points = person.get("joints")
-    if not isinstance(points, list) or len(points) != joints or not all(isinstance(p, list) for p in points):
-        raise DataError(f"{where}.joints is {short(points)}; write {joints} joints as [x, y, score]")
+    points = [[None] * 3 if p is None else p for p in points] if isinstance(points, list) else None
+    if points is None or len(points) != joints or not all(isinstance(p, list) for p in points):
+        raise DataError(f"{where}.joints is {short(person.get('joints'))}; write {joints} times [x, y, score] or null")
     return {"joints": [[_NULL if v is None else v for v in point] for point in points]}
 
 

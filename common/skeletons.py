@@ -256,43 +256,43 @@ def card(skeleton: Skeleton) -> dict:
     return {"name": skeleton.name, "joints": list(skeleton.joints), "flip_pairs": flips, "limbs": limbs}
 
 
+_CARD = "{'name': TEXT, 'joints': [TEXT, ...], 'limbs': [[JOINT, JOINT], ...] (optional)}"
+
+
 def from_card(content, where: str) -> Skeleton:
     """The skeleton that `card` wrote, or a user: a known one's name, or name, joints and optional limbs (pairs of joint
     names or indices). DataError, beginning with `where` (file and field), when malformed or a known name has other
     joints.
     """
-    if isinstance(content, str):
-        if content not in SKELETONS:
-            raise DataError(f"{where}: {content!r} is not known; write {', '.join(SKELETONS)}, or {_CARD}")
+    if isinstance(content, str) and content in SKELETONS:
         return SKELETONS[content]
+    if isinstance(content, str):
+        raise DataError(f"{where}: {content!r} is not known; write {', '.join(SKELETONS)}, or {_CARD}")
     name, joints = (content.get("name"), content.get("joints")) if isinstance(content, dict) else (None, None)
     if not isinstance(name, str) or not isinstance(joints, (list, tuple)) or not joints:
         raise DataError(f"{where} must be {_CARD}, or the name of a known one: {', '.join(SKELETONS)}")
     if not all(isinstance(j, str) and j for j in joints):
         raise DataError(f"{where}.joints holds something else than names; write {_CARD}")
+    limbs, flips = (_pairs(content.get(field), joints, f"{where}.{field}") for field in ("limbs", "flip_pairs"))
     try:
-        skeleton = Skeleton(name, tuple(joints), _pairs(content.get("limbs"), joints, f"{where}.limbs"))
+        skeleton = Skeleton(name, tuple(joints), limbs)
     except ValueError as error:
         raise DataError(f"{where}: {error}; name both sides left_... and right_..., each joint once") from error
-    flips = _pairs(content.get("flip_pairs"), joints, f"{where}.flip_pairs")
-    if "flip_pairs" in content and {frozenset(p) for p in flips} != {frozenset(p) for p in skeleton.flip_pairs}:
+    if "flip_pairs" in content and set(map(frozenset, flips)) != set(map(frozenset, skeleton.flip_pairs)):
         raise DataError(f"{where}.flip_pairs contradicts the names left_... and right_... of the joints; leave it out")
-    known = SKELETONS.get(name)
-    if known is not None and known != skeleton:
+    known = SKELETONS.get(name, skeleton)
+    if known != skeleton:
         raise DataError(f"{where}: the name {name!r} is taken by a skeleton with other joints; choose another name")
-    return known if known is not None and known.limbs == skeleton.limbs else skeleton
-
-
-_CARD = "{'name': TEXT, 'joints': [TEXT, ...], 'limbs': [[JOINT, JOINT], ...] (optional)}"
+    return known if known.limbs == skeleton.limbs else skeleton
 
 
 def _pairs(value, joints, where: str) -> tuple[tuple[int, int], ...]:
     """Pairs of joints, each by name or index, as pairs of indices."""
-    found: list[tuple] = []
+    found = []
     for pair in [] if value is None else value if isinstance(value, (list, tuple)) else [value]:
         ends = pair if isinstance(pair, (list, tuple)) and len(pair) == 2 else (None, None)
-        index = [joints.index(e) if e in joints else e for e in ends]
-        if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < len(joints) for i in index):
+        index: list = [joints.index(e) if e in joints else e for e in ends]
+        if not all(type(i) is int and 0 <= i < len(joints) for i in index):
             raise DataError(f"{where} has {pair!r}; write pairs of joint names, or of their places counted from 0")
         found.append((index[0], index[1]))
     return tuple(found)

@@ -89,7 +89,8 @@ def splits(root: str | Path) -> list[str]:
 def _find(root: Path, split: str) -> Path:
     have = splits(root)
     official = RECORDS["coco"].split(split)
-    wanted = next((s for s in (split, official, official.replace("2017", "2014")) if s in have), None)
+    candidates = (split, official, official.replace("2017", "2014")) if official != split else (split,)
+    wanted = next((s for s in candidates if s in have), None)
     if wanted is None:
         raise files.unknown_split("coco", split, ", ".join(have) + " (from the files in annotations/)")
     name = f"{_PREFIX}{wanted}.json"

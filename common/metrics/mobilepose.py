@@ -82,15 +82,6 @@ def extent_from_origin(joints: np.ndarray, box: np.ndarray) -> np.ndarray:
     return np.fmax.reduce(joints - origin[:, None], axis=(1, 2), initial=np.nan)
 
 
-def coordinate_accuracy(truth, predicted, threshold: float) -> float:
-    """Percent of predicted joints (B,S,J,2) within `threshold` x the extent of truth (B,J,2); every joint of every
-    stage counts."""
-    box = box_of_joints(truth)
-    size = np.maximum(box[:, 2], box[:, 3])[:, None, None]
-    hits = within(distances(truth[:, None], predicted), size, threshold)
-    return pooled(hits, np.ones_like(hits))
-
-
 def with_penn_neck(joints: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Penn Action's joints (N,13,2) and (N,13) bool -> MobilePose's 14; the neck comes from head and shoulders, all
     three visible."""

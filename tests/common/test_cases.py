@@ -310,7 +310,7 @@ def test_limbs_and_sigmas_of_ones_own(tmp_path):
 
 def _line(image, skeleton, people, **more):
     persons = [
-        {"id": -1, "box": [0, 0, 9, 9], "score": score, "joints": [[*p, 0.5] for p in joints]}
+        {"id": -1, "box": [0, 0, 9, 9], "score": score, "joints": [p and [*p, 0.5] for p in joints]}
         for joints, score in people
     ]
     return json.dumps(
@@ -346,7 +346,7 @@ def test_lines_for_one_person_an_image_become_rows(tmp_path):
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": table})
     truth = datasets.load("lsp", tmp_path, "test")
     people = [truth.joints[k].tolist() for k in range(3)]
-    people[1][3] = [None, None]
+    people[1][3] = None
     lines = [_line(f"im000{k + 4}.jpg", truth.skeleton, [(people[k], 0.9), (people[0], 0.2)]) for k in (1, 0)]
     (tmp_path / "joints.jsonl").write_text("\n".join(lines))
     found = load_any(tmp_path / "joints.jsonl", truth)
@@ -416,3 +416,21 @@ def test_matlab_files_that_crash_scipy(tmp_path):
             files.read_mat(path)
     scipy.io.savemat(path, {"joints": np.zeros((3, 14, 4))}, do_compression=True)
     assert files.read_mat(path, "joints").shape == (3, 14, 4)
+
+
+@pytest.mark.golden
+def test_the_published_persons_and_no_others_are_comparable(pose_data):
+    from dataclasses import replace
+
+    truth = datasets.load("mpii", pose_data / "mpii", "valid")
+
+    def verdict(pose_set):
+        meta = {"boxes": "oracle", "flip_test": True}
+        return evaluate.comparable(pose_set, predictions_for(pose_set, pose_set.joints, meta=meta), "pckh@0.5")
+
+    assert verdict(truth)[0]
+    allowed, why = verdict(truth.limit(4))
+    assert not allowed and "4 persons, the published split valid has 2958" in why
+    others = truth.image_id.copy()
+    others[0] = others[1]
+    assert not verdict(replace(truth, image_id=others))[0]

@@ -185,3 +185,10 @@ def test_ai_challenger_converter_input(golden_dir):
     assert np.array_equal(found.box, [a["bbox"] for a in converted]) and np.array_equal(
         found.area, [a["area"] for a in converted]
     )
+
+
+def test_a_year_that_is_asked_for_is_not_another(tmp_path):
+    _coco(tmp_path / "annotations/person_keypoints_val2014.json")
+    assert load("coco", tmp_path, "valid").images[0].startswith(str(tmp_path / "images/val2014"))
+    with pytest.raises(DataError, match="no split 'val2017'; known: val2014"):
+        load("coco", tmp_path, "val2017")
