@@ -1,4 +1,6 @@
-"""DeeperCut / ArtTrack: single and multi-person pose estimation on TensorFlow (after eldar/pose-tensorflow). `deepercut_tf.Estimator`."""
+"""DeeperCut / ArtTrack: single and multi-person pose estimation on TensorFlow (after eldar/pose-tensorflow).
+`deepercut_tf.Estimator`.
+"""
 
 
 def __getattr__(name: str):

@@ -2,11 +2,11 @@
 
     python deepercut_tf/ai2coco_art_neckhead_json.py --keypoint_json keypoint_train_annotations.json --img_dir keypoint_train_images
 
-Writes coco_art_neckhead_NAME.json beside the input; call it person_keypoints_train2014.json in the annotations folder to train with
-dataset_type: aic. (dataset_type: ai_challenger reads the original files directly, with 14 joints.)
+Writes coco_art_neckhead_NAME.json beside the input; call it person_keypoints_train2014.json in the annotations folder
+to train with dataset_type: aic. (dataset_type: ai_challenger reads the original files directly, with 14 joints.)
 
-Places of the 17 COCO keypoints: 0 neck, 1 head top, 2 to 4 unused, 5 to 16 shoulders, elbows, wrists, hips, knees, ankles as in COCO.
-Flags: AI Challenger 1 visible, 2 occluded, 3 not labelled -> COCO 2, 1, 0.
+Places of the 17 COCO keypoints: 0 neck, 1 head top, 2 to 4 unused, 5 to 16 shoulders, elbows, wrists, hips, knees,
+ankles as in COCO. Flags: AI Challenger 1 visible, 2 occluded, 3 not labelled -> COCO 2, 1, 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from common.datasets.files import read_json
 from common.errors import DataError
-from common.files import atomic_write
+from common.files import write_text
 from common.runs.options import Parser
 from common.runs.process import exit_code
 from common.skeletons import AIC14
@@ -38,9 +38,9 @@ _FLAG = {1: 2, 2: 1, 3: 0}
 def convert(entries: list[dict], sizes: dict[str, tuple[int, int]], compat: bool = False) -> dict:
     """COCO content from AI Challenger `entries`; `sizes` image_id -> (width, height), images without one are left out.
 
-    Correct: with a category, file extensions, the neck counted, unlabelled joints zeroed, persons numbered from 1 (pycocotools takes a match
-    with number 0 for none). `compat` writes what the original wrote.
-    DataError naming image and person for a bad entry.
+    Correct: with a category, file extensions, the neck counted, unlabelled joints zeroed, persons numbered from 1
+    (pycocotools takes a match with number 0 for none). `compat` writes what the original wrote. DataError naming image
+    and person for a bad entry.
     """
     images: list[dict] = []
     annotations: list[dict] = []
@@ -53,12 +53,8 @@ def convert(entries: list[dict], sizes: dict[str, tuple[int, int]], compat: bool
                 annotations.append(
                     _annotation(table, entry["human_annotations"][who], number, len(annotations) + (not compat), compat)
                 )
-    content = {
-        "info": {"description": "AI challenger keypoint in mscoco format"},
-        "images": images,
-        "annotations": annotations,
-        "neck": [],
-    }
+    info = {"description": "AI challenger keypoint in mscoco format"}
+    content = {"info": info, "images": images, "annotations": annotations, "neck": []}
     return content if compat else content | {"categories": [_category()]}
 
 
@@ -68,10 +64,11 @@ def _naming(entry: dict):
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"AI Challenger annotations: image {entry.get('image_id')} cannot be read ({type(error).__name__}: {error}); every person needs"
-            " 14 joints of x, y, flag in keypoint_annotations and x0, y0, x1, y1 in human_annotations"
-        ) from error
+        what = f"image {entry.get('image_id')} cannot be read ({type(error).__name__}: {error})"
+        remedy = (
+            "every person needs 14 joints x, y, flag in keypoint_annotations and x0, y0, x1, y1 in human_annotations"
+        )
+        raise DataError(f"AI Challenger annotations: {what}; {remedy}") from error
 
 
 def _tables(entry: dict) -> list[tuple[str, np.ndarray]]:
@@ -87,9 +84,8 @@ def _image(entry: dict, number: int, size: tuple[int, int], compat: bool) -> dic
     name = entry["image_id"] if compat else entry["image_id"] + ".jpg"
     url = entry["url"] if compat else entry.get("url", "")
     captured = "data_captured" if compat else "date_captured"  # the original's spelling
-    return {
-        "license": 0, "file_name": name, "width": size[0], "height": size[1], captured: 0, "coco_url": url, "flickr_url": url, "id": number,
-    }  # fmt: skip
+    image = {"license": 0, "file_name": name, "width": size[0], "height": size[1], "id": number}
+    return image | {captured: 0, "coco_url": url, "flickr_url": url}
 
 
 def _annotation(table: np.ndarray, box: list, image: int, number: int, compat: bool) -> dict:
@@ -103,10 +99,10 @@ def _annotation(table: np.ndarray, box: list, image: int, number: int, compat: b
             keypoints += [*table[joint, :2].tolist(), flags[joint]]
     x0, y0, x1, y1 = box
     counted = [flag > 0 for joint, flag in enumerate(flags) if not compat or AIC14.joints[joint] != "neck"]
-    return {
-        "num_keypoints": sum(counted), "image_id": image, "id": number, "keypoints": keypoints, "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "area": (x1 - x0) * (y1 - y0), "iscrowd": 0, "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
-    } | ({} if compat else {"category_id": 1})  # fmt: skip
+    made = {"num_keypoints": sum(counted), "image_id": image, "id": number, "keypoints": keypoints, "iscrowd": 0}
+    made |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+    made["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    return made if compat else made | {"category_id": 1}
 
 
 def _category() -> dict:
@@ -118,43 +114,28 @@ def read_entries(path: str | Path) -> list[dict]:
     """The annotation file's list; DataError when it is none."""
     entries = read_json(Path(path))
     if not isinstance(entries, list) or not all(isinstance(e, dict) and "image_id" in e for e in entries):
-        raise DataError(
-            f"{path} is no list of {{image_id, keypoint_annotations, human_annotations}}; give AI Challenger's annotation file"
-        )
+        fields = "{image_id, keypoint_annotations, human_annotations}"
+        raise DataError(f"{path} is no list of {fields}; give AI Challenger's annotation file")
     return entries
 
 
-def image_sizes(
-    entries: list[dict], folder: str | Path, keep_missing: bool = False
-) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """({image_id: (width, height)} from FOLDER/image_id.jpg, image_ids without a readable file).
-
-    `keep_missing`: those get the smallest size that holds their boxes and joints.
-    """
+def image_sizes(entries: list[dict], folder: str | Path) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """({image_id: (width, height)} from FOLDER/image_id.jpg, image_ids without a readable file)."""
     from PIL import Image
 
     sizes, missing = {}, []
-    for entry in entries:
+    for name in (entry["image_id"] for entry in entries):
         try:
-            with Image.open(Path(folder) / f"{entry['image_id']}.jpg") as file:
-                sizes[entry["image_id"]] = file.size
+            with Image.open(Path(folder) / f"{name}.jpg") as file:
+                sizes[name] = file.size
         except OSError:
-            missing.append(entry["image_id"])
-            if keep_missing:
-                with _naming(entry):
-                    sizes[entry["image_id"]] = _smallest_size(entry)
+            missing.append(name)
     return sizes, missing
 
 
-def _smallest_size(entry: dict) -> tuple[int, int]:
-    corners = [box[2:] for box in entry["human_annotations"].values()]
-    points = [row[:2] for _, table in _tables(entry) for row in table.tolist() if row[2] != 3]
-    width, height = np.ceil(np.max([*corners, *points, [1, 1]], axis=0)).astype(int).tolist()
-    return width, height
-
-
 def submission(image_ids: list[str], people: list[np.ndarray], flags: list[np.ndarray]) -> list[dict]:
-    """AI Challenger's submission format: per image its persons' (P,14,2) joints and (P,14) flags; a joint with flag 0 or NaN is 0, 0, 0.
+    """AI Challenger's submission format: per image its persons' (P,14,2) joints and (P,14) flags; a joint with flag 0
+    or NaN is 0, 0, 0.
 
     `image_ids` lose what follows their first dot, as the official evaluator cuts them.
     """
@@ -172,34 +153,27 @@ def _humans(joints: np.ndarray, flags: np.ndarray) -> dict[str, list]:
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser, kept = Parser(__doc__), "keep images without a file, with the smallest size that holds their persons"
+    parser = Parser(__doc__)
     parser.option("keypoint_json", required=True, metavar="FILE", text="annotation file")
     parser.option("img_dir", required=True, metavar="FOLDER", text="the images, whose sizes the file does not give")
     parser.option(
         "compat", type=bool, default=False, text="the original's: no category, no extension, neck not counted"
     )
-    parser.option("keep_missing", type=bool, default=False, text=kept)
-    parser.option("limit", type=int, default=None, metavar="N", text="the first N images only")
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> Path:
-    """Convert and return the written path. DataError on bad input."""
+    """Convert and return the written path; images that are not there are left out. DataError on bad input."""
     path = Path(args.keypoint_json)
-    entries = read_entries(path)[: args.limit]
-    sizes, missing = image_sizes(entries, args.img_dir, args.keep_missing)
+    entries = read_entries(path)
+    sizes, missing = image_sizes(entries, args.img_dir)
     if missing:
-        what = "kept with an estimated size" if args.keep_missing else "left out"
-        print(
-            f"warning: {len(missing)} of {len(entries)} images are not in {args.img_dir} and were {what}, first {missing[0]}",
-            file=sys.stderr,
-        )
+        count = f"{len(missing)} of {len(entries)} images"
+        print(f"warning: {count} are not in {args.img_dir} and were left out, first {missing[0]}", file=sys.stderr)
     if not sizes:
         raise DataError(f"no image of {path} is in {args.img_dir}; give the folder with IMAGE_ID.jpg as --img_dir")
     text = json.dumps(convert(entries, sizes, args.compat))
-    return atomic_write(
-        path.with_name(f"coco_art_neckhead_{path.name}"), lambda temporary: temporary.write_text(text, encoding="utf-8")
-    )
+    return write_text(path.with_name(f"coco_art_neckhead_{path.name}"), text)
 
 
 def main(argv=None) -> int:

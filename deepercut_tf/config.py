@@ -1,8 +1,9 @@
 """Every setting once: the keys of the original's `pose_cfg.yaml` with its defaults, and ours. Unknown keys are errors.
 
-Names are the vocabulary's of all five houses; the original's keys are second names of the same settings, in files and on command lines. One
-has two meanings: beside `dataset_type` (or when it is no data set's name) `dataset` is the .mat file or folder, as in the original's files;
-else, and always on a command line, it is the data set's name. Shipped files lie in `models/` (presets) and `demo/`.
+Names are the vocabulary's of all five houses; the original's keys are second names of the same settings, in files and
+on command lines. One has two meanings: beside `dataset_type` (or when it is no data set's name) `dataset` is the .mat
+file or folder, as in the original's files; else, and always on a command line, it is the data set's name. Shipped files
+lie in `models/` (presets) and `demo/`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,18 +32,15 @@ NETWORKS = ("resnet_50", "resnet_101", "resnet_152")
 UNITS = {"resnet_50": (3, 4, 6, 3), "resnet_101": (3, 4, 23, 3), "resnet_152": (3, 8, 36, 3)}
 PREPARED = ("default", "mpii", "penn_action")  # may be a .mat file in the original's layout
 DATASETS = tuple(dict.fromkeys((*PREPARED, "aic", *datasets.NAMES)))
-PRESETS = {
-    "paper": "mpii/train",
-    "coco": "coco/train",
-    **{name: name for name in ("smoke", "lspet", "coco_overfit", "synthetic_parts", "synthetic_multi")},
-}
+_OWN = ("smoke", "lspet", "coco_overfit", "synthetic_parts", "synthetic_multi")
+PRESETS = {"paper": "mpii/train", "coco": "coco/train", **dict(zip(_OWN, _OWN))}
 # keys of the original that have no effect, there or here; what the first drawing called otherwise
 NO_EFFECT = ("weigh_negatives", "fg_fraction", "scmap_threshold", "pairwise_stats_collect", "log_dir")
 RENAMED = {"width": "channels", "snapshot_dir": "out"}
 
 
-def _rare(default, text: str, choices: tuple | None = None, names: tuple[str, ...] = (), group: str = ""):
-    return setting(default, text, choices, names, group, rare=True)
+_rare = partial(setting, rare=True)
+_training = partial(setting, group="training", rare=True)
 
 
 @dataclass
@@ -75,9 +74,7 @@ class Config:
     intermediate_supervision: bool = _rare(False, "train a second score map on block3")
     intermediate_supervision_layer: int = _rare(12, "unit of block3 that it reads (resnet_50 has 6 units)")
     video: bool = _rare(False, "the original's video network was never published: an error when true")
-    bn_mode: str = _rare(
-        "auto", "batch statistics; auto: frozen with first weights, else train", ("auto", "frozen", "train")
-    )
+    bn_mode: str = _rare("auto", "statistics; auto: frozen with first weights, else train", ("auto", "frozen", "train"))
     bn_decay: float = _rare(0.997, "decay of the moving statistics in mode train; short runs need less")
     mode: str = setting("correct", "repair the original's errors, or repeat them", ("correct", "compat"))
     # training
@@ -87,30 +84,26 @@ class Config:
     optimizer: str = setting("sgd", "sgd (momentum 0.9) or adam", ("sgd", "adam"), group="training")
     warmup: int = setting(0)
     clip: float | None = setting(None)
-    regularize: bool = _rare(False, "add weight_decay * sum(w^2) / 2 over kernels", group="training")
+    regularize: bool = _training(False, "add weight_decay * sum(w^2) / 2 over kernels")
     weight_decay: float = _rare(1e-4, "L2 factor, used when `regularize` is true")
     pos_dist_thresh: float = setting(17.0, "pixels around a joint that count as it", group="training")
-    weigh_part_predictions: bool = _rare(False, "use the score weights (masks of unannotated people)", group="training")
-    weigh_only_present_joints: bool = _rare(
-        False, "leave joints that an image does not have out of its loss", group="training"
-    )
-    locref_loss_weight: float = _rare(1.0, "factor of the location refinement loss", group="training")
-    locref_huber_loss: bool = _rare(True, "Huber instead of squared error", group="training")
-    pairwise_loss_weight: float = _rare(1.0, "factor of the pairwise loss", group="training")
-    pairwise_huber_loss: bool = _rare(True, "Huber instead of squared error", group="training")
-    shuffle: bool = _rare(True, "random order of the images", group="training")
-    mirror: bool = setting(False, "train on mirrored copies too", group="training")
-    crop: bool = _rare(False, "train on the .mat file's crop, or a folder's only person's box", group="training")
-    crop_pad: int = _rare(0, "pixels around that crop", group="training")
-    crop_size: int = _rare(
-        0, "train on a square of so many scaled pixels around one of the persons; 0: whole images", group="training"
-    )
-    scale_jitter_lo: float | None = setting(None, "random scale from", group="training")
-    scale_jitter_up: float | None = setting(None, "random scale to", group="training")
-    rotate: float = setting(0.0, "random rotation by up to so many degrees", group="training")
-    max_input_size: float | None = _rare(None, "leave out images of more than its square of pixels", group="training")
-    bucket: int = _rare(0, "pad images to multiples of so many pixels, so that few sizes occur", group="training")
-    display_iters: int = _rare(20, "iterations between two entries of the log", group="training")
+    weigh_part_predictions: bool = _training(False, "use the score weights (masks of unannotated people)")
+    weigh_only_present_joints: bool = _training(False, "leave joints that an image does not have out of its loss")
+    locref_loss_weight: float = _training(1.0, "factor of the location refinement loss")
+    locref_huber_loss: bool = _training(True, "Huber instead of squared error")
+    pairwise_loss_weight: float = _training(1.0, "factor of the pairwise loss")
+    pairwise_huber_loss: bool = _training(True, "Huber instead of squared error")
+    shuffle: bool = _training(True, "random order of the images")
+    mirror: bool = _training(False, "train on mirrored copies too")
+    crop: bool = _training(False, "train on the .mat file's crop, or a folder's only person's box")
+    crop_pad: int = _training(0, "pixels around that crop")
+    crop_size: int = _training(0, "train on a square of so many scaled pixels around one of the persons; 0: no square")
+    scale_jitter_lo: float | None = _training(None, "random scale from")
+    scale_jitter_up: float | None = _training(None, "random scale to")
+    rotate: float = _training(0.0, "random rotation by up to so many degrees")
+    max_input_size: float | None = _training(None, "leave out images of more than its square of pixels")
+    bucket: int = _training(0, "pad images to multiples of so many pixels, so that few sizes occur")
+    display_iters: int = _training(20, "iterations between two entries of the log")
     save_iters: int = setting(60000, "iterations between two snapshots and validations", group="training")
     save_minutes: float = setting(10.0)
     patience: int = setting(0)
@@ -130,9 +123,7 @@ class Config:
     test_scales: list = _rare([1.0], "scales whose maps are averaged in prediction, relative to global_scale")
     pairwise_stats_fn: str = _rare("pairwise_stats.mat", "mean and deviation of the offsets between joints")
     pairwise_model_dir: str | None = _rare(None, "folder of spatial_model_cidx_A_B.mat")
-    tensorflow_pairwise_order: bool = _rare(
-        True, "channels in our order; false: in that of the statistics file (Caffe models)"
-    )
+    tensorflow_pairwise_order: bool = _rare(True, "channels in our order; false: in that of the file (Caffe models)")
     sparse_graph: list = _rare([], "pairs of joints whose terms are used; empty: all")
     nms_radius: float = _rare(5.0, "cells between two detections of one joint")
     det_min_score: float = _rare(0.2, "smallest probability of a detection")
@@ -225,7 +216,9 @@ def from_file(values: dict, allow_unknown: bool = False) -> dict:
 
 
 def make_config(*layers: dict, source: str | Path = "settings", allow_unknown: bool = False) -> Config:
-    """A Config from the keys of settings files, or from a `cfg` of `load_config`, later ones win; DataError naming `source` and the key."""
+    """A Config from the keys of settings files, or from a `cfg` of `load_config`, later ones win; DataError naming
+    `source` and the key.
+    """
     try:
         return resolve(Config, *(from_file(layer, allow_unknown) for layer in layers)).checked()
     except DataError as error:
@@ -240,7 +233,9 @@ def as_cfg(config: Config) -> EasyDict:
 
 
 def load_config(path: str | Path | None = None, **overrides) -> EasyDict:
-    """The checked settings of a pose_cfg.yaml (see `find_config_file`), with `overrides` on top, as the original's `cfg`."""
+    """The checked settings of a pose_cfg.yaml (see `find_config_file`), with `overrides` on top, as the original's
+    `cfg`.
+    """
     path = find_config_file(path)
     assert path is not None
     return as_cfg(make_config(read_settings_file(path), overrides, source=path))
@@ -263,7 +258,7 @@ def find_config_file(given: str | Path | None = None, needed: bool = True) -> Pa
     )
 
 
-# ---- command lines --------------------------------------------------------------------------------------------------------------
+# ---- command lines ---------------------------------------------------------------------------------------------------
 
 
 def settings_parser(about: str | None) -> Parser:
@@ -283,7 +278,9 @@ def add_file_options(parser: Parser) -> None:
 
 
 def file_settings(args: Namespace, needed: bool = True) -> dict:
-    """What the file that --config, --preset or the working directory names has, under the names of `Config`; {} where none is `needed`."""
+    """What the file that --config, --preset or the working directory names has, under the names of `Config`; {} where
+    none is `needed`.
+    """
     preset = getattr(args, "preset", None)
     given = HOUSE / "models" / PRESETS[preset] if preset and preset != "auto" and not args.config else args.config
     path = find_config_file(given, needed)
@@ -296,7 +293,8 @@ def file_settings(args: Namespace, needed: bool = True) -> dict:
 
 
 def settings_of(args: Namespace, automatic: bool = False) -> Config:
-    """The settings that the options of `settings_parser` name. `automatic`: without a file, the preset that suits the data.
+    """The settings that the options of `settings_parser` name. `automatic`: without a file, the preset that suits the
+    data.
 
     DataError on a missing file, unknown key or bad value.
     """
@@ -316,7 +314,9 @@ def settings_of(args: Namespace, automatic: bool = False) -> Config:
 
 
 def predicting_settings(args: Namespace) -> dict:
-    """What the options of a programme that predicts say of the settings: those of a file, if there is one, then single ones."""
+    """What the options of a programme that predicts say of the settings: those of a file, if there is one, then single
+    ones.
+    """
     found, given = file_settings(args, needed=False), given_of(args, "data_root", *PREDICTION)
     if "dataset" in given:
         given.setdefault("data_root", "")  # that of the file or the weights is another data set's
@@ -324,7 +324,9 @@ def predicting_settings(args: Namespace) -> dict:
 
 
 def standard_folder(args: Namespace) -> str:
-    """Where a training writes: into the working directory if its settings are there, as the original; else output/deepercut_tf/NAME."""
+    """Where a training writes: into the working directory if its settings are there, as the original; else
+    output/deepercut_tf/NAME.
+    """
     if not args.config and args.preset in (None, "auto"):
         return "."
     path = Path(args.config or HOUSE / "models" / PRESETS[args.preset]).resolve()
@@ -348,7 +350,9 @@ def require(config: Config, *names: str, why: str) -> None:
 
 
 def house_path(text: str | Path) -> Path:
-    """A path of a settings file: as it is, or, when that does not exist, relative to this house or the repository's root."""
+    """A path of a settings file: as it is, or, when that does not exist, relative to this house or the repository's
+    root.
+    """
     path = Path(text).expanduser()
     options = [path] if path.is_absolute() else [path, HOUSE / path, ROOT / path]
     return next((option for option in options if option.exists()), path)

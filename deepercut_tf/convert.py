@@ -1,11 +1,12 @@
-"""Weights between formats: TensorFlow 1 checkpoints (the original's snapshots, slim's ImageNet files) and .npz, by variable name; out to ONNX.
+"""Weights between formats: TensorFlow 1 checkpoints (the original's snapshots, slim's ImageNet files) and .npz, by
+variable name; out to ONNX.
 
     python deepercut_tf/convert.py models/coco/coco-resnet-101 weights/coco.npz --config deepercut_tf/demo/pose_cfg_multi.yaml
     python deepercut_tf/convert.py weights/coco.npz weights/coco-resnet-101       # TF1 checkpoint, which the original loads
     python deepercut_tf/convert.py output/deepercut_tf/smoke smoke.onnx           # any picture size; runs without TensorFlow
 
-Nothing is written unless the network computes the same with the source's variables, with those folded for prediction, and with the
-written file. Files of ours bring their settings and joint names; the originals' need --config.
+Nothing is written unless the network computes the same with the source's variables, with those folded for prediction,
+and with the written file. Files of ours bring their settings and joint names; the originals' need --config.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def write_onnx(path: Path, predictor) -> None:
-    """The folded network: `inputs` (B,H,W,3) uint8 RGB of any size -> its maps by their names (logits, not probabilities)."""
+    """The folded network: `inputs` (B,H,W,3) uint8 RGB of any size -> its maps by their names (logits, not
+    probabilities).
+    """
     import tensorflow as tf
     import tf2onnx
 

@@ -1,7 +1,9 @@
-"""Images -> network batches: sampling order, scale jitter, mirroring, resizing, targets, padding; and the tf.data pipeline over them.
+"""Images -> network batches: sampling order, scale jitter, mirroring, resizing, targets, padding; and the tf.data
+pipeline over them.
 
-Everything but `tf_dataset` is NumPy and Pillow. A draw (order, mirror flag, scale) depends on the seed and its number alone, so a run goes
-on from any iteration with the same data. Resizing is Pillow's bilinear filter to (int(W s), int(H s)), as the original's.
+Everything but `tf_dataset` is NumPy and Pillow. A draw (order, mirror flag, scale) depends on the seed and its number
+alone, so a run goes on from any iteration with the same data. Resizing is Pillow's bilinear filter to (int(W s), int(H
+s)), as the original's.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ SMALLEST = 100  # training leaves out images with a shorter side (unscaled pixel
 
 @dataclass
 class Sample:
-    """One image as the network reads it. `image` (H,W,3) uint8 RGB; coordinates p of the file are at scale * (p - origin) in it."""
+    """One image as the network reads it. `image` (H,W,3) uint8 RGB; coordinates p of the file are at scale * (p -
+    origin) in it.
+    """
 
     image: np.ndarray
     targets: Targets
@@ -44,20 +48,19 @@ def image_size(item: Item) -> tuple[int, int]:
         with Image.open(item.image) as file:
             return file.height, file.width
     except OSError as error:
-        raise DataError(
-            f"image {item.image} cannot be read ({error}); put it there or take it out of the data set"
-        ) from error
+        remedy = "put it there or take it out of the data set"
+        raise DataError(f"image {item.image} cannot be read ({error}); {remedy}") from error
 
 
 def make_sample(
     item_set: ItemSet, index: int, config: Config, scale: float, mirror: bool, statistics: np.ndarray | None = None,
-    angle: float = 0.0, spot: tuple[float, float, float] | None = None,
+    angle: float = 0.0, spot: tuple[float, float, float] | None = None, image: np.ndarray | None = None,
 ) -> Sample:  # fmt: skip
-    """Read image `index`, crop, resize by `scale`, mirror, turn by `angle` degrees, and make its targets. `statistics`: see `make_targets`,
-    `spot`: see `Draw`.
+    """Read image `index`, crop, resize by `scale`, mirror, turn by `angle` degrees, and make its targets. `statistics`:
+    see `make_targets`, `spot`: see `Draw`.
     """
     item = item_set.items[index]
-    image = read_image(item.image)[..., ::-1]
+    image = (read_image(item.image) if image is None else image)[..., ::-1]
     persons, window = item.persons, _whole(image)
     if config.crop:
         window = _box_window(image, item, config)
@@ -90,8 +93,8 @@ def make_sample(
 
 
 def rotation(size: tuple[int, int], angle: float) -> tuple[np.ndarray, tuple[int, int]]:
-    """(2,3) matrix that turns a picture of `size` (h,w) by `angle` degrees about its middle, and the turned picture's size: that of the
-    bounding box, but no side longer than the picture's longer one.
+    """(2,3) matrix that turns a picture of `size` (h,w) by `angle` degrees about its middle, and the turned picture's
+    size: that of the bounding box, but no side longer than the picture's longer one.
     """
     height, width = size
     cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
@@ -127,22 +130,20 @@ def _whole(image: np.ndarray) -> tuple[slice, slice]:
 def _box_window(image: np.ndarray, item: Item, config: Config) -> tuple[slice, slice]:
     """Rows and columns of the item's crop, widened by crop_pad."""
     if item.crop is None:
-        raise DataError(
-            f"{item.image}: crop: true needs the field crop of the .mat file, or a folder's image with one person"
-        )
+        raise DataError(f"{item.image}: crop needs that field of the .mat file, or a folder's image with one person")
     height, width = image.shape[:2]
     x1, y1, x2, y2 = (int(v) for v in item.crop - 1)
     x1, x2 = max(x1 - config.crop_pad, 0), min(x2 + config.crop_pad, width - 1)
     y1, y2 = max(y1 - config.crop_pad, 0), min(y2 + config.crop_pad, height - 1)
     if x2 < x1 or y2 < y1:
-        raise DataError(
-            f"{item.image}: field crop {item.crop.tolist()} lies outside the image of {width}x{height} pixels"
-        )
+        raise DataError(f"{item.image}: field crop {item.crop.tolist()} lies outside its {width}x{height} pixels")
     return slice(y1, y2 + 1), slice(x1, x2 + 1)
 
 
 def _square_window(image: np.ndarray, item: Item, side: float, spot: tuple[float, float, float]) -> tuple[slice, slice]:
-    """Rows and columns of a square of `side` pixels about the person that `spot` picks, moved into the picture where it is larger."""
+    """Rows and columns of a square of `side` pixels about the person that `spot` picks, moved into the picture where it
+    is larger.
+    """
     choice, shift, shape = spot[0], np.array(spot[1:]), np.array(image.shape[1::-1])
     if item.persons:
         points = item.persons[int(choice * len(item.persons))][:, 1:]
@@ -180,14 +181,16 @@ def score_weights(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return 1 - np.asarray(small, np.float32)
 
 
-# ---- which image comes when ---------------------------------------------------------------------------------------------------
+# ---- which image comes when ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step trains on: images (one, or consecutive frames of a video), a scale, a mirror flag, an angle in degrees. `number` counts all draws.
+    """What one step trains on: images (one, or consecutive frames of a video), a scale, a mirror flag, an angle in
+    degrees. `number` counts all draws.
 
-    `spot`, for crop_size: which person (0 to 1), and how far the square's middle is from the person's, in halves of its side (-0.5 to 0.5).
+    `spot`, for crop_size: which person (0 to 1), and how far the square's middle is from the person's, in halves of its
+    side (-0.5 to 0.5).
     """
 
     number: int
@@ -217,8 +220,9 @@ class Sampler:
             refused = 0 if accepted else refused + 1
             if accepted:
                 yield draw
+        limit = self.config.max_input_size
         raise DataError(
-            f"no image has both sides of {SMALLEST} pixels and fits max_input_size {self.config.max_input_size}; change that key"
+            f"no image has both sides of {SMALLEST} pixels and fits max_input_size {limit}; change that key"
         )
 
     def _draw(self, number: int) -> Draw:
@@ -242,7 +246,9 @@ class Sampler:
         return Draw(number, self._frames(index), scale, mirror, float(angle), spot)
 
     def _frames(self, index: int) -> tuple[int, ...]:
-        """The image, or with video_batch the `batch_size` frames from it on, shifted back to fit; a short sequence repeats its last."""
+        """The image, or with video_batch the `batch_size` frames from it on, shifted back to fit; a short sequence
+        repeats its last.
+        """
         if not self.config.video_batch:
             return (index,)
         item, count = self.items[index], self.config.batch_size
@@ -263,12 +269,13 @@ class Sampler:
         return min(image_size(item)) >= SMALLEST and (limit is None or height * scale * width * scale <= limit**2)
 
 
-# ---- batches ------------------------------------------------------------------------------------------------------------------
+# ---- batches ---------------------------------------------------------------------------------------------------------
 
 
 def collate(samples: list[Sample], config: Config, bucket: int = 0) -> dict[str, np.ndarray]:
-    """Samples as one batch: the original's keys, each (B,...). Smaller images are padded with the mean pixel at the right and bottom,
-    to multiples of `bucket` if given; weights and masks are 0 there. A batch of one image without `bucket` is that image.
+    """Samples as one batch: the original's keys, each (B,...). Smaller images are padded with the mean pixel at the
+    right and bottom, to multiples of `bucket` if given; weights and masks are 0 there. A batch of one image without
+    `bucket` is that image.
 
     `part_score_weights` are the loss weights: 1 (0 on padding) unless `weigh_part_predictions`.
     """
@@ -290,37 +297,31 @@ def collate(samples: list[Sample], config: Config, bucket: int = 0) -> dict[str,
 def _named_targets(targets: Targets, config: Config) -> dict[str, np.ndarray]:
     weights = targets.weights if config.weigh_part_predictions else np.ones_like(targets.score)
     named = {"part_score_targets": targets.score, "part_score_weights": weights}
-    more = {
-        "locref_targets": targets.locref,
-        "locref_mask": targets.locref_mask,
-        "pairwise_targets": targets.pairwise,
-        "pairwise_mask": targets.pairwise_mask,
-    }
-    return named | {name: value for name, value in more.items() if value is not None}
+    named |= {"locref_targets": targets.locref, "locref_mask": targets.locref_mask}
+    named |= {"pairwise_targets": targets.pairwise, "pairwise_mask": targets.pairwise_mask}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def batches(
     item_set: ItemSet,
     config: Config,
     statistics: np.ndarray | None,
-    start: int = 0,
-    workers: int = 2,
+    start=0,
+    workers=2,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches (`collate`) with `draw`, the number of the next draw. `share` (k, n): of n workers' batches the k-th only, each reading its own images.
+    """Endless batches (`collate`) with `draw`, the number of the next draw. `share` (k, n): of n workers' batches the
+    k-th only, each reading its own images.
 
-    With `batch_size` > 1 a batch has so many draws, with `video_batch` so many frames of one. A damaged image is left out with a warning.
+    With `batch_size` > 1 a batch has so many draws, with `video_batch` so many frames of one. A damaged image is left
+    out with a warning.
     """
     draws = Sampler(item_set, config).draws(start)
     per_batch = 1 if config.video_batch else config.batch_size
 
     def build(chosen: list[Draw]) -> dict[str, np.ndarray] | None:
-        samples = [
-            s
-            for draw in chosen
-            for i in draw.indices
-            if (s := _sample_or_none(item_set, i, config, draw, statistics)) is not None
-        ]
+        made = [_sample_or_none(item_set, i, config, draw, statistics) for draw in chosen for i in draw.indices]
+        samples = [sample for sample in made if sample is not None]
         return collate(samples, config, config.bucket) if samples else None
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
@@ -341,13 +342,12 @@ def batches(
 
 def _sample_or_none(item_set: ItemSet, index: int, config: Config, draw: Draw, statistics) -> Sample | None:
     try:
-        return make_sample(item_set, index, config, draw.scale, draw.mirror, statistics, draw.angle, draw.spot)
+        image = read_image(item_set.items[index].image)
     except DataError as error:
-        text = str(error)
-        if item_set.items[index].image not in text or not ("cannot be decoded" in text or "does not exist" in text):
-            raise
         warnings.warn(f"left out: {error}", stacklevel=2)
         return None
+    more = (statistics, draw.angle, draw.spot, image)
+    return make_sample(item_set, index, config, draw.scale, draw.mirror, *more)
 
 
 def batch_channels(config: Config) -> dict[str, int]:
@@ -366,21 +366,15 @@ def batch_spec(config: Config) -> dict:
     """tf.TensorSpec of every part of a batch: any number of images of any size, so that one compiled step serves all."""
     import tensorflow as tf
 
-    maps = {
-        name: tf.TensorSpec((None, None, None, count), tf.float32) for name, count in batch_channels(config).items()
-    }
-    return maps | {"inputs": tf.TensorSpec((None, None, None, 3), tf.uint8)}
+    any_size = (None, None, None)
+    maps = {n: tf.TensorSpec((*any_size, count), tf.float32) for n, count in batch_channels(config).items()}
+    return maps | {"inputs": tf.TensorSpec((*any_size, 3), tf.uint8)}
 
 
-def tf_dataset(
-    item_set: ItemSet, config: Config, statistics: np.ndarray | None, start: int = 0, workers: int = 2, share=(0, 1)
-):
+def tf_dataset(item_set: ItemSet, config: Config, *more):
     """The same as a prefetched tf.data.Dataset."""
     import tensorflow as tf
 
     signature = batch_spec(config) | {"draw": tf.TensorSpec((), tf.int64)}
-
-    def generate():
-        return batches(item_set, config, statistics, start, workers, share)
-
-    return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(4)
+    made = tf.data.Dataset.from_generator(lambda: batches(item_set, config, *more), output_signature=signature)
+    return made.prefetch(4)

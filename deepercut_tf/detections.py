@@ -25,8 +25,8 @@ class Maps:
 def unpack_maps(outputs: dict[str, np.ndarray], config: Config, statistics: PairStatistics | None = None) -> Maps:
     """Maps of a network output for one image (leading axis 1): `part_prob`, `locref`, `pairwise_pred`.
 
-    Offsets are brought to pixels (`locref_stdev`; the statistics' deviation and mean), in the network's precision, and pairs into our order.
-    Without location refinement all offsets are 0.
+    Offsets are brought to pixels (`locref_stdev`; the statistics' deviation and mean), in the network's precision, and
+    pairs into our order. Without location refinement all offsets are 0.
     """
     score = np.asarray(outputs["part_prob"])[0]
     height, width, joints = score.shape
@@ -55,7 +55,8 @@ def argmax_pose(maps: Maps, stride: float = 8.0) -> np.ndarray:
 
 
 def arrows(maps: Maps, pose: np.ndarray, stride: float = 8.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each joint's cell says about the other joints of its person: (P,2) pairs k -> m, (P,2) starts, (P,2) ends in pixels.
+    """What each joint's cell says about the other joints of its person: (P,2) pairs k -> m, (P,2) starts, (P,2) ends in
+    pixels.
 
     The start is the refined joint, the end the cell's middle plus the predicted offset. `pose` from `argmax_pose`.
     """
@@ -76,9 +77,7 @@ class Detections:
     conf: np.ndarray  # (N,)
     grid: np.ndarray  # (N,2) middle of the cell
     coord: np.ndarray  # (N,2) refined position
-    pairwise: (
-        np.ndarray
-    )  # (N,J(J-1),2) offsets from the cell's middle to the other joints; (N,0,2) without pairwise maps
+    pairwise: np.ndarray  # (N,J(J-1),2) offsets from the cell's middle to the other joints; (N,0,2) without them
 
     def __len__(self) -> int:
         return len(self.joint)
@@ -92,7 +91,8 @@ def disc(radius: float) -> np.ndarray:
 
 
 def detect(maps: Maps, nms_radius: float, min_score: float, stride: float = 8.0) -> Detections:
-    """Non-maximum suppression per joint: best cell first, down to `min_score`, each suppressing a disc of `nms_radius` cells around it.
+    """Non-maximum suppression per joint: best cell first, down to `min_score`, each suppressing a disc of `nms_radius`
+    cells around it.
 
     Of equal probabilities the first in row order comes first (the original leaves their order open).
     """
@@ -102,9 +102,8 @@ def detect(maps: Maps, nms_radius: float, min_score: float, stride: float = 8.0)
     cells = np.concatenate(found) if found else np.zeros((0, 2), int)
     rows, columns = cells[:, 0], cells[:, 1]
     grid = cells[:, ::-1] * stride + 0.5 * stride
-    pairwise = (
-        np.zeros((len(cells), 0, 2)) if maps.pairwise is None else maps.pairwise[rows, columns].astype(np.float64)
-    )
+    none = np.zeros((len(cells), 0, 2))
+    pairwise = none if maps.pairwise is None else maps.pairwise[rows, columns].astype(np.float64)
     conf = maps.score[rows, columns, joint].astype(np.float64)
     return Detections(joint, conf, grid, grid + maps.locref[rows, columns, joint].astype(np.float64), pairwise)
 

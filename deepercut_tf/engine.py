@@ -1,4 +1,6 @@
-"""Training: `Trainer`, what a run is made of and how it steps; `Machine`, its devices and processes; `Update`, the compiled step (TensorFlow)."""
+"""Training: `Trainer`, what a run is made of and how it steps; `Machine`, its devices and processes; `Update`, the
+compiled step (TensorFlow).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ RUN_FIELDS = (
 
 
 class Machine(Process):
-    """The devices of `--device` and the processes of TF_CONFIG, if any. `strategy` is None on one device in one process."""
+    """The devices of `--device` and the processes of TF_CONFIG, if any. `strategy` is None on one device in one
+    process.
+    """
 
     def __init__(self, device: str | None = None, threads: int | None = None):
         if keras.backend.backend() != "tensorflow":
@@ -79,14 +83,18 @@ def _place_in_cluster() -> tuple[int, int]:
 
 
 def learning_rate(config: Config, iteration: int) -> float:
-    """Rate of an iteration (from 0): that of the first entry of the schedule whose bound is not below it, or `lr`; warmed up."""
+    """Rate of an iteration (from 0): that of the first entry of the schedule whose bound is not below it, or `lr`;
+    warmed up.
+    """
     rates = (rate for rate, bound in config.schedule if iteration <= bound)
     rate = next(rates, config.schedule[-1][0]) if config.lr is None else config.lr
     return float(rate) * min(1.0, (iteration + 1) / config.warmup if config.warmup else 1.0)
 
 
 class Trainer:
-    """A training run on the images of `item_set` (`items.load_items`). Iterations 0 to the schedule's last bound are run."""
+    """A training run on the images of `item_set` (`items.load_items`). Iterations 0 to the schedule's last bound are
+    run.
+    """
 
     def __init__(self, config: Config, item_set: ItemSet, process: Machine):
         require(config, "schedule", why="training")
@@ -117,7 +125,9 @@ class Trainer:
         return about | {"split": self.config.train_split or "train", "synthetic": self.item_set.synthetic}
 
     def batches(self):
-        """Endless batches from the next draw on, each with the number of the draw after it; distributed, a batch for every replica."""
+        """Endless batches from the next draw on, each with the number of the draw after it; distributed, a batch for
+        every replica.
+        """
         item_set, config, strategy = self.item_set, self.config, self.process.strategy
         table = self.statistics.table(config.num_joints) if self.statistics else None
         workers = default_workers() if config.workers is None else config.workers
@@ -167,7 +177,9 @@ class Trainer:
         self.draw = state["draw"]
 
     def start(self) -> None:
-        """First weights: the backbone's alone, as in the original; with `init_heads` also the heads of the same joints that fit."""
+        """First weights: the backbone's alone, as in the original; with `init_heads` also the heads of the same joints
+        that fit.
+        """
         if not self.config.weights:
             return
         path = find_snapshot(self.config.weights)
@@ -186,7 +198,9 @@ class Trainer:
         return (done > 0 and done % self.config.save_iters == 0) or self.position.step >= self.total_steps
 
     def snapshot(self, folder: Path) -> None:
-        """Write PREFIX-N, N the last iteration, as a TensorFlow 1 checkpoint for the original's programs; the newest five are kept."""
+        """Write PREFIX-N, N the last iteration, as a TensorFlow 1 checkpoint for the original's programs; the newest
+        five are kept.
+        """
         values = self.weights()
         if self.process.is_main:
             path = folder / f"{self.config.snapshot_prefix}-{self.position.step - 1}"
@@ -194,7 +208,9 @@ class Trainer:
             drop_old_snapshots(folder, self.config.snapshot_prefix)
 
     def validate(self) -> dict[str, float] | None:
-        """The validation split's figures, main one first: one person a picture, or in every annotated box where pictures have several."""
+        """The validation split's figures, main one first: one person a picture, or in every annotated box where
+        pictures have several.
+        """
         if self.config.valid_split == "none" or not self.process.is_main:
             return None
         from common import evaluate
@@ -208,7 +224,8 @@ class Trainer:
 
 
 def of_joints(values: dict[str, np.ndarray], stored: list[str], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Weights whose heads of scores and offsets within a cell have the `wanted` joints' channels, taken by name; a head that lacks one is left out.
+    """Weights whose heads of scores and offsets within a cell have the `wanted` joints' channels, taken by name; a head
+    that lacks one is left out.
 
     The pairwise head's channels are pairs of joints: it is kept for the same joints in the same order alone.
     """
@@ -235,8 +252,8 @@ def _first_number(value) -> int:
 class Update:
     """The compiled training step. Variables and optimiser slots go by the original's names.
 
-    SGD is TensorFlow 1's momentum (a = 0.9 a + g, w -= lr a); Adam too is TensorFlow 1's. With a tf.distribute `strategy` every replica
-    steps on its own batch, of the distributed data set's `spec`, and gradients are averaged.
+    SGD is TensorFlow 1's momentum (a = 0.9 a + g, w -= lr a); Adam too is TensorFlow 1's. With a tf.distribute
+    `strategy` every replica steps on its own batch, of the distributed data set's `spec`, and gradients are averaged.
     """
 
     def __init__(self, model: keras.Model, config: Config, strategy=None, spec: dict | None = None):
@@ -262,7 +279,8 @@ class Update:
         self._compiled = tf.function(self._distributed if strategy else self._step, input_signature=signature)
 
     def __call__(self, batch: dict, rate: float, number: int) -> dict:
-        """One update with a batch of `data.collate` (or a replica's each) at learning rate `rate`; `number` counts updates from 1 (for Adam).
+        """One update with a batch of `data.collate` (or a replica's each) at learning rate `rate`; `number` counts
+        updates from 1 (for Adam).
 
         Returns the losses before it, as tensors. No retracing for other image sizes.
         """

@@ -1,4 +1,6 @@
-"""A trained network for pictures: `Estimator`. Everything that predicts, scores or checks goes through it; any Keras backend will do."""
+"""A trained network for pictures: `Estimator`. Everything that predicts, scores or checks goes through it; any Keras
+backend will do.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,14 @@ class Estimator:
         from deepercut_tf import Estimator
         people = Estimator("output/deepercut_tf/smoke").predict("photo.jpg")
 
-    `weights`: as `weight_files.find_snapshot`. `options`: settings by their keys (`config.Config`), above those that the weights bring;
-    the originals' weights bring none, give those of their pose_cfg.yaml: `Estimator(weights, **load_config("demo"))`. `people`: `one`,
-    `all` (needs pairwise terms), `auto`: all where the settings have what it takes. `random_weights`: fresh ones instead (a baseline).
-    `skeleton` of the network, where neither weights nor settings say it.
+    `weights`: as `weight_files.find_snapshot`. `options`: settings by their keys (`config.Config`), above those that
+    the weights bring; the originals' weights bring none, give those of their pose_cfg.yaml: `Estimator(weights,
+    **load_config("demo"))`. `people`: `one`, `all` (needs pairwise terms), `auto`: all where the settings have what it
+    takes. `random_weights`: fresh ones instead (a baseline). `skeleton` of the network, where neither weights nor
+    settings say it.
 
-    DataError when weights are missing or of another network than the options, or a file of the pairwise terms is missing.
+    DataError when weights are missing or of another network than the options, or a file of the pairwise terms is
+    missing.
     """
 
     def __init__(self, weights: str | Path | None = None, *, people: str = "auto", random_weights: bool = False,
@@ -101,11 +105,12 @@ class Estimator:
         more = {"mode": config.mode, "flip_test": False, "seed": config.seed, "preset": Path(config.out or "").name}
         return describe("deepercut_tf", config.net_type, self.path, asdict(config), **more)
 
-    # ---- pictures ---------------------------------------------------------------------------------------------------------------
+    # ---- pictures ----------------------------------------------------------------------------------------------------
 
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
-        """The persons of a picture, a path or (H,W,3) uint8 BGR: one in each of `boxes` (n,4) x, y, w, h, which is looked at by itself at
-        its own size; without boxes all persons, the surest first, or the one of the whole picture. Coordinates are the picture's.
+        """The persons of a picture, a path or (H,W,3) uint8 BGR: one in each of `boxes` (n,4) x, y, w, h, which is
+        looked at by itself at its own size; without boxes all persons, the surest first, or the one of the whole
+        picture. Coordinates are the picture's.
         """
         bgr = read_image(image) if isinstance(image, (str, Path)) else image
         rgb = np.ascontiguousarray(bgr[..., ::-1])
@@ -139,7 +144,9 @@ class Estimator:
         return pose
 
     def people_of(self, maps: Maps, scale: float) -> People:
-        """All persons in the maps of a picture at `scale`. A person's score: mean of the joints found times their share."""
+        """All persons in the maps of a picture at `scale`. A person's score: mean of the joints found times their
+        share.
+        """
         config, joints = self.config, len(self.skeleton)
         assert self.spatial is not None
         found = detect(maps, config.nms_radius, config.det_min_score)
@@ -164,15 +171,17 @@ class Estimator:
             return np.full((len(self.skeleton), 3), np.nan)
         return self.single(np.ascontiguousarray(part)) + np.array([left, top, 0])
 
-    # ---- data sets --------------------------------------------------------------------------------------------------------------
+    # ---- data sets ---------------------------------------------------------------------------------------------------
 
     def predict_pose_set(
         self, pose_set: PoseSet, boxes: str | Callable = "whole", shared_joints: bool = False
     ) -> Predictions:
-        """Predictions in the PoseSet's skeleton, by joint name. `boxes` `whole`: all persons of every picture, or its one person in every
-        row; `annotated`: one person in each row's box; a `common.boxes.Boxes`: one person in each box that it has for a picture.
+        """Predictions in the PoseSet's skeleton, by joint name. `boxes` `whole`: all persons of every picture, or its
+        one person in every row; `annotated`: one person in each row's box; a `common.boxes.Boxes`: one person in each
+        box that it has for a picture.
 
-        Another skeleton is a DataError, unless `shared_joints` are enough. A picture that cannot be read is warned of and has no answer.
+        Another skeleton is a DataError, unless `shared_joints` are enough. A picture that cannot be read is warned of
+        and has no answer.
         """
         images = items_of(pose_set, pose_set.skeleton).items
         meta = {"synthetic": pose_set.synthetic, "final": True}
@@ -331,7 +340,9 @@ def resample(maps: Maps, shape: tuple[int, int], scale: float) -> Maps:
 
 
 def use_device(device: str | None, threads: int | None) -> int:
-    """Let Keras's backend see the GPUs of `--device` alone and use so many CPU threads; the number of these GPUs. Call it first of all."""
+    """Let Keras's backend see the GPUs of `--device` alone and use so many CPU threads; the number of these GPUs. Call
+    it first of all.
+    """
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         # PyTorch reads these when it is imported
         if device:

@@ -2,8 +2,8 @@
 
     python deepercut_tf/eval_mscoco.py --config FILE --pred predictions.json
 
-Scores are kept; the original cut coordinates to whole pixels and, with its constant score of 1, made AP depend on the order of the persons
-(--mode compat repeats that on its file NAME-0.json).
+Scores are kept; the original cut coordinates to whole pixels and, with its constant score of 1, made AP depend on the
+order of the persons (--mode compat repeats that on its file NAME-0.json).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""PCK of predictions.mat (written by test.py) against the data set of pose_cfg.yaml: the original's two lines, and ours.
+"""PCK of predictions.mat (written by test.py) against the data set of pose_cfg.yaml: the original's two lines, and
+ours.
 
     python deepercut_tf/eval_pck.py --config deepercut_tf/models/mpii/test/pose_cfg.yaml
 
-A joint is right within `pck_threshold` x the longer side of the box around the image's annotated joints (this is not PCKh). Joints are
-compared image by image in the data set's order; images without joints are left out.
+A joint is right within `pck_threshold` x the longer side of the box around the image's annotated joints (this is not
+PCKh). Joints are compared image by image in the data set's order; images without joints are left out.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def per_joint_pck(persons, predicted, joints: int, threshold: float):
 
 
 def report(per_joint, all_joints: list[list[int]], names: list[str], skip_missing: bool = True) -> str:
-    """The two lines: names, and means of the groups' joints with the mean over all joints; `skip_missing` leaves NaN joints out of means."""
+    """The two lines: names, and means of the groups' joints with the mean over all joints; `skip_missing` leaves NaN
+    joints out of means.
+    """
     import warnings
 
     import numpy as np

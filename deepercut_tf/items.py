@@ -24,7 +24,9 @@ _COMPAT_SHIFT = {"mpii": 0, "penn_action": 1}
 
 @dataclass(frozen=True)
 class Item:
-    """One image. Joint rows are (id, x, y), one array (n,3) a person; coordinates 0-based unless the set's `origin` says otherwise."""
+    """One image. Joint rows are (id, x, y), one array (n,3) a person; coordinates 0-based unless the set's `origin`
+    says otherwise.
+    """
 
     image: str
     image_id: object
@@ -61,7 +63,8 @@ class ItemSet:
 def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
     """The images of the training split, and the settings with the data set's joint set.
 
-    DataMissing (official source and stand-in command) when it is not there, DataError naming file and field when it is damaged.
+    DataMissing (official source and stand-in command) when it is not there, DataError naming file and field when it is
+    damaged.
     """
     path = config.data_path
     if config.dataset == "default":
@@ -88,11 +91,12 @@ def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
     return found, joint_set
 
 
-# ---- folders ------------------------------------------------------------------------------------------------------------------
+# ---- folders ---------------------------------------------------------------------------------------------------------
 
 
 def load_pose_set(config: Config, split: str) -> PoseSet:
-    """A split of a folder's data set. `aic` is ai2coco's file in COCO's layout with AI Challenger's 14 joints, as its metric wants them.
+    """A split of a folder's data set. `aic` is ai2coco's file in COCO's layout with AI Challenger's 14 joints, as its
+    metric wants them.
 
     DataError for .mat files, which hold no such rows, and for files of other joints.
     """
@@ -109,7 +113,8 @@ def load_pose_set(config: Config, split: str) -> PoseSet:
 
 
 def items_of(pose_set: PoseSet, skeleton: Skeleton, only_people: bool = False) -> ItemSet:
-    """Group the persons of a PoseSet by image; images without a person come from its `regions`, unless `only_people` are wanted.
+    """Group the persons of a PoseSet by image; images without a person come from its `regions`, unless `only_people`
+    are wanted.
 
     Ignored rows are no persons. Joints are those of `skeleton`, the network's: of MPII's 16 the original's 14.
     """
@@ -127,16 +132,9 @@ def items_of(pose_set: PoseSet, skeleton: Skeleton, only_people: bool = False) -
             continue
         people = [_rows_of(joints[row], visible[row]) for row in rows if not ignore[row] and (visible[row] > 0).any()]
         size = pose_set.image_size[rows[0]] if rows and pose_set.image_size is not None else None
-        items.append(
-            Item(
-                image=pose_set.images[rows[0]] if rows else (pose_set.paths or {})[image_id],
-                image_id=image_id,
-                persons=people,
-                size=None if size is None else (int(size[1]), int(size[0])),
-                crop=_box_as_crop(pose_set, rows),
-                rows=tuple(rows),
-            )
-        )
+        path = pose_set.images[rows[0]] if rows else (pose_set.paths or {})[image_id]
+        shape = None if size is None else (int(size[1]), int(size[0]))
+        items.append(Item(path, image_id, people, shape, _box_as_crop(pose_set, rows), rows=tuple(rows)))
     return ItemSet(items, skeleton, synthetic=pose_set.synthetic, root=pose_set.root, pose_set=pose_set)
 
 
@@ -176,14 +174,13 @@ def _image_info(root: Path, config: Config) -> ItemSet:
     return ItemSet(items, skeleton, has_truth=False, synthetic=files.is_synthetic(root), root=str(root))
 
 
-# ---- .mat files in the original's layout --------------------------------------------------------------------------------------
+# ---- .mat files in the original's layout -----------------------------------------------------------------------------
 
 
 def _load_prepared(path: Path, config: Config) -> ItemSet:
     if config.dataset not in PREPARED:
-        raise DataError(
-            f"data set {config.dataset} is a folder, not {path}; .mat files are default, mpii or penn_action (dataset_type)"
-        )
+        kinds = ", ".join(PREPARED)
+        raise DataError(f"data set {config.dataset} is a folder, not {path}; .mat files are (dataset_type) {kinds}")
     if not path.is_file():
         raise _missing_file(path, config.dataset)
     skeleton = {"mpii": MPII14, "penn_action": PENN13}.get(config.dataset) or skeleton_of_settings(config)
@@ -219,9 +216,8 @@ def _prepared_item(path: Path, index: int, row, names, joints: int, shift: int, 
         crop = np.ravel(row["crop"]).astype(np.float64) if "crop" in names else None
         people = [np.asarray(cell) for cell in np.ravel(row["joints"])] if "joints" in names else []
     except (IndexError, ValueError) as error:
-        raise DataError(
-            f"{path}: entry {index} of `dataset` cannot be read ({error}); fields are image, size [3,h,w], joints {{n x 3}}"
-        ) from error
+        fields = "image, size [3,h,w], joints {n x 3}"
+        raise DataError(f"{path}: entry {index} of `dataset` cannot be read ({error}); fields are {fields}") from error
     people = people[:1] if config.mode == "compat" else people
     persons = [_person(path, index, cell, joints, shift) for cell in people if cell.size]
     number = {k: int(np.ravel(row[k])[0]) if k in names else None for k in ("seq_id", "frame_id")}
@@ -234,9 +230,8 @@ def _person(path: Path, index: int, cell: np.ndarray, joints: int, shift: int) -
         raise DataError(f"{path}: entry {index}, field joints: shape {cell.shape}, expected (n,3) = joint id, x, y")
     table = cell.astype(np.float64)
     if table[:, 0].min() < 0 or table[:, 0].max() >= joints:
-        raise DataError(
-            f"{path}: entry {index}, field joints: id outside 0..{joints - 1}; check num_joints and the ids (from 0)"
-        )
+        what = f"id outside 0..{joints - 1}; check num_joints and the ids (from 0)"
+        raise DataError(f"{path}: entry {index}, field joints: {what}")
     table[:, 1:] += shift
     return table
 

@@ -1,4 +1,6 @@
-"""Joint sets as the original's settings name them (all_joints, all_joints_names), from and to skeletons. A pair lists the right joint first."""
+"""Joint sets as the original's settings name them (all_joints, all_joints_names), from and to skeletons. A pair lists
+the right joint first.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,8 @@ def symmetric_order(all_joints: list[list[int]], count: int) -> np.ndarray:
 def mirror_joints(joints: np.ndarray, width: float, order: np.ndarray, shift: float = -1) -> np.ndarray:
     """(n,3) rows (id, x, y) in the mirrored image of `width` pixels: x' = width - x + shift, ids exchanged by `order`.
 
-    `shift` is -1 for coordinates counted from 0 and +1 for those counted from 1. The original has -1 for `default` and COCO, 0 for MPII
-    (wrong by one either way), +1 for Penn Action.
+    `shift` is -1 for coordinates counted from 0 and +1 for those counted from 1. The original has -1 for `default` and
+    COCO, 0 for MPII (wrong by one either way), +1 for Penn Action.
     """
     mirrored = joints.copy()
     mirrored[:, 0] = order[joints[:, 0].astype(int)]
@@ -50,7 +52,8 @@ def mirror_joints(joints: np.ndarray, width: float, order: np.ndarray, shift: fl
 
 
 def skeleton_of_settings(config: Config) -> Skeleton:
-    """The skeleton behind settings without data and without stored names: the data set's, else that of all_joints and all_joints_names.
+    """The skeleton behind settings without data and without stored names: the data set's, else that of all_joints and
+    all_joints_names.
 
     A pair's first joint is the right one, as in all files of the originals. DataError when the joint set is incomplete.
     """

@@ -1,8 +1,8 @@
-"""The networks, in Keras 3 layers and `keras.ops`: they run on TensorFlow, PyTorch and JAX (`KERAS_BACKEND`). Two operations of TensorFlow's
-own stand in for slower ones of Keras where it is the backend.
+"""The networks, in Keras 3 layers and `keras.ops`, with two operations of TensorFlow's own where it is the backend.
 
-ResNet v1 (He et al., 2016) as TensorFlow-Slim builds it with output stride 16: the stride sits in a block's LAST unit, block4 is dilated by
-2. Heads are transposed convolutions to stride 8. Input (B,H,W,3) RGB 0..255; outputs (B, 2 ceil(H/16), 2 ceil(W/16), channels).
+ResNet v1 (He et al., 2016) as TensorFlow-Slim builds it with output stride 16: the stride sits in a block's LAST unit,
+block4 is dilated by 2. Heads are transposed convolutions to stride 8. Input (B,H,W,3) RGB 0..255; outputs
+(B, 2 ceil(H/16), 2 ceil(W/16), channels).
 """
 
 from __future__ import annotations
@@ -28,22 +28,12 @@ def scope_of(net_type: str) -> str:
 class ConvNorm(keras.layers.Layer):
     """Convolution without bias, batch normalisation, ReLU unless `relu` is false.
 
-    Pads by (kernel-1) rate, with stride 2 the smaller half first (TensorFlow-Slim's conv2d_same). `frozen`: moving statistics always, though
-    scale and offset are trained. `folded`: for prediction, with a bias instead of the normalisation.
+    Pads by (kernel-1) rate, with stride 2 the smaller half first (TensorFlow-Slim's conv2d_same). `frozen`: moving
+    statistics always, though scale and offset are trained. `folded`: with a bias instead of the normalisation.
     """
 
     def __init__(
-        self,
-        filters: int,
-        kernel: int,
-        stride=1,
-        rate=1,
-        relu=True,
-        frozen=True,
-        folded=False,
-        decay=0.997,
-        scope="",
-        **options,
+        self, filters: int, kernel: int, stride=1, rate=1, relu=True, *, frozen, folded, decay, scope, **options
     ):
         super().__init__(**options)
         self.filters, self.kernel_size, self.stride, self.rate = filters, kernel, stride, rate
@@ -53,15 +43,12 @@ class ConvNorm(keras.layers.Layer):
         """Create the variables for inputs of `shape` (B,H,W,C)."""
         fan_in = self.kernel_size**2 * shape[-1]
         # slim's variance scaling: 1.3 makes up for the truncation; folded kernels come from another network
-        random = keras.initializers.TruncatedNormal(
-            stddev=float(np.sqrt(1.3 * 2 / fan_in)), seed=keras.random.SeedGenerator()
-        )
-        initializer = "zeros" if self.folded else random
-        self.weights_ = self.add_weight(
-            shape=(self.kernel_size, self.kernel_size, shape[-1], self.filters), initializer=initializer, name="weights"
-        )
-        self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="biases") if self.folded else None
+        deviation, seed = float(np.sqrt(1.3 * 2 / fan_in)), keras.random.SeedGenerator()
+        kernel = "zeros" if self.folded else keras.initializers.TruncatedNormal(stddev=deviation, seed=seed)
+        size = (self.kernel_size, self.kernel_size, shape[-1], self.filters)
+        self.weights_ = self.add_weight(shape=size, initializer=kernel, name="weights")
         if self.folded:
+            self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="biases")
             return
         # never cast: a mean that moves by a hundredth a step stands still in bfloat16
         options = {"shape": (self.filters,), "autocast": False}
@@ -78,12 +65,8 @@ class ConvNorm(keras.layers.Layer):
         elif training and not self.frozen:
             x = self._normalise_batch(x)
         else:
-            moving = self.moving_mean, self.moving_variance
-            x = (
-                _fused_norm(x, self.gamma, self.beta, moving)
-                if training and _on_tensorflow()
-                else _plain_norm(x, self.gamma, self.beta, moving)
-            )[0]
+            norm = _fused_norm if training and _on_tensorflow() else _plain_norm
+            x = norm(x, self.gamma, self.beta, (self.moving_mean, self.moving_variance))[0]
         return ops.relu(x) if self.relu else x
 
     def _convolve(self, x, kernel, training):
@@ -99,9 +82,8 @@ class ConvNorm(keras.layers.Layer):
             if self.rate == 1 or not training or dilation_has_gradient():
                 return tf.nn.conv2d(x, kernel, self.stride, "VALID", dilations=self.rate)
             return tf.nn.convolution(x, kernel, self.stride, "VALID", dilations=self.rate)
-        return ops.conv(
-            x, kernel, strides=self.stride, padding="valid", dilation_rate=self.rate, data_format="channels_last"
-        )
+        options = {"strides": self.stride, "dilation_rate": self.rate}
+        return ops.conv(x, kernel, padding="valid", data_format="channels_last", **options)
 
     def _normalise_batch(self, x):
         x, mean, variance = (_fused_norm if _on_tensorflow() else _plain_norm)(x, self.gamma, self.beta)
@@ -121,19 +103,20 @@ def _on_tensorflow() -> bool:
 
 @functools.cache
 def dilation_has_gradient() -> bool:
-    """Whether TensorFlow's dilated convolution can be trained here; found by trying once. Without oneDNN it cannot on a CPU.
+    """Whether TensorFlow's dilated convolution can be trained here; found by trying once. Without oneDNN it cannot on a
+    CPU.
 
-    The other form rearranges the picture (space to batch), which costs more than the convolution; the numbers are the same.
+    The other form rearranges the picture (space to batch), which costs more than the convolution; the numbers are the
+    same.
     """
     import tensorflow as tf
 
-    # eagerly, although a step is being traced; that scope pauses tapes, so the gradient's operation is called by its name
+    # eagerly, although a step is being traced; that scope pauses tapes, so the gradient is called by its operation
     with tf.init_scope():
+        kernel, upstream, sizes = tf.ones((3, 3, 1, 1)), tf.ones((1, 5, 5, 1)), [1, 9, 9, 1]
+        options = {"strides": [1] * 4, "padding": "VALID", "dilations": [1, 2, 2, 1]}
         try:
-            tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=[1, 9, 9, 1], filter=tf.ones((3, 3, 1, 1)), out_backprop=tf.ones((1, 5, 5, 1)), strides=[1] * 4,
-                padding="VALID", dilations=[1, 2, 2, 1],
-            )  # fmt: skip
+            tf.raw_ops.Conv2DBackpropInput(input_sizes=sizes, filter=kernel, out_backprop=upstream, **options)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
             print(
                 "dilated convolutions have no gradient here (no oneDNN): pictures are rearranged instead, more slowly"
@@ -162,7 +145,7 @@ def _fused_norm(x, gamma, beta, moving=None):
 
 
 class Heads(keras.layers.Layer):
-    """Transposed 3x3 convolutions of stride 2 on one feature map, run as one. `channels`: scope name -> number of output channels.
+    """Transposed 3x3 convolutions of stride 2 on one feature map, run as one. `channels`: scope name -> outputs.
 
     Outputs are float32 also under mixed precision: losses and positions need its digits.
     """
@@ -177,12 +160,10 @@ class Heads(keras.layers.Layer):
         for name, count in self.channels.items():
             limit = float(np.sqrt(6 / (9 * (count + shape[-1]))))  # Glorot
             initializer = keras.initializers.RandomUniform(-limit, limit, seed=keras.random.SeedGenerator())
-            self.kernels[name] = self.add_weight(
-                shape=(3, 3, count, shape[-1]), initializer=initializer, name=f"{name}_weights"
-            )
-            self.biases[name] = self.add_weight(
-                shape=(count,), initializer="zeros", name=f"{name}_biases", autocast=False
-            )
+            size, label = (3, 3, count, shape[-1]), f"{name}_weights"
+            self.kernels[name] = self.add_weight(shape=size, initializer=initializer, name=label)
+            bias = {"shape": (count,), "initializer": "zeros", "autocast": False}
+            self.biases[name] = self.add_weight(name=f"{name}_biases", **bias)
 
     def call(self, x):
         """(B,h,w,C) -> {scope name: (B,2h,2w,channels)}."""
@@ -193,16 +174,14 @@ class Heads(keras.layers.Layer):
         ends = np.cumsum(list(self.channels.values()))
         if len(ends) == 1:
             return dict.fromkeys(self.channels, out)
-        # the gradient of a split is one concatenation; that of slices would be a whole map of zeros for each, and their sum
+        # the gradient of a split is one concatenation; that of slices would be a whole map of zeros for each
         return dict(zip(self.channels, ops.split(out, ends[:-1], axis=-1)))
 
     def compute_output_spec(self, x):
         """Twice the sides."""
-        sides = [None if side is None else 2 * side for side in x.shape[1:3]]
-        return {
-            name: keras.KerasTensor((x.shape[0], *sides, count), dtype=self.variable_dtype)
-            for name, count in self.channels.items()
-        }
+        size = (x.shape[0], *(None if side is None else 2 * side for side in x.shape[1:3]))
+        dtype = self.variable_dtype
+        return {n: keras.KerasTensor((*size, count), dtype=dtype) for n, count in self.channels.items()}
 
 
 class SubtractMean(keras.layers.Layer):
@@ -221,11 +200,8 @@ class SubtractMean(keras.layers.Layer):
         return keras.KerasTensor(images.shape, dtype=self.compute_dtype)
 
 
-OUTPUTS = {
-    "part_pred": "part_pred",
-    "locref_pred": "locref",
-    "pairwise_pred": "pairwise_pred",
-}  # scope -> key of the output
+# scope -> key of the output
+OUTPUTS = {"part_pred": "part_pred", "locref_pred": "locref", "pairwise_pred": "pairwise_pred"}
 
 
 def head_channels(config: Config) -> dict[str, int]:
@@ -242,43 +218,34 @@ def head_channels(config: Config) -> dict[str, int]:
 def build_model(
     config: Config, intermediate: bool = False, features: bool = False, folded: bool = False, amp: str = "off"
 ) -> keras.Model:
-    """The network of the settings: RGB (B,H,W,3) -> {part_pred logits, locref, pairwise_pred, and with `intermediate` part_pred_interm}.
+    """The network of the settings: RGB (B,H,W,3) -> {part_pred logits, locref, pairwise_pred, part_pred_interm}.
 
-    `intermediate`: with the second score map, if the settings have one; training alone needs it. `features`: block4's output too.
-    `folded`: with biases instead of normalisation, for the variables of `folded_variables`. `amp` bf16: activations in bfloat16, variables
-    and outputs in float32. DataError when num_joints is missing.
+    `intermediate`: with the second score map, if the settings have one; training alone needs it. `features`: block4's
+    output too. `folded`: with biases instead of normalisation, for the variables of `folded_variables`. `amp` bf16:
+    activations in bfloat16, variables and outputs in float32. DataError when num_joints is missing.
     """
     require(config, "num_joints", why="the network")
-    frozen, scope = not config.train_statistics, scope_of(config.net_type)
+    scope, joints = scope_of(config.net_type), config.num_joints
     images = keras.Input((None, None, 3), name="inputs", dtype="uint8")
     dtype = "mixed_bfloat16" if amp == "bf16" else "float32"
+    kind = {"frozen": not config.train_statistics, "folded": folded, "decay": config.bn_decay, "dtype": dtype}
     x = SubtractMean(config.mean_pixel, name="subtract_mean")(images)
-    kind = {"frozen": frozen, "folded": folded, "decay": config.bn_decay, "dtype": dtype}
     x = ConvNorm(_channels(64, config), 7, 2, scope=f"{scope}/conv1", name="conv1", **kind)(x)
     x = keras.layers.MaxPooling2D(3, 2, padding="same", name="pool1", dtype=dtype)(x)
     wanted = config.intermediate_unit if intermediate else None
     interm = None
     for block, (count, base) in enumerate(zip(UNITS[config.net_type], WIDTHS), start=1):
-        rate = 2 if block == 4 else 1
         for unit in range(1, count + 1):
             # stride 16 is reached after block2
-            stride = 2 if unit == count and block < 3 else 1
-            x = _bottleneck(
-                x,
-                _channels(base, config),
-                stride,
-                rate,
-                unit == 1,
-                kind,
-                f"{scope}/block{block}/unit_{unit}/bottleneck_v1",
-            )
+            stride, rate = 2 if unit == count and block < 3 else 1, 2 if block == 4 else 1
+            place = f"{scope}/block{block}/unit_{unit}/bottleneck_v1"
+            x = _bottleneck(x, _channels(base, config), stride, rate, unit == 1, kind, place)
             if block == 3 and unit == wanted:
                 interm = x
-    outputs = {
-        OUTPUTS[name]: value for name, value in Heads(head_channels(config), name="heads", dtype=dtype)(x).items()
-    }
+    heads = Heads(head_channels(config), name="heads", dtype=dtype)(x)
+    outputs = {OUTPUTS[name]: value for name, value in heads.items()}
     if wanted is not None:
-        head = Heads({"intermediate_supervision": config.num_joints}, name="heads_interm", dtype=dtype)
+        head = Heads({"intermediate_supervision": joints}, name="heads_interm", dtype=dtype)
         outputs["part_pred_interm"] = head(interm)["intermediate_supervision"]
     if features:
         outputs["features"] = x
@@ -290,22 +257,21 @@ def _channels(count: int, config: Config) -> int:
 
 
 def _bottleneck(x, base: int, stride: int, rate: int, first: bool, kind: dict, scope: str):
-    name = "_".join(scope.split("/")[1:3])
+    name, dtype = "_".join(scope.split("/")[1:3]), kind["dtype"]
 
     def conv(x, filters, kernel, stride, rate, relu, part):
         return ConvNorm(filters, kernel, stride, rate, relu, scope=f"{scope}/{part}", name=f"{name}_{part}", **kind)(x)
 
+    shortcut = x
     if first:
         shortcut = conv(x, 4 * base, 1, stride, 1, False, "shortcut")
-    else:
-        shortcut = (
-            x if stride == 1 else keras.layers.MaxPooling2D(1, stride, name=f"{name}_shortcut", dtype=kind["dtype"])(x)
-        )
+    elif stride > 1:
+        shortcut = keras.layers.MaxPooling2D(1, stride, name=f"{name}_shortcut", dtype=dtype)(x)
     y = conv(x, base, 1, 1, 1, True, "conv1")
     y = conv(y, base, 3, stride, rate, True, "conv2")
     y = conv(y, 4 * base, 1, 1, 1, False, "conv3")
-    total = keras.layers.Add(name=f"{name}_add", dtype=kind["dtype"])([shortcut, y])
-    return keras.layers.Activation("relu", name=f"{name}_out", dtype=kind["dtype"])(total)
+    total = keras.layers.Add(name=f"{name}_add", dtype=dtype)([shortcut, y])
+    return keras.layers.Activation("relu", name=f"{name}_out", dtype=dtype)(total)
 
 
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -330,16 +296,12 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def load_variables(
-    model: keras.Model,
-    values: dict[str, np.ndarray],
-    source: str,
-    only_backbone: bool = False,
-    fitting_heads: bool = False,
+    model: keras.Model, values: dict, source: str, only_backbone: bool = False, fitting_heads: bool = False
 ) -> list[str]:
     """Assign arrays by the original's names; returns the names that were assigned. Further names in `values` are ignored.
 
-    `only_backbone`: heads keep their values; with `fitting_heads` those alone that `values` lacks or has in another shape.
-    DataError listing what the file lacks or the first wrong shape.
+    `only_backbone`: heads keep their values; with `fitting_heads` those alone that `values` lacks or has in another
+    shape. DataError listing what the file lacks or the first wrong shape.
     """
     wanted = named_variables(model)
     if only_backbone:
@@ -347,22 +309,20 @@ def load_variables(
         wanted = {n: v for n, v in wanted.items() if not n.startswith("pose/") or n in fits}
     missing = [name for name in wanted if name not in values]
     if missing:
-        raise DataError(
-            f"{source} lacks {len(missing)} variables of {model.name}, among them {', '.join(missing[:3])}; check net_type and the heads in pose_cfg.yaml"
-        )
+        first = f"{len(missing)} variables of {model.name}, among them {', '.join(missing[:3])}"
+        raise DataError(f"{source} lacks {first}; check net_type and the heads in pose_cfg.yaml")
     for name, variable in wanted.items():
-        if tuple(variable.shape) != np.shape(values[name]):
-            raise DataError(
-                f"{source}: variable {name} has shape {np.shape(values[name])}, the settings need {tuple(variable.shape)}; "
-                "it is of another num_joints, net_type or channels"
-            )
+        have, need = np.shape(values[name]), tuple(variable.shape)
+        if have != need:
+            remedy = "it is of another num_joints, net_type or channels"
+            raise DataError(f"{source}: variable {name} has shape {have}, the settings need {need}; {remedy}")
     for name, variable in wanted.items():
         variable.assign(np.asarray(values[name], np.float32))
     return list(wanted)
 
 
 def folded_variables(model: keras.Model) -> dict[str, np.ndarray]:
-    """The variables of the same network with `folded`: normalisation by moving statistics put into kernels and biases."""
+    """The variables of the same network with `folded`: normalisation by moving statistics in kernels and biases."""
     values = {name: ops.convert_to_numpy(v) for name, v in named_variables(model).items()}
     folded = {name: value for name, value in values.items() if "/BatchNorm/" not in name}
     for scope in [name.removesuffix("/BatchNorm/gamma") for name in values if name.endswith("/BatchNorm/gamma")]:

@@ -1,11 +1,14 @@
-"""Node labelling with joint graph decomposition (Insafutdinov et al., ArtTrack, arXiv 1612.01465; Levinkov et al., CVPR 2017).
+"""Node labelling with joint graph decomposition (Insafutdinov et al., ArtTrack, arXiv 1612.01465; Levinkov et al., CVPR
+2017).
 
-Minimise  sum_v u_v(l_v) + sum_(v,w) [c_v = c_w] J_vw(l_v, l_w)  over classes l and clusters c: detections of one person share a cluster,
-suppressed ones cost nothing. NP-hard; this is the original's local search (nl-lmp: greedy contraction, then Kernighan-Lin), without a
-compiled extension: numba where it is installed, else the same code as plain NumPy (identical results, some hundred times slower).
+Minimise  sum_v u_v(l_v) + sum_(v,w) [c_v = c_w] J_vw(l_v, l_w)  over classes l and clusters c: detections of one person
+share a cluster, suppressed ones cost nothing. NP-hard; this is the original's local search (nl-lmp: greedy contraction,
+then Kernighan-Lin), without a compiled extension: numba where it is installed, else the same code as plain NumPy
+(identical results, some hundred times slower).
 
-Complexity for N nodes and E edges: contraction O(E log E) heap operations plus the merged neighbour lists (O(N^2) when one component
-swallows all); a round of the search O(P m^2 K) for P neighbouring pairs of clusters of m nodes together, K classes.
+Complexity for N nodes and E edges: contraction O(E log E) heap operations plus the merged neighbour lists (O(N^2) when
+one component swallows all); a round of the search O(P m^2 K) for P neighbouring pairs of clusters of m nodes together,
+K classes.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ def logit_cost(probability: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Graph:
-    """The problem in the flat form that `multicut_kernels` describes; `unary` (N,K) and `cost` include the suppressed class, if any."""
+    """The problem in the flat form that `multicut_kernels` describes; `unary` (N,K) and `cost` include the suppressed
+    class, if any.
+    """
 
     pointer: np.ndarray
     index: np.ndarray
@@ -101,7 +106,8 @@ def greedy_start(graph: Graph, class_count: int) -> tuple[np.ndarray, np.ndarray
 def kernighan_lin(graph: Graph, classes: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Improve (classes, clusters) until a whole round gains less than 1e-6; the state of that round's beginning then.
 
-    A round: joins and moves between neighbouring clusters, splits, class changes; clusters are made connected before each.
+    A round: joins and moves between neighbouring clusters, splits, class changes; clusters are made connected before
+    each.
     """
     from deepercut_tf.multicut_kernels import EPSILON, components, sweep, sweep_classes
 
@@ -139,12 +145,14 @@ def solve_nl_lmp(
     do_suppression: bool = True,
     logit_in_solver: bool = False,
 ) -> np.ndarray:
-    """(N,2) uint64: class and cluster of every node; a suppressed node has class 2^64-1 and, as a rule, a cluster of its own.
+    """(N,2) uint64: class and cluster of every node; a suppressed node has class 2^64-1 and, as a rule, a cluster of
+    its own.
 
-    `unary` (N,C) costs of the classes; `pwidx` (E,2) pairs of nodes, or (E,4) with their classes when C > 1; `pw` (E,) or (E,1) cost of
-    the pair sharing a cluster. Self pairs are ignored, of repeated ones the last counts; without `is_sparse_graph` unlisted pairs cost 0
-    instead of being no neighbours. `logit_in_solver`: both are probabilities. `solver_type` has no effect, as in the original.
-    Deterministic; ValueError for wrong shapes, indices or values that are not finite.
+    `unary` (N,C) costs of the classes; `pwidx` (E,2) pairs of nodes, or (E,4) with their classes when C > 1; `pw` (E,)
+    or (E,1) cost of the pair sharing a cluster. Self pairs are ignored, of repeated ones the last counts; without
+    `is_sparse_graph` unlisted pairs cost 0 instead of being no neighbours. `logit_in_solver`: both are probabilities.
+    `solver_type` has no effect, as in the original. Deterministic; ValueError for wrong shapes, indices or values that
+    are not finite.
     """
     from deepercut_tf.multicut_kernels import components
 

@@ -1,9 +1,10 @@
-"""Local search of the graph solver on flat arrays: greedy contraction, then Kernighan-Lin moves with joins and class changes.
+"""Local search of the graph solver on flat arrays: greedy contraction, then Kernighan-Lin moves with joins and class
+changes.
 
-Written so that numba compiles it (cached on disk) and so that the same lines run as plain NumPy where numba is not installed; both take
-every decision alike. The graph is in CSR form, both directions of an edge stored: neighbours of v are `index[pointer[v]:pointer[v+1]]`,
-ascending; `cost[slot, k, l]` is the cost of v in class k and its neighbour in class l sharing a cluster. Labels are clusters 0..;
-int64 and float64 throughout.
+Written so that numba compiles it (cached on disk) and so that the same lines run as plain NumPy where numba is not
+installed; both take every decision alike. The graph is in CSR form, both directions of an edge stored: neighbours of v
+are `index[pointer[v]:pointer[v+1]]`, ascending; `cost[slot, k, l]` is the cost of v in class k and its neighbour in
+class l sharing a cluster. Labels are clusters 0..; int64 and float64 throughout.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def _find(parent, x):
 
 @njit(cache=True)
 def _absorb(a, b, parent, head, following, other, weight, where):
-    """Chain of component a after b joined it: one slot a neighbour, parallel edges summed. `where` is scratch, -1 everywhere."""
+    """Chain of component a after b joined it: one slot a neighbour, parallel edges summed. `where` is scratch, -1
+    everywhere.
+    """
     parent[b] = a
     chain = -1
     for first in (head[a], head[b]):
@@ -59,7 +62,8 @@ def _absorb(a, b, parent, head, following, other, weight, where):
 
 @njit(cache=True)
 def contract(pointer, index, weight):
-    """Greedy additive edge contraction: join the two components of the largest total weight while it is >= 0. Returns labels (N,).
+    """Greedy additive edge contraction: join the two components of the largest total weight while it is >= 0. Returns
+    labels (N,).
 
     A lazy heap: an entry counts only while both of its components are as they were when it was pushed.
     """
@@ -144,7 +148,9 @@ def _pair_cost(slots, cost, v, w, k, other):
 
 @njit(cache=True)
 def _start_sums(slots, cost, side, label, classes):
-    """For every node: cost of its own side as it is (m,), of the other side by its class there (m,K), neighbours on the other side (m,)."""
+    """For every node: cost of its own side as it is (m,), of the other side by its class there (m,K), neighbours on the
+    other side (m,).
+    """
     m = len(side)
     own, other, border = np.zeros(m), np.zeros((m, classes)), np.zeros(m, np.int64)
     for v in range(m):
@@ -162,7 +168,9 @@ def _start_sums(slots, cost, side, label, classes):
 
 @njit(cache=True)
 def _best_move(unary, label, own, other, border, free, anywhere):
-    """(node, class, gain) of the best move of a free node that has a neighbour on the other side (or `anywhere`); node -1 for none."""
+    """(node, class, gain) of the best move of a free node that has a neighbour on the other side (or `anywhere`); node
+    -1 for none.
+    """
     chosen, new, step = -1, -1, -np.inf
     for v in range(len(label)):
         if free[v] and (anywhere or border[v] > 0):
@@ -198,8 +206,8 @@ def _move(chosen, new, slots, cost, side, label, own, other, border, free):
 def _bisect(slots, cost, unary, side, label):
     """Best prefix of Kernighan-Lin moves between side 0 and side 1 (may be empty), or joining the two.
 
-    Every step takes the move (node to the other side, in any class) that gains most, even when it loses, and locks the node.
-    Changes `side` and `label` to the result and returns the decrease of the objective, 0.0 for no change.
+    Every step takes the move (node to the other side, in any class) that gains most, even when it loses, and locks the
+    node. Changes `side` and `label` to the result and returns the decrease of the objective, 0.0 for no change.
     """
     m = len(side)
     own, other, border = _start_sums(slots, cost, side, label, unary.shape[1])
@@ -235,7 +243,9 @@ def _bisect(slots, cost, unary, side, label):
 
 @njit(cache=True)
 def _update(nodes, first, a, b, graph, label, classes):
-    """`_bisect` between the first nodes (`first` of them, cluster a) and the others (cluster b); returns the gain, sets labels and classes."""
+    """`_bisect` between the first nodes (`first` of them, cluster a) and the others (cluster b); returns the gain, sets
+    labels and classes.
+    """
     pointer, index, cost, unary = graph
     m = len(nodes)
     side, own_class, own_unary = np.zeros(m, np.int64), np.empty(m, np.int64), np.empty((m, unary.shape[1]))
@@ -265,7 +275,8 @@ def _chain(nodes, label, cluster, head, following, size):
 
 @njit(cache=True)
 def sweep(pairs, count, graph, label, classes, active, touched):
-    """UPDATE of each row (a, b) of clusters of which one is active; b = -1 splits a, again and again while that gains. The total gain.
+    """UPDATE of each row (a, b) of clusters of which one is active; b = -1 splits a, again and again while that gains.
+    The total gain.
 
     Labels of split-off parts count up from `count`. Nodes of changed clusters become active and touched.
     """

@@ -1,4 +1,6 @@
-"""Mean and deviation of the offsets between a person's joints: what the pairwise targets are normalised by (file layout of the original)."""
+"""Mean and deviation of the offsets between a person's joints: what the pairwise targets are normalised by (file layout
+of the original).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def ordered_pairs(joints: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PairStatistics:
-    """Offsets k -> m in pixels at `global_scale`, one row a pair in the order of `ordered_pairs`; `channel` is the network's output pair."""
+    """Offsets k -> m in pixels at `global_scale`, one row a pair in the order of `ordered_pairs`; `channel` is the
+    network's output pair.
+    """
 
     mean: np.ndarray  # (P,2)
     deviation: np.ndarray  # (P,2)
@@ -40,7 +44,8 @@ def collect(
 ):
     """(mean, deviation, count): (P,2), (P,2), (P,) over persons of rows (id, x, y); the deviation is the population's.
 
-    With `widths` (one a person, of its image) mirrored copies count too, exchanged by `all_joints`. NaN where a pair never occurs.
+    With `widths` (one a person, of its image) mirrored copies count too, exchanged by `all_joints`. NaN where a pair
+    never occurs.
     """
     tables = [_table(p, joints) for p in persons]
     if widths is not None:
@@ -74,30 +79,26 @@ def save_statistics(path: str | Path, mean: np.ndarray, deviation: np.ndarray, j
 def load_statistics(path: str | Path, joints: int, scale: float = 1.0, our_order: bool = True) -> PairStatistics:
     """Read a statistics file; mean and deviation are multiplied by `scale` (the original's global_scale).
 
-    `our_order` false: output channels stand in the order of the file, whose joints count from 1 (Caffe models; unverified). DataError when
-    the file is missing, lacks a pair of the `joints`, or a deviation is not positive.
+    `our_order` false: output channels stand in the order of the file, whose joints count from 1 (Caffe models;
+    unverified). DataError when the file is missing, lacks a pair of the `joints`, or a deviation is not positive.
     """
+    make = "make it with python deepercut_tf/pairwise_stats.py"
     if not Path(path).is_file():
-        raise DataError(
-            f"pairwise statistics {path} do not exist (key pairwise_stats_fn); make them: python deepercut_tf/pairwise_stats.py"
-        )
+        raise DataError(f"pairwise statistics {path} do not exist (key pairwise_stats_fn); {make}")
     content = read_mat(Path(path))
     lacking = [name for name in ("graph", "means", "std_devs") if name not in content]
     if lacking:
-        raise DataError(f"{path} has no variable {lacking[0]!r}; make it anew with deepercut_tf/pairwise_stats.py")
+        raise DataError(f"{path} has no variable {lacking[0]!r}; {make}")
     graph = np.asarray(content["graph"]).astype(int) - (0 if our_order else 1)
     rows = {tuple(pair): i for i, pair in enumerate(graph.tolist())}
     pairs = ordered_pairs(joints)
     missing = [pair for pair in map(tuple, pairs.tolist()) if pair not in rows]
     if missing:
-        raise DataError(
-            f"{path} has no statistics of joints {missing[0]} ({len(missing)} pairs of {len(pairs)} lack); it is of another joint set"
-        )
+        count = f"{len(missing)} pairs of {len(pairs)} lack"
+        raise DataError(f"{path} has no statistics of joints {missing[0]} ({count}); it is of another joint set")
     index = np.array([rows[pair] for pair in map(tuple, pairs.tolist())], int)
     mean, deviation = content["means"][index] * scale, content["std_devs"][index] * scale
     if not (np.isfinite(mean).all() and (deviation > 0).all()):
-        raise DataError(
-            f"{path}: field std_devs must be positive and means finite; make it anew with deepercut_tf/pairwise_stats.py"
-        )
+        raise DataError(f"{path}: field std_devs must be positive and means finite; {make}")
     channel = np.array([pair_id(k, m, joints) for k, m in pairs], int) if our_order else index
     return PairStatistics(mean, deviation, channel)

@@ -1,4 +1,5 @@
-"""Which detections belong to one person: geometric features of a pair, logistic regression on them, the solver's graph, its clusters as persons.
+"""Which detections belong to one person: geometric features of a pair, logistic regression on them, the solver's graph,
+its clusters as persons.
 
 DeeperCut, arXiv 1605.03170, section 4; files of the spatial model in the original's layout.
 """
@@ -41,28 +42,28 @@ def model_file(folder: str | Path, c1: int, c2: int) -> Path:
 
 
 def load_spatial_model(folder: str | Path, joints: int, needed: list[list[int]] | None = None) -> SpatialModel:
-    """Read the files that are there. DataError naming the first missing file of the `needed` pairs (all for None or empty), or a damaged one."""
+    """Read the files that are there. DataError naming the first missing file of the `needed` pairs (all for None or
+    empty), or a damaged one.
+    """
     model = SpatialModel.empty(joints)
     for c1, c2 in wanted_pairs(needed, joints):
         path = model_file(folder, c1, c2)
         if not path.is_file():
-            raise DataError(
-                f"{path} does not exist (key pairwise_model_dir): make the model with deepercut_tf/train_spatial_model.py"
-            )
+            make = "python deepercut_tf/train_spatial_model.py"
+            raise DataError(f"{path} does not exist (key pairwise_model_dir): make the model with {make}")
         content = read_mat(path, "spatial_model")
         try:
             options, regression = content["training_opts"][0][0][0], content["log_reg"][0][0][0]
-            low, high = (
-                np.ravel(options[name][0][0] if options[name].dtype == object else options[name])
-                for name in ("X_min", "X_max")
-            )
-            weight = np.ravel(regression["w"][0][0] if regression["w"].dtype == object else regression["w"])
-            model.low[c1, c2], model.high[c1, c2], model.weight[c1, c2] = low, high, weight
+            model.low[c1, c2], model.high[c1, c2] = (_plain(options[name]) for name in ("X_min", "X_max"))
+            model.weight[c1, c2] = _plain(regression["w"])
         except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise DataError(
-                f"{path}: spatial_model is not laid out as training_opts.X_min, X_max (8), log_reg.w (9) ({error})"
-            ) from error
+            layout = "training_opts.X_min, X_max (8), log_reg.w (9)"
+            raise DataError(f"{path}: spatial_model is not laid out as {layout} ({error})") from error
     return model
+
+
+def _plain(field: np.ndarray) -> np.ndarray:
+    return np.ravel(field[0][0] if field.dtype == object else field)
 
 
 def save_spatial_model(folder: str | Path, model: SpatialModel) -> list[Path]:
@@ -79,23 +80,23 @@ def save_spatial_model(folder: str | Path, model: SpatialModel) -> list[Path]:
 
 
 def wanted_pairs(sparse_graph: list[list[int]] | None, joints: int) -> list[tuple[int, int]]:
-    """The pairs c1 < c2 that `sparse_graph` names in either order; all when it is empty. DataError for a joint that does not exist."""
+    """The pairs c1 < c2 that `sparse_graph` names in either order; all when it is empty. DataError for a joint that
+    does not exist.
+    """
     if not sparse_graph:
         return [(a, b) for a in range(joints) for b in range(a + 1, joints)]
-    bad = [
-        pair
-        for pair in sparse_graph
-        if len(pair) != 2 or not all(0 <= int(j) < joints for j in pair) or pair[0] == pair[1]
-    ]
+    bad = [p for p in sparse_graph if len(set(p)) != 2 or len(p) != 2 or not all(0 <= int(j) < joints for j in p)]
     if bad:
         raise DataError(f"sparse_graph: {bad[0]} is no pair of two of the {joints} joints")
     return sorted({(min(a, b), max(a, b)) for a, b in sparse_graph})
 
 
 def pair_features(found: Detections, a: np.ndarray, b: np.ndarray, joints: int) -> np.ndarray:
-    """(M,8) features of the pairs of detections a[i], b[i] of different joints: how well each one's prediction meets the other.
+    """(M,8) features of the pairs of detections a[i], b[i] of different joints: how well each one's prediction meets
+    the other.
 
-    f = distance and angle (radians, 0..pi) between predicted and found offset, from a to b and from b to a; then exp(-f).
+    f = distance and angle (radians, 0..pi) between predicted and found offset, from a to b and from b to a; then
+    exp(-f).
     """
     k, m = found.joint[a], found.joint[b]
     number = np.array([[pair_id(p, q, joints) if p != q else 0 for q in range(joints)] for p in range(joints)], int)
@@ -127,9 +128,11 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def pair_graph(found: Detections, joints: int, model: SpatialModel, sparse_graph: list[list[int]] | None = None):
-    """(pwidx (M,2) int64, probability (M,) float64): every pair of detections of one joint, and of the pairs of joints in `sparse_graph`.
+    """(pwidx (M,2) int64, probability (M,) float64): every pair of detections of one joint, and of the pairs of joints
+    in `sparse_graph`.
 
-    Sorted by first joint, second joint, first detection, second detection. DataError naming a pair of joints that the model lacks.
+    Sorted by first joint, second joint, first detection, second detection. DataError naming a pair of joints that the
+    model lacks.
     """
     used = np.eye(joints, dtype=bool)
     for c1, c2 in wanted_pairs(sparse_graph, joints):
@@ -146,17 +149,17 @@ def pair_graph(found: Detections, joints: int, model: SpatialModel, sparse_graph
     lacking = np.isnan(model.weight[found.joint[a2], found.joint[b2], 0])
     if lacking.any():
         c1, c2 = found.joint[a2][lacking][0], found.joint[b2][lacking][0]
-        raise DataError(
-            f"the spatial model lacks the joints {c1} and {c2}: {model_file('', int(c1), int(c2))} was not loaded"
-        )
-    probability[~same] = different_part_probability(
-        pair_features(found, a2, b2, joints), found.joint[a2], found.joint[b2], model
-    )
+        file = model_file("", int(c1), int(c2))
+        raise DataError(f"the spatial model lacks the joints {c1} and {c2}: {file} was not loaded")
+    features = pair_features(found, a2, b2, joints)
+    probability[~same] = different_part_probability(features, found.joint[a2], found.joint[b2], model)
     return np.stack([a, b], axis=1), probability
 
 
 def solve_detections(found: Detections, joints: int, model: SpatialModel, sparse_graph=None) -> np.ndarray:
-    """(N,2) uint64 class (0, or SUPPRESSED) and cluster of every detection. DataError when the model lacks a needed pair."""
+    """(N,2) uint64 class (0, or SUPPRESSED) and cluster of every detection. DataError when the model lacks a needed
+    pair.
+    """
     if not len(found):
         return np.zeros((0, 2), np.uint64)
     pairs, probability = pair_graph(found, joints, model, sparse_graph)
@@ -166,11 +169,11 @@ def solve_detections(found: Detections, joints: int, model: SpatialModel, sparse
 def assemble(
     found: Detections, labelling: np.ndarray, joints: int, mode: str = "correct"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(P,J,2) joints, NaN where not found, and (P,J) summed confidences: one person a cluster, the confidence-weighted mean of its detections
-    of each joint.
+    """(P,J,2) joints, NaN where not found, and (P,J) summed confidences: one person a cluster, the confidence-weighted
+    mean of its detections of each joint.
 
-    Mode compat repeats the original, which forgets suppression: each suppressed detection becomes a person of one joint, and joints that
-    were not found are (0, 0).
+    Mode compat repeats the original, which forgets suppression: each suppressed detection becomes a person of one
+    joint, and joints that were not found are (0, 0).
     """
     kept = np.ones(len(found), bool) if mode == "compat" else labelling[:, 0] != SUPPRESSED
     _, cluster = np.unique(labelling[kept, 1], return_inverse=True)

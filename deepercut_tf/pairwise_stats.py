@@ -2,8 +2,8 @@
 
     python deepercut_tf/pairwise_stats.py --config deepercut_tf/models/coco/train/pose_cfg.yaml
 
-Offsets are in unscaled pixels (loading multiplies by global_scale); with `mirror` mirrored copies count too. Every image counts once; no
-image is decoded. A pair that never occurs gets mean 0 and deviation 1, with a warning.
+Offsets are in unscaled pixels (loading multiplies by global_scale); with `mirror` mirrored copies count too. Every
+image counts once; no image is decoded. A pair that never occurs gets mean 0 and deviation 1, with a warning.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Find joints in pictures, folders, videos or a camera; write and draw them.
 
-python deepercut_tf/predict.py photo.jpg --weights output/deepercut_tf/smoke    # all persons with pairwise terms, else one
-python deepercut_tf/predict.py clip.mp4 --weights RUN --smooth
-python deepercut_tf/predict.py photo.jpg --weights RUN --boxes 10,20,80,200     # one person in each box
-python deepercut_tf/predict.py photo.jpg --config FILE --weights snapshot-1030000   # the original's weights need its pose_cfg.yaml
+python deepercut_tf/predict.py photo.jpg --weights output/deepercut_tf/smoke    # all persons with pairwise terms, else
+one python deepercut_tf/predict.py clip.mp4 --weights RUN --smooth python deepercut_tf/predict.py photo.jpg --weights
+RUN --boxes 10,20,80,200     # one person in each box python deepercut_tf/predict.py photo.jpg --config FILE --weights
+snapshot-1030000   # the original's weights need its pose_cfg.yaml
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python deepercut_tf/prepare_mpii.py ROOT OUT        # ROOT: mpii_human_pose_v1_u12_1.mat and images/; OUT: cropped/ and dataset.mat
 
-Two passes over the training images: persons listed in single_person (margin 130, other people cut away), then all others (margin 65). A
-person is brought to 400 pixels height (head 50 pixels). Mode correct stores coordinates from 0 and says so in the variable `origin`; mode
-compat stores them from 1, as the original, which then trains with a bias of one pixel. The release's files count from 1.
+Two passes over the training images: persons listed in single_person (margin 130, other people cut away), then all
+others (margin 65). A person is brought to 400 pixels height (head 50 pixels). Mode correct stores coordinates from 0
+and says so in the variable `origin`; mode compat stores them from 1, as the original, which then trains with a bias of
+one pixel. The release's files count from 1.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 def crop_box(points, others, size, isolate: bool):
     """(x1, y1, x2, y2) from 1, inclusive, in the resized image of `size` (width, height).
 
-    `points` (n,2) the person's joints, `others` (m,2) everybody else's, both resized. With `isolate` the box ends 20 pixels from the
-    nearest joint left and right of the person; only x is limited, as in the original.
+    `points` (n,2) the person's joints, `others` (m,2) everybody else's, both resized. With `isolate` the box ends 20
+    pixels from the nearest joint left and right of the person; only x is limited, as in the original.
     """
     margin = MARGINS[isolate]
     (x1, y1), (x2, y2) = np.round(points.min(0)), np.round(points.max(0))
@@ -89,14 +90,9 @@ def prepare(root: Path, out: Path, mode: str, limit: int | None) -> Path:
             left_out += entry is None
             entries += [entry] if entry is not None else []
     if left_out:
-        print(
-            f"warning: {left_out} persons have an image that is missing, or no room left, and were left out",
-            file=sys.stderr,
-        )
+        print(f"warning: {left_out} persons were left out: no image, or no room around them", file=sys.stderr)
     if not entries:
-        raise DataError(
-            f"no annotated training person of {release} has its image in {root / 'images'}; put the images there"
-        )
+        raise DataError(f"no annotated training person of {release} has its image in {root / 'images'}; put them there")
     if files.is_synthetic(root):
         (out / "SYNTHETIC").touch()
     return write_dataset(out / "dataset.mat", entries, 0 if mode == "correct" else 1)
@@ -111,7 +107,9 @@ def image_numbers(images, release: Path) -> dict[str, int]:
 
 
 def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, number: int, mode: str):
-    """One entry of dataset.mat (image, size, joints), its crop and transformation written; None when there is no image or no room."""
+    """One entry of dataset.mat (image, size, joints), its crop and transformation written; None when there is no image
+    or no room.
+    """
     import cv2
 
     from common.images import read_image
@@ -143,7 +141,9 @@ def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, num
 
 
 def write_dataset(path: Path, entries: list, origin: int) -> Path:
-    """The original's struct array `dataset` (image, size [3,h,w], joints {n x 3}), with `origin`, the number of the first pixel."""
+    """The original's struct array `dataset` (image, size [3,h,w], joints {n x 3}), with `origin`, the number of the
+    first pixel.
+    """
     from scipy.io import savemat
 
     from common.files import atomic_write

@@ -1,6 +1,8 @@
-"""Score-map, location-refinement and pairwise targets of one image (NumPy; as in eldar/pose-tensorflow; DeeperCut, section 3).
+"""Score-map, location-refinement and pairwise targets of one image (NumPy; as in eldar/pose-tensorflow; DeeperCut,
+section 3).
 
-Cell (row j, column i) of a map stands for the pixel (8 i + 4, 8 j + 4). Coordinates are 0-based pixels of the scaled image.
+Cell (row j, column i) of a map stands for the pixel (8 i + 4, 8 j + 4). Coordinates are 0-based pixels of the scaled
+image.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ HALF = 0.5  # a cell's pixel is its middle
 
 @dataclass
 class Targets:
-    """Maps (h,w,channels) float32. The pairwise ones are None without `pairwise_predict`, the locref ones without `location_refinement`."""
+    """Maps (h,w,channels) float32. The pairwise ones are None without `pairwise_predict`, the locref ones without
+    `location_refinement`.
+    """
 
     score: np.ndarray  # (h,w,J) 0 or 1
     weights: np.ndarray  # (h,w,J)
@@ -49,11 +53,13 @@ def make_targets(
     config: Config,
     statistics: np.ndarray | None = None,
 ) -> Targets:
-    """Targets of an image with `persons` [(joint ids (n,), coordinates (n,2)), ...], already scaled; `size` (h,w) of the maps.
+    """Targets of an image with `persons` [(joint ids (n,), coordinates (n,2)), ...], already scaled; `size` (h,w) of
+    the maps.
 
-    Cells within `pos_dist_thresh * scale` pixels of a joint are positive, inclusive; of two persons' joints the nearer one has the cell,
-    of equally near ones the first. `statistics` (2,J,J,2): mean and deviation of the offset k -> m at this scale, needed for pairwise
-    targets. Mode compat: without location refinement the first person keeps a cell; a cell's pairwise entries of a former owner stay.
+    Cells within `pos_dist_thresh * scale` pixels of a joint are positive, inclusive; of two persons' joints the nearer
+    one has the cell, of equally near ones the first. `statistics` (2,J,J,2): mean and deviation of the offset k -> m at
+    this scale, needed for pairwise targets. Mode compat: without location refinement the first person keeps a cell; a
+    cell's pairwise entries of a former owner stay.
     """
     joints, locref, compat = config.num_joints, config.location_refinement, config.mode == "compat"
     pairwise = config.pairwise_predict and statistics is not None

@@ -3,9 +3,9 @@
     python deepercut_tf/test_multiperson.py --config FILE --weights SNAPSHOT
     python deepercut_tf/test_multiperson.py --config FILE --weights SNAPSHOT --use_gt_segm   # the original's oracle grouping too
 
-With dataset_type aic or ai_challenger also submission.json, in AI Challenger's format.
-With use_gt_segm also predictions_with_segm.json: one entry a ground-truth mask, joints at the best cells inside it, score 1. That is the
-only file that the original writes, and no result: it knows where the persons are.
+With dataset_type aic or ai_challenger also submission.json, in AI Challenger's format. With use_gt_segm also
+predictions_with_segm.json: one entry a ground-truth mask, joints at the best cells inside it, score 1. That is the only
+file that the original writes, and no result: it knows where the persons are.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def submission_of(skeleton, items, people: list) -> list[dict]:
 def group_by_masks(maps, masks: np.ndarray, stride: int = 8) -> np.ndarray:
     """(P,J,3) rows x, y, probability: each person's best cell of each joint inside its ground-truth mask (H,W,P).
 
-    An oracle, not a system: the original's `use_gt_segm`. Its arithmetic is kept: score maps enlarged by cubic splines, masks padded alike
-    on both sides although the grid is not centred, positions cut to whole pixels.
+    An oracle, not a system: the original's `use_gt_segm`. Its arithmetic is kept: score maps enlarged by cubic splines,
+    masks padded alike on both sides although the grid is not centred, positions cut to whole pixels.
     """
     from scipy.ndimage import zoom
 

@@ -6,8 +6,9 @@
     python deepercut_tf/train.py --config FILE --device cuda:0,1            # several GPUs
     TF_CONFIG='{"cluster": {"worker": [...]}, "task": {"type": "worker", "index": 0}}' python deepercut_tf/train.py --config FILE   # machines
 
-The run's folder gets the resume state (last.npz, best.npz), the log, and snapshots PREFIX-N, which the original loads. Ctrl-C and SIGTERM
-end the running step and save the state. Exit code 2 on bad input, 1 when training diverged, 130 when stopped.
+The run's folder gets the resume state (last.npz, best.npz), the log, and snapshots PREFIX-N, which the original loads.
+Ctrl-C and SIGTERM end the running step and save the state. Exit code 2 on bad input, 1 when training diverged, 130 when
+stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def parse_args(argv=None) -> Config:
 
 
 def prepare(config: Config) -> tuple[Config, ItemSet]:
-    """The images with their settings; DataError for a file that training will need and that is not there, before TensorFlow starts."""
+    """The images with their settings; DataError for a file that training will need and that is not there, before
+    TensorFlow starts.
+    """
     from deepercut_tf.pair_statistics import load_statistics
 
     pose_set, config = load_items(config)
@@ -46,7 +49,9 @@ def prepare(config: Config) -> tuple[Config, ItemSet]:
 
 
 def train(config: Config, pose_set: ItemSet, process) -> Path:
-    """Run to the last iteration; returns the run's folder. DataError, FloatingPointError or Stopped as the module's docstring says."""
+    """Run to the last iteration; returns the run's folder. DataError, FloatingPointError or Stopped as the module's
+    docstring says.
+    """
     from deepercut_tf.engine import Trainer
 
     trainer = Trainer(config, pose_set, process)

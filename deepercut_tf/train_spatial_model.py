@@ -1,11 +1,12 @@
-"""Fit the pairwise logistic regressions on a training set with a trained network: writes `pairwise_model_dir`/spatial_model_cidx_A_B.mat.
+"""Fit the pairwise logistic regressions on a training set with a trained network: writes
+`pairwise_model_dir`/spatial_model_cidx_A_B.mat.
 
     python deepercut_tf/train_spatial_model.py --config deepercut_tf/models/coco/train/pose_cfg.yaml --weights SNAPSHOT \\
         --nms_radius 5 --det_min_score 0.2 --pairwise_model_dir models/coco/pairwise --limit 2000
 
 Our own design; the original's was not released. The network runs on the training images at global_scale; detections are
-assigned to the annotated person whose joint is nearest within pos_dist_thresh. Positives are pairs of one person's detections,
-negatives pairs of two persons' (or one nobody's).
+assigned to the annotated person whose joint is nearest within pos_dist_thresh. Positives are pairs of one person's
+detections, negatives pairs of two persons' (or one nobody's).
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ PENALTY = 1e-3  # L2 on the weights, a pair
 
 
 def owners(found: Detections, persons: list[np.ndarray], reach: float) -> np.ndarray:
-    """(N,) index of the person whose joint of that kind is nearest within `reach` pixels, -1 for none; rows (id, x, y) a person."""
+    """(N,) index of the person whose joint of that kind is nearest within `reach` pixels, -1 for none; rows (id, x, y)
+    a person.
+    """
     best, owner = np.full(len(found), np.inf), np.full(len(found), -1)
     for number, person in enumerate(persons):
         for joint, x, y in person:
@@ -43,7 +46,9 @@ def owners(found: Detections, persons: list[np.ndarray], reach: float) -> np.nda
 
 
 def training_pairs(found: Detections, owner: np.ndarray, joints: int, sparse_graph=None):
-    """(joints k < m (M,2), features (M,8), label (M,)) of an image's pairs of different joints; pairs of two unowned detections are left out."""
+    """(joints k < m (M,2), features (M,8), label (M,)) of an image's pairs of different joints; pairs of two unowned
+    detections are left out.
+    """
     used = np.zeros((joints, joints), bool)
     used[tuple(np.array(wanted_pairs(sparse_graph, joints)).reshape(-1, 2).T)] = True
     a, b = np.triu_indices(len(found), 1)
@@ -73,9 +78,11 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float = PENALTY, steps: 
 def fit(
     pairs: np.ndarray, features: np.ndarray, label: np.ndarray, joints: int, sparse_graph=None, seed: int = 0
 ) -> tuple[SpatialModel, list]:
-    """(model, pairs of joints without enough examples) from the pairs of all images; as many negatives as positives are drawn.
+    """(model, pairs of joints without enough examples) from the pairs of all images; as many negatives as positives are
+    drawn.
 
-    A pair of joints with fewer than 20 positives or negatives takes a regression over all pairs. DataError when even all have too few.
+    A pair of joints with fewer than 20 positives or negatives takes a regression over all pairs. DataError when even
+    all have too few.
     """
     rng, model, shared = np.random.default_rng(seed), SpatialModel.empty(joints), []
     if min(label.sum(), (~label).sum()) < LEAST:

@@ -1,9 +1,10 @@
 """Score weights on a labelled data set and write the prediction file.
 
 python deepercut_tf/val.py --weights output/deepercut_tf/smoke                  # settings and data set are in the file
-python deepercut_tf/val.py --weights RUN --dataset coco --data_root DIR --split val2017 --people all
-python deepercut_tf/val.py --weights RUN --boxes annotated                      # one person in every annotated box (an upper bound)
-python deepercut_tf/val.py --config FILE --weights snapshot-1030000             # the original's weights need its pose_cfg.yaml
+python deepercut_tf/val.py --weights RUN --dataset coco --data_root DIR --split val2017 --people all python
+deepercut_tf/val.py --weights RUN --boxes annotated                      # one person in every annotated box (an upper
+bound) python deepercut_tf/val.py --config FILE --weights snapshot-1030000             # the original's weights need its
+pose_cfg.yaml
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def where(boxes: str):
 
 
 def evaluated_split(config: Config, given: str | None, learnt: str | None) -> str:
-    """The split to score: `given`, or the settings' (valid_split, dataset_phase), or the published one, but not by itself the one `learnt`."""
+    """The split to score: `given`, or the settings' (valid_split, dataset_phase), or the published one, but not by
+    itself the one `learnt`.
+    """
     from common.datasets import NAMES, record
 
     known = record(config.dataset if config.dataset in NAMES else "coco")

@@ -1,4 +1,6 @@
-"""Weights by the original's variable names: TF1 checkpoints (the original's snapshots, slim's ImageNet files), .npz, and our resume states."""
+"""Weights by the original's variable names: TF1 checkpoints (the original's snapshots, slim's ImageNet files), .npz,
+and our resume states.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ SOURCES = "http://download.tensorflow.org/models/resnet_v1_{50,101,152}_2016_08_
 def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """({variable name: array}, what the file says of itself: `config`, `about` with `skeleton`; {} if it does not).
 
-    `path`: a TF1 checkpoint (prefix, one of its files, or a folder with a `checkpoint` file), an .npz keyed by variable name, or a resume
-    state. DataError when it is missing or none of these.
+    `path`: a TF1 checkpoint (prefix, one of its files, or a folder with a `checkpoint` file), an .npz keyed by variable
+    name, or a resume state. DataError when it is missing or none of these.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -72,8 +74,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_weights(path: str | Path, values: dict[str, np.ndarray], card: dict) -> Path:
-    """Write weights by name with their card: as .npz that holds it, if `path` ends so, else as a TF1 checkpoint (V2) that the original
-    reads, with the card beside it.
+    """Write weights by name with their card: as .npz that holds it, if `path` ends so, else as a TF1 checkpoint (V2)
+    that the original reads, with the card beside it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,9 @@ def write_weights(path: str | Path, values: dict[str, np.ndarray], card: dict) -
 
 
 def tensorflow():
-    """The module, which only checkpoints of TensorFlow 1 need here (Keras also runs on PyTorch). DataError where it is not installed."""
+    """The module, which only checkpoints of TensorFlow 1 need here (Keras also runs on PyTorch). DataError where it is
+    not installed.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import tensorflow as tf
@@ -138,8 +142,9 @@ def drop_old_snapshots(directory: Path, prefix: str, keep: int = 5) -> None:
 
 
 def find_snapshot(given: str | Path | None) -> Path:
-    """The weights that are named: a file or a checkpoint's prefix (relative to the working directory, else to this house or the repository);
-    a folder's best or last state, else its newest snapshot; a shipped name. None: the newest of this house.
+    """The weights that are named: a file or a checkpoint's prefix (relative to the working directory, else to this
+    house or the repository); a folder's best or last state, else its newest snapshot; a shipped name. None: the newest
+    of this house.
 
     DataError listing what there is when nothing is found.
     """

@@ -1,6 +1,8 @@
-"""A process of test_programs.py's distributed run: two steps on pictures of one size, then its weights. Arguments: settings (JSON), OUT.npz.
+"""A process of test_programs.py's distributed run: two steps on pictures of one size, then its weights. Arguments:
+settings (JSON), OUT.npz.
 
-Frozen statistics and the score loss alone, so that the mean of two workers' gradients is the gradient of the batch of both pictures.
+Frozen statistics and the score loss alone, so that the mean of two workers' gradients is the gradient of the batch of
+both pictures.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""Several persons from end to end with maps as a perfect network would draw them: statistics, regressions, detections, graph, score."""
+"""Several persons from end to end with maps as a perfect network would draw them: statistics, regressions, detections,
+graph, score.
+"""
 
 import json
 
@@ -48,9 +50,11 @@ class Perfect:
 
 
 def test_perfect_maps_give_the_persons(settings, monkeypatch):
-    """AP of the held-out pictures by the four commands, over 0.85: eight other drawings of 24 to 40 pictures gave 0.91 to 1.
+    """AP of the held-out pictures by the four commands, over 0.85: eight other drawings of 24 to 40 pictures gave 0.91
+    to 1.
 
-    What is lost are joints that two persons have in one cell, and pairs of detections that the regressions, fitted on few pictures, misjudge.
+    What is lost are joints that two persons have in one cell, and pairs of detections that the regressions, fitted on
+    few pictures, misjudge.
     """
 
     def network(model, config, statistics):

@@ -63,7 +63,9 @@ def filled(config, base, **options):
 
 @pytest.mark.parametrize("name", ["net_resnet50_mpii", "net_resnet50_coco", "net_resnet101_mpii"])
 def test_forward(folder, fixture, name):
-    """Logits, offsets, the intermediate map and features; names and shapes of all variables; the folded network gives the same."""
+    """Logits, offsets, the intermediate map and features; names and shapes of all variables; the folded network gives
+    the same.
+    """
     config = make_config(
         {**fixture[name], "location_refinement": True, "intermediate_supervision": True, "bn_mode": "frozen"}
     )
@@ -98,7 +100,9 @@ def test_forward(folder, fixture, name):
 
 @pytest.mark.parametrize("name", ["net_resnet50_mpii", "net_resnet50_coco", "net_resnet101_mpii"])
 def test_end_points(folder, fixture, name):
-    """Mean, largest absolute value and shape after every unit and block. 1e-4 relative: float32 sums of up to 98000 numbers."""
+    """Mean, largest absolute value and shape after every unit and block. 1e-4 relative: float32 sums of up to 98000
+    numbers.
+    """
     import keras
 
     config = make_config({**fixture[name], "location_refinement": True, "bn_mode": "frozen"})
@@ -129,7 +133,9 @@ def test_end_points(folder, fixture, name):
 
 
 def of_other_units(listed, net_type):
-    """A fixture's names and shapes for another number of units: unit 1 of a block stands for itself, unit 2 for all that follow it."""
+    """A fixture's names and shapes for another number of units: unit 1 of a block stands for itself, unit 2 for all
+    that follow it.
+    """
     found, scope = {}, net_type.replace("resnet", "resnet_v1")
     for name, shape in listed.items():
         name = re.sub(r"^resnet_v1_\d+", scope, name)
@@ -144,8 +150,9 @@ def of_other_units(listed, net_type):
 
 
 def test_names_of_resnet_152(folder):
-    """No fixture lists ResNet-152: its names and shapes are those of ResNet-101's list with 3, 8, 36, 3 units. The same rule turns the list
-    of ResNet-101 into that of ResNet-50. A slim ImageNet file of these names, with its classifier, gives the whole backbone.
+    """No fixture lists ResNet-152: its names and shapes are those of ResNet-101's list with 3, 8, 36, 3 units. The same
+    rule turns the list of ResNet-101 into that of ResNet-50. A slim ImageNet file of these names, with its classifier,
+    gives the whole backbone.
     """
     lists = {n: json.loads((folder / f"vars_resnet{n}_mpii.json").read_text()) for n in (50, 101)}
     assert (
@@ -172,7 +179,9 @@ def test_names_of_resnet_152(folder):
 
 
 def test_training_steps(folder, fixture):
-    """Losses before each step, gradient norms, norms of the change: all four losses, frozen statistics, momentum, no weight decay."""
+    """Losses before each step, gradient norms, norms of the change: all four losses, frozen statistics, momentum, no
+    weight decay.
+    """
     import tensorflow as tf
 
     case, stored = fixture["trainstep"], np.load(folder / "trainstep.npz")

@@ -57,7 +57,9 @@ def random_problem(n, seed, density=0.7):
 
 @pytest.mark.golden
 def test_golden_instances(golden_dir):
-    """Never below the optimum; greedy start as printed (6 digits); the share of instances that the fixtures allow to be worse."""
+    """Never below the optimum; greedy start as printed (6 digits); the share of instances that the fixtures allow to be
+    worse.
+    """
     stored = np.load(golden_dir / "deepercut_tf" / "nllmp.npz")
     cases, worse = json.loads(str(stored["meta_json"])), []
     for case in cases:
@@ -90,7 +92,9 @@ def assert_same_people(found, expected):
 
 @pytest.mark.parametrize("suppression", [True, False])
 def test_close_to_the_optimum(suppression):
-    """A local search: exact on most small problems, never better than exact, never worse than its greedy start or than dropping all."""
+    """A local search: exact on most small problems, never better than exact, never worse than its greedy start or than
+    dropping all.
+    """
     hits = 0
     for seed in range(30):
         unary, pwidx, pw = random_problem(3 + seed % 6, seed)
@@ -122,7 +126,9 @@ def test_known_answers():
 
 
 def test_input_rules():
-    """Self pairs are ignored, the last of repeated pairs counts in either direction, unlisted pairs of a complete graph cost nothing."""
+    """Self pairs are ignored, the last of repeated pairs counts in either direction, unlisted pairs of a complete graph
+    cost nothing.
+    """
     unary = np.full((3, 1), -1.0)
     pwidx = np.array([[0, 1], [2, 2], [1, 0]])
     result = solve_nl_lmp(unary, pwidx, np.array([5.0, -50, -5]))

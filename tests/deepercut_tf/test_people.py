@@ -76,7 +76,9 @@ def test_two_people_and_no_more(model):
 
 
 def test_a_stray_detection_is_no_person(model):
-    """An improbable joint far from everybody is suppressed; in mode compat it comes out as a person of its own, as in the original."""
+    """An improbable joint far from everybody is suppressed; in mode compat it comes out as a person of its own, as in
+    the original.
+    """
     maps = ideal_maps(persons_at((100, 120)))
     maps.score[25, 55, 2] = 0.3
     found = detect(maps, 3.0, 0.2)
@@ -85,7 +87,9 @@ def test_a_stray_detection_is_no_person(model):
 
 
 def test_nobody(model):
-    """No detections: no persons; one joint of one person is a person of one joint, whose score says that most are missing."""
+    """No detections: no persons; one joint of one person is a person of one joint, whose score says that most are
+    missing.
+    """
     estimator = Estimator.__new__(Estimator)
     keys = {"num_joints": JOINTS, "min_person_joints": 1, "nms_radius": 3, "det_min_score": 0.5, "global_scale": 0.5}
     estimator.config, estimator.spatial, estimator.skeleton = make_config(keys), model, range(JOINTS)

@@ -1,4 +1,6 @@
-"""Programs from end to end on tiny networks: pictures, folders and videos in, joints out; ONNX; another backend; two processes."""
+"""Programs from end to end on tiny networks: pictures, folders and videos in, joints out; ONNX; another backend; two
+processes.
+"""
 
 import json
 import os
@@ -94,7 +96,9 @@ def answers(folder: Path) -> list[dict]:
 
 
 def test_folder_video_and_demo(tmp_path):
-    """One line a picture or frame, as many drawings; the demo answers as predict.py; a folder without pictures is refused."""
+    """One line a picture or frame, as many drawings; the demo answers as predict.py; a folder without pictures is
+    refused.
+    """
     options = make_network(tmp_path)
     (tmp_path / "in").mkdir()
     for i in range(2):
@@ -121,7 +125,9 @@ def test_folder_video_and_demo(tmp_path):
 
 
 def test_demo_of_several_persons(tmp_path, capsys):
-    """Runs with the pairwise files, on a picture of less than a cell too; names a missing file; an empty list where nothing is detected."""
+    """Runs with the pairwise files, on a picture of less than a cell too; names a missing file; an empty list where
+    nothing is detected.
+    """
     options = make_network(tmp_path, **pairwise_settings(tmp_path))
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "a.png"), picture())
@@ -137,7 +143,9 @@ def test_demo_of_several_persons(tmp_path, capsys):
 
 
 def test_one_part_only(tmp_path, capsys):
-    """A joint set of one joint: no pairs, statistics of no rows, every detection a person; the same weights are refused for two joints."""
+    """A joint set of one joint: no pairs, statistics of no rows, every detection a person; the same weights are refused
+    for two joints.
+    """
     own = {
         "num_joints": 1,
         "all_joints": [[0]],
@@ -169,7 +177,9 @@ def test_one_part_only(tmp_path, capsys):
 
 
 def test_maps_are_cached(tmp_path):
-    """--cache writes the maps of the pairwise network, cached_scoremaps reads them: the same answers without running it."""
+    """--cache writes the maps of the pairwise network, cached_scoremaps reads them: the same answers without running
+    it.
+    """
     from deepercut_tf.detections import Maps
 
     rng = np.random.default_rng(0)
@@ -186,7 +196,9 @@ def test_maps_are_cached(tmp_path):
 
 
 def test_onnx(tmp_path):
-    """The exported network answers as ours at a size that was not checked at the export (1e-4 of the largest output: other kernels)."""
+    """The exported network answers as ours at a size that was not checked at the export (1e-4 of the largest output:
+    other kernels).
+    """
     make_network(tmp_path)
     out = tmp_path / "w.onnx"
     assert convert.main([str(tmp_path / "w.npz"), str(out), "--config", str(tmp_path / "pose_cfg.yaml")]) == 0
@@ -259,7 +271,9 @@ def finish(process) -> str:
 
 
 def test_two_processes_step_as_one_with_both_pictures(tmp_path):
-    """multiworker: both processes end with the weights of one process that has both pictures in its batch (1e-4: another order of sums)."""
+    """multiworker: both processes end with the weights of one process that has both pictures in its batch (1e-4:
+    another order of sums).
+    """
     entries = []
     for i in range(4):
         cv2.imwrite(str(tmp_path / f"{i}.png"), picture(i, (112, 112)))
@@ -298,7 +312,9 @@ def test_two_processes_step_as_one_with_both_pictures(tmp_path):
     "joints", [["left_hip", "right_hip", "nose"], ["right_paw", "left_paw", "tail"], ["head", "belly", "tail"]]
 )
 def test_own_data_keep_their_names(tmp_path, monkeypatch, capsys, joints):
-    """The format json with left first, right first or no sides: trained, scored, predicted and converted under the data's names and limbs."""
+    """The format json with left first, right first or no sides: trained, scored, predicted and converted under the
+    data's names and limbs.
+    """
     monkeypatch.chdir(tmp_path)
     persons = [{"joints": [[20, 30], [60, 30], [40, 90]]}]
     images = [{"file": f"{i}.png", "width": 112, "height": 112, "persons": persons} for i in range(2)]
@@ -326,7 +342,9 @@ def test_own_data_keep_their_names(tmp_path, monkeypatch, capsys, joints):
 
 
 def test_another_skeleton_is_an_error(tmp_path):
-    """Scores by name: the same joints in another order are mapped; others are refused, naming both, unless shared ones are enough."""
+    """Scores by name: the same joints in another order are mapped; others are refused, naming both, unless shared ones
+    are enough.
+    """
     from common.errors import DataError
     from common.skeletons import Skeleton
     from deepercut_tf.items import items_of
@@ -382,7 +400,9 @@ def test_ctrl_c_and_sigterm_of_the_programme(tmp_path):
 
 
 def test_training_without_onednn(tmp_path):
-    """TF_ENABLE_ONEDNN_OPTS=0: dilated convolutions train in the other form, which is said, with the same losses (float32's rounding)."""
+    """TF_ENABLE_ONEDNN_OPTS=0: dilated convolutions train in the other form, which is said, with the same losses
+    (float32's rounding).
+    """
     program = """
 import sys, keras, numpy as np
 from deepercut_tf import model

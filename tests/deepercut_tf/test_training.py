@@ -66,7 +66,9 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """One or two units a block instead of 16 in all: tracing the step is most of the time here. The golden tests have the full depth."""
+    """One or two units a block instead of 16 in all: tracing the step is most of the time here. The golden tests have
+    the full depth.
+    """
     monkeypatch.setitem(networks.UNITS, "resnet_50", (1, 2, 1, 2))
 
 
@@ -83,8 +85,9 @@ def run_of(dataset, tmp_path, **more):
 def test_one_image_is_learnt(dataset, tmp_path):
     """From random weights with batch statistics: the joints of a picture within 90 steps.
 
-    The last steps are small, so that the moving statistics fit the weights: without that the error at the end was 0.01 to 3 pixels, by
-    chance; with it 0.01 to 0.2. Half a cell of the score map, 4 pixels, still tells the right cell and a learnt offset from a wrong one.
+    The last steps are small, so that the moving statistics fit the weights: without that the error at the end was 0.01
+    to 3 pixels, by chance; with it 0.01 to 0.2. Half a cell of the score map, 4 pixels, still tells the right cell and
+    a learnt offset from a wrong one.
     """
     keras.utils.set_random_seed(0)
     item_set, config = load_items(settings(dataset, tmp_path, optimizer="adam", adam_lr=0.003))
@@ -102,7 +105,9 @@ def test_one_image_is_learnt(dataset, tmp_path):
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_fused_normalisation_is_the_plain_one(frozen):
-    """Values and gradients of TensorFlow's one operation against the formula, to float32's rounding over 300 numbers a channel."""
+    """Values and gradients of TensorFlow's one operation against the formula, to float32's rounding over 300 numbers a
+    channel.
+    """
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -126,7 +131,9 @@ def test_fused_normalisation_is_the_plain_one(frozen):
 
 
 def test_mixed_precision_learns_and_keeps_its_variables(dataset, tmp_path):
-    """bfloat16: the loss falls as in float32, to a tenth; variables, moving statistics and outputs stay float32, and move."""
+    """bfloat16: the loss falls as in float32, to a tenth; variables, moving statistics and outputs stay float32, and
+    move.
+    """
     item_set, config = load_items(settings(dataset, tmp_path, optimizer="adam", adam_lr=0.003, amp="bf16"))
     batch = collate([make_sample(item_set, 0, config, 1.0, False)], config)
     losses = {}
@@ -191,7 +198,9 @@ def test_a_stopped_run_is_saved_where_it_stopped(dataset, tmp_path, number, monk
 
 
 def test_snapshots_start_other_runs(dataset, tmp_path):
-    """A snapshot is a TF1 checkpoint; first weights give the backbone, with init_heads the heads that fit; another network's are refused."""
+    """A snapshot is a TF1 checkpoint; first weights give the backbone, with init_heads the heads that fit; another
+    network's are refused.
+    """
     config, item_set = run_of(dataset, tmp_path, max_steps=2, valid_split="none")
     train(config, item_set, Machine())
     values, stored = read_weights(tmp_path / "run" / "snapshot-1")
@@ -220,7 +229,9 @@ def test_snapshots_start_other_runs(dataset, tmp_path):
 
 
 def test_heads_are_taken_by_joint_name():
-    """Other order: each joint's channels move along; a joint that the file lacks: heads start fresh; backbones are untouched."""
+    """Other order: each joint's channels move along; a joint that the file lacks: heads start fresh; backbones are
+    untouched.
+    """
     from deepercut_tf.engine import of_joints
 
     values = {"pose/part_pred/block4/biases": np.arange(2.0), "pose/locref_pred/block4/biases": np.arange(4.0)}
@@ -244,7 +255,9 @@ def test_schedule():
 
 
 def test_padding_leaves_no_trace_in_the_loss(dataset, tmp_path):
-    """A batch of a small and a large picture: weights and masks are 0 on the padding, the loss is that of the labelled cells."""
+    """A batch of a small and a large picture: weights and masks are 0 on the padding, the loss is that of the labelled
+    cells.
+    """
     item_set, config = load_items(settings(dataset, tmp_path))
     samples = [make_sample(item_set, 0, config, 1.0, False), make_sample(item_set, 1, config, 0.8, False)]
     batch = collate(samples, config, bucket=64)
@@ -319,7 +332,9 @@ def test_evaluation_chain(dataset, tmp_path):
 
 
 def test_card_and_conversion(dataset, tmp_path):
-    """convert.py: TF1 checkpoint -> .npz -> TF1 checkpoint, the same arrays; settings and joint names travel without --config."""
+    """convert.py: TF1 checkpoint -> .npz -> TF1 checkpoint, the same arrays; settings and joint names travel without
+    --config.
+    """
     from deepercut_tf import convert
 
     config, item_set = run_of(dataset, tmp_path, max_steps=1)
