@@ -6,7 +6,6 @@ Each job is the house's own commands, run as a user would type them; nothing her
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -23,92 +22,67 @@ OUT = ROOT / "out" / "quickstart"
 
 @dataclass(frozen=True)
 class Job:
-    """One network of one house. `{data}`, `{out}` in the commands are its data folder and its own folder below
-    out/quickstart."""
+    """One network of one house, trained by its smoke preset and scored by one protocol."""
 
     house: str
     model: str
     dataset: str  # name in common.datasets
     folder: str  # below data/
-    train_split: str
     test_split: str
     protocol: str
-    train: tuple[tuple[str, ...], ...]  # commands in order
-    score: tuple[str, ...]  # must write {out}/predictions.npz, or {out}/random.npz with `random` appended
-    random: tuple[str, ...] = ("--random_weights",)
+    train: str = ""  # further options of the training, and of the scoring
+    score: str = ""
+    programme: str = "train.py"
+    train_split: str = "train"
     count: int | None = None  # pictures of the stand-in, if not its usual number
 
     @property
-    def name(self) -> str:
-        return f"{self.house}/{self.model}"
+    def out(self) -> Path:
+        """Folder of the run and its predictions."""
+        return OUT / self.house / self.model
 
-    @property
-    def shown(self) -> str:
-        """The data set as the table names it; a network may be scored on what it was trained on, which must not pass
-        for held-out."""
-        return f"{self.dataset}, {'fitted' if self.train_split == self.test_split else 'held-out'}"
+    def commands(self, data: Path) -> list[list[str]]:
+        """Training, scoring, and scoring of random weights."""
+        both = [f"--dataset={self.dataset}", f"--data_root={data}"]
+        run = self.out / "run"
+        train = [
+            *f"{self.house}/{self.programme}".split(),
+            *both,
+            "--preset=smoke",
+            *self.train.split(),
+            f"--out={run}",
+        ]
+        val = [f"{self.house}/val.py", *both, f"--split={self.test_split}", *self.score.split(), f"--weights={run}"]
+        scored, random = (f"--out={self.out / name}.npz" for name in ("predictions", "random"))
+        return [train, [*val, scored], [*val, random, "--random_weights"]]
 
 
-_LPM = ("--data_dir={data}", "--model_dir={out}/checkpoints")
-_LPM_TRAIN = ("--preset=smoke", "--amp=auto", "--log_dir={out}/logs", *_LPM)
-_DEEPERCUT = ("--preset=smoke", "--dataset=lsp", "--data_root={data}")
 JOBS = (
-    Job(
-        house="lpm_torch", model="lpm", dataset="penn_action", folder="PennAction", train_split="train", test_split="test", protocol="pck_box@0.2",
-        train=(("lpm_torch/train.py", "--model=lpm", "--dataset=PennAction", "--max_epochs=30", *_LPM_TRAIN),),
-        score=("lpm_torch/val.py", "--model=lpm", "--dataset=PennAction", "--split=test", "--out={out}/{what}.npz", *_LPM),
-    ),
-    Job(
-        house="lpm_torch", model="cpm", dataset="lsp", folder="LSP", train_split="train", test_split="1001-1400", protocol="pck_torso@0.2",
-        train=(("lpm_torch/train.py", "--model=cpm", "--dataset=LSP", "--max_epochs=4", *_LPM_TRAIN),),
-        score=("lpm_torch/val.py", "--model=cpm", "--dataset=LSP", "--split=1001-1400", "--out={out}/{what}.npz", *_LPM),
-    ),
-    Job(
-        house="deeppose_tf", model="alexnet", dataset="lsp", folder="LSP", train_split="train", test_split="test", protocol="pcp_strict@0.5",
-        train=(
-            ("deeppose_tf/prepare.py", "lsp", "--synthetic", "{data}"),
-            ("deeppose_tf/train.py", "--preset=smoke", "--dataset=lsp", "--data_root={data}", "--out={out}/run"),
-        ),
-        score=("deeppose_tf/val.py", "--weights={out}/run", "--dataset=lsp", "--data_root={data}", "--split=test", "--out={out}/{what}.npz"),
-    ),
-    Job(
-        house="deeppose_caffe_port", model="deeppose_refine", dataset="k2hpd", folder="K2HPD", train_split="train", test_split="test",
-        protocol="pdj@0.5",
-        train=(("deeppose_caffe_port/workflow.py", "run_all", "--data_root={data}", "--out={out}/project"),),
-        score=("deeppose_caffe_port/val.py", "--data_root={data}", "--weights={out}/project", "--out={out}/{what}.npz"),
-    ),
-    Job(
-        house="deepercut_tf", model="resnet50", dataset="lsp", folder="LSP", train_split="train", test_split="1001-1400", protocol="pck_torso@0.2",
-        train=(("deepercut_tf/train.py", *_DEEPERCUT, "--out={out}/run"),),
-        score=("deepercut_tf/val.py", *_DEEPERCUT, "--weights={out}/run", "--split=1001-1400", "--out={out}/{what}.npz"),
-    ),
-    Job(
-        house="simplebaseline_paddle", model="resnet18", dataset="mpii", folder="mpii", train_split="train", test_split="valid", protocol="pckh@0.5",
-        train=(("simplebaseline_paddle/train.py", "--dataset=mpii", "--preset=smoke", "--epochs=18", "--data_root={data}", "--out={out}/run"),),
-        score=("simplebaseline_paddle/val.py", "--dataset=mpii", "--data_root={data}", "--weights={out}/run", "--out={out}/{what}.npz"),
-    ),
+    Job("lpm_torch", "lpm", "penn_action", "PennAction", "test", "pck_box@0.2", "--model=lpm --epochs=30 --amp=auto"),
+    Job("lpm_torch", "cpm", "lsp", "LSP", "1001-1400", "pck_torso@0.2", "--model=cpm --epochs=4 --amp=auto"),
+    Job("deeppose_tf", "alexnet", "lsp", "LSP", "test", "pcp_strict@0.5"),
+    Job("deeppose_caffe_port", "deeppose_refine", "k2hpd", "K2HPD", "test", "pdj@0.5", programme="workflow.py run_all"),
+    Job("deepercut_tf", "resnet50", "lsp", "LSP", "1001-1400", "pck_torso@0.2"),
+    Job("simplebaseline_paddle", "resnet18", "mpii", "mpii", "valid", "pckh@0.5", "--epochs=18"),
     # OKS asks for joints within a few hundredths of the person's size: on held-out people that takes more training than
     # there is time for here, so this network learns a few pictures by heart and is scored on them
     Job(
-        house="simplebaseline_paddle", model="resnet18_96x64", dataset="coco", folder="coco_few", count=40, train_split="train", test_split="train",
-        protocol="oks_ap",
-        train=(("simplebaseline_paddle/train.py", "--dataset=coco", "--preset=smoke", "--boxes=annotated", "--augmentation=none",
-                "--input_height=96", "--input_width=64", "--sigma=1.5", "--batch_size=8", "--lr=0.003", "--epochs=90", "--data_root={data}",
-                "--out={out}/run"),),
-        score=("simplebaseline_paddle/val.py", "--dataset=coco", "--boxes=annotated", "--split=train", "--no-flip_test", "--data_root={data}",
-               "--weights={out}/run", "--out={out}/{what}.npz"),
+        *("simplebaseline_paddle", "resnet18_96x64", "coco", "coco_few", "train", "oks_ap"),
+        train="--boxes=annotated --augmentation=none --input_height=96 --input_width=64 --sigma=1.5 --batch_size=8 --lr=0.003 "
+        "--epochs=90",
+        score="--boxes=annotated --no-flip_test",
+        count=40,
     ),
-)  # fmt: skip
+)
 STAND_INS = (("coco", "coco"),)  # what no job needs, but a bare `python simplebaseline_paddle/val.py` does
 
 
-def run(job: Job, command: tuple[str, ...], data: Path, what: str = "predictions") -> None:
-    """Run one of the house's commands; SystemExit with its exit code when it fails."""
-    words = [word.format(data=data, out=OUT / job.name, what=what) for word in command]
+def run(*words: str) -> None:
+    """One of this repository's commands; SystemExit when it fails."""
     print("\n$ python " + " ".join(words), flush=True)
     code = subprocess.run([sys.executable, *words], cwd=ROOT).returncode
     if code:
-        raise SystemExit(f"quickstart: {words[0]} of {job.name} ended with code {code}")
+        raise SystemExit(f"quickstart: {words[0]} ended with code {code}")
 
 
 def prepare_data(name: str, folder: str, count: int | None = None) -> Path:
@@ -117,39 +91,30 @@ def prepare_data(name: str, folder: str, count: int | None = None) -> Path:
     if path.exists() and not (path / "SYNTHETIC").exists():
         path = OUT / "data" / folder
     if not (path / "SYNTHETIC").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "common.datasets.synthetic",
-            name,
-            str(path),
-            *([] if count is None else [f"--count={count}"]),
-        ]
-        print("\n$ python " + " ".join(command[1:]), flush=True)
-        subprocess.run(command, cwd=ROOT, check=True)
+        run("-m", "common.datasets.synthetic", name, str(path), *([] if count is None else [f"--count={count}"]))
     return path
 
 
 def figures(job: Job, data: Path) -> dict:
-    """Scores of the trained network and of both baselines by the job's protocol."""
+    """A row of the report: scores of the trained network and of both baselines."""
     from common import datasets
     from common.baselines import mean_pose
     from common.evaluate import score
     from common.importers import load_any
 
-    test = datasets.load(job.dataset, data, job.test_split)
-    train = datasets.load(job.dataset, data, job.train_split)
-    sources = {"score": load_any(OUT / job.name / "predictions.npz", test), "mean pose": mean_pose(train, test)}
-    sources["random weights"] = load_any(OUT / job.name / "random.npz", test)
-    contact_sheet(job, test, sources["score"])
-    return {
-        name: score(test, predictions, [job.protocol])[job.protocol].total for name, predictions in sources.items()
-    } | {"n": len(test)}
+    train, test = (datasets.load(job.dataset, data, split) for split in (job.train_split, job.test_split))
+    trained, random = (load_any(job.out / f"{name}.npz", test) for name in ("predictions", "random"))
+    contact_sheet(job, test, trained)
+    sources = {"score": trained, "mean pose": mean_pose(train, test), "random weights": random}
+    totals = {name: score(test, found, [job.protocol])[job.protocol].total for name, found in sources.items()}
+    # a network may be scored on what it was trained on, which must not pass for held-out
+    shown = f"{job.dataset}, {'fitted' if job.train_split == job.test_split else 'held-out'}"
+    about = {"house": job.house, "model": job.model, "dataset": shown, "protocol": job.protocol}
+    return {**about, **totals, "n": len(test)}
 
 
 def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
-    """Ground truth and prediction side by side for persons spread over the test split, those that were looked at (in
-    COCO not all are)."""
+    """Truth and prediction side by side for persons spread over the test split, of those that were looked at."""
     import numpy as np
 
     from common import draw
@@ -157,7 +122,8 @@ def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
     from common.importers import align_rows
 
     seen = set(zip(predictions.image_id.tolist(), predictions.person_id.tolist()))
-    test = test.select([i for i, key in enumerate(zip(test.image_id.tolist(), test.person_id.tolist())) if key in seen])
+    keys = zip(test.image_id.tolist(), test.person_id.tolist())
+    test = test.select([i for i, key in enumerate(keys) if key in seen])
     aligned = align_rows(predictions, test)
     cells = []
     for row in np.linspace(0, len(test) - 1, count).astype(int):
@@ -166,36 +132,27 @@ def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
     draw.save_image(OUT / f"{job.house}_{job.model}.png", draw.contact_sheet(cells, columns=3, cell=(480, 240)))
 
 
-def summary(rows: list[dict], minutes: float) -> dict:
-    """What report.json holds: the rows, and what the whole run needed."""
-    return {
-        "rows": rows,
-        "minutes": minutes,
-        "largest_process_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-    }
-
-
-def report(result: dict) -> str:
-    """The table as Markdown."""
+def report(rows: list[dict], minutes: float) -> None:
+    """Print the table, and write it to report.md and report.json."""
     from common.crosscheck import quickstart_table
+    from common.files import write_json, write_text
 
-    pictures = ", ".join(f"{row['house']}_{row['model']}.png" for row in result["rows"])
-    return "\n".join(
-        [
-            "# Quickstart: smoke presets on SYNTHETIC people",
-            "",
-            "Scored on held-out persons, but where `fitted` is said: on the very pictures that were trained on.",
-            "Crops come from annotated boxes (oracle), but for deepercut_tf, which sees the whole picture.",
-            "These figures show that the whole chain works; they say nothing about photographs.",
-            "",
-            quickstart_table(result),
-            "",
-            f"Pictures: {pictures}",
-            "",
-        ]
-    )
+    needs = {"minutes": minutes, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    needs["largest_process_gb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    pictures = ", ".join(f"{row['house']}_{row['model']}.png" for row in rows)
+    text = f"""# Quickstart: smoke presets on SYNTHETIC people
+
+Scored on held-out persons, but where `fitted` is said: on the very pictures that were trained on.
+Crops come from annotated boxes (oracle), but for deepercut_tf, which sees the whole picture.
+These figures show that the whole chain works; they say nothing about photographs.
+
+{quickstart_table({"rows": rows, **needs})}
+
+Pictures: {pictures}
+"""
+    write_text(OUT / "report.md", text)
+    write_json(OUT / "report.json", {"rows": rows, **needs})
+    print("\n" + text)
 
 
 def main() -> int:
@@ -203,34 +160,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", metavar="HOUSE", help="these houses only")
     args = parser.parse_args()
-    rows, started = [], time.monotonic()
-    for job in JOBS:
-        if not (ROOT / job.house).exists() or (args.only and job.house not in args.only):
-            continue
-        began = time.monotonic()
-        data = prepare_data(job.dataset, job.folder, job.count)
-        for command in job.train:
-            run(job, command, data)
-        run(job, job.score, data)
-        run(job, (*job.score, *job.random), data, "random")
-        row = {
-            "house": job.house,
-            "model": job.model,
-            "dataset": job.shown,
-            "protocol": job.protocol,
-            **figures(job, data),
-        }
-        rows.append({**row, "minutes": (time.monotonic() - began) / 60})
-    if not rows:
+    jobs = [job for job in JOBS if (ROOT / job.house).exists() and (not args.only or job.house in args.only)]
+    if not jobs:
         print("quickstart: no such house", file=sys.stderr)
         return 2
+    rows, started = [], time.monotonic()
+    for job in jobs:
+        began = time.monotonic()
+        data = prepare_data(job.dataset, job.folder, job.count)
+        for words in job.commands(data):
+            run(*words)
+        rows.append({**figures(job, data), "minutes": (time.monotonic() - began) / 60})
     for name, folder in () if args.only else STAND_INS:
         prepare_data(name, folder)
-    result = summary(rows, (time.monotonic() - started) / 60)
-    text = report(result)
-    (OUT / "report.md").write_text(text)
-    (OUT / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    print("\n" + text)
+    report(rows, (time.monotonic() - started) / 60)
     return 0
 
 
