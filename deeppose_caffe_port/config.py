@@ -140,30 +140,11 @@ class Config:
     skeleton: dict | None = setting(None, "the skeleton's card, from the data set")
 
     def __post_init__(self) -> None:
-        not_negative = (
-            "pad",
-            "alpha",
-            "min_diameter",
-            "displacements",
-            "holdout",
-            "max_steps",
-            "lr",
-            "workers",
-            "held_out",
-        )
-        check_numbers(self, **dict.fromkeys((*not_negative, "rotate", "save_minutes", "patience", "threads"), 0))
-        positive = (
-            "limit",
-            "input_width",
-            "input_height",
-            "patch_rate",
-            "stages",
-            "stage",
-            "accumulate",
-            "batch_size",
-            "zoom",
-        )
-        check_numbers(self, **dict.fromkeys(positive, 1))
+        least = {0: "pad alpha min_diameter displacements holdout max_steps lr workers held_out rotate save_minutes"
+                    " patience threads",
+                 1: "limit input_width input_height patch_rate stages stage accumulate batch_size zoom"}  # fmt: skip
+        for bound, names in least.items():
+            check_numbers(self, **dict.fromkeys(names.split(), bound))
         if not self.held_out < 1 or not self.rotate <= 180:
             raise DataError(f"--held_out {self.held_out} must be less than 1, --rotate {self.rotate} at most 180")
         if self.snapshot and (self.weights or self.resume):
@@ -178,9 +159,7 @@ class Config:
     @property
     def joints(self) -> Skeleton:
         """Joints that the networks regress; without a project folder those of K2HPD."""
-        return (
-            from_card(self.skeleton, f"{self.project / 'project.json'}: field skeleton") if self.skeleton else K2HPD15
-        )
+        return from_card(self.skeleton, f"{self.project}/project.json: field skeleton") if self.skeleton else K2HPD15
 
     @property
     def splits(self) -> tuple[str, str]:
@@ -242,9 +221,7 @@ STORED = (*FIXED, "skeleton", "train_split", "valid_split", "rotate", "zoom", "p
           "min_diameter", "predicted_size", "held_out", "warm_start", "holdout", "stages", "limit")  # fmt: skip
 
 
-def parse(
-    parser: Parser, argv=None, but: tuple[str, ...] = (), only: tuple[str, ...] | None = None
-) -> tuple[dict, dict]:
+def parse(parser: Parser, argv=None, but: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> tuple[dict, dict]:
     """(settings given, of `--config` too; what else the parser has), settings being all but `but`, or `only` these."""
     names = only or tuple(name for name in Config.__dataclass_fields__ if name not in ("skeleton", *but))
     parser.option("config", metavar="FILE", default=None)
@@ -265,9 +242,7 @@ def settle(given: dict, fresh: bool = False) -> Config:
     stored = {} if fresh or wanted.solver or not file.is_file() else _read(file)
     for name in FIXED:
         if name in given and name in stored and getattr(wanted, name) not in (stored[name], "auto"):
-            raise DataError(
-                f"{file}: field {name} is {stored[name]!r}, this call gives {given[name]!r}; or give another --out"
-            )
+            raise DataError(f"{file}: field {name} is {stored[name]!r}, not {given[name]!r}; or give another --out")
     preset = stored.get("preset", wanted.preset)
     if preset == "auto":
         preset = "smoke" if (wanted.data_folder / "SYNTHETIC").exists() else "paper"
@@ -279,9 +254,8 @@ def _read(file: Path) -> dict:
         stored = json.loads(file.read_text(encoding="utf-8"))
         return {name: stored[name] for name in STORED}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{file} is not a project file of this version ({error}); run `workflow.py import_data` again"
-        ) from error
+        remedy = "run `workflow.py import_data` again"
+        raise DataError(f"{file} is not a project file of this version ({error}); {remedy}") from error
 
 
 def store(config: Config) -> None:

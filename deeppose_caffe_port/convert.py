@@ -83,9 +83,7 @@ def export_onnx(net, path: Path) -> Outputs:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise DataError(
-            "ONNX export needs onnx, onnxscript and onnxruntime: pip install -r deeppose_caffe_port/requirements.txt"
-        ) from error
+        raise DataError("ONNX export needs the packages of deeppose_caffe_port/requirements.txt") from error
     inputs = example(net, 2)
     if len(inputs) != 1 or len(net.outputs) != 1:
         raise DataError(f"{net.file} has {len(inputs)} inputs and {len(net.outputs)} outputs; ONNX takes one each")
@@ -144,11 +142,8 @@ def convert(args: argparse.Namespace) -> dict:
         other = opencv_outputs(model, draft, net) if args.output.suffix == ".caffemodel" else None
         if other is not None:
             conversion.compare("cv2.dnn", outputs(net), other, TOLERANCE)
-        return conversion.keep(
-            model=model.name,
-            skeleton=skeleton_of(source),
-            mapping="blob i of layer L = parameter L.{weight,bias} or BatchNorm's three statistics, unchanged",
-        )
+        mapping = "blob i of layer L = parameter L.{weight,bias} or BatchNorm's three statistics, unchanged"
+        return conversion.keep(model=model.name, skeleton=skeleton_of(source), mapping=mapping)
 
 
 def main(argv=None) -> int:

@@ -53,9 +53,8 @@ class LmdbSource:
     `force` (`color`, `gray`): how encoded pictures are decoded; without it as they are.
     """
 
-    def __init__(
-        self, path: str | Path, batch_size: int, label_num: int = 0, rank: int = 0, world: int = 1, force: str = ""
-    ):
+    def __init__(self, path: str | Path, batch_size: int, label_num: int = 0, rank: int = 0, world: int = 1,
+                 force: str = ""):  # fmt: skip
         self.path, self.batch_size, self.label_num = Path(path), batch_size, label_num
         self.rank, self.world, self.force = rank, world, force
         if not (self.path / "data.mdb").is_file():
@@ -77,9 +76,8 @@ class LmdbSource:
     def error(self, text: str, index: int | None = None) -> DataError:
         """The error for something wrong with the file, or with one record."""
         record = "" if index is None else f", record {self.keys[index % len(self.keys)].decode(errors='replace')}:"
-        return DataError(
-            f"LMDB {self.path}{record} {text}; make it with `workflow.py create_lmdb`, or Caffe's convert_imageset"
-        )
+        remedy = "make it with `workflow.py create_lmdb`, or Caffe's convert_imageset"
+        return DataError(f"LMDB {self.path}{record} {text}; {remedy}")
 
     def record(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (C,H,W) and label of one record; DataError naming file and key for a damaged one or too few labels."""
@@ -91,9 +89,8 @@ class LmdbSource:
         if not self.label_num:
             return self._pixels(datum, index), np.float32(datum.label)
         if len(datum.float_data) < self.label_num:
-            raise self.error(
-                f"field float_data has {len(datum.float_data)} labels, label_num is {self.label_num}", index
-            )
+            found = len(datum.float_data)
+            raise self.error(f"field float_data has {found} labels, label_num is {self.label_num}", index)
         label = np.array(datum.float_data[: self.label_num], np.float32)
         return self._pixels(datum, index), label.reshape(-1, 1, 1)
 
@@ -119,9 +116,7 @@ class LmdbSource:
         for i in range(self.batch_size):
             pixels, labels[i] = self.record(start + i)
             if pixels.shape != self.shape:
-                raise self.error(
-                    f"shape {pixels.shape}, the first has {self.shape}; resize all images alike", start + i
-                )
+                raise self.error(f"shape {pixels.shape}, the first has {self.shape}; resize them alike", start + i)
             data[i] = pixels
         self.position = (self.position + self.batch_size * self.world) % len(self.keys)
         return torch.from_numpy(data), torch.from_numpy(labels)
@@ -281,9 +276,8 @@ class Augment:
 def datum(image: np.ndarray, labels: np.ndarray) -> bytes:
     """(H,W,3) uint8 BGR and (L,) labels as a serialised Datum."""
     height, width, channels = image.shape
-    record = messages()["Datum"](
-        channels=channels, height=height, width=width, encoded=False, float_data=labels.tolist()
-    )
+    record = messages()["Datum"](channels=channels, height=height, width=width, float_data=labels.tolist())
+    record.encoded = False
     record.data = np.ascontiguousarray(image.transpose(2, 0, 1)).tobytes()
     return record.SerializeToString()
 

@@ -217,16 +217,12 @@ class Trainer:
     def __enter__(self) -> Trainer:
         effects = {signal.SIGINT: self.config.sigint_effect, signal.SIGHUP: self.config.sighup_effect}
         # a stop is the session's, which ends the loop after the step
-        handlers: dict[str, Any] = {
-            "none": signal.SIG_IGN,
-            "snapshot": self._note,
-            "stop": lambda *_: signal.raise_signal(signal.SIGTERM),
-        }
+        handlers: dict[str, Any] = {"none": signal.SIG_IGN, "snapshot": self._note}
+        handlers["stop"] = lambda *_: signal.raise_signal(signal.SIGTERM)
         if threading.current_thread() is threading.main_thread():
-            wanted: dict[signal.Signals, Any] = {
-                n: handlers[effect] for n, effect in effects.items() if (n, effect) != (signal.SIGINT, "stop")
-            }
-            self._handlers = {number: (handler, signal.signal(number, handler)) for number, handler in wanted.items()}
+            for number, effect in effects.items():
+                if (number, effect) != (signal.SIGINT, "stop"):
+                    self._handlers[number] = handlers[effect], signal.signal(number, handlers[effect])
         return self
 
     def _note(self, *_) -> None:

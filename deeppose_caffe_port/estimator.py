@@ -44,34 +44,27 @@ class Regressor:
     """
 
     def __init__(self, config: Config, stage: int, weights: Path | None, folder: Path | None = None):
-        folder = folder or config.model_folder(stage)
+        folder, name = folder or config.model_folder(stage), f"models/{stage_name(stage)}/deploy.prototxt"
         self.config, self.stage, deploy = config, stage, folder / "deploy.prototxt"
         made = weights is None and not deploy.exists()
-        name = f"models/{stage_name(stage)}/deploy.prototxt"
-        text = (
-            parse_text(project_files(config)[name], "NetParameter", name) if made else read_text(deploy, "NetParameter")
-        )
+        text = parse_text(project_files(config)[name], "NetParameter") if made else read_text(deploy, "NetParameter")
         self.net = CaffeNet(text, TEST, random=CaffeRandom(config.seed or 0))
         if weights is not None:
             load_whole(self.net, weights)
-        self.input = next(name for name in self.net.shapes)
-        self.side, self.output = self.net.shapes[self.input][-1], self.net.outputs[-1]
-        self.outputs = self.net.shapes[self.output][-1]
+        self.input, self.output = next(iter(self.net.shapes)), self.net.outputs[-1]
+        self.outputs, shape = self.net.shapes[self.output][-1], self.net.shapes[self.input][1:]
         if self.outputs != config.outputs(stage):
             wanted = f"stage {stage} of skeleton {config.joints.name} needs {config.outputs(stage)}"
             raise DataError(f"{text.name} has {self.outputs} outputs, {wanted}; check --dataset and --joint_outputs")
-        mean, shape = folder / "train_mean.binaryproto", self.net.shapes[self.input][1:]
-        image = np.full(shape, 127, np.float32) if made else read_blob(mean)
-        image = image.reshape(-1, *image.shape[-2:])
-        if image.shape != shape:
-            raise DataError(f"mean file {mean} has shape {image.shape}, {text.name} takes {shape}")
-        self.channel_mean, self.scale = (
-            image.reshape(len(image), -1).mean(1),
-            _training_scale(folder / "train_test.prototxt"),
-        )
+        mean = np.full(shape, 127, np.float32) if made else read_blob(folder / "train_mean.binaryproto")
+        mean = mean.reshape(-1, *mean.shape[-2:])
+        if mean.shape != shape:
+            raise DataError(f"{folder / 'train_mean.binaryproto'} has shape {mean.shape}, {text.name} takes {shape}")
+        self.channel_mean, self.side = mean.reshape(len(mean), -1).mean(1), shape[-1]
+        self.scale = _training_scale(folder / "train_test.prototxt")
         numbers = device_numbers(config.device, torch.cuda.device_count())
         self.device = torch.device("cuda", numbers[0]) if numbers else torch.device("cpu")
-        self.mean = torch.from_numpy(image).to(self.device)
+        self.mean = torch.from_numpy(mean).to(self.device)
         last = self.device.type == "cuda" or config.amp == "bf16"
         self.net.to(self.device, **({"memory_format": torch.channels_last} if last else {}))
         self.network = torch.compile(self.net, dynamic=True) if config.compile else self.net
@@ -122,29 +115,22 @@ class Estimator:
     `dataset`, K2HPD's by default. DataError when files are missing or do not fit.
     """
 
-    def __init__(
-        self, weights: str | Path | None = None, *, stage: int | None = None, random_weights: bool = False, **options
-    ):
+    def __init__(self, weights: str | Path | None = None, *, stage: int | None = None, random_weights: bool = False,
+                 **options):  # fmt: skip
         options = {name: value for name, value in options.items() if value is not None}
-        project, file, folder = find_project(weights), None if weights is None else Path(weights), None
-        if project is None and not random_weights:
-            if file is None or not file.is_file():
-                raise missing_project()
+        project, file, folder = find_project(weights), Path(weights or ""), None
+        options |= {"out": str(project)} if project else {}
+        if file.is_file():
+            number = next((s for s in (1, 2) if file.absolute().parent.parent.name == stage_name(s)), 1)
+            options[f"snapshot{number}"], stage = str(file), stage or number
+        if file.is_file() and not project:
             places = (file.parent, file.parent.parent)
             folder = next((f for f in places if (f / "deploy.prototxt").is_file()), file.parent)
             known = record(options.get("dataset", "k2hpd")).skeleton
-            names, options["skeleton"] = {"snapshot1": str(file)}, card(known) if known else None
-            stage = 1
-        else:
-            options |= {"out": str(project)} if project else {}
-            stages = [
-                s
-                for s in range(1, 10)
-                if file is not None and file.is_file() and file.absolute().parent.parent.name == stage_name(s)
-            ]
-            names = {f"snapshot{s}": str(file) for s in stages if s < 3}
-            stage = stages[0] if stages and stage is None else stage
-        self.config = config = settle({**options, **names})
+            options = {"preset": "paper", **options, "skeleton": card(known) if known else None}
+        elif not project and not random_weights:
+            raise missing_project()
+        self.config = config = settle(options)
         last = config.stages if stage is None else stage
         if not 1 <= last <= config.stages:
             raise DataError(f"there is no stage {last}: {config.project} has {config.stages}; --stages N sets how many")
@@ -179,12 +165,8 @@ class Estimator:
 
         `boxes` (n,4) x, y, w, h, one person each; None: the whole picture shows one person.
         """
-        whole = isinstance(image, np.ndarray)
-        picture = (
-            as_picture(image, "image", self.config.allow_16bit)
-            if whole
-            else read_picture(image, self.config.allow_16bit)
-        )
+        leave, ready = self.config.allow_16bit, isinstance(image, np.ndarray)
+        picture = as_picture(image, "image", leave) if ready else read_picture(image, leave)
         height, width = picture.shape[:2]
         boxes = np.array([[0.0, 0.0, width, height]]) if boxes is None else np.asarray(boxes, np.float64).reshape(-1, 4)
         matrices = np.stack([self._view(box, (width, height)) for box in boxes]) if len(boxes) else np.zeros((0, 2, 3))
@@ -194,22 +176,21 @@ class Estimator:
         return People.of(apply_affine(invert_affine(matrices), self.joints(views)), box=boxes)
 
     def _view(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """(2,3) map from a picture of `size` (w, h) to what the network sees of a box: stretched (K2HPD) or padded square."""
+        """(2,3) map from a picture of `size` (w, h) to what the network sees of a box: stretched or a padded square."""
+        stretched = self.config.whole_images
         if np.array_equal(box, (0, 0, *size)):
-            if self.config.whole_images and size == self.config.size:
+            if stretched and size == self.config.size:
                 return np.eye(2, 3)
             box = box - (0.5, 0.5, 0, 0)
-        elif not self.config.whole_images:
+        elif not stretched:
             box = pad_box(box, ratio=self.config.pad)
-        return crop_affine(
-            box_center(box), box[2:] if self.config.whole_images else max(box[2:].max(), 1.0), self.config.size
-        )
+        side = box[2:] if stretched else max(box[2:].max(), 1.0)
+        return crop_affine(box_center(box), side, self.config.size)
 
     def predict_pose_set(self, pose_set: PoseSet, shared_joints: bool = False) -> Predictions:
-        """Predictions of all persons, in the data's skeleton; a person whose picture cannot be read has none, which is
-        said.
+        """Predictions of all persons, in the data's skeleton; a person whose picture cannot be read has none.
 
-        DataError when the data's joints are others, unless `shared_joints`.
+        DataError when its joints are others, unless `shared_joints`.
         """
         order = joint_order(self.skeleton, pose_set.skeleton, shared_joints)
         pictures, found, unread = Pictures(pose_set, self.config), [], []
@@ -222,12 +203,10 @@ class Estimator:
                 print(f"warning: {error}", file=sys.stderr)
                 return np.zeros((*self.config.size[::-1], 3), np.uint8)
 
-        size = self.config.batch_size
+        starts = range(0, len(pictures), self.config.batch_size)
         with ThreadPoolExecutor(max(self.config.workers or 1, 1)) as pool:
-            for start in tqdm(
-                range(0, len(pictures), size), "predict", disable=not sys.stderr.isatty(), dynamic_ncols=True
-            ):
-                rows = range(start, min(start + size, len(pictures)))
+            for start in tqdm(starts, "predict", disable=not sys.stderr.isatty(), dynamic_ncols=True):
+                rows = range(start, min(start + self.config.batch_size, len(pictures)))
                 back = invert_affine(np.stack([pictures.matrix(row) for row in rows]))
                 found.append(apply_affine(back, self.joints(list(pool.map(read, rows)))))
         if unread:

@@ -27,9 +27,7 @@ def as_picture(image: np.ndarray, name: str, allow_16bit: bool = False) -> np.nd
     if image.dtype == np.uint16 and allow_16bit:
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise DataError(
-            f"image {name} has {image.dtype.itemsize * 8} bits; convert it to 8, or give --allow_16bit (divided by 256)"
-        )
+        raise DataError(f"image {name} has {image.dtype.itemsize * 8} bits; convert it to 8, or give --allow_16bit")
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR) if image.shape[2] == 4 else image

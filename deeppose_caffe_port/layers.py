@@ -34,9 +34,7 @@ class Context:
     euclidean: str = "modified"  # EuclideanLoss divided by all elements (the K2HPD project) or, `stock`, by the batch
     masked: bool = False  # NaN in the labels of EuclideanLoss = not labelled, left out
     dropout: str = "caffe"  # masks from Caffe's CPU stream, or `torch`: the device's own generator
-    rank: int = (
-        0  # number of this process and how many there are (torchrun); batch statistics and dropout masks span them all
-    )
+    rank: int = 0  # number of this process; batch statistics and dropout masks span all of them
     world: int = 1
 
 
@@ -62,6 +60,9 @@ class Layer(nn.Module):
         if not low <= len(shapes) <= high:
             wanted = str(low) if low == high else f"{low} to {high}"
             raise self.error(f"needs {wanted} bottoms, has {len(shapes)}")
+        self.down = list(param.propagate_down) or [True] * len(shapes)  # whether gradients flow into each bottom
+        if len(self.down) != len(shapes):
+            raise self.error(f"has {len(self.down)} values of propagate_down for {len(shapes)} bottoms")
         self.blob_names: list[str] = []
         self.top_shapes: list[Shape] = list(shapes[:1])
         self.setup(shapes)
@@ -130,9 +131,8 @@ class Convolution(Layer):
         self.dilation = (p.dilation[0], p.dilation[-1]) if p.dilation else (1, 1)
         self.group, channels, out = p.group, shape[1], p.num_output
         if min(self.kernel) < 1 or min(self.stride) < 1 or out < 1:
-            raise self.error(
-                f"needs kernel_size, stride and num_output of at least 1, has {self.kernel}, {self.stride}, {out}"
-            )
+            found = f"{self.kernel}, {self.stride}, {out}"
+            raise self.error(f"needs kernel_size, stride and num_output of at least 1, has {found}")
         if channels % self.group or out % self.group:
             raise self.error(f"has group {self.group}, which divides {channels} input or {out} output channels not")
         self.transposed = self.param.type == "Deconvolution"
@@ -240,9 +240,8 @@ class Source(Layer):
             fillers = self.param.dummy_data_param.data_filler
             for i, shape in enumerate(found):
                 filler = fillers[min(i, len(fillers) - 1)]
-                self.register_buffer(
-                    f"top{i}", torch.from_numpy(fill(filler, shape, self.context.random, self.where)), persistent=False
-                )
+                values = torch.from_numpy(fill(filler, shape, self.context.random, self.where))
+                self.register_buffer(f"top{i}", values, persistent=False)
 
     def _dummy_shapes(self) -> list[Shape]:
         p = self.param.dummy_data_param

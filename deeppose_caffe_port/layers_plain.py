@@ -20,9 +20,7 @@ class Pooling(Layer):
     def setup(self, shapes: list[Shape]) -> None:
         p, shape = self.param.pooling_param, shapes[0]
         if len(shape) != 4 or p.pool == 2:
-            raise self.error(
-                "of kind STOCHASTIC is not supported" if p.pool == 2 else f"needs a bottom of 4 axes, has {shape}"
-            )
+            raise self.error(f"supports MAX and AVE (not STOCHASTIC) on 4 axes, its bottom is {shape}")
         self.whole, self.average = p.global_pooling, p.pool == 1
         self.kernel = shape[2:] if p.global_pooling else window(p, "kernel_size", "kernel_h", "kernel_w", 0, self)
         self.stride = (1, 1) if p.global_pooling else window(p, "stride", "stride_h", "stride_w", 1, self)
@@ -39,9 +37,8 @@ class Pooling(Layer):
             if max(self.pad) and (count - 1) * s >= n + p:
                 count -= 1
             if count < 1 or (count - 1) * s >= n + p:
-                raise self.error(
-                    f"has kernel {k}, stride {s}, pad {p} on {n} pixels: an empty window in Caffe; crop its bottom"
-                )
+                window = f"kernel {k}, stride {s}, pad {p} on {n} pixels"
+                raise self.error(f"has {window}: an empty window in Caffe; crop its bottom")
             out.append(count)
         return tuple(out)
 
@@ -166,11 +163,9 @@ class Slice(Layer):
     def setup(self, shapes: list[Shape]) -> None:
         p, shape, tops = self.param.slice_param, shapes[0], len(self.param.top)
         self.along = self.axis(p.slice_dim if p.HasField("slice_dim") else p.axis, shape)
-        points = (
-            [0, *p.slice_point, shape[self.along]]
-            if p.slice_point
-            else [shape[self.along] * i // tops for i in range(tops + 1)]
-        )
+        points = [0, *p.slice_point, shape[self.along]]
+        if not p.slice_point:
+            points = [shape[self.along] * i // tops for i in range(tops + 1)]
         self.parts = [b - a for a, b in zip(points, points[1:])]
         if len(self.parts) != tops or min(self.parts) < 1 or (not p.slice_point and shape[self.along] % tops):
             raise self.error(f"cuts {shape[self.along]} into {self.parts} for {tops} tops")

@@ -44,9 +44,8 @@ class EuclideanLoss(Loss):
     def setup(self, shapes: list[Shape]) -> None:
         a, b = shapes
         if a[0] != b[0] or prod(a) != prod(b):
-            raise self.error(
-                f"compares {self.param.bottom[0]} {a} with {self.param.bottom[1]} {b}, another number of values"
-            )
+            names = self.param.bottom
+            raise self.error(f"compares {names[0]} {a} with {names[1]} {b}, another number of values")
         self.top_shapes = [()]
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

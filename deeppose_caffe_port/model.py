@@ -22,6 +22,7 @@ from deeppose_caffe_port.random_stream import CaffeRandom
 
 assert losses  # imported, as the others, for the layers that they register
 TRAIN, TEST = 0, 1
+Feeds = Mapping[str, Tensor]
 
 
 class Blob(NamedTuple):
@@ -45,9 +46,9 @@ def meets(rule, phase: int, level: int, stages: Sequence[str]) -> bool:
     """Whether a NetStateRule matches the state of a net."""
     if rule.HasField("phase") and rule.phase != phase:
         return False
-    if (rule.HasField("min_level") and level < rule.min_level) or (
-        rule.HasField("max_level") and level > rule.max_level
-    ):
+    low = rule.min_level if rule.HasField("min_level") else level
+    high = rule.max_level if rule.HasField("max_level") else level
+    if not low <= level <= high:
         return False
     return set(rule.stage) <= set(stages) and not set(rule.not_stage) & set(stages)
 
@@ -132,7 +133,7 @@ class CaffeNet(nn.Module):
             before, layer = steps[-1] if steps else None, step.layer
             if before is not None and before.tops == step.bottoms:
                 in_place = step.bottoms == step.tops or readers.count(step.bottoms[0]) == 1
-                simple = isinstance(layer, Scale) and layer.is_scale and layer.own and layer.per_channel
+                simple = isinstance(layer, Scale) and layer.is_scale and layer.per_channel and all(layer.down)
                 if in_place and simple and isinstance(before.layer, layers_norm.BatchNorm) and before.scale is None:
                     steps[-1] = before._replace(tops=step.tops, scale=layer)
                     continue
@@ -150,8 +151,8 @@ class CaffeNet(nn.Module):
         return weights
 
     def forward(
-        self, feeds: Mapping[str, Tensor] | None = None, capture: dict[str, Tensor] | None = None
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        self, feeds: Feeds | None = None, capture: dict[str, Tensor] | None = None
+    ) -> tuple[dict, Tensor | None]:
         """Outputs and the weighted sum of losses. `capture` receives `LAYER/TOP` of every layer."""
         feeds, losses, blobs = feeds or {}, [], dict[str, Tensor]()
         for step in self.fused if capture is None else self.steps:
@@ -164,14 +165,14 @@ class CaffeNet(nn.Module):
                     losses.append(self.loss_weights[name] * value.sum())
         return {name: blobs[name] for name in self.outputs}, sum(losses) if losses else None
 
-    def _run(self, step: _Step, blobs: dict[str, Tensor], feeds: Mapping[str, Tensor], keep: bool) -> Sequence[Tensor]:
+    def _run(self, step: _Step, blobs: dict[str, Tensor], feeds: Feeds, keep: bool) -> Sequence[Tensor]:
         module = step.layer
         if isinstance(module, (Source, data.Data)) and module.param.type != "DummyData":
             missing = [top for top in step.tops if top not in feeds]
             if missing:
                 raise ValueError(f"net {self.name}: no input given for the blob {missing[0]!r}")
             return module(*(feeds[top] for top in step.tops))
-        bottoms = [blobs[b] for b in step.bottoms]
+        bottoms = [blobs[b] if down else blobs[b].detach() for b, down in zip(step.bottoms, module.down)]
         if keep and getattr(module, "inplace", False):
             bottoms = [bottoms[0].clone()]
         out = module(*bottoms) if step.scale is None else module(*bottoms, scale=step.scale)

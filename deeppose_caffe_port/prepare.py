@@ -103,9 +103,7 @@ def read_list(path: Path, labels: int) -> tuple[list[str], np.ndarray]:
     for place, words in _rows(path):
         found = _numbers(words[1:])
         if len(found) != labels:
-            raise DataError(
-                f"{place}: expected a path and {labels} numbers, found {len(words) - 1} words behind the path"
-            )
+            raise DataError(f"{place}: expected a path and {labels} numbers, found {len(words) - 1} words behind it")
         names.append(words[0])
         values.append(found)
     return names, np.array(values, np.float64).reshape(-1, labels)
@@ -212,9 +210,8 @@ def get_stage1(config: Config) -> None:
     for line in tqdm(train, desc="get_stage1"):
         picture = read_picture(images / line.name, config.allow_16bit)
         if (size := picture.shape[1::-1]) != config.size:
-            raise DataError(
-                f"image {images / line.name} is {size}, not {config.size}; set --input_width, --input_height"
-            )
+            remedy = "set --input_width, --input_height"
+            raise DataError(f"image {images / line.name} is {size}, not {config.size}; {remedy}")
         flipped.append(mirrored(line, config))
         save(images / flipped[-1].name, cv2.flip(picture, 1))
     for kind, lines in (("train", train + flipped), ("test", test)):
@@ -284,7 +281,7 @@ class Displacements:
         good = np.isfinite(self.errors).all(-1) & np.isfinite(self.ratios)[:, None]
         if self.count and not good.any():
             raise DataError(
-                "output.txt has no person with a diameter: no displacements can be drawn; use --displacements 0"
+                "output.txt has no person with a diameter to draw displacements from; use --displacements 0"
             )
         rows = [np.flatnonzero(column) for column in good.T]
         # a joint that is labelled nowhere is never displaced either
@@ -306,11 +303,8 @@ def get_stage2(config: Config, stage: int = 2) -> dict[str, float]:
     truths, as in DeepPose. With `held_out`, the errors of these are those on held-out pictures, whose own patches end
     the list, as many as `holdout` takes from it. Returns the figures that are printed.
     """
-    count, home, folder = (
-        len(config.joints),
-        dataset_folder(config) / f"stage{stage}",
-        f"./data/{config.name}/stage{stage}/data",
-    )
+    count, home = len(config.joints), dataset_folder(config) / f"stage{stage}"
+    folder = f"./data/{config.name}/stage{stage}/data"
     names, truth, guess, unseen = guesses(config, stage - 1)
     side = config.sides(truth)
     own_side = config.sides(guess) if config.predicted_size else side
@@ -364,10 +358,8 @@ def get_k2hpd2(config: Config, stage: int = 2) -> None:
     source, folder = dataset_folder(config) / f"stage{stage}" / "images.txt", config.model_folder(stage)
     names, values = read_list(source, config.outputs(stage))
     if len(names) <= config.holdout and not config.allow_small:
-        taken = (
-            f"{source} has {len(names)} patches, --holdout takes the last {config.holdout}: none is left to train on"
-        )
-        raise DataError(f"{taken}. Lower --holdout or --patch_rate, or give --allow_small")
+        taken = f"{len(names)} patches, --holdout takes the last {config.holdout}: none is left to train on"
+        raise DataError(f"{source} has {taken}. Lower --holdout or --patch_rate, or give --allow_small")
     rows = [f"{name} {' '.join(map(number, label))}\n" for name, label in zip(names, values * PATCH_UNIT)]
     cut = max(len(rows) - config.holdout, 0)
     write_lines(folder / "train_images.txt", rows[:cut])

@@ -66,7 +66,8 @@ def fill(filler, shape, random: CaffeRandom, where: str = "layer") -> np.ndarray
     if filler.type == "uniform":
         return random.uniform(shape, filler.min, filler.max)
     if filler.type == "gaussian":
-        return random.gaussian(shape, filler.mean, filler.std)
+        values = random.gaussian(shape, filler.mean, filler.std)
+        return values if filler.sparse < 0 else values * random.bernoulli(shape, filler.sparse / shape[0])
     if filler.type in ("xavier", "msra"):
         fan = _fan(filler.variance_norm, shape, count)
         if filler.type == "msra":

@@ -64,9 +64,8 @@ class Solver:
         check_policy(p, name)
         nets = [f for f in _NET_FIELDS if p.HasField(f)]
         if len(nets) != 1:
-            raise DataError(
-                f"{name}: exactly one of {', '.join(_NET_FIELDS)} must be given; found {', '.join(nets) or 'none'}"
-            )
+            found = ", ".join(nets) or "none"
+            raise DataError(f"{name}: exactly one of {', '.join(_NET_FIELDS)} must be given; found {found}")
         if not p.HasField("max_iter"):
             raise DataError(f"{name}: field max_iter is missing")
         if p.snapshot_format == 0:
@@ -271,9 +270,8 @@ class Solver:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise DataError(
-                f"{self.path}: nothing can be written at snapshot_prefix {self.prefix} ({error}); change it"
-            ) from error
+            where = f"{self.path}: nothing can be written at snapshot_prefix {self.prefix}"
+            raise DataError(f"{where} ({error}); change it") from error
 
     def check_finite(self) -> None:
         """FloatingPointError naming the layer of a weight that is not finite."""
@@ -300,9 +298,8 @@ class Solver:
         iteration, learned, step, history = read_solverstate(path)
         places = [p for p in (self.folder / learned, path.parent / Path(learned).name) if learned and p.is_file()]
         if not places:
-            raise DataError(
-                f"{path}: its model {learned or '(none named)'} is neither in {self.folder.absolute()} nor beside it"
-            )
+            model = learned or "(none named)"
+            raise DataError(f"{path}: its model {model} is neither in {self.folder.absolute()} nor beside it")
         self.say(f"Resuming from {path}")
         self.updater.load_history(history, str(path))
         self.net.load(places[0])

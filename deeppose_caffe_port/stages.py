@@ -69,9 +69,7 @@ def create_lmdb(config: Config, stage: int = 1) -> None:
     for kind in ("train", "test"):
         names, values = read_list(folder / f"{kind}_images.txt", config.outputs(stage))
         if not names:
-            raise DataError(
-                f"{folder / f'{kind}_images.txt'} is empty: no LMDB can be made of it; lower --holdout or --patch_rate"
-            )
+            raise DataError(f"{folder}/{kind}_images.txt is empty; lower --holdout or --patch_rate")
         target = folder / f"{kind}_data_lmdb"
         convert_imageset(names, values, target, side, root=config.project, skip_unreadable=config.mode == "compat",
                          allow_16bit=config.allow_16bit, workers=config.workers or 1)  # fmt: skip
@@ -93,11 +91,8 @@ def output(config: Config, stage: int = 1) -> Path:
 
 
 def _estimator(config: Config, stage: int) -> Estimator:
-    given = {
-        n: getattr(config, n)
-        for n in ("snapshot1", "snapshot2", "device", "amp", "batch_size", "workers", "allow_16bit")
-    }
-    return Estimator(config.project, stage=stage, **given)
+    names = ("snapshot1", "snapshot2", "device", "amp", "batch_size", "workers", "allow_16bit")
+    return Estimator(config.project, stage=stage, **{name: getattr(config, name) for name in names})
 
 
 def _write_output(config: Config, estimator: Estimator, source: Path, target: Path) -> None:

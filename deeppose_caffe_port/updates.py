@@ -110,9 +110,8 @@ class Updater:
         if norm <= limit:
             return None
         torch._foreach_mul_(gradients, limit / norm)
-        return (
-            f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g}) by scale factor {limit / norm:g}"
-        )
+        scale = f"(L2 norm {norm:g} > {limit:g}) by scale factor {limit / norm:g}"
+        return f"Gradient clipping: scaling down gradients {scale}"
 
     @torch.no_grad()
     def step(self, rate: float, iteration: int) -> None:

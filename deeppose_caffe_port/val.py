@@ -48,11 +48,8 @@ def persons(given: dict, own: argparse.Namespace, project: Path | None):
     changes = {"valid_split": own.split, "limit": own.limit, **{n: given.get(n) for n in _DATA}}
     pose_set = load_split(replace(config, **{n: v for n, v in changes.items() if v is not None}), 1)
     draw = Python2Random(given.get("seed", 0))
-    return (
-        pose_set
-        if own.rate <= 1
-        else pose_set.select([i for i in range(len(pose_set)) if draw.randint(1, own.rate) == 1])
-    )
+    drawn = [i for i in range(len(pose_set)) if own.rate <= 1 or draw.randint(1, own.rate) == 1]
+    return pose_set.select(drawn)
 
 
 def run(given: dict, own: argparse.Namespace) -> None:

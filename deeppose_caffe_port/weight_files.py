@@ -36,12 +36,8 @@ def find_project(given: str | Path | None) -> Path | None:
 
 def _projects() -> list[Path]:
     bases = dict.fromkeys((Path("output") / HOUSE, REPOSITORY / "output" / HOUSE))
-    return [
-        f.parent
-        for base in bases
-        for f in base.glob("*/project.json")
-        if any(f.parent.glob("models/*/snapshot/*.caffemodel"))
-    ]
+    folders = [file.parent for base in bases for file in base.glob("*/project.json")]
+    return [folder for folder in folders if any(folder.glob("models/*/snapshot/*.caffemodel"))]
 
 
 def _known() -> str:
@@ -88,7 +84,7 @@ def load_torch(path: Path):
 
 
 def load_whole(net: CaffeNet, path: Path) -> None:
-    """All weights of a net from a `.caffemodel` or a `.pt` (state dict or checkpoint). DataError when one is missing."""
+    """All weights of a net from a `.caffemodel` or a `.pt` (state dict, checkpoint). DataError when one is missing."""
     if path.suffix == ".pt":
         state = load_torch(path)
         try:
@@ -111,12 +107,8 @@ def first_weights(net: CaffeNet, path: Path, skeleton: Skeleton | None) -> str:
         card = json.loads((project / "project.json").read_text(encoding="utf-8"))["skeleton"]
         source = from_card(card, f"{project / 'project.json'}: field skeleton")
         blobs = weights.get(last.param.name)
-        if (
-            source != skeleton
-            and blobs
-            and len(blobs[0]) == 2 * len(source)
-            and len(last.blobs[0]) == 2 * len(skeleton)
-        ):
+        fits = len(last.blobs[0]) == 2 * len(skeleton)
+        if blobs and len(blobs[0]) == 2 * len(source) and fits and source != skeleton:
             weights[last.param.name] = [_by_joint(b, own, source, skeleton) for b, own in zip(blobs, last.blobs)]
             shared = [j for j in skeleton.joints if j in source.joints]
             said = f"; outputs by joint name: {', '.join(shared) or 'none'} of {len(skeleton)} joints"

@@ -64,9 +64,7 @@ def run(config: Config, step: str, start_at: str) -> Path:
 
     steps = actions(config)
     if first not in steps:
-        raise DataError(
-            f"there is no step {first}; steps are {', '.join(steps)} (--stages N for those of further stages)"
-        )
+        raise DataError(f"there is no step {first}; steps are {', '.join(steps)} (--stages N for further stages)")
     names = list(steps)
     run_steps({name: steps[name] for name in (names[names.index(first) :] if step == "run_all" else [first])})
     return config.project
@@ -76,9 +74,7 @@ def main(argv=None) -> int:
     """Exit code 0, 1 when training diverged, 2 with a message on bad input, 130 when stopped."""
     parser = Parser(__doc__)
     parser.source("step", "run_all, or a step", metavar="STEP")
-    parser.option(
-        "start_at", default="import_data", metavar="STEP", text="run_all: the first step to do", group="training"
-    )
+    parser.option("start_at", default="import_data", metavar="STEP", text="run_all: the first step", group="training")
     given, own = parse(parser, argv, but=("solver", "folder", "stage", "snapshot", "weights"))
     fresh = (own["start_at"] if own["step"] == "run_all" else own["step"]) == "import_data"
     return exit_code(lambda: run(settle(given, fresh), own["step"], own["start_at"]), "the project is in {}")

@@ -235,3 +235,46 @@ def test_onnx_answers_alike_or_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="nothing was written"):
         onnx_export.export_onnx(built, tmp_path / "other.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize(
+    "body, divisor, counted",
+    [
+        ("", 2, 240),
+        ("loss_param { normalization: FULL }", 240, 240),
+        ("loss_param { normalization: NONE }", 1, 240),
+        ("loss_param { ignore_label: 0 normalize: true }", 120, 120),
+        ("loss_param { ignore_label: 0 }", 2, 120),
+    ],
+)
+def test_loss_param_of_sigmoid_cross_entropy(body, divisor, counted):
+    targets = 'layer { name: "t" type: "Input" top: "t" input_param { shape { dim: 2 dim: 4 dim: 6 dim: 5 } } }\n'
+    built = net(targets + layer("SigmoidCrossEntropyLoss", body, "data t"))
+    x = torch.randn(2, 4, 6, 5, generator=torch.Generator().manual_seed(0))
+    t = torch.zeros(240)
+    t[120:] = 1.0
+    t = t.reshape(x.shape)
+    each = F.binary_cross_entropy_with_logits(x, t, reduction="none")
+    expected = (each if counted == 240 else each[t == 1]).sum() / divisor
+    torch.testing.assert_close(built({"data": x, "t": t})[1], expected)
+
+
+def test_no_gradient_flows_where_propagate_down_says_so():
+    product = "inner_product_param { num_output: 3 weight_filler { type: 'xavier' } }"
+    text = layer("InnerProduct", product, "data", "a", "a") + layer(
+        "InnerProduct", product + " propagate_down: %s", "a"
+    )
+    for word, expected in (("true", True), ("false", False)):
+        built = net(text.replace("%s", word), TRAIN)
+        built({"data": torch.randn(2, 4, 6, 5)})[0]["y"].sum().backward()
+        assert (built.layers["a"].weight.grad is not None) == expected
+        assert built.layers["y"].weight.grad is not None
+    with pytest.raises(DataError, match="2 values of propagate_down for 1 bottoms"):
+        net(layer("ReLU", "propagate_down: true propagate_down: true"))
+
+
+def test_sparse_gaussian_fillers():
+    """On average `sparse` values of each column of a weight differ from 0."""
+    filler = "weight_filler { type: 'gaussian' std: 1 sparse: 5 }"
+    weight = net(layer("InnerProduct", f"inner_product_param {{ num_output: 50 {filler} }}")).layers["y"].weight
+    assert 0.07 < (weight != 0).float().mean() < 0.13
