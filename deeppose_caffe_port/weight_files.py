@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from common.errors import DataError
 from common.runs.shelf import REPOSITORY
 from common.skeletons import Skeleton, from_card
 from common.weights.caffe import read_caffemodel
+from common.weights.pickles import check_zip
 from deeppose_caffe_port.config import HOUSE, Config
 
 if TYPE_CHECKING:
@@ -70,15 +70,9 @@ def load_torch(path: Path):
     """What a `.pt` file holds, tensors and plain values only; DataError when it is missing or damaged."""
     import torch
 
-    if not path.is_file():
-        raise DataError(f"weights {path} do not exist")
+    check_zip(path)
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
-            if bad := archive.testzip():
-                raise DataError(f"{path} is damaged: its part {bad} has another checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except DataError:
-        raise
     except Exception as error:  # torch raises many kinds for damaged and foreign files
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
 

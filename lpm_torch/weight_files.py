@@ -7,6 +7,7 @@ the card beside them (FILE.card.json).
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from common.runs.process import Process
 from common.runs.settings import resolve
 from common.runs.shelf import missing_weights
 from common.skeletons import Skeleton, from_card
+from common.weights.pickles import check_zip, read_torch
 from lpm_torch.config import HOUSE, PRESETS, SUFFIX, SUFFIXES, Config
 
 Weights = dict[str, np.ndarray]
@@ -85,6 +87,24 @@ def _load(path: Path) -> dict:
     return {**rest, "random": collect_random_state(), "ema": None, "scaler": None, **state}
 
 
+def _read_torch(path: Path) -> Any:
+    """What PyTorch reads without running code, checksums verified first; of files with more in them (numpy scalars, a program's own
+    classes) what common's reader makes of them, as tensors and plain values."""
+    check_zip(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return _with_tensors(read_torch(path))
+
+
+def _with_tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_tensors(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_tensors(item) for item in value]
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" else value
+
+
 def read_checkpoint(path: Path) -> dict:
     """A checkpoint of ours or of MobilePose, or plain weights with their card, as a dict with at least `state_dict`, without `module.`
     prefixes. Read without unpickling code. DataError when it is none.
@@ -93,7 +113,9 @@ def read_checkpoint(path: Path) -> dict:
         raise missing_weights(HOUSE, SUFFIXES, f"folder {path} holds none")
     try:
         plain = path.suffix in (".safetensors", ".npz")
-        state = as_tensors(read_weights(path)) if plain else torch.load(path, map_location="cpu", weights_only=True)
+        state = as_tensors(read_weights(path)) if plain else _read_torch(path)
+    except DataError:
+        raise
     except Exception as error:  # torch, zipfile and pickle each have their own
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         raise DataError(f"{path} is not a readable PyTorch checkpoint ({reason})") from error

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from lpm_torch import Estimator, convert
 from lpm_torch.caffe_map import map_caffe, reorder, role_of
 from lpm_torch.config import Config
 from lpm_torch.model import build_model
-from lpm_torch.weight_files import FORMATS, network_of, read_weights
+from lpm_torch.weight_files import FORMATS, network_of, read_checkpoint, read_weights
 from tests.reference.lpm_torch import caffe_forward
 
 WIDTH = 1 / 16
+CASES = Path(__file__).parents[1] / "common" / "cases" / "weights"
 
 
 def official(seed=0):
@@ -382,3 +384,26 @@ def test_help_answers_without_a_framework():
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("name", ["np_scalar_zip", "deque_zip", "listsub_zip"])
+def test_files_that_pytorch_refuses_are_read(name):
+    found = read_checkpoint(CASES / f"{name}.pth.tar")
+    assert found["state_dict"]["conv1.weight"].shape == (4, 3, 3, 3)
+    assert all(isinstance(tensor, torch.Tensor) for tensor in found["state_dict"].values())
+
+
+@pytest.mark.parametrize("name", ["empty.pth.tar", "four_bytes.pth.tar", "stride0_2g.pth"])
+def test_hostile_files_are_refused(name, capsys):
+    assert run("--input", CASES / name, "--model", "lpm", "--output", "x.npz") == 2
+    assert name in capsys.readouterr().err
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    data = bytearray((CASES / "deque_zip.pth.tar").read_bytes())
+    with zipfile.ZipFile(CASES / "deque_zip.pth.tar") as archive:
+        values = archive.read("deque_zip.pth/data/0")
+    data[data.index(values) + len(values) // 2] ^= 1
+    (tmp_path / "a.pth.tar").write_bytes(data)
+    with pytest.raises(DataError, match="a.pth.tar is damaged"):
+        read_checkpoint(tmp_path / "a.pth.tar")
