@@ -133,19 +133,6 @@ def write_json(path: str | Path, results: dict[str, Result], verdicts: dict[str,
     write_text(path, text)
 
 
-def add_scoring_arguments(parser: argparse.ArgumentParser, out: str, house: str) -> None:
-    """What every house's val.py asks about the scores; `out` is the default prediction file as its help shows it."""
-    add = parser.add_argument
-    add("--protocol", nargs="*", help="protocols of common.evaluate (default: all that apply)")
-    add("--out", type=Path, help=f"prediction file (default: {out})")
-    add("--json", type=Path, help="also write the scores here, as `common.evaluate --json`")
-    add(
-        "--result",
-        type=Path,
-        help=f"also write a run file for common.crosscheck here, such as {house}/results/NAME.json",
-    )
-
-
 def publish(
     out: str | Path,
     predictions: Predictions,

@@ -16,7 +16,6 @@ from common.metrics.pck import length_between
 from common.skeletons import Skeleton
 
 NOT_IN_MEAN = ("pelvis", "thorax")  # MPII's own evaluation leaves them out of its mean
-TABLE = ("head_top", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")  # rows of the published tables
 
 
 def pckh(
