@@ -129,7 +129,7 @@ class Config:
     save_minutes: float = setting(10.0)
     patience: int = setting(0)
     sigint_effect: str = _training("stop", "what Ctrl-C does", EFFECTS, names=("-sigint_effect",))
-    sighup_effect: str = _training("snapshot", "what SIGHUP does", EFFECTS, names=("-sighup_effect",))
+    sighup_effect: str = _training("snapshot", "what SIGHUP does", EFFECTS, names=("-sighup_effect",), rare=True)
     device: str | None = setting(None, "cpu, cuda or cuda:0,1 (default: what is there, unless the solver says CPU)")
     gpu: str | None = setting(None, "CUDA device number, as Caffe has it", names=("-gpu",), group="machine", rare=True)
     amp: str = setting("off", choices=("off", "bf16"))

@@ -38,83 +38,69 @@ OFFICIAL_MEAN, OFFICIAL_STD = (128 / 255,) * 3, (256 / 255,) * 3
 class Config:
     """Settings of train.py; val.py and predict.py take them from the checkpoint. Defaults are MP's."""
 
-    model: str = setting("lpm", "network", MODELS, group="network")
-    dataset: str = setting("penn_action", "data set of common.datasets, or MP's PennAction, MPII, LSP")
+    # data
+    dataset: str = setting("penn_action", "data set of common.datasets; MP's PennAction, MPII, LSP")
     data_root: str | None = setting(
-        None, "its folder, or the one that holds it (default: data/PennAction, ...)", names=("data_dir",)
+        None, "its folder, or what holds it (default: data/PennAction, ...)", names=("data_dir",)
     )
-    train_split: str = setting("train", "training split (LSP and LSPET also know ranges of images: 1-4000)")
+    train_split: str = setting("train", "training split; LSP and LSPET also know ranges of images: 1-4000")
     valid_split: str = setting("valid")
-    limit: int | None = setting(None, "train on the first N persons only", names=("subset_size",))
-    # network
-    t: int = setting(5, "frames in a clip; a still image counts as t equal frames", group="network")
-    channels: float = setting(1.0)
-    input_width: int = setting(256, "side of the square crop in pixels", names=("resolution",))
-    depth: int = setting(4, "hourglass depth", rare=True)
-    block: str = setting("res", "hourglass block", ("res", "inv", "conv"), rare=True)
-    norm: str = setting(
-        "none", "normalisation of the hidden layers; the originals have none", ("none", "batch"), rare=True
-    )
-    dropout: float | None = setting(None, "dropout of ConvNet1; default: the network's own", rare=True)
-    init: str = setting(
-        "default", "first weights: PyTorch's (MP) or He's, for training from scratch", ("default", "kaiming"), rare=True
-    )
-    mode: str = setting("correct", choices=("correct", "compat"))
-    weights: str | None = setting(None, "weights to start from: file, folder or shipped name", names=("init_weight",))
-    flip_test: bool = setting(False)
-    # training
-    epochs: int = setting(100, names=("max_epochs",))
-    lr: float = setting(1e-3, "Adam's learning rate")
-    schedule: str = setting("step", "step (MP: every step_size steps) or cosine to 1 % of lr", ("step", "cosine"))
-    step_size: int | None = setting(None, "steps between two drops of the learning rate", group="training")
-    gamma: float = setting(1.0, "factor of such a drop", group="training")
-    warmup: int = setting(0)
-    weight_decay: float = setting(0.0)
-    clip: float | None = setting(None)
-    accumulate: int = setting(1)
-    ema: float = setting(0.0)
-    patience: int = setting(0)
-    seed: int = setting(0)
-    save_minutes: float = setting(10.0)
-    resume: str | None = setting(None, names=("checkpoint_name",))
-    pck_r: float = setting(
-        0.2, "hit within R x the extent of the joints (mode compat: 0.2)", group="training", rare=True
-    )
-    # targets and loss
-    sigma: float = setting(2.0, "deviation of the target Gaussians in map cells (MP: 2)", group="training", rare=True)
-    background: bool = setting(False, "background channel 1 - max (LP); MP leaves it zero", group="training", rare=True)
-    masked_loss: bool = setting(
-        False, "unlabelled joints out of the loss; MP teaches zero maps", group="training", rare=True
-    )
-    loss_norm: str = setting(
-        "compat", "MP's (times stages), the mean over stages, or LP's Caffe sum", ("compat", "mean", "caffe"),
-        group="training", rare=True,
-    )  # fmt: skip
-    deep_supervision: bool = setting(
-        False, "cpm: loss on all six stages (CPM paper); MP: the last one", group="training", rare=True
-    )
-    center_map: str = setting(
-        "compat", "centre map: transposed (MP) or upright", ("compat", "correct"), group="training", rare=True
-    )
-    # augmentation and crop
+    limit: int | None = setting(None, names=("subset_size",))
     p_flip: float = setting(0.5, "probability of mirroring", group="data", rare=True)
     rotate: float = setting(40.0, "rotation angles are uniform in +-rotate degrees", group="data", rare=True)
     scale_low: float = setting(0.7, "smallest random scale", group="data", rare=True)
     scale_high: float = setting(1.3, "largest random scale", group="data", rare=True)
     jitter: float = setting(0.2, "colour factors are uniform in 1 +- jitter, a channel each", group="data", rare=True)
     shift: float = setting(0.0, "random shift of the crop centre, share of its side", group="data", rare=True)
-    pad_pixels: float = setting(
-        256 / 3, "margin around the joints' box in image pixels (MP: 256/3)", group="data", rare=True
+    pad_pixels: float = setting(256 / 3, "margin around the box in image pixels (MP: 256/3)", group="data", rare=True)
+    pad_ratio: float = setting(0.0, "more margin, share of the box's longer side", group="data", rare=True)
+    # network
+    model: str = setting("lpm", "network", MODELS, group="network")
+    t: int = setting(5, "frames in a clip; a still image counts as t equal frames", group="network")
+    channels: float = setting(1.0)
+    input_width: int = setting(256, "side of the square crop in pixels", names=("resolution",))
+    depth: int = setting(4, "hourglass depth", rare=True)
+    block: str = setting("res", "hourglass block", ("res", "inv", "conv"), rare=True)
+    norm: str = setting("none", "normalisation of hidden layers; in no original", ("none", "batch"), rare=True)
+    dropout: float | None = setting(None, "dropout of ConvNet1; default: the network's own", rare=True)
+    init: str = setting("default", "first weights: PyTorch's (MP) or He's", ("default", "kaiming"), rare=True)
+    mode: str = setting("correct", "data handling: as it should be, or as MP has it", ("correct", "compat"))
+    weights: str | None = setting(None, "weights to start from: file, folder or shipped name", names=("init_weight",))
+    flip_test: bool = setting(False)
+    # training
+    epochs: int = setting(100, names=("max_epochs",))
+    lr: float = setting(1e-3, "Adam's learning rate")
+    schedule: str = setting("step", "step (MP: every step_size steps) or cosine to 1 % of lr", ("step", "cosine"))
+    step_size: int | None = setting(None, "steps between two drops of the learning rate", group="training", rare=True)
+    gamma: float = setting(1.0, "factor of such a drop", group="training", rare=True)
+    warmup: int = setting(0, rare=True)
+    weight_decay: float = setting(0.0)
+    clip: float | None = setting(None, rare=True)
+    accumulate: int = setting(1)
+    ema: float = setting(0.0, "decay of a moving average of the weights, scored in their place; 0: none")
+    patience: int = setting(0, rare=True)
+    seed: int = setting(0)
+    save_minutes: float = setting(10.0)
+    resume: str | None = setting(None, names=("checkpoint_name",))
+    pck_r: float = setting(0.2, "a logged hit is within R x the extent of the joints", group="training", rare=True)
+    sigma: float = setting(2.0, "deviation of the target Gaussians in map cells", group="training", rare=True)
+    background: bool = setting(False, "background channel 1 - max (LP); MP: zero", group="training", rare=True)
+    masked_loss: bool = setting(False, "unlabelled joints out of the loss; MP: zero maps", group="training", rare=True)
+    loss_norm: str = setting(
+        "compat", "MP's (times stages), their mean, LP's Caffe sum", ("compat", "mean", "caffe"), rare=True
     )
-    pad_ratio: float = setting(0.0, "further margin as a share of the box's longer side", group="data", rare=True)
+    deep_supervision: bool = setting(
+        False, "cpm: loss on all stages (paper); MP: the last", group="training", rare=True
+    )
+    center_map: str = setting("compat", "centre map: transposed (MP) or upright", ("compat", "correct"), rare=True)
     # machine and output
     device: str | None = setting(None)
     gpus: str | None = setting(None, "MP's way to write --device=cuda:0,1", group="machine", rare=True)
     amp: str = setting("off", "mixed precision; auto: bf16 where native", ("off", "auto", "bf16", "fp16"))
     batch_size: int = setting(4, "clips per process and step")
     workers: int | None = setting(None)
-    threads: int = setting(0)
-    compile: bool = setting(False)
+    threads: int = setting(0, rare=True)
+    compile: bool = setting(False, rare=True)
     out: str | None = setting(None, "the run's folder (default: output/lpm_torch/MODEL-DATASET)")
     model_dir: str | None = setting(None, "MP: the run's folder is MODEL_DIR/MODEL/DATASET", group="output", rare=True)
     debug: bool = setting(False, "write pictures of truth and prediction while training", group="output", rare=True)
@@ -122,8 +108,10 @@ class Config:
 
     def checked(self) -> Config:
         """With names as `common.datasets` has them; DataError naming a setting whose value is out of range."""
-        check_numbers(self, t=1, input_width=16, channels=0, depth=1, epochs=0, accumulate=1, batch_size=1, limit=1, workers=0,
-                      warmup=0, ema=0, log_freq=1, pck_r=0, sigma=0)  # fmt: skip
+        check_numbers(
+            self, **dict.fromkeys(("t", "depth", "accumulate", "batch_size", "limit", "log_freq", "input_width"), 1)
+        )
+        check_numbers(self, **dict.fromkeys(("channels", "epochs", "workers", "warmup", "ema", "sigma"), 0))
         device = self.device or (self.gpus and f"cuda:{self.gpus}") or None
         return replace(self, dataset=dataset_name(self.dataset), device=device, gpus=None)
 
@@ -134,66 +122,31 @@ class Config:
         return run_folder(HOUSE, f"{self.model}-{self.dataset}", self.out or original)
 
 
-_PAPER = {"lr": 8e-5, "weight_decay": 8e-6, "step_size": 60000, "gamma": 0.33333, "batch_size": 4}
 _SMALL = {
-    "init": "kaiming",
-    "norm": "batch",
-    "dropout": 0.0,
-    "lr": 1e-3,
-    "schedule": "cosine",
-    "warmup": 200,
-    "clip": 1.0,
-    "sigma": 1.0,
-    "background": True,
-    "masked_loss": True,
-    "loss_norm": "mean",
-    "deep_supervision": True,
-    "center_map": "correct",
-    "pad_pixels": 0.0,
-    "pad_ratio": 0.15,
-    "ema": 0.999,
-    "flip_test": True,
-    "valid_split": "none",
-    "t": 3,
-}
-# Found by trial on two cores: what CPM and LPM learn most from in an hour or two.
-_CPU = {
-    "channels": 0.25,
-    "input_width": 128,
-    "batch_size": 16,
-    "epochs": 20,
-    "rotate": 60.0,
-    "shift": 0.05,
-    "amp": "bf16",
-}
-# A thousand updates on two cores are two minutes: small batches, and less augmentation than it would take longer to profit from.
-_SMOKE = {"channels": 0.125, "input_width": 96, "batch_size": 4, "epochs": 40, "workers": 1, "ema": 0.98, "warmup": 50, "rotate": 20.0,
-          "scale_low": 0.85, "scale_high": 1.15}  # fmt: skip
-# LP's training file and solver for video, as far as Adam in place of SGD goes
-_OFFICIAL = {
-    "lr": 8e-5,
-    "weight_decay": 5e-4,
-    "step_size": 40000,
-    "gamma": 0.333,
-    "clip": 100.0,
-    "loss_norm": "caffe",
-    "batch_size": 4,
-    "input_width": 368,
-    "sigma": 7 / 8,
-    "background": True,
-    "center_map": "correct",
-    "scale_low": 0.8,
-    "scale_high": 1.4,
-}
-# `none`: MP's defaults. `paper`: its setting files and README. `official`: for lpm_official. The others are the same code at sizes that
-# a CPU can train.
+    "init": "kaiming", "norm": "batch", "dropout": 0.0, "lr": 1e-3, "schedule": "cosine", "warmup": 200, "clip": 1.0, "sigma": 1.0,
+    "background": True, "masked_loss": True, "loss_norm": "mean", "deep_supervision": True, "center_map": "correct", "pad_pixels": 0.0,
+    "pad_ratio": 0.15, "ema": 0.999, "flip_test": True, "valid_split": "none", "t": 3,
+}  # fmt: skip
 PRESETS: dict[str, dict] = {
+    # MP's defaults
     "none": {},
-    "paper": _PAPER,
-    "official": _OFFICIAL,
-    "cpu": {**_SMALL, **_CPU},
-    "smoke": {**_SMALL, **_SMOKE},
-}
+    # its setting files and README
+    "paper": {"lr": 8e-5, "weight_decay": 8e-6, "step_size": 60000, "gamma": 0.33333, "batch_size": 4},
+    # LP's training file and solver for video, as far as Adam in place of SGD goes: for lpm_official
+    "official": {
+        "lr": 8e-5, "weight_decay": 5e-4, "step_size": 40000, "gamma": 0.333, "clip": 100.0, "loss_norm": "caffe", "batch_size": 4,
+        "input_width": 368, "sigma": 7 / 8, "background": True, "center_map": "correct", "scale_low": 0.8, "scale_high": 1.4,
+    },
+    # found by trial on two cores: what CPM and LPM learn most from in an hour or two
+    "cpu": {
+        **_SMALL, "channels": 0.25, "input_width": 128, "batch_size": 16, "epochs": 20, "rotate": 60.0, "shift": 0.05, "amp": "bf16",
+    },
+    # a thousand updates on two cores are two minutes: small batches, and less augmentation than it takes longer to profit from
+    "smoke": {
+        **_SMALL, "channels": 0.125, "input_width": 96, "batch_size": 4, "epochs": 40, "workers": 1, "ema": 0.98, "warmup": 50,
+        "rotate": 20.0, "scale_low": 0.85, "scale_high": 1.15,
+    },
+}  # fmt: skip
 
 
 def half_pixel(config: Config) -> bool:

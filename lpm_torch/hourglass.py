@@ -55,16 +55,10 @@ class InvertedBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         wide = 2 * inputs
-        self.conv = nn.Sequential(
-            nn.Conv2d(inputs, wide, 1, bias=False),
-            nn.BatchNorm2d(wide),
-            nn.ReLU6(),
-            nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False),
-            nn.BatchNorm2d(wide),
-            nn.ReLU6(),
-            nn.Conv2d(wide, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
+        plan = [(inputs, wide, 1, 1), (wide, wide, 3, wide), (wide, outputs, 1, 1)]  # the last one linear
+        convs = [nn.Conv2d(a, b, k, padding=k // 2, groups=g, bias=False) for a, b, k, g in plan]
+        layers = [layer for conv in convs for layer in (conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU6())]
+        self.conv = nn.Sequential(*layers[:-1])
         self.same = inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,7 +67,7 @@ class InvertedBlock(nn.Module):
         return x + y if self.same else y
 
 
-BLOCKS = {"conv": ConvBlock, "res": ResidualBlock, "inv": InvertedBlock}
+BLOCKS: dict[str, type] = {"conv": ConvBlock, "res": ResidualBlock, "inv": InvertedBlock}
 
 
 class ConvGRUCell(nn.Module):
@@ -167,9 +161,8 @@ class RecurrentHourglass(nn.Module):
         step = 2 ** (self.depth + 3)
         if images.shape[-1] % step or images.shape[-2] % step:
             got = tuple(images.shape[-2:])
-            raise DataError(
-                f"hourglass of depth {self.depth} needs sides that {step} divides, not {got}: change --resolution or --depth"
-            )
+            wanted = f"needs sides that {step} divides, not {got}: change --input_width or --depth"
+            raise DataError(f"hourglass of depth {self.depth} {wanted}")
         x = self.res1(F.relu(self.bn1(self.conv1(images))))
         features = self.res3(self.res2(F.max_pool2d(x, 2)))
         centre = F.avg_pool2d(centers, 4)
@@ -231,14 +224,9 @@ class CoordStage(nn.Module):
         super().__init__()
         self.encode = _Named("encode", _encoder(c))
         self.lstm = CoordLSTM(c.lstm)
-        plan = [
-            (c.lstm, c.body, 11),
-            (c.body, c.body, 11),
-            (c.body, c.body, 11),
-            (c.body, c.body, 1),
-            (c.body, c.maps, 1),
-        ]
-        layers = [layer for a, b, k in plan for layer in (SameConv(a, b, k), nn.ReLU())]
+        sizes = [c.lstm, c.body, c.body, c.body, c.body, c.maps]
+        convs = [SameConv(a, b, k) for a, b, k in zip(sizes, sizes[1:], (11, 11, 11, 1, 1))]
+        layers = [layer for conv in convs for layer in (conv, nn.ReLU())]
         self.generate = _Named("generate", layers[:-1])
 
 
@@ -251,16 +239,9 @@ class CoordLPM(nn.Module):
     def __init__(self, joints: int = 14, width: float = 1.0, dropout: float = 0.5) -> None:
         super().__init__()
         self.channels = c = Channels.scaled(width, joints)
-        first = _encoder(c)
-        first += [
-            SameConv(c.feature, c.head, 9),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            SameConv(c.head, c.head, 1),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-        ]
-        self.process = _Named("process", [*first, SameConv(c.head, c.maps, 1)])
+        wide = [SameConv(c.feature, c.head, 9), nn.ReLU(), nn.Dropout(dropout)]
+        wide += [SameConv(c.head, c.head, 1), nn.ReLU(), nn.Dropout(dropout)]
+        self.process = _Named("process", [*_encoder(c), *wide, SameConv(c.head, c.maps, 1)])
         self.stage = CoordStage(c)
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):

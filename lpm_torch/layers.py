@@ -27,7 +27,8 @@ class Channels(NamedTuple):
     @classmethod
     def scaled(cls, width: float, maps: int) -> Channels:
         """The original's counts times `width`."""
-        return cls(*(max(1, round(n * width)) for n in (128, 512, 32)), maps)
+        body, head, feature = (max(1, round(n * width)) for n in (128, 512, 32))
+        return cls(body, head, feature, maps)
 
 
 class SameConv(nn.Conv2d):

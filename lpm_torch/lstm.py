@@ -289,11 +289,12 @@ class LPMOfficial(RecurrentPoseMachine):
 
     def stage(self, t: int) -> Stage:
         """The layers of any frame."""
-        named = [{q: getattr(self, pattern.format(q)) for q in GATES} for pattern in ("{}_x", "{}_h", "scale_{}")]
-        return Stage(self.layers("conv{}_stage2", 4), *named, self.layers("Mres{}", 5))
+        x, h, after = ({q: getattr(self, name.format(q)) for q in GATES} for name in ("{}_x", "{}_h", "scale_{}"))
+        return Stage(self.layers("conv{}_stage2", 4), x, h, after, self.layers("Mres{}", 5))
 
     def missing_bias(self, weights: GateWeights, state: State) -> Tensor:
         """`step` adds the h-convolutions' biases always; at the first frame they are taken away again."""
+        assert weights.bias_h is not None
         return (state.steps.clamp(max=1) - 1) * weights.bias_h[:, None, None]
 
     def cell(self, stage: Stage, gates: dict[str, Tensor], cell: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -63,14 +63,12 @@ class CPM(PoseMachine):
         centre = self.pooled_centre(centers, features.shape[-2:])
         # One convolution for the five stages' own features, which all read the same input.
         readers = [self.conv4_stage2] + [getattr(self, f"conv1_stage{s}") for s in range(3, self.STAGES + 1)]
-        joined = F.conv2d(
-            features, torch.cat([r.weight for r in readers]), torch.cat([r.bias for r in readers]), padding=2
-        )
+        weight, bias = torch.cat([r.weight for r in readers]), torch.cat([r.bias for r in readers])
+        joined = F.conv2d(features, weight, bias, padding=2)
         maps = [belief]
         for s, own in enumerate(F.relu(joined).chunk(len(readers), 1), start=2):
-            belief = chain(
-                self.layers("Mconv{}" + f"_stage{s}", 5), torch.cat([own, belief, centre], 1), last_relu=False
-            )
+            generator = self.layers("Mconv{}" + f"_stage{s}", 5)
+            belief = chain(generator, torch.cat([own, belief, centre], 1), last_relu=False)
             maps.append(belief)
         return maps
 
@@ -153,7 +151,7 @@ def kaiming_init(model: PoseMachine) -> None:
         if module.out_channels == maps and module.kernel_size == (1, 1):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.constant_(module.bias, 0.01)
-        elif module is head:
+        elif head is not None and module is head:
             # every channel starts as the mean of its own four cells, so that deep supervision reaches the right maps
             module.weight.data.copy_(torch.eye(maps)[:, :, None, None].expand(-1, -1, 2, 2) / 4)
             nn.init.zeros_(module.bias)

@@ -48,8 +48,8 @@ def overlap(corner: np.ndarray, side: int, width: int, height: int) -> tuple[tup
     low, high = np.maximum(corner, 0), np.minimum(corner + side, (width, height))
     high = np.maximum(low, high)
     picture = slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
-    square = tuple(slice(s.start - int(c), s.stop - int(c)) for s, c in zip(picture, corner[::-1]))
-    return picture, square
+    rows, columns = (slice(s.start - int(c), s.stop - int(c)) for s, c in zip(picture, corner[::-1]))
+    return picture, (rows, columns)
 
 
 def enlarge(maps: Tensor, side: int, half: bool) -> Tensor:
@@ -131,6 +131,7 @@ class Benchmark:
 
 def sequences(pose_set: PoseSet) -> Iterator[np.ndarray]:
     """Rows of each video in the order of its frames, videos in the order of their numbers."""
+    assert pose_set.sequence is not None and pose_set.frame is not None
     for sequence in np.unique(pose_set.sequence):
         rows = np.flatnonzero(pose_set.sequence == sequence)
         yield rows[np.argsort(pose_set.frame[rows], kind="stable")]

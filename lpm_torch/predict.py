@@ -25,22 +25,23 @@ from common.runs.predicting import Answers, Source
 from common.runs.process import exit_code
 from lpm_torch.config import HOUSE, Config, weights_path
 
-SETTINGS = ("model", "t", "flip_test", "amp", "gpus")
+SETTINGS = ("model", "t", "flip_test", "amp")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = predicting.parser(__doc__)
-    parser.settings(Config, only=(*SETTINGS, "model_dir"))
+    parser.settings(Config, only=SETTINGS, default="the checkpoint's")
+    parser.settings(Config, only=("gpus", "model_dir"))
     parser.option("dataset", default="penn_action", text="MP: the model's folder is MODEL_DIR/MODEL/DATASET", rare=True)
-    parser.option("checkpoint_name", "checkpoint", dest="weights", text="MP's --weights", group="network", rare=True)
+    parser.also("weights", "checkpoint_name", "checkpoint")
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
     source = Source(args.source, args.recursive, args.limit)
-    given = given_of(args, *SETTINGS, "device", "threads")
+    given = given_of(args, *SETTINGS, "gpus", "device", "threads")
     path = weights_path(args.weights, given.get("model"), args.dataset, getattr(args, "model_dir", None))
     from lpm_torch.estimator import Estimator
 

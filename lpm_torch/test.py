@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ def write_files(out: Path, arrays: dict, pose_set: PoseSet) -> None:
     contents = {name: {name: arrays[name]} for name in ("gt", "pred", "vis", "box")}
     contents["pred_image"] = {"pred_image": arrays["pred_image"], "image_id": pose_set.image_id[arrays["rows"]]}
     for name, content in contents.items():
-        atomic_write(out / f"{name}.mat", lambda path, content=content: savemat(path, content))
+        atomic_write(out / f"{name}.mat", partial(savemat, mdict=content))
     print(f"{len(arrays['gt'])} frames: {out}/{{gt,pred,vis,box,pred_image}}.mat")
 
 
@@ -113,8 +114,8 @@ def mp_table(arrays: dict) -> Result:
 
     box = arrays["box"]
     side = (box[:, 2:] - box[:, :2]).max(1)
-    joints = (arrays[name][:, : arrays["vis"].shape[1], ::-1] for name in ("gt", "pred"))
-    return penn_table(*joints, arrays["vis"] == 1, side)
+    truth, predicted = (arrays[name][:, : arrays["vis"].shape[1], ::-1] for name in ("gt", "pred"))
+    return penn_table(truth, predicted, arrays["vis"] == 1, side)
 
 
 def report_mp(arrays: dict, pose_set: PoseSet, path: Path | None) -> None:

@@ -27,36 +27,26 @@ from lpm_torch.config import HOUSE, Config, load_pose_set, weights_path
 if TYPE_CHECKING:
     from lpm_torch.estimator import Estimator
 
-SETTINGS = (
-    "model",
-    "dataset",
-    "data_root",
-    "mode",
-    "t",
-    "flip_test",
-    "batch_size",
-    "workers",
-    "amp",
-    "gpus",
-    "model_dir",
-)
+NETWORK = ("model", "mode", "t", "flip_test", "amp")  # settings that a user may ask for against the checkpoint's
+MACHINE = ("batch_size", "workers", "gpus", "model_dir")
 
 
 def parser(about: str | None) -> Parser:
     """What every program here that scores weights asks for."""
     made = scoring.parser(about)
-    made.settings(Config, only=SETTINGS)
-    made.option("checkpoint_name", "checkpoint", dest="weights", text="MP's --weights", group="network", rare=True)
+    made.settings(Config, only=("dataset", "data_root"), default="the checkpoint's")
+    made.settings(Config, only=NETWORK, default="the checkpoint's")
+    made.settings(Config, only=MACHINE)
+    made.also("weights", "checkpoint_name", "checkpoint")
     made.option("split", default="valid")
     return made
 
 
 def open_weights(args: argparse.Namespace, **more) -> tuple[Estimator, PoseSet]:
     """The network and the data set that the options name: without --dataset, the one that it learnt from."""
-    given = given_of(args, *SETTINGS, "device", "threads")
-    dataset, root = given.pop("dataset", None), given.pop("data_root", None)
-    folder = given.pop("model_dir", None)
-    path = weights_path(args.weights, given.get("model"), dataset or "penn_action", folder)
+    given = given_of(args, *NETWORK, *MACHINE[:-1], "device", "threads")
+    dataset, root = getattr(args, "dataset", None), getattr(args, "data_root", None)
+    path = weights_path(args.weights, given.get("model"), dataset or "penn_action", getattr(args, "model_dir", None))
     # where the data set is known, what is missing is said before PyTorch is imported
     pose_set = load_pose_set(dataset or "penn_action", root, args.split) if dataset or path is None else None
     from lpm_torch.estimator import Estimator

@@ -72,13 +72,32 @@ VOCABULARY = {
 _TRUTH = re.compile(r"(?i)(?P<yes>yes|true|on|1|y)|no|false|off|0|n")
 
 
+class _Form(argparse.RawDescriptionHelpFormatter):
+    """One line an option where it fits: its first spelling, its values once, the other spellings behind its text."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=120)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return "--[no-]" + action.option_strings[0].lstrip("-")
+        values = self._format_args(action, self._get_default_metavar_for_optional(action)) if action.nargs != 0 else ""
+        return f"{action.option_strings[0]} {values}".rstrip()
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        others = [s for s in action.option_strings[1:] if not s.startswith("--no-")]
+        return super()._expand_help(action) + (f" [{', '.join(others)}]" if others else "")
+
+
 class Parser(argparse.ArgumentParser):
     """A parser for one programme; `about` is its docstring. Options that are not given stay out of the namespace unless they have a default."""
 
     def __init__(self, about: str | None):
         super().__init__(
             usage="%(prog)s [options]", description=about, add_help=False, allow_abbrev=False,
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=120),
+            formatter_class=_Form,
         )  # fmt: skip
         self._sections: dict[str, argparse._ArgumentGroup] = {}
         self._dead: dict[str, str] = {}
@@ -125,8 +144,11 @@ class Parser(argparse.ArgumentParser):
             action.option_strings = [*action.option_strings, spelling]
             self._option_string_actions[spelling] = action
 
-    def settings(self, cls, only: Iterable[str] | None = None, but: Iterable[str] = ()) -> None:
-        """One option a field of a settings class (of `only` these), none of which has a default: presets, files and checkpoints come in between."""
+    def settings(self, cls, only: Iterable[str] | None = None, but: Iterable[str] = (), default: str = "") -> None:
+        """One option a field of a settings class (of `only` these), none of which has a default: presets, files and checkpoints come in between.
+
+        `default` is what the help says that it is, where it is not the field's.
+        """
         wanted, left_out, types_of = None if only is None else set(only), set(but), kinds(cls)
         for f in fields(cls):
             if f.name in left_out or (wanted is not None and f.name not in wanted):
@@ -134,7 +156,7 @@ class Parser(argparse.ArgumentParser):
             kind, _ = types_of[f.name]
             meta = f.metadata
             text = meta.get("help") or VOCABULARY.get(f.name, ("", ""))[1]
-            standard = f.default_factory() if callable(f.default_factory) else f.default
+            standard = default or (f.default_factory() if callable(f.default_factory) else f.default)
             if "default" not in text and standard not in (None, ""):
                 text += f" (default: {standard})"
             form: dict = {"type": kind} if kind is bool else {"metavar": kind.__name__.upper().replace("STR", "TEXT")}
