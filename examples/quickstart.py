@@ -1,11 +1,13 @@
-"""Driver of quickstart.sh: synthetic data -> train -> score -> baselines -> pictures -> out/quickstart/report.md.
+"""Driver of quickstart.sh: synthetic data -> train -> score -> picture -> out/quickstart/report.md.
 
-Each job is the house's own commands, run as a user would type them; nothing here knows a framework.
+Every network goes through the same three commands, train.py, val.py and predict.py, as a user would type them; nothing
+here knows a framework. `--full` trains longer and also scores random weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import resource
@@ -16,105 +18,134 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
 OUT = ROOT / "out" / "quickstart"
+
+TRAIN = (
+    "{house}/train.py --preset smoke --dataset {dataset} --data_root {data} --train_split {train} --valid_split none"
+    " --out {out}/run"
+)
+SCORE = (
+    "{house}/val.py --weights {out}/run --dataset {dataset} --data_root {data} --split {test} --out {out}/{what}.npz"
+)
+PREDICT = "{house}/predict.py {picture} --weights {out}/run --out {out}/pictures"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One network of one house, trained by its smoke preset and scored by one protocol."""
+    """One network of one house."""
 
     house: str
     model: str
-    dataset: str  # name in common.datasets
-    folder: str  # below data/
-    test_split: str
+    dataset: str
+    train: str  # splits
+    test: str
     protocol: str
-    train: str = ""  # further options of the training, and of the scoring
-    score: str = ""
-    programme: str = "train.py"
-    train_split: str = "train"
+    size: tuple[str, str]  # options that say how long to train: as usual, and with --full
+    options: str = ""  # of train.py besides
+    scoring: str = ""  # of val.py besides
+    stages: tuple[str, ...] = ("",)  # a training each
     count: int | None = None  # pictures of the stand-in, if not its usual number
 
     @property
-    def out(self) -> Path:
-        """Folder of the run and its predictions."""
-        return OUT / self.house / self.model
+    def name(self) -> str:
+        return f"{self.house}/{self.model}"
 
-    def commands(self, data: Path) -> list[list[str]]:
-        """Training, scoring, and scoring of random weights."""
-        both = [f"--dataset={self.dataset}", f"--data_root={data}"]
-        run = self.out / "run"
-        train = [
-            *f"{self.house}/{self.programme}".split(),
-            *both,
-            "--preset=smoke",
-            *self.train.split(),
-            f"--out={run}",
-        ]
-        val = [f"{self.house}/val.py", *both, f"--split={self.test_split}", *self.score.split(), f"--weights={run}"]
-        scored, random = (f"--out={self.out / name}.npz" for name in ("predictions", "random"))
-        return [train, [*val, scored], [*val, random, "--random_weights"]]
+    @property
+    def shown(self) -> str:
+        """The data set as the table names it; a network may be scored on what it was trained on, which must not pass
+        for held-out."""
+        return f"{self.dataset}, {'fitted' if self.train == self.test else 'held-out'}"
 
 
 JOBS = (
-    Job("lpm_torch", "lpm", "penn_action", "PennAction", "test", "pck_box@0.2", "--model=lpm --epochs=30 --amp=auto"),
-    Job("lpm_torch", "cpm", "lsp", "LSP", "1001-1400", "pck_torso@0.2", "--model=cpm --epochs=4 --amp=auto"),
-    Job("deeppose_tf", "alexnet", "lsp", "LSP", "test", "pcp_strict@0.5"),
-    Job("deeppose_caffe_port", "deeppose_refine", "k2hpd", "K2HPD", "test", "pdj@0.5", programme="workflow.py run_all"),
-    Job("deepercut_tf", "resnet50", "lsp", "LSP", "1001-1400", "pck_torso@0.2", score="--preset=smoke"),
-    Job("simplebaseline_paddle", "resnet18", "mpii", "mpii", "valid", "pckh@0.5", "--epochs=18"),
+    Job("deeppose_tf", "alexnet", "lsp", "train", "test", "pcp_strict@0.5", ("--max_steps 200", "--max_steps 300")),
+    Job("simplebaseline_paddle", "resnet18", "mpii", "train", "valid", "pckh@0.5", ("--epochs 8", "--epochs 18")),
+    Job("lpm_torch", "cpm", "lsp", "train", "1001-1400", "pck_torso@0.2", ("--epochs 2", "--epochs 4"),
+        "--model cpm --amp auto"),
+    Job("lpm_torch", "lpm", "penn_action", "train", "test", "pck_box@0.2", ("--epochs 12", "--epochs 30"),
+        "--model lpm --amp auto"),
+    Job("deepercut_tf", "resnet50", "lsp", "train", "1001-1400", "pck_torso@0.2", ("--max_steps 350", "")),
+    Job(
+        "deeppose_caffe_port", "deeppose_refine", "k2hpd", "train", "test", "pdj@0.5",
+        ("--max_steps 250", ""), stages=("--stage 1", "--stage 2"),
+    ),
     # OKS asks for joints within a few hundredths of the person's size: on held-out people that takes more training than
     # there is time for here, so this network learns a few pictures by heart and is scored on them
     Job(
-        *("simplebaseline_paddle", "resnet18_96x64", "coco", "coco_few", "train", "oks_ap"),
-        train="--boxes=annotated --augmentation=none --input_height=96 --input_width=64 --sigma=1.5 --batch_size=8 --lr=0.003 "
-        "--epochs=90",
-        score="--boxes=annotated --no-flip_test",
-        count=40,
+        "simplebaseline_paddle", "resnet18_96x64", "coco", "train", "train", "oks_ap", ("--epochs 50", "--epochs 90"),
+        "--boxes annotated --augmentation none --input_height 96 --input_width 64 --sigma 1.5 --batch_size 8 --lr 0.003"
+        "",
+        "--boxes annotated --no-flip_test", count=40,
     ),
-)
-STAND_INS = (("coco", "coco"),)  # what no job needs, but a bare `python simplebaseline_paddle/val.py` does
+)  # fmt: skip
+# where the houses look by default, if not in data/DATASET
+FOLDERS = {"lsp": "LSP", "penn_action": "PennAction", "k2hpd": "K2HPD"}
+STAND_INS = ("coco",)  # what no job needs, but a bare `python simplebaseline_paddle/val.py` does
 
 
-def run(*words: str) -> None:
-    """One of this repository's commands; SystemExit when it fails."""
-    print("\n$ python " + " ".join(words), flush=True)
-    code = subprocess.run([sys.executable, *words], cwd=ROOT).returncode
+def run(command: str) -> None:
+    """Run one of the houses' commands; SystemExit with its exit code when it fails."""
+    print(f"\n$ python {command}", flush=True)
+    code = subprocess.run([sys.executable, *command.split()], cwd=ROOT).returncode
     if code:
-        raise SystemExit(f"quickstart: {words[0]} ended with code {code}")
+        raise SystemExit(f"quickstart: {command.split()[0]} ended with code {code}")
 
 
-def prepare_data(name: str, folder: str, count: int | None = None) -> Path:
-    """A synthetic data set, made if need be. Real data in data/ is left alone: the stand-in then goes below out/."""
-    path = ROOT / "data" / folder
+def prepare_data(dataset: str, count: int | None = None) -> Path:
+    """A synthetic data set, made if need be, relative to the repository. Real data in data/ is left alone: the stand-in
+    then goes below out/."""
+    path = ROOT / "data" / (FOLDERS.get(dataset, dataset) if count is None else f"{dataset}_{count}")
     if path.exists() and not (path / "SYNTHETIC").exists():
-        path = OUT / "data" / folder
+        path = OUT / "data" / path.name
     if not (path / "SYNTHETIC").exists():
-        run("-m", "common.datasets.synthetic", name, str(path), *([] if count is None else [f"--count={count}"]))
-    return path
+        run(f"-m common.datasets.synthetic {dataset} {path.relative_to(ROOT)}" + (f" --count {count}" if count else ""))
+    return path.relative_to(ROOT)
 
 
-def figures(job: Job, data: Path) -> dict:
-    """A row of the report: scores of the trained network and of both baselines."""
+def work(job: Job, full: bool) -> dict:
+    """Train, score, predict; returns the job's row of the report."""
+    began = time.monotonic()
+    data = prepare_data(job.dataset, job.count)
+    words = {"house": job.house, "dataset": job.dataset, "data": data, "train": job.train, "test": job.test}
+    words |= {"out": (OUT / job.name).relative_to(ROOT), "what": "predictions"}
+    for stage in job.stages:
+        run(f"{TRAIN.format(**words)} {job.size[full]} {job.options} {stage}")
+    run(f"{SCORE.format(**words)} {job.scoring}")
+    if full:
+        run(f"{SCORE.format(**{**words, 'what': 'random'})} {job.scoring} --random_weights")
+    row = {"house": job.house, "model": job.model, "dataset": job.shown, "protocol": job.protocol}
+    found, picture = figures(job, data)
+    run(PREDICT.format(**words, picture=picture))
+    row |= found | {"minutes": (time.monotonic() - began) / 60}
+    print(
+        f"\n{job.name}: {job.protocol} {row['score']:.3g}, mean pose {row['mean pose']:.3g}; {row['minutes']:.1f} minutes"
+    )
+    return row
+
+
+def figures(job: Job, data: Path) -> tuple[dict, str]:
+    """Scores of the trained network and of the baselines by the job's protocol, and one of the test's pictures."""
     from common import datasets
     from common.baselines import mean_pose
     from common.evaluate import score
     from common.importers import load_any
 
-    train, test = (datasets.load(job.dataset, data, split) for split in (job.train_split, job.test_split))
-    trained, random = (load_any(job.out / f"{name}.npz", test) for name in ("predictions", "random"))
-    contact_sheet(job, test, trained)
-    sources = {"score": trained, "mean pose": mean_pose(train, test), "random weights": random}
-    totals = {name: score(test, found, [job.protocol])[job.protocol].total for name, found in sources.items()}
-    # a network may be scored on what it was trained on, which must not pass for held-out
-    shown = f"{job.dataset}, {'fitted' if job.train_split == job.test_split else 'held-out'}"
-    about = {"house": job.house, "model": job.model, "dataset": shown, "protocol": job.protocol}
-    return {**about, **totals, "n": len(test)}
+    test, train = (datasets.load(job.dataset, ROOT / data, split) for split in (job.test, job.train))
+    sources = {"score": load_any(OUT / job.name / "predictions.npz", test), "mean pose": mean_pose(train, test)}
+    if (OUT / job.name / "random.npz").exists():
+        sources["random weights"] = load_any(OUT / job.name / "random.npz", test)
+    contact_sheet(job, test, sources["score"])
+    found = {
+        name: score(test, predictions, [job.protocol])[job.protocol].total for name, predictions in sources.items()
+    }
+    return {**found, "n": len(test)}, str(test.images[0])
 
 
 def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
-    """Truth and prediction side by side for persons spread over the test split, of those that were looked at."""
+    """Truth and prediction side by side for persons spread over the test split, those that were looked at (in COCO not
+    all are)."""
     import numpy as np
 
     from common import draw
@@ -122,8 +153,7 @@ def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
     from common.importers import align_rows
 
     seen = set(zip(predictions.image_id.tolist(), predictions.person_id.tolist()))
-    keys = zip(test.image_id.tolist(), test.person_id.tolist())
-    test = test.select([i for i, key in enumerate(keys) if key in seen])
+    test = test.select([i for i, key in enumerate(zip(test.image_id.tolist(), test.person_id.tolist())) if key in seen])
     aligned = align_rows(predictions, test)
     cells = []
     for row in np.linspace(0, len(test) - 1, count).astype(int):
@@ -132,48 +162,53 @@ def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
     draw.save_image(OUT / f"{job.house}_{job.model}.png", draw.contact_sheet(cells, columns=3, cell=(480, 240)))
 
 
-def report(rows: list[dict], minutes: float) -> None:
-    """Print the table, and write it to report.md and report.json."""
-    from common.crosscheck import quickstart_table
-    from common.files import write_json, write_text
+def summary(rows: list[dict], minutes: float) -> dict:
+    """What report.json holds: the rows, and what the whole run needed."""
+    return {
+        "rows": rows,
+        "minutes": minutes,
+        "largest_process_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+    }
 
-    needs = {"minutes": minutes, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    needs["largest_process_gb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    pictures = ", ".join(f"{row['house']}_{row['model']}.png" for row in rows)
-    text = f"""# Quickstart: smoke presets on SYNTHETIC people
+
+def report(result: dict) -> str:
+    """The table as Markdown."""
+    from common.crosscheck import quickstart_table
+
+    pictures = ", ".join(f"{row['house']}_{row['model']}.png" for row in result["rows"])
+    return f"""# Quickstart: smoke presets on SYNTHETIC people
 
 Scored on held-out persons, but where `fitted` is said: on the very pictures that were trained on.
 Crops come from annotated boxes (oracle), but for deepercut_tf, which sees the whole picture.
 These figures show that the whole chain works; they say nothing about photographs.
 
-{quickstart_table({"rows": rows, **needs})}
+{quickstart_table(result)}
 
-Pictures: {pictures}
+Pictures: {pictures}; joints.jsonl and a drawing of one more: HOUSE/MODEL/pictures/
 """
-    write_text(OUT / "report.md", text)
-    write_json(OUT / "report.json", {"rows": rows, **needs})
-    print("\n" + text)
 
 
 def main() -> int:
     """Run the jobs of every house that is here."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", metavar="HOUSE", help="these houses only")
+    parser.add_argument("--full", action="store_true", help="train longer, and score random weights too")
     args = parser.parse_args()
     jobs = [job for job in JOBS if (ROOT / job.house).exists() and (not args.only or job.house in args.only)]
     if not jobs:
         print("quickstart: no such house", file=sys.stderr)
         return 2
-    rows, started = [], time.monotonic()
-    for job in jobs:
-        began = time.monotonic()
-        data = prepare_data(job.dataset, job.folder, job.count)
-        for words in job.commands(data):
-            run(*words)
-        rows.append({**figures(job, data), "minutes": (time.monotonic() - began) / 60})
-    for name, folder in () if args.only else STAND_INS:
-        prepare_data(name, folder)
-    report(rows, (time.monotonic() - started) / 60)
+    started = time.monotonic()
+    rows = [work(job, args.full) for job in jobs]
+    for dataset in () if args.only else STAND_INS:
+        prepare_data(dataset)
+    result = summary(rows, (time.monotonic() - started) / 60)
+    text = report(result)
+    (OUT / "report.md").write_text(text)
+    (OUT / "report.json").write_text(json.dumps(result, indent=2) + "\n")
+    print("\n" + text)
     return 0
 
 
