@@ -25,8 +25,8 @@ from deeppose_tf.config import HOUSE
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = predicting.parser(__doc__)
-    parser.add_argument("-s", "--snapshot", dest="weights", default=argparse.SUPPRESS, help="another name of --weights")
-    parser.add_argument("--bbox", dest="boxes", action="append", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.also("weights", "-s", "snapshot")
+    parser.also("boxes", "bbox")
     parser.options("mode")
     return parser.parse_args(argv)
 
