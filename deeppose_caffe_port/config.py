@@ -116,7 +116,7 @@ class Config:
     solver: str | None = _training(None, "solver prototxt (default: the stage's)", names=("-solver",))
     folder: str | None = _training(None, "where relative paths of the solver file start (default: here)")
     stage: int = _training(1, "stage of the project")
-    weights: str | None = _training(None, ".caffemodel files to start from, comma-separated", names=("-weights",))
+    weights: str | None = setting(None, ".caffemodel files to start from, comma-separated", names=("-weights",))
     warm_start: bool = _training(False, "a later stage starts from the weights of the one before", rare=True)
     snapshot: str | None = _training(None, "Caffe's .solverstate to go on from", names=("-snapshot",))
     resume: str | None = setting(None)
