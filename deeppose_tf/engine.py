@@ -168,12 +168,12 @@ class Trainer:
             return
         source, variables = self._read(self.config.weights)
         own = get_weights(self.model)
-        chosen, report = weight_files.fit(variables, own, RESTORED_LAYERS)
-        layers = list(dict.fromkeys(name.split("/")[0] for name in report["restored"]))
+        chosen, missing, mismatched = weight_files.fit(variables, own, RESTORED_LAYERS)
+        layers = list(dict.fromkeys(name.split("/")[0] for name in chosen))
         self._say(f"Restoring {len(layers)} layers from the snapshot: {layers}")
-        for kind in ("missing", "mismatched"):
-            if report[kind]:
-                self._say(f"{kind} in {source}: {', '.join(report[kind])}")
+        for kind, names in (("missing", missing), ("mismatched", mismatched)):
+            if names:
+                self._say(f"{kind} in {source}: {', '.join(names)}")
         if not layers:
             raise DataError(
                 f"{source}: none of its variables fits this network; check --channels and that it is AlexNet"

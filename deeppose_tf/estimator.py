@@ -84,6 +84,11 @@ class Estimator:
         }
         return scoring.describe(HOUSE, model, self.place, asdict(self.config), flip_test=False, **about)
 
+    @property
+    def extension(self) -> float | None:
+        """By which the annotated joints' box is extended for scoring: the largest of training (DT)."""
+        return self.config.bbox_extension_max if self.config.extension else None
+
     def predict(self, image, boxes=None) -> People:
         """The persons in `boxes` (n,4) x, y, w, h of a picture: a path, or (H,W,3) uint8 BGR; None: one person, who fills it.
 
@@ -99,15 +104,12 @@ class Estimator:
         boxes = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
         if not len(boxes):
             return People.of(np.zeros((0, len(self.skeleton), 2)), box=boxes)
-        for box in boxes:
-            x, y, w, h = box
-            touches = (
-                np.isfinite(box).all() and w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0
-            )
-            if not touches:
-                where = f"box {box.tolist()} does not touch the picture of {width} x {height} pixels"
-                raise DataError(f"{where}; give x,y,w,h in its pixels")
         mode, size = self.config.mode, np.array([width, height])
+        touch = np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)
+        touch &= ((boxes[:, :2] < size) & (boxes[:, :2] + boxes[:, 2:] > 0)).all(1)
+        if not touch.all():
+            where = f"box {boxes[~touch][0].tolist()} does not touch the picture of {width} x {height} pixels"
+            raise DataError(f"{where}; give x,y,w,h in its pixels")
         cut = np.array([pixel_box(box, size, mode) for box in boxes])
         crops = np.stack([cv2.resize(image[y : y + h, x : x + w], (IM_SIZE, IM_SIZE)) for x, y, w, h in cut])
         return People.of(to_picture(self._shares(crops), cut, np.ones(len(cut)), mode), box=boxes)
@@ -123,8 +125,7 @@ class Estimator:
         Mode correct compares with the annotation; compat, as DT does, in the reduced pictures with the truth as it was cut for the network.
         """
         config, mode = self.config, self.config.mode
-        extension = config.bbox_extension_max if extension == TRAINED and config.extension else extension
-        extension = None if extension == TRAINED else extension
+        extension = self.extension if extension == TRAINED else extension
         own = self._in_own_joints(pose_set)
         persons = self._usable(own, pose_set, config.height if height == TRAINED else height)
         crops = Crops.for_scoring(mode, extension)
@@ -230,8 +231,8 @@ def fill(model, variables: dict[str, np.ndarray], source: str) -> None:
     """Give a network all of its weights. DataError when one is missing or has another shape."""
     from deeppose_tf.model import get_weights, set_weights
 
-    chosen, report = weight_files.fit(variables, get_weights(model))
-    problems = report["missing"] + report["mismatched"]
+    chosen, missing, mismatched = weight_files.fit(variables, get_weights(model))
+    problems = missing + mismatched
     if problems:
         shown = ", ".join(problems[:3]) + (" ..." if len(problems) > 3 else "")
         raise DataError(f"{source} does not fit this network: {shown}; use its own settings (--channels, --dataset)")

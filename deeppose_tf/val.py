@@ -23,6 +23,7 @@ from common.poses import PoseSet
 from common.runs import scoring
 from common.runs.options import given_of
 from common.runs.process import exit_code
+from deeppose_tf import weight_files
 from deeppose_tf.config import HOUSE, Config
 from deeppose_tf.csv_files import load_split
 
@@ -75,10 +76,15 @@ def run(args: argparse.Namespace) -> None:
     from deeppose_tf.estimator import TRAINED, Estimator
     from deeppose_tf.report import plot
 
+    place = weight_files.find(args.weights)
+    if place is None and not args.random_weights:
+        print("NO WEIGHTS: none given and no run found; RANDOM ones are scored, as a baseline")
+        args.random_weights = True
     options = given_of(args, "mode", "random_weights", "shared_joints", "device", "threads", "batch_size")
-    estimator = Estimator(args.weights, **options)
+    estimator = Estimator(place, **options)
     pose_set = persons(args, estimator.config)
-    extensions, height = getattr(args, "ext", [TRAINED]), getattr(args, "downscale_height", TRAINED)
+    extensions = getattr(args, "ext", [estimator.extension])
+    height = getattr(args, "downscale_height", TRAINED)
     figures, predictions = show(estimator, pose_set, extensions, height)[0]
     if getattr(args, "curves", None):
         title = f"{pose_set.name} {pose_set.split}, {len(figures.truth)} persons"

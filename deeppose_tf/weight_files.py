@@ -208,20 +208,12 @@ def to_caffe(weights: dict[str, np.ndarray]) -> dict[str, tuple[str, list[np.nda
 
 
 def fit(weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None):
-    """The variables of `weights` that fit `own` (of `layers`, if given), and a report: restored, missing and mismatched names."""
-    report: dict[str, list[str]] = {"restored": [], "missing": [], "mismatched": []}
-    chosen = {}
-    for name, value in own.items():
-        if layers is not None and name.split("/")[0] not in layers:
-            continue
-        if name not in weights:
-            report["missing"].append(name)
-        elif weights[name].shape != value.shape:
-            report["mismatched"].append(f"{name} {weights[name].shape} instead of {value.shape}")
-        else:
-            report["restored"].append(name)
-            chosen[name] = weights[name]
-    return chosen, report
+    """The variables of `weights` that fit `own` (of `layers`, if given), names that are missing, and what has another shape."""
+    wanted = {name: value for name, value in own.items() if layers is None or name.split("/")[0] in layers}
+    found = {name: weights[name] for name in wanted if name in weights}
+    missing = [name for name in wanted if name not in found]
+    other = [f"{n} {v.shape} instead of {own[n].shape}" for n, v in found.items() if v.shape != own[n].shape]
+    return {name: value for name, value in found.items() if value.shape == own[name].shape}, missing, other
 
 
 def card_of(path: str | Path) -> dict:

@@ -48,7 +48,7 @@ def test_val_writes_predictions_and_scores(run, tmp_path, capsys):
     assert (tmp_path / "c.png").stat().st_size > 1000
     # without anything: what the training scored, as it was scored
     assert val.main(["--weights", str(out / "last.npz")]) == 0
-    assert (out / f"lsp_{csv.stem}.npz").exists() and "BBOX EXTENSION: trained" in capsys.readouterr().out
+    assert (out / f"lsp_{csv.stem}.npz").exists() and "BBOX EXTENSION: 1.6" in capsys.readouterr().out
 
 
 def test_the_estimator_agrees_with_val(run, tmp_path):
@@ -97,6 +97,8 @@ def test_no_checkpoint(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("common.runs.shelf._outputs", lambda house: [tmp_path])
     assert predict.main([str(run[1].parent)]) == 2
     assert "there are none yet" in capsys.readouterr().err
+    assert val.main(["--csv", str(run[1]), "--limit", "1", "--out", str(tmp_path / "q.npz")]) == 0
+    assert "NO WEIGHTS" in capsys.readouterr().out
     arguments = [
         "--csv",
         str(run[1]),
