@@ -88,6 +88,8 @@ class Regressor:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp == "bf16"):
                     out = self.network({self.input: batch})[0][self.output]
                 results.append(out.double().cpu().numpy())
+                if not np.isfinite(results[-1]).all():
+                    raise DataError(f"{self.net.file}: answers are not finite; the weights are damaged, or diverged")
         return np.concatenate(results) if results else np.zeros((0, self.outputs))
 
     def moves(self, pictures: Sequence[np.ndarray], joints: np.ndarray) -> np.ndarray:

@@ -89,6 +89,9 @@ class CaffeNet(nn.Module):
 
     def _add(self, param, where: str) -> None:
         where, key = f"{where}: layer {param.name}", param.name.replace(".", "_")
+        key += "_" * (not key or hasattr(nn.ModuleDict, key))  # a name that modules keep for themselves
+        if not param.top and param.type.endswith("Loss"):
+            param.top.append("(automatic)")
         kind = LAYERS.get(param.type)
         if kind is None:
             raise DataError(f"{where} has type {param.type!r}; known: {', '.join(sorted(LAYERS))}")

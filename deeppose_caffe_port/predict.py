@@ -22,7 +22,7 @@ from common.runs import predicting
 from common.runs.process import exit_code
 from deeppose_caffe_port.config import HOUSE, parse
 
-_SETTINGS = ("dataset", "mode", "stages", "snapshot1", "snapshot2", "allow_16bit", "amp", "compile", "workers")
+_SETTINGS = ("dataset", "mode", "snapshot1", "snapshot2", "allow_16bit", "amp", "compile", "workers")
 
 
 def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -150,7 +151,8 @@ class Solver:
 
     def seed(self) -> None:
         """Seed PyTorch for the next iteration of this process: augmentation, mirror, crop, and dropout on a device."""
-        torch.manual_seed(((self.random.seed << 24) + self.iteration) * 4096 % 2**62 + self.process.rank)
+        source = np.random.SeedSequence((self.random.seed, self.iteration, self.process.rank))
+        torch.manual_seed(int(source.generate_state(1, np.uint64)[0]))
 
     def iterate(self, batch: list[Feeds]) -> dict:
         """iter_size forward and backward passes, display, update; the iteration's loss (a tensor) and rate."""

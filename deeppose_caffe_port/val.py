@@ -23,7 +23,7 @@ from common.runs.process import exit_code
 from common.runs.shelf import run_folder
 from deeppose_caffe_port.config import HOUSE, parse, settle
 
-_SETTINGS = ("dataset", "data_root", "mode", "preset", "stages", "snapshot1", "snapshot2", "allow_16bit", "amp",
+_SETTINGS = ("dataset", "data_root", "mode", "preset", "snapshot1", "snapshot2", "allow_16bit", "amp",
              "compile", "batch_size", "workers", "seed")  # fmt: skip
 _DATA = ("dataset", "data_root")
 

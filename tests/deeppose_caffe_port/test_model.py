@@ -1,5 +1,7 @@
 """Building nets from prototxts: phases and rules, the layers of ordinary Caffe nets, messages for what cannot be built."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -216,9 +218,9 @@ def test_every_layer_type_has_a_class_that_says_what_it_does():
 
 
 @pytest.mark.slow
-def test_onnx_answers_alike_or_is_not_kept(tmp_path, monkeypatch):
+def test_onnx_answers_alike_or_is_not_kept(tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxscript")
-    from deeppose_caffe_port import onnx_export
+    from deeppose_caffe_port import convert
 
     text = (
         layer("Convolution", "convolution_param { num_output: 6 kernel_size: 3 group: 2 weight_filler { type: 'xavier' } }", "data", "c", "c")
@@ -229,12 +231,17 @@ def test_onnx_answers_alike_or_is_not_kept(tmp_path, monkeypatch):
     )  # fmt: skip
     built = net(text)
     built.load_blobs({"b": [np.ones(6), np.full(6, 2.0), np.ones(1)]})
-    check = onnx_export.export_onnx(built, tmp_path / "net.onnx")
-    assert check["error"] <= check["tolerance"] and (tmp_path / "net.onnx").is_file()
-    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
-    with pytest.raises(DataError, match="nothing was written"):
-        onnx_export.export_onnx(built, tmp_path / "other.onnx")
-    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+    (tmp_path / "net.prototxt").write_text(DATA + text)
+    built.save(tmp_path / "net.caffemodel")
+    words = [str(tmp_path / "net.caffemodel"), f"--model={tmp_path / 'net.prototxt'}"]
+    assert convert.main([*words, str(tmp_path / "net.onnx")]) == 0
+    check = json.loads((tmp_path / "net.onnx.card.json").read_text())["check"]["onnxruntime"]
+    assert check["largest difference"] <= check["tolerance"]
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(convert, "TOLERANCE", -1.0)
+    assert convert.main([*words, str(tmp_path / "other.onnx")]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -278,3 +285,11 @@ def test_sparse_gaussian_fillers():
     filler = "weight_filler { type: 'gaussian' std: 1 sparse: 5 }"
     weight = net(layer("InnerProduct", f"inner_product_param {{ num_output: 50 {filler} }}")).layers["y"].weight
     assert 0.07 < (weight != 0).float().mean() < 0.13
+
+
+def test_odd_names_and_losses_without_a_top():
+    """Names that a torch module keeps for itself, and a loss layer that names no top, as Caffe takes them."""
+    loss = 'layer { name: "loss" type: "EuclideanLoss" bottom: "data" bottom: "pop" }\n'
+    built = net(layer("ReLU", "", "data", "type", "type") + layer("Sigmoid", "", "type", "pop", "pop") + loss)
+    outputs, total = built({"data": torch.zeros(2, 4, 6, 5)})
+    assert list(outputs) == ["(automatic)"] and total.item() == pytest.approx(0.125)
