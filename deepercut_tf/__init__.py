@@ -1,6 +1,4 @@
-"""DeeperCut / ArtTrack: single and multi-person pose estimation on TensorFlow (after eldar/pose-tensorflow).
-`deepercut_tf.Estimator`.
-"""
+"""DeeperCut / ArtTrack: single and multi-person pose estimation on TensorFlow; `Estimator`."""
 
 
 def __getattr__(name: str):

@@ -161,8 +161,7 @@ class Config:
         units = UNITS[self.net_type][2]
         if self.intermediate_supervision and not 1 <= self.intermediate_supervision_layer <= units:
             raise DataError(
-                f"intermediate_supervision_layer is {self.intermediate_supervision_layer}, block3 of {self.net_type} has"
-                f" units 1..{units}; choose one of them, or set intermediate_supervision to false"
+                f"intermediate_supervision_layer must be one of the units 1..{units} of {self.net_type}'s block3"
             )
         check_numbers(self, batch_size=1, limit=1, max_steps=1, save_iters=1, display_iters=1, bucket=0, crop_size=0)
         self._check_lists()
@@ -216,9 +215,7 @@ def from_file(values: dict, allow_unknown: bool = False) -> dict:
 
 
 def make_config(*layers: dict, source: str | Path = "settings", allow_unknown: bool = False) -> Config:
-    """A Config from the keys of settings files, or from a `cfg` of `load_config`, later ones win; DataError naming
-    `source` and the key.
-    """
+    """A Config from the keys of settings files or of a `cfg`, later ones win; DataError naming `source` and the key."""
     try:
         return resolve(Config, *(from_file(layer, allow_unknown) for layer in layers)).checked()
     except DataError as error:
@@ -233,9 +230,7 @@ def as_cfg(config: Config) -> EasyDict:
 
 
 def load_config(path: str | Path | None = None, **overrides) -> EasyDict:
-    """The checked settings of a pose_cfg.yaml (see `find_config_file`), with `overrides` on top, as the original's
-    `cfg`.
-    """
+    """The checked settings of a pose_cfg.yaml (`find_config_file`) as the original's `cfg`, with `overrides` on top."""
     path = find_config_file(path)
     assert path is not None
     return as_cfg(make_config(read_settings_file(path), overrides, source=path))
@@ -252,10 +247,8 @@ def find_config_file(given: str | Path | None = None, needed: bool = True) -> Pa
         return path
     if not given and not needed:
         return None
-    raise DataError(
-        f"settings file {path.absolute()} does not exist; run in a folder with a pose_cfg.yaml, give --config FILE, for"
-        f" example {HOUSE / 'models/mpii/train/pose_cfg.yaml'}, or --preset NAME"
-    )
+    remedy = "run in a folder with a pose_cfg.yaml, give --config FILE, such as deepercut_tf/demo, or --preset NAME"
+    raise DataError(f"settings file {path.absolute()} does not exist; {remedy}")
 
 
 # ---- command lines ---------------------------------------------------------------------------------------------------
@@ -278,9 +271,7 @@ def add_file_options(parser: Parser) -> None:
 
 
 def file_settings(args: Namespace, needed: bool = True) -> dict:
-    """What the file that --config, --preset or the working directory names has, under the names of `Config`; {} where
-    none is `needed`.
-    """
+    """The settings of the file that --config, --preset or the working directory names; {} where none is `needed`."""
     preset = getattr(args, "preset", None)
     given = HOUSE / "models" / PRESETS[preset] if preset and preset != "auto" and not args.config else args.config
     path = find_config_file(given, needed)
@@ -314,9 +305,7 @@ def settings_of(args: Namespace, automatic: bool = False) -> Config:
 
 
 def predicting_settings(args: Namespace) -> dict:
-    """What the options of a programme that predicts say of the settings: those of a file, if there is one, then single
-    ones.
-    """
+    """A predicting programme's settings: those of a file, if there is one, then single ones."""
     found, given = file_settings(args, needed=False), given_of(args, "data_root", *PREDICTION)
     if "dataset" in given:
         given.setdefault("data_root", "")  # that of the file or the weights is another data set's
@@ -324,9 +313,7 @@ def predicting_settings(args: Namespace) -> dict:
 
 
 def standard_folder(args: Namespace) -> str:
-    """Where a training writes: into the working directory if its settings are there, as the original; else
-    output/deepercut_tf/NAME.
-    """
+    """Where a training writes: the working directory, if its settings are there; else output/deepercut_tf/NAME."""
     if not args.config and args.preset in (None, "auto"):
         return "."
     path = Path(args.config or HOUSE / "models" / PRESETS[args.preset]).resolve()
@@ -350,9 +337,7 @@ def require(config: Config, *names: str, why: str) -> None:
 
 
 def house_path(text: str | Path) -> Path:
-    """A path of a settings file: as it is, or, when that does not exist, relative to this house or the repository's
-    root.
-    """
+    """A path of a settings file: as it is, or else relative to this house or the repository's root."""
     path = Path(text).expanduser()
     options = [path] if path.is_absolute() else [path, HOUSE / path, ROOT / path]
     return next((option for option in options if option.exists()), path)

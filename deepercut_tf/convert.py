@@ -34,9 +34,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def write_onnx(path: Path, predictor) -> None:
-    """The folded network: `inputs` (B,H,W,3) uint8 RGB of any size -> its maps by their names (logits, not
-    probabilities).
-    """
+    """The folded network: `inputs` (B,H,W,3) uint8 RGB of any size -> its maps by their names (logits)."""
     import tensorflow as tf
     import tf2onnx
 

@@ -27,9 +27,7 @@ SMALLEST = 100  # training leaves out images with a shorter side (unscaled pixel
 
 @dataclass
 class Sample:
-    """One image as the network reads it. `image` (H,W,3) uint8 RGB; coordinates p of the file are at scale * (p -
-    origin) in it.
-    """
+    """One image as the network reads it, (H,W,3) uint8 RGB; the file's point p is at scale * (p - origin) in it."""
 
     image: np.ndarray
     targets: Targets
@@ -56,9 +54,7 @@ def make_sample(
     item_set: ItemSet, index: int, config: Config, scale: float, mirror: bool, statistics: np.ndarray | None = None,
     angle: float = 0.0, spot: tuple[float, float, float] | None = None, image: np.ndarray | None = None,
 ) -> Sample:  # fmt: skip
-    """Read image `index`, crop, resize by `scale`, mirror, turn by `angle` degrees, and make its targets. `statistics`:
-    see `make_targets`, `spot`: see `Draw`.
-    """
+    """Read image `index`, crop, resize, mirror, turn by `angle` degrees, and make its targets; `spot`: see `Draw`."""
     item = item_set.items[index]
     image = (read_image(item.image) if image is None else image)[..., ::-1]
     persons, window = item.persons, _whole(image)
@@ -93,9 +89,7 @@ def make_sample(
 
 
 def rotation(size: tuple[int, int], angle: float) -> tuple[np.ndarray, tuple[int, int]]:
-    """(2,3) matrix that turns a picture of `size` (h,w) by `angle` degrees about its middle, and the turned picture's
-    size: that of the bounding box, but no side longer than the picture's longer one.
-    """
+    """(2,3) matrix turning a picture (h,w) by `angle` degrees, and the new size, no side above the old longer one."""
     height, width = size
     cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     box = height * abs(cosine) + width * abs(sine), width * abs(cosine) + height * abs(sine)
@@ -141,9 +135,7 @@ def _box_window(image: np.ndarray, item: Item, config: Config) -> tuple[slice, s
 
 
 def _square_window(image: np.ndarray, item: Item, side: float, spot: tuple[float, float, float]) -> tuple[slice, slice]:
-    """Rows and columns of a square of `side` pixels about the person that `spot` picks, moved into the picture where it
-    is larger.
-    """
+    """Rows and columns of a square of `side` pixels about the person that `spot` picks, inside the picture."""
     choice, shift, shape = spot[0], np.array(spot[1:]), np.array(image.shape[1::-1])
     if item.persons:
         points = item.persons[int(choice * len(item.persons))][:, 1:]
@@ -221,9 +213,7 @@ class Sampler:
             if accepted:
                 yield draw
         limit = self.config.max_input_size
-        raise DataError(
-            f"no image has both sides of {SMALLEST} pixels and fits max_input_size {limit}; change that key"
-        )
+        raise DataError(f"no image has {SMALLEST} pixels a side and fits max_input_size {limit}; change that key")
 
     def _draw(self, number: int) -> Draw:
         epoch, place = divmod(number, self.size)
@@ -246,9 +236,7 @@ class Sampler:
         return Draw(number, self._frames(index), scale, mirror, float(angle), spot)
 
     def _frames(self, index: int) -> tuple[int, ...]:
-        """The image, or with video_batch the `batch_size` frames from it on, shifted back to fit; a short sequence
-        repeats its last.
-        """
+        """The image, or with video_batch the `batch_size` frames from it on, shifted back or repeated to fit."""
         if not self.config.video_batch:
             return (index,)
         item, count = self.items[index], self.config.batch_size

@@ -1,6 +1,4 @@
-"""Training: `Trainer`, what a run is made of and how it steps; `Machine`, its devices and processes; `Update`, the
-compiled step (TensorFlow).
-"""
+"""Training: `Trainer` (a run), `Machine` (its devices and processes), `Update` (the compiled step, TensorFlow)."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ RUN_FIELDS = (
 
 
 class Machine(Process):
-    """The devices of `--device` and the processes of TF_CONFIG, if any. `strategy` is None on one device in one
-    process.
-    """
+    """The devices of `--device` and the processes of TF_CONFIG; `strategy` is None on one device in one process."""
 
     def __init__(self, device: str | None = None, threads: int | None = None):
         if keras.backend.backend() != "tensorflow":
@@ -83,18 +79,14 @@ def _place_in_cluster() -> tuple[int, int]:
 
 
 def learning_rate(config: Config, iteration: int) -> float:
-    """Rate of an iteration (from 0): that of the first entry of the schedule whose bound is not below it, or `lr`;
-    warmed up.
-    """
+    """Rate of an iteration (from 0): the schedule's, whose bounds are inclusive, or `lr`; warmed up."""
     rates = (rate for rate, bound in config.schedule if iteration <= bound)
     rate = next(rates, config.schedule[-1][0]) if config.lr is None else config.lr
     return float(rate) * min(1.0, (iteration + 1) / config.warmup if config.warmup else 1.0)
 
 
 class Trainer:
-    """A training run on the images of `item_set` (`items.load_items`). Iterations 0 to the schedule's last bound are
-    run.
-    """
+    """A training run on `item_set` (`items.load_items`), of the iterations 0 to the schedule's last bound."""
 
     def __init__(self, config: Config, item_set: ItemSet, process: Machine):
         require(config, "schedule", why="training")
@@ -125,9 +117,7 @@ class Trainer:
         return about | {"split": self.config.train_split or "train", "synthetic": self.item_set.synthetic}
 
     def batches(self):
-        """Endless batches from the next draw on, each with the number of the draw after it; distributed, a batch for
-        every replica.
-        """
+        """Endless batches from the next draw on; distributed, one for every replica."""
         item_set, config, strategy = self.item_set, self.config, self.process.strategy
         table = self.statistics.table(config.num_joints) if self.statistics else None
         workers = default_workers() if config.workers is None else config.workers
@@ -177,9 +167,7 @@ class Trainer:
         self.draw = state["draw"]
 
     def start(self) -> None:
-        """First weights: the backbone's alone, as in the original; with `init_heads` also the heads of the same joints
-        that fit.
-        """
+        """First weights: the backbone's alone, as in the original; with `init_heads` also heads of the same joints."""
         if not self.config.weights:
             return
         path = find_snapshot(self.config.weights)
@@ -198,9 +186,7 @@ class Trainer:
         return (done > 0 and done % self.config.save_iters == 0) or self.position.step >= self.total_steps
 
     def snapshot(self, folder: Path) -> None:
-        """Write PREFIX-N, N the last iteration, as a TensorFlow 1 checkpoint for the original's programs; the newest
-        five are kept.
-        """
+        """Write PREFIX-N, N the last iteration, a TensorFlow 1 checkpoint for the original; five are kept."""
         values = self.weights()
         if self.process.is_main:
             path = folder / f"{self.config.snapshot_prefix}-{self.position.step - 1}"
@@ -208,9 +194,7 @@ class Trainer:
             drop_old_snapshots(folder, self.config.snapshot_prefix)
 
     def validate(self) -> dict[str, float] | None:
-        """The validation split's figures, main one first: one person a picture, or in every annotated box where
-        pictures have several.
-        """
+        """The validation split's figures, main one first; pictures of several persons are looked at box by box."""
         if self.config.valid_split == "none" or not self.process.is_main:
             return None
         from common import evaluate

@@ -1,6 +1,4 @@
-"""A trained network for pictures: `Estimator`. Everything that predicts, scores or checks goes through it; any Keras
-backend will do.
-"""
+"""A trained network for pictures: everything that predicts, scores or checks goes through `Estimator`."""
 
 from __future__ import annotations
 
@@ -91,9 +89,7 @@ class Estimator:
         if not self.together:
             return
         if not config.pairwise_predict:
-            raise DataError(
-                "several persons need a network with pairwise_predict: true; this one finds one (--people one)"
-            )
+            raise DataError("several persons need a network with pairwise_predict: true; see --people one")
         require(config, "pairwise_model_dir", why="finding several persons")
         folder = house_path(config.pairwise_model_dir or "")
         self.spatial = load_spatial_model(folder, len(skeleton), config.sparse_graph)
@@ -144,9 +140,7 @@ class Estimator:
         return pose
 
     def people_of(self, maps: Maps, scale: float) -> People:
-        """All persons in the maps of a picture at `scale`. A person's score: mean of the joints found times their
-        share.
-        """
+        """All persons in a picture's maps at `scale`. Their score: mean of the joints found times their share."""
         config, joints = self.config, len(self.skeleton)
         assert self.spatial is not None
         found = detect(maps, config.nms_radius, config.det_min_score)
@@ -263,9 +257,7 @@ def _check_meaning(config: Config, stored: dict, path: Path | None) -> None:
     differing = [key for key in MEANING if key in stored and stored[key] != getattr(config, key)]
     if differing:
         key = differing[0]
-        raise DataError(
-            f"{path} was trained with {key}: {stored[key]}, the settings have {getattr(config, key)}; leave it out"
-        )
+        raise DataError(f"{path} was trained with {key}: {stored[key]}, not {getattr(config, key)}; leave it out")
 
 
 def fresh_model(config: Config):
@@ -340,9 +332,7 @@ def resample(maps: Maps, shape: tuple[int, int], scale: float) -> Maps:
 
 
 def use_device(device: str | None, threads: int | None) -> int:
-    """Let Keras's backend see the GPUs of `--device` alone and use so many CPU threads; the number of these GPUs. Call
-    it first of all.
-    """
+    """Show Keras's backend the GPUs of `--device` alone, set CPU threads; the number of these GPUs. Call it first."""
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         # PyTorch reads these when it is imported
         if device:

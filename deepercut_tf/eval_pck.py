@@ -48,9 +48,7 @@ def per_joint_pck(persons, predicted, joints: int, threshold: float):
 
 
 def report(per_joint, all_joints: list[list[int]], names: list[str], skip_missing: bool = True) -> str:
-    """The two lines: names, and means of the groups' joints with the mean over all joints; `skip_missing` leaves NaN
-    joints out of means.
-    """
+    """The two lines: names, and means of the groups' joints and of all; `skip_missing` leaves NaN out of means."""
     import warnings
 
     import numpy as np
@@ -70,14 +68,10 @@ def read_predictions(path: str | Path, images: int, joints: int) -> list:
         raise DataError(f"{path} does not exist; write it with python deepercut_tf/test.py, or give --predictions")
     found = list(read_mat(Path(path), "joints").ravel())
     if len(found) != images:
-        raise DataError(
-            f"{path} has predictions for {len(found)} images, the data set has {images}; run test.py on this data set"
-        )
+        raise DataError(f"{path} has predictions for {len(found)} images, the data set {images}; run test.py on it")
     bad = [i for i, table in enumerate(found) if table.shape != (joints, 3)]
     if bad:
-        raise DataError(
-            f"{path}: entry {bad[0]} has shape {found[bad[0]].shape}, expected ({joints},3); it is of another joint set"
-        )
+        raise DataError(f"{path}: entry {bad[0]} has shape {found[bad[0]].shape}, expected ({joints},3)")
     return found
 
 

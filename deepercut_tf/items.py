@@ -24,9 +24,7 @@ _COMPAT_SHIFT = {"mpii": 0, "penn_action": 1}
 
 @dataclass(frozen=True)
 class Item:
-    """One image. Joint rows are (id, x, y), one array (n,3) a person; coordinates 0-based unless the set's `origin`
-    says otherwise.
-    """
+    """One image; a person is rows (id, x, y), counted from 0 (mode compat: as in the file)."""
 
     image: str
     image_id: object
@@ -85,9 +83,7 @@ def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
         persons = np.cumsum([max(len(item.persons), 1) for item in found.items])
         found = replace(found, items=found.items[: int(np.searchsorted(persons, config.limit)) + 1])
     if not found.items:
-        raise DataError(
-            f"{path}: no image in this data set (split {config.train_split}, data_range {config.data_range})"
-        )
+        raise DataError(f"{path}: no image (split {config.train_split}, data_range {config.data_range})")
     return found, joint_set
 
 
@@ -102,9 +98,7 @@ def load_pose_set(config: Config, split: str) -> PoseSet:
     """
     path = config.data_path
     if path.suffix == ".mat" or config.dataset == "default":
-        raise DataError(
-            f"{path}: only a data set's folder is scored by val.py; for .mat files use test.py and eval_pck.py"
-        )
+        raise DataError(f"{path}: val.py scores a data set's folder; for .mat files use test.py and eval_pck.py")
     if config.dataset != "aic":
         return datasets.load(config.dataset, path, split)
     found = coco.load(path.absolute(), split, AIC17)
@@ -186,9 +180,7 @@ def _load_prepared(path: Path, config: Config) -> ItemSet:
     skeleton = {"mpii": MPII14, "penn_action": PENN13}.get(config.dataset) or skeleton_of_settings(config)
     content = files.read_mat(path)
     if "dataset" not in content or content["dataset"].dtype.names is None:
-        raise DataError(
-            f"{path} has no struct array `dataset`; it is not in the original's layout (image, size, joints)"
-        )
+        raise DataError(f"{path} has no struct array `dataset`, the original's layout (image, size, joints)")
     # the original's MATLAB wrote coordinates from 1 for these two; our prepare_mpii.py says what it wrote
     origin = int(content["origin"].ravel()[0]) if "origin" in content else int(config.dataset != "default")
     shift = -origin if config.mode == "correct" else 0

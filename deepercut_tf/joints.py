@@ -1,6 +1,4 @@
-"""Joint sets as the original's settings name them (all_joints, all_joints_names), from and to skeletons. A pair lists
-the right joint first.
-"""
+"""Joint sets as the original's settings name them, from and to skeletons. A pair lists the right joint first."""
 
 from __future__ import annotations
 
@@ -62,16 +60,11 @@ def skeleton_of_settings(config: Config) -> Skeleton:
     require(config, "num_joints", "all_joints", "all_joints_names", why="a joint set of one's own")
     groups, words = config.all_joints, config.all_joints_names
     if sorted(j for group in groups for j in group) != list(range(config.num_joints)) or len(words) != len(groups):
-        raise DataError(
-            f"all_joints {groups} must hold each of the {config.num_joints} joints once, with one entry of all_joints_names"
-            " a group"
-        )
+        raise DataError(f"all_joints {groups} must hold joints 0 to num_joints - 1 once, a group each of {words}")
     names = [""] * config.num_joints
     for group, word in zip(groups, words):
         if len(group) > 2:
-            raise DataError(
-                f"all_joints: group {group} ({word}) has {len(group)} joints; a right and a left one are a group"
-            )
+            raise DataError(f"all_joints: group {group} ({word}) must be a joint, or a right and a left one")
         for joint, side in zip(group, ("right_", "left_") if len(group) == 2 else ("",)):
             names[joint] = f"{side}{word}"
     for dataset, known in (("mpii", MPII14), ("coco", COCO17), *(("", s) for s in SKELETONS.values())):

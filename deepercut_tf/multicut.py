@@ -30,9 +30,7 @@ def logit_cost(probability: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Graph:
-    """The problem in the flat form that `multicut_kernels` describes; `unary` (N,K) and `cost` include the suppressed
-    class, if any.
-    """
+    """The problem as `multicut_kernels` has it; `unary` (N,K) and `cost` include the suppressed class, if any."""
 
     pointer: np.ndarray
     index: np.ndarray

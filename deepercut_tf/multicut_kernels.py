@@ -34,9 +34,7 @@ def _find(parent, x):
 
 @njit(cache=True)
 def _absorb(a, b, parent, head, following, other, weight, where):
-    """Chain of component a after b joined it: one slot a neighbour, parallel edges summed. `where` is scratch, -1
-    everywhere.
-    """
+    """Chain of component a after b joined it, parallel edges summed. `where` is scratch, -1 everywhere."""
     parent[b] = a
     chain = -1
     for first in (head[a], head[b]):
@@ -148,9 +146,7 @@ def _pair_cost(slots, cost, v, w, k, other):
 
 @njit(cache=True)
 def _start_sums(slots, cost, side, label, classes):
-    """For every node: cost of its own side as it is (m,), of the other side by its class there (m,K), neighbours on the
-    other side (m,).
-    """
+    """Every node's cost of its own side (m,), of the other side by class (m,K), its neighbours there (m,)."""
     m = len(side)
     own, other, border = np.zeros(m), np.zeros((m, classes)), np.zeros(m, np.int64)
     for v in range(m):
@@ -168,9 +164,7 @@ def _start_sums(slots, cost, side, label, classes):
 
 @njit(cache=True)
 def _best_move(unary, label, own, other, border, free, anywhere):
-    """(node, class, gain) of the best move of a free node that has a neighbour on the other side (or `anywhere`); node
-    -1 for none.
-    """
+    """(node, class, gain) of the best move of a free node with a neighbour there (or `anywhere`); node -1: none."""
     chosen, new, step = -1, -1, -np.inf
     for v in range(len(label)):
         if free[v] and (anywhere or border[v] > 0):
@@ -243,9 +237,7 @@ def _bisect(slots, cost, unary, side, label):
 
 @njit(cache=True)
 def _update(nodes, first, a, b, graph, label, classes):
-    """`_bisect` between the first nodes (`first` of them, cluster a) and the others (cluster b); returns the gain, sets
-    labels and classes.
-    """
+    """`_bisect` between the `first` nodes (cluster a) and the others (b); the gain; sets labels and classes."""
     pointer, index, cost, unary = graph
     m = len(nodes)
     side, own_class, own_unary = np.zeros(m, np.int64), np.empty(m, np.int64), np.empty((m, unary.shape[1]))

@@ -1,6 +1,4 @@
-"""Mean and deviation of the offsets between a person's joints: what the pairwise targets are normalised by (file layout
-of the original).
-"""
+"""Mean and deviation of the offsets between a person's joints, which normalise the pairwise targets."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ def ordered_pairs(joints: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PairStatistics:
-    """Offsets k -> m in pixels at `global_scale`, one row a pair in the order of `ordered_pairs`; `channel` is the
-    network's output pair.
-    """
+    """Offsets k -> m in scaled pixels, a row a pair of `ordered_pairs`; `channel` is the network's output pair."""
 
     mean: np.ndarray  # (P,2)
     deviation: np.ndarray  # (P,2)

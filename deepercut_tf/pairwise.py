@@ -42,9 +42,7 @@ def model_file(folder: str | Path, c1: int, c2: int) -> Path:
 
 
 def load_spatial_model(folder: str | Path, joints: int, needed: list[list[int]] | None = None) -> SpatialModel:
-    """Read the files that are there. DataError naming the first missing file of the `needed` pairs (all for None or
-    empty), or a damaged one.
-    """
+    """Read the files of the `needed` pairs (all for None or empty). DataError naming a missing or damaged file."""
     model = SpatialModel.empty(joints)
     for c1, c2 in wanted_pairs(needed, joints):
         path = model_file(folder, c1, c2)
@@ -80,9 +78,7 @@ def save_spatial_model(folder: str | Path, model: SpatialModel) -> list[Path]:
 
 
 def wanted_pairs(sparse_graph: list[list[int]] | None, joints: int) -> list[tuple[int, int]]:
-    """The pairs c1 < c2 that `sparse_graph` names in either order; all when it is empty. DataError for a joint that
-    does not exist.
-    """
+    """The pairs c1 < c2 that `sparse_graph` names in either order; all when empty. DataError for an unknown joint."""
     if not sparse_graph:
         return [(a, b) for a in range(joints) for b in range(a + 1, joints)]
     bad = [p for p in sparse_graph if len(set(p)) != 2 or len(p) != 2 or not all(0 <= int(j) < joints for j in p)]
@@ -157,9 +153,7 @@ def pair_graph(found: Detections, joints: int, model: SpatialModel, sparse_graph
 
 
 def solve_detections(found: Detections, joints: int, model: SpatialModel, sparse_graph=None) -> np.ndarray:
-    """(N,2) uint64 class (0, or SUPPRESSED) and cluster of every detection. DataError when the model lacks a needed
-    pair.
-    """
+    """(N,2) uint64 class (0, or SUPPRESSED) and cluster of every detection. DataError for a pair without model."""
     if not len(found):
         return np.zeros((0, 2), np.uint64)
     pairs, probability = pair_graph(found, joints, model, sparse_graph)

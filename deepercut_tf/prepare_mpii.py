@@ -57,13 +57,14 @@ def crop_box(points, others, size, isolate: bool):
     return box.astype(int)
 
 
-def single_persons(path: Path) -> set[tuple[int, int]]:
-    """(image, person), from 0, of the release's field single_person."""
+def places(release: Path) -> tuple[dict[str, int], set[tuple[int, int]]]:
+    """({image name: its place in annolist}, {(place, person) of the field single_person}), counted from 0."""
     from common.datasets.files import read_mat
 
-    release = read_mat(path, "RELEASE", struct_as_record=False, squeeze_me=True)
-    cells = np.atleast_1d(getattr(release, "single_person", np.zeros(0)))
-    return {(i, int(p) - 1) for i, cell in enumerate(cells) for p in np.ravel(cell)}
+    content = read_mat(release, "RELEASE", struct_as_record=False, squeeze_me=True)
+    numbers = {str(entry.image.name): i for i, entry in enumerate(np.atleast_1d(content.annolist))}
+    cells = np.atleast_1d(getattr(content, "single_person", np.zeros(0)))
+    return numbers, {(i, int(p) - 1) for i, cell in enumerate(cells) for p in np.ravel(cell)}
 
 
 def prepare(root: Path, out: Path, mode: str, limit: int | None) -> Path:
@@ -77,8 +78,7 @@ def prepare(root: Path, out: Path, mode: str, limit: int | None) -> Path:
     release = root / RELEASE
     if not release.is_file():
         raise files.missing("mpii", root, RELEASE)
-    persons, single = read_release(release), single_persons(release)
-    numbers = image_numbers(persons.image, release)
+    persons, (numbers, single) = read_release(release), places(release)
     rows = np.flatnonzero(persons.train & persons.annotated & np.isfinite(persons.head_box).all(1))
     (out / "cropped").mkdir(parents=True, exist_ok=True)
     entries, left_out = [], 0
@@ -98,18 +98,8 @@ def prepare(root: Path, out: Path, mode: str, limit: int | None) -> Path:
     return write_dataset(out / "dataset.mat", entries, 0 if mode == "correct" else 1)
 
 
-def image_numbers(images, release: Path) -> dict[str, int]:
-    """Image name -> its place in annolist, from 0."""
-    from common.datasets.files import read_mat
-
-    content = read_mat(release, "RELEASE", struct_as_record=False, squeeze_me=True)
-    return {str(entry.image.name): i for i, entry in enumerate(np.atleast_1d(content.annolist))}
-
-
 def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, number: int, mode: str):
-    """One entry of dataset.mat (image, size, joints), its crop and transformation written; None when there is no image
-    or no room.
-    """
+    """One entry of dataset.mat, its crop and transformation written; None when there is no image or no room."""
     import cv2
 
     from common.images import read_image
@@ -134,16 +124,13 @@ def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, num
     cv2.imwrite(str(out / "cropped" / f"{name}.png"), crop)
     np.savetxt(out / "cropped" / f"T_{name}.txt", sc * np.array([[1, 0, left], [0, 1, top], [0, 0, 1]]))
     start = 0 if mode == "correct" else 1
-    joints = [
-        (k, *np.round(persons.joints[row, j] / sc - (left, top) + start)) for k, j in enumerate(ORDER) if labelled[j]
-    ]
+    moved = np.round(persons.joints[row] / sc - (left, top) + start)
+    joints = [(k, *moved[j]) for k, j in enumerate(ORDER) if labelled[j]]
     return f"cropped/{name}.png", crop.shape[:2], np.array(joints, np.int32).reshape(-1, 3)
 
 
 def write_dataset(path: Path, entries: list, origin: int) -> Path:
-    """The original's struct array `dataset` (image, size [3,h,w], joints {n x 3}), with `origin`, the number of the
-    first pixel.
-    """
+    """The original's struct array `dataset` (image, size [3,h,w], joints {n x 3}), and `origin`, the first pixel."""
     from scipy.io import savemat
 
     from common.files import atomic_write
@@ -153,9 +140,8 @@ def write_dataset(path: Path, entries: list, origin: int) -> Path:
         cell = np.empty((1, 1), object)
         cell[0, 0] = joints
         table[0, i] = (image, np.array([[3, height, width]], np.uint16), cell)
-    return atomic_write(
-        path, lambda temporary: savemat(temporary, {"dataset": table, "origin": origin}, appendmat=False)
-    )
+    content = {"dataset": table, "origin": origin}
+    return atomic_write(path, lambda temporary: savemat(temporary, content, appendmat=False))
 
 
 def main(argv=None) -> int:

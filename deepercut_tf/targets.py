@@ -18,9 +18,7 @@ HALF = 0.5  # a cell's pixel is its middle
 
 @dataclass
 class Targets:
-    """Maps (h,w,channels) float32. The pairwise ones are None without `pairwise_predict`, the locref ones without
-    `location_refinement`.
-    """
+    """Maps (h,w,channels) float32; None where the settings have no offsets of that kind."""
 
     score: np.ndarray  # (h,w,J) 0 or 1
     weights: np.ndarray  # (h,w,J)

@@ -43,9 +43,7 @@ def read_maps(path: Path):
     content = read_mat(path)
     lacking = [name for name in ("scoremaps", "locreg_pred", "pairwise_diff") if name not in content]
     if lacking:
-        raise DataError(
-            f"{path} has no variable {lacking[0]!r}; write it again with --cache and a network with pairwise_predict"
-        )
+        raise DataError(f"{path} has no variable {lacking[0]!r}; write it again with --cache and pairwise_predict")
     return Maps(content["scoremaps"], content["locreg_pred"], content["pairwise_diff"])
 
 

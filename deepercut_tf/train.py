@@ -35,9 +35,7 @@ def parse_args(argv=None) -> Config:
 
 
 def prepare(config: Config) -> tuple[Config, ItemSet]:
-    """The images with their settings; DataError for a file that training will need and that is not there, before
-    TensorFlow starts.
-    """
+    """The images with their settings; DataError for a file that training will lack, before TensorFlow starts."""
     from deepercut_tf.pair_statistics import load_statistics
 
     pose_set, config = load_items(config)
@@ -49,9 +47,7 @@ def prepare(config: Config) -> tuple[Config, ItemSet]:
 
 
 def train(config: Config, pose_set: ItemSet, process) -> Path:
-    """Run to the last iteration; returns the run's folder. DataError, FloatingPointError or Stopped as the module's
-    docstring says.
-    """
+    """Run to the last iteration; returns the run's folder. Raises DataError, FloatingPointError or Stopped."""
     from deepercut_tf.engine import Trainer
 
     trainer = Trainer(config, pose_set, process)

@@ -31,9 +31,7 @@ PENALTY = 1e-3  # L2 on the weights, a pair
 
 
 def owners(found: Detections, persons: list[np.ndarray], reach: float) -> np.ndarray:
-    """(N,) index of the person whose joint of that kind is nearest within `reach` pixels, -1 for none; rows (id, x, y)
-    a person.
-    """
+    """(N,) index of the person (rows id, x, y) whose joint of that kind is nearest within `reach` pixels, or -1."""
     best, owner = np.full(len(found), np.inf), np.full(len(found), -1)
     for number, person in enumerate(persons):
         for joint, x, y in person:
@@ -46,9 +44,7 @@ def owners(found: Detections, persons: list[np.ndarray], reach: float) -> np.nda
 
 
 def training_pairs(found: Detections, owner: np.ndarray, joints: int, sparse_graph=None):
-    """(joints k < m (M,2), features (M,8), label (M,)) of an image's pairs of different joints; pairs of two unowned
-    detections are left out.
-    """
+    """Joints k < m (M,2), features (M,8), label (M,) of an image's pairs, one detection of which is somebody's."""
     used = np.zeros((joints, joints), bool)
     used[tuple(np.array(wanted_pairs(sparse_graph, joints)).reshape(-1, 2).T)] = True
     a, b = np.triu_indices(len(found), 1)

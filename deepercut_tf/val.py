@@ -50,9 +50,7 @@ def where(boxes: str):
 
 
 def evaluated_split(config: Config, given: str | None, learnt: str | None) -> str:
-    """The split to score: `given`, or the settings' (valid_split, dataset_phase), or the published one, but not by
-    itself the one `learnt`.
-    """
+    """`given`, or the settings' valid_split or dataset_phase, or the published split, but not the one `learnt`."""
     from common.datasets import NAMES, record
 
     known = record(config.dataset if config.dataset in NAMES else "coco")

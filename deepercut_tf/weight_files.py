@@ -1,6 +1,4 @@
-"""Weights by the original's variable names: TF1 checkpoints (the original's snapshots, slim's ImageNet files), .npz,
-and our resume states.
-"""
+"""Weights by the original's variable names: TF1 checkpoints, .npz, and our resume states."""
 
 from __future__ import annotations
 
@@ -57,9 +55,7 @@ def _checked_card(path: Path, card: dict) -> dict:
     """`config` and `about` of a card; DataError for one of the project's first form."""
     found = {name: card[name] for name in ("config", "about") if name in card}
     if "config" in found and ("about" not in found or "width" in found["config"]):
-        raise DataError(
-            f"{path} was written by this project's first form, whose weights are not read any more; train anew"
-        )
+        raise DataError(f"{path} was written by this project's first form, which is not read any more; train anew")
     return found
 
 
@@ -74,9 +70,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_weights(path: str | Path, values: dict[str, np.ndarray], card: dict) -> Path:
-    """Write weights by name with their card: as .npz that holds it, if `path` ends so, else as a TF1 checkpoint (V2)
-    that the original reads, with the card beside it.
-    """
+    """Write weights with their card: .npz that holds it, else a TF1 checkpoint (V2) with the card beside it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix != ".npz":
@@ -93,17 +87,13 @@ def write_weights(path: str | Path, values: dict[str, np.ndarray], card: dict) -
 
 
 def tensorflow():
-    """The module, which only checkpoints of TensorFlow 1 need here (Keras also runs on PyTorch). DataError where it is
-    not installed.
-    """
+    """The module, which only TensorFlow 1 checkpoints need here; DataError where it is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import tensorflow as tf
     except ImportError as error:
-        raise DataError(
-            f"TensorFlow 1 checkpoints are read and written by TensorFlow, which is not here ({error}); install"
-            " deepercut_tf/requirements.txt, or convert them to .npz where it is"
-        ) from error
+        remedy = "install deepercut_tf/requirements.txt, or convert them to .npz where it is"
+        raise DataError(f"TensorFlow 1 checkpoints need TensorFlow, which is not here ({error}); {remedy}") from error
     return tf
 
 
@@ -166,7 +156,5 @@ def check_weights(given: str) -> None:
     try:
         find_snapshot(given)
     except DataError as error:
-        raise DataError(
-            f"init_weights: {error}. ImageNet's: {SOURCES}, unpacked to deepercut_tf/models/pretrained; or leave the key out to"
-            " start from random weights"
-        ) from error
+        remedy = f"ImageNet's: {SOURCES}, unpacked to deepercut_tf/models/pretrained; or leave the key out"
+        raise DataError(f"init_weights: {error}. {remedy} to start from random weights") from error
