@@ -150,9 +150,8 @@ class Estimator:
         """What a prediction file says about the network."""
         c, file = self.config, self.files[-1] if self.files else None
         boxes = "none (whole images)" if c.whole_images else "annotated (around the joints)"
-        settings = {"preset": c.preset, "amp": c.amp}
-        name = stage_name(len(self.regressors))
-        return describe(HOUSE, name, file, settings, boxes=boxes, flip_test=False, mode=c.mode)
+        more = {"boxes": boxes, "flip_test": False, "mode": c.mode, "preset": c.preset}
+        return describe(HOUSE, stage_name(len(self.regressors)), file, {"amp": c.amp}, **more)
 
     def joints(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Joints (N,J,2), in pixels of prepared pictures (height,width,3) uint8 BGR, after all stages."""

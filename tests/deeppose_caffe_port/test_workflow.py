@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -174,6 +175,23 @@ def test_estimator_takes_depth_images_and_boxes(project):
     assert len(estimator.predict(large, np.zeros((0, 4)))) == 0
     with pytest.raises(DataError, match="16 bits"):
         estimator.predict(grey.astype(np.uint16))
+
+
+def test_a_single_caffemodel_is_enough(project, tmp_path):
+    """Stage 1 without its project: deploy and mean beside it, joints by the data set's documented order."""
+    folder, _ = project
+    for name in ("deploy.prototxt", "train_mean.binaryproto", "snapshot/deeppose_iter_2.caffemodel"):
+        shutil.copy(folder / "models/deeppose" / name, tmp_path)
+    config = settle({"out": str(folder)})
+    image = np.random.default_rng(0).integers(0, 255, (212, 256, 3)).astype(np.uint8)
+    file = tmp_path / "deeppose_iter_2.caffemodel"
+    lone = Estimator(file, dataset=config.dataset, mode=config.mode)
+    assert lone.skeleton == config.joints and lone.meta["weights"] == file.name
+    np.testing.assert_array_equal(lone.predict(image).joints, Estimator(folder, stage=1).predict(image).joints)
+    with pytest.raises(DataError, match="outputs"):
+        Estimator(file, dataset="mpii")
+    with pytest.raises(DataError, match="neither a project folder nor"):
+        Estimator(tmp_path / "none.caffemodel")
 
 
 def test_a_stage_converts_and_draws_its_loss(project, tmp_path):
