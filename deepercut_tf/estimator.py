@@ -20,7 +20,7 @@ from common.skeletons import Skeleton, from_card, joint_order, skeleton_map
 from deepercut_tf.config import Config, house_path, make_config, require
 from deepercut_tf.data import resize
 from deepercut_tf.detections import Maps, argmax_pose, detect, unpack_maps
-from deepercut_tf.items import items_of
+from deepercut_tf.items import Item, items_of
 from deepercut_tf.joints import SCORED_AS, skeleton_of_settings, with_joints
 from deepercut_tf.pair_statistics import PairStatistics, load_statistics
 from deepercut_tf.pairwise import assemble, load_spatial_model, solve_detections
@@ -167,70 +167,51 @@ class Estimator:
 
     # ---- data sets ---------------------------------------------------------------------------------------------------
 
-    def predict_pose_set(
-        self, pose_set: PoseSet, boxes: str | Callable = "whole", shared_joints: bool = False
-    ) -> Predictions:
+    def predict_pose_set(self, pose_set: PoseSet, boxes: str | Callable = "whole", shared_joints=False) -> Predictions:
         """Predictions in the PoseSet's skeleton, by joint name. `boxes` `whole`: all persons of every picture, or its
         one person in every row; `annotated`: one person in each row's box; a `common.boxes.Boxes`: one person in each
-        box that it has for a picture.
+        box that it has for a picture. A picture that cannot be read is warned of and has no answer.
 
-        Another skeleton is a DataError, unless `shared_joints` are enough. A picture that cannot be read is warned of
-        and has no answer.
+        DataError for another skeleton, unless `shared_joints` are enough.
         """
-        images = items_of(pose_set, pose_set.skeleton).items
-        meta = {"synthetic": pose_set.synthetic, "final": True}
-        if callable(boxes):
-            found = [self._in_listed_boxes(item.image, boxes) for item in _bar(images)]
-            return self._by_image(pose_set, images, found, meta | {"boxes": "detections"}, shared_joints)
-        if self.together and boxes == "whole":
-            found = [self._or_nobody(item.image) for item in _bar(images)]
-            return self._by_image(pose_set, images, found, meta | {"boxes": "none"}, shared_joints)
-        poses = np.full((len(pose_set), len(self.skeleton), 3), np.nan)
-        for item in _bar([i for i in images if i.rows]):
-            rows = list(item.rows)
-            people = self._or_nobody(item.image, pose_set.box[rows] if boxes == "annotated" else None)
-            if len(people):
-                poses[rows, :, :2], poses[rows, :, 2] = people.joints, people.score
-        joints, score = self._as_annotated(
-            poses[..., :2], np.nan_to_num(poses[..., 2]), pose_set.skeleton, shared_joints
-        )
-        how = "oracle (annotated boxes)" if boxes == "annotated" else "none"
-        return predictions_for(pose_set, joints, score, self.meta | {"boxes": how, "synthetic": pose_set.synthetic})
+        by_image = callable(boxes) or (self.together and boxes == "whole")
+        items = [item for item in items_of(pose_set, pose_set.skeleton).items if item.rows or by_image]
+        people = [self._look(item, pose_set, boxes) for item in _bar(items)]
+        how = {"whole": "none", "annotated": "oracle (annotated boxes)"}.get(str(boxes), "detections")
+        meta = self.meta | {"boxes": how, "synthetic": pose_set.synthetic}
+        if by_image:
+            return self._by_image(pose_set, items, people, meta | {"final": True}, shared_joints)
+        joints = np.full((len(pose_set), len(self.skeleton), 2), np.nan)
+        score = np.zeros(joints.shape[:2])
+        for item, found in zip(items, people):
+            if len(found):
+                joints[list(item.rows)], score[list(item.rows)] = found.joints, np.nan_to_num(found.score)
+        joints, score = self._as_annotated(joints, score, pose_set.skeleton, shared_joints)
+        return predictions_for(pose_set, joints, score, meta)
 
-    def _or_nobody(self, path: str, boxes: np.ndarray | None = None) -> People:
+    def _look(self, item: Item, pose_set: PoseSet, boxes: str | Callable) -> People:
         try:
-            return self.predict(path, boxes)
+            image = read_image(item.image)
         except DataError as error:
             warnings.warn(f"left out: {error}", stacklevel=2)
-            joints = len(self.skeleton)
-            return People.of(np.zeros((0, joints, 2)), np.zeros((0, joints)))
-
-    def _in_listed_boxes(self, path: str, boxes: Callable) -> People:
-        image = read_image(path)
-        places, score = boxes(Path(path).name, image.shape[1::-1])
+            return People.of(np.zeros((0, len(self.skeleton), 2)))
+        if not callable(boxes):
+            return self.predict(image, pose_set.box[list(item.rows)] if boxes == "annotated" else None)
+        places, sure = boxes(Path(item.image).name, image.shape[1::-1])
         people = self.predict(image, places)
-        return replace(people, person_score=(people.person_score * score).astype(np.float32))
+        return replace(people, person_score=(people.person_score * sure).astype(np.float32))
 
-    def _by_image(self, pose_set: PoseSet, images, found: list[People], meta: dict, shared_joints: bool) -> Predictions:
+    def _by_image(self, pose_set: PoseSet, items, people: list[People], meta: dict, shared_joints: bool) -> Predictions:
         """Any number of persons a picture."""
-        joints, score, person_score = (
-            np.concatenate([np.zeros((0, *shape), np.float32), *(getattr(p, name) for p in found)])
-            for name, shape in (
-                ("joints", (len(self.skeleton), 2)),
-                ("score", (len(self.skeleton),)),
-                ("person_score", ()),
-            )
-        )
-        joints, score = self._as_annotated(joints, score, pose_set.skeleton, shared_joints)
-        box, ids = (
-            box_of_joints(joints),
-            [item.image_id for item, people in zip(images, found) for _ in range(len(people))],
-        )
+        people = [People.of(np.zeros((0, len(self.skeleton), 2))), *people]
+        parts = [np.concatenate([getattr(p, name) for p in people]) for name in ("joints", "score", "person_score")]
+        joints, score = self._as_annotated(parts[0], parts[1], pose_set.skeleton, shared_joints)
+        ids, box = np.repeat([i.image_id for i in items], [len(p) for p in people[1:]]), box_of_joints(joints)
         return Predictions(
             skeleton=pose_set.skeleton, joints=joints.astype(np.float32), score=score.astype(np.float32), box=box,
-            person_score=person_score, box_score=person_score, area=box[:, 2] * box[:, 3], person_id=np.full(len(ids), -1),
-            image_id=np.array(ids, dtype=pose_set.image_id.dtype), frame=np.full(len(ids), -1), dataset=pose_set.name,
-            split=pose_set.split, meta=self.meta | meta,
+            person_score=parts[2], box_score=parts[2], area=box[:, 2] * box[:, 3], person_id=np.full(len(ids), -1),
+            image_id=ids.astype(pose_set.image_id.dtype), frame=np.full(len(ids), -1), dataset=pose_set.name,
+            split=pose_set.split, meta=meta,
         )  # fmt: skip
 
     def _as_annotated(self, joints: np.ndarray, score: np.ndarray, target: Skeleton, shared_joints: bool):

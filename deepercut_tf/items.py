@@ -14,6 +14,7 @@ from common import datasets
 from common.datasets import coco, files
 from common.errors import DataError, DataMissing
 from common.poses import PoseSet
+from common.runs.shelf import data_folder
 from common.skeletons import AIC14, COCO17, MPII14, PENN13, Skeleton, skeleton_map
 from deepercut_tf.config import PREPARED, Config, require
 from deepercut_tf.joints import AIC17, NETWORK_SKELETONS, skeleton_of_settings, with_joints
@@ -98,7 +99,9 @@ def load_pose_set(config: Config, split: str) -> PoseSet:
     """
     path = config.data_path
     if path.suffix == ".mat" or config.dataset == "default":
-        raise DataError(f"{path}: val.py scores a data set's folder; for .mat files use test.py and eval_pck.py")
+        raise DataError(
+            "val.py scores a data set's folder: give --dataset NAME; for .mat files test.py and eval_pck.py"
+        )
     if config.dataset != "aic":
         return datasets.load(config.dataset, path, split)
     found = coco.load(path.absolute(), split, AIC17)
@@ -193,12 +196,11 @@ def _load_prepared(path: Path, config: Config) -> ItemSet:
 
 def _missing_file(path: Path, dataset: str) -> DataMissing:
     if dataset == "default":
-        return DataMissing(
-            f"data set file {path} does not exist; write one as README.md describes, or use another data set"
-        )
-    then = f", then: python deepercut_tf/prepare_mpii.py ROOT {path.parent}" if dataset == "mpii" else ""
-    missing = files.missing(dataset, path.parent, path.name)
-    return DataMissing(f"{missing}{then}; or give the data set's folder as --data_root")
+        return DataMissing(f"{path} does not exist; write one as README.md describes, or use another data set")
+    root = data_folder(None, dataset)
+    there = "" if root.exists() else f"{files.missing(dataset, root, 'its files')}, then: "
+    make = "python deepercut_tf/prepare_mpii.py" if dataset == "mpii" else "write it as README.md describes:"
+    return DataMissing(f"{path} does not exist. {there}{make} {root} {path.parent}; or give --data_root {root}")
 
 
 def _prepared_item(path: Path, index: int, row, names, joints: int, shift: int, config: Config) -> Item:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -92,6 +93,8 @@ def run(args: argparse.Namespace):
     config = estimator.config
     split = evaluated_split(config, args.split, estimator.about.get("split"))
     pose_set = load_pose_set(config, split).limit(args.limit)
+    if args.limit:
+        pose_set = replace(pose_set, regions=None)  # the images of these persons alone
     predictions = estimator.predict_pose_set(pose_set, boxes, args.shared_joints)
     standard = Path("output") / NAME / pose_set.name / f"{pose_set.split}.npz"
     return scoring.publish(args, predictions, pose_set, standard)
