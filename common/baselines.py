@@ -1,8 +1,7 @@
 """Baselines that see no image: what a figure must beat before it says anything.
 
 `python -m common.baselines --dataset lspet --data_root DIR --train 1-4000 --split 4001-5000 --house HOUSE [--result
-FILE]` scores the mean pose by every protocol that applies and, with `--result`, writes a run file beside the house's
-own.
+FILE]` scores the mean pose by every protocol that applies and, with `--result`, writes a run file beside its own.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ def mean_pose(train: PoseSet, test: PoseSet) -> Predictions:
     """The training set's mean pose, placed into each test person's box.
 
     Poses are averaged relative to the box centre in units of its longer side (as square crops see them), over the
-    labelled joints; a joint that is never labelled in training is NaN. DataError when the two sets have different
-    skeletons.
+    labelled joints; a joint that is never labelled in training is NaN. DataError for different skeletons.
     """
     if train.skeleton != test.skeleton:
         what = f"the mean pose of {train.skeleton.name} cannot be placed into {test.skeleton.name}"

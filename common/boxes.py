@@ -1,7 +1,8 @@
 """`--boxes`: where the persons of a picture are. The whole picture, boxes typed by hand, or a file.
 
-A file is JSON, COCO detections (`[{image_id or file_name, bbox, score}]`) or COCO annotations, or CSV lines `name,x,y,w,h[,score]`. Boxes
-are x, y, w, h in pixels of the picture. An entry belongs to the picture of its file name, or whose name's number is its image id.
+A file is JSON, COCO detections (`[{image_id or file_name, bbox, score}]`) or COCO annotations, or CSV lines
+`name,x,y,w,h[,score]`. Boxes are x, y, w, h in pixels of the picture. An entry belongs to the picture of its file name,
+or whose name's number is its image id.
 """
 
 from __future__ import annotations

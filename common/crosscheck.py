@@ -1,8 +1,7 @@
 """Reported against measured: `python -m common.crosscheck [--house NAME] [--markdown | --json | --html | --readmes]`.
 
 Text, Markdown and HTML show the lines of `common.reported.compare`. `--readmes` writes the generated tables of all
-READMEs anew (`--check` only says which are out of date): a README marks the places, and what stands between the marks
-is replaced:
+READMEs anew (`--check` only says which are out of date): a README marks the places:
 
     <!-- measured:begin --> <!-- measured:end -->         what was measured, a table a protocol
     <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, a copy of out/quickstart/report.json

@@ -1,7 +1,6 @@
 """Pictures of poses: persons drawn on images, truth beside prediction, contact sheets. Images are (H,W,3) uint8 BGR.
 
-Joints are 0-based float pixels with pixel centres at integers; everything is anti-aliased and placed to 1/16 of a
-pixel.
+Joints are 0-based float pixels with pixel centres at integers; everything is placed to 1/16 of a pixel.
 """
 
 from __future__ import annotations

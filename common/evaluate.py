@@ -56,8 +56,7 @@ def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[s
 
 
 def _exact(predictions: Predictions) -> Predictions:
-    """Joints in float64, as distances are counted in; sub-JHMDB's belly by the official rule where the network has
-    none."""
+    """Joints in float64; sub-JHMDB's belly by the official rule where the network has none."""
     import numpy as np
 
     joints = np.asarray(predictions.joints, np.float64)
@@ -86,18 +85,19 @@ def table(
     pose_set: PoseSet, predictions: Predictions, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]
 ) -> str:
     """The results as text for people, a block for each protocol; `verdicts` as `comparable` gives them."""
+    import numpy as np
+
     origin = "SYNTHETIC data" if pose_set.synthetic else "real data"
     boxes = predictions.meta.get("boxes", "not stated")
     lines = [f"{pose_set.name} {pose_set.split}: {len(pose_set)} persons, {origin}; boxes: {boxes}"]
     if predictions.meta.get("stand_ins"):
-        lines.append(
-            f"stand-ins for joints that the network does not predict: {', '.join(predictions.meta['stand_ins'])}"
-        )
-    absent = _never_predicted(pose_set, predictions)
-    if absent:
+        instead = ", ".join(predictions.meta["stand_ins"])
+        lines.append(f"stand-ins for joints that the network does not predict: {instead}")
+    missing = np.isnan(predictions.joints).any(-1).all(0) & (len(predictions) > 0)
+    if absent := [joint for joint, never in zip(pose_set.skeleton.joints, missing) if never]:
         lines.append(f"never predicted, so missed wherever they count: {', '.join(absent)}")
     for name, result in results.items():
-        lines += ["", f"{name}  {_number(result.total)}  (n = {result.n})"]
+        lines += ["", f"{name}  {result.total:.3f}  (n = {result.n})"]
         lines += [f"  {_row(values)}" for values in (result.values, result.groups) if values]
         if result.means:
             lines.append("  means: " + _row(result.means))
@@ -105,44 +105,14 @@ def table(
     return "\n".join(lines)
 
 
-def _never_predicted(pose_set: PoseSet, predictions: Predictions) -> list[str]:
-    import numpy as np
-
-    missing = np.isnan(predictions.joints).any(-1).all(0) & (len(predictions) > 0)
-    return [joint for joint, absent in zip(pose_set.skeleton.joints, missing) if absent]
-
-
 def _row(values: dict[str, float]) -> str:
-    return "  ".join(f"{name} {_number(value)}" for name, value in values.items())
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def write_json(path: str | Path, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]) -> None:
-    """{protocol: {total, per_joint or per_part, aggregation, n, ..., comparable, comparison}} as strict JSON (NaN is
-    null), at once."""
-    from common.files import write_text
-
-    entries = {
-        name: {**r.as_dict(), "comparable": verdicts[name][0], "comparison": verdicts[name][1]}
-        for name, r in results.items()
-    }
-    text = json.dumps(entries, indent=2, allow_nan=False) + "\n"
-    write_text(path, text)
+    return "  ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
 def publish(
-    out: str | Path,
-    predictions: Predictions,
-    pose_set: PoseSet,
-    protocols=None,
-    json_out: str | Path | None = None,
-    adjust=None,
+    out: str | Path, predictions: Predictions, pose_set: PoseSet, protocols=None, json_out=None, adjust=None
 ) -> dict[str, Result]:
-    """What every house's val.py does with its predictions: save them as `out`, score them, print the table, write
-    `json_out` if given.
+    """What every house's val.py does with its predictions: save, score, print, write `json_out`.
 
     `adjust(results)` may replace figures first. Returns the results. DataError as in `score`.
     """
@@ -155,20 +125,29 @@ def publish(
     print(f"predictions: {out}")
     results = score(pose_set, predictions, protocols)
     results = adjust(results) if adjust else results
+    print(_written(pose_set, predictions, results, json_out))
+    return results
+
+
+def _written(pose_set: PoseSet, predictions: Predictions, results: dict[str, Result], json_out) -> str:
+    """The table. `json_out`: {protocol: {total, per_joint or per_part, aggregation, n, ..., comparable, comparison}} as
+    strict JSON (NaN is null), at once."""
+    from common.files import write_text
+
     verdicts = {name: comparable(pose_set, predictions, name) for name in results}
     if json_out:
-        write_json(json_out, results, verdicts)
-    print(table(pose_set, predictions, results, verdicts))
-    return results
+        words = {name: dict(zip(("comparable", "comparison"), verdict)) for name, verdict in verdicts.items()}
+        entries = {name: result.as_dict() | words[name] for name, result in results.items()}
+        write_text(json_out, json.dumps(entries, indent=2, allow_nan=False) + "\n")
+    return table(pose_set, predictions, results, verdicts)
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     """The command line; argparse exits with code 2 on a bad one."""
     from common.datasets import NAMES
 
-    parser = argparse.ArgumentParser(
-        prog="python -m common.evaluate", description="Score a prediction file against a data set, by named protocols."
-    )
+    about = "Score a prediction file against a data set, by named protocols."
+    parser = argparse.ArgumentParser(prog="python -m common.evaluate", description=about)
     add = parser.add_argument
     add("--dataset", required=True, choices=NAMES)
     add("--data_root", required=True, help="folder of the data set as published (json: the file or its folder)")
@@ -177,14 +156,9 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         required=True,
         help="lsp: train, test, A-B; mpii: valid; others as `common.datasets check` lists them",
     )
-    add(
-        "--predictions",
-        required=True,
-        help="our .npz or joints.jsonl, or others': MPII, LSP, Penn .mat, .h5, COCO or AI Challenger result JSON",
-    )
-    add(
-        "--protocol", action="extend", nargs="+", metavar="NAME", help="protocols to score by (default: all that apply)"
-    )
+    kinds = "our .npz or joints.jsonl, or others': MPII, LSP, Penn .mat, .h5, COCO or AI Challenger result JSON"
+    add("--predictions", required=True, help=kinds)
+    add("--protocol", action="extend", nargs="+", metavar="NAME", help="default: all that apply")
     add("--category", help="COCO's layout: id or name of the persons' category, where several have keypoints")
     add("--json", metavar="OUT", help="also write the figures to this file")
     return parser.parse_args(argv)
@@ -204,15 +178,13 @@ def main(argv=None) -> int:
             pose_set = datasets.load(args.dataset, args.data_root, args.split, **options)
             predictions = load_any(args.predictions, pose_set)
             results = score(pose_set, predictions, args.protocol)
-        verdicts = {name: comparable(pose_set, predictions, name) for name in results}
-        if args.json:
-            write_json(args.json, results, verdicts)
+        text = _written(pose_set, predictions, results, args.json)
     except (DataError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     for note in dict.fromkeys(str(w.message) for w in caught):
         print(f"note: {note}", file=sys.stderr)
-    print(table(pose_set, predictions, results, verdicts))
+    print(text)
     return 0
 
 

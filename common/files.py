@@ -20,13 +20,15 @@ _FRAMEWORKS = ("torch", "tensorflow", "keras", "paddle", "chainer", "cv2", "scip
 
 
 def temporary_name(path: str | Path) -> Path:
-    """The name to write `path` under at first: same folder (so that the rename is atomic), same suffixes (writers look at them)."""
+    """The name to write `path` under at first: same folder (so that the rename is atomic), same suffixes (writers look
+    at them)."""
     path = Path(path)
     return path.with_name(f".tmp{os.getpid()}.{path.name}")
 
 
 def publish(temporary: str | Path, path: str | Path) -> Path:
-    """Flush a finished temporary file to the disk and rename it to `path`; after a power cut there is the old file or the new one."""
+    """Flush a finished temporary file to the disk and rename it to `path`; after a power cut there is the old file or
+    the new one."""
     path = Path(path)
     flush(temporary)
     os.replace(temporary, path)
@@ -70,7 +72,8 @@ def remove_leftovers(directory: str | Path, names: Iterable[str]) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """`value` as indented JSON with sorted keys, atomically; paths and numpy numbers are written as what they stand for."""
+    """`value` as indented JSON with sorted keys, atomically; paths and numpy numbers are written as what they stand
+    for."""
     return write_text(path, json.dumps(value, indent=2, sort_keys=True, default=_plain) + "\n")
 
 
@@ -93,7 +96,8 @@ _old_folders: dict[Path, Path] = {}
 
 
 def set_aside(directory: str | Path, patterns: Iterable[str]) -> Path | None:
-    """Move an earlier run's files out of the way of a new one, into `old_1`, `old_2`, ... below `directory`; None when there are none.
+    """Move an earlier run's files out of the way of a new one, into `old_1`, `old_2`, ... below `directory`; None when
+    there are none.
 
     One process uses one such folder for a directory, so that an old run's log and checkpoints stay together.
     """

@@ -73,8 +73,7 @@ def reference(path: Path | str, key: str) -> str:
 
 
 def read_frame(frame: str) -> np.ndarray:
-    """(H,W,3) uint8 BGR image of a reference `lmdb:PATH?KEY`; DataError when the database, the key or the image is not
-    readable."""
+    """(H,W,3) uint8 BGR image of a reference `lmdb:PATH?KEY`; DataError when it cannot be read."""
     path, key = _split(frame)
     with _open(path, os.getpid()).begin() as transaction:
         data = transaction.get(key.encode())

@@ -79,8 +79,8 @@ def _own(path: Path, pose_set: PoseSet) -> Predictions:
 
 
 def align_rows(predictions: Predictions, pose_set: PoseSet, path: str | Path = "the prediction file") -> Predictions:
-    """The predictions in the PoseSet's row order, found by (image_id, person_id, frame); DataError when a person is
-    missing or occurs twice."""
+    """The predictions in the PoseSet's row order, found by (image_id, person_id, frame); DataError when one is missing
+    or there twice."""
     frame = pose_set.frame if pose_set.frame is not None else np.full(len(pose_set), -1)
     wanted = list(zip(pose_set.image_id.tolist(), pose_set.person_id.tolist(), frame.tolist()))
     found = list(zip(predictions.image_id.tolist(), predictions.person_id.tolist(), predictions.frame.tolist()))
@@ -120,8 +120,7 @@ def _in_skeleton(predictions: Predictions, target: Skeleton, path: Path) -> Pred
 
 
 def _lines(path: Path, pose_set: PoseSet) -> Predictions:
-    """`joints.jsonl`. Where pictures hold one annotated person each, that is the best person found; else persons stay
-    by image."""
+    """`joints.jsonl`. Where pictures hold one annotated person each, that is the best one found."""
     rows = _read_lines(path)
     cards = {(str(e.get("skeleton")), json.dumps(e.get("joint_names"))) for _, e in rows if "error" not in e}
     if len(cards) != 1:
@@ -172,8 +171,7 @@ def _with_nan(where: str, person: dict, joints: int) -> dict:
 
 
 def _image_finder(path: Path, pose_set: PoseSet):
-    """A function that finds the image id of a line: by the file's path, its last parts as far as they are unique, or
-    the id itself."""
+    """A function that finds the image id of a line: by path, its last parts if unique, or id."""
     known: dict[str, object] = {}
     for image_id, file in (pose_set.paths or dict(zip(pose_set.image_id.tolist(), pose_set.images))).items():
         parts = Path(file).parts
@@ -248,8 +246,7 @@ def _need_skeleton(path: Path, field: str, skeleton: Skeleton, pose_set: PoseSet
 
 
 def _as_rows(array: np.ndarray, rows: int, joints: int, where: str, pose_set: PoseSet) -> np.ndarray:
-    """(N,J,2) float64 from an array with these three axes in any order; the usual orders are tried first where sizes
-    are ambiguous."""
+    """(N,J,2) float64 from an array with these three axes in any order; the usual orders first."""
     if array.dtype.kind not in "iuf":
         raise DataError(f"{where} holds something else than numbers ({array.dtype}); write the joints as numbers")
     for order in ((0, 1, 2), (2, 1, 0), (2, 0, 1), (0, 2, 1), (1, 0, 2), (1, 2, 0)):
@@ -281,8 +278,7 @@ _CROP = 256
 
 
 def _read_pred(path: Path, pred: np.ndarray, pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray, int]:
-    """(M,13,2) joints in 0-based frame pixels for every row of `pose_set`, (M,4) crops x, y, w, h, and how many rows
-    are left out (NaN).
+    """(M,13,2) joints in 0-based frame pixels of all rows, (M,4) crops x, y, w, h, and how many are left out (NaN).
 
     Its test program writes `pred` (N,15,2): the arg-max of each map times 256/31, columns y, x, channels in its order
     with the background last; N = frames of whole clips of five, videos and frames in order (the last n mod 5 frames of

@@ -13,8 +13,7 @@ from common.skeletons import Skeleton
 
 @dataclass(frozen=True)
 class PoseSet:
-    """N annotated persons, one row each. Coordinates are 0-based float pixels (x right, y down), pixel centres at
-    integers.
+    """N annotated persons, one row each. 0-based float pixels (x right, y down), pixel centres at integers.
 
     Unlabelled joints are NaN with `visible` 0; occluded ones are 1, visible ones 2. `box` is x, y, w, h.
     Optional fields are None where the data set does not have them.

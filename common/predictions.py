@@ -17,8 +17,7 @@ from common.skeletons import Skeleton, from_card
 
 @dataclass
 class Predictions:
-    """N predicted persons; row i of every array belongs to the same person. Coordinates: 0-based image pixels; NaN =
-    not predicted."""
+    """N predicted persons; row i of every array is one. Coordinates: 0-based image pixels; NaN = not predicted."""
 
     skeleton: Skeleton
     joints: np.ndarray  # (N,J,2) float32
@@ -54,8 +53,7 @@ class People:
 
     @classmethod
     def of(cls, joints, score=None, box=None, person_score=None) -> People:
-        """From (P,J,2) joints; scores default to 1, a person's to the mean of the joints', boxes to those around the
-        joints."""
+        """From (P,J,2) joints; scores default to 1, a person's to their mean, boxes to tight ones."""
         joints = np.asarray(joints, np.float32)
         score = np.ones(joints.shape[:2], np.float32) if score is None else np.asarray(score, np.float32)
         if person_score is None:
@@ -74,8 +72,7 @@ class People:
 def predictions_for(
     pose_set: PoseSet, joints: np.ndarray, score: np.ndarray | None = None, meta: dict | None = None, **overrides
 ) -> Predictions:
-    """Predictions row-aligned with `pose_set`, as a top-down house has them: (N,J,2) joints in image pixels, (N,J)
-    scores (default 1)."""
+    """Predictions row-aligned with `pose_set`, (N,J,2) joints in image pixels, (N,J) scores (default 1)."""
     n, j = joints.shape[:2]
     score = np.ones((n, j), np.float32) if score is None else score
     rows = {

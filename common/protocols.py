@@ -1,5 +1,4 @@
-"""Named protocols: which persons, joints, normaliser, threshold and aggregation make a figure that papers report under
-one name.
+"""Named protocols: which persons, joints, normaliser, threshold, aggregation make a figure that papers report.
 
 A data set's record lists its protocols (`common.datasets.about`); here are the rules that count them. A name ends in
 `:compat` where an original counted differently from what its name says; the protocol then counts as the original did,
@@ -67,8 +66,7 @@ def protocols_of(dataset: str) -> dict[str, Protocol]:
 
 
 def protocols_for(pose_set: PoseSet, names=None) -> list[Protocol]:
-    """The protocols of the data set that `pose_set` allows, in the order of its record, or those `names` (duplicates
-    once).
+    """The protocols of the data set that `pose_set` allows, in the order of its record, or `names`.
 
     DataError for a name that the data set does not have, or for one that needs joints or fields that `pose_set` lacks.
     """
@@ -147,8 +145,7 @@ def _auc(pose_set: PoseSet, predictions: Predictions, _: float) -> Result:
 
 
 def _eval_pck(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-    """pose-tensorflow's script: 14 joints, the box is the one around a person's annotated joints, joints weigh the
-    same."""
+    """pose-tensorflow's script: 14 joints, the box around the annotated ones, joints weigh the same."""
     to_14 = skeleton_map(pose_set.skeleton, MPII14)
     truth, seen = to_14.apply(pose_set.joints, _labelled(pose_set))
     how = f"hit: distance <= {threshold:g} x longer side of the box around the annotated joints"
@@ -172,11 +169,10 @@ def _k2hpd(metric) -> Count:
 
 
 def _as_mobilepose_reads(pose_set: PoseSet) -> np.ndarray:
-    """(N,J,2) joints, on Penn Action with the file's placeholders of hidden joints, which stretch MobilePose's crop to
-    the picture's corner.
+    """(N,J,2) joints, on Penn Action with the file's placeholders of hidden joints, which stretch its crop to the
+    corner.
 
-    The annotation tool left them at about (1, 1), counted from 1; the loader drops them, so each is put back at the
-    corner itself.
+    The annotation tool left them at about (1, 1), counted from 1; the loader drops them, so each is put at the corner.
     """
     return np.nan_to_num(pose_set.joints, nan=0.0) if pose_set.name == "penn_action" else pose_set.joints
 

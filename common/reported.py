@@ -11,8 +11,8 @@ lies in one JSON file a run, HOUSE/results/NAME.json (`save_run` writes it):
 `protocols` as common.evaluate writes them, `meta` the prediction file's.
 
 A run answers the reported rows of its house (and of the literature) that have its data set and its model's name; a row
-without a run says so. Runs that differ in `meta.seed` alone are one line: mean, number of seeds, and spread (largest
-minus smallest).
+without a run says so. Runs that differ in `meta.seed` alone are one line: mean, number of seeds, spread (largest less
+smallest).
 """
 
 from __future__ import annotations
@@ -139,8 +139,7 @@ def _load_run(path: Path) -> dict:
 def compare(runs: list[dict], house: str | None = None) -> list[dict]:
     """One line for every reported figure, answered or not, and for every figure that nothing was reported for.
 
-    Keys: those of COLUMNS, `table`, `source`, `defect`, `spread`, `commands`, and `columns` {name: [reported,
-    measured]}.
+    Keys: those of COLUMNS, `table`, `source`, `defect`, `spread`, `commands`, `columns` {name: [reported, measured]}.
     """
     groups: dict[str, list[dict]] = {}  # runs that differ in nothing but the seed
     for run in runs:

@@ -193,8 +193,7 @@ _SUBSTITUTES = {
 
 @dataclass(frozen=True)
 class SkeletonMap:
-    """How each joint of `target` comes out of `source`: `sources[i]` are source indices to average; empty when there is
-    none.
+    """How each joint of `target` comes out of `source`: `sources[i]` are source indices to average.
 
     `synthetic[i]` is True where the joint is not the same joint but a stand-in (a midpoint, a neighbouring definition).
     """
@@ -250,8 +249,7 @@ def joint_order(source: Skeleton, target: Skeleton, shared_joints: bool = False)
 
 
 def card(skeleton: Skeleton) -> dict:
-    """The skeleton as plain JSON for checkpoints, cards and users' own data; flip pairs and limbs by joint index from
-    0."""
+    """The skeleton as plain JSON for checkpoints, cards and users' own data; pairs by joint index from 0."""
     flips, limbs = ([list(pair) for pair in pairs] for pairs in (skeleton.flip_pairs, skeleton.limbs))
     return {"name": skeleton.name, "joints": list(skeleton.joints), "flip_pairs": flips, "limbs": limbs}
 
@@ -261,8 +259,7 @@ _CARD = "{'name': TEXT, 'joints': [TEXT, ...], 'limbs': [[JOINT, JOINT], ...] (o
 
 def from_card(content, where: str) -> Skeleton:
     """The skeleton that `card` wrote, or a user: a known one's name, or name, joints and optional limbs (pairs of joint
-    names or indices). DataError, beginning with `where` (file and field), when malformed or a known name has other
-    joints.
+    names or indices). DataError, beginning with `where` (file and field), when malformed.
     """
     if isinstance(content, str) and content in SKELETONS:
         return SKELETONS[content]

@@ -1,6 +1,8 @@
-"""Who is who from one picture to the next: numbers for persons, assigned by Munkres' algorithm as the original's demo does.
+"""Who is who from one picture to the next: numbers for persons, assigned by Munkres' algorithm as the original's demo
+does.
 
-Likeness is OKS where two poses share joints, else the overlap of their boxes. A person that is lost keeps the number for a second.
+Likeness is OKS where two poses share joints, else the overlap of their boxes. A person that is lost keeps the number
+for a second.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ MEMORY = 1.0  # seconds
 
 
 class Tracker:
-    """Call it with the `People` of one picture after another and the time in seconds; returns them with their numbers."""
+    """Call it with the `People` of one picture after another and the time in seconds; returns them with their
+    numbers."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[float, np.ndarray, np.ndarray]] = {}
         self._next = 0
 
     def __call__(self, people: People, time: float) -> People:
-        """The same persons, `id` (P,) filled in: the number of the most alike person seen less than a second ago, else a new one."""
+        """The same persons, `id` (P,) filled in: the number of the most alike person seen less than a second ago, else
+        a new one."""
         self._known = {n: k for n, k in self._known.items() if time - k[0] <= MEMORY}
         numbers = self._match(people)
         for row, number in enumerate(numbers):

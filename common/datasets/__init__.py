@@ -37,8 +37,7 @@ def record(name: str) -> DataSet:
 
 
 def load(name: str, root: str | Path, split: str, **options) -> PoseSet:
-    """Annotations of one split of the data set `name` under `root`; images are read later, with
-    `common.images.read_image`.
+    """Annotations of one split of the data set `name` under `root`; `common.images.read_image` reads images later.
 
     The splits of a data set are listed in its module. Raises DataMissing when its files are not there (with the
     official source and the stand-in command) and DataError for an unknown name, split or option and for damaged files.
@@ -51,6 +50,5 @@ def load(name: str, root: str | Path, split: str, **options) -> PoseSet:
 
 
 def splits(name: str, root: str | Path) -> list[str]:
-    """The splits that the files under `root` offer, each a valid argument of `load`; together they hold every
-    annotation once."""
+    """The splits that the files under `root` offer, each a valid argument of `load`; they overlap nowhere."""
     return record(name).list_splits(Path(root).expanduser().absolute())

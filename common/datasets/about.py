@@ -1,5 +1,4 @@
-"""One record a data set: what every other part of the repository has to know of it. Each is written in its data set's
-module."""
+"""One record a data set, in its module: what every other part of the repository has to know of it."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ from common.skeletons import Skeleton
 
 @dataclass(frozen=True)
 class Split:
-    """A published split: how many persons that metrics count, in how many images, and `digest` of them. None: not known
-    here."""
+    """A published split: the persons that metrics count, their images, and their `digest`; None: not known."""
 
     persons: int | None = None
     images: int | None = None
@@ -60,8 +58,7 @@ class DataSet:
         return self.aliases.get(name, name)
 
     def pose_set(self, root: Path, split: str, joints: np.ndarray, visible: np.ndarray, **fields) -> PoseSet:
-        """The PoseSet of a loader; one person an image, the box tight around the joints, where `fields` do not say
-        otherwise."""
+        """The PoseSet of a loader; by default one person an image, its box tight around the joints."""
         known: dict[str, Any] = {
             "name": self.name,
             "skeleton": self.skeleton,
@@ -72,8 +69,7 @@ class DataSet:
         return PoseSet(**(known | {"split": split, "joints": joints, "visible": visible.astype(np.int8)} | fields))
 
     def differs(self, pose_set: PoseSet) -> str | None:
-        """Why the counted persons of `pose_set` are not those of the published split; None when they are, or nothing is
-        known."""
+        """Why the counted persons of `pose_set` are not the published split's; None when they are, or not known."""
         known = self.splits.get(self.split(pose_set.split))
         if known is None:
             return None

@@ -18,11 +18,9 @@ _CONTEXT = 0.35  # margin around the box, as a share of its longer side
 def browse(
     name: str, root: str | Path, out: str | Path, split: str | None = None, count: int = 24, seed: int = 0, **options
 ) -> int:
-    """Write a PNG of `count` persons, chosen at random (seeded) among those whose image is there; returns how many were
-    drawn.
+    """Write a PNG of `count` persons, chosen at random (seeded) among those with an image; returns how many.
 
-    Without `split` the first one is taken that has images; `options` are the loader's. DataError when there is no image
-    at all.
+    Without `split` the first one is taken that has images; `options` are the loader's. DataError without any image.
     """
     for one in [split] if split else datasets.splits(name, root):
         pose_set = datasets.load(name, root, one, **options)

@@ -1,5 +1,4 @@
-"""What is wrong with a data set on disk: counts, missing or unreadable images, values that cannot be true, each with
-the remedy."""
+"""What is wrong with a data set on disk: counts, missing or unreadable images, impossible values, with remedies."""
 
 from __future__ import annotations
 
@@ -22,11 +21,9 @@ _FAR = 0.5  # of the image's longer side: farther outside no annotator can have 
 def check(
     name: str, root: str | Path, split: str | None = None, limit: int | None = None, **options
 ) -> tuple[list[str], list[str]]:
-    """(facts, problems), a line each, about one split or all of them. At most `limit` images a split are opened (None:
-    all); 0 opens none.
+    """(facts, problems), a line each, about one split or all of them. At most `limit` images a split are opened.
 
-    A damaged annotation file is a problem; DataMissing and an unknown name or split are raised. `options` are the
-    loader's.
+    A damaged annotation file is a problem; DataMissing and unknown names or splits are raised.
     """
     facts: list[str] = []
     problems: list[str] = []
@@ -106,8 +103,7 @@ def annotation_problems(pose_set: PoseSet) -> list[str]:
 
 
 def _as_corners(pose_set: PoseSet, rows: np.ndarray) -> int:
-    """How many of these persons' boxes, read as two corners, hold all their joints; 0 unless nearly all do, and far
-    tighter than as they are."""
+    """How many of these boxes, read as two corners, hold all their joints; 0 unless nearly all do, far tighter."""
     tight, (first, second) = box_of_joints(pose_set.joints[rows]), np.split(pose_set.box[rows], 2, axis=1)
     inside = ((first <= tight[:, :2] + 1) & (tight[:, :2] + tight[:, 2:] <= second + 1)).all(1)
     tighter = np.prod(second - first, axis=1)[inside].sum() < 0.7 * np.prod(second, axis=1)[inside].sum()
@@ -152,8 +148,7 @@ def _size(path: str) -> tuple[int, int] | None:
 
 
 def size_problems(pose_set: PoseSet, sizes: dict[str, tuple[int, int]]) -> list[str]:
-    """Joints far outside their image, and images of another size than annotated. `sizes`: path -> (width, height) of
-    opened images."""
+    """Joints far outside their image, and images of another size than annotated. `sizes`: path -> (width, height)."""
     annotated = np.full((len(pose_set), 2), np.nan) if pose_set.image_size is None else pose_set.image_size
     found = np.array([sizes.get(p, (np.nan, np.nan)) for p in pose_set.images], np.float64).reshape(-1, 2)
     other = np.flatnonzero((np.isfinite(annotated) & np.isfinite(found) & (annotated != found)).any(1))

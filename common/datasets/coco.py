@@ -4,8 +4,7 @@
 or `SPLIT/`. Coordinates are taken as stored (counted from 0). v: 0 not labelled, 1 labelled but occluded, 2 visible,
 the same numbers as `visible`. Boxes x, y, w, h.
 
-Splits: `train2017`, `val2017`, ... as the files are called; `train`, `val` (or `valid`) mean 2017, or 2014 where only
-that is there.
+Splits: `train2017`, `val2017`, ... as the files are called; `train`, `val` (or `valid`) mean 2017, else 2014.
 
 Every annotation of the category that has the skeleton is a row, whatever the file's id for it; those of others are left
 out, which is said. Crowds and persons without a keypoint have `ignore` True: scoring sets them aside and training drops
@@ -65,8 +64,8 @@ def _rle(segment, height: int, width: int) -> dict:
 
 def load(root: str | Path, split: str, skeleton: Skeleton = COCO17, category: str | None = None) -> PoseSet:
     """One split of COCO keypoints, joints (N,17,2); `image_id` and `person_id` are COCO's image and annotation ids,
-    `area` is the segment's. `skeleton`: the joints in the 17 places, where a converter put others there. `category`: id
-    or name, where several fit.
+    `area` is the segment's. `skeleton`: the joints in the 17 places, where a converter put others. `category`: id or
+    name.
 
     Images need not exist. Raises DataMissing or DataError.
     """
@@ -107,8 +106,7 @@ def read(
     category: str | None,
     area: bool = True,
 ) -> PoseSet:
-    """The PoseSet of an annotation file in COCO's layout; images are in `folder`. `area`: its persons have one, else it
-    is NaN."""
+    """The PoseSet of an annotation file in COCO's layout; images are in `folder`. `area`: persons have one."""
     content = files.read_json(path)
     images = files.rows(path, content, "images")
     if not images:
@@ -213,8 +211,7 @@ def _compare_counts(persons: list[Row], labelled: np.ndarray) -> None:
 
 
 def _segment(where: str, annotation: dict, box: list[float]):
-    """The polygons or RLE of an annotation, its box without any; DataError naming the field when it is something
-    else."""
+    """The polygons or RLE of an annotation, its box without any; DataError for anything else."""
     found = annotation.get("segmentation")
     if found is None or found == []:
         x, y, w, h = box

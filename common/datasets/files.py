@@ -1,5 +1,4 @@
-"""What the loaders share: finding files, the message for absent data, and readers that name file, entry and field of
-what is wrong."""
+"""What the loaders share: finding files, messages for absent data, readers that name file, entry and field."""
 
 from __future__ import annotations
 
@@ -40,14 +39,12 @@ def first_existing(folders: Iterable[Path], name: str) -> Path | None:
 
 
 def is_synthetic(*folders: Path) -> bool:
-    """Whether a folder, or one of those given, was drawn by common.datasets.synthetic (it holds a file named
-    SYNTHETIC)."""
+    """Whether one of these folders was drawn by common.datasets.synthetic (has a file SYNTHETIC)."""
     return any((folder / "SYNTHETIC").exists() for folder in folders)
 
 
 def read_mat(path: Path, field: str | None = None, **options):
-    """A Matlab file (v5 to v7.2) as dict, or its variable `field`; DataError when it cannot be read or lacks the
-    variable."""
+    """A Matlab file (v5 to v7.2) as dict, or its variable `field`; DataError when it has none."""
     import scipy.io
 
     try:
@@ -106,8 +103,7 @@ def read_json(path: Path):
 
 
 def rows(path: str | Path, content, field: str = "") -> list[Row]:
-    """The objects of a JSON list, or of the list `content[field]`, each with its name for messages; DataError when it
-    is none."""
+    """The objects of a JSON list, or of the list `content[field]`, each with its name for messages."""
     found = content if not field else content.get(field) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise DataError(f"{path}: no list{f' `{field}`' if field else ''}, but {short(found)}; take another file")
@@ -122,8 +118,7 @@ def rows(path: str | Path, content, field: str = "") -> list[Row]:
 
 
 def column(rows: list[Row], field: str, shape: tuple[int, ...] = (), whole: bool = False, default=None) -> np.ndarray:
-    """One field of every row: (N, *shape) float64, or int64 where `whole`; `default` stands where a row has none or an
-    empty one.
+    """One field of every row: (N, *shape) float64, or int64 where `whole`; `default` where a row has none.
 
     DataError naming the first row whose value is not that many finite numbers (whole: of 64 bits).
     """
@@ -191,8 +186,7 @@ def short(value) -> str:
 
 
 def number_range(split: str) -> tuple[int, int] | None:
-    """`A-B` -> (A, B), 1-based inclusive; None when the split is not written like that. DataError for an empty
-    range."""
+    """`A-B` -> (A, B), 1-based inclusive; None for other words. DataError for an empty range."""
     match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", split)
     if not match:
         return None

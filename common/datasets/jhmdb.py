@@ -1,5 +1,4 @@
-"""JHMDB and its part with the whole body in view (sub-JHMDB): short clips with 15 joints and a puppet mask in every
-frame.
+"""JHMDB and its part with the whole body in view (sub-JHMDB): clips with 15 joints and a puppet mask.
 
 Official folders: `joint_positions/ACTION/VIDEO/joint_positions.mat` (pos_img (2,15,n)),
 `puppet_mask/ACTION/VIDEO/puppet_mask.mat` (part_mask (h,w,n)), `sub_splits/ACTION_test_split_K.txt` (or

@@ -26,8 +26,7 @@ _VALUES = 2 * len(K2HPD15)
 
 
 def load(root: str | Path, split: str) -> PoseSet:
-    """One split, joints (N,15,2), all visible; `image_id` is the file name. Images need not exist. Raises DataMissing
-    or DataError."""
+    """One split, joints (N,15,2), all visible; `image_id` is the file name. Raises DataMissing or DataError."""
     root, file = Path(root), _FILES.get(RECORDS["k2hpd"].split(split))
     if file is None:
         raise files.unknown_split("k2hpd", split, ", ".join(_FILES))

@@ -41,8 +41,7 @@ _TRAIN_IMAGES = 1000
 
 
 def load(root: str | Path, split: str, name: str = "lsp") -> PoseSet:
-    """LSP or LSPET: one person an image, joints (N,14,2) in person-centric LSP order, box = tight around the labelled
-    joints.
+    """LSP or LSPET: one person an image, joints (N,14,2) in person-centric LSP order, tight boxes.
 
     `visible`: LSP 1 or 2, LSPET 0 or 2. `image_id` is the image number, `person_id` 0; in MobilePose's joint train
     split `image_id` is `lspet/NUMBER` or `lsp/NUMBER`. Images need not exist. Raises DataMissing or DataError.
@@ -120,8 +119,7 @@ def _bounds(name: str, split: str, count: int, path: Path) -> tuple[int, int]:
 
 
 def which(root: str | Path) -> str:
-    """`lsp` or `lspet`: whichever `root` holds, told by the shape of its `joints.mat`; lsp where both are. Raises
-    DataMissing or DataError."""
+    """`lsp` or `lspet`: whichever `root` holds, told by the shape of its `joints.mat`; lsp where both are."""
     root = Path(root)
     try:
         annotations, _ = _find(root, "lsp")

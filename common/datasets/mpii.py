@@ -1,5 +1,4 @@
-"""MPII Human Pose: the authors' release file, and the JSON form with `gt_valid.mat` that most later work is trained and
-scored with.
+"""MPII Human Pose: the authors' release file, and the JSON form with `gt_valid.mat` of most later work.
 
 All these files count pixels from 1; everything is shifted by 1 here, once. Joints are person-centric.
 
@@ -42,8 +41,7 @@ _JSON_SPLITS = ("train", "valid", "trainval", "test")
 
 
 def load(root: str | Path, split: str) -> PoseSet:
-    """One split of MPII, joints (N,16,2); see the module's text for layouts and conventions. `val` means `valid`.
-    Images need not exist."""
+    """One split of MPII, joints (N,16,2); see the module's text. `val` means `valid`. Images need not exist."""
     root, split = Path(root), RECORDS["mpii"].split(split)
     annotations = _find(root, f"{split}.json")
     if annotations:
@@ -135,8 +133,7 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
 
 
 def _load_ground_truth(root: Path, path: Path) -> PoseSet:
-    """The validation persons from gt_valid.mat alone, enough for scoring: no centre, no scale, image names only with
-    valid_images.txt."""
+    """The validation persons from gt_valid.mat alone, enough for scoring: image names only with valid_images.txt."""
     truth = release_file.read_ground_truth(path)
     n, listing = len(truth.joints), path.with_name("valid_images.txt")
     names = [f"valid_person_{row:05d}.jpg" for row in range(n)]

@@ -1,5 +1,4 @@
-"""The MPII Human Pose release file (`mpii_human_pose_v1_u12_1.mat`) as arrays, and finding the persons of a published
-list in it.
+"""The MPII Human Pose release file (`mpii_human_pose_v1_u12_1.mat`) as arrays, and persons of a list in it.
 
 Everything here is in the file's own frame: pixel coordinates counted from 1.
 """
@@ -19,8 +18,7 @@ JOINTS = 16
 
 @dataclass(frozen=True)
 class Persons:
-    """N persons of the release, in the order of `annolist` and `annorect`. Coordinates count from 1; NaN where the file
-    has nothing."""
+    """N persons of the release, in the order of `annolist` and `annorect`, counted from 1; NaN = nothing there."""
 
     image: np.ndarray  # (N,) file name
     person: np.ndarray  # (N,) index in the image's annorect, from 0
@@ -80,8 +78,7 @@ def _structs(value) -> list:
 
 
 def _number(value) -> float:
-    """A scalar that may be an empty matrix or a one-character string, as is_visible and scale are in places; NaN when
-    empty."""
+    """A scalar that may be an empty matrix or a one-character string, as is_visible and scale are at times."""
     if isinstance(value, str):
         return float(value) if value else np.nan
     value = np.asarray(value, np.float64).ravel()
@@ -105,8 +102,7 @@ def _person(rect) -> tuple:
 
 
 def rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
-    """Rows of the persons of `gt_valid.mat`, in its order, found by head box and joints; DataError when one is not
-    there."""
+    """Rows of the persons of `gt_valid.mat`, in its order, by head box and joints; DataError without."""
     truth = read_ground_truth(path)
     by_box: dict[tuple, list[int]] = {}
     for row in np.flatnonzero(persons.annotated & np.isfinite(persons.head_box).all(1)):

@@ -133,8 +133,7 @@ RECORDS = {
 
 
 def make_lmdb(root: Path, out: Path) -> dict[str, int]:
-    """Pack the frames under `root` into `out`/train.lmdb and valid.lmdb; file name -> number of frames. DataError for a
-    missing frame."""
+    """Pack the frames under `root` into `out`/train.lmdb and valid.lmdb; file name -> number of frames."""
     from tqdm import tqdm
 
     if not (root / "frames").is_dir():

@@ -22,16 +22,14 @@ _VISIBLE = 2  # PoseSet's code for the file's flag 1
 
 
 def aic_map(pose_set: PoseSet, predictions: Predictions, best_of: str = "person") -> dict:
-    """The official score of `predictions` against the persons of `pose_set`; `best_of` "prediction" is the withdrawn
-    version.
+    """The official score of `predictions` against the persons of `pose_set`; `best_of` "prediction": withdrawn.
 
     Returns `score` (mean AP, a fraction), `ap` (10 values, thresholds ascending), `oks` (image by image in the order of
     the annotations: the best OKS of each person, or of each prediction and a 0 for each person of an image without
     any), `count` (the denominator) and `images_missing` (annotated images without any prediction) and `unknown` (images
     with predictions that are not annotated). Images are those of the PoseSet and those that its `regions` list without
     persons, where a prediction only adds to the denominator; predictions for any other image are left out, as the
-    evaluator does. No persons and no predictions: every figure is NaN. Raises DataError when a skeleton is not AI
-    Challenger's.
+    evaluator does. No persons and no predictions: every figure is NaN. DataError for another skeleton.
     """
     for what, skeleton in (("the ground truth", pose_set.skeleton), ("the prediction file", predictions.skeleton)):
         if skeleton != AIC14:

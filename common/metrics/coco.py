@@ -1,5 +1,4 @@
-"""COCO keypoint AP and AR: pycocotools underneath, fed from a PoseSet and a prediction file, for any skeleton with OKS
-constants.
+"""COCO keypoint AP and AR: pycocotools underneath, for any skeleton with OKS constants.
 
 Rescoring and OKS-NMS happen here, when a file is scored, from what it holds (Simple Baselines' evaluation: joints above
 0.2 count, poses with OKS above 0.9 to a better one go). A file of final results (a COCO result JSON: `meta["final"]`)
@@ -27,8 +26,7 @@ _PERSON = 1  # COCO's category id
 def oks_ap(
     pose_set: PoseSet, predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2
 ) -> dict[str, float]:
-    """The ten figures of pycocotools' keypoint evaluation, by the originals' names, as fractions; AP by crowd index
-    where there is one.
+    """The ten figures of pycocotools' keypoint evaluation, by the originals' names, as fractions; by crowd index too.
 
     Ground truth is every row of the PoseSet; rows with `ignore` (crowds, persons without keypoints) absorb predictions
     without reward, crowds any number. Predictions in images that hold nobody are false positives; a joint that is NaN
@@ -50,8 +48,7 @@ def oks_ap(
 
 
 def score_results(truth: dict, results: list[dict], sigmas=None, images: list | None = None) -> dict[str, float]:
-    """The ten figures for an annotation dictionary and a result list, both in COCO's JSON form; `images` restricts them
-    to these ids."""
+    """The ten figures for annotations and results in COCO's JSON form; `images`: only these."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -81,8 +78,7 @@ def final_people(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows that survive OKS-NMS and their final scores: images in order of first appearance, best person first.
 
-    Score = box score x mean of the joint scores above `joint_threshold`. A file marked `meta["final"]` keeps its rows,
-    order and person scores.
+    Score = box score x mean of the joint scores above `joint_threshold`. A file marked `meta["final"]` stays as it is.
     """
     if predictions.meta.get("final"):
         return np.arange(len(predictions)), np.asarray(predictions.person_score, np.float64)
@@ -103,8 +99,7 @@ def final_people(
 def coco_results(
     predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2, sigmas=None
 ) -> list[dict]:
-    """The result list that COCO's servers and pycocotools read: image_id, category_id, keypoints (x, y, joint score
-    each), score."""
+    """The results that COCO's servers and pycocotools read: image_id, category_id, keypoints (x, y, score), score."""
     rows, scores = final_people(predictions, nms_threshold, joint_threshold, sigmas)
     if not np.isfinite(scores).all():
         what = (
@@ -133,8 +128,7 @@ def _check(pose_set: PoseSet, predictions: Predictions) -> None:
 
 
 def ground_truth(pose_set: PoseSet, predicted_images: set) -> dict:
-    """The PoseSet as a COCO annotation dictionary; ids start at 1 because pycocotools takes a match with id 0 for
-    none."""
+    """The PoseSet as a COCO annotation dictionary; ids start at 1 as pycocotools takes 0 for none."""
     listed = set(pose_set.regions or ()) | set(pose_set.image_id.tolist())
     foreign = predicted_images - listed
     if pose_set.regions is not None and foreign:

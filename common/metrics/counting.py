@@ -1,5 +1,4 @@
-"""What the distance metrics share: distances, hits, percentages, and the `Result` that says how its total was
-formed."""
+"""What the distance metrics share: distances, hits, percentages, and their `Result`."""
 
 from __future__ import annotations
 
@@ -13,8 +12,7 @@ from common.skeletons import Skeleton
 
 @dataclass(frozen=True)
 class Result:
-    """One figure with its breakdown: percentages, unless `aggregation` says otherwise (AP and AR are fractions, a loss
-    is neither)."""
+    """One figure with its breakdown: percentages, unless `aggregation` says otherwise (AP, AR, a loss)."""
 
     total: float
     values: dict[str, float]  # by joint, or by part, group or named figure
@@ -26,8 +24,7 @@ class Result:
     means: dict[str, float] = field(default_factory=dict)  # the ways of forming a total that are in use, by name
 
     def as_dict(self) -> dict:
-        """Plain data for JSON: total, per_joint or per_part, aggregation, n; counts, per_group and means if there are
-        any. NaN is null."""
+        """For JSON: total, per_joint or per_part, aggregation, n; counts, per_group, means if any. NaN is null."""
         plain = {
             "total": _plain(self.total),
             f"per_{self.kind}": _plain(self.values),

@@ -1,9 +1,7 @@
-"""Figures as MobilePose counts them (compat): PCK in units of the joints' extent, and the table of its Penn Action
-script.
+"""Figures as MobilePose counts them (compat): PCK in units of the joints' extent, and its Penn Action table.
 
 The extent is measured on decoded label maps whose background channel is empty and decodes to (0, 0), so it reaches from
-the crop's origin to the farthest joint: the threshold is about twice as wide as meant. Neither figure is PCKh or torso
-PCK.
+the crop's origin to the farthest joint: the threshold is about twice as wide as meant.
 """
 
 from __future__ import annotations
@@ -56,11 +54,10 @@ def extent_accuracy(
 
 
 def crop_box(joints: np.ndarray, image_size: np.ndarray | None = None, given: np.ndarray | None = None) -> np.ndarray:
-    """(N,4) x, y, w, h of MobilePose's crop in image pixels, truncated, within the image where `image_size` (N,2) is
-    known.
+    """(N,4) x, y, w, h of MobilePose's crop in image pixels, within `image_size` (N,2) if known.
 
-    The box is the extent of the annotated joints (N,J,2) and 256/3 px around it; a row of `given` (N,4) that is finite
-    replaces it (MPII).
+    The box is the extent of the annotated joints (N,J,2) and 256/3 px around it; finite rows of `given` (N,4) replace
+    it.
     """
     tight = box_of_joints(joints)
     box = np.concatenate([tight[:, :2] - CROP_PADDING, tight[:, 2:] + 2 * CROP_PADDING], axis=1)
@@ -75,16 +72,14 @@ def crop_box(joints: np.ndarray, image_size: np.ndarray | None = None, given: np
 
 
 def extent_from_origin(joints: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """(N,) pixels along x or y from the origin of the square canvas with `box` (N,4) in its middle to the farthest
-    joint, or NaN."""
+    """(N,) pixels along x or y from the origin of the square around `box` (N,4) to the farthest joint, or NaN."""
     side = box[:, 2:].max(1, keepdims=True)
     origin = box[:, :2] - (side - box[:, 2:]) / 2
     return np.fmax.reduce(joints - origin[:, None], axis=(1, 2), initial=np.nan)
 
 
 def with_penn_neck(joints: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Penn Action's joints (N,13,2) and (N,13) bool -> MobilePose's 14; the neck comes from head and shoulders, all
-    three visible."""
+    """Penn Action's joints (N,13,2) and (N,13) bool -> MobilePose's 14; the neck is made from head and shoulders."""
     head, first, second = (PENN13.index(name) for name in ("head", "left_shoulder", "right_shoulder"))
     shoulders = joints[:, first] + joints[:, second]
     neck = np.array([0.5, 0.2]) * joints[:, head] + np.array([0.25, 0.4]) * shoulders
@@ -95,8 +90,7 @@ def with_penn_neck(joints: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray,
 
 
 def penn_columns() -> dict[str, str]:
-    """Column that the script prints -> joint that it scores: it applies the order of the official network to maps in
-    its own order."""
+    """Column that the script prints -> joint that it scores: it takes its maps for the official network's."""
     printed = [
         mirror_name(joint) for joint in PENN13.joints
     ]  # the official code names Penn Action's sides the other way round
@@ -104,11 +98,9 @@ def penn_columns() -> dict[str, str]:
 
 
 def penn_table(truth, predicted, visible, crop_side, threshold: float = 0.2) -> Result:
-    """The Penn Action table as printed. truth, predicted (N,14,2) in LPM14 order, visible (N,14) bool, crop_side (N,)
-    in the same unit.
+    """The Penn Action table as printed. truth, predicted (N,14,2) in LPM14 order, visible (N,14) bool, crop_side (N,).
 
-    `values` has the printed column names, which are not the joints scored (`penn_columns`): the right knee never is,
-    the made-up neck is.
+    `values` has the printed column names, which are not the joints scored (`penn_columns`): never the right knee.
     """
     columns = penn_columns()
     order = LPM14.indices(columns.values())
@@ -126,7 +118,6 @@ def penn_table(truth, predicted, visible, crop_side, threshold: float = 0.2) -> 
 
 
 def whole_clips(sequence: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """(N,) bool: frames that belong to a whole clip of five; the tail of a video is never scored. `sequence` (N,),
-    0-based `frame` (N,)."""
+    """(N,) bool: frames that belong to a whole clip of five; `sequence` (N,), 0-based `frame` (N,)."""
     _, inverse, length = np.unique(sequence, return_inverse=True, return_counts=True)
     return frame < (length // CLIP_LENGTH * CLIP_LENGTH)[inverse]

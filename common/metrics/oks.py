@@ -34,8 +34,7 @@ def oks(
 
     `truth` and `predicted` (...,J,2) pixels, `counted` (...,J) bool: the joints that the mean is taken over, `area`
     (...) square pixels. A predicted joint that is NaN has similarity 0, a person without any counted joint has OKS 0;
-    at area 0 only an exact hit counts. Returns (...). `oks(truth[:, None], ..., predicted[None])` gives the whole
-    table.
+    at area 0 only an exact hit counts. Returns (...).
     """
     squared = ((truth - predicted) ** 2).sum(-1)
     exponent = squared / (8 * sigmas**2 * (np.asarray(area)[..., None] + np.spacing(1)))
@@ -75,8 +74,7 @@ def oks_nms(
     above: float | None = None,
     compat: bool = False,
 ) -> np.ndarray:
-    """Greedy suppression within one image: indices kept, best first; a pose goes when its OKS with a kept one exceeds
-    `threshold`.
+    """Greedy suppression within one image: indices kept, best first; `threshold` of OKS with a kept one.
 
     `joints` (N,J,2), `person_score` (N,), `area` (N,); `score`, `above` and `compat` as in `pose_oks`. Equal scores:
     the later row first, as in the original. No poses: no indices.
@@ -93,8 +91,7 @@ def oks_nms(
 
 
 def rescore(box_score: np.ndarray, score: np.ndarray, above: float = 0.2) -> np.ndarray:
-    """(N,) score of a person: box score x mean of the joint scores (N,J) that exceed `above`; 0 where none does or all
-    are NaN."""
+    """(N,) score of a person: box score x mean of the joint scores (N,J) above `above`; 0 where none is."""
     used = score > above
     total = np.where(used, score, 0).sum(1, dtype=np.float64)
     return box_score * total / np.maximum(used.sum(1), 1)

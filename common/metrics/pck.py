@@ -28,17 +28,15 @@ def longer_side(box: np.ndarray) -> np.ndarray:
 
 
 def extent(joints: np.ndarray) -> np.ndarray:
-    """(N,J,2) -> (N,) longer side of the tight box around a person's joints, NaN ones left out; NaN when there is
-    none."""
+    """(N,J,2) -> (N,) longer side of the tight box around a person's joints, NaN without any."""
     return longer_side(box_of_joints(joints))
 
 
 def official_penn_torso(truth: np.ndarray, predicted: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """(N,) right shoulder to left hip; where that is under 1 px, the same length of the prediction (LSTM Pose Machines'
-    benchmark).
+    """(N,) right shoulder to left hip; under 1 px: the prediction's (LSTM Pose Machines' benchmark).
 
-    Under 1 px is what Penn Action's placeholders of hidden joints give; an end that is NaN counts as such. 0 where the
-    prediction has none.
+    Under 1 px is what Penn Action's placeholders of hidden joints give; so counts an end that is NaN. 0: neither has
+    one.
     """
     torso = length_between(truth, skeleton, "right_shoulder", "left_hip")
     own = length_between(predicted, skeleton, "right_shoulder", "left_hip")
@@ -48,8 +46,8 @@ def official_penn_torso(truth: np.ndarray, predicted: np.ndarray, skeleton: Skel
 def pck(
     truth, predicted, labelled, size, threshold: float, skeleton: Skeleton, total: str = "weighted", how: str = ""
 ) -> Result:
-    """PCK at `threshold` x `size`, inclusive. Persons whose `size` is NaN are not counted; at size 0 only an exact hit
-    is one.
+    """PCK at `threshold` x `size`, inclusive. Persons whose `size` is NaN are not counted; at size 0 an exact hit is
+    one.
 
     `total`: `weighted` or `unweighted`, see `counting.joint_result`. Empty input gives NaN figures.
     """
@@ -59,8 +57,8 @@ def pck(
 
 
 def auc(truth, predicted, labelled, size, skeleton: Skeleton, thresholds: np.ndarray = AUC_THRESHOLDS) -> Result:
-    """Area under the PCK curve over `thresholds`, scaled so that a curve of 100 % gives 100 (trapezoids; Leeds Sports
-    Pose toolkit)."""
+    """Area under the PCK curve over `thresholds`, scaled so that a curve of 100 % gives 100 (trapezoids; LSP
+    toolkit)."""
     counted = labelled & np.isfinite(size)[:, None]
     distance = distances(truth, predicted)
     curves = [(within(distance, size[:, None], t), t) for t in thresholds]

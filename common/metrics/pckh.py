@@ -1,8 +1,6 @@
-"""PCKh: PCK in units of the head (Andriluka et al., CVPR 2014), with the head box of MPII or, where there is none, the
-head-neck length.
+"""PCKh: PCK in units of the head (Andriluka et al., CVPR 2014), by the head box of MPII, or head to neck.
 
-Arrays: truth and predicted (N,J,2) pixels, labelled (N,J) bool. A head of size 0 makes all joints of the person misses
-(the metric is a quotient).
+Arrays: truth and predicted (N,J,2) pixels, labelled (N,J) bool. With a head of size 0 all joints are misses.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ NOT_IN_MEAN = ("pelvis", "thorax")  # MPII's own evaluation leaves them out of i
 def pckh(
     truth, predicted, labelled, head_size, threshold: float, skeleton: Skeleton, empty_joint_is_nan: bool = False
 ) -> Result:
-    """PCKh at `threshold` x `head_size` (N,), MPII: 0.6 x the diagonal of the head box. Total = weighted mean without
-    pelvis and thorax.
+    """PCKh at `threshold` x `head_size` (N,), 0.6 x the head box's diagonal. Total = weighted mean without pelvis and
+    thorax.
 
     `empty_joint_is_nan`: a joint that is nowhere labelled makes both means NaN, as in the evaluation of Simple
     Baselines (compat); otherwise it is left out.
@@ -44,7 +42,7 @@ def pckh(
 
 
 def neck_of(skeleton: Skeleton) -> str:
-    """The joint at the lower end of the head: upper_neck where the skeleton has it, else neck; ValueError when it has
+    """The joint at the lower end of the head: upper_neck where the skeleton has it, else neck; ValueError for
     neither."""
     return "upper_neck" if "upper_neck" in skeleton.joints else skeleton.joints[skeleton.index("neck")]
 
@@ -58,8 +56,7 @@ def pckh_neck(
     symmetric: bool = False,
     unlabelled_is_miss: bool = False,
 ) -> Result:
-    """PCKh with the head measured from head top to neck on the ground truth (deeppose_tf); every joint has the same
-    weight.
+    """PCKh with the head measured from head top to neck of the truth (deeppose_tf); joints weigh the same.
 
     A joint counts when it, head top and neck are labelled. `symmetric`: left and right are averaged first and the total
     is the mean of these groups. `unlabelled_is_miss` counts every joint of every person instead, as the original does

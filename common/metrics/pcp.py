@@ -1,5 +1,5 @@
-"""PCP, the percentage of correct parts: a stick is right when its ends are within a fraction of its length (Ferrari et
-al., CVPR 2008).
+"""PCP, the percentage of correct parts: sticks whose ends are within a share of their length (Ferrari et al., CVPR
+2008).
 
 Strict: both ends; relaxed: the mean of both ends' distances. Ten sticks in six parts: head, torso, upper_arm, forearm,
 upper_leg and lower_leg. Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J) bool. A stick of length 0 is a
@@ -21,8 +21,7 @@ def sticks_of(skeleton: Skeleton) -> dict[str, tuple[str, tuple[str, ...], tuple
     """Stick name -> (part, joints whose middle is one end, joints whose middle is the other), from the joint names.
 
     The torso runs from thorax to pelvis, from neck to spine (K2HPD), or from the middle of the shoulders to that of the
-    hips, in this order of preference (deeppose_tf's and K2HPD's definitions). ValueError when a joint that is needed is
-    missing.
+    hips, in this order of preference (deeppose_tf's and K2HPD's definitions).
     """
     have = set(skeleton.joints)
     head = next((name for name in ("head_top", "head") if name in have), "head_top")

@@ -1,5 +1,4 @@
-"""PDJ, the percentage of detected joints: within a fraction of the torso diameter (Sapp and Taskar 2013, Toshev and
-Szegedy 2014).
+"""PDJ, the percentage of detected joints: within a share of the torso (Sapp and Taskar 2013, Toshev and Szegedy 2014).
 
 The diameter runs from one shoulder to the opposite hip; which pair differs between code bases, so it is an argument.
 With LSP's pair the count is that of torso PCK; the two names are kept because papers report by them. Also here: the
@@ -21,16 +20,14 @@ K2HPD_THRESHOLDS = np.arange(1, 16) * 5 / 100  # 0.05 to 0.75
 
 
 def pdj(truth, predicted, labelled, skeleton: Skeleton, threshold: float, diameter: tuple[str, str]) -> Result:
-    """PDJ at `threshold` x the ground truth's distance between the two joints of `diameter`; all counted joints
-    pooled."""
+    """PDJ at `threshold` x the true distance between the joints of `diameter`; joints pooled."""
     size = length_between(np.where(labelled[..., None], truth, np.nan), skeleton, *diameter)
     how = f"hit: distance <= {threshold:g} x ({diameter[0]} to {diameter[1]})"
     return pck(truth, predicted, labelled, size, threshold, skeleton, "weighted", how)
 
 
 def pdj_neck_to_hips(truth, predicted, labelled, skeleton: Skeleton, threshold: float) -> Result:
-    """PDJ with the normaliser of other evaluations of K2HPD, neck to the middle of the hips; on the joints of
-    `skeleton` alone."""
+    """PDJ with the normaliser of other evaluations of K2HPD, neck to the middle of the hips."""
     truth = np.where(labelled[..., None], truth, np.nan)
     hips = truth[:, skeleton.indices(("right_hip", "left_hip"))].mean(1)
     size = distances(truth[:, skeleton.index("neck")], hips)
@@ -39,8 +36,7 @@ def pdj_neck_to_hips(truth, predicted, labelled, skeleton: Skeleton, threshold: 
 
 
 def k2hpd_accuracy(truth, predicted, skeleton: Skeleton) -> Result:
-    """What the original's accuracy script prints: total = strict PCP over all limbs, `values` = PDJ at 0.05 to 0.75,
-    here in percent.
+    """What the original's accuracy script prints: total = strict PCP over all limbs, `values` = PDJ at 0.05 to 0.75.
 
     Every joint counts (the data set marks none as missing), and a normaliser of zero admits exact hits.
     """
@@ -55,11 +51,9 @@ def k2hpd_accuracy(truth, predicted, skeleton: Skeleton) -> Result:
 
 
 def euclidean_loss(truth, predicted, skeleton: Skeleton) -> Result:
-    """The loss of the K2HPD project: sum of squared distances / 2 / persons / coordinates of a person, in square
-    pixels.
+    """The loss of the K2HPD project: sum of squared distances / 2 / persons / coordinates, in px^2.
 
-    `values` holds each joint's share; they add up to the total. NaN without persons, and for a prediction of NaN: a
-    loss has no misses.
+    `values` holds each joint's share; they add up to the total. NaN without persons, and for a prediction of NaN.
     """
     squared = distances(truth, predicted) ** 2
     n, joints = squared.shape

@@ -1,8 +1,9 @@
-"""Checkpoints that survive a kill at any moment, for every framework: the caller brings the functions that write and read its own format.
+"""Checkpoints that survive a kill at any moment, for every framework: the caller brings the functions that write and
+read its own format.
 
-A run continues bit for bit when its state holds everything that the next step depends on; `make_state` lists it. The store keeps
-`last` and `previous` (the one before), `best` by a metric and, every N, numbered ones. All are complete files at every moment: a file
-is written under a temporary name, flushed to the disk and renamed.
+A run continues bit for bit when its state holds everything that the next step depends on; `make_state` lists it. The
+store keeps `last` and `previous` (the one before), `best` by a metric and, every N, numbered ones. All are complete
+files at every moment: a file is written under a temporary name, flushed to the disk and renamed.
 """
 
 from __future__ import annotations
@@ -19,19 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from common import files
 from common.errors import DataError
-from common.files import (
-    atomic_write,
-    flush,
-    git_sha,
-    publish,
-    remove_leftovers,
-    set_aside,
-    sha256_of,
-    temporary_name,
-    versions,
-    write_json,
-)
 
 STATE_FORMAT = 2
 _RESUME_FIELDS = ("format", "epoch", "batch", "step", "model", "config", "about")
@@ -57,31 +47,36 @@ def restore_random_state(state: dict) -> None:
 
 
 def make_state(trained: dict, *, epoch: int, batch: int, step: int, config: dict, about: dict) -> dict:
-    """Everything that a resumed run needs, and what everybody needs who uses its weights, under the names that all programmes share.
+    """Everything that a resumed run needs, and what everybody needs who uses its weights, under the names that all
+    programmes share.
 
-    `trained` is `Trainer.state()`: `model` and whatever else the framework's next step depends on. `epoch` counts finished epochs, `batch`
-    the batches done of this one, `step` all updates so far; `config` are the settings, among them `mode`; `about` says what the network
-    answers and learnt from: `skeleton` (`common.skeletons.card`), `dataset`, `split`, `synthetic`. `best_metric` is filled in by the store.
+    `trained` is `Trainer.state()`: `model` and whatever else the framework's next step depends on. `epoch` counts
+    finished epochs, `batch` the batches done of this one, `step` all updates so far; `config` are the settings, among
+    them `mode`; `about` says what the network answers and learnt from: `skeleton` (`common.skeletons.card`), `dataset`,
+    `split`, `synthetic`. `best_metric` is filled in by the store.
     """
     return {
         **{"format": STATE_FORMAT, "epoch": epoch, "batch": batch, "step": step, "config": config, "about": about},
-        **{"random": collect_random_state(), "best_metric": None, "versions": versions(), "git_sha": git_sha()},
+        **{
+            "random": collect_random_state(),
+            "best_metric": None,
+            "versions": files.versions(),
+            "git_sha": files.git_sha(),
+        },
         **trained,
     }
 
 
 def check_compatible(stored: dict, wanted: dict, fields: Iterable[str], source: str | Path = "checkpoint") -> None:
-    """DataError naming the first of `fields` whose value in the `stored` settings differs from `wanted`, both values and the remedy."""
+    """DataError naming the first of `fields` whose value in the `stored` settings differs from `wanted`, both values
+    and the remedy."""
     for field in fields:
         if field not in stored:
-            raise DataError(
-                f"{source}: its config has no field {field!r} (this run has {wanted[field]!r}); use a checkpoint written by this program"
-            )
+            what = f"its config has no field {field!r} (this run has {wanted[field]!r})"
+            raise DataError(f"{source}: {what}; use a checkpoint written by this program")
         if _comparable(stored[field]) != _comparable(wanted[field]):
-            raise DataError(
-                f"{source}: field {field!r} is {stored[field]!r} in the checkpoint and {wanted[field]!r} in this run;"
-                f" run with --{field} {stored[field]}, or give another checkpoint"
-            )
+            what = f"field {field!r} is {stored[field]!r} in the checkpoint and {wanted[field]!r} in this run"
+            raise DataError(f"{source}: {what}; run with --{field} {stored[field]}, or give another checkpoint")
 
 
 def _comparable(value: Any) -> Any:
@@ -95,11 +90,11 @@ def _comparable(value: Any) -> Any:
 class CheckpointStore:
     """The checkpoints of one run in `directory`: `last`, `previous`, `best` and `epoch_000010`, each with `suffix`.
 
-    `save_fn(path, state)` and `load_fn(path) -> state` are the framework's. `mode` says whether a `max` or a `min` metric is best.
-    With `every` > 0, a numbered copy is kept every so many of `unit` (`epoch`, or `step`), the newest `keep` of them (0: all);
-    `numbered` is its name where an original has another, such as `checkpoint-{}`.
-    `index.json` holds each file's hash, because some formats load flipped bits without complaint.
-    One process writes; in a distributed run the others pass `writer=False` and call `begin` after the writer did.
+    `save_fn(path, state)` and `load_fn(path) -> state` are the framework's. `mode` says whether a `max` or a `min`
+    metric is best. With `every` > 0, a numbered copy is kept every so many of `unit` (`epoch`, or `step`), the newest
+    `keep` of them (0: all); `numbered` is its name where an original has another, such as `checkpoint-{}`. `index.json`
+    holds each file's hash, because some formats load flipped bits without complaint. One process writes; in a
+    distributed run the others pass `writer=False` and call `begin` after the writer did.
     """
 
     def __init__(self, directory: str | Path, save_fn: Callable[[Path, dict], Any], load_fn: Callable[[Path], dict], *, suffix: str,
@@ -120,10 +115,12 @@ class CheckpointStore:
     def begin(self, resume: str | Path | None = None, barrier: Callable[[], object] | None = None) -> dict | None:
         """The state to go on from, or None for a new run.
 
-        `resume` None: a new run; an earlier run's files are moved to `old_N`. `auto`: the newest good checkpoint here, None when there
-        is none. A path: that file. DataError when a checkpoint was asked for or exists, but none can be read.
+        `resume` None: a new run; an earlier run's files are moved to `old_N`. `auto`: the newest good checkpoint here,
+        None when there is none. A path: that file. DataError when a checkpoint was asked for or exists, but none can be
+        read.
 
-        `barrier`, where several processes share the folder, waits for all of them: the writer goes first, as it may move files away.
+        `barrier`, where several processes share the folder, waits for all of them: the writer goes first, as it may
+        move files away.
         """
         if barrier and not self.writer:
             barrier()
@@ -149,30 +146,24 @@ class CheckpointStore:
         if not path.is_file():
             raise DataError(f"checkpoint {path} does not exist; see {path.parent} for others, or start a new run")
         known = self._index() if path.resolve().parent == self.directory.resolve() else {}
-        if known and sha256_of(path) not in known:
-            raise DataError(
-                f"checkpoint {path} is damaged or not from this run: index.json does not list its SHA-256; use another one"
-            )
+        if known and files.sha256_of(path) not in known:
+            what = "is damaged or not from this run: index.json does not list its SHA-256"
+            raise DataError(f"checkpoint {path} {what}; use another one")
         try:
             state = self.load_fn(path)
         except Exception as error:  # every format has its own errors for a damaged file
-            raise DataError(
-                f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); use another one"
-            ) from error
-        if isinstance(state, dict) and state.get("format") == 1:
-            raise DataError(
-                f"checkpoint {path} was written by this project's first form, which no run can go on from; start a new run, or give it"
-                " as --weights"
-            )
-        missing = [f for f in _RESUME_FIELDS if not isinstance(state, dict) or f not in state]
-        if missing:
-            raise DataError(
-                f"checkpoint {path} has no field {missing[0]!r}, so no run can go on from it; use it as initial weights instead"
-            )
+            what = f"cannot be read ({type(error).__name__}: {error})"
+            raise DataError(f"checkpoint {path} {what}; use another one") from error
+        state = state if isinstance(state, dict) else {}
+        if state.get("format") == 1:
+            what = "was written by this project's first form, which no run can go on from"
+            raise DataError(f"checkpoint {path} {what}; start a new run, or give it as --weights")
+        if missing := [f for f in _RESUME_FIELDS if f not in state]:
+            what = f"has no field {missing[0]!r}, so no run can go on from it"
+            raise DataError(f"checkpoint {path} {what}; use it as initial weights instead")
         if state["format"] != STATE_FORMAT:
-            raise DataError(
-                f"checkpoint {path}: field format is {state['format']}, this program reads {STATE_FORMAT}; use the version that wrote it"
-            )
+            what = f"field format is {state['format']}, this program reads {STATE_FORMAT}"
+            raise DataError(f"checkpoint {path}: {what}; use the version that wrote it")
         return state
 
     def save(self, state: dict, metric: float | None = None) -> bool:
@@ -180,24 +171,26 @@ class CheckpointStore:
         if not self.writer:
             raise ValueError("this store was opened with writer=False; only one process of a run saves")
         self.directory.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.directory, (*self._names(), "index.json"))
+        files.remove_leftovers(self.directory, (*self._names(), "index.json"))
         best = False
         if metric is not None and self.improves(metric):
             best, self.best_metric = True, float(metric)
         last = self.path("last")
-        temporary = temporary_name(last)
+        temporary = files.temporary_name(last)
         self.save_fn(temporary, {**state, "best_metric": self.best_metric})
-        flush(temporary)
+        files.flush(temporary)
         self._note(temporary, state, metric)
-        # `last` is replaced at the very end: a run killed before that goes on from the old one and makes the other files anew.
+        # `last` is replaced at the very end: a run killed before that goes on from the old one and makes the other
+        # files anew.
         if last.exists():
             _link(last, self.path("previous"))
         if best:
             _link(temporary, self.path("best"))
         if self._numbered_at(state[self.unit], state["batch"]):
             _link(temporary, self.path(self._numbered.format(state[self.unit])))
-            self._drop_old_numbered()
-        publish(temporary, last)
+            for file in self.numbered()[: -self.keep] if self.keep else ():
+                file.unlink()
+        files.publish(temporary, last)
         return best
 
     def numbered(self) -> list[Path]:
@@ -208,10 +201,8 @@ class CheckpointStore:
         return [file for _, file in sorted(found)]
 
     def _names(self) -> list[str]:
-        return [
-            name + self.suffix
-            for name in ("last", "previous", "best", self._numbered.partition("{")[0] + "*", "unreadable_*")
-        ]
+        numbered = self._numbered.partition("{")[0] + "*"
+        return [name + self.suffix for name in ("last", "previous", "best", numbered, "unreadable_*")]
 
     def numbered_due(self, position) -> bool:
         """Whether a numbered checkpoint belongs to this `session.Position`."""
@@ -222,20 +213,15 @@ class CheckpointStore:
 
     def improves(self, metric: float) -> bool:
         """Whether a figure is better than the best so far; NaN never is."""
-        if math.isnan(metric):
-            return False
-        return self.best_metric is None or (
-            metric > self.best_metric if self.mode == "max" else metric < self.best_metric
-        )
+        if math.isnan(metric) or self.best_metric is None:
+            return not math.isnan(metric)
+        return metric > self.best_metric if self.mode == "max" else metric < self.best_metric
 
     def _resume_newest(self) -> dict | None:
-        candidates = [
-            f
-            for f in (self.path("last"), self.path("previous"), *reversed(self.numbered()), self.path("best"))
-            if f.exists()
-        ]
         problems = []
-        for file in candidates:
+        for file in (self.path("last"), self.path("previous"), *reversed(self.numbered()), self.path("best")):
+            if not file.exists():
+                continue
             try:
                 state = self.load(file)
             except DataError as error:
@@ -246,9 +232,8 @@ class CheckpointStore:
                 os.replace(bad, bad.with_name("unreadable_" + bad.name))
             return self._go_on(file, state)
         if problems:
-            raise DataError(
-                f"no checkpoint in {self.directory} can be read ({problems[0][1]}); start a new run without --resume"
-            )
+            what = f"no checkpoint in {self.directory} can be read ({problems[0][1]})"
+            raise DataError(f"{what}; start a new run without --resume")
         self.announce(f"no checkpoint in {self.directory}: starting a new run")
         return None
 
@@ -260,7 +245,7 @@ class CheckpointStore:
     def _set_aside(self) -> None:
         if not self.writer:
             return
-        target = set_aside(self.directory, (*self._names(), "index.json"))
+        target = files.set_aside(self.directory, (*self._names(), "index.json"))
         if target:
             self.announce(f"{self.directory} held an earlier run's checkpoints; they are in {target} now")
 
@@ -277,11 +262,7 @@ class CheckpointStore:
         # before the file gets its name, so that a kill in between leaves no file without a hash
         entry = {"epoch": state["epoch"], "batch": state["batch"], "step": state["step"]}
         entry["metric"] = metric if metric is not None and math.isfinite(metric) else None
-        write_json(self.directory / "index.json", {"files": {**self._index(), sha256_of(temporary): entry}})
-
-    def _drop_old_numbered(self) -> None:
-        for file in self.numbered()[: -self.keep] if self.keep else ():
-            file.unlink()
+        files.write_json(self.directory / "index.json", {"files": {**self._index(), files.sha256_of(temporary): entry}})
 
 
 def _link(source: Path, target: Path) -> None:
@@ -293,4 +274,4 @@ def _link(source: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(source, temporary)
 
-    atomic_write(target, link_or_copy)
+    files.atomic_write(target, link_or_copy)

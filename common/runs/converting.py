@@ -1,4 +1,5 @@
-"""What every convert.py does around its formats: nothing is kept that does not compute what its source computes, and a card says so.
+"""What every convert.py does around its formats: nothing is kept that does not compute what its source computes, and a
+card says so.
 
 with Conversion(args.input, args.output, args.licence) as conversion:
     write(conversion.draft)
@@ -34,7 +35,8 @@ def card_path(output: Path) -> Path:
 
 
 class Conversion:
-    """One conversion. `draft` is the temporary name to write; it gets its own when `keep` is called after all comparisons went well.
+    """One conversion. `draft` is the temporary name to write; it gets its own when `keep` is called after all
+    comparisons went well.
 
     Whatever has the draft's name as the beginning of its own (a checkpoint of several files) moves too.
     """
@@ -49,7 +51,8 @@ class Conversion:
         return self
 
     def compare(self, what: str, expected, found, tolerance: float) -> None:
-        """Largest difference of two arrays (or dicts of arrays) relative to the largest value (at least 1e-6); DataError above `tolerance`."""
+        """Largest difference of two arrays (or dicts of arrays) relative to the largest value (at least 1e-6);
+        DataError above `tolerance`."""
         if isinstance(expected, dict):
             worst = max(_difference(expected[name], found[name]) for name in expected)
         else:

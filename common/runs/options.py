@@ -1,7 +1,8 @@
-"""The vocabulary: one spelling and one meaning of every option that more than one house has, and the parser that all programmes use.
+"""The vocabulary: one spelling and one meaning of every option that more than one house has, and the parser that all
+programmes use.
 
-`--help` lists options in groups (data, network, training, machine, output), rare ones only with `--help-all`. Switches are written
-`--flip_test`, `--no-flip_test` or, as some originals have it, `--flip_test=no` and `--flip_test no`.
+`--help` lists options in groups (data, network, training, machine, output), rare ones only with `--help-all`. Switches
+are written `--flip_test`, `--no-flip_test` or, as some originals have it, `--flip_test=no` and `--flip_test no`.
 """
 
 from __future__ import annotations
@@ -92,19 +93,16 @@ class _Form(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser for one programme; `about` is its docstring. Options that are not given stay out of the namespace unless they have a default."""
+    """A parser for one programme; `about` is its docstring. Options that are not given stay out of the namespace unless
+    they have a default."""
 
     def __init__(self, about: str | None):
-        super().__init__(
-            usage="%(prog)s [options]", description=about, add_help=False, allow_abbrev=False,
-            formatter_class=_Form,
-        )  # fmt: skip
+        form = {"usage": "%(prog)s [options]", "formatter_class": _Form, "add_help": False, "allow_abbrev": False}
+        super().__init__(description=about, **form)  # type: ignore[arg-type]
         self._sections: dict[str, argparse._ArgumentGroup] = {}
         self._dead: dict[str, str] = {}
         self._switches: set[str] = set()
         self._hidden = 0
-        everything = "--help-all" in sys.argv
-        self._show = (lambda rare: True) if everything else (lambda rare: not rare)
         self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
         self.add_argument("--help-all", action="help", help=argparse.SUPPRESS)
 
@@ -113,7 +111,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(name, help=text, **more)
 
     def option(self, name: str, *names: str, text: str = "", group: str = "", rare: bool = False, **more) -> None:
-        """One option; text and group default to the vocabulary's. `type=bool` makes a switch. Other keywords are argparse's."""
+        """One option; text and group default to the vocabulary's. `type=bool` makes a switch. Other keywords are
+        argparse's."""
         known = VOCABULARY.get(name, ("", ""))
         spellings = [f"--{name}", *(n if n.startswith("-") else f"--{n}" for n in names)]
         words = (text or known[1]).replace("%", "%%")
@@ -127,7 +126,7 @@ class Parser(argparse.ArgumentParser):
             spellings = [s for s in spellings if s.startswith("--")]
         elif "choices" not in more and "action" not in more:
             more.setdefault("metavar", getattr(more.get("type"), "__name__", "text").upper().replace("STR", "TEXT"))
-        if not self._show(rare):
+        if rare and "--help-all" not in sys.argv:
             self._hidden += 1
             words = argparse.SUPPRESS
         self._section(group or known[0] or "other").add_argument(*spellings, help=words, **more)
@@ -145,7 +144,8 @@ class Parser(argparse.ArgumentParser):
             self._option_string_actions[spelling] = action
 
     def settings(self, cls, only: Iterable[str] | None = None, but: Iterable[str] = (), default: str = "") -> None:
-        """One option a field of a settings class (of `only` these), none of which has a default: presets, files and checkpoints come in between.
+        """One option a field of a settings class (of `only` these), none of which has a default: presets, files and
+        checkpoints come in between.
 
         `default` is what the help says that it is, where it is not the field's.
         """
@@ -226,72 +226,47 @@ class Parser(argparse.ArgumentParser):
         return out
 
 
+_NUMBER = {"type": int, "metavar": "N"}
+_OFF = {"type": bool, "default": False}
 _FORMS: dict[str, dict] = {
-    "limit": {"type": int, "metavar": "N"},
+    **dict.fromkeys(("limit", "batch_size", "workers", "input_width", "input_height", "seed"), _NUMBER),
+    **dict.fromkeys(("recursive", "raw_weights", "random_weights", "shared_joints", "smooth"), _OFF),
+    "threads": {**_NUMBER, "default": None},
     "boxes": {"action": "append", "metavar": "WHERE", "default": None},
     "box_threshold": {"type": float, "metavar": "S", "default": 0.0},
     "format": {"default": "jsonl", "metavar": "LIST"},
     "device": {"default": None, "metavar": "DEVICE"},
-    "recursive": {"type": bool, "default": False},
-    "raw_weights": {"type": bool, "default": False},
-    "random_weights": {"type": bool, "default": False},
-    "shared_joints": {"type": bool, "default": False},
     "flip_test": {"type": bool},
     "mode": {"choices": ("correct", "compat")},
     "amp": {"choices": ("off", "auto", "bf16", "fp16")},
-    "batch_size": {"type": int, "metavar": "N"},
-    "workers": {"type": int, "metavar": "N"},
-    "threads": {"type": int, "metavar": "N", "default": None},
-    "input_width": {"type": int, "metavar": "N"},
-    "input_height": {"type": int, "metavar": "N"},
-    "seed": {"type": int, "metavar": "N"},
-    # None: not asked for; no value: auto
-    "resume": {"nargs": "?", "const": "auto", "metavar": "PATH"},
+    "resume": {"nargs": "?", "const": "auto", "metavar": "PATH"},  # None: not asked for; no value: auto
     "weights": {"default": None, "metavar": "WEIGHTS"},
     "out": {"default": None, "metavar": "PATH"},
     "protocol": {"nargs": "+", "action": "extend", "metavar": "NAME", "default": None},
-    "json": {"type": Path, "metavar": "FILE", "default": None},
-    "result": {"type": Path, "metavar": "FILE", "default": None},
+    **dict.fromkeys(("json", "result"), {"type": Path, "metavar": "FILE", "default": None}),
     "draw": {"type": bool, "default": True},
-    "smooth": {"type": bool, "default": False},
     "track": {"type": bool, "default": None},
     "min_score": {"type": float, "metavar": "S", "default": 0.1},
     "licence": {"default": "as the source states; not given", "metavar": "TEXT"},
 }
 # what a programme that runs a network over labelled persons asks for, and what one over pictures does
-SCORING = (
-    "weights",
-    "raw_weights",
-    "random_weights",
-    "shared_joints",
-    "device",
-    "threads",
-    "out",
-    "protocol",
-    "json",
-    "result",
+SCORING = "weights raw_weights random_weights shared_joints device threads out protocol json result".split()
+PREDICTING = (
+    "boxes box_threshold recursive weights raw_weights device threads out format draw min_score smooth track".split()
 )
-PREDICTING = ("boxes", "box_threshold", "recursive", "weights", "raw_weights", "device", "threads", "out", "format", "draw", "min_score",
-              "smooth", "track")  # fmt: skip
 
 
 def training_settings(
-    parser: Parser,
-    cls,
-    presets: dict[str, dict],
-    argv=None,
-    *,
-    standard: str = "paper",
-    folder=None,
-    fixed: Iterable[str] = (),
+    parser: Parser, cls, presets: dict[str, dict], argv=None, *, standard="paper", folder=None, fixed=()
 ):
-    """A training's settings: the preset, then `--config FILE`, then the command line. DataError on an unknown key or value.
+    """A training's settings: the preset, then `--config FILE`, then the command line. DataError on an unknown key or
+    value.
 
-    Preset `auto` is `smoke` where `folder(settings)`, the data's, is marked SYNTHETIC, else `standard`. Fields of `fixed` are no options.
+    Preset `auto` is `smoke` where `folder(settings)`, the data's, is marked SYNTHETIC, else `standard`. Fields of
+    `fixed` are no options.
     """
-    parser.option(
-        "preset", choices=("auto", *presets), default="auto", text="auto: smoke on synthetic data, else " + standard
-    )
+    auto = f"auto: smoke on synthetic data, else {standard}"
+    parser.option("preset", choices=("auto", *presets), default="auto", text=auto)
     parser.option("config", metavar="FILE", default=None)
     parser.settings(cls, but=fixed)
     given = vars(parser.parse_args(argv))

@@ -1,4 +1,5 @@
-"""What every predict.py does around its network: pictures in, one after another; JSON lines, other tools' formats and drawings out.
+"""What every predict.py does around its network: pictures in, one after another; JSON lines, other tools' formats and
+drawings out.
 
     source = Source(args.source, args.recursive, args.limit)
     with Answers(args, source, estimator.skeleton) as answers:
@@ -6,9 +7,10 @@
             answers.write(picture, estimator.predict(picture.image, picture.boxes))
     return answers.folder
 
-joints.jsonl has one line a picture, the same in all houses: {"image", "index", "time" (s, videos), "size": [w, h], "skeleton",
-"joint_names", "persons": [{"id", "box": [x, y, w, h], "score", "joints": [[x, y, score], ...]}]}, null where a joint was not found. A
-picture that cannot be read has "error" instead, is warned of, and makes the exit code 2 when all others are done.
+joints.jsonl has one line a picture, the same in all houses: {"image", "index", "time" (s, videos), "size": [w, h],
+"skeleton", "joint_names", "persons": [{"id", "box": [x, y, w, h], "score", "joints": [[x, y, score], ...]}]}, null
+where a joint was not found. A picture that cannot be read has "error" instead, is warned of, and makes the exit code 2
+when all others are done.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def parser(about: str | None, boxes: bool = True, but: Iterable[str] = ()) -> Pa
 
 @dataclass
 class Picture:
-    """One picture of a source. `time` in seconds for videos; `image` (H,W,3) uint8 BGR, None where it could not be read (`error`)."""
+    """One picture of a source. `time` in seconds for videos; `image` (H,W,3) uint8 BGR, None where it could not be read
+    (`error`)."""
 
     name: str
     index: int
@@ -63,7 +66,8 @@ class Picture:
 
 
 class Source:
-    """The pictures that SOURCE ... name, at most `limit`. `moving`: they are one video or camera. DataError when something is not there."""
+    """The pictures that SOURCE ... name, at most `limit`. `moving`: they are one video or camera. DataError when
+    something is not there."""
 
     def __init__(self, names: Sequence[str | Path], recursive: bool = False, limit: int | None = None):
         self.limit, self._parts = limit, [_part(str(name), recursive) for name in names]
@@ -108,10 +112,12 @@ def _of_video(frames: video.Frames) -> Iterator[Picture]:
 
 
 class Answers:
-    """The results of a predict.py as they come: joints.jsonl (and the formats of `--format`), drawings or overlay.mp4, in the folder `--out`.
+    """The results of a predict.py as they come: joints.jsonl (and the formats of `--format`), drawings or overlay.mp4,
+    in the folder `--out`.
 
-    `args` are those of `parser`. `padding`: share of the longer side around the joints by which the next look follows a person of a
-    video; None where the network finds people itself. Ends well with Ctrl-C, keeping what there is. Memory does not grow.
+    `args` are those of `parser`. `padding`: share of the longer side around the joints by which the next look follows a
+    person of a video; None where the network finds people itself. Ends well with Ctrl-C, keeping what there is. Memory
+    does not grow.
     """
 
     def __init__(self, args, source: Source, skeleton: Skeleton, house: str, padding: float | None = 0.2):
@@ -140,10 +146,9 @@ class Answers:
         if self._film:
             self._film.__enter__()
         self._lines = open(self.folder / "joints.jsonl", "w", encoding="utf-8")
-        self._rows = (
-            open(self.folder / "joints.csv", "w", encoding="utf-8", newline="") if "csv" in self._formats else None
-        )
-        if self._rows:
+        self._rows = None
+        if "csv" in self._formats:
+            self._rows = open(self.folder / "joints.csv", "w", encoding="utf-8", newline="")
             csv.writer(self._rows).writerow(("image", "index", "person", "person_score", "joint", "x", "y", "score"))
         return self
 
@@ -154,7 +159,10 @@ class Answers:
         try:
             for picture in tqdm(source, total=source.count, dynamic_ncols=True, disable=not sys.stderr.isatty()):
                 if picture.image is None:
-                    self._note_unread(picture)
+                    self.unread.append(picture.name)
+                    print(f"warning: {picture.error}", file=sys.stderr)
+                    line = {"image": picture.name, "index": picture.index, "error": picture.error}
+                    self._lines.write(json.dumps(line) + "\n")
                     continue
                 height, width = picture.image.shape[:2]
                 if self._boxes is not None:
@@ -223,11 +231,6 @@ class Answers:
             self._film.write(image)
         else:
             save_image(self.folder / f"{picture.name}_pose.png", image)
-
-    def _note_unread(self, picture: Picture) -> None:
-        self.unread.append(picture.name)
-        print(f"warning: {picture.error}", file=sys.stderr)
-        self._lines.write(json.dumps({"image": picture.name, "index": picture.index, "error": picture.error}) + "\n")
 
     def __exit__(self, kind, *error) -> None:
         for file in filter(None, (self._lines, self._rows)):

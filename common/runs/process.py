@@ -1,4 +1,5 @@
-"""How the programmes of all houses start and end: processes of a distributed run, signals, messages for people, exit codes for scripts."""
+"""How the programmes of all houses start and end: processes of a distributed run, signals, messages for people, exit
+codes for scripts."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class Process:
 
 
 class Interrupts:
-    """Context in which Ctrl-C and SIGTERM set `asked` instead of ending the programme, so that a step ends and is saved; a second one ends it."""
+    """Context in which Ctrl-C and SIGTERM set `asked` instead of ending the programme, so that a step ends and is
+    saved; a second one ends it."""
 
     def __enter__(self) -> Interrupts:
         self.asked: bool = False
@@ -68,11 +70,13 @@ class Interrupts:
 
 
 def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> int:
-    """Do `work()`: 0 when it ends well, 2 on bad input (DataError, or a file that cannot be read or written), 1 when training diverged
-    (FloatingPointError), 130 when it was stopped. Any other exception is a fault of ours and keeps its traceback.
+    """Do `work()`: 0 when it ends well, 2 on bad input (DataError, or a file that cannot be read or written), 1 when
+    training diverged (FloatingPointError), 130 when it was stopped. Any other exception is a fault of ours and keeps
+    its traceback.
 
-    `done` is printed after success with {} replaced by what `work` returned; `remedy` ends the message about a diverged training.
-    Messages of errors go to standard error; with POSE_TRACEBACK=1 in the environment the error itself is raised.
+    `done` is printed after success with {} replaced by what `work` returned; `remedy` ends the message about a diverged
+    training. Messages of errors go to standard error; with POSE_TRACEBACK=1 in the environment the error itself is
+    raised.
     """
     try:
         result = work()
@@ -110,7 +114,8 @@ def environment_ranks() -> tuple[int, int, int]:
 
 
 def device_numbers(device: str | None, found: int) -> list[int] | None:
-    """GPU numbers that `--device` asks for, of `found` that are there: [] for the CPU, None where it was not given and there are none.
+    """GPU numbers that `--device` asks for, of `found` that are there: [] for the CPU, None where it was not given and
+    there are none.
 
     `cuda` means the first, `cuda:0,1` these. DataError for other text or a device that is not there.
     """

@@ -1,4 +1,5 @@
-"""One object for a training loop: progress and time left, log, checkpoints when due, stop on Ctrl-C, best figure, early stop, resume.
+"""One object for a training loop: progress and time left, log, checkpoints when due, stop on Ctrl-C, best figure, early
+stop, resume.
 
     with Session(folder, trainer.position, total, process, store, settings=..., about=...) as session:
         state = session.begin(config.resume)
@@ -36,8 +37,8 @@ AGREE_EVERY = 10  # steps between two questions to the other processes whether t
 class Position:
     """Where a training is. A Trainer has one and advances it after every step.
 
-    `epoch` counts finished epochs, `batch` the batches done of the current one, `step` all of them. `epoch_length` in batches (0: the
-    trainer does not count epochs), `batch_size` in persons over all processes.
+    `epoch` counts finished epochs, `batch` the batches done of the current one, `step` all of them. `epoch_length` in
+    batches (0: the trainer does not count epochs), `batch_size` in persons over all processes.
     """
 
     epoch_length: int = 0
@@ -53,7 +54,8 @@ class Position:
             self.epoch, self.batch = self.epoch + 1, 0
 
     def restore(self, state: dict) -> None:
-        """Go on from a checkpoint's position: in persons, because a batch may have another size now, and then epochs other numbers of steps."""
+        """Go on from a checkpoint's position: in persons, because a batch may have another size now, and then epochs
+        other numbers of steps."""
         before = state["about"]["batch_size"]
         self.epoch, self.step = state["epoch"], state["step"]
         self.batch = state["batch"] * before // self.batch_size
@@ -64,9 +66,10 @@ class Position:
 class Session:
     """What surrounds the steps of one training in `folder`; see the module's docstring for the loop.
 
-    `total` steps in all. `settings` go into log and checkpoints, `about` too (see `checkpoints.make_state`). A validation is due every
-    `valid_every` steps (0: never), a numbered or minutely checkpoint as `store` and `save_minutes` have it, none within `accumulate` steps
-    whose gradients wait for each other. `patience`: end after so many validations without a better figure (0: never).
+    `total` steps in all. `settings` go into log and checkpoints, `about` too (see `checkpoints.make_state`). A
+    validation is due every `valid_every` steps (0: never), a numbered or minutely checkpoint as `store` and
+    `save_minutes` have it, none within `accumulate` steps whose gradients wait for each other. `patience`: end after so
+    many validations without a better figure (0: never).
     """
 
     def __init__(self, folder: str | Path, position: Position, total: int, process: Process, store: CheckpointStore, *,
@@ -108,7 +111,8 @@ class Session:
         return state
 
     def track(self, batches: Iterable) -> Iterator:
-        """The batches that are left, with a bar on a terminal and a line now and then elsewhere; ends early when it was asked to."""
+        """The batches that are left, with a bar on a terminal and a line now and then elsewhere; ends early when it was
+        asked to."""
         progress = Progress(self.position.step, self.total, quiet=not self.process.is_main)
         try:
             if self.position.step >= self.total:
@@ -122,7 +126,8 @@ class Session:
             progress.close()
 
     def log(self, values: dict) -> None:
-        """One step is done; `values` are its `loss`, `lr` and whatever else is to be logged. FloatingPointError for a loss that is not finite.
+        """One step is done; `values` are its `loss`, `lr` and whatever else is to be logged. FloatingPointError for a
+        loss that is not finite.
 
         Losses are read one step late, so that a GPU need not wait for this.
         """
@@ -244,7 +249,8 @@ class Progress:
 
 @contextmanager
 def swapped_weights(state: dict, load, weights: dict | None):
-    """Inside, a network has other weights (`load(weights)`); those of `state`, its tensors by name, come back afterwards. None swaps nothing."""
+    """Inside, a network has other weights (`load(weights)`); those of `state`, its tensors by name, come back
+    afterwards. None swaps nothing."""
     if weights is None:
         yield
         return

@@ -1,7 +1,8 @@
-"""Settings as a dataclass: the command line, presets and setting files all come from its fields; unknown keys are errors.
+"""Settings as a dataclass: the command line, presets and setting files all come from its fields; unknown keys are
+errors.
 
-lr: float = setting(1e-3, "Adam learning rate")
-epochs: int = setting(140, names=("num_epochs",))           # help text and group come from the vocabulary (common/runs/options.py)
+lr: float = setting(1e-3, "Adam learning rate") epochs: int = setting(140, names=("num_epochs",))           # help text
+and group come from the vocabulary (common/runs/options.py)
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from common.errors import DataError
 
 def setting(default, text: str = "", choices: tuple | None = None, names: tuple[str, ...] = (), group: str = "",
             rare: bool = False):  # fmt: skip
-    """A dataclass field. `choices` limits its values, `names` are further spellings (an original's), with their dashes where they have
-    one only. `group` is where `--help` lists it; `rare` ones are listed by `--help-all` alone. A list or dict is copied for each object.
+    """A dataclass field. `choices` limits its values, `names` are further spellings (an original's), with their dashes
+    where they have one only. `group` is where `--help` lists it; `rare` ones are listed by `--help-all` alone. A list
+    or dict is copied for each object.
     """
     metadata = {"help": text, "choices": choices, "names": names, "group": group, "rare": rare}
     if isinstance(default, (list, dict)):
@@ -44,7 +46,8 @@ _BOOL = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": 
 
 
 def convert(name: str, value, kind: type, optional: bool = False):
-    """A value from the command line or a file (text, or what YAML made of it) as the field's type; DataError naming the field."""
+    """A value from the command line or a file (text, or what YAML made of it) as the field's type; DataError naming the
+    field."""
     if value is None or (optional and str(value).lower() in ("none", "null", "")):
         if optional:
             return None
@@ -71,7 +74,8 @@ def _structure(name: str, value, kind: type):
 
 
 def resolve(cls, *layers: dict):
-    """The settings object from layers of {name: value}, later ones win (preset, file, command line). DataError on an unknown key or value."""
+    """The settings object from layers of {name: value}, later ones win (preset, file, command line). DataError on an
+    unknown key or value."""
     known, types_of = {f.name: f for f in fields(cls)}, kinds(cls)
     aliases = {name.lstrip("-"): f.name for f in fields(cls) for name in f.metadata.get("names", ())}
     values = {}
@@ -89,7 +93,8 @@ def resolve(cls, *layers: dict):
 
 
 def read_settings_file(path: str | Path) -> dict:
-    """A file of `key = value` lines, with or without sections, or YAML (`.yaml`), as {key: value}. DataError when it cannot be read.
+    """A file of `key = value` lines, with or without sections, or YAML (`.yaml`), as {key: value}. DataError when it
+    cannot be read.
 
     Sections only group; `-` in a key means `_`; `#` or `;` starts a comment at the start of a line or after a space.
     """

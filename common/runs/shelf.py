@@ -1,7 +1,7 @@
 """Where runs lie and where weights are looked for.
 
-A run's folder is `output/HOUSE/RUN/`, relative to the working directory; what is looked for there is then looked for in the repository's own
-`output/`. Shipped weights are `HOUSE/zoo/NAME.*`.
+A run's folder is `output/HOUSE/RUN/`, relative to the working directory; what is looked for there is then looked for in
+the repository's own `output/`. Shipped weights are `HOUSE/zoo/NAME.*`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def run_folder(house: str, run: str, out: str | Path | None = None) -> Path:
 
 
 def result_path(out: str | Path | None, standard: Path) -> Path:
-    """The file that `--out` names: `standard` without it, a file of that name in it where it is a folder (no suffix, or ends in /)."""
+    """The file that `--out` names: `standard` without it, a file of that name in it where it is a folder (no suffix, or
+    ends in /)."""
     if out is None:
         return standard
     path = Path(out)
@@ -29,7 +30,8 @@ def result_path(out: str | Path | None, standard: Path) -> Path:
 
 
 def data_folder(root: str | Path | None, dataset: str) -> Path:
-    """The folder of a data set: `root` where it is given, else data/DATASET in the working directory, else in the repository."""
+    """The folder of a data set: `root` where it is given, else data/DATASET in the working directory, else in the
+    repository."""
     if root:
         return Path(root)
     here = Path("data") / dataset
@@ -37,10 +39,11 @@ def data_folder(root: str | Path | None, dataset: str) -> Path:
 
 
 def find_weights(house: str, given: str | Path | None, suffixes: Iterable[str], runs: str = "*") -> Path | None:
-    """The weights that `--weights` names; without it the newest best (else last) state of this house, which is said, or None.
+    """The weights that `--weights` names; without it the newest best (else last) state of this house, which is said, or
+    None.
 
-    `given` is a file or folder (a run's folder means its best state), or the name of shipped weights. `runs` limits whose newest is
-    taken. DataError listing what there is when a given one is not found.
+    `given` is a file or folder (a run's folder means its best state), or the name of shipped weights. `runs` limits
+    whose newest is taken. DataError listing what there is when a given one is not found.
     """
     suffixes = tuple(suffixes)
     if given is None:

@@ -2,4 +2,4 @@
 scene (background, clutter, light), compose (a picture with its truth), and a writer for every official file layout.
 """
 
-VERSION = 4  # raise when a picture or a label changes for the same arguments
+VERSION = 5  # raise when a picture or a label changes for the same arguments

@@ -1,7 +1,7 @@
 """A person as a kinematic tree: joint limits, proportions, forward kinematics.
 
-Body axes: x to the person's left, y up, z to the front (right-handed); lengths in metres, angles in radians inside,
-degrees in the tables.
+Body axes: x to the person's left, y up, z to the front (right-handed); lengths in metres, angles in radians, in tables
+degrees.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _POSTURES = {
     "star": "shoulder_abduct 120 120, hip_abduct 40 40",
     "hands_on_hips": "shoulder_abduct 45 45, shoulder_twist 60 60, elbow 100 100",
 }
-_ARMS_AWAY = "shoulder_abduct 15 15, elbow 18 18, hip_abduct 5 5"
+_ARMS_AWAY = table("shoulder_abduct 15 15, elbow 18 18, hip_abduct 5 5")
 POSTURES = tuple(_POSTURES)
 
 
@@ -93,31 +93,21 @@ def sample_build(rng: np.random.Generator) -> Build:
 def sample_pose(rng: np.random.Generator, looseness: float = 1.0, postures: tuple[str, ...] = POSTURES) -> np.ndarray:
     """(D,) angles in radians in the order of `DOF`: a posture, its sides in random order, plus noise, within limits.
 
-    `looseness` scales the noise. Poses whose limbs run through the trunk or each other are drawn again, up to eight
-    times.
+    `looseness` scales the noise. Poses whose limbs run through the trunk or each other are drawn again, seven times.
     """
     for _ in range(8):
-        angles = _draw_pose(rng, looseness, postures)
+        sides = ("left", "right") if rng.random() < 0.5 else ("right", "left")
+        degrees = looseness * _SPREAD * rng.normal(size=len(DOF))
+        for name, values in (_ARMS_AWAY | table(_POSTURES[postures[rng.integers(len(postures))]])).items():
+            names = [f"{side}_{name}" for side in sides] if len(values) == 2 else [name]
+            degrees[[DOF[n] for n in names]] += values
+        # knees and elbows bend one way only: fold the noise instead of piling it up at the limit
+        fold = [DOF[f"{side}_{joint}"] for side in sides for joint in ("knee", "elbow")]
+        degrees[fold] = np.abs(degrees[fold])
+        angles = np.radians(np.clip(degrees, LOW, HIGH))
         if not _collides(angles):
             break
     return angles
-
-
-def _draw_pose(rng: np.random.Generator, looseness: float, postures: tuple[str, ...]) -> np.ndarray:
-    sides = ("left", "right") if rng.random() < 0.5 else ("right", "left")
-    degrees = np.zeros(len(DOF))
-    posture = _POSTURES[postures[rng.integers(len(postures))]]
-    for name, values in (table(_ARMS_AWAY) | table(posture)).items():
-        names = [f"{side}_{name}" for side in sides] if len(values) == 2 else [name]
-        degrees[[DOF[n] for n in names]] = values
-    degrees += looseness * _SPREAD * rng.normal(size=len(DOF))
-    # knees and elbows bend one way only: fold the noise instead of piling it up at the limit
-    fold = [DOF[f"{s}_{j}"] for s in sides for j in ("knee", "elbow")]
-    degrees[fold] = np.abs(degrees[fold])
-    if rng.random() < 0.12 * looseness:  # an arm anywhere within its limits
-        arm = [DOF[f"{sides[0]}_{j}"] for j in ("shoulder_flex", "shoulder_abduct", "shoulder_twist", "elbow")]
-        degrees[arm] = rng.uniform(LOW[arm], HIGH[arm])
-    return np.radians(np.clip(degrees, LOW, HIGH))
 
 
 _MEAN_BUILD = Build(1.7, 0.292, 0.264, 0.417, 0.413, 0.5, 0.088, 0.226, 0.184, 0.088, 1.0)
@@ -127,14 +117,13 @@ def _collides(angles: np.ndarray) -> bool:
     """True when a hand or knee lies inside the trunk, or the two legs run through each other (on the mean build)."""
     joints, _ = forward(_MEAN_BUILD, angles)
 
-    def nearest(a: list[np.ndarray], b: list[np.ndarray]) -> float:
-        return float(np.linalg.norm(np.array(a)[:, None] - np.array(b)[None], axis=-1).min())
+    def nearest(ones: list[str], others: list[str]) -> float:
+        a, b = (np.array([joints[n] for n in names]) for names in (ones, others))
+        return float(np.linalg.norm(a[:, None] - b, axis=-1).min())
 
-    trunk = [joints[n] for n in ("pelvis", "belly", "thorax", "head")]
-    limbs = [joints[f"{side}_{part}"] for side in ("left", "right") for part in ("elbow", "wrist", "hand", "knee")]
-    knees = [(joints[f"{side}_knee"], joints[f"{side}_ankle"]) for side in ("left", "right")]
-    left, right = ([knee, ankle, (knee + ankle) / 2] for knee, ankle in knees)
-    return nearest(limbs, trunk) < 0.14 or nearest(left, right) < 0.09
+    limbs = [f"{side}_{part}" for side in ("left", "right") for part in ("elbow", "wrist", "hand", "knee")]
+    legs = nearest(["left_knee", "left_ankle"], ["right_knee", "right_ankle"])
+    return nearest(limbs, ["pelvis", "belly", "thorax", "head"]) < 0.14 or legs < 0.1
 
 
 # Places in the head: left, up and front of the upper neck, in head heights
@@ -166,36 +155,31 @@ def forward(build: Build, angles: np.ndarray) -> tuple[dict[str, np.ndarray], di
         joints[name] = joints["upper_neck"] + build.head * (head @ offset)
 
     for side, sign in (("left", 1.0), ("right", -1.0)):
-        own = {name: a[f"{side}_{name}"] for name in _SIDE}
-        limbs, bones = _limbs(build, own, sign, joints["thorax"], chest)
-        joints |= {f"{side}_{name}": point for name, point in limbs.items()}
-        frames |= {f"{side}_{name}": frame for name, frame in bones.items()}
+        _add_side(joints, frames, build, {name: a[f"{side}_{name}"] for name in _SIDE}, side, sign)
     return joints, frames
 
 
-def _limbs(build: Build, a: dict, sign: float, thorax: np.ndarray, chest: np.ndarray) -> tuple[dict, dict]:
-    """Joints and frames of one side (`sign` 1: left), arm and leg."""
-    h = build.stature
+def _add_side(joints: dict, frames: dict, build: Build, a: dict[str, float], side: str, sign: float) -> None:
+    """Arm and leg of one side; `a` are its own angles."""
+    h, chest = build.stature, frames["chest"]
     lift = 0.02 * h * np.sin(max(a["shoulder_flex"], a["shoulder_abduct"], 0) / 2)
     upper = chest @ rotation(0, -a["shoulder_flex"]) @ rotation(2, sign * a["shoulder_abduct"])
     upper = upper @ rotation(1, -sign * a["shoulder_twist"])
+    fore = upper @ rotation(0, -a["elbow"])
+    hand = fore @ rotation(0, -a["wrist"])
     thigh = rotation(0, -a["hip_flex"]) @ rotation(2, sign * a["hip_abduct"]) @ rotation(1, sign * a["hip_twist"])
-    frames = {"upper_arm": upper, "forearm": upper @ rotation(0, -a["elbow"])}
-    frames |= {
-        "hand": frames["forearm"] @ rotation(0, -a["wrist"]),
-        "thigh": thigh,
-        "shin": thigh @ rotation(0, a["knee"]),
-    }
-    foot = frames["foot"] = frames["shin"] @ rotation(0, a["ankle"])
+    shin = thigh @ rotation(0, a["knee"])
+    foot = shin @ rotation(0, a["ankle"])
+    bones = {"upper_arm": upper, "forearm": fore, "hand": hand, "thigh": thigh, "shin": shin, "foot": foot}
 
-    joints = {"shoulder": thorax + chest @ [sign * build.shoulder, lift, 0]}
-    joints["elbow"] = joints["shoulder"] - build.upper_arm * upper[:, 1]
-    joints["wrist"] = joints["elbow"] - build.forearm * frames["forearm"][:, 1]
-    joints["hand"] = joints["wrist"] - 0.05 * h * frames["hand"][:, 1]
-    joints["hip"] = np.array([sign * build.hip, 0.0, 0.0])
-    joints["knee"] = joints["hip"] - build.thigh * thigh[:, 1]
-    ankle = joints["ankle"] = joints["knee"] - build.shin * frames["shin"][:, 1]
-    joints["heel"] = ankle + foot @ [0, -0.025 * h, -0.02 * h]
-    joints["toe"] = ankle + foot @ [0, -0.03 * h, 0.095 * h]
-    joints["foot"] = ankle + foot @ [0, -0.025 * h, 0.045 * h]
-    return joints, frames
+    points = {"shoulder": joints["thorax"] + chest @ [sign * build.shoulder, lift, 0]}
+    points["elbow"] = points["shoulder"] - build.upper_arm * upper[:, 1]
+    points["wrist"] = points["elbow"] - build.forearm * fore[:, 1]
+    points["hand"] = points["wrist"] - 0.05 * h * hand[:, 1]
+    points["hip"] = np.array([sign * build.hip, 0.0, 0.0])
+    points["knee"] = points["hip"] - build.thigh * thigh[:, 1]
+    points["ankle"] = points["knee"] - build.shin * shin[:, 1]
+    for name, y, z in (("heel", -0.025, -0.02), ("toe", -0.03, 0.095), ("foot", -0.025, 0.045)):
+        points[name] = points["ankle"] + foot @ [0, y * h, z * h]
+    joints |= {f"{side}_{name}": point for name, point in points.items()}
+    frames |= {f"{side}_{name}": frame for name, frame in bones.items()}

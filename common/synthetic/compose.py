@@ -44,10 +44,6 @@ class Truth:
         """(J,2) points and (J,) states in the order of `names`."""
         return np.array([self.points[n] for n in names]), np.array([self.states[n] for n in names])
 
-    def mask_box(self) -> np.ndarray:
-        """(4,) x, y, w, h of the visible pixels."""
-        return box_of(self.mask)
-
 
 def box_of(mask: np.ndarray) -> np.ndarray:
     """(4,) x, y, w, h of the pixels of a mask, edges at pixel borders; zeros when there are none."""
@@ -59,7 +55,7 @@ def box_of(mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture: (H,W,3) uint8 BGR, depth buffer (H,W) float32 metres, people in the order of the figures."""
+    """(H,W,3) uint8 BGR, depth buffer (H,W) float32 metres, people in the order of the figures."""
 
     image: np.ndarray
     depth: np.ndarray
@@ -96,8 +92,8 @@ def frame_tightly(
 ) -> tuple[Figure, Camera, tuple[int, int]]:
     """A camera and a picture size (width, height) for one person, as in pictures cut out around somebody.
 
-    `size`: range of the body's longer side in pixels; `margin`: range of the border, in fractions of it, drawn for each
-    side (negative cuts off).
+    `size`: range of the body's longer side in pixels; `margin`: range of the border, in fractions of it, for each side
+    (negative cuts off).
     """
     figure = figure.moved([0, 0, figure.build.stature * rng.uniform(2.5, 6.0)])
     box = _body_box(figure, Camera(1.0, 0.0, 0.0))
@@ -138,13 +134,12 @@ def render(rng: np.random.Generator, stage: Stage, figures: list[Figure]) -> Pic
 
 
 def _shadow(canvas: Canvas, figure: Figure, camera: Camera) -> None:
-    """A soft dark ellipse below the lowest foot, when the person stands on it."""
-    ends = [figure.joints[f"{side}_{part}"] for side in ("left", "right") for part in ("heel", "toe")]
-    foot, pelvis = max(ends, key=lambda end: end[1]), figure.joints["pelvis"]
-    if foot[1] - figure.joints["head_top"][1] < 0.5 * figure.build.stature:
+    """A soft dark ellipse below the lowest part of a body that is upright."""
+    foot, pelvis = figure.points()[:, 1].max(), figure.joints["pelvis"]
+    if foot - figure.joints["head_top"][1] < 0.5 * figure.build.stature:
         return
     size, (height, width) = figure.build.stature * camera.focal / pelvis[2], canvas.depth.shape
-    left, top = camera.project(np.array([pelvis[0], foot[1] + 0.02, pelvis[2]]))
+    left, top = camera.project(np.array([pelvis[0], foot + 0.02, pelvis[2]]))
     x, y = (np.arange(width) - left) / (0.22 * size), (np.arange(height) - top) / (0.06 * size)
     shade = 1 - 0.55 * np.outer(np.exp(-2.5 * y * y), np.exp(-2.5 * x * x))
     canvas.colour *= shade.astype(np.float32)[..., None]
@@ -200,43 +195,32 @@ def draw_group(
     (width, height), focal = size, 1.1 * max(size)
     ground = rng.uniform(0.9, 1.9)  # metres below the camera
 
-    def stand(posing: Posing, x: float, z: float) -> Figure:
-        figure = sample_figure(rng, posing)
+    def stand(figure: Figure, x: float, z: float) -> Figure:
         return figure.moved([x, ground - figure.points()[:, 1].max(), z])
 
     first = sample_figure(rng, posing)
     z = focal * first.build.stature / (rng.uniform(*share) * height)
-    figures, places = [first.moved([0, ground - first.points()[:, 1].max(), z])], [(0.0, z)]
+    figures, places = [stand(first, 0.0, z)], [np.array([0.0, z])]
     for _ in range(count - 1):
-        places.append(_free_place(rng, places, z, width * z / focal))
-        figures.append(stand(posing, *places[-1]))
-    if crowd:
-        x, far = rng.uniform(-0.3, 0.3) * width, z * rng.uniform(2.5, 4.0)
-        for _ in range(rng.integers(6, 15)):
-            depth = far * rng.uniform(0.9, 1.25)
-            figures.append(stand(_CROWD, (x + rng.normal(0, 0.13) * width) * depth / focal, depth))
+        for _ in range(20):  # until there is room: close to somebody, or anywhere in view
+            depth = z * rng.uniform(0.8, 2.2)
+            place = np.array([rng.uniform(-0.5, 0.5) * width * depth / focal, depth])
+            if rng.random() < 0.5:
+                place = places[rng.integers(len(places))] + rng.normal(0, [0.5, 0.8])
+            place[1] = max(place[1], 1.2)
+            if min(np.linalg.norm(place - other) for other in places) > _APART:
+                break
+        places.append(place)
+        figures.append(stand(sample_figure(rng, posing), *place))
+    x, far = rng.uniform(-0.3, 0.3) * width, z * rng.uniform(2.5, 4.0)
+    for _ in range(rng.integers(6, 15) if crowd else 0):
+        depth = far * rng.uniform(0.9, 1.25)
+        figures.append(stand(sample_figure(rng, _CROWD), (x + rng.normal(0, 0.13) * width) * depth / focal, depth))
 
     seen = Camera(focal, 0, 0).project(figures[0].points())
     aim = size * np.array([rng.uniform(0.25, 0.75), np.clip(rng.normal(0.52, 0.08), 0.35, 0.7)])
-    camera = Camera(focal, *(aim - (seen.min(0) + seen.max(0)) / 2))
-    stage = make_stage(rng, size, camera, clutter=(3, 14))
+    stage = make_stage(rng, size, Camera(focal, *(aim - (seen.min(0) + seen.max(0)) / 2)), clutter=(3, 14))
     for _ in range(2):
         if rng.random() < occluded:
             add_occluder(rng, stage, (0.08, 0.3), 0.5)
     return render(rng, stage, figures)
-
-
-def _free_place(
-    rng: np.random.Generator, places: list[tuple[float, float]], z: float, span: float
-) -> tuple[float, float]:
-    """x and depth of the next person: close to one who is there already, or anywhere in view; not inside anybody."""
-    for _ in range(20):
-        if rng.random() < 0.5:
-            x, depth = places[rng.integers(len(places))] + rng.normal(0, [0.5, 0.8])
-        else:
-            depth = z * rng.uniform(0.8, 2.2)
-            x = rng.uniform(-0.5, 0.5) * span * depth / z
-        depth = max(depth, 1.2)
-        if min(np.hypot(x - other[0], depth - other[1]) for other in places) > _APART:
-            break
-    return x, depth

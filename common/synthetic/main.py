@@ -58,11 +58,11 @@ def make(name: str, root: str | Path, count: int | None = None, seed: int = 0) -
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code (2 for bad input)."""
-    description, default = (
-        (__doc__ or "").split("\n")[0],
+    default, about = (
         ", ".join(f"{name} {row[2]}" for name, row in _WRITERS.items()),
+        "Synthetic stand-ins for data sets.",
     )
-    parser = argparse.ArgumentParser(prog="python -m common.datasets.synthetic", description=description)
+    parser = argparse.ArgumentParser(prog="python -m common.datasets.synthetic", description=about)
     parser.add_argument("name", metavar="NAME", choices=NAMES, help="data set: " + ", ".join(NAMES))
     parser.add_argument("root", metavar="ROOT", type=Path, help="folder to make: new, empty, or one that was made here")
     parser.add_argument("--count", type=int, help=f"pictures, or videos, over all splits (default: {default})")

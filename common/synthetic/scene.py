@@ -7,38 +7,33 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from common.synthetic.look import patterns, random_colour, wrinkles
-from common.synthetic.shapes import OCCLUDER, Camera, Canvas, Light, Tube, draw
+from common.synthetic.look import cloth, random_colour
+from common.synthetic.shapes import BACKGROUND, OCCLUDER, Camera, Canvas, Light, Tube, draw
 
 _TILE = 320
 
 
 @lru_cache(maxsize=1)
 def _surfaces() -> list[np.ndarray]:
-    """Background tiles (320,320) float32 around 0 (contrast only): noise, bricks, planks, foliage, panels."""
+    """Background tiles (320,320) float32 around 0 (contrast only): noise, bricks and planks, foliage."""
     rng = np.random.default_rng(22)
-    tiles = []
-    for falloff in (0.4, 0.55, 0.7, 0.85):
-        tiles.append(sum(falloff**k * _noise(rng, 2 ** (k + 2)) for k in range(6)))
+
+    def noise(cells: int) -> np.ndarray:
+        coarse = rng.normal(0, 1, (cells, cells)).astype(np.float32)
+        return cv2.resize(coarse, (_TILE, _TILE), interpolation=cv2.INTER_CUBIC)
+
+    tiles = [sum(falloff**k * noise(2 ** (k + 2)) for k in range(6)) for falloff in (0.4, 0.6, 0.8)]
     y, x = np.mgrid[:_TILE, :_TILE]
-    for h, w in ((12, 28), (20, 40), (9, 60)):  # bricks, stones, planks
-        shift = (y // h % 2) * (w // 2)
-        cell = rng.normal(0, 0.5, (_TILE // h + 2, _TILE // w + 3))[y // h, (x + shift) // w]
-        joint = (y % h < 2) | ((x + shift) % w < 2)
-        tiles.append(np.where(joint, -1.2, cell) + 0.25 * _noise(rng, 80))
-    for count, low, high in ((900, 3, 9), (250, 8, 26)):  # foliage, crowd of blobs
-        tile = np.zeros((_TILE, _TILE), np.float32)
+    for h, w in ((12, 28), (20, 40), (9, 60)):
+        shifted = x + (y // h % 2) * (w // 2)
+        cell = rng.normal(0, 0.5, (_TILE // h + 2, _TILE // w + 3))[y // h, shifted // w]
+        tiles.append(np.where((y % h < 2) | (shifted % w < 2), -1.2, cell) + 0.25 * noise(80))
+    for count, largest in ((900, 9), (250, 26)):
+        tiles.append(np.zeros((_TILE, _TILE), np.float32))
         for _ in range(count):
-            place, r, v = rng.integers(0, _TILE, 2).tolist(), int(rng.integers(low, high)), float(rng.normal())
-            cv2.ellipse(tile, place, (r, int(r * 0.6) + 1), v * 90, 0, 360, v, -1, cv2.LINE_AA)
-        tiles.append(tile)
-    tiles.append(((x // 64 + y // 64) % 2) * 1.0 + 0.2 * _noise(rng, 64) - 0.5)
+            place, r, v = rng.integers(0, _TILE, 2).tolist(), int(rng.integers(3, largest)), float(rng.normal())
+            cv2.ellipse(tiles[-1], place, (r, int(r * 0.6) + 1), v * 90, 0, 360, v, -1, cv2.LINE_AA)
     return [np.ascontiguousarray(t, np.float32) for t in tiles]
-
-
-def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
-    coarse = rng.normal(0, 1, (cells, cells)).astype(np.float32)
-    return cv2.resize(coarse, (_TILE, _TILE), interpolation=cv2.INTER_CUBIC)
 
 
 def sample_light(rng: np.random.Generator) -> Light:
@@ -48,7 +43,7 @@ def sample_light(rng: np.random.Generator) -> Light:
 
 
 def background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """(height,width,3) float32 BGR: a wall or sky above a ground, each a coloured surface, with gradients of light."""
+    """(height,width,3) float32 BGR: a wall or sky above a ground, each a coloured surface, with a gradient of light."""
     picture, lower = _surface(rng, width, height), _surface(rng, width, height)
     horizon = int(height * rng.uniform(0.25, 0.9))
     picture[horizon:] = lower[horizon:]
@@ -57,10 +52,9 @@ def background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
 
 def _surface(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     tile = _surfaces()[rng.integers(len(_surfaces()))]
-    side = int(np.clip(_TILE / rng.uniform(0.5, 2.2), 16, _TILE))
+    side = int(_TILE / rng.uniform(1.0, 2.2))
     top, left = rng.integers(0, _TILE - side + 1, 2)
-    patch = tile[top : top + side, left : left + side][:, :: rng.choice([-1, 1])]
-    patch = cv2.resize(np.ascontiguousarray(patch), (width, height), interpolation=cv2.INTER_LINEAR)
+    patch = cv2.resize(tile[top : top + side, left : left + side], (width, height), interpolation=cv2.INTER_LINEAR)
     first, second = random_colour(rng, 0.55), random_colour(rng, 0.55)
     weight = np.clip(0.5 + patch * rng.uniform(0.1, 0.5), 0, 1)[..., None]
     return first + weight * (second - first) * rng.uniform(0.3, 1.0)
@@ -77,39 +71,30 @@ def clutter(rng: np.random.Generator, canvas: Canvas, count: int) -> None:
 
 def _tube(rng: np.random.Generator, canvas: Canvas) -> None:
     height, width = canvas.depth.shape
-    size, z = max(width, height), 1.0 + rng.uniform(0, 0.05)
-    start = rng.uniform(0, [width, height]) / size
-    end = start + rng.normal(0, 0.12, 2)
-    radius = rng.uniform(0.01, 0.045)
-    colour = np.array([120, 155, 205]) * rng.uniform(0.4, 1.1) if rng.random() < 0.4 else random_colour(rng)
-    tile = patterns()[rng.integers(len(patterns()))][:64, :128, None] * (rng.random() < 0.3)
-    texture = (colour * wrinkles()[rng.integers(4)] * (1 - 0.4 * tile)).astype(np.float32)
-    ends, radii = (
-        (np.array([*start, z]), np.array([*end, z + rng.normal(0, 0.02)])),
-        (radius, radius * rng.uniform(0.5, 1)),
-    )
-    draw(canvas, Tube(*ends, radii, 0.0, np.eye(3), texture), Camera(size, 0, 0), sample_light(rng), -1)
+    size = max(width, height)
+    start = np.array([*rng.uniform(0, [width, height]) / size, 1.0 + rng.uniform(0, 0.05)])
+    end, radius = start + rng.normal(0, [0.12, 0.12, 0.02]), rng.uniform(0.01, 0.045)
+    texture = cloth(rng, np.array([120, 155, 205]) * rng.uniform(0.4, 1.1) if rng.random() < 0.4 else None)
+    tube = Tube(start, end, (radius, radius * rng.uniform(0.5, 1)), np.eye(3), texture)
+    draw(canvas, tube, Camera(size, 0, 0), sample_light(rng), BACKGROUND)
 
 
 def _thing(rng: np.random.Generator, canvas: Canvas, size: float) -> np.ndarray:
-    """Pastes a textured box, post, polygon or blob, `size` in the picture's longer side; its coverage (H,W) 0..1."""
+    """Pastes a textured box, post or polygon, `size` in the picture's longer side; its coverage (H,W) 0..1."""
     height, width = canvas.depth.shape
     size *= max(width, height)
-    kind = rng.integers(4)
-    if kind < 2:
+    if (kind := rng.integers(3)) < 2:
         half = [size / 2, size * rng.uniform(0.2, 1)] if kind == 0 else [size * 0.1, size * 1.6]
-        angle = rng.normal(0, 0.15)
-        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half @ turn
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
     else:
-        spokes = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 6) if kind == 2 else 12))
+        spokes = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 12)))
         corners = np.stack([np.cos(spokes), np.sin(spokes)], 1) * size / 2 * rng.uniform(0.7, 1.1, (len(spokes), 1))
-    corners = corners + rng.uniform(0, [width, height])
-    fill = _surface(rng, 64, 64) * rng.uniform(0.6, 1.2)
-    low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
+    corners = corners @ cv2.getRotationMatrix2D((0, 0), rng.normal(0, 9), 1)[:, :2] + rng.uniform(0, [width, height])
+    low, high = np.floor(corners.min(0)), np.ceil(corners.max(0))
     # the texture spans the thing's own box, wherever the picture ends
-    move = np.array([[(high[0] - low[0]) / 64, 0, low[0]], [0, (high[1] - low[1]) / 64, low[1]]], np.float32)
-    fill = cv2.warpAffine(fill.astype(np.float32), move, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    move = np.column_stack([np.diag((high - low) / 64), low])
+    fill = (_surface(rng, 64, 64) * rng.uniform(0.6, 1.2)).astype(np.float32)
+    fill = cv2.warpAffine(fill, move, (width, height), borderMode=cv2.BORDER_REPLICATE)
     mask = np.zeros((height, width), np.uint8)
     cv2.fillPoly(mask, [np.round(corners * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
     cover = mask.astype(np.float32) / 255

@@ -55,24 +55,18 @@ class Light:
 
 @dataclass(frozen=True)
 class Tube:
-    """A tapered tube with round ends from `start` to `end` (3,), radii at both and `bulge` metres more in the middle.
+    """A tapered tube with round ends from `start` to `end` (3,), with the radii at both.
 
-    `frame` (3,3): its own left, up, front in camera axes. The texture (64,128,3) float32 lies around it, `rows` from
-    top to bottom.
+    `frame` (3,3): its own left, up, front in camera axes. The texture (64,128,3) float32 lies around it, in these
+    `rows`.
     """
 
     start: np.ndarray
     end: np.ndarray
     radii: tuple[float, float]
-    bulge: float
     frame: np.ndarray
     texture: np.ndarray
     rows: tuple[float, float] = (0.0, TEXTURE_ROWS - 1.0)
-
-    @property
-    def middle(self) -> np.ndarray:
-        """(3,) centre of the axis."""
-        return (self.start + self.end) / 2
 
 
 def draw(canvas: Canvas, tube: Tube, camera: Camera, light: Light, owner: int) -> None:
@@ -81,11 +75,9 @@ def draw(canvas: Canvas, tube: Tube, camera: Camera, light: Light, owner: int) -
         return
     a, b = camera.project(tube.start), camera.project(tube.end)
     scales = camera.focal / tube.start[2], camera.focal / tube.end[2]
-    thick = (max(tube.radii) + tube.bulge) * max(scales)
-    low, high = np.minimum(a, b) - thick, np.maximum(a, b) + thick
-    height, width = canvas.depth.shape
-    x0, y0 = np.maximum(np.floor(low - 1).astype(int), 0)
-    x1, y1 = np.minimum(np.ceil(high + 2).astype(int), (width, height))
+    thick, (height, width) = max(tube.radii) * max(scales), canvas.depth.shape
+    x0, y0 = np.maximum(np.floor(np.minimum(a, b) - thick - 1).astype(int), 0)
+    x1, y1 = np.minimum(np.ceil(np.maximum(a, b) + thick + 2).astype(int), (width, height))
     if x1 <= x0 or y1 <= y0:
         return
     window = slice(y0, y1), slice(x0, x1)
@@ -98,17 +90,13 @@ def draw(canvas: Canvas, tube: Tube, camera: Camera, light: Light, owner: int) -
         t = np.clip((x * dx + y * dy) / length2, 0.0, 1.0)
     else:  # seen end on: only the nearer end shows
         t = np.full(np.broadcast_shapes(x.shape, y.shape), float(tube.end[2] < tube.start[2]), np.float32)
-    scale = np.float32(sum(scales) / 2)
-    ra, rb, bulge = (
-        np.float32(r) for r in (tube.radii[0] * scales[0], tube.radii[1] * scales[1], 4 * tube.bulge * scale)
-    )
-    radius = ra + t * (rb - ra) + bulge * t * (1.0 - t)
-    ox, oy = x - t * dx, y - t * dy
+    ra, rb, scale = np.array([tube.radii[0] * scales[0], tube.radii[1] * scales[1], sum(scales) / 2], np.float32)
+    radius, ox, oy = ra + t * (rb - ra), x - t * dx, y - t * dy
     off2 = ox * ox + oy * oy
     rise = np.sqrt(np.maximum(radius * radius - off2, 0.0))
     z = np.float32(tube.start[2]) + t * np.float32(tube.end[2] - tube.start[2]) - rise / scale
 
-    place = (x - dx / 2) / scale, (y - dy / 2) / scale, z - np.float32(tube.middle[2])
+    place = (x - dx / 2) / scale, (y - dy / 2) / scale, z - np.float32((tube.start[2] + tube.end[2]) / 2)
     colour = _colours(tube, place) * _shade(tube, light, (ox / radius, oy / radius, -rise / radius))
     depth, target = canvas.depth[window], canvas.colour[window]
     alpha = np.clip(radius - np.sqrt(off2) + 0.5, 0.0, 1.0) * (z < depth)
@@ -125,7 +113,7 @@ def _dot(vector: np.ndarray, field: tuple | list) -> np.ndarray:
 
 def _colours(tube: Tube, place: tuple) -> np.ndarray:
     """Texture colours (h,w,3) where the surface is `place` metres from the middle."""
-    extent = np.abs(tube.frame.T @ (tube.end - tube.start)) / 2 + sum(tube.radii) / 2 + tube.bulge
+    extent = np.abs(tube.frame.T @ (tube.end - tube.start)) / 2 + sum(tube.radii) / 2
     left, up, front = (_dot(tube.frame[:, k] / extent[k], place) for k in range(3))
     half = np.float32(TEXTURE_COLUMNS // 2)
     columns = np.clip(left, -1.0, 1.0) * (half / 2 - 1) + (half / 2 - 0.5) + half * (front <= 0)

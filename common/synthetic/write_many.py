@@ -14,7 +14,7 @@ from common.synthetic.compose import OUTSIDE, VISIBLE, Picture, Posing, Truth, b
 from common.synthetic.folder import each, generator, train_count, write_image, write_json, write_mat
 
 _POSING = Posing(roll=12, any_roll=0.06, pitch=9)
-_SIZES = ((480, 360), (360, 480), (480, 320))
+_SIZES = ((480, 360), (360, 480), (480, 300))
 _SMALLEST = 25  # visible pixels of an annotated person in COCO
 _SMALLEST_WITH_KEYPOINTS = 700  # as in COCO, small people have a segment and no keypoints
 
@@ -24,21 +24,17 @@ def _draw(
     counts: tuple[float, ...] = (0.35, 0.3, 0.2, 0.15),
     share: tuple[float, float] = (0.4, 1.15),
     smallest: int = 500,
-    *,
-    posing: Posing = _POSING,
-    sizes: tuple[tuple[int, int], ...] = _SIZES,
     occluded: float = 0.2,
     crowd: float = 0.0,
 ) -> tuple[Picture, list[Truth], np.ndarray]:
     """A picture, those of its people who show `smallest` pixels (at least one), and the crowd's pixels (H,W).
 
-    `counts`: chances of 1, 2, ... people; `share`: stature in the picture's height; `crowd`: chance of a crowd in the
-    distance.
+    `counts`: chances of 1, 2, ... people; `share`: stature in the picture's height; `crowd`: chance of a far crowd.
     """
     while True:
-        size = sizes[rng.integers(len(sizes))]
+        size = _SIZES[rng.integers(len(_SIZES))]
         count = 1 + int(rng.choice(len(counts), p=counts))
-        picture = draw_group(rng, posing, size, count, share, occluded, crowd=rng.random() < crowd)
+        picture = draw_group(rng, _POSING, size, count, share, occluded, crowd=rng.random() < crowd)
         people = [t for t in picture.people[:count] if t.mask.sum() >= smallest]
         if people:
             far = [np.zeros(size[::-1], bool), *(t.mask for t in picture.people[count:])]
@@ -80,15 +76,21 @@ def coco_layout(
     """Draws `count` pictures to `folder / path_of(split, number)`, from 1; each split's file in COCO's layout.
 
     v: 0 outside the picture, 1 hidden, 2 visible; whole-pixel coordinates counted from 0. Every image has its
-    `crowdIndex` as CrowdPose defines it: the mean over people of others' joints in a person's box for each joint of
-    their own, at most 1.
+    `crowdIndex` as CrowdPose defines it: the mean over people of others' joints in a person's box per joint of their
+    own, at most 1.
     """
-    files = {split: _coco_file(name, skeleton) for split in splits}
+    joints = {"keypoints": list(skeleton.joints), "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs]}
+    head = {
+        "info": {"description": f"Synthetic stand-in for {name}", "version": "1.0", "year": 2017},
+        "licenses": [{"id": 1, "name": "drawn, no photograph", "url": ""}],
+        "categories": [{"id": 1, "name": "person", "supercategory": "person", **joints}],
+    }
+    files: dict[str, dict] = {split: {**head, "images": [], "annotations": []} for split in splits}
     for k, rng in each(name, count, seed):
         split = next(split for split, numbers in splits.items() if k in numbers)
         while True:
             chances = (0.35, 0.25, 0.2, 0.12, 0.08)
-            picture, people, crowd = _draw(rng, chances, (0.3, 1.2), _SMALLEST, occluded=0.25, crowd=0.1)
+            picture, people, crowd = _draw(rng, chances, (0.3, 1.2), _SMALLEST, 0.25, 0.1)
             found = [_coco_person(t, skeleton) for t in people]
             if any(person["num_keypoints"] for person in found):
                 break
@@ -106,18 +108,6 @@ def coco_layout(
     return files
 
 
-def _coco_file(name: str, skeleton: Skeleton) -> dict:
-    limbs = [[a + 1, b + 1] for a, b in skeleton.limbs]
-    joints = {"keypoints": list(skeleton.joints), "skeleton": limbs}
-    return {
-        "info": {"description": f"Synthetic stand-in for {name}", "version": "1.0", "year": 2017},
-        "licenses": [{"id": 1, "name": "drawn, no photograph", "url": ""}],
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": 1, "name": "person", "supercategory": "person", **joints}],
-    }
-
-
 def _coco_person(truth: Truth, skeleton: Skeleton) -> dict:
     points, states = truth.table(skeleton.joints)
     area = int(truth.mask.sum())
@@ -131,7 +121,7 @@ def _coco_person(truth: Truth, skeleton: Skeleton) -> dict:
         "area": float(area),
         "iscrowd": 0,
         "keypoints": (np.column_stack([np.round(points), v]) * (v > 0)[:, None]).astype(int).ravel().tolist(),
-        "bbox": truth.mask_box().tolist(),
+        "bbox": box_of(truth.mask).tolist(),
     }
 
 
@@ -189,7 +179,7 @@ def write_ai_challenger(folder: Path, count: int, seed: int) -> None:
     """The two official folders, train and validation, each with its annotation file and its images.
 
     v: 1 visible, 2 hidden, 3 outside the picture with place 0, 0; whole-pixel coordinates counted from 0, boxes x1, y1,
-    x2, y2 of the visible part.
+    x2, y2.
     """
     train = train_count(count, 3 / 4)
     parts = {"train_20170902": range(train), "validation_20170911": range(train, count)}
@@ -210,7 +200,7 @@ def write_ai_challenger(folder: Path, count: int, seed: int) -> None:
             v = np.take([3, 2, 2, 1], states)
             table = np.column_stack([np.round(points) * (v < 3)[:, None], v])
             keypoints[f"human{number}"] = table.astype(int).ravel().tolist()
-            x, y, w, h = truth.mask_box().astype(int).tolist()
+            x, y, w, h = box_of(truth.mask).astype(int).tolist()
             boxes[f"human{number}"] = [x, y, x + w, y + h]
         entry = {"url": "", "image_id": name, "keypoint_annotations": keypoints, "human_annotations": boxes}
         entries[part].append(entry)
@@ -231,15 +221,13 @@ def write_json_format(folder: Path, count: int, seed: int) -> None:
             points, states = truth.table(COCO17.joints)
             rows = zip(np.round(points, 3).tolist(), states.tolist())
             joints = [None if state == OUTSIDE else [*point, 2 if state == VISIBLE else 1] for point, state in rows]
-            persons.append({"joints": joints, "box": truth.mask_box().tolist(), "area": float(truth.mask.sum())})
+            persons.append({"joints": joints, "box": box_of(truth.mask).tolist(), "area": float(truth.mask.sum())})
         entries.append({"file": file, "width": width, "height": height, "persons": persons})
     train = train_count(count, 3 / 4)
     for split, part in (("train", entries[:train]), ("valid", entries[train:])):
         write_json(folder / f"{split}.json", {"skeleton": COCO17.name, "images": part})
 
 
-_MPII_POSING = Posing(roll=14, any_roll=0.08, pitch=10, looseness=1.05)
-_MPII_SIZES = ((480, 360), (480, 270), (360, 480))
 _MPII_NAMES = "rank rkne rhip lhip lkne lank pelv thor neck head rwri relb rsho lsho lelb lwri".split()
 
 
@@ -251,12 +239,21 @@ def write_mpii(folder: Path, count: int, seed: int) -> None:
     """
     pictures = []
     for k, rng in each("mpii", count, seed):
-        picture, people, _ = _draw(rng, (0.6, 0.28, 0.12), (0.5, 1.15), 400, posing=_MPII_POSING, sizes=_MPII_SIZES)
+        picture, people, _ = _draw(rng, (0.6, 0.28, 0.12), (0.5, 1.15), 400)
         write_image(folder / "images" / f"{k + 1:09d}.jpg", picture.image)
         pictures.append((f"{k + 1:09d}.jpg", [_mpii_person(t) for t in people]))
     train = train_count(count, 2 / 3)
     for split, part in (("train", pictures[:train]), ("valid", pictures[train:]), ("trainval", pictures)):
-        rows = [_mpii_row(name, person) for name, people in part for person in people]
+        rows = [
+            {
+                "joints_vis": p["labelled"].astype(int).tolist(),
+                "joints": p["joints"].tolist(),
+                "image": name,
+                **p["place"],
+            }
+            for name, people in part
+            for p in people
+        ]
         write_json(folder / "annot" / f"{split}.json", rows)
     valid = [person for _, people in pictures[train:] for person in people]
     truth = {
@@ -282,15 +279,8 @@ def _mpii_person(truth: Truth) -> dict:
         "labelled": labelled,
         "seen": states == VISIBLE,
         "head": np.round(truth.head_box + 1, 3),
-        "center": np.round(center, 3).tolist(),
-        "scale": round(float(scale), 5),
+        "place": {"scale": round(float(scale), 5), "center": np.round(center, 3).tolist()},
     }
-
-
-def _mpii_row(name: str, person: dict) -> dict:
-    flags, joints = person["labelled"].astype(int).tolist(), person["joints"].tolist()
-    place = {"scale": person["scale"], "center": person["center"]}
-    return {"joints_vis": flags, "joints": joints, "image": name, **place}
 
 
 def _struct(rows: list[dict]) -> np.ndarray:
@@ -316,11 +306,10 @@ def _mpii_release(pictures: list[tuple[str, list[dict]]]) -> dict:
 
 def _mpii_rect(person: dict) -> dict:
     rows = [
-        {"x": x, "y": y, "id": float(j), "is_visible": float(person["seen"][j])}
-        for j, (x, y) in enumerate(person["joints"].tolist())
+        {"x": person["joints"][j, 0], "y": person["joints"][j, 1], "id": float(j), "is_visible": float(seen)}
+        for j, seen in enumerate(person["seen"])
         if person["labelled"][j]
     ]
-    corners = dict(zip(("x1", "y1", "x2", "y2"), person["head"].tolist()))
-    place = dict(zip("xy", person["center"]))
-    points = {"point": _struct(rows)} if rows else _struct([])
-    return {**corners, "annopoints": points, "scale": person["scale"], "objpos": place}
+    corners, place = dict(zip(("x1", "y1", "x2", "y2"), person["head"].tolist())), person["place"]
+    points = {"point": _struct(rows)}
+    return {**corners, "annopoints": points, "scale": place["scale"], "objpos": dict(zip("xy", place["center"]))}

@@ -8,18 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from common.skeletons import JHMDB15, PENN13
+from common.synthetic import compose
 from common.synthetic.body import HIGH, LOW, rotation, sample_build, sample_pose
-from common.synthetic.compose import (
-    OUTSIDE,
-    VISIBLE,
-    Picture,
-    Posing,
-    Truth,
-    add_occluder,
-    make_stage,
-    render,
-    sample_turn,
-)
+from common.synthetic.compose import OUTSIDE, VISIBLE, Picture, Posing, box_of
 from common.synthetic.figure import Figure, pose_figure
 from common.synthetic.folder import each, write_image, write_mat
 from common.synthetic.look import sample_look
@@ -36,7 +27,7 @@ def sample_motion(rng: np.random.Generator, posing: Posing, frames: int) -> list
     """The same person in `frames` frames: angles and turn follow a cubic spline through drawn poses."""
     from scipy.interpolate import CubicSpline
 
-    build, look, turn = sample_build(rng), sample_look(rng), sample_turn(rng, posing)
+    build, look, turn = sample_build(rng), sample_look(rng), compose.sample_turn(rng, posing)
     keys = max(2, -(-(frames - 1) // _KEY_EVERY) + 1)
     poses = np.array([sample_pose(rng, posing.looseness, posing.postures) for _ in range(keys)])
     poses[1:] = 0.45 * poses[0] + 0.55 * poses[1:]
@@ -54,29 +45,30 @@ def _film(rng: np.random.Generator, frames: int, size: tuple[int, int]) -> Itera
     way = np.linspace(0, 1, frames)
     x = (rng.uniform(-0.22, 0.22, (2, 1)) * [1 - way, way]).sum(0) * width * z / focal
     z = z * (1 + rng.uniform(-0.12, 0.12) * way)
-    # the body's middle, not its pelvis, is kept near the middle of the picture; on a line, or the camera would seem to
-    # shake
+    # the body's middle, not its pelvis, stays near the picture's; on a line, or the camera would seem to shake
     middle = [(f.points()[:, 1].min() + f.points()[:, 1].max()) / 2 for f in figures]
     y = rng.normal(0, 0.03) * stature - np.polyval(np.polyfit(way, middle, 1), way)
-    stage = make_stage(rng, size, Camera(focal, (width - 1) / 2, (height - 1) / 2), clutter=(3, 12))
+    stage = compose.make_stage(rng, size, Camera(focal, (width - 1) / 2, (height - 1) / 2), clutter=(3, 12))
     if rng.random() < 0.3:
-        add_occluder(rng, stage, (0.06, 0.2), 1.0)
+        compose.add_occluder(rng, stage, (0.06, 0.2), 1.0)
     for figure, place in zip(figures, np.column_stack([x, y, z])):
-        yield render(rng, stage, [figure.moved(place)])
+        yield compose.render(rng, stage, [figure.moved(place)])
 
 
 def write_penn(folder: Path, count: int, seed: int) -> None:
     """frames/NNNN/000001.jpg ..., labels/NNNN.mat; coordinates counted from 1, odd videos train, even ones test.
 
-    visibility 1 = visible; hidden joints keep their true place; joints outside the frame are at the tool's placeholder
-    (1, 1).
+    visibility 1 = visible; hidden joints keep their true place; those outside the frame are at (1, 1), as the tool has
+    it. `bbox`: x1, y1, x2, y2 of the person's visible pixels; of the whole body where nothing shows.
     """
     for k, rng in each("penn_action", count, seed, "video"):
         width, height = _PENN_SIZES[rng.integers(len(_PENN_SIZES))]
-        people = []
+        people, corners = [], []
         for i, picture in enumerate(_film(rng, int(rng.integers(20, 41)), (width, height)), 1):
             write_image(folder / "frames" / f"{k + 1:04d}" / f"{i:06d}.jpg", picture.image)
             people.append(picture.people[0])
+            x, y, w, h = box_of(people[-1].mask)
+            corners.append([x, y, x + w - 1, y + h - 1] if w else people[-1].body_box)
         points, states = (np.array(column) for column in zip(*(person.table(PENN13.joints) for person in people)))
         points[states == OUTSIDE] = 0.0
         label = {
@@ -86,17 +78,11 @@ def write_penn(folder: Path, count: int, seed: int) -> None:
             "y": points[:, :, 1] + 1,
             "visibility": (states == VISIBLE).astype(np.uint8),
             "train": np.int32(1 if k % 2 == 0 else -1),
-            "bbox": np.array([_corners(person) for person in people]) + 1,
+            "bbox": np.array(corners) + 1,
             "dimensions": np.array([[height, width, len(people)]], np.uint16),
             "nframes": np.uint16(len(people)),
         }
         write_mat(folder / "labels" / f"{k + 1:04d}.mat", label)
-
-
-def _corners(person: Truth) -> np.ndarray:
-    """x1, y1, x2, y2 of the person's visible pixels, pixel centres; of the whole body where nothing shows."""
-    x, y, w, h = person.mask_box()
-    return np.array([x, y, x + w - 1, y + h - 1]) if w else person.body_box
 
 
 def write_jhmdb(folder: Path, count: int, seed: int) -> None:

@@ -1,4 +1,5 @@
-"""Caffe's binary files without Caffe: weights (`.caffemodel`), blobs (`.binaryproto`), solver states (`.solverstate`)."""
+"""Caffe's binary files without Caffe: weights (`.caffemodel`), blobs (`.binaryproto`), solver states
+(`.solverstate`)."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def _write(path: str | Path, message) -> None:
 
 
 def blob_array(blob, name: str = "blob") -> np.ndarray:
-    """A BlobProto as float32 (or float64 where stored so) in its stored shape; legacy blobs have num, channels, height, width."""
+    """A BlobProto as float32 (or float64 where stored so) in its stored shape; legacy blobs have num, channels, height,
+    width."""
     stored = blob.double_data if len(blob.double_data) else blob.data
     array = np.array(stored, dtype=np.float64 if len(blob.double_data) else np.float32)
     shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
@@ -48,7 +50,8 @@ def blob_array(blob, name: str = "blob") -> np.ndarray:
 
 
 def array_blob(array: np.ndarray, legacy: bool = False):
-    """float32 array -> BlobProto; `legacy` writes num, channels, height, width (missing leading ones are 1) as V1 files have them.
+    """float32 array -> BlobProto; `legacy` writes num, channels, height, width (missing leading ones are 1) as V1 files
+    have them.
 
     So is a blob without axes, which OpenCV reads in no other form.
     """
@@ -69,7 +72,8 @@ def _varint(value: int) -> bytes:
 
 
 def read_net(path: str | Path):
-    """A `.caffemodel` as NetParameter. DataError when it is missing, no such file, or holds Caffe's oldest (V0) layers."""
+    """A `.caffemodel` as NetParameter. DataError when it is missing, no such file, or holds Caffe's oldest (V0)
+    layers."""
     net = _read(path, "NetParameter", _NET)
     layers = (*net.layer, *net.layers)
     if not layers:
@@ -87,9 +91,11 @@ def write_net(path: str | Path, net) -> None:
 
 
 def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
-    """Layer name -> its blobs in stored shape, of all layers that have any, in file order; new (`layer`) and legacy (`layers`) messages.
+    """Layer name -> its blobs in stored shape, of all layers that have any, in file order; new (`layer`) and legacy
+    (`layers`) messages.
 
-    Of layers that share a name the last one counts, as where Caffe loads weights. DataError on a missing, damaged or foreign file.
+    Of layers that share a name the last one counts, as where Caffe loads weights. DataError on a missing, damaged or
+    foreign file.
     """
     net = read_net(path)
     found = {
@@ -103,7 +109,8 @@ def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
 
 
 def write_caffemodel(path: str | Path, layers: Mapping[str, tuple[str, Sequence[np.ndarray]]], name: str = "") -> None:
-    """Write layer name -> (Caffe layer type, blobs) as a new-format `.caffemodel`, atomically. Caffe needs no more than names and blobs."""
+    """Write layer name -> (Caffe layer type, blobs) as a new-format `.caffemodel`, atomically. Caffe needs no more than
+    names and blobs."""
     net = messages()["NetParameter"](name=name)
     for layer_name, (kind, blobs) in layers.items():
         net.layer.add(name=layer_name, type=kind).blobs.extend(array_blob(np.asarray(b)) for b in blobs)
@@ -111,12 +118,14 @@ def write_caffemodel(path: str | Path, layers: Mapping[str, tuple[str, Sequence[
 
 
 def read_blob(path: str | Path) -> np.ndarray:
-    """A `.binaryproto` (a BlobProto, such as a mean image) as array in its stored shape. DataError when missing or damaged."""
+    """A `.binaryproto` (a BlobProto, such as a mean image) as array in its stored shape. DataError when missing or
+    damaged."""
     return blob_array(_read(path, "BlobProto", _MEAN), str(path))
 
 
 def write_blob(path: str | Path, array: np.ndarray) -> None:
-    """Write an array as `.binaryproto`, atomically, with the four legacy dimensions that Caffe's compute_image_mean gives."""
+    """Write an array as `.binaryproto`, atomically, with the four legacy dimensions that Caffe's compute_image_mean
+    gives."""
     _write(path, array_blob(np.asarray(array), legacy=True))
 
 

@@ -1,8 +1,10 @@
-"""Caffe's protobuf messages, from a table: nets, solvers, blobs, data records, solver states (field numbers of Caffe 1.0).
+"""Caffe's protobuf messages, from a table: nets, solvers, blobs, data records, solver states (field numbers of Caffe
+1.0).
 
-The classes are made through protobuf's runtime, in a descriptor pool of our own: the default pool would clash with another
-`caffe.proto` in the same process (pycaffe, Chainer). Fields that the table lacks survive reading and writing of binary files.
-`label_num` of DataParameter is an addition of the K2HPD DeepPose project; FluidTensor is PaddlePaddle 1.x's.
+The classes are made through protobuf's runtime, in a descriptor pool of our own: the default pool would clash with
+another `caffe.proto` in the same process (pycaffe, Chainer). Fields that the table lacks survive reading and writing of
+binary files. `label_num` of DataParameter is an addition of the K2HPD DeepPose project; FluidTensor is PaddlePaddle
+1.x's.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-# MESSAGE: field number type [default], ...; * repeated, ** repeated and packed; types are protobuf's, or of these tables
+# MESSAGE: field number type [default], ...; * repeated, ** repeated and packed; types are protobuf's, or of these
+# tables
 _MESSAGES = """
 BlobShape: dim 1 int64**
 BlobProto: num 1 int32, channels 2 int32, height 3 int32, width 4 int32, data 5 float**, diff 6 float**, shape 7

@@ -1,7 +1,8 @@
 """Caffe nets of any age -> the current form (`layer` messages only), as Caffe itself upgrades them on reading.
 
-Handled: V1 layers (`layers`, types as enum, `blobs_lr`, `weight_decay`), net inputs as `input` with `input_dim` or `input_shape`,
-data transformations inside `data_param`, learning rates of BatchNorm's three statistics. V0 nets are refused by the reader.
+Handled: V1 layers (`layers`, types as enum, `blobs_lr`, `weight_decay`), net inputs as `input` with `input_dim` or
+`input_shape`, data transformations inside `data_param`, learning rates of BatchNorm's three statistics. V0 nets are
+refused by the reader.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _V1_OWN = {"blobs_lr", "weight_decay", "param"}
 
 
 def upgrade_net(net, name: str = "net"):
-    """A new NetParameter in the current form; the argument stays as it is. DataError when it mixes V1 and current layers.
+    """A new NetParameter in the current form; the argument stays as it is. DataError when it mixes V1 and current
+    layers.
 
     Layers keep their order; inputs of the net become one Input layer in front, named `input` as Caffe does.
     """

@@ -1,9 +1,10 @@
 """Tensors as PaddlePaddle 1.x ("Fluid") keeps them on disk: one file a variable, or all in one file; numpy only.
 
-A record, little-endian: uint32 0 (version) · uint64 number of LoD levels, each uint64 byte length and that many bytes of uint64 offsets ·
-uint32 0 (version) · int32 length of a protobuf message {1: data type, 2: dimensions} · the values in C order. A file of one variable
-carries its name in the file's name; a combined file holds the records in ascending order of names, without them. Checked byte by byte
-against files that PaddlePaddle 1.8.5 wrote; there also the type codes 2, 3, 5, 6 and 21, the others are Paddle's own table.
+A record, little-endian: uint32 0 (version) · uint64 number of LoD levels, each uint64 byte length and that many bytes
+of uint64 offsets · uint32 0 (version) · int32 length of a protobuf message {1: data type, 2: dimensions} · the values
+in C order. A file of one variable carries its name in the file's name; a combined file holds the records in ascending
+order of names, without them. Checked byte by byte against files that PaddlePaddle 1.8.5 wrote; there also the type
+codes 2, 3, 5, 6 and 21, the others are Paddle's own table.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def _record(reader: _Reader) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def read_variable(path: str | Path) -> tuple[np.ndarray, list[np.ndarray]]:
-    """One variable's file: (array, LoD levels as offsets). bfloat16 comes back as float32. DataError naming file and byte."""
+    """One variable's file: (array, LoD levels as offsets). bfloat16 comes back as float32. DataError naming file and
+    byte."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"variable file {path} does not exist; give a folder of PaddlePaddle 1.x parameters")
@@ -111,7 +113,8 @@ def is_variable(path: Path) -> bool:
 
 
 def read_folder(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Variables of a folder by name: those of `names` (one that is missing is a DataError), or every file that is one."""
+    """Variables of a folder by name: those of `names` (one that is missing is a DataError), or every file that is
+    one."""
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(
@@ -133,7 +136,8 @@ def read_folder(folder: str | Path, names: Iterable[str] | None = None) -> dict[
 
 
 def read_combined(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """A combined file, given the names of its variables in any order. DataError when their number differs from the file's."""
+    """A combined file, given the names of its variables in any order. DataError when their number differs from the
+    file's."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist; give the combined parameter file, usually called __params__")

@@ -1,8 +1,9 @@
-"""Pickles of weights without the frameworks that wrote them and without running their code: PyTorch's, Paddle's, NumPy's.
+"""Pickles of weights without the frameworks that wrote them and without running their code: PyTorch's, Paddle's,
+NumPy's.
 
-The unpickler knows tensors, arrays, numbers and plain containers. An object of any other class becomes what it holds (items, entries,
-attributes); nothing is called that the file names, and arrays are made from the file's bytes alone. Sources: the layouts that
-torch.serialization documents; files of torch 2.13, Paddle 3.3, NumPy 1.26 and 2.
+The unpickler knows tensors, arrays, numbers and plain containers. An object of any other class becomes what it holds
+(items, entries, attributes); nothing is called that the file names, and arrays are made from the file's bytes alone.
+Sources: the layouts that torch.serialization documents; files of torch 2.13, Paddle 3.3, NumPy 1.26 and 2.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class _Array:
 
 
 def _array(data: Any, dtype: _DType, shape: tuple, order: str = "C") -> Any:
-    """The array that the bytes are; the one object or the list of an array of objects. ValueError when bytes lack or are too many."""
+    """The array that the bytes are; the one object or the list of an array of objects. ValueError when bytes lack or
+    are too many."""
     if dtype.kind.strip("|8") == "O" and isinstance(data, list):
         return data if shape else data[0]
     data, kind = data.encode("latin1") if isinstance(data, str) else data, np.dtype(dtype.kind)
@@ -255,15 +257,18 @@ def _read(path: str | Path, what: str, load: Callable[[bytes], Any], paddle: boo
 
 
 def read_torch(path: str | Path) -> Any:
-    """What `torch.save` wrote, zip or the older stream, tensors as numpy arrays (bfloat16 as float32), objects as what they hold.
+    """What `torch.save` wrote, zip or the older stream, tensors as numpy arrays (bfloat16 as float32), objects as what
+    they hold.
 
-    DataError when it is missing, damaged (checksums of the zip) or hostile, and for a module that was saved whole, with its class.
+    DataError when it is missing, damaged (checksums of the zip) or hostile, and for a module that was saved whole, with
+    its class.
     """
     return _read(path, "PyTorch checkpoint", _load_torch)
 
 
 def read_paddle(path: str | Path) -> Any:
-    """What `paddle.save` wrote (`.pdparams`), tensors as numpy arrays (bfloat16 as float32). DataError as `read_torch`."""
+    """What `paddle.save` wrote (`.pdparams`), tensors as numpy arrays (bfloat16 as float32). DataError as
+    `read_torch`."""
     return _read(path, "Paddle file", lambda data: _Unpickler(data).load(), paddle=True)
 
 
@@ -280,7 +285,8 @@ def read_npy(path: str | Path) -> Any:
 
 
 def check_zip(path: str | Path) -> None:
-    """DataError for a file that is missing, or a zip whose checksums are wrong (PyTorch does not look) or that would grow when unpacked."""
+    """DataError for a file that is missing, or a zip whose checksums are wrong (PyTorch does not look) or that would
+    grow when unpacked."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist")
@@ -355,7 +361,8 @@ with numpy.load(sys.argv[1]) as file:
 
 
 def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """A state dict that `torch.load(path, weights_only=True)` reads, written by PyTorch in a process of its own (Paddle and it do not mix).
+    """A state dict that `torch.load(path, weights_only=True)` reads, written by PyTorch in a process of its own (Paddle
+    and it do not mix).
 
     DataError where PyTorch is not installed.
     """

@@ -1,7 +1,8 @@
-"""TensorFlow 1 checkpoints by variable name, both formats of `tf.train.Saver`, through TensorFlow's own reader and writers.
+"""TensorFlow 1 checkpoints by variable name, both formats of `tf.train.Saver`, through TensorFlow's own reader and
+writers.
 
-V1 (TensorFlow up to 0.11) is one file; V2 (0.12 and later) is `PREFIX.index` beside `PREFIX.data-00000-of-00001`. Nothing here imports
-TensorFlow: the houses that have it pass `tensorflow`, a function that returns the module.
+V1 (TensorFlow up to 0.11) is one file; V2 (0.12 and later) is `PREFIX.index` beside `PREFIX.data-00000-of-00001`.
+Nothing here imports TensorFlow: the houses that have it pass `tensorflow`, a function that returns the module.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _DATA = ".data-00000-of-00001"
 
 
 def find_checkpoint(path: str | Path) -> Path | None:
-    """The prefix (V2) or file (V1) behind a name: itself, one of its files, or a folder with a `checkpoint` file; None when nothing fits."""
+    """The prefix (V2) or file (V1) behind a name: itself, one of its files, or a folder with a `checkpoint` file; None
+    when nothing fits."""
     path = Path(path)
     if path.is_dir():
         return _newest(path)
@@ -34,7 +36,8 @@ def find_checkpoint(path: str | Path) -> Path | None:
 
 
 def _newest(folder: Path) -> Path | None:
-    """What the folder's `checkpoint` file names; folders that moved hold the path of another machine, so the name alone counts too."""
+    """What the folder's `checkpoint` file names; folders that moved hold the path of another machine, so the name alone
+    counts too."""
     state = folder / "checkpoint"
     named = state.is_file() and re.search(r'^model_checkpoint_path: "(.+)"', state.read_text(errors="replace"), re.M)
     if not named:
@@ -78,7 +81,8 @@ def _tensor(tf, reader, place: str, name: str, kind) -> np.ndarray:
 
 
 def write_v2(prefix: str | Path, variables: Mapping[str, np.ndarray], tensorflow: Callable[[], Any]) -> Path:
-    """Write `PREFIX.index` and `PREFIX.data-00000-of-00001`, each whole or not at all, the index last; returns the prefix."""
+    """Write `PREFIX.index` and `PREFIX.data-00000-of-00001`, each whole or not at all, the index last; returns the
+    prefix."""
     prefix, tf = Path(prefix), tensorflow()
     prefix.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(prefix)
