@@ -22,13 +22,10 @@ CSV_SKELETONS: dict[str, Skeleton] = {"lsp": LSP14, "mpii": MPII16}
 CSV_FOLDERS = {"lsp": LSPET_ROOT, "mpii": MPII_ROOT}
 
 IM_SIZE = 227
-GCN_EPSILON = 1e-5  # DT: added to the standard deviation
 DROPOUT_KEEP = 0.4  # DT and the paper
 WEIGHT_DECAY_LOGGED = 0.0005  # DT logs this term and trains without it
 ADAGRAD_START = 1e-4  # DT: first value of Adagrad's accumulators
 MOMENTUM = 0.9
-# TensorFlow's local response normalisation (depth radius, alpha, beta, bias); equals Caffe's local_size 5, alpha 1e-4
-LRN_RADIUS, LRN_ALPHA, LRN_BETA, LRN_BIAS = 2, 2e-5, 0.75, 1.0
 # DT: a joint this many pixels right of or below the image drops the person
 OUTSIDE_LIMIT = 3.0
 # DT: network outputs are cut to this range before they are scored, and further ones are refused in un-projection
@@ -66,9 +63,7 @@ class Config:
     joint_index: int = setting(1, "first CSV column of the joints", group="data", rare=True)
     limit: int | None = setting(None, "the first N persons of every split only")
     min_dim: int = setting(6, "smaller persons (pixels) are not trained on", group="data", rare=True)
-    should_downscale_images: bool = setting(
-        False, "reduce higher images to downscale_height first", group="data", rare=True
-    )
+    should_downscale_images: bool = setting(False, "reduce higher images first", group="data", rare=True)
     downscale_height: int = setting(480, "pixels, at least 227", group="data", rare=True)
     bbox_extension_min: float | None = setting(None, "smallest random factor of the tight box's sides", group="data")
     bbox_extension_max: float | None = setting(None, "largest one; scored crops use it", group="data")
@@ -89,9 +84,7 @@ class Config:
     lr: float | None = setting(None, "learning rate of all layers (default: conv_lr and fc_lr)")
     conv_lr: float = setting(0.0005, "learning rate of the convolutions", group="training")
     fc_lr: float = setting(0.0005, "learning rate of the fully connected layers", group="training")
-    fix_conv_iter: int = setting(
-        0, "train the fully connected layers alone for so many steps", group="training", rare=True
-    )
+    fix_conv_iter: int = setting(0, "steps of the fully connected layers alone", group="training", rare=True)
     optimizer: str = setting("adagrad", "update rule", ("adagrad", "momentum", "sgd"), group="training")
     schedule: str = setting("constant", "learning rates: constant, or cosine to 1 %", ("constant", "cosine"), rare=True)
     warmup: int = setting(0, rare=True)
@@ -108,9 +101,7 @@ class Config:
 
     batch_size: int = setting(128, "persons a step, over all devices")
     workers: int | None = setting(None, "loader processes (default: from the cores)")
-    loader: str = setting(
-        "chainer", "Chainer's iterator (DT) or a pool", ("chainer", "pool"), group="machine", rare=True
-    )
+    loader: str = setting("chainer", "Chainer's (DT) or a pool", ("chainer", "pool"), group="machine", rare=True)
     cache_mb: int = setting(256, "decoded images that a loader process may keep", group="machine", rare=True)
     device: str | None = setting(None)
     threads: int = setting(0, rare=True)
@@ -170,9 +161,7 @@ class Config:
         if self.from_csv and self.data_root:
             raise DataError("setting data_root: --train_csv_fn and --test_csv_fn name files; leave one of both out")
         if self.from_csv and self.dataset not in CSV_SKELETONS:
-            raise DataError(
-                f"setting dataset: a CSV has the joints of {' or '.join(CSV_SKELETONS)}, not {self.dataset}"
-            )
+            raise DataError(f"setting dataset: CSVs have the joints of lsp or mpii, not of {self.dataset}")
         if self.resume == "auto" and self.weights not in (None, str(IMAGENET_WEIGHTS)):
             return replace(self, resume=self.weights, weights=None)
         if self.resume == "auto" and self.resume_mode == "compat":

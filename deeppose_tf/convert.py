@@ -1,4 +1,4 @@
-"""Weights of other programs in, ours out, each checked by a forward pass before anything is kept.
+"""Weights of other programs in, ours out, each read back or run before anything is kept.
 
     python deeppose_tf/convert.py out/lsp_alexnet_scratch/checkpoint-10000 mine.npz         # a TensorFlow 1 checkpoint of the original -> ours
     python deeppose_tf/convert.py out/mine tf1/checkpoint-20000 --to tf1                    # with Adagrad's accumulators and the counter
@@ -24,7 +24,8 @@ from common.runs.process import exit_code
 from deeppose_tf import weight_files
 from deeppose_tf.config import HOUSE, IM_SIZE, Config
 
-KINDS = ("npz", "tf1", "tf1_old", "h5", "saved_model", "onnx", "caffemodel")
+READABLE = ("npz", "tf1", "tf1_old", "caffemodel")
+KINDS = (*READABLE, "h5", "saved_model", "onnx")
 _SUFFIXES = {".npz": "npz", ".h5": "h5", ".onnx": "onnx", ".caffemodel": "caffemodel"}
 TOLERANCE = 1e-4  # of the largest output, which ONNX Runtime's other order of sums needs
 
@@ -86,6 +87,8 @@ def write(source: Source, kind: str, out: Path) -> None:
     elif kind == "npz":
         weight_files.save_state(out, state_of(source))
     elif kind == "h5":
+        if not out.name.endswith(".weights.h5"):
+            raise DataError(f"output {out.name}: Keras wants names that end in .weights.h5")
         source.network(kind).model.save_weights(out)
     else:
         model = source.network(kind).model
@@ -108,15 +111,8 @@ def state_of(source: Source) -> dict:
     return make_state(trained, epoch=0, batch=step, step=step, config=asdict(network.config), about=about)
 
 
-def probe(count: int):
-    """Random pictures (count,227,227,3) uint8."""
-    import numpy as np
-
-    return np.random.RandomState(0).randint(0, 256, (count, IM_SIZE, IM_SIZE, 3)).astype(np.uint8)
-
-
 def answer(kind: str, out: Path, images, config: Config, joints: int):
-    """(N,2J) outputs of a written file for (N,227,227,3) uint8, by its own runtime where it has one."""
+    """(N,2J) outputs of a written file for (N,227,227,3) uint8, by its own runtime."""
     import numpy as np
 
     if kind == "onnx":
@@ -129,35 +125,38 @@ def answer(kind: str, out: Path, images, config: Config, joints: int):
 
         loaded = tf.saved_model.load(str(out))  # its variables go with it
         return np.asarray(loaded.serve(images))
-    from deeppose_tf.estimator import fill, forward
     from deeppose_tf.model import network_for
 
     model = network_for(config, joints)
-    if kind == "h5":
-        model.load_weights(out)
-    else:
-        fill(model, weight_files.read_weights(out), str(out))
-    return forward(model)(images).reshape(len(images), -1)
+    model.load_weights(out)
+    return np.asarray(model(images))
 
 
 def convert(args: argparse.Namespace) -> str:
     """Write, check, and write the card; what was done, for people."""
     kind = args.to or _SUFFIXES.get(args.output.suffix, "saved_model")
     source = Source(args.input)
+    network = source.estimator
     with converting.Conversion(source.place, args.output, args.licence) as conversion:
         write(source, kind, conversion.draft)
-        if source.estimator is None:
+        if kind in READABLE:
             conversion.compare("weights", source.weights, weight_files.read_weights(conversion.draft), 0.0)
         else:
-            images, network = probe(2), source.estimator
-            expected = network._shares(images).reshape(2, -1)
+            network, images = source.network(kind), probe(2)
+            expected = network.shares(images).reshape(2, -1)
             found = answer(kind, conversion.draft, images, network.config, len(network.skeleton))
             conversion.compare("outputs", expected, found, TOLERANCE)
-        skeleton = source.estimator.skeleton if source.estimator else None
-        conversion.keep(house=HOUSE, format=kind, joints=list(skeleton.joints) if skeleton else None,
-                        config=asdict(source.estimator.config) if source.estimator else None,
-                        variables={name: list(value.shape) for name, value in sorted(source.weights.items())})  # fmt: skip
+        known = {"joints": network.skeleton.joints, "config": asdict(network.config)} if network else {}
+        shapes = {name: value.shape for name, value in sorted(source.weights.items())}
+        conversion.keep(house=HOUSE, format=kind, variables=shapes, **known)
     return f"{args.output} ({kind}): {', '.join(f'{n}: {c}' for n, c in conversion.checks.items())}"
+
+
+def probe(count: int):
+    """Random pictures (count,227,227,3) uint8."""
+    import numpy as np
+
+    return np.random.RandomState(0).randint(0, 256, (count, IM_SIZE, IM_SIZE, 3)).astype(np.uint8)
 
 
 def main(argv=None) -> int:

@@ -87,14 +87,9 @@ def _read_rows(path: Path, fname_index: int, joint_index: int, count: int, limit
     return [line[fname_index] for line in lines], numbers
 
 
-def visible_file(path: Path) -> Path:
-    """The side file of a CSV of joints."""
-    return path.with_name(path.name.replace("_joints.csv", "_visible.csv"))
-
-
 def _usable(path: Path, names: list[str], joints: int, limit: int | None) -> np.ndarray:
     """(N,J) bool from the side file; all True when there is none."""
-    side = visible_file(path)
+    side = path.with_name(path.name.replace("_joints.csv", "_visible.csv"))
     if side == path or not side.exists():
         return np.ones((len(names), joints), bool)
     own, flags = _read_rows(side, 0, 1, joints, limit)

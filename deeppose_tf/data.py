@@ -80,9 +80,7 @@ class Persons:
     picture is reduced · size (N,2) its width and height afterwards · dropped: reason -> number of persons left out.
     """
 
-    def __init__(
-        self, pose_set: PoseSet, mode: str, *, min_dim: float = 0, height: int | None = None, cache_mb: int = 0
-    ):
+    def __init__(self, pose_set: PoseSet, mode: str, min_dim: float = 0, height: int | None = None, cache_mb=0):
         """Pictures higher than `height` are reduced to it. DataError when an image is missing or when no person is left."""
         self.paths, self.mode, self.store = [str(p) for p in pose_set.images], mode, ImageStore(cache_mb)
         sizes = _sizes(self.paths, pose_set.root)

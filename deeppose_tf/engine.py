@@ -61,9 +61,7 @@ class TensorFlow(Process):
             self.strategy = tf.distribute.MirroredStrategy()
         replicas = self.strategy.num_replicas_in_sync if self.strategy else 1
         if config.batch_size % replicas:
-            raise DataError(
-                f"--batch_size {config.batch_size} cannot be shared among {replicas} devices; use a multiple"
-            )
+            raise DataError(f"--batch_size {config.batch_size}: use a multiple of {replicas}, the number of devices")
 
     def scope(self):
         """The context in which variables are made."""
@@ -99,9 +97,7 @@ def ranks() -> tuple[int, int]:
         return int(task["index"]), len(workers)
     except (KeyError, ValueError, TypeError) as error:
         form = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}'
-        raise DataError(
-            f"the variable TF_CONFIG is not usable ({error!r}); set it in every process to {form}"
-        ) from error
+        raise DataError(f"the variable TF_CONFIG is not usable ({error!r}); set it to {form}") from error
 
 
 class Trainer:
@@ -109,9 +105,7 @@ class Trainer:
 
     def __init__(self, config: Config, pose_set: PoseSet, process: TensorFlow):
         self.config, self.pose_set, self.process, self.skeleton = config, pose_set, process, pose_set.skeleton
-        self.persons = Persons(
-            pose_set, config.mode, min_dim=config.min_dim, height=config.height, cache_mb=config.cache_mb
-        )
+        self.persons = Persons(pose_set, config.mode, config.min_dim, config.height, config.cache_mb)
         if self.persons.dropped:
             self._say(f"left out of {pose_set.root}: {self.persons.dropped_text()}")
         self._say(f"{len(self.persons)} persons, joints shape: {self.persons.joints.shape[1:]}")
@@ -133,10 +127,8 @@ class Trainer:
         place = weight_files.find(given)
         assert place is not None
         if weight_files.card_of(place).get("synthetic") and not self.pose_set.synthetic:
-            what = (
-                f"{place} is the stand-in (random weights) that goes with synthetic data, but {self.pose_set.root} is"
-            )
-            raise DataError(f"{what} real; put BVLC AlexNet's weights in its place, or train from scratch")
+            what = f"{place} is the stand-in (random weights) for synthetic data, but {self.pose_set.root} is real"
+            raise DataError(f"{what}; put BVLC AlexNet's weights in its place, or train from scratch")
         return place, weight_files.read_weights(place)
 
     def _build(self) -> None:
@@ -175,18 +167,14 @@ class Trainer:
             if names:
                 self._say(f"{kind} in {source}: {', '.join(names)}")
         if not layers:
-            raise DataError(
-                f"{source}: none of its variables fits this network; check --channels and that it is AlexNet"
-            )
+            raise DataError(f"{source}: none of its variables fits this network; is it AlexNet? check --channels")
         set_weights(self.model, {**chosen, **self._head(source, own)})
 
     def _head(self, place: Path, own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The head with the joints that the file's network names too; {} where it names none (DT's start fresh)."""
         state = weight_files.load_state(place) if place.suffix == weight_files.SUFFIX else {}
-        if (
-            "about" not in state
-            or state["model"]["fc_regression/weight"].shape[0] != own["fc_regression/weight"].shape[0]
-        ):
+        inputs = len(own["fc_regression/weight"])
+        if "about" not in state or len(state["model"]["fc_regression/weight"]) != inputs:
             return {}
         known = from_card(state["about"]["skeleton"], f"{place}: field about.skeleton")
         shared = [name for name in self.skeleton.joints if name in known.joints]
@@ -204,9 +192,7 @@ class Trainer:
         check_compatible(stored, asdict(self.config), [name for name in _KEPT if name in stored], source)
         card = state["about"].get("skeleton")
         if card and from_card(card, source) != self.skeleton:
-            raise DataError(
-                f"{source} has skeleton {card['name']}, the data {self.skeleton.name}; give the data it had"
-            )
+            raise DataError(f"{source} has skeleton {card['name']}, the data {self.skeleton.name}; give its own data")
         fill(self.model, state["model"], source)
         self.unused |= state["unused"]
         for name, variable in self.rule.slots.items():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,35 +41,49 @@ class Estimator:
     def __init__(self, weights: str | Path | None = None, *, mode: str | None = None, random_weights: bool = False,
                  shared_joints: bool = False, device: str | None = None, threads: int = 0, batch_size: int = 128):  # fmt: skip
         place = weight_files.find(weights)
+        self._variables: dict[str, np.ndarray] = {}
         if place:
-            variables, config, self.skeleton, self.step = read_network(place, mode)
+            self._variables, config, self.skeleton, self.step = read_network(place, mode)
         elif random_weights:
-            standard = resolve(Config, presets()["paper"], {"mode": mode or "correct"})
-            variables, config, self.skeleton, self.step = {}, standard, CSV_SKELETONS["lsp"], 0
+            config = resolve(Config, presets()["paper"], {"mode": mode or "correct"})
+            self.skeleton, self.step = CSV_SKELETONS["lsp"], 0
         else:
             raise shelf.missing_weights(HOUSE, (weight_files.SUFFIX,))
-        set_up(threads)
-        from deeppose_tf.model import network_for
-
-        self._device = _keras_device(device)
-        with self._device():
-            model = network_for(replace(config, amp="off"), len(self.skeleton))
-            if not random_weights:
-                fill(model, variables, str(place))
-        self._begin(model, replace(config, batch_size=batch_size), None if random_weights else place, shared_joints)
+        self.place, self.config = None if random_weights else place, replace(config, batch_size=batch_size)
+        self.shared_joints, self._device_name, self._threads = shared_joints, device, threads
 
     @classmethod
     def of(cls, model, config: Config, skeleton: Skeleton, process: Process | None = None) -> Estimator:
         """Around the network of a training, in each of its processes."""
         self = cls.__new__(cls)
-        self.skeleton, self.step, self._device = skeleton, 0, nullcontext
-        self._begin(model, replace(config, batch_size=min(config.batch_size, 128)), None, False)
+        self.config = replace(config, batch_size=min(config.batch_size, 128))
+        self.model, self.skeleton, self.step, self.place, self.shared_joints = model, skeleton, 0, None, False
+        self._device_name = None
         return self
 
-    def _begin(self, model, config: Config, place: Path | None, shared_joints: bool) -> None:
-        self.model, self.config, self.place, self.shared_joints = model, config, place, shared_joints
-        self._call = forward(model)
-        self._persons: dict[tuple, tuple[PoseSet, Persons]] = {}
+    @cached_property
+    def model(self):
+        """The network, which is built, and its framework imported, when it is first used."""
+        set_up(self._threads)
+        from deeppose_tf.model import network_for
+
+        with self._device():
+            model = network_for(replace(self.config, amp="off"), len(self.skeleton))
+            if self.place:
+                fill(model, self._variables, str(self.place))
+        return model
+
+    @cached_property
+    def _call(self):
+        return forward(self.model)
+
+    @cached_property
+    def _device(self):
+        return _keras_device(self._device_name)
+
+    @cached_property
+    def _persons(self) -> dict[tuple, tuple[PoseSet, Persons]]:
+        return {}
 
     @property
     def meta(self) -> dict:
@@ -112,7 +127,7 @@ class Estimator:
             raise DataError(f"{where}; give x,y,w,h in its pixels")
         cut = np.array([pixel_box(box, size, mode) for box in boxes])
         crops = np.stack([cv2.resize(image[y : y + h, x : x + w], (IM_SIZE, IM_SIZE)) for x, y, w, h in cut])
-        return People.of(to_picture(self._shares(crops), cut, np.ones(len(cut)), mode), box=boxes)
+        return People.of(to_picture(self.shares(crops), cut, np.ones(len(cut)), mode), box=boxes)
 
     def predict_pose_set(self, pose_set: PoseSet) -> Predictions:
         """The persons of a data set in its skeleton, from crops around their annotated joints."""
@@ -156,12 +171,14 @@ class Estimator:
 
         rows: list[tuple[np.ndarray, ...]] = []
         for images, *rest in in_order(persons, crops, self.config.batch_size):
-            rows.append((self._shares(images), *rest))
+            rows.append((self.shares(images), *rest))
         return tuple(np.concatenate(column) for column in zip(*rows))
 
-    def _shares(self, crops: np.ndarray) -> np.ndarray:
+    def shares(self, crops: np.ndarray) -> np.ndarray:
+        """The network's (n,J,2) outputs, shares of crops (n,227,227,3) uint8 BGR."""
+        call = self._call
         with self._device():
-            return self._call(crops)
+            return call(crops)
 
     def _in_own_joints(self, pose_set: PoseSet) -> PoseSet:
         """The persons in the network's skeleton, by joint name."""

@@ -15,19 +15,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from deeppose_tf.config import (
-    DROPOUT_KEEP,
-    FC_UNITS,
-    GCN_EPSILON,
-    IM_SIZE,
-    LRN_ALPHA,
-    LRN_BETA,
-    LRN_BIAS,
-    LRN_RADIUS,
-    Config,
-    scaled,
-)
+from deeppose_tf.config import DROPOUT_KEEP, FC_UNITS, IM_SIZE, Config, scaled
 
+GCN_EPSILON = 1e-5  # DT: added to the standard deviation
+# TensorFlow's local response normalisation (depth radius, alpha, beta, bias); equals Caffe's local_size 5, alpha 1e-4
+LRN_RADIUS, LRN_ALPHA, LRN_BETA, LRN_BIAS = 2, 2e-5, 0.75, 1.0
 # layer -> (kernel side, stride, filters, groups, standard deviation, bias)
 CONVOLUTIONS = {
     "conv1": (11, 4, 96, 1, 0.01, 0.0),
@@ -165,9 +157,8 @@ def _powers(total):
 
 
 def _initializer(kind: str, deviation: float, seed: int):
-    return (
-        keras.initializers.HeNormal(seed) if kind == "he" else keras.initializers.TruncatedNormal(0.0, deviation, seed)
-    )
+    first = keras.initializers
+    return first.HeNormal(seed) if kind == "he" else first.TruncatedNormal(0.0, deviation, seed)
 
 
 def alexnet(x, channels: float, init: str, conv1_padding: str, dropout_keep: float, seed: int):

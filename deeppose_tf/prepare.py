@@ -149,7 +149,6 @@ def ready_csv(path: Path, dataset: str) -> None:
     command = f"python {Path(__file__).resolve()}"
     if path.parent.resolve() != CSV_FOLDERS[dataset].resolve():
         raise DataError(f"CSV {path} does not exist; write it with `{command}` (--help), or give another one")
-    print(f"{path} is not there: preparing {dataset} from its release")
     prepare_default(dataset)
     if not path.is_file():
         raise DataError(f"CSV {path} is none of those that prepare.py makes; check its name")

@@ -93,9 +93,8 @@ def spread(shares: np.ndarray, targets: np.ndarray, valid: np.ndarray) -> float:
     counted = valid.sum(0) > 1
     if len(shares) < 2 or not counted.any():
         return float("nan")
-    own, truth = (
-        np.nanstd(np.where(valid[..., None], values, np.nan)[:, counted], axis=0).mean() for values in (shares, targets)
-    )
+    both = [np.where(valid[..., None], values, np.nan)[:, counted] for values in (shares, targets)]
+    own, truth = (np.nanstd(values, axis=0).mean() for values in both)
     return float(own / max(truth, 1e-12))
 
 

@@ -73,13 +73,15 @@ def train(config: Config, pose_set, process) -> Path:
     from deeppose_tf.engine import Trainer
 
     trainer = Trainer(config, pose_set, process)
+    resume = None if trainer.forgets else config.resume
+    resume = resume if resume in (None, "auto") else str(weight_files.find(resume))
     folder = run_folder(HOUSE, config.run_name, config.out)
     about = {"skeleton": card(trainer.skeleton), "dataset": pose_set.name, "split": pose_set.split}
     session = Session(folder, trainer.position, trainer.total_steps, process, weight_files.open_store(folder, config, process),
                       settings=asdict(config), about={**about, "synthetic": pose_set.synthetic},
                       save_minutes=config.save_minutes, patience=config.patience)  # fmt: skip
     with session:
-        state = session.begin(None if trainer.forgets else resume_of(config))
+        state = session.begin(resume)
         trainer.restore(state) if state else trainer.start()
         if not state and trainer.validation_due:  # the original scores step 0 too
             session.validated(trainer.validate())
@@ -91,15 +93,6 @@ def train(config: Config, pose_set, process) -> Path:
             if session.save_due:
                 session.save(trainer.state())
     return folder
-
-
-def resume_of(config: Config) -> str | Path | None:
-    """What to go on from: None, `auto`, or a file; of a TensorFlow checkpoint its index."""
-    if config.resume in (None, "auto"):
-        return config.resume
-    place = weight_files.find(config.resume)
-    assert place is not None
-    return place if place.is_file() else place.with_name(place.name + ".index")
 
 
 def run(config: Config) -> Path:

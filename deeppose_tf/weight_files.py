@@ -95,7 +95,7 @@ def open_store(folder: Path, config: Config, process: Process) -> CheckpointStor
 
 
 def find(given: str | Path | None) -> Path | None:
-    """The file behind `--weights`: as it is, with .npz, the prefix of a TensorFlow checkpoint, one of the shelf; DT's folder `out/` is
+    """The file behind `--weights`: as it is, with .npz, the index of a TensorFlow checkpoint's prefix, one of the shelf; DT's folder `out/` is
     `output/deeppose_tf/` here. None given: the newest of this house, None when there is none. DataError when a given one is not there."""
     if given is None:
         return shelf.find_weights(HOUSE, None, (SUFFIX,))
@@ -107,7 +107,7 @@ def find(given: str | Path | None) -> Path | None:
                 return file
         checkpoint = find_checkpoint(candidate)
         if checkpoint:
-            return checkpoint
+            return checkpoint if checkpoint.is_file() else checkpoint.with_name(checkpoint.name + ".index")
     if path.is_dir() or str(given) == path.name and not path.suffix:
         return shelf.find_weights(HOUSE, given, (SUFFIX,))
     raise DataError(missing_text(path))
@@ -115,13 +115,11 @@ def find(given: str | Path | None) -> Path | None:
 
 def missing_text(path: Path) -> str:
     """What to say where weights are not there."""
-    gone = (
-        " The original's bvlc_alexnet.tf was a download linked in its README; that link is dead. BVLC AlexNet itself is described at"
-        " https://github.com/BVLC/caffe/tree/master/models/bvlc_alexnet."
-        if path.name == IMAGENET_WEIGHTS.name
-        else ""
+    gone = " The original's download of it is dead; BVLC AlexNet itself is described at"
+    gone += " https://github.com/BVLC/caffe/tree/master/models/bvlc_alexnet."
+    return (
+        f"weight file {path} does not exist.{gone if path.name == IMAGENET_WEIGHTS.name else ''} Accepted: {ACCEPTED}"
     )
-    return f"weight file {path} does not exist.{gone} Accepted: {ACCEPTED}"
 
 
 def read_weights(place: Path) -> dict[str, np.ndarray]:
@@ -149,10 +147,8 @@ def tensorflow():
     try:
         import tensorflow as tf
     except ImportError as error:
-        raise DataError(
-            f"TensorFlow 1 checkpoints are read and written by TensorFlow, which is not here ({error}); install"
-            " deeppose_tf/requirements.txt, or convert them to .npz where it is"
-        ) from error
+        what = f"TensorFlow 1 checkpoints are read and written by TensorFlow, which is not here ({error})"
+        raise DataError(f"{what}; install deeppose_tf/requirements.txt, or convert them to .npz where it is") from error
     return tf
 
 

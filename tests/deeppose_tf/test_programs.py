@@ -182,7 +182,7 @@ from deeppose_tf import Estimator
 estimator = Estimator(sys.argv[1])
 assert "tensorflow" not in sys.modules and "torch" in sys.modules
 images = np.load(sys.argv[2])
-np.save(sys.argv[3], estimator._shares(images))
+np.save(sys.argv[3], estimator.shares(images))
 from deeppose_tf.model import GroupedConvolution, LocalResponseNorm
 import torch
 x = torch.randn(1, 4, 4, 8, requires_grad=True)
@@ -207,7 +207,7 @@ def test_the_network_runs_on_torch(run, tmp_path):
     np.save(tmp_path / "i.npy", images)
     answer = python(ON_TORCH, out / "best.npz", tmp_path / "i.npy", tmp_path / "o.npy", KERAS_BACKEND="torch")
     assert answer.returncode == 0, answer.stderr[-3000:]
-    expected = Estimator(out)._shares(images)
+    expected = Estimator(out).shares(images)
     np.testing.assert_allclose(np.load(tmp_path / "o.npy"), expected, atol=1e-4 * np.abs(expected).max())
 
 

@@ -241,7 +241,7 @@ def test_missing_weights_are_named_before_data_is_read(tmp_path, capsys):
     text = capsys.readouterr().err
     for words in (
         "bvlc_alexnet.tf does not exist",
-        "link is dead",
+        "download of it is dead",
         ".caffemodel",
         "no.csv does not exist",
         "--synthetic",
