@@ -180,9 +180,10 @@ import sys
 import numpy as np
 from deeppose_tf import Estimator
 estimator = Estimator(sys.argv[1])
-assert "tensorflow" not in sys.modules and "torch" in sys.modules
+assert not {"tensorflow", "keras", "torch"} & set(sys.modules), "before it is used"
 images = np.load(sys.argv[2])
 np.save(sys.argv[3], estimator.shares(images))
+assert "tensorflow" not in sys.modules and "torch" in sys.modules
 from deeppose_tf.model import GroupedConvolution, LocalResponseNorm
 import torch
 x = torch.randn(1, 4, 4, 8, requires_grad=True)
