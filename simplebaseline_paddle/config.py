@@ -26,8 +26,7 @@ BOX_PADDING = 1.25
 STRIDE = 4  # input pixels a heat-map cell
 ROTATE_PROBABILITY, FLIP_PROBABILITY = 0.6, 0.5
 # (scale factor, rotation factor in degrees); T's MPII files differ from its COCO files, P has one pair
-AUGMENTATIONS = {"paddle": (0.3, 40.0), "microsoft": (0.3, 40.0), "none": (0.0, 0.0)}
-_MICROSOFTS_MPII = (0.25, 30.0)
+AUGMENTATIONS = {"paddle": (0.3, 40.0), "microsoft": (0.3, 40.0), "microsoft_mpii": (0.25, 30.0), "none": (0.0, 0.0)}
 BACKBONE = shelf.REPOSITORY / "pretrained" / "resnet_50" / "115"  # where P keeps its ImageNet weights
 # P's options that have nothing to do any more, and those that P's val.py takes and never looks at
 DEAD = {
@@ -60,7 +59,7 @@ class Config:
     boxes: str = setting("selected", "COCO persons: P's selection of annotated boxes, or all annotated ones")
     box_threshold: float = setting(0.0, names=("image_threshold",), rare=True)
     augmentation: str = setting(
-        "paddle", "whose random scale and rotation", tuple(AUGMENTATIONS), group="data", rare=True
+        "paddle", "whose random scale and rotation", ("paddle", "microsoft", "none"), group="data", rare=True
     )
     scale_factor: float | None = setting(None, "its spread (default: the augmentation's)", group="data", rare=True)
     rot_factor: float | None = setting(None, "its degrees (default: the augmentation's)", group="data", rare=True)
@@ -142,9 +141,8 @@ class Config:
     @property
     def augmentation_factors(self) -> tuple[float, float]:
         """(scale factor, rotation factor in degrees) of a training."""
-        scale, rotation = AUGMENTATIONS[self.augmentation]
-        if (self.augmentation, self.dataset) == ("microsoft", "mpii"):
-            scale, rotation = _MICROSOFTS_MPII
+        kind = self.augmentation + ("_mpii" if (self.augmentation, self.dataset) == ("microsoft", "mpii") else "")
+        scale, rotation = AUGMENTATIONS[kind]
         given = (self.scale_factor, self.rot_factor)
         return scale if given[0] is None else given[0], rotation if given[1] is None else given[1]
 

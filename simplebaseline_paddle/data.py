@@ -325,34 +325,20 @@ class EpochBatches:
 
 def load_batches(dataset: PersonDataset, sampler: EpochBatches, workers: int) -> Iterator[dict]:
     """Batches as dicts of tensors, from `workers` processes, 0: this one. DataError when a picture is unreadable."""
-    batches: Any = _from_workers(dataset, sampler, workers) if workers else _from_here(dataset, sampler)
+    import paddle
+
+    batches: Any = (dataset[keys] for (keys,) in sampler)
+    if workers:
+        how: dict = {"collate_fn": lambda items: items[0], "worker_init_fn": _quiet, "use_buffer_reader": False}
+        batches = iter(paddle.io.DataLoader(dataset, batch_sampler=sampler, num_workers=workers, **how))  # type: ignore[arg-type]
     try:
         for batch in batches:
             if "error" in batch:
                 raise DataError(batch["error"][0])
-            yield batch
+            yield batch if workers else {name: paddle.to_tensor(array) for name, array in batch.items()}
     finally:
         if workers:  # Paddle ends them itself only behind the last batch
             batches._try_shutdown_all()
-
-
-def _from_workers(dataset: PersonDataset, sampler: EpochBatches, workers: int) -> Any:
-    from paddle.io import DataLoader
-
-    how: dict = {"collate_fn": _only, "worker_init_fn": _quiet, "use_shared_memory": True, "use_buffer_reader": False}
-    return iter(DataLoader(dataset, batch_sampler=sampler, num_workers=workers, **how))
-
-
-def _from_here(dataset: PersonDataset, sampler: EpochBatches) -> Iterator[dict]:
-    from paddle import to_tensor
-
-    for (keys,) in sampler:
-        batch = dataset[keys]
-        yield batch if "error" in batch else {name: to_tensor(array) for name, array in batch.items()}
-
-
-def _only(items):
-    return items[0]
 
 
 def _quiet(_: int) -> None:

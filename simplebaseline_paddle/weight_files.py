@@ -34,7 +34,6 @@ BATCH_NORM = (
 )
 _TO_TORCH = {ours: torch for ours, torch, _ in BATCH_NORM}
 _FROM_TORCH = {torch: ours for ours, torch, _ in BATCH_NORM}
-_HEAD = ("final_layer.weight", "final_layer.bias")
 # Settings of a training that are not those of its network's use
 _OF_THE_RUN = "limit data_root weights out model_save_dir resume workers batch_size device use_gpu".split()
 
@@ -178,14 +177,12 @@ def _state_in(path: Path, state: Any) -> dict:
 
 
 def _from_folder(folder: Path) -> dict[str, np.ndarray]:
-    combined = folder / "__params__"
-    if combined.is_file():
-        return _from_combined(combined)
-    present = {f.name for f in folder.iterdir()}
-    wanted = [n for depth in BLOCKS for n in fluid_names(depth) if n in present]
+    if (folder / "__params__").is_file():
+        return _from_combined(folder / "__params__")
+    wanted = dict.fromkeys(n for depth in BLOCKS for n in fluid_names(depth) if (folder / n).is_file())
     if not wanted:
         raise DataError(f"{folder} holds no variable of PoseResNet; give the folder with files such as conv2d_0.w_0")
-    return from_fluid(fluid.read_folder(folder, dict.fromkeys(wanted)))
+    return from_fluid(fluid.read_folder(folder, wanted))
 
 
 def _from_combined(path: Path) -> dict[str, np.ndarray]:
@@ -204,15 +201,13 @@ def read_backbone(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_dir() or (path / "__params__").is_file():
         return {n: a for n, a in read_state(path)["model"].items() if is_backbone(n)}
-    present = {f.name for f in path.iterdir()}
     # the deepest network whose backbone is there: names of a shallower one are among those of a deeper one
     for depth in sorted(BLOCKS, reverse=True):
         table = {n: ours for n, ours in fluid_names(depth).items() if is_backbone(ours)}
-        # 34 and 50 layers share names, but their blocks begin with other kernels
-        if table.keys() <= present and fluid.read_variable(path / "conv2d_1.w_0")[0].shape[-1] == (
-            1 if depth >= 50 else 3
-        ):
-            return {table[n]: a for n, a in fluid.read_folder(path, table).items()}
+        if all((path / name).is_file() for name in table):
+            found = {table[n]: a for n, a in fluid.read_folder(path, table).items()}
+            if found["layer1.0.conv1.weight"].shape[-1] == (1 if depth >= 50 else 3):  # 34 and 50 share names
+                return found
     raise DataError(f"{path} holds no ResNet's backbone; give P's folder resnet_50/115, a .pdparams or a .pth file")
 
 
@@ -220,8 +215,7 @@ def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: in
     """Arrays as a Fluid folder, or by suffix as `.pth`, `.pth.tar`. DataError where P's graph has no such layers."""
     path = Path(path)
     if path.suffix in TORCH_SUFFIXES:
-        pickles.write_torch(path, {to_torch(n): a for n, a in tensors.items()})
-        return
+        return pickles.write_torch(path, {to_torch(n): a for n, a in tensors.items()})
     table = fluid_names(depth)
     if set(tensors) != set(table.values()):
         strange = sorted(set(tensors) ^ set(table.values()))[0]
@@ -244,9 +238,7 @@ def put_weights(model, weights: Mapping[str, np.ndarray], source: str | Path) ->
     found = {
         "lacks": [n for n in own if n not in weights],
         "has besides": [n for n in weights if n not in own],
-        "has other shapes:": [
-            f"{n} {theirs} instead of {ours}" for n, (theirs, ours) in shapes.items() if theirs != ours
-        ],
+        "has other shapes:": [f"{n} {a} instead of {b}" for n, (a, b) in shapes.items() if a != b],
         "is not finite in": [n for n in shapes if not np.isfinite(weights[n]).all()],
     }
     parts = [f"{w} {', '.join(names[:3])}{' ...' * (len(names) > 3)}" for w, names in found.items() if names]
@@ -265,14 +257,12 @@ def _sides(own: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> 
 
 def load_backbone(model, path: str | Path) -> int:
     """ImageNet weights into the ResNet; returns how many. DataError when one is missing or has another shape."""
-    weights = read_backbone(path)
-    own = {n: t for n, t in arrays_of(model).items() if is_backbone(n)}
-    bad = [n for n, t in own.items() if n not in weights or np.shape(weights[n]) != t.shape]
-    if bad:
-        what = f"{len(bad)} tensors of the backbone are missing or have another shape, first {bad[0]}"
-        raise DataError(f"{path}: {what}; give weights of the same depth")
-    model.set_state_dict({n: weights[n].astype(t.dtype) for n, t in own.items()})
-    return len(own)
+    weights, own = read_backbone(path), arrays_of(model)
+    missing = [n for n in own if is_backbone(n) and n not in weights]
+    if missing:
+        raise DataError(f"{path} lacks {missing[0]}; give a backbone of the same depth")
+    put_weights(model, {**own, **weights}, path)
+    return len(weights)
 
 
 def load_first_weights(model, path: str | Path, skeleton: Skeleton) -> str:
@@ -280,13 +270,11 @@ def load_first_weights(model, path: str | Path, skeleton: Skeleton) -> str:
     state = read_state(path)
     weights, own = tensors_of(state), arrays_of(model)
     theirs = skeleton_of(state, path, describe(weights)["joints"]).joints
-    known = [(i, theirs.index(j)) for i, j in enumerate(skeleton.joints) if j in theirs]
-    if theirs != skeleton.joints:
-        for name in _HEAD:
-            head = own[name].copy()
-            for here, there in known:
-                head[here] = weights[name][there]
-            weights[name] = head
+    known = [j for j in skeleton.joints if j in theirs]
+    here, there = skeleton.indices(known), [theirs.index(j) for j in known]
+    for name in ("final_layer.weight", "final_layer.bias"):
+        weights[name], rows = own[name].copy(), weights[name]
+        weights[name][here] = rows[there]
     put_weights(model, weights, path)
     fresh = [j for j in skeleton.joints if j not in theirs]
     return f"{len(known)} of {len(skeleton)} joints by name" + (f", {', '.join(fresh)} start fresh" if fresh else "")
