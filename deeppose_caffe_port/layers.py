@@ -98,9 +98,6 @@ class Layer(nn.Module):
             raise self.error(f"has axis {axis}, its bottom {shape} has {len(shape)} axes")
         return axis % len(shape)
 
-    def extra_repr(self) -> str:
-        return f"{self.param.name}: {', '.join(self.param.bottom)} -> {', '.join(self.param.top)}"
-
 
 def window(param, name: str, h: str, w: str, default: int, owner: Layer) -> tuple[int, int]:
     """(height, width) of a convolution's or pooling's kernel, stride or pad, however the prototxt spells it."""
