@@ -112,10 +112,8 @@ def from_caffe(args: argparse.Namespace, conversion: Conversion) -> tuple[Weight
     if args.model is None:
         if args.reorder:
             raise DataError("--reorder needs --model")
-        named = {
-            f"{layer}.{blob_name(i)}": b.astype(np.float32) for layer, bs in blobs.items() for i, b in enumerate(bs)
-        }
-        return named, None, {"mapping": "Caffe's names"}
+        parts = [(f"{layer}.{blob_name(i)}", b) for layer, bs in blobs.items() for i, b in enumerate(bs)]
+        return {name: b.astype(np.float32) for name, b in parts}, None, {"mapping": "Caffe's names"}
     from lpm_torch.caffe_map import belief_order, map_caffe, reorder
     from lpm_torch.model import build_model
 
@@ -124,9 +122,8 @@ def from_caffe(args: argparse.Namespace, conversion: Conversion) -> tuple[Weight
     unmatched = {"nothing fills": mapping.missing, "nothing takes": mapping.unused}
     lines = [f"{word} {', '.join(names)}" for word, names in unmatched.items() if names]
     if lines and not args.allow_missing:
-        raise DataError(
-            f"{args.input[0]} does not match {args.model}: {'; '.join(lines)}. Give another --model, or --allow_missing"
-        )
+        remedy = "Give another --model, or --allow_missing"
+        raise DataError(f"{args.input[0]} does not match {args.model}: {'; '.join(lines)}. {remedy}")
     for line in lines:
         print(line)
     model.load_state_dict({**model.state_dict(), **mapping.state})
@@ -159,7 +156,7 @@ def caffe_network(blobs: dict[str, list[np.ndarray]], args: argparse.Namespace) 
 
 def from_checkpoint(args: argparse.Namespace) -> tuple[Weights, dict, dict[str, Any]]:
     """A checkpoint of ours or of MobilePose, or plain weights; as `from_caffe`. The card keeps its settings and skeleton."""
-    from lpm_torch.weight_files import network_of, read_checkpoint, weights_of
+    from lpm_torch.weight_files import network_of, read_checkpoint, shapes_of, weights_of
 
     for given, option in ((len(args.input) > 1, "two files"), (args.model, "--model"), (args.reorder, "--reorder")):
         if given:
@@ -168,7 +165,7 @@ def from_checkpoint(args: argparse.Namespace) -> tuple[Weights, dict, dict[str, 
     state = read_checkpoint(path)
     weights = {k: v.detach().contiguous().numpy() for k, v in weights_of(state, args.raw_weights).items()}
     kept = {k: state[k] for k in ("config", "about", "epoch", "step") if k in state}
-    network = network_of({k: v.shape for k, v in weights.items()}, path)
+    network = network_of(shapes_of(weights), path)
     return (
         weights,
         network,

@@ -143,9 +143,8 @@ class Estimator:
         config, pose_set = self.config, self.scored(pose_set)
         answers = self._answers_for(pose_set.skeleton)
         order = joint_order(answers, pose_set.skeleton, self.shared_joints)
-        dataset = ClipDataset(
-            pose_set, config, self.model.output_size(config.input_width), every_frame=config.mode == "correct"
-        )
+        grid = self.model.output_size(config.input_width)
+        dataset = ClipDataset(pose_set, config, grid, every_frame=config.mode == "correct")
         joints = np.full((len(pose_set), len(self.network_skeleton), 2), np.nan)
         score = np.zeros((len(pose_set), len(self.network_skeleton)), np.float32)
         for raw in make_loader(dataset, config, shuffle=False):
@@ -173,11 +172,10 @@ class Estimator:
         return to_own.apply(joints).astype(np.float32), np.stack(columns, axis=-1)
 
     def check_order(self) -> None:
+        """DataError for the authors' weights, whose left and right mean one thing for Penn Action and another elsewhere."""
         if self.skeleton == CPM14:
-            raise DataError(
-                "these weights answer in the joint order cpm14 of the authors' models; convert them with `convert.py --reorder`,"
-                " or score them with `test.py --protocol=official`"
-            )
+            remedy = "convert them with `convert.py --reorder`, or score them with `test.py --protocol=official`"
+            raise DataError(f"these weights answer in the joint order cpm14 of the authors' models; {remedy}")
 
 
 class Stream:

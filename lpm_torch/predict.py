@@ -48,9 +48,11 @@ def run(args: argparse.Namespace) -> Path:
     estimator = Estimator(path, raw_weights=args.raw_weights, **given)
     # the margin around a followed person is the estimator's own
     with Answers(args, source, estimator.skeleton, HOUSE, padding=0.0) as answers:
-        look = estimator.stream() if answers.follows else estimator
+        # a file's boxes need not be the same persons' from picture to picture
+        follows = answers.follows and not any(Path(where).is_file() for where in args.boxes or ())
+        look = estimator.stream() if follows else estimator
         for picture in answers.track(source):
-            if answers.lost and answers.follows:
+            if answers.lost and follows:
                 look = estimator.stream()
             answers.write(picture, look.predict(picture.image, picture.boxes))
     return answers.folder

@@ -122,9 +122,8 @@ def read_checkpoint(path: Path) -> dict:
     if isinstance(state, dict) and state and all(isinstance(v, Tensor) for v in state.values()):
         state = {"state_dict": state}
     if not isinstance(state, dict) or "state_dict" not in state:
-        raise DataError(
-            f"{path} has no field state_dict; give a checkpoint of lpm_torch or MobilePose, or a file of name -> tensor"
-        )
+        remedy = "give a checkpoint of lpm_torch or MobilePose, or a file of name -> tensor"
+        raise DataError(f"{path} has no field state_dict; {remedy}")
     if state.get("format", STATE_FORMAT) != STATE_FORMAT:
         raise DataError(f"{path}: field format is {state['format']}, this program reads {STATE_FORMAT}; train again")
     tensors = state["state_dict"].items()
@@ -148,11 +147,10 @@ def config_of(found: dict, path: Path | None, options: dict[str, Any]) -> Config
     `model` or `mode` of `options` is another.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    resolve(Config, given)  # names and values are settings
     stored = found.get("config")
     if stored is None:
-        known = (
-            _settings_of(network_of({k: tuple(v.shape) for k, v in found["state_dict"].items()}, path)) if found else {}
-        )
+        known = _settings_of(network_of(shapes_of(found["state_dict"]), path)) if found else {}
         model = known.get("model", given.get("model"))
         base = resolve(Config, PRESETS["official" if model == "lpm_official" else "paper"], given, known)
     else:
@@ -164,6 +162,11 @@ def config_of(found: dict, path: Path | None, options: dict[str, Any]) -> Config
             remedy = f"run with --{name}={known[name]}, or give another checkpoint"
             raise DataError(f"{path} is a checkpoint of --{name}={known[name]}, not of {given[name]}; {remedy}")
     return base.checked()
+
+
+def shapes_of(weights: dict) -> dict[str, tuple[int, ...]]:
+    """Tensors or arrays by name -> their shapes."""
+    return {name: tuple(value.shape) for name, value in weights.items()}
 
 
 def _settings_of(network: dict) -> dict:
@@ -184,9 +187,8 @@ def load_weights(model: nn.Module, found: dict, path: Path, raw: bool = False) -
     if missing or extra or shapes:
         parts = [("lacks", missing), ("has besides", extra), ("has other shapes:", shapes)]
         detail = "; ".join(f"{word} {', '.join(n[:3])}{' ...' if len(n) > 3 else ''}" for word, n in parts if n)
-        raise DataError(
-            f"{path} does not fit {type(model).__name__}: it {detail}. Give --model and --channels as it was trained"
-        )
+        remedy = "Give --model and --channels as it was trained"
+        raise DataError(f"{path} does not fit {type(model).__name__}: it {detail}. {remedy}")
     model.load_state_dict(weights, strict=False)
 
 
@@ -212,9 +214,8 @@ def first_weights(model: nn.Module, path: Path, skeleton: Skeleton, old: Skeleto
         print(f"first weights: {path}")
         return
     if config.model in ("hourglass", "coord_lpm"):
-        raise DataError(
-            f"{path} answers {old.name}, this run {skeleton.name}; {config.model} takes no weights of other joints"
-        )
+        why = f"{config.model} takes no weights of other joints"
+        raise DataError(f"{path} answers {old.name}, this run {skeleton.name}; {why}")
     weights, fresh = weights_of(found), set()
     order = [old.joints.index(j) if j in old.joints else -1 for j in skeleton.joints] + [len(old)]
     here, there = zip(*((i, k) for i, k in enumerate(order) if k >= 0))
@@ -227,9 +228,8 @@ def first_weights(model: nn.Module, path: Path, skeleton: Skeleton, old: Skeleto
                 own.copy_(value)
             else:
                 fresh.add(layer)
-    print(
-        f"first weights: {path} ({old.name}); {len(here) - 1} of {len(skeleton)} joints by name; fresh: {', '.join(sorted(fresh))}"
-    )
+    taken = f"{len(here) - 1} of {len(skeleton)} joints by name; fresh: {', '.join(sorted(fresh))}"
+    print(f"first weights: {path} ({old.name}); {taken}")
 
 
 # ---- plain tensors ------------------------------------------------------------------------------------------------------------
