@@ -1,7 +1,7 @@
 """Which layer of the LPM authors' Caffe models fills which parameter of our networks.
 
-The training file holds one identical copy per layer of a shared group (conv1_stage2 ... conv1_stage6 are one encoder); the deploy pair and
-the pre-model hold fewer copies. The pre-model has one encoder, conv{k}_stage2, for all stages.
+The training file holds one identical copy per layer of a shared group (conv1_stage2 ... conv1_stage6 are one encoder);
+the deploy pair and the pre-model hold fewer copies. The pre-model has one encoder, conv{k}_stage2, for all stages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from common.errors import DataError
 from common.skeletons import CPM14, LPM14
 from lpm_torch.weight_files import ANSWERS
 
-# role -> pattern of the Caffe layer's name (groups: gate or number, stage), our name in lpm_official, which carries no stage
+# role -> pattern of the Caffe layer's name (groups: gate or number, stage), our name in lpm_official, which carries no
+# stage
 _ROLES = {
     "first": (r"conv([1-7])_stage(1)", r"conv(.)_stage1"),
     "encoder": (r"conv([1-4])_stage([2-9]\d*)", r"conv(.)_stage2"),
@@ -41,7 +42,7 @@ class Mapping:
 
 
 def role_of(layer: str) -> tuple[str, str, int] | None:
-    """Caffe layer name (or the same name in `lpm`, `lpm_raw`) -> role, gate or number, stage; None for a name outside the table."""
+    """Caffe layer name (or that in `lpm`, `lpm_raw`) -> role, gate or number, stage; None outside the table."""
     for role, (pattern, _) in _ROLES.items():
         if match := re.fullmatch(pattern, layer):
             return role, match[1], int(match[2])
@@ -73,10 +74,11 @@ def _source(model: str, layer: str, blobs: dict[str, list[np.ndarray]]) -> str |
 
 
 def map_caffe(blobs: dict[str, list[np.ndarray]], model: str, target: dict[str, Tensor]) -> Mapping:
-    """Caffe layer -> blobs (vectors flat) to the parameters of network `model`, whose state_dict is `target` (names and shapes).
+    """Caffe layer -> blobs to the parameters of network `model`, whose state_dict is `target` (names, shapes).
 
-    In `lpm` and `lpm_raw` the Scale layers land in the batch normalisations, whose running statistics stay as they are, and lpm_raw has no
-    place for {g,i,o}_stage2. For lpm_official their weights must be 1. DataError on a shape that differs or on copies that should be equal.
+    In `lpm` and `lpm_raw` the Scale layers land in the batch normalisations, whose running statistics stay as they are,
+    and lpm_raw has no place for {g,i,o}_stage2. For lpm_official their weights must be 1. DataError on a shape that
+    differs or on copies that should be equal.
     """
     result, used = Mapping({}, {}), set()
     for name in target:
@@ -117,10 +119,11 @@ def _unused(model: str, blobs: dict[str, list[np.ndarray]], used: set[str]) -> l
 
 
 def reorder(state: dict[str, Tensor], features: int, naming: str = "person") -> dict[str, Tensor]:
-    """Permute belief channels from the authors' joint order (CPM14) to ours (LPM14): outputs of conv7 and the last generator layer, and the
-    belief inputs of the x-convolutions, which follow `features` image channels.
+    """Permute belief channels from the authors' joint order (CPM14) to ours (LPM14): outputs of conv7 and the last
+    generator layer, and the belief inputs of the x-convolutions, which follow `features` image channels.
 
-    naming `person`: channels mean the person's own sides. `penn`: the authors' Penn models, which exchange left and right against that.
+    naming `person`: channels mean the person's own sides. `penn`: the authors' Penn models, which exchange left and
+    right against that.
     """
     order = [*belief_order(naming), len(LPM14)]
     inputs = [*range(features), *(features + i for i in order), features + len(order)]

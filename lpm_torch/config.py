@@ -1,5 +1,5 @@
-"""Every constant of lpm_torch once, with its source (MP = MobilePose-master, LP = the LPM authors' Caffe code), the presets, and which files
-stand behind the settings. No framework is imported here, so that missing data is said at once.
+"""Every constant of lpm_torch once, with its source (MP = MobilePose-master, LP = the LPM authors' Caffe code), the
+presets, and which files stand behind the settings. No framework is imported here, so that missing data is said at once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ MODELS = ("hourglass", "lpm", "coord_lpm", "cpm", "lpm_raw", "lpm_official")
 RECURRENT = ("lpm", "lpm_official")  # carry a state from frame to frame
 FOLDERS = {"penn_action": "PennAction", "mpii": "MPII", "lsp": "LSP", "lspet": "LSPET", "jhmdb": "JHMDB"}  # MP's names
 
-# Mean and standard deviation of RGB in [0, 1], averaged over the training crops (MP's means.npy; its Penn file was 5 times and its MPII file
-# 255 times too large: the values here are the true ones). Other data sets are taken as MPII's photographs.
+# Mean and standard deviation of RGB in [0, 1], averaged over the training crops (MP's means.npy; its Penn file was 5
+# times and its MPII file 255 times too large: the values here are the true ones). Other data sets are taken as MPII's
+# photographs.
 MEANS = {
     "lsp": ((0.44421, 0.43022, 0.40395), (0.23761, 0.22963, 0.23557)),
     "penn_action": ((0.43262, 0.42915, 0.38320), (0.23778, 0.23174, 0.22366)),
@@ -123,9 +124,10 @@ class Config:
 
 
 _SMALL = {
-    "init": "kaiming", "norm": "batch", "dropout": 0.0, "lr": 1e-3, "schedule": "cosine", "warmup": 200, "clip": 1.0, "sigma": 1.0,
-    "background": True, "masked_loss": True, "loss_norm": "mean", "deep_supervision": True, "center_map": "correct", "pad_pixels": 0.0,
-    "pad_ratio": 0.15, "ema": 0.999, "flip_test": True, "valid_split": "none", "t": 3,
+    "init": "kaiming", "norm": "batch", "dropout": 0.0, "lr": 1e-3, "schedule": "cosine", "warmup": 200, "clip": 1.0,
+    "sigma": 1.0, "background": True, "masked_loss": True, "loss_norm": "mean", "deep_supervision": True,
+    "center_map": "correct", "pad_pixels": 0.0, "pad_ratio": 0.15, "ema": 0.999, "flip_test": True,
+    "valid_split": "none", "t": 3,
 }  # fmt: skip
 PRESETS: dict[str, dict] = {
     # MP's defaults
@@ -134,28 +136,31 @@ PRESETS: dict[str, dict] = {
     "paper": {"lr": 8e-5, "weight_decay": 8e-6, "step_size": 60000, "gamma": 0.33333, "batch_size": 4},
     # LP's training file and solver for video, as far as Adam in place of SGD goes: for lpm_official
     "official": {
-        "lr": 8e-5, "weight_decay": 5e-4, "step_size": 40000, "gamma": 0.333, "clip": 100.0, "loss_norm": "caffe", "batch_size": 4,
-        "input_width": 368, "sigma": 7 / 8, "background": True, "center_map": "correct", "scale_low": 0.8, "scale_high": 1.4,
+        "lr": 8e-5, "weight_decay": 5e-4, "step_size": 40000, "gamma": 0.333, "clip": 100.0, "loss_norm": "caffe",
+        "batch_size": 4, "input_width": 368, "sigma": 7 / 8, "background": True, "center_map": "correct",
+        "scale_low": 0.8, "scale_high": 1.4,
     },
     # found by trial on two cores: what CPM and LPM learn most from in an hour or two
     "cpu": {
-        **_SMALL, "channels": 0.25, "input_width": 128, "batch_size": 16, "epochs": 20, "rotate": 60.0, "shift": 0.05, "amp": "bf16",
+        **_SMALL, "channels": 0.25, "input_width": 128, "batch_size": 16, "epochs": 20, "rotate": 60.0, "shift": 0.05,
+        "amp": "bf16",
     },
-    # a thousand updates on two cores are two minutes: small batches, and less augmentation than it takes longer to profit from
+    # a thousand updates on two cores are two minutes: small batches, and less augmentation than it takes longer to
+    # profit from
     "smoke": {
-        **_SMALL, "channels": 0.125, "input_width": 96, "batch_size": 4, "epochs": 40, "workers": 1, "ema": 0.98, "warmup": 50,
-        "rotate": 20.0, "scale_low": 0.85, "scale_high": 1.15,
+        **_SMALL, "channels": 0.125, "input_width": 96, "batch_size": 4, "epochs": 40, "workers": 1, "ema": 0.98,
+        "warmup": 50, "rotate": 20.0, "scale_low": 0.85, "scale_high": 1.15,
     },
 }  # fmt: skip
 
 
 def half_pixel(config: Config) -> bool:
-    """Whether cell i of a map stands for the middle of its square of pixels (LP, DSNT) or, as in MP, for the pixel i * size / cells."""
+    """Whether cell i of a map is the middle of its square (LP, DSNT) or, as in MP, the pixel i * size / cells."""
     return config.model in ("lpm_official", "coord_lpm")
 
 
 def network_skeleton(skeleton: Skeleton) -> Skeleton:
-    """The joints that a network for this data set's skeleton answers with, in its order: MP's 14 for MP's and LP's data sets, else its own."""
+    """The joints of a network for this data set's skeleton: MP's 14 for MP's and LP's data sets, else its own."""
     return LPM14 if skeleton in (LSP14, MPII16, MPII14, PENN13, JHMDB15) else skeleton
 
 
@@ -168,8 +173,7 @@ def dataset_name(name: str) -> str:
 
 
 def data_folder(dataset: str, root: str | None) -> Path:
-    """The folder of a data set: `root`, or what it holds under MP's name for it (its --data_dir); without it data/NAME here, else in the
-    repository."""
+    """A data set's folder: `root`, or what it holds under MP's name for it; else data/NAME here, in the repository."""
     name = FOLDERS.get(dataset, dataset)
     if root and root != "data":
         return Path(root) / name if (Path(root) / name).exists() else Path(root)
@@ -179,9 +183,10 @@ def data_folder(dataset: str, root: str | None) -> Path:
 
 @functools.cache  # a run asks for the same split again and again
 def load_pose_set(dataset: str, root: str | None, split: str) -> PoseSet:
-    """The PoseSet behind `--dataset NAME --data_root DIR --split S`; LSP stands for LSP, LSPET or both, whichever DIR holds.
+    """The PoseSet of `--dataset --data_root --split`; LSP stands for LSP, LSPET or both, whichever is there.
 
-    `valid` is the test split where a data set has no other, as in MP. DataMissing or DataError as the loaders raise them.
+    `valid` is the test split where a data set has no other, as in MP. DataMissing or DataError as the loaders raise
+    them.
     """
     name = dataset_name(dataset)
     folder = data_folder(name, root)
@@ -200,8 +205,9 @@ def mobilepose_folder(model_dir: str | None, model: str, dataset: str) -> Path:
 def weights_path(
     name: str | None, model: str | None = None, dataset: str = "penn_action", model_dir: str | None = None
 ) -> Path | None:
-    """The file or folder that `--weights` (MP: --checkpoint_name, also a name in its model directory) names; without it the newest best of
-    this house, of `model` where that is given. None when there is none. DataError when a given one does not exist.
+    """The file or folder that `--weights` (MP: --checkpoint_name, also a name in its model directory) names; without it
+    the newest best of this house, of `model` where that is given. None when there is none. DataError when a given one
+    does not exist.
     """
     folder = mobilepose_folder(model_dir, model or "lpm", dataset_name(dataset))
     if name is None:

@@ -1,8 +1,8 @@
 """Original weights in, ours out; every result is checked before it is saved, and gets a card (JSON) beside it.
 
 python lpm_torch/convert.py F.caffemodel F.pt                           # names stay Caffe's: layer.weight, layer.bias
-python lpm_torch/convert.py --input F.caffemodel                        # the same, as the original's caffemodel2pt -> F.caffemodel.pt
-python lpm_torch/convert.py F.caffemodel penn.pt --model lpm_official   # the authors' models (training file, deploy pair, pre-model)
+python lpm_torch/convert.py --input F.caffemodel                        # the same, as caffemodel2pt -> F.caffemodel.pt
+python lpm_torch/convert.py F.caffemodel penn.pt --model lpm_official   # the authors' models
 python lpm_torch/convert.py PRE.caffemodel pre.pt --model lpm --reorder # to fine-tune with our joint order
 python lpm_torch/convert.py best.pth.tar lpm.onnx                       # also .pt .safetensors .npz .npy .h5 .json
 """
@@ -38,23 +38,20 @@ Weights = dict[str, np.ndarray]
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line; `input` is a list (a deploy pair are two files), `output` a path."""
     parser = Parser(__doc__)
-    parser.source(
-        "paths", "weights to read (a deploy pair: two files), then the file to write", nargs="*", metavar="INPUT OUTPUT"
-    )
+    text = "weights to read (a deploy pair: two files), then the file to write"
+    parser.source("paths", text, nargs="*", metavar="INPUT OUTPUT")
     parser.options("licence", "raw_weights")
     parser.option("input", text="the original's way to name them", group="data", nargs="+", default=[])
     parser.option("output", text="and the result (default: INPUT.pt)", group="output", type=Path, default=None)
-    parser.option("model", choices=CAFFE_MODELS, default=None, group="network",
-                  text="network that a Caffe model is mapped to (default: names stay Caffe's)")  # fmt: skip
-    parser.option("reorder", nargs="?", const="person", choices=("person", "penn"), default=None, group="network",
-                  text="permute the authors' joint order to ours; penn: their Penn models, which exchange left and right")  # fmt: skip
+    network: dict = {"group": "network", "default": None}
     parser.option(
-        "allow_missing", type=bool, default=False, text="save although tensors have no counterpart", group="network"
+        "model", choices=CAFFE_MODELS, text="what a Caffe model becomes (default: names stay Caffe's)", **network
     )
-    parser.option("input_width", text="side of an ONNX graph's input (default: the network's)", type=int, default=None)
-    parser.option(
-        "t", text="clip length of an ONNX graph (default: the network's)", type=int, default=None, group="network"
-    )
+    text = "the authors' joint order to ours; penn: of their Penn models, left and right exchanged"
+    parser.option("reorder", nargs="?", const="person", choices=("person", "penn"), text=text, **network)
+    parser.option("allow_missing", type=bool, text="save although tensors have no counterpart", **network)
+    parser.option("input_width", text="side of an ONNX graph's input (default: the network's)", type=int, **network)
+    parser.option("t", text="clip length of an ONNX graph (default: the network's)", type=int, **network)
     args = parser.parse_args(argv)
     paths = [Path(p) for p in (*args.input, *args.paths)]
     if args.output is None and args.paths:
@@ -73,7 +70,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def convert(args: argparse.Namespace) -> dict:
-    """Do what the options say; returns the card. DataError on bad input, unmatched tensors or a failed check (nothing is written then)."""
+    """Do what the options say; returns the card. DataError on bad input, unmatched tensors or a failed check."""
     with Conversion(args.input[0], args.output, args.licence) as conversion:
         caffe = args.input[0].suffix == ".caffemodel"
         weights, network, more = from_caffe(args, conversion) if caffe else from_checkpoint(args)
@@ -88,11 +85,11 @@ def convert(args: argparse.Namespace) -> dict:
         return conversion.keep(inputs=[p.name for p in args.input], network=network, **more)
 
 
-# ---- in -----------------------------------------------------------------------------------------------------------------------
+# ---- in --------------------------------------------------------------------------------------------------------------
 
 
 def read_blobs(paths: list[Path]) -> dict[str, list[np.ndarray]]:
-    """Blobs of one file, or of a deploy pair together; layers in both must be equal. Vectors that legacy files store as (1,1,1,n) become (n,)."""
+    """Blobs of one file, or of a deploy pair, whose shared layers must be equal; vectors as (n,)."""
     from common.weights.caffe import read_caffemodel
 
     joined: dict[str, list[np.ndarray]] = {}
@@ -147,15 +144,14 @@ def caffe_network(blobs: dict[str, list[np.ndarray]], args: argparse.Namespace) 
     """The arguments of `build_model` that a Caffe model's shapes tell. DataError when it is none of the authors'."""
     for layer in ("conv1_stage1", "conv7_stage1"):
         if layer not in blobs:
-            raise DataError(
-                f"{args.input[0]} has no layer {layer}: no LPM or CPM model of the authors; a deploy pair needs both files"
-            )
+            remedy = "no LPM or CPM model of the authors; a deploy pair needs both files"
+            raise DataError(f"{args.input[0]} has no layer {layer}: {remedy}")
     outputs, width = blobs["conv7_stage1"][0].shape[0], blobs["conv1_stage1"][0].shape[0] / 128
     return {"name": args.model, "joints": outputs - 1, "width": width}
 
 
 def from_checkpoint(args: argparse.Namespace) -> tuple[Weights, dict, dict[str, Any]]:
-    """A checkpoint of ours or of MobilePose, or plain weights; as `from_caffe`. The card keeps its settings and skeleton."""
+    """A checkpoint or plain weights, as `from_caffe`; the card keeps settings and skeleton."""
     from lpm_torch.weight_files import network_of, read_checkpoint, shapes_of, weights_of
 
     for given, option in ((len(args.input) > 1, "two files"), (args.model, "--model"), (args.reorder, "--reorder")):
@@ -173,7 +169,7 @@ def from_checkpoint(args: argparse.Namespace) -> tuple[Weights, dict, dict[str, 
     )
 
 
-# ---- out ----------------------------------------------------------------------------------------------------------------------
+# ---- out -------------------------------------------------------------------------------------------------------------
 
 
 def load(network: dict, weights: Weights) -> nn.Module:
@@ -224,9 +220,10 @@ def write(conversion: Conversion, weights: Weights, network: dict | None) -> Non
 def export_onnx(model: nn.Module, conversion: Conversion, size: int, frames: int) -> list[str]:
     """The network for square input of `size` pixels, batch 1, checked with onnxruntime; the names of the files.
 
-    `lpm` and `lpm_official` become two, so that a video can be run frame by frame: NAME.onnx is one step (frame (1,3,S,S), center
-    (1,1,S,S), belief, hidden, cell, steps -> next_belief, which are the frame's maps, next_hidden, next_cell, next_steps), NAME.onnx.init.onnx
-    gives the belief maps before the first frame; hidden, cell and steps start as zeros. All others: (frames, center) -> maps.
+    `lpm` and `lpm_official` become two, so that a video can be run frame by frame: NAME.onnx is one step (frame
+    (1,3,S,S), center (1,1,S,S), belief, hidden, cell, steps -> next_belief, which are the frame's maps, next_hidden,
+    next_cell, next_steps), NAME.onnx.init.onnx gives the belief maps before the first frame; hidden, cell and steps
+    start as zeros. All others: (frames, center) -> maps.
     """
     import torch
 
@@ -298,7 +295,7 @@ def _session(path: str):
 
 
 def run_steps(step, init, clip: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """Run onnxruntime sessions of a step and its init graph over a clip (1,T,3,S,S), centre map (1,1,S,S) -> maps (1,T,maps,g,g)."""
+    """Sessions of a step and its init graph over a clip (1,T,3,S,S), centre map (1,1,S,S) -> maps (1,T,maps,g,g)."""
     names = [i.name for i in step.get_inputs() if i.name not in ("frame", "center")]
     shape = {i.name: i.shape for i in step.get_inputs()}
     state = {n: np.zeros(shape[n], np.float32) for n in names}

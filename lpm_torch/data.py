@@ -1,10 +1,10 @@
 """PoseSet -> clips -> crops, augmentation, targets -> PyTorch batches.
 
-A clip is `t` consecutive frames of a video, or one still image that the network reads `t` times (it is decoded, warped and stored once).
-One affine warp does crop, scale, rotation and flip together; the same matrix moves the joints, and its inverse brings predictions back.
-Every draw comes from a generator keyed by (seed, epoch, row): batches do not depend on the number of workers, and a resumed run sees
-what the uninterrupted one would have seen. In mode compat crops and augmentation are MobilePose's own, with its truncations (second half
-of this file).
+A clip is `t` consecutive frames of a video, or one still image that the network reads `t` times (it is decoded, warped
+and stored once). One affine warp does crop, scale, rotation and flip together; the same matrix moves the joints, and
+its inverse brings predictions back. Every draw comes from a generator keyed by (seed, epoch, row): batches do not
+depend on the number of workers, and a resumed run sees what the uninterrupted one would have seen. In mode compat crops
+and augmentation are MobilePose's own, with its truncations (second half of this file).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def to_network(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
 
 
 def penn_neck(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
-    """MP's stand-in for the neck that Penn Action lacks, between head and shoulders: (N,2) and (N,) visibility, the least of the three."""
+    """MP's stand-in for Penn Action's neck: (N,2), (N,) visibility, the least of head and shoulders."""
     index = PENN13.indices(("head", "left_shoulder", "right_shoulder"))
     head, left, right = (pose_set.joints[:, i] for i in index)
     neck = [0.5, 0.2] * head + [0.25, 0.4] * (left + right)
@@ -50,8 +50,8 @@ def penn_neck(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
 def make_clips(pose_set: PoseSet, t: int, every_frame: bool = False) -> np.ndarray:
     """Rows of each clip, (C, T): non-overlapping windows of one video's frames; (N, 1) for still images.
 
-    A tail shorter than t is dropped (MP); with `every_frame` a last window covers it, overlapping the one before (or repeating the first
-    frame of a video shorter than t).
+    A tail shorter than t is dropped (MP); with `every_frame` a last window covers it, overlapping the one before (or
+    repeating the first frame of a video shorter than t).
     """
     if pose_set.sequence is None or pose_set.frame is None:
         return np.arange(len(pose_set))[:, None]
@@ -87,14 +87,13 @@ NONE = Augmentation()
 class ClipDataset(Dataset):
     """Clips of a PoseSet as network input. Items are dicts of arrays, J being the network's joints:
 
-    frames (T,S,S,3) uint8 RGB · labels (T,J+1,g,g) float32 · center (1,S,S) float32 · joints (T,J,2) crop pixels, NaN = unlabelled (in mode compat
-    MobilePose's place for it) · visible (T,J) int8 · to_image (T,2,3) crop -> image · box (T,4) x0, y0, x1, y1 of the padded person box in the
-    crop (in mode compat cut to the picture, as MobilePose does) · rows (T,) rows of the PoseSet. T is 1 for still images.
+    frames (T,S,S,3) uint8 RGB · labels (T,J+1,g,g) float32 · center (1,S,S) float32 · joints (T,J,2) crop pixels, NaN =
+    unlabelled (in mode compat MobilePose's place for it) · visible (T,J) int8 · to_image (T,2,3) crop -> image · box
+    (T,4) x0, y0, x1, y1 of the padded person box in the crop (in mode compat cut to the picture, as MobilePose does) ·
+    rows (T,) rows of the PoseSet. T is 1 for still images.
     """
 
-    def __init__(
-        self, pose_set: PoseSet, config: Config, grid: int, augmentation: Augmentation = NONE, every_frame: bool = False
-    ):
+    def __init__(self, pose_set: PoseSet, config: Config, grid: int, augmentation=NONE, every_frame: bool = False):
         """`grid` = side of the network's belief maps for the input's size; `every_frame` as in `make_clips`."""
         self.pose_set, self.config, self.grid, self.augmentation = pose_set, config, grid, augmentation
         self.clips = make_clips(pose_set, config.t, every_frame)
@@ -126,7 +125,7 @@ class ClipDataset(Dataset):
         }
 
     def _crops(self, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, ...]:
-        """(frames, joints, visible, to_image, box) of one clip. All random numbers are drawn always, in one order, for all its frames."""
+        """(frames, joints, visible, to_image, box) of a clip; its frames share the random numbers, all drawn always."""
         a, size = self.augmentation, self.config.input_width
         rng = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, epoch, index]))
         flip, angle, scale = bool(rng.random() < a.p_flip), rng.uniform(-a.rotate, a.rotate), rng.uniform(*a.scale)
@@ -147,7 +146,7 @@ class ClipDataset(Dataset):
         return frames, joints, visible, invert_affine(matrices), corners.reshape(-1, 4)
 
     def _mobilepose_crops(self, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, ...]:
-        """The same in mode compat: an absent joint has a place too, a flip does not swap `visible`, and colours vary in evaluation as well."""
+        """In mode compat: absent joints have a place, a flip leaves `visible`, colours vary in evaluation too."""
         c, rng = self.config, random.Random(f"{self.config.seed} {epoch} {index}")
         augment, video = self.augmentation != NONE, self.pose_set.sequence is not None
         draw = random_draw(rng, c, augment, video)
@@ -165,10 +164,10 @@ class ClipDataset(Dataset):
 
 def belief_labels(joints: np.ndarray, visible: np.ndarray, size: int, grid: int, sigma: float, background: bool,
                   half_pixel: bool = False) -> np.ndarray:  # fmt: skip
-    """(...,J,2) crop pixels -> (...,J+1,grid,grid): a Gaussian a joint, last channel background (zeros in MP, 1 - max in LP).
+    """(...,J,2) crop pixels -> (...,J+1,grid,grid): a Gaussian a joint; background last (zeros in MP, 1 - max in LP).
 
-    Pixels become cells by the factor grid/size (MP), with `half_pixel` so that a cell stands for the middle of its square (LP). As in MP a
-    joint left of or above the first cell has no Gaussian.
+    Pixels become cells by the factor grid/size (MP), with `half_pixel` so that a cell stands for the middle of its
+    square (LP). As in MP a joint left of or above the first cell has no Gaussian.
     """
     shift = 0.5 if half_pixel else 0.0
     cells = (joints + shift) * (grid / size) - shift
@@ -180,7 +179,7 @@ def belief_labels(joints: np.ndarray, visible: np.ndarray, size: int, grid: int,
 
 
 def center_map(joints: np.ndarray, size: int, transposed: bool) -> np.ndarray:
-    """(T,J,2) crop pixels -> (1,size,size) Gaussian at the middle of the joints' range over all frames; MP wrote it transposed."""
+    """(T,J,2) crop pixels -> (1,size,size) Gaussian at the middle of all joints' range; MP wrote it transposed."""
     points = joints.reshape(-1, 2)
     points = points[np.isfinite(points).all(-1)]
     low, high = (points.min(0), points.max(0)) if len(points) else (np.zeros(2), np.full(2, size - 1.0))
@@ -205,7 +204,7 @@ def normalisation(config: Config) -> tuple[tuple, tuple, bool]:
 
 
 def prepare(batch: dict[str, torch.Tensor], device: torch.device, config: Config) -> dict[str, torch.Tensor]:
-    """Move a batch to the device; frames become (B,T,3,S,S) float32, normalised there (a quarter of the bytes to transfer)."""
+    """A batch on the device; frames become (B,T,3,S,S) float32, normalised there (fewer bytes to transfer)."""
     batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
     mean, std, bgr = normalisation(config)
     frames = batch["frames"].permute(0, 1, 4, 2, 3).float().div_(255)
@@ -216,7 +215,7 @@ def prepare(batch: dict[str, torch.Tensor], device: torch.device, config: Config
 
 
 class EpochSampler(Sampler):
-    """Keys (epoch, index) in an order fixed by (seed, epoch), split over `world` processes, starting `skip` items into the epoch."""
+    """Keys (epoch, index) in an order fixed by (seed, epoch), split over `world` processes, from item `skip` on."""
 
     def __init__(self, length: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1):
         self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
@@ -242,7 +241,7 @@ def _quiet_worker(_: int) -> None:
 
 
 def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int = 0, world: int = 1) -> DataLoader:
-    """Batches of `config.batch_size` clips with `config.workers` processes; set `loader.sampler.epoch` (and `.skip`) before each epoch."""
+    """Batches of `config.batch_size` clips; set `loader.sampler.epoch` (and `.skip`) before each epoch."""
     workers = default_workers() if config.workers is None else config.workers
     return DataLoader(
         dataset,
@@ -256,11 +255,12 @@ def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int =
     )
 
 
-# ---- mode compat --------------------------------------------------------------------------------------------------------------
-# Each step changes picture, joints and box as MP does, and keeps the affine map from the first picture's coordinates, so that a prediction
-# in the crop can be brought back. That map follows the joints' arithmetic before truncation; where it differs from the pixels' (MP scales
-# joints by x -> f x, not about pixel centres) the joints decide, since they are what a network learns. Flaws of MP that are kept: the flip
-# is off by one pixel, scaling a video changes only its sharpness, the box of a rotated crop is meaningless.
+# ---- mode compat -----------------------------------------------------------------------------------------------------
+# Each step changes picture, joints and box as MP does, and keeps the affine map from the first picture's coordinates,
+# so that a prediction in the crop can be brought back. That map follows the joints' arithmetic before truncation; where
+# it differs from the pixels' (MP scales joints by x -> f x, not about pixel centres) the joints decide, since they are
+# what a network learns. Flaws of MP that are kept: the flip is off by one pixel, scaling a video changes only its
+# sharpness, the box of a rotated crop is meaningless.
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,8 @@ class Draw:
 def random_draw(rng: random.Random, config: Config, augment: bool, video: bool) -> Draw:
     """Random numbers in MP's order. Without `augment` only the colour factors are used.
 
-    Of a video clip all are drawn, used or not; a still image is never scaled, and its angle is drawn only where it is used.
+    Of a video clip all are drawn, used or not; a still image is never scaled, and its angle is drawn only where it is
+    used.
     """
     share = 1.0 if augment else 0.0
     scales = rng.random() < share if video else False
@@ -298,11 +299,11 @@ def random_draw(rng: random.Random, config: Config, augment: bool, video: bool) 
 
 
 def source_rows(pose_set: PoseSet, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, float]:
-    """What MP read from the data set's files: (joints (N,J,2), given boxes (N,4) x0, y0, x1, y1 or None, number of the files' first pixel).
+    """What MP read: joints (N,J,2), boxes (N,4) x0, y0, x1, y1 or None, the number of the files' first pixel.
 
-    `joints` are the PoseSet's, in the network's order. MP used the files' coordinates as they are, whatever they count from, and took an absent
-    joint for the place that the file has there: (-1, -1) in MPII, about (1, 1) in Penn Action, whatever outside the picture in LSPET (here
-    (-1, -1), which cuts to the same corner). MPII's are truncated, and come with a square of 200 x scale pixels.
+    `joints` are the PoseSet's, in the network's order. MP used the files' coordinates as they are, and took an absent
+    joint for the place that the file has there: (-1, -1) in MPII, about (1, 1) in Penn Action, outside the picture in
+    LSPET (here (-1, -1)). MPII's are truncated, and come with a square of 200 x scale pixels.
     """
     origin = float(record(pose_set.name).origin)
     joints = np.nan_to_num(joints + origin, nan=1.0 if pose_set.name == "penn_action" else -1.0)
@@ -315,8 +316,7 @@ def source_rows(pose_set: PoseSet, joints: np.ndarray) -> tuple[np.ndarray, np.n
 def open_view(image: np.ndarray, joints: np.ndarray, pad: float, given: np.ndarray | None = None) -> View:
     """(H,W,3) picture, (J,2) joints -> View with the box that MP crops, whole numbers.
 
-    The box is the extent of the joints, absent ones included, and `pad` pixels more, cut to the picture. `given` (x0, y0, x1, y1), unless
-    it is NaN, replaces it.
+    It is the extent of the joints, absent ones too, and `pad` pixels more, cut to the picture, or `given` unless NaN.
     """
     height, width = image.shape[:2]
     if given is None or np.isnan(given).any():
@@ -328,7 +328,7 @@ def open_view(image: np.ndarray, joints: np.ndarray, pad: float, given: np.ndarr
 
 
 def scale(view: View, factor: float) -> View:
-    """The picture resized by `factor` to truncated width and height; joints are cut to the new picture, the box is not."""
+    """The picture resized to truncated width and height; joints are cut to the new picture, the box is not."""
     height, width = (int(n * factor) for n in view.image.shape[:2])
     joints = np.clip(view.joints * factor, 0, [width, height])
     image = resize(view.image, max(width, 1), max(height, 1))
@@ -336,7 +336,7 @@ def scale(view: View, factor: float) -> View:
 
 
 def flip(view: View, mirror: np.ndarray = LPM14.mirror) -> View:
-    """The picture mirrored left-right, joints exchanged by `mirror` (J,). Coordinates become w - x, one more than the pixels' own w - 1 - x."""
+    """The picture mirrored, joints exchanged by `mirror` (J,); x becomes w - x, one more than the pixels' w - 1 - x."""
     width = view.image.shape[1]
     joints = view.joints[mirror] * [-1, 1] + [width, 0]
     x0, y0, x1, y1 = view.box
@@ -345,7 +345,7 @@ def flip(view: View, mirror: np.ndarray = LPM14.mirror) -> View:
 
 
 def crop(view: View, size: int) -> View:
-    """The box cut out, scaled so that its longer side is `size`, and centred on a black square of `size` pixels; joints are whole numbers."""
+    """The box cut out, its longer side scaled to `size`, centred on a black square; joints are whole numbers."""
     x0, y0, x1, y1 = view.box.astype(int)
     width, height = max(x1 - x0, 1), max(y1 - y0, 1)
     part = view.image[y0 : y0 + height, x0 : x0 + width]
@@ -362,7 +362,7 @@ def crop(view: View, size: int) -> View:
 
 
 def rotate(view: View, angle: float) -> View:
-    """The picture turned counter-clockwise by `angle` degrees about its middle, black outside; joints are truncated to whole numbers."""
+    """The picture turned counter-clockwise by `angle` degrees about its middle, black outside; joints truncated."""
     height, width = view.image.shape[:2]
     x, y = (width - 1) / 2, (height - 1) / 2
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
@@ -399,10 +399,10 @@ def transform(view: View, draw: Draw, size: int, mirror: np.ndarray = LPM14.mirr
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """scikit-image's anti-aliased linear resize (0.19 to 0.24, mode constant) of an (H,W,3) uint8 picture, truncated to uint8.
+    """scikit-image's anti-aliased linear resize (0.19 to 0.24, constant) of (H,W,3) uint8, truncated to uint8.
 
-    When it shrinks, a Gaussian of sigma (factor - 1) / 2 cut at 4 sigma comes first; pixels outside the picture are black, so an enlarged
-    picture is dimmer in its outermost half pixel.
+    When it shrinks, a Gaussian of sigma (factor - 1) / 2 cut at 4 sigma comes first; pixels outside the picture are
+    black, so an enlarged picture is dimmer in its outermost half pixel.
     """
     sizes = ((width, image.shape[1]), (height, image.shape[0]))
     kernels = [_gaussian(max(0.0, (before / after - 1) / 2)) for after, before in sizes]
@@ -440,7 +440,7 @@ def _gaussian(sigma: float) -> np.ndarray:
 
 
 def _fade(count: int, source: int) -> np.ndarray:
-    """(count,) share of each resized pixel that lies between centres of source pixels; the rest is interpolated with the black outside."""
+    """(count,) share of each resized pixel between centres of source pixels; the rest mixes with the black outside."""
     place = (np.arange(count) + 0.5) * (source / count) - 0.5
     return np.clip(np.minimum(1 + place, source - place), 0, 1).astype(np.float32)
 

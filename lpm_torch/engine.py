@@ -1,4 +1,4 @@
-"""A training: network, optimiser, moving average, data, and the state from which it goes on bit for bit; where it computes."""
+"""A training: network, optimiser, moving average, data, and the state from which it goes on bit for bit."""
 
 from __future__ import annotations
 
@@ -122,6 +122,7 @@ class Trainer:
             )
         self.position = Position(len(self.loader), config.batch_size * process.world)
         self.total_steps = config.epochs * len(self.loader)
+        self.valid_every = len(self.loader) if self.valid_set else 0
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.scaler = torch.amp.GradScaler(process.device.type) if config.amp == "fp16" else None
         self.ema = MovingAverage(self.model, config.ema) if config.ema else None
@@ -242,7 +243,7 @@ class Trainer:
 
 
 def accuracy(maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config, skeleton: Skeleton) -> float:
-    """Percent of the batch's labelled joints within `pck_r` x the extent of the person's joints; NaN when none is labelled."""
+    """Percent of the batch's labelled joints within `pck_r` x their extent; NaN when none is labelled."""
     found = decode(maps.detach(), config)[0]
     truth = np.broadcast_to(batch["joints"].cpu().numpy().astype(np.float64), found.shape).reshape(
         -1, *found.shape[-2:]
@@ -254,7 +255,7 @@ def accuracy(maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config,
 def write_debug(
     maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config, skeleton: Skeleton, folder: Path, step: int
 ) -> None:
-    """FOLDER/STEP_stage_T_.jpg for every map of the batch's first clip, truth left, prediction right; a still image has several maps."""
+    """FOLDER/STEP_stage_T_.jpg for every map of the batch's first clip, truth left, prediction right."""
     from common.draw import save_image, truth_and_prediction
 
     mean, std, bgr = normalisation(config)

@@ -36,12 +36,12 @@ OVERRIDES = ("t", "batch_size", "workers", "threads", "amp", "flip_test", "devic
 
 
 class Estimator:
-    """A network with its settings. `skeleton`: the joints that it answers with; `config`; `meta`: what a prediction file says of it.
+    """A network with its settings: `skeleton` that it answers with, `config`, `meta` for prediction files.
 
-    `weights`: a checkpoint of ours or of MobilePose, converted weights with their card, a run's folder, a shipped name; None: the newest
-    best of this house. `skeleton`: of weights that name no joints, as the originals' (their order by default). `random_weights`: the same
-    network untrained, or without any weights the one of `options`. `shared_joints` lets data with other joints pass. `options`: settings
-    of `OVERRIDES`, and those that the weights leave open.
+    `weights`: a checkpoint of ours or of MobilePose, converted weights with their card, a run's folder, a shipped name;
+    None: the newest best of this house. `skeleton`: of weights that name no joints, as the originals' (their order by
+    default). `random_weights`: the same network untrained, or without any weights the one of `options`. `shared_joints`
+    lets data with other joints pass. `options`: settings of `OVERRIDES`, and those that the weights leave open.
     """
 
     def __init__(self, weights: str | Path | None = None, *, skeleton: Skeleton = LPM14, random_weights: bool = False,
@@ -79,12 +79,13 @@ class Estimator:
         self.network_skeleton = network_skeleton(self.skeleton)
         self.model, self.device = model.to(device).eval(), device
 
-    # ---- pictures -------------------------------------------------------------------------------------------------------------
+    # ---- pictures ----------------------------------------------------------------------------------------------------
 
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
-        """The persons in `boxes` (n,4) x, y, w, h of one picture, a path or (H,W,3) uint8 BGR; None: one, anywhere in it.
+        """The persons in `boxes` (n,4) x, y, w, h of a path or (H,W,3) uint8 BGR; None: one, anywhere in it.
 
-        Boxes are tight around persons: the margin of the training is added, but not to one that covers the whole picture.
+        Boxes are tight around persons: the margin of the training is added, but not to one that covers the whole
+        picture.
         """
         boxes, batch, to_image = self._crops(image, boxes)
         if not len(boxes):
@@ -123,10 +124,10 @@ class Estimator:
         joints, score = self.named_as(self.skeleton, apply_affine(to_image, crop), score)
         return People.of(joints, score, boxes)
 
-    # ---- labelled sets --------------------------------------------------------------------------------------------------------
+    # ---- labelled sets -----------------------------------------------------------------------------------------------
 
     def scored(self, pose_set: PoseSet) -> PoseSet:
-        """The persons that `predict_pose_set` looks at: all, in mode compat those of a video's whole clips, as MP does."""
+        """The persons that `predict_pose_set` looks at: in mode compat those of a video's whole clips, as MP does."""
         if self.config.mode == "correct":
             return pose_set
         clips = make_clips(pose_set, self.config.t)
@@ -135,9 +136,10 @@ class Estimator:
         return pose_set.select(np.unique(clips))
 
     def predict_pose_set(self, pose_set: PoseSet) -> Predictions:
-        """Predictions for every row of `scored(pose_set)`, in its skeleton and image pixels, from crops about the annotated boxes.
+        """Predictions for every row of `scored(pose_set)`, in its skeleton, from crops about the annotated boxes.
 
-        A video's frames are read in clips of `t`. DataError for data with other joints, unless the shared ones were asked for.
+        A video's frames are read in clips of `t`. DataError for data with other joints, unless the shared ones were
+        asked for.
         """
         self.check_order()
         config, pose_set = self.config, self.scored(pose_set)
@@ -172,14 +174,14 @@ class Estimator:
         return to_own.apply(joints).astype(np.float32), np.stack(columns, axis=-1)
 
     def check_order(self) -> None:
-        """DataError for the authors' weights, whose left and right mean one thing for Penn Action and another elsewhere."""
+        """DataError for the authors' weights, whose left and right mean two things."""
         if self.skeleton == CPM14:
             remedy = "convert them with `convert.py --reorder`, or score them with `test.py --protocol=official`"
             raise DataError(f"these weights answer in the joint order cpm14 of the authors' models; {remedy}")
 
 
 class Stream:
-    """A video's pictures, one after another: recurrent networks carry their state, the others look at each picture alone."""
+    """A video's pictures, one by one: recurrent networks carry their state, the others look at each alone."""
 
     def __init__(self, estimator: Estimator):
         self.estimator, self.state, self.count = estimator, None, 0
@@ -189,7 +191,7 @@ class Stream:
         self.state = None
 
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
-        """As `Estimator.predict`; row i of `boxes` is the same person in every picture, and another number of them starts anew."""
+        """As `Estimator.predict`; row i of `boxes` is one person all along; another number of rows starts anew."""
         own = self.estimator
         if own.config.model not in RECURRENT:
             return own.predict(image, boxes)
@@ -204,7 +206,7 @@ class Stream:
         return own._people(maps, boxes, to_image)
 
 
-# ---- network -> joints --------------------------------------------------------------------------------------------------------
+# ---- network -> joints -----------------------------------------------------------------------------------------------
 
 
 def pick_device(config: Config, local_rank: int = 0) -> torch.device:
@@ -243,15 +245,15 @@ def autocast(device: torch.device, amp: str):
 
 
 def run_network(model: nn.Module, batch: dict[str, Tensor], config: Config):
-    """(out, out_loss) of a prepared batch; a still image (one frame) is read `config.t` times by the recurrent networks."""
+    """(out, out_loss) of a prepared batch; recurrent networks read a still image `config.t` times."""
     frames = batch["frames"]
     with autocast(frames.device, config.amp):
         return model(frames, batch["center"], steps=config.t if frames.shape[1] == 1 else None)
 
 
 def belief_maps(model: nn.Module, batch: dict[str, Tensor], config: Config, skeleton: Skeleton) -> Tensor:
-    """(B,T,maps,g,g) float32 maps of a prepared batch, of still images (T = 1) those of the last stage, averaged with the mirrored ones
-    if asked. `skeleton`: the network's.
+    """(B,T,maps,g,g) float32 maps of a prepared batch, of still images (T = 1) those of the last stage, averaged with
+    the mirrored ones if asked. `skeleton`: the network's.
     """
     maps = run_network(model, batch, config)[0].float()
     if config.flip_test:
@@ -269,7 +271,8 @@ def flip_batch(batch: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
 def unflip_maps(maps: Tensor, config: Config, skeleton: Skeleton = LPM14) -> Tensor:
     """Belief maps (...,maps,g,g) of the mirrored image, back in the frame of the image.
 
-    Where cells count from the crop's edge without a half-pixel shift, mirrored maps lie one cell too far left; they are moved back.
+    Where cells count from the crop's edge without a half-pixel shift, mirrored maps lie one cell too far left; they are
+    moved back.
     """
     order = [*skeleton.mirror.tolist(), *range(len(skeleton), maps.shape[-3])]
     maps = maps[..., order, :, :].flip(-1)

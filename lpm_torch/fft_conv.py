@@ -1,7 +1,8 @@
-"""Wide convolutions in the frequency domain (overlap-save), for float32 on CPUs: the same result up to rounding, with fewer multiplications.
+"""Wide convolutions in the frequency domain (overlap-save), for float32 on CPUs: fewer multiplications.
 
-A 9x9 convolution costs 81 multiplications an output, channel and input channel; on tiles of 40 pixels the spectrum costs about 6. The
-kernel's transform is paid once a call, which is why it needs many tiles: the frames of a clip in one call.
+A 9x9 convolution costs 81 multiplications an output, channel and input channel; on tiles of 40 pixels the spectrum
+costs about 6. The kernel's transform is paid once a call, which is why it needs many tiles: the frames of a clip in one
+call.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ TILES = (16, 20, 24, 32, 40, 48)
 
 @functools.lru_cache
 def _plan(count: int, height: int, width: int, channels: int, kernel: int) -> tuple[int, float]:
-    """(tile side with the least work, that work as a share of the direct convolution's); spectra are complex, transforms a few dozen passes."""
+    """(tile side with the least work, its share of the direct convolution's); transforms are a few dozen passes."""
     direct = count * height * width * kernel**2 * channels**2
     best = (0, math.inf)
     for n in TILES:
@@ -30,7 +31,7 @@ def _plan(count: int, height: int, width: int, channels: int, kernel: int) -> tu
 
 
 def worthwhile(x: Tensor, weight: Tensor) -> bool:
-    """Whether `fft_conv2d` is the faster way: float32 on a CPU, eager, a large square kernel and many channels and tiles."""
+    """Whether `fft_conv2d` is faster: float32 on a CPU, eager, a large square kernel, many channels and tiles."""
     if (
         x.device.type != "cpu"
         or x.dtype != torch.float32
@@ -46,7 +47,7 @@ def worthwhile(x: Tensor, weight: Tensor) -> bool:
 
 @functools.lru_cache
 def _waves(n: int, kernel: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of 2 pi (k u + l v) / n: (n (n/2+1), kernel^2) each, frequencies (k, l) by kernel positions (u, v)."""
+    """cos and sin of 2 pi (k u + l v) / n: (n (n/2+1), kernel^2), frequencies (k, l) by positions (u, v)."""
     with torch.inference_mode(False):  # kept for later calls, which may want gradients
         row = torch.arange(n, dtype=torch.float64)[:, None] * torch.arange(kernel, dtype=torch.float64)
         phase = row[:, None, :, None] + row[: n // 2 + 1][None, :, None, :]

@@ -1,4 +1,4 @@
-"""MobilePose's side networks: `hourglass` (stacked recurrent hourglass on each frame) and `coord_lpm` (LSTM with coordinate output).
+"""MobilePose's side networks: `hourglass` (recurrent, on each frame) and `coord_lpm` (coordinate output).
 
 Neither runs in MobilePose itself; graphs and parameter names are the original's, so that its weights would load.
 """
@@ -71,9 +71,10 @@ BLOCKS: dict[str, type] = {"conv": ConvBlock, "res": ResidualBlock, "inv": Inver
 
 
 class ConvGRUCell(nn.Module):
-    """A convolutional GRU step from no previous state, which is how the original calls it: new state = update * out, reset without effect.
+    """A convolutional GRU step from no state, as the original calls it: update * out, reset without effect.
 
-    The gates' weights cover [input, state] as in the original's checkpoints; the half that would read the zero state is skipped.
+    The gates' weights cover [input, state] as in the original's checkpoints; the half that would read the zero state is
+    skipped.
     """
 
     def __init__(self, channels: int) -> None:
@@ -105,10 +106,10 @@ class ConvGRU(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """A recursive hourglass with a GRU at every level: `channels` -> `maps` at the input's resolution, which 2**(depth+1) must divide.
+    """A recursive hourglass with GRUs: `channels` -> `maps` at the input's size, which 2**(depth+1) must divide.
 
-    layers[d] is [A, GRU, B] of level d+1; level 0, the innermost, has none of its own and uses A and GRU of the outermost level and B of
-    the level around it (the original's index -1, kept).
+    layers[d] is [A, GRU, B] of level d+1; level 0, the innermost, has none of its own and uses A and GRU of the
+    outermost level and B of the level around it (the original's index -1, kept).
     """
 
     def __init__(self, block: type[nn.Module], channels: int, maps: int, depth: int) -> None:
@@ -130,9 +131,10 @@ class Hourglass(nn.Module):
 
 
 class RecurrentHourglass(nn.Module):
-    """Stem, one hourglass for the first maps, then `passes` passes of a second, shared one over [features, previous maps, centre].
+    """Stem, an hourglass for the first maps, `passes` passes of another over [features, last maps, centre].
 
-    Frames are processed on their own (folded into the batch); maps are a quarter of the input's side, which 2**(depth+3) must divide.
+    Frames are processed on their own (folded into the batch); maps are a quarter of the input's side, which
+    2**(depth+3) must divide.
     """
 
     def __init__(
@@ -172,7 +174,7 @@ class RecurrentHourglass(nn.Module):
         return torch.stack(maps, 1)
 
     def forward(self, frames: Tensor, centers: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """(B,T,3,S,S), (B,1,S,S) -> last pass of every frame (B,T,maps,g,g); all passes (B,(passes+1)T,maps,g,g), frames fastest.
+        """(B,T,3,S,S), (B,1,S,S) -> last pass (B,T,maps,g,g); all (B,(passes+1)T,maps,g,g), frames fastest.
 
         `steps` is for the LSTM networks and changes nothing here: the number of passes is fixed.
         """
@@ -207,7 +209,7 @@ class CoordLSTM(nn.Module):
             self.add_module(f"{q}_h", SameConv(channels, channels, 3))
 
     def forward(self, x: Tensor, hidden: Tensor | None, cell: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B,C,g,g) input, state or None (zeros) -> hidden state, cell. All gates are sigmoid; h-biases act from the start."""
+        """(B,C,g,g) input, state or None (zeros) -> hidden, cell. All gates: sigmoid; h-biases act from the start."""
         parts = ("x",) if hidden is None else ("x", "h")
         weight = torch.cat([torch.cat([getattr(self, f"{q}_{part}").weight for q in GATES]) for part in parts], 1)
         bias = sum(torch.cat([getattr(self, f"{q}_{part}").bias for q in GATES]) for part in ("x", "h"))
@@ -231,7 +233,7 @@ class CoordStage(nn.Module):
 
 
 class CoordLPM(nn.Module):
-    """LSTM Pose Machine without background that ends in a spatial soft-max and its expected coordinates (DSNT, arXiv 1801.07372).
+    """LSTM Pose Machine without background, ending in soft-max and expected coordinates (DSNT, 1801.07372).
 
     Coordinates are x, y in (-1, 1): cell k of g lies at (2k + 1)/g - 1.
     """
@@ -257,9 +259,10 @@ class CoordLPM(nn.Module):
     def forward(
         self, frames: Tensor, centers: Tensor, steps: int | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B,T,3,S,S), (B,1,S,S) -> soft-max maps of the T frames (B,T,joints,g,g); (maps, coordinates (B,T+1,joints,2)).
+        """(B,T,3,S,S), (B,1,S,S) -> maps (B,T,joints,g,g); (maps, coordinates (B,T+1,joints,2)).
 
-        The pair has the estimate before the first frame in front. `steps` reads a single frame (T = 1) that many times, encoded once.
+        The pair has the estimate before the first frame in front. `steps` reads a single frame (T = 1) that many times,
+        encoded once.
         """
         count = frames.shape[1]
         features = self.stage.encode(frames.transpose(0, 1).flatten(0, 1)).unflatten(0, (count, -1))

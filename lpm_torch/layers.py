@@ -56,8 +56,9 @@ class NormalisedConv(SameConv):
 
 
 def add_batch_norm(model: PoseMachine) -> None:
-    """Normalise the hidden layers of the encoders, of ConvNet1 and of the belief generators: no original has this, but without it the
-    up to 30 layers hardly learn from scratch. The 5x5 and 3x3 convolutions, which feed concatenations and gates, stay as they are.
+    """Normalise the hidden layers of the encoders, of ConvNet1 and of the belief generators: no original has this, but
+    without it the up to 30 layers hardly learn from scratch. The 5x5 and 3x3 convolutions, which feed concatenations
+    and gates, stay as they are.
     """
     for name, layer in list(model.named_children()):
         hidden = isinstance(layer, nn.Conv2d) and layer.out_channels != model.channels.maps
@@ -80,7 +81,7 @@ def chain(layers: list[nn.Module], x: Tensor, last_relu: bool) -> Tensor:
 
 
 def fit(x: Tensor, size: torch.Size) -> Tensor:
-    """Crop or zero-pad at the right and bottom to `size` (h, w): at some input sizes pooled centre map and features differ by a cell."""
+    """Crop or zero-pad at the right and bottom to `size` (h, w): centre map and features may differ by a cell."""
     extra = [int(size[1]) - x.shape[-1], int(size[0]) - x.shape[-2]]
     return F.pad(x, (0, extra[0], 0, extra[1])) if any(extra) else x
 
@@ -119,9 +120,13 @@ class PoseMachine(nn.Module):
 
 def add_initial(module: nn.Module, c: Channels) -> None:
     """ConvNet1: conv1_stage1 ... conv7_stage1."""
-    add_convs(
-        module, "conv{}_stage1", [3, c.body, c.body, c.body, c.feature, c.head, c.head, c.maps], [9, 9, 9, 5, 9, 1, 1]
-    )
+    add_encoder(module, c, "conv{}_stage1")
+    add_convs(module, "conv{}_stage1", [c.feature, c.head, c.head, c.maps], [9, 1, 1], first=5)
+
+
+def add_encoder(module: nn.Module, c: Channels, pattern: str) -> None:
+    """ConvNet2: four layers from pixels to features."""
+    add_convs(module, pattern, [3, c.body, c.body, c.body, c.feature], [9, 9, 9, 5])
 
 
 def add_generator(module: nn.Module, c: Channels, pattern: str) -> None:

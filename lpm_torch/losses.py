@@ -20,8 +20,9 @@ def training_loss(output, batch: dict[str, Tensor], config: Config) -> Tensor:
 def expand_labels(labels: Tensor, count: int) -> Tensor:
     """Labels (B,T,...) -> (B,count,...) for the maps that a network gives to the loss.
 
-    count = T + 1: the first frame's label is prepended (the LSTM machines' first estimate). count = k T: repeated k times, for k stages
-    or passes with the frames fastest, or for k readings of a still image. ValueError for any other count.
+    count = T + 1: the first frame's label is prepended (the LSTM machines' first estimate). count = k T: repeated k
+    times, for k stages or passes with the frames fastest, or for k readings of a still image. ValueError for any other
+    count.
     """
     frames = labels.shape[1]
     if count == frames + 1:
@@ -32,10 +33,11 @@ def expand_labels(labels: Tensor, count: int) -> Tensor:
 
 
 class MSESequenceLoss(nn.Module):
-    """Squared error of S belief maps of J channels: half the mean over batch and pixels, summed over maps and channels, times a scale.
+    """Squared error of S belief maps of J channels: half the mean over batch and pixels, summed, times a scale.
 
-    norm `compat`: S/J, MobilePose's formula (an operator-precedence slip that its lr 8e-5 goes with). `mean`: 1/(S J), what was evidently
-    meant, smaller by S squared. `caffe`: the number of pixels, which makes it the LPM authors' EuclideanLoss layers (sum / 2 B).
+    norm `compat`: S/J, MobilePose's formula (an operator-precedence slip that its lr 8e-5 goes with). `mean`: 1/(S J),
+    what was evidently meant, smaller by S squared. `caffe`: the number of pixels, which makes it the LPM authors'
+    EuclideanLoss layers (sum / 2 B).
     """
 
     NORMS = ("compat", "mean", "caffe")
@@ -49,8 +51,8 @@ class MSESequenceLoss(nn.Module):
     def forward(self, maps: Tensor, labels: Tensor, visible: Tensor | None = None) -> Tensor:
         """maps (B,S,J,g,g), labels (B,T,J,g,g) -> scalar. S is T, T + 1 or a multiple of T (see `expand_labels`).
 
-        With `visible` (B,T,J-1) the maps of joints where it is 0 are left out of the sum while the scale stays; the background, the last
-        channel, always counts.
+        With `visible` (B,T,J-1) the maps of joints where it is 0 are left out of the sum while the scale stays; the
+        background, the last channel, always counts.
         """
         batch, sequence, channels, *grid = maps.shape
         error = maps.float() - expand_labels(labels, sequence)
@@ -65,11 +67,12 @@ class MSESequenceLoss(nn.Module):
 def coordinate_loss(
     output: tuple[Tensor, Tensor], joints: Tensor, size: int, visible: Tensor, *, sigma: float = 1.0
 ) -> Tensor:
-    """DSNT's loss (Nibali et al., arXiv 1801.07372) for `coord_lpm`, meaned over the labelled joints; 0 when there is none.
+    """DSNT's loss (Nibali et al., arXiv 1801.07372) for `coord_lpm`, meaned over the labelled joints.
 
-    Euclidean distance of the coordinates plus the Jensen-Shannon divergence of each map from a Gaussian of `sigma` cells at the target.
-    output: (maps (B,S,J,g,g), coordinates (B,S,J,2)) of CoordLPM; joints (B,T,J,2) pixels of the `size` crop (NaN allowed where
-    `visible` (B,T,J) is 0). MobilePose's ancestor scaled its targets into the first cells by mistake; here pixel p is (2 p + 1)/size - 1.
+    Euclidean distance of the coordinates plus the Jensen-Shannon divergence of each map from a Gaussian of `sigma`
+    cells at the target. output: (maps (B,S,J,g,g), coordinates (B,S,J,2)) of CoordLPM; joints (B,T,J,2) pixels of the
+    `size` crop (NaN allowed where `visible` (B,T,J) is 0). MobilePose's ancestor scaled its targets into the first
+    cells by mistake; here pixel p is (2 p + 1)/size - 1.
     """
     heat, coordinates = (o.float() for o in output)
     sequence = heat.shape[1]
@@ -81,7 +84,7 @@ def coordinate_loss(
 
 
 def normal_maps(centres: Tensor, grid: int, sigma: float) -> Tensor:
-    """(...,2) coordinates in (-1, 1) -> (...,grid,grid) Gaussians of `sigma` cells, each scaled to sum 1 over the grid."""
+    """(...,2) coordinates in (-1, 1) -> (...,grid,grid) Gaussians of `sigma` cells, each of sum 1."""
     cells = (2 * torch.arange(grid, device=centres.device, dtype=centres.dtype) + 1) / grid - 1
     x, y = ((cells - centres[..., k : k + 1]) * (grid / 2 / sigma) for k in (0, 1))
     logits = -0.5 * (x[..., None, :].square() + y[..., :, None].square())

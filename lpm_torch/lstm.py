@@ -1,8 +1,9 @@
-"""LSTM Pose Machines: `lpm` and `lpm_raw` (MobilePose's graphs and parameter names) and `lpm_official` (the authors' own network).
+"""LSTM Pose Machines: `lpm`, `lpm_raw` (MobilePose's graphs and names), `lpm_official` (the authors').
 
-Clips are (B,T,3,S,S), centre maps (B,1,S,S), belief maps (B,n,joints+1,g,g). Luo et al., LSTM Pose Machines (arXiv 1712.06316).
-Everything that does not depend on the recurrent state is computed for all frames of a clip in one call, and the convolutions of the
-four gates are one convolution each, with the weights concatenated at run time: the parameters keep the originals' names.
+Clips are (B,T,3,S,S), centre maps (B,1,S,S), belief maps (B,n,joints+1,g,g). Luo et al., LSTM Pose Machines (arXiv
+1712.06316). Everything that does not depend on the recurrent state is computed for all frames of a clip in one call,
+and the convolutions of the four gates are one convolution each, with the weights concatenated at run time: the
+parameters keep the originals' names.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import DataError
-from lpm_torch.layers import Channels, PoseMachine, SameConv, add_convs, add_generator, add_initial, chain, first_belief
+from lpm_torch.layers import (
+    Channels,
+    PoseMachine,
+    SameConv,
+    add_encoder,
+    add_generator,
+    add_initial,
+    chain,
+    first_belief,
+)
 
 GATES = ("g", "f", "i", "o")
 
@@ -50,7 +60,7 @@ class GateWeights(NamedTuple):
 
 
 class RecurrentPoseMachine(PoseMachine):
-    """ConvNet1 on the first frame, then per frame ConvNet2, a ConvLSTM step and ConvNet3. Subclasses name the layers and gate equations."""
+    """ConvNet1 on the first frame, then ConvNet2, a ConvLSTM step, ConvNet3 per frame. Subclasses name the layers."""
 
     belief_relu = True
     dropout_kind = staticmethod(F.dropout2d)
@@ -65,9 +75,17 @@ class RecurrentPoseMachine(PoseMachine):
         """The layers of frame t (0-based)."""
         raise NotImplementedError
 
-    def cell(self, stage: Stage, gates: dict[str, Tensor], cell: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gate pre-activations and previous cell -> hidden state and cell."""
+    def gate(self, stage: Stage, name: str, pre: Tensor) -> Tensor:
+        """A gate's value from its pre-activation."""
         raise NotImplementedError
+
+    def cell(self, stage: Stage, gates: dict[str, Tensor], cell: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Gate pre-activations and previous cell -> hidden state h = o tanh(c) and cell c = i g + f c_prev."""
+        q = {name: self.gate(stage, name, pre) for name, pre in gates.items()}
+        new = q["i"] * q["g"]
+        if cell is not None:
+            new = new + q["f"] * cell
+        return q["o"] * torch.tanh(new), new
 
     def gate_weights(self, stage: Stage) -> GateWeights:
         """Concatenate the stage's gate convolutions along the output channels and split them by input."""
@@ -89,7 +107,7 @@ class RecurrentPoseMachine(PoseMachine):
     def advance(
         self, stage: Stage, weights: GateWeights, x: Tensor, belief: Tensor, hidden: Tensor | None, cell: Tensor | None
     ):
-        """One ConvLSTM step and ConvNet3; `hidden` and `cell` are None at the first frame. Returns belief, hidden, cell."""
+        """One ConvLSTM step and ConvNet3 -> belief, hidden, cell; hidden and cell are None at the first frame."""
         if hidden is None:
             gates = x + F.conv2d(belief, weights.belief, padding=1)
         else:
@@ -102,7 +120,7 @@ class RecurrentPoseMachine(PoseMachine):
         return None, None
 
     def clip_inputs(self, frames: Tensor, centers: Tensor, steps: int) -> list[tuple[Stage, GateWeights, Tensor]]:
-        """Layers, joined weights and input part of every step; the layers being the same at all frames, one call does them all."""
+        """Layers, joined weights and input part of every step; layers that all frames share are one call."""
         stage = self.stage(0)
         weights = self.gate_weights(stage)
         # Time first, so that every frame's slice is contiguous.
@@ -110,7 +128,7 @@ class RecurrentPoseMachine(PoseMachine):
         return [(stage, weights, x) for x in (inputs * steps if len(inputs) == 1 else inputs)]
 
     def forward(self, frames: Tensor, centers: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """(B,T,3,S,S), (B,1,S,S) -> maps of frames 1..T (B,T,maps,g,g), and the same after ConvNet1's map of frame 1 (B,T+1,maps,g,g).
+        """(B,T,3,S,S), (B,1,S,S) -> maps (B,T,maps,g,g); the same after ConvNet1's first map (B,T+1,maps,g,g).
 
         `steps` reads a single frame (T = 1) that many times, as a clip of equal frames, but encodes it once.
         """
@@ -127,12 +145,12 @@ class RecurrentPoseMachine(PoseMachine):
         return first_belief(self, frame, self.belief_relu, self.dropout_kind)
 
     def init_state(self, frame: Tensor, center: Tensor) -> State:
-        """State before the first frame (B,3,S,S) of a sequence: ConvNet1's maps and zeros. `center` (B,1,S,S) is not read."""
+        """State before a sequence's first frame (B,3,S,S): ConvNet1's maps and zeros. `center` is not read."""
         belief = self.initial(frame)
         return State(belief, *self.zeros(belief), belief.new_zeros(len(belief), 1, 1, 1))
 
     def zeros(self, belief: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden state and cell of zeros: two tensors, as torch.export takes arguments that are one tensor for one input."""
+        """Hidden state and cell: two tensors, as torch.export takes one tensor given twice for one input."""
         shape = (len(belief), self.channels.lstm, *belief.shape[-2:])
         return belief.new_zeros(shape), belief.new_zeros(shape)
 
@@ -153,13 +171,14 @@ class RecurrentPoseMachine(PoseMachine):
 class LPM(RecurrentPoseMachine):
     """LSTM Pose Machine with weights shared over time; MobilePose's graph, 12 068 062 parameters at width 1.
 
-    Deviations of that graph from the paper, kept: sigmoid also on the g gate, batch normalisation after the sigmoids, ReLU on belief maps.
+    Deviations of that graph from the paper, kept: sigmoid also on the g gate, batch normalisation after the sigmoids,
+    ReLU on belief maps.
     """
 
     def __init__(self, joints: int = 14, width: float = 1.0, dropout: float = 0.5) -> None:
         super().__init__(joints, width, dropout)
         c = self.channels
-        add_convs(self, "conv{}_stage6", [3, c.body, c.body, c.body, c.feature], [9, 9, 9, 5])
+        add_encoder(self, c, "conv{}_stage6")
         add_generator(self, c, "Mres{}_stage6")
         add_gates(self, c, 6)
 
@@ -171,20 +190,14 @@ class LPM(RecurrentPoseMachine):
         """Zeros: the f gate and the biases of the h-convolutions act from the first frame on."""
         return self.zeros(belief)
 
-    def cell(self, stage: Stage, gates: dict[str, Tensor], cell: Tensor | None) -> tuple[Tensor, Tensor]:
-        """q = BN_q(sigmoid(pre_q)); c = i g + f c_prev; h = o tanh(c)."""
-        q = {
-            name: stage.after[name](torch.sigmoid(pre)) if stage.after else torch.sigmoid(pre)
-            for name, pre in gates.items()
-        }
-        new = q["i"] * q["g"]
-        if cell is not None:
-            new = new + q["f"] * cell
-        return q["o"] * torch.tanh(new), new
+    def gate(self, stage: Stage, name: str, pre: Tensor) -> Tensor:
+        """BN(sigmoid(pre))."""
+        value = torch.sigmoid(pre)
+        return stage.after[name](value) if stage.after else value
 
 
 class LPMRaw(LPM):
-    """`lpm` with its own copy of every layer per frame, 42 691 626 parameters at width 1 and T = 5; clips may be shorter than T.
+    """`lpm` with its own layers per frame, 42 691 626 parameters at width 1, T = 5; clips may be shorter.
 
     The first frame has neither h-convolutions nor an f gate nor batch normalisation.
     """
@@ -194,7 +207,7 @@ class LPMRaw(LPM):
         self.T = T
         c = self.channels
         for s in range(2, T + 2):
-            add_convs(self, "conv{}" + f"_stage{s}", [3, c.body, c.body, c.body, c.feature], [9, 9, 9, 5])
+            add_encoder(self, c, "conv{}" + f"_stage{s}")
             add_gates(self, c, s, first=s == 2)
             add_generator(self, c, self.generator_pattern(s))
 
@@ -217,20 +230,18 @@ class LPMRaw(LPM):
         if frames.shape[1] == 1:
             frames = frames.expand(-1, steps, -1, -1, -1)
         if frames.shape[1] > self.T:
-            raise DataError(
-                f"lpm_raw was built for {self.T} frames and got {frames.shape[1]}: give shorter clips or a larger --t"
-            )
-        stages = [self.stage(t) for t in range(frames.shape[1])]
-        weights = [self.gate_weights(s) for s in stages]
-        return [
-            (s, w, self.inputs(s, w, frames[None, :, t], centers)[0]) for t, (s, w) in enumerate(zip(stages, weights))
-        ]
+            remedy = "give shorter clips or a larger --t"
+            raise DataError(f"lpm_raw was built for {self.T} frames and got {frames.shape[1]}: {remedy}")
+        made = []
+        for t in range(frames.shape[1]):
+            weights = self.gate_weights(stage := self.stage(t))
+            made.append((stage, weights, self.inputs(stage, weights, frames[None, :, t], centers)[0]))
+        return made
 
     def step(self, frame: Tensor, center: Tensor, state: State) -> tuple[Tensor, State]:
         """Not defined: the weights belong to frame positions of a clip."""
-        raise DataError(
-            "lpm_raw has separate weights for every frame of a clip and cannot follow a video; use lpm or lpm_official"
-        )
+        why = "has separate weights for every frame of a clip and cannot follow a video"
+        raise DataError(f"lpm_raw {why}; use lpm or lpm_official")
 
 
 def add_gates(module: nn.Module, c: Channels, s: int, first: bool = False) -> None:
@@ -262,10 +273,11 @@ class GateBias(nn.Module):
 
 
 class LPMOfficial(RecurrentPoseMachine):
-    """The authors' LSTM Pose Machine: 368 pixels, ceil-mode pools, tanh on g, gate biases, linear belief maps, any number of frames.
+    """The authors' network: 368 pixels, ceil-mode pools, tanh on g, gate biases, linear maps, any clip length.
 
-    Layers are named as in the Caffe files, one a group: conv1..7_stage1, conv1..4_stage2, {g,f,i,o}_{x,h}, scale_{g,f,i,o}, Mres1..5.
-    Initial values as in the training prototxt: Gaussian weights of std 0.01, biases 0, gate biases g 0, f 1, i 1.4, o 0.2.
+    Layers are named as in the Caffe files, one a group: conv1..7_stage1, conv1..4_stage2, {g,f,i,o}_{x,h},
+    scale_{g,f,i,o}, Mres1..5. Initial values as in the training prototxt: Gaussian weights of std 0.01, biases 0, gate
+    biases g 0, f 1, i 1.4, o 0.2.
     """
 
     ceil = True
@@ -276,7 +288,7 @@ class LPMOfficial(RecurrentPoseMachine):
     def __init__(self, joints: int = 14, width: float = 1.0, dropout: float = 0.5) -> None:
         super().__init__(joints, width, dropout)
         c = self.channels
-        add_convs(self, "conv{}_stage2", [3, c.body, c.body, c.body, c.feature], [9, 9, 9, 5])
+        add_encoder(self, c, "conv{}_stage2")
         for q in GATES:
             self.add_module(f"{q}_x", SameConv(c.lstm, c.lstm, 3))
             self.add_module(f"{q}_h", SameConv(c.lstm, c.lstm, 3))
@@ -297,13 +309,6 @@ class LPMOfficial(RecurrentPoseMachine):
         assert weights.bias_h is not None
         return (state.steps.clamp(max=1) - 1) * weights.bias_h[:, None, None]
 
-    def cell(self, stage: Stage, gates: dict[str, Tensor], cell: Tensor | None) -> tuple[Tensor, Tensor]:
-        """g = tanh, f, i, o = sigmoid of pre + bias; c = f c_prev + g i; h = o tanh(c)."""
-        q = {}
-        for name, pre in gates.items():
-            biased = pre + stage.after[name].bias[:, None, None]
-            q[name] = torch.tanh(biased) if name == "g" else torch.sigmoid(biased)
-        new = q["g"] * q["i"]
-        if cell is not None:
-            new = new + q["f"] * cell
-        return q["o"] * torch.tanh(new), new
+    def gate(self, stage: Stage, name: str, pre: Tensor) -> Tensor:
+        """tanh (g) or sigmoid (f, i, o) of pre + bias."""
+        return (torch.tanh if name == "g" else torch.sigmoid)(pre + stage.after[name].bias[:, None, None])

@@ -18,7 +18,7 @@ from lpm_torch.layers import (
     PoseMachine,
     SameConv,
     add_batch_norm,
-    add_convs,
+    add_encoder,
     add_generator,
     add_initial,
     chain,
@@ -28,11 +28,11 @@ from lpm_torch.lstm import LPM, LPMOfficial, LPMRaw
 
 
 class CPM(PoseMachine):
-    """Convolutional Pose Machine with six stages, every frame on its own; MobilePose's graph, 31 220 781 parameters at width 1.
+    """Six stages, every frame on its own; MobilePose's graph, 31 220 781 parameters at width 1.
 
-    A 2x2 head without padding follows stage 6 (32 -> 31 cells for 256 pixels). With `deep_supervision` (the paper's intermediate
-    supervision) the same head is applied to the maps of every stage, so that all are compared with the same labels and the parameters
-    stay those of the original.
+    A 2x2 head without padding follows stage 6 (32 -> 31 cells for 256 pixels). With `deep_supervision` (the paper's
+    intermediate supervision) the same head is applied to the maps of every stage, so that all are compared with the
+    same labels and the parameters stay those of the original.
     """
 
     STAGES = 6
@@ -45,7 +45,7 @@ class CPM(PoseMachine):
         self.deep_supervision, self.dropout = deep_supervision, dropout
         self.channels = c = Channels.scaled(width, joints + 1)
         add_initial(self, c)
-        add_convs(self, "conv{}_stage2", [3, c.body, c.body, c.body, c.feature], [9, 9, 9, 5])
+        add_encoder(self, c, "conv{}_stage2")
         for s in range(2, self.STAGES + 1):
             if s > 2:
                 self.add_module(f"conv1_stage{s}", SameConv(c.body, c.feature, 5))
@@ -73,7 +73,7 @@ class CPM(PoseMachine):
         return maps
 
     def forward(self, frames: Tensor, centers: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """(B,T,3,S,S), (B,1,S,S) -> maps of stage 6 (B,T,maps,g,g), twice. `steps` is for the recurrent networks and changes nothing here.
+        """(B,T,3,S,S), (B,1,S,S) -> maps of stage 6 (B,T,maps,g,g), twice. `steps` changes nothing here.
 
         With deep supervision the second is (B,6T,maps,g,g): all frames of stage 1, then of stage 2, ... stage 6.
         """
@@ -99,11 +99,10 @@ def build_model(
 ) -> nn.Module:
     """A network by its name in `MODELS`; options that a network does not have are ignored.
 
-    joints: without background. T: clip length of lpm_raw, number of passes of hourglass; the others take clips of any length.
-    dropout: None for the network's own. init: `default` (the original's: PyTorch's, or the prototxt's for lpm_official) or `kaiming`
-    (of the pose machines).
-    norm: `batch` adds batch normalisation to the hidden layers of the pose machines (not in any original).
-    DataError for an unknown name or value.
+    joints: without background. T: clip length of lpm_raw, number of passes of hourglass; the others take clips of any
+    length. dropout: None for the network's own. init: `default` (the original's: PyTorch's, or the prototxt's for
+    lpm_official) or `kaiming` (of the pose machines). norm: `batch` adds batch normalisation to the hidden layers of
+    the pose machines (not in any original). DataError for an unknown name or value.
     """
     if name not in MODELS:
         reason = "; the original lists lpm_new but never defines it" if name == "lpm_new" else ""
@@ -140,8 +139,9 @@ def build_network(config: Config, joints: int) -> nn.Module:
 def kaiming_init(model: PoseMachine) -> None:
     """He et al.'s normal initialisation (fan-in, ReLU gain) of every convolution, biases 0 (arXiv 1502.01852).
 
-    PyTorch's default shrinks the signal by about sqrt(6) a layer, which the up to 30 unnormalised layers of a pose machine do not survive.
-    Layers that give belief maps (`joints + 1` outputs) start small instead, std 0.01, with a positive bias that keeps their ReLU alive.
+    PyTorch's default shrinks the signal by about sqrt(6) a layer, which the up to 30 unnormalised layers of a pose
+    machine do not survive. Layers that give belief maps (`joints + 1` outputs) start small instead, std 0.01, with a
+    positive bias that keeps their ReLU alive.
     """
     maps = model.channels.maps
     head = getattr(model, "final_layer", None)

@@ -1,10 +1,11 @@
-"""Inference as the LPM authors' benchmark does it: whole sequences, the state carried from frame to frame, seven scales, the data set's boxes.
+"""Inference as in the LPM authors' benchmark: whole sequences, state carried, seven scales, given boxes.
 
-Every scale is a sequence of its own with its own state; all go through the network as one batch. At each frame and scale the picture is
-resized, a square of the network's input size is cut around the box's centre (zero outside, after normalisation), and the belief maps
-are enlarged, put back at their place in the resized frame (zero elsewhere), resized to the frame and summed; the highest pixel is the joint.
-Source: LSTM_Pose_Machines, run_benchmark. Resizing is bicubic with a = -0.5 and antialiasing, as Matlab's imresize; within two
-pixels of a border the two differ, because weights outside are dropped here and mirrored there.
+Every scale is a sequence of its own with its own state; all go through the network as one batch. At each frame and
+scale the picture is resized, a square of the network's input size is cut around the box's centre (zero outside, after
+normalisation), and the belief maps are enlarged, put back at their place in the resized frame (zero elsewhere), resized
+to the frame and summed; the highest pixel is the joint. Source: LSTM_Pose_Machines, run_benchmark. Resizing is bicubic
+with a = -0.5 and antialiasing, as Matlab's imresize; within two pixels of a border the two differ, because weights
+outside are dropped here and mirrored there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FIT = 1.05  # a person larger than the input is scaled to 1 / FIT of it
 
 
 def scale_of(wanted: float, box: np.ndarray, side: int) -> float:
-    """The factor that a frame is resized by: `wanted`, or what makes the longer side of `box` (x, y, w, h) fit into the input."""
+    """The factor of a frame: `wanted`, or what makes the longer side of `box` (x, y, w, h) fit into the input."""
     longest = max(float(box[2:].max()), 1.0)
     return wanted if wanted * longest <= side else side / longest / FIT
 
@@ -44,7 +45,7 @@ def resize(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def overlap(corner: np.ndarray, side: int, width: int, height: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """(rows, columns) of a width x height picture that a square of `side` at `corner` (x, y) covers, and the same cells within the square."""
+    """(rows, columns) of a picture that a square of `side` at `corner` (x, y) covers, and the same in the square."""
     low, high = np.maximum(corner, 0), np.minimum(corner + side, (width, height))
     high = np.maximum(low, high)
     picture = slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
@@ -53,7 +54,7 @@ def overlap(corner: np.ndarray, side: int, width: int, height: int) -> tuple[tup
 
 
 def enlarge(maps: Tensor, side: int, half: bool) -> Tensor:
-    """Belief maps (C,g,g) -> (C,side,side) pixels; `half`: a cell stands for the middle of its square, else for pixel i * side / g (MP)."""
+    """Belief maps (C,g,g) -> (C,side,side); a cell is the middle of its square (`half`) or pixel i * side / g (MP)."""
     if half:
         return resize(maps, side, side)
     cells = torch.arange(side, device=maps.device) * (maps.shape[-1] / side)
@@ -80,7 +81,7 @@ class Benchmark:
         self.state = None
 
     def _center(self) -> Tensor:
-        """(1,1,S,S): the authors' constant map peaks one pixel before the middle and is not thresholded; MP's is the one of its training."""
+        """(1,1,S,S): the authors' map peaks a pixel before the middle, without a threshold; MP's is its training's."""
         if self.config.model == "lpm_official":
             middle, size = np.full((1, 2), self.side / 2 - 1), (self.side, self.side)
             return torch.from_numpy(gaussian_maps(middle, np.ones(1, bool), size, CENTER_SIGMA, threshold=0.0))[None]
@@ -88,7 +89,7 @@ class Benchmark:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(H,W,3) uint8 BGR and the person's box x, y, w, h -> joints (J,2) whole image pixels, score (J,): mean belief over the scales."""
+        """(H,W,3) uint8 BGR, box x, y, w, h -> joints (J,2) whole pixels, score (J,), the scales' mean belief."""
         height, width = image.shape[:2]
         ordered = np.ascontiguousarray(image if self.bgr else image[..., ::-1])
         pixels = torch.from_numpy(ordered).to(self.device).permute(2, 0, 1).float()
@@ -140,8 +141,8 @@ def sequences(pose_set: PoseSet) -> Iterator[np.ndarray]:
 def predict_official(estimator: Estimator, pose_set: PoseSet) -> Predictions:
     """Predictions of every frame of a video data set, in the order of videos and frames.
 
-    The authors' weights (skeleton cpm14) for Penn Action exchange left and right against the data set's naming. DataError for still images
-    and frames without a box.
+    The authors' weights (skeleton cpm14) for Penn Action exchange left and right against the data set's naming.
+    DataError for still images and frames without a box.
     """
     if pose_set.sequence is None or pose_set.name not in SCALES:
         raise DataError(

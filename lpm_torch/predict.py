@@ -6,8 +6,8 @@
     python lpm_torch/predict.py clip.mp4 --smooth                 # carries the LSTM's state from frame to frame
     python lpm_torch/predict.py 0                                 # first camera; stop with Ctrl-C
 
-A person is looked for in --boxes, without it in the whole picture. In a video the box follows the last pose, and everything starts again
-when the person is lost.
+A person is looked for in --boxes, without it in the whole picture. In a video the box follows the last pose, and
+everything starts again when the person is lost.
 """
 
 from __future__ import annotations

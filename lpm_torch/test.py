@@ -1,11 +1,12 @@
 """Score a checkpoint on the test split as the original does, and write its four Matlab files.
 
     python lpm_torch/test.py --model=lpm                       # RUN/test/{gt,pred,vis,box}.mat and pred_image.mat
-    python lpm_torch/test.py --model=lpm --protocol=mp         # and the original's Penn Action table, its mislabelled columns named
+    python lpm_torch/test.py --model=lpm --protocol=mp         # and the original's Penn Action table
     python lpm_torch/test.py --protocol=official --weights=penn.pt   # the paper's protocol
     python lpm_torch/test.py --protocol=official --dataset=jhmdb --split=test1 --weights=jhmdb.pt
 
-`official`: whole sequences, seven scales, the data set's boxes (Penn Action, sub-JHMDB); writes official.npz for `common.evaluate`.
+`official`: whole sequences, seven scales, the data set's boxes (Penn Action, sub-JHMDB); writes official.npz for
+`common.evaluate`.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def test_arrays(estimator: Estimator, pose_set: PoseSet) -> dict[str, np.ndarray]:
-    """The original's arrays over whole clips, frame fastest: gt, pred (N,15,2) crop pixels in the order (y, x), vis (N,14), box (N,4).
+    """The original's arrays: gt, pred (N,15,2) crop pixels (y, x), vis (N,14), box (N,4); frames fastest.
 
-    gt and pred are the peaks of the label and output maps times size/cells, background included; box is x0, y0, x1, y1 of the
-    padded person box in the crop. Still images count as `t` equal frames. And what the original lacks: `pred_image` (N,14,2) x, y in image
-    pixels and `rows` (N,) of the PoseSet. DataError without a whole clip.
+    gt and pred are the peaks of the label and output maps times size/cells, background included; box is x0, y0, x1, y1
+    of the padded person box in the crop. Still images count as `t` equal frames. And what the original lacks:
+    `pred_image` (N,14,2) x, y in image pixels and `rows` (N,) of the PoseSet. DataError without a whole clip.
     """
     import torch
 
@@ -89,7 +90,7 @@ def test_arrays(estimator: Estimator, pose_set: PoseSet) -> dict[str, np.ndarray
 
 
 def peaks(maps: np.ndarray, size: int) -> np.ndarray:
-    """(...,C,g,g) -> (...,C,2) float32 row, column of each map's peak, a quarter of a cell towards its larger neighbour, times size/g."""
+    """(...,C,g,g) -> (...,C,2) float32 row, column of each map's peak, refined by a quarter cell, times size/g."""
     from common.codecs import decode_maps
 
     return (decode_maps(maps)[0][..., ::-1] * (size / maps.shape[-1])).astype(np.float32)
@@ -109,7 +110,7 @@ def write_files(out: Path, arrays: dict, pose_set: PoseSet) -> None:
 
 
 def mp_table(arrays: dict) -> Result:
-    """The original's Penn Action table of its own arrays: columns by their printed names, the joint behind each named."""
+    """The original's Penn Action table of its own arrays: printed column names, the joint behind each."""
     from common.metrics.mobilepose import penn_table
 
     box = arrays["box"]

@@ -1,11 +1,11 @@
 """Train or resume a pose machine.
 
-python lpm_torch/train.py --model=lpm                                              # data/PennAction
+python lpm_torch/train.py --model=lpm                                                         # data/PennAction
 python lpm_torch/train.py --model=lpm --dataset=lsp --data_root=DIR --preset=cpu --train_split=1-4000
-python lpm_torch/train.py --model=lpm --dataset=json --data_root=DIR               # own data, own joints
+python lpm_torch/train.py --model=lpm --dataset=json --data_root=DIR                          # own data, own joints
 python lpm_torch/train.py --config=lpm_torch/configs/lpm_train_penn.ini --resume
-python lpm_torch/train.py --model=lpm --device=cuda:0,1,2,3                        # one process a GPU, as torchrun does:
-torchrun --nproc_per_node=4 lpm_torch/train.py --model=lpm                         # several machines: torchrun's options
+python lpm_torch/train.py --model=lpm --device=cuda:0,1,2,3  # one process a GPU, as torchrun does:
+torchrun --nproc_per_node=4 lpm_torch/train.py --model=lpm  # several machines: torchrun's options
 """
 
 from __future__ import annotations
@@ -32,23 +32,21 @@ if TYPE_CHECKING:
 def parse_args(argv=None) -> Config:
     """The run's settings; DataError on unknown keys or values."""
     parser = Parser(__doc__)
-    parser.ignore({
-        **dict.fromkeys(("experiment", "host"), "MobilePose's log server is gone"), "log_dir": "logs lie in the run's folder"
-    })  # fmt: skip
+    parser.ignore(dict.fromkeys(("experiment", "host", "log_dir"), "the log lies in the run's folder"))
     folder = lambda c: data_folder(dataset_name(c.dataset), c.data_root)  # noqa: E731
     return training_settings(parser, Config, PRESETS, argv, folder=folder).checked()
 
 
 def train(config: Config, pose_set: PoseSet, process: TorchProcess) -> Path:
-    """Run to the last epoch and return the run's folder. DataError on bad input, FloatingPointError when training diverged."""
+    """Run to the last epoch; returns the run's folder. FloatingPointError when training diverged."""
     from lpm_torch.engine import Trainer
     from lpm_torch.weight_files import open_store
 
     trainer = Trainer(config, pose_set, process)
     session = Session(
         config.folder, trainer.position, trainer.total_steps, process, open_store(config.folder, process),
-        settings=asdict(trainer.config), about=about(config, pose_set), save_minutes=config.save_minutes,
-        valid_every=len(trainer.loader) if trainer.valid_set else 0, accumulate=config.accumulate, patience=config.patience,
+        settings=asdict(trainer.config), about=about(pose_set), valid_every=trainer.valid_every,
+        save_minutes=config.save_minutes, accumulate=config.accumulate, patience=config.patience,
     )  # fmt: skip
     with session:
         state = session.begin(resumed(config))
@@ -62,10 +60,10 @@ def train(config: Config, pose_set: PoseSet, process: TorchProcess) -> Path:
     return config.folder
 
 
-def about(config: Config, pose_set: PoseSet) -> dict:
+def about(pose_set: PoseSet) -> dict:
     """What a checkpoint says of its data."""
-    data = {"dataset": pose_set.name, "split": pose_set.split, "synthetic": pose_set.synthetic}
-    return {"skeleton": card(pose_set.skeleton), **data}
+    about = {"dataset": pose_set.name, "split": pose_set.split, "synthetic": pose_set.synthetic}
+    return {"skeleton": card(pose_set.skeleton), **about}
 
 
 def resumed(config: Config) -> str | Path | None:

@@ -4,8 +4,8 @@
     python lpm_torch/val.py --model=lpm                        # data/PennAction, the newest best lpm
     python lpm_torch/val.py --random_weights                   # a baseline
 
-The network, its options and the crop come from the checkpoint; files of the original take MobilePose's settings. Crops come from the
-annotated joints (oracle boxes), as in the original.
+The network, its options and the crop come from the checkpoint; files of the original take MobilePose's settings. Crops
+come from the annotated joints (oracle boxes), as in the original.
 """
 
 from __future__ import annotations

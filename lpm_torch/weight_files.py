@@ -1,7 +1,7 @@
 """Weight files: checkpoints of ours and of MobilePose, and plain tensors in six formats.
 
-Ours are MobilePose's `.pth.tar` (epoch, state_dict, optimizer) with what a resumed run needs. Converted ones keep settings and skeleton in
-the card beside them (FILE.card.json).
+Ours are MobilePose's `.pth.tar` (epoch, state_dict, optimizer) with what a resumed run needs. Converted ones keep
+settings and skeleton in the card beside them (FILE.card.json).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def graph_fields(model: str) -> tuple[str, ...]:
     return ("model", "channels", "norm", *more.get(model, ()))
 
 
-# ---- checkpoints --------------------------------------------------------------------------------------------------------------
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
 
 
 def open_store(folder: Path, process: Process) -> CheckpointStore:
@@ -88,8 +88,8 @@ def _load(path: Path) -> dict:
 
 
 def _read_torch(path: Path) -> Any:
-    """What PyTorch reads without running code, checksums verified first; of files with more in them (numpy scalars, a program's own
-    classes) what common's reader makes of them, as tensors and plain values."""
+    """What PyTorch reads without running code, checksums verified first; of files with more in them (numpy scalars, a
+    program's own classes) what common's reader makes of them, as tensors and plain values."""
     check_zip(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -106,8 +106,8 @@ def _with_tensors(value: Any) -> Any:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """A checkpoint of ours or of MobilePose, or plain weights with their card, as a dict with at least `state_dict`, without `module.`
-    prefixes. Read without unpickling code. DataError when it is none.
+    """A checkpoint of ours or of MobilePose, or plain weights with their card, as a dict with at least `state_dict`,
+    without `module.` prefixes. Read without unpickling code. DataError when it is none.
     """
     if path.is_dir():
         raise missing_weights(HOUSE, SUFFIXES, f"folder {path} holds none")
@@ -135,7 +135,7 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def skeleton_of(found: dict, path: Path) -> Skeleton | None:
-    """The skeleton of the data set that a checkpoint learnt from; None for an original's file, which names no joints."""
+    """The skeleton of the data set behind a checkpoint; None for an original's file, which names no joints."""
     stored = found.get("about", {}).get("skeleton")
     return from_card(stored, f"{path}: field about.skeleton") if stored else None
 
@@ -143,8 +143,8 @@ def skeleton_of(found: dict, path: Path) -> Skeleton | None:
 def config_of(found: dict, path: Path | None, options: dict[str, Any]) -> Config:
     """The settings of a checkpoint under those of `options` that its weights leave open.
 
-    A file without settings (`found` may be empty) has MobilePose's, lpm_official the authors', and what its tensors tell. DataError when
-    `model` or `mode` of `options` is another.
+    A file without settings (`found` may be empty) has MobilePose's, lpm_official the authors', and what its tensors
+    tell. DataError when `model` or `mode` of `options` is another.
     """
     given = {name: value for name, value in options.items() if value is not None}
     resolve(Config, given)  # names and values are settings
@@ -175,7 +175,7 @@ def _settings_of(network: dict) -> dict:
 
 
 def load_weights(model: nn.Module, found: dict, path: Path, raw: bool = False) -> None:
-    """A checkpoint's weights into `model`, every tensor of both matched; its moving average where it has one, unless `raw`.
+    """A checkpoint's weights into `model`, every tensor matched; its moving average, if any, unless `raw`.
 
     DataError naming the first differing tensors of a checkpoint of another network, width or joint count.
     """
@@ -202,8 +202,8 @@ _READS = re.compile(r"[gfio]_x(_stage\d+)?|Mconv1_stage\d+|final_layer")  # laye
 
 
 def first_weights(model: nn.Module, path: Path, skeleton: Skeleton, old: Skeleton, config: Config) -> None:
-    """Begin a training with another's weights. `skeleton`, `old`: the network's here and there; where they differ, layers that answer
-    with belief maps are taken joint by joint, and those that read them start fresh, which is said.
+    """Begin a training with another's weights. `skeleton`, `old`: the network's here and there; where they differ,
+    layers that answer with belief maps are taken joint by joint, and those that read them start fresh, which is said.
     """
     found = read_checkpoint(path)
     if found.get("config"):
@@ -232,7 +232,7 @@ def first_weights(model: nn.Module, path: Path, skeleton: Skeleton, old: Skeleto
     print(f"first weights: {path} ({old.name}); {taken}")
 
 
-# ---- plain tensors ------------------------------------------------------------------------------------------------------------
+# ---- plain tensors ---------------------------------------------------------------------------------------------------
 
 
 def as_tensors(weights: Weights) -> dict[str, Tensor]:
@@ -288,7 +288,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def network_of(shapes: dict[str, tuple[int, ...]], source: str | Path | None) -> dict:
-    """Parameter names and shapes -> the arguments of `build_model`. DataError when they belong to no network of this house."""
+    """Parameter names and shapes -> the arguments of `build_model`. DataError when they are none of this house."""
     stages = [int(match[1]) for k in shapes if (match := re.fullmatch(r"conv1_stage(\d+)\.weight", k))]
     marks = {
         "final_layer.weight": "cpm",

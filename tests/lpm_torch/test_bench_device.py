@@ -13,7 +13,8 @@ TINY = ("device", "--device=cpu", "--resolution=32", "--t=2", "--channels=0.05",
 
 @pytest.mark.parametrize(("model", "expected"), [("lpm", 79.2), ("cpm", 169.8)])
 def test_work_of_a_clip(model, expected):
-    """Gflop a frame at 256 pixels, averaged over a clip of five, as counted by hand from the originals' layer tables."""
+    """Gflop a frame at 256 pixels, averaged over a clip of five, as counted by hand from the originals' layer
+    tables."""
     found = clip_flops(model, 256, 5)
     assert found["inference"] / 5e9 == pytest.approx(expected, abs=0.06)
     # the backward pass has two products a convolution but for the first layers, whose input wants no gradient
@@ -31,7 +32,8 @@ def test_command_on_a_cpu(tmp_path, capsys):
 
 
 def test_share_is_work_over_time_over_rate(monkeypatch):
-    """With known times: two clips in half a second, a device of 1 Gflop/s; eager and compiled have rows of their own."""
+    """With known times: two clips in half a second, a device of 1 Gflop/s; eager and compiled have rows of their
+    own."""
     monkeypatch.setattr("tests.bench.device.matrix_rate", lambda *a: 1e9)
     monkeypatch.setattr(torch, "compile", lambda network: network)
     monkeypatch.setattr(DeviceBench, "measure", lambda self, name, network: {"seconds": 0.5, "peak_mib": None})

@@ -292,7 +292,8 @@ def test_checkpoints_to_every_format(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_converted_checkpoint_is_read_with_its_own_settings(tmp_path, suffix, capsys):
-    """The card beside a plain weight file says what the checkpoint said; another network or mode is refused as a checkpoint's is."""
+    """The card beside a plain weight file says what the checkpoint said; another network or mode is refused as a
+    checkpoint's is."""
     config = Config(
         model="lpm", channels=WIDTH, norm="batch", input_width=64, t=3, center_map="correct", pad_pixels=0.0, pad_ratio=0.15, dataset="lsp",
     )  # fmt: skip

@@ -1,4 +1,5 @@
-"""ClipDataset and its loader: targets, pictures and the way back agree; the order does not depend on workers or interruptions."""
+"""ClipDataset and its loader: targets, pictures and the way back agree; the order does not depend on workers or
+interruptions."""
 
 import json
 from dataclasses import replace
@@ -24,7 +25,8 @@ SPOT = LSP14.index("left_wrist")  # painted pure red on every picture
 
 @pytest.fixture(scope="module")
 def stills(tmp_path_factory):
-    """Seven pictures of different sizes with joints inside; one is unlabelled, one occluded; the left wrist is a red disc."""
+    """Seven pictures of different sizes with joints inside; one is unlabelled, one occluded; the left wrist is a red
+    disc."""
     folder, rng = tmp_path_factory.mktemp("stills"), np.random.default_rng(3)
     joints, images = [], []
     for i, (width, height) in enumerate(
@@ -80,7 +82,8 @@ def in_map(joints):
 @pytest.mark.parametrize("mode", ["correct", "compat"])
 @pytest.mark.parametrize("augment", [False, True])
 def test_labels_lead_back_to_the_annotated_joint(stills, mode, augment):
-    """Within half a cell (a peak at the map's border is not refined), and in compat 2 pixels of the crop more: three truncations."""
+    """Within half a cell (a peak at the map's border is not refined), and in compat 2 pixels of the crop more: three
+    truncations."""
     data = dataset(stills, augment, mode=mode)
     truth, checked = to_network(stills)[0], 0
     for epoch in range(4):
@@ -134,7 +137,8 @@ def test_compat_flip_leaves_visibility(stills):
 
 
 def test_unlabelled_joints(stills):
-    """Correct: empty maps and visibility 0. Compat: a place, which an augmented crop can show (the original's false Gaussian)."""
+    """Correct: empty maps and visibility 0. Compat: a place, which an augmented crop can show (the original's false
+    Gaussian)."""
     joint = LPM14.index(LSP14.joints[4])
     item = dataset(stills, augment=False)[2]
     assert (

@@ -54,7 +54,8 @@ def test_label_maps_of_another_size(maps, constants):
 
 
 def test_centre_maps(maps, constants):
-    """float16 fixture: half a unit in its last place is 2^-12 near 1; a cell at the threshold may be 0 in one and 0.01 in the other."""
+    """float16 fixture: half a unit in its last place is 2^-12 near 1; a cell at the threshold may be 0 in one and 0.01
+    in the other."""
     size = constants["image_size"]
     for joints, expected, (x, y) in zip(maps["joints"], maps["center_each_f16"], maps["center_xy"]):
         ours = center_map(joints[None], size, transposed=True)
@@ -87,7 +88,8 @@ def write_penn(arrays, root):
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_penn_clips(arrays, tmp_path, split):
-    """Windows, the order of joints, and the neck; 1e-9: the loader subtracts the files' first pixel, which is added again here."""
+    """Windows, the order of joints, and the neck; 1e-9: the loader subtracts the files' first pixel, which is added
+    again here."""
     write_penn(arrays, tmp_path)
     pose_set = datasets.load("penn_action", tmp_path, split)
     clips = make_clips(pose_set, arrays[f"penn_{split}_x"].shape[1])
@@ -112,7 +114,8 @@ def test_penn_frame_names(arrays, tmp_path):
 
 
 def test_mpii_rows(arrays, tmp_path):
-    """Joints are whole numbers, as MobilePose truncated them; its boxes are cut to the picture of the fixture's name."""
+    """Joints are whole numbers, as MobilePose truncated them; its boxes are cut to the picture of the fixture's
+    name."""
     (tmp_path / "annot").mkdir()
     (tmp_path / "annot/train.json").write_text(str(arrays["mpii_json"]))
     pose_set = datasets.load("mpii", tmp_path, "train")

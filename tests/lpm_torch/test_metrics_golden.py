@@ -1,4 +1,5 @@
-"""What the original's programs count and write, from its own maps: loss, decoded points, the arrays of test.py; the authors' hits and maps."""
+"""What the original's programs count and write, from its own maps: loss, decoded points, the arrays of test.py; the
+authors' hits and maps."""
 
 import json
 
@@ -31,7 +32,8 @@ def octave(golden_arrays):
 
 
 def test_loss(metrics):
-    """With as many maps as labels, and with the first estimate before them. 1e-5 relative: float32 sums in another order."""
+    """With as many maps as labels, and with the first estimate before them. 1e-5 relative: float32 sums in another
+    order."""
     maps, labels = torch.from_numpy(metrics["outputs"]), torch.from_numpy(metrics["labels"])
     loss = MSESequenceLoss("compat")
     assert loss(maps, labels).item() == pytest.approx(float(metrics["loss_5"]), rel=1e-5)
@@ -72,7 +74,8 @@ def test_hits_of_the_authors_script(octave):
 
 
 def test_mean_loss_of_an_epoch(golden_dir, metrics, tmp_path):
-    """The original's running average after its inputs, as the loss that is logged when an epoch of training is validated."""
+    """The original's running average after its inputs, as the loss that is logged when an epoch of training is
+    validated."""
     inputs = json.loads((golden_dir / "lpm_torch/fixture.json").read_text())["metrics"]["running_avg_inputs"]
     position = Position(epoch_length=len(inputs))
     store = CheckpointStore(tmp_path, lambda path, state: path.write_text("state"), lambda path: {}, suffix=".txt")

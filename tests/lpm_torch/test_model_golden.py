@@ -30,7 +30,8 @@ def draw(name, seed):
 
 
 def fill(model, seed, gate_bias=None):
-    """The fixture's random weights: He normal kernels; vectors 0.1 n, around 1 in normalisations, around the fill value in gate biases."""
+    """The fixture's random weights: He normal kernels; vectors 0.1 n, around 1 in normalisations, around the fill value
+    in gate biases."""
     state = {}
     for name, old in model.state_dict().items():
         shape = tuple(old.shape)
@@ -107,10 +108,11 @@ def test_forward(folder, fixture, filled):
 
 
 def test_train_step(folder, fixture, filled, monkeypatch):
-    """Loss and maps 1e-4 relative, gradient norms 1e-3, as the fixture suggests; sums after Adam as float32 rounding allows.
+    """Loss and maps 1e-4 relative, gradient norms 1e-3, as the fixture suggests; sums after Adam as float32 rounding
+    allows.
 
-    With direct convolutions, as the original: at these random weights rounding decides single ReLUs, and lpm's gradients in the fixture
-    lie up to 1e-2 (norm of the difference) from float64's, those through spectra 2e-5.
+    With direct convolutions, as the original: at these random weights rounding decides single ReLUs, and lpm's
+    gradients in the fixture lie up to 1e-2 (norm of the difference) from float64's, those through spectra 2e-5.
     """
     monkeypatch.setattr("lpm_torch.layers.worthwhile", lambda x, weight: False)
     settings, seed, name = fixture["forward"]["train"], fixture["seed"], filled[0]

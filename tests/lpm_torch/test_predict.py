@@ -116,7 +116,8 @@ def test_video(tmp_path, checkpoint, photo):
 
 @pytest.mark.parametrize("model", ["lpm", "lpm_official"])
 def test_state_is_carried(model, photo):
-    """On a constant clip, step by step equals the still picture read as often (float32 sums in another order: 1e-3 pixels)."""
+    """On a constant clip, step by step equals the still picture read as often (float32 sums in another order: 1e-3
+    pixels)."""
     box, count = np.array([[5.0, 5.0, 80.0, 80.0], [20, 20, 50, 50]]), 4
     own = estimator(model, t=count)
     stream = own.stream()

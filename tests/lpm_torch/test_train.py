@@ -89,7 +89,8 @@ def uninterrupted(tmp_path_factory) -> dict:
 
 @pytest.mark.slow
 def test_killed_run_ends_as_an_uninterrupted_one(tmp_path, uninterrupted):
-    """`--save_minutes=0` saves after every step; once the kill comes while a checkpoint is being written. Bit for bit."""
+    """`--save_minutes=0` saves after every step; once the kill comes while a checkpoint is being written. Bit for
+    bit."""
     command = options(tmp_path, *LPM, "--workers=1", "--save_minutes=0", "--resume")
     index = tmp_path / "index.json"
 
@@ -174,7 +175,8 @@ def test_original_checkpoint_resumes(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_one_image_is_learned_and_found_again(tmp_path):
-    """Train on one person, then ask predict.py for the same: every joint within one cell of the belief maps (1/11 of the crop)."""
+    """Train on one person, then ask predict.py for the same: every joint within one cell of the belief maps (1/11 of
+    the crop)."""
     flat = ("--p_flip=0", "--rotate=0", "--scale_low=1", "--scale_high=1", "--jitter=0")
     learn = (
         "--init=kaiming",
@@ -208,8 +210,8 @@ def test_one_image_is_learned_and_found_again(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
-    """Losses agree to 1e-5 relative; weights to a tenth of the learning rate, because Adam's first steps are lr x sign of the gradient and
-    sums in another order change the sign of gradients that are zero but for rounding."""
+    """Losses agree to 1e-5 relative; weights to a tenth of the learning rate, because Adam's first steps are lr x sign
+    of the gradient and sums in another order change the sign of gradients that are zero but for rounding."""
     lr = 1e-4
     shared = (*CPM, f"--lr={lr}", "--norm=none", "--dropout=0", "--epochs=2", "--ema=0.9")
     single, summed, spread = (tmp_path / name for name in ("single", "summed", "spread"))

@@ -1,7 +1,7 @@
 """MobilePose's transforms against what its own code answered (transforms.npz).
 
-Tolerances of the fixture: coordinates and boxes exact (boxes to 1e-6: other order of float operations), pictures mean <= 1 and max <= 3 grey
-values, since scikit-image's resize is done with OpenCV here.
+Tolerances of the fixture: coordinates and boxes exact (boxes to 1e-6: other order of float operations), pictures mean
+<= 1 and max <= 3 grey values, since scikit-image's resize is done with OpenCV here.
 """
 
 import json
@@ -68,7 +68,8 @@ def test_rotate(golden, constants):
 
 
 def test_jitter(golden, constants):
-    """The original keeps fractions, which the next step truncates when it saves a picture; here they are truncated at once: below 1."""
+    """The original keeps fractions, which the next step truncates when it saves a picture; here they are truncated at
+    once: below 1."""
     image = golden["image"].copy()
     data.jitter(image, constants["jitter"])
     error = golden["jitter_img"] - image
@@ -76,14 +77,16 @@ def test_jitter(golden, constants):
 
 
 def test_normalise(golden):
-    """Done on whole batches; float16 fixture: 2^-10 relative. The means are the true ones of LSP, rounded to five digits."""
+    """Done on whole batches; float16 fixture: 2^-10 relative. The means are the true ones of LSP, rounded to five
+    digits."""
     batch = {"frames": torch.from_numpy(golden["image"])[None, None]}
     ours = prepare(batch, torch.device("cpu"), Config(dataset="lsp"))["frames"][0, 0].permute(1, 2, 0).numpy()
     assert np.allclose(ours, golden["norm_img"].astype(np.float32), rtol=2e-3, atol=2e-3)
 
 
 def test_image_transformer_normalises(golden):
-    """The transformer's picture as the network reads it. float16 fixture: 2e-3; the picture before it is stored to the grey value."""
+    """The transformer's picture as the network reads it. float16 fixture: 2e-3; the picture before it is stored to the
+    grey value."""
     batch = {"frames": torch.from_numpy(golden["img_tf_unnorm"].transpose(1, 2, 0).astype(np.uint8))[None, None]}
     ours = prepare(batch, torch.device("cpu"), Config(dataset="lsp"))["frames"][0, 0].numpy()
     step = 1 / 255 / golden["means"][1].min()

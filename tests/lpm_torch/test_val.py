@@ -1,4 +1,5 @@
-"""val.py and valid.py: the prediction file, modes, limits, baselines; test.py: the original's files, its table, the official protocol."""
+"""val.py and valid.py: the prediction file, modes, limits, baselines; test.py: the original's files, its table, the
+official protocol."""
 
 import json
 from pathlib import Path
@@ -231,7 +232,7 @@ def test_own_data_of_any_joints(tmp_path, joints):
     assert line["joint_names"] == joints and len(line["persons"][0]["joints"]) == len(joints)
 
 
-# ---- test.py ----------------------------------------------------------------------------------------------------------------------
+# ---- test.py ---------------------------------------------------------------------------------------------------------
 
 
 def run_test(out: Path, checkpoint: Path, *arguments: str) -> dict:
@@ -310,11 +311,12 @@ def test_table_of_the_original_counts_as_its_script(golden_dir):
     )
 
 
-# ---- the official protocol --------------------------------------------------------------------------------------------------------
+# ---- the official protocol -------------------------------------------------------------------------------------------
 
 
 class Beacon(torch.nn.Module):
-    """Sees red pixels: its map is the crop's red excess, averaged to cells; counts the frames since the state was made."""
+    """Sees red pixels: its map is the crop's red excess, averaged to cells; counts the frames since the state was
+    made."""
 
     def __init__(self, cells: int):
         super().__init__()
@@ -333,8 +335,8 @@ class Beacon(torch.nn.Module):
 
 @pytest.mark.parametrize("box", [[70.0, 50, 60, 80], [0.0, 0, 30, 40], [10.0, 5, 180, 140]])
 def test_seven_scales_find_a_beacon_where_it_is(box):
-    """A red disc is found whatever crop, scale and border are, within 2 pixels or, where a large box leaves one scale only, half a cell of
-    8 pixels of that scale; `lpm_official` reads BGR."""
+    """A red disc is found whatever crop, scale and border are, within 2 pixels or, where a large box leaves one scale
+    only, half a cell of 8 pixels of that scale; `lpm_official` reads BGR."""
     import cv2
 
     image = np.full((150, 200, 3), 128, np.uint8)

@@ -44,7 +44,8 @@ def lsp() -> Path:
 
 @functools.cache
 def penn() -> Path:
-    """Penn Action's layout: people of `lsp` that drift by two pixels a frame; videos 1 and 2 train (7 and 5 frames), 3 tests (7 frames)."""
+    """Penn Action's layout: people of `lsp` that drift by two pixels a frame; videos 1 and 2 train (7 and 5 frames), 3
+    tests (7 frames)."""
     import cv2
     from scipy.io import savemat
 
@@ -77,8 +78,8 @@ def penn() -> Path:
 
 
 def own(root: Path, joints: list[str], limbs: list | None = None, count: int = 4) -> Path:
-    """Data of a user's own in the `json` format, on people of `lsp`: `count` persons in train and valid, with these joints (those that LSP
-    lacks lie in the picture's middle).
+    """Data of a user's own in the `json` format, on people of `lsp`: `count` persons in train and valid, with these
+    joints (those that LSP lacks lie in the picture's middle).
     """
     import json
 
