@@ -166,14 +166,15 @@ def _card_of(path: Path) -> dict:
 
 
 def _state_in(path: Path, state: Any) -> dict:
-    if isinstance(state, dict) and state and all(isinstance(v, np.ndarray) for v in state.values()):
-        state = {"model": state}
-    if isinstance(state, dict) and state.get("format") == 1:
+    fields = state if isinstance(state, dict) else {}
+    if fields.get("format") == 1:
         raise DataError(f"{path} was written by this project's first form, which holds no joint names; train it again")
-    tensors = state.get("model", state.get("state_dict")) if isinstance(state, dict) else None
-    if not isinstance(tensors, dict):
+    if fields and all(isinstance(value, np.ndarray) for value in fields.values()):
+        return {"model": fields}
+    tensors = next((fields[f] for f in ("state_dict", "model") if isinstance(fields.get(f), dict)), None)
+    if tensors is None:  # T's `model` is the network's name
         raise DataError(f"{path} has neither tensors nor a field model or state_dict; give weights of PoseResNet")
-    return {**state, "model": tensors}
+    return {**fields, "model": tensors}
 
 
 def _from_folder(folder: Path) -> dict[str, np.ndarray]:

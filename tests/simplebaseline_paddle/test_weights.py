@@ -209,6 +209,14 @@ def test_a_checkpoints_settings_and_skeleton_hold_but_not_its_limit(small, tmp_p
         load_network(path, {"mode": "compat"}, {})
 
 
+def test_a_checkpoint_as_microsofts_training_writes_it(small, tmp_path):
+    """Its field `model` is the network's name; the tensors come from DataParallel."""
+    state = {"epoch": 3, "model": "pose_resnet", "perf": 0.5, "optimizer": {"state": {}}}
+    state["state_dict"] = {f"module.{weight_files.to_torch(n)}": a for n, a in small[1].items()}
+    found = weight_files._state_in(tmp_path / "checkpoint.pth", state)["model"]
+    assert weight_files.from_torch(found).keys() == small[1].keys()
+
+
 def test_a_state_of_the_first_drawing_is_refused_in_words(small, tmp_path):
     paddle.save({"state_dict": small[0].state_dict(), "format": 1}, str(tmp_path / "w.pdparams"))
     with pytest.raises(DataError, match="first form, which holds no joint names"):
