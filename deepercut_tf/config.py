@@ -160,9 +160,8 @@ class Config:
             raise DataError(f"stride is {self.stride}; the network has stride 8")
         units = UNITS[self.net_type][2]
         if self.intermediate_supervision and not 1 <= self.intermediate_supervision_layer <= units:
-            raise DataError(
-                f"intermediate_supervision_layer must be one of the units 1..{units} of {self.net_type}'s block3"
-            )
+            where = f"{self.net_type}'s block3"
+            raise DataError(f"intermediate_supervision_layer must be one of the units 1..{units} of {where}")
         check_numbers(self, batch_size=1, limit=1, max_steps=1, save_iters=1, display_iters=1, bucket=0, crop_size=0)
         self._check_lists()
         if self.crop_size and self.crop:

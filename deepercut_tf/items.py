@@ -100,7 +100,7 @@ def load_pose_set(config: Config, split: str) -> PoseSet:
     path = config.data_path
     if path.suffix == ".mat" or config.dataset == "default":
         raise DataError(
-            "val.py scores a data set's folder: give --dataset NAME; for .mat files test.py and eval_pck.py"
+            "val.py scores a data set's folder, --dataset NAME; for .mat files take test.py and eval_pck.py"
         )
     if config.dataset != "aic":
         return datasets.load(config.dataset, path, split)
@@ -161,10 +161,8 @@ def _image_info(root: Path, config: Config) -> ItemSet:
         raise files.missing("coco", root, f"annotations/{path.name}")
     content, folder = files.read_json(path), files.first_existing((root / "images", root), split) or root / "images"
     try:
-        items = [
-            Item(f"{folder}/{split}/{i['file_name']}", i["id"], [], (int(i["height"]), int(i["width"])))
-            for i in content["images"]
-        ]
+        listed = [(i["file_name"], i["id"], (int(i["height"]), int(i["width"]))) for i in content["images"]]
+        items = [Item(f"{folder}/{split}/{name}", image_id, [], size) for name, image_id, size in listed]
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: field images lacks {error}; take the image_info file as COCO publishes it") from error
     skeleton = AIC17 if config.dataset == "aic" else COCO17

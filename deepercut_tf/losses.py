@@ -36,18 +36,16 @@ def pose_losses(outputs: dict, batch: dict, config: Config) -> dict:
 
     `outputs` of the network, `batch` of `data.collate`. Weight decay is no part of it (see `engine`).
     """
-    losses = {"part_loss": score_loss(outputs["part_pred"], batch["part_score_targets"], batch["part_score_weights"])}
+    score = batch["part_score_targets"], batch["part_score_weights"]
+    losses = {"part_loss": score_loss(outputs["part_pred"], *score)}
     if "part_pred_interm" in outputs:
-        losses["part_loss_interm"] = score_loss(
-            outputs["part_pred_interm"], batch["part_score_targets"], batch["part_score_weights"]
-        )
+        losses["part_loss_interm"] = score_loss(outputs["part_pred_interm"], *score)
     if config.location_refinement:
         value = offset_loss(outputs["locref"], batch["locref_targets"], batch["locref_mask"], config.locref_huber_loss)
         losses["locref_loss"] = config.locref_loss_weight * value
     if config.pairwise_predict:
-        value = offset_loss(
-            outputs["pairwise_pred"], batch["pairwise_targets"], batch["pairwise_mask"], config.pairwise_huber_loss
-        )
+        pairs = batch["pairwise_targets"], batch["pairwise_mask"]
+        value = offset_loss(outputs["pairwise_pred"], *pairs, config.pairwise_huber_loss)
         losses["pairwise_loss"] = config.pairwise_loss_weight * value
     losses["total_loss"] = sum(losses.values())
     return losses

@@ -64,9 +64,8 @@ def make_targets(
     maps = _Maps.empty(size, joints, joints - 1 if pairwise else 0)
     for ids, coords in persons:
         for k, point in zip(ids, coords):
-            rows, columns, wins, offset, distance = _winning_cells(
-                maps, int(k), point, scale, config, compat and not locref
-            )
+            first_stays = compat and not locref
+            rows, columns, wins, offset, distance = _winning_cells(maps, int(k), point, scale, config, first_stays)
             maps.score[rows, columns, k][wins] = 1
             maps.nearest[rows, columns, k][wins] = distance[wins]
             maps.offset[rows, columns, k][wins] = offset[wins]

@@ -25,13 +25,8 @@ def testing_parser(about: str | None, cached: str) -> Parser:
     parser = settings_parser(about)
     parser.option("cache", type=bool, default=False, text=f"also write {cached}", group="output")
     parser.option("vis", default=None, metavar="FOLDER", text="folder for drawings", group="output")
-    parser.option(
-        "novis",
-        type=bool,
-        default=False,
-        text="as in the original; nothing is shown unless --vis is given",
-        group="output",
-    )
+    quiet = "as in the original; nothing is shown unless --vis is given"
+    parser.option("novis", type=bool, default=False, text=quiet, group="output")
     return parser
 
 

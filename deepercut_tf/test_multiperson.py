@@ -49,12 +49,8 @@ def read_maps(path: Path):
 
 def entry_of(image_id, table: np.ndarray, score: float) -> dict:
     """A COCO result of a person's (J,3) rows x, y, v."""
-    return {
-        "image_id": image_id,
-        "category_id": 1,
-        "keypoints": table.astype(float).ravel().tolist(),
-        "score": float(score),
-    }
+    points = table.astype(float).ravel().tolist()
+    return {"image_id": image_id, "category_id": 1, "keypoints": points, "score": float(score)}
 
 
 def entries_of(people, image_id) -> list[dict]:

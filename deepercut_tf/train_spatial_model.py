@@ -131,10 +131,8 @@ def run(args: argparse.Namespace) -> Path:
     pairs, features, label = (np.concatenate(column) for column in zip(*parts))
     model, shared = fit(pairs, features, label, cfg.num_joints, cfg.sparse_graph, cfg.seed)
     files, positive = save_spatial_model(folder, model), int(label.sum())
-    print(
-        f"{positive} positive and {len(label) - positive} negative pairs; {len(files)} files, {len(shared)} of them the"
-        " regression over all pairs"
-    )
+    counts = f"{positive} positive and {len(label) - positive} negative pairs"
+    print(f"{counts}; {len(files)} files, {len(shared)} of them the regression over all pairs")
     return Path(folder)
 
 
