@@ -60,7 +60,9 @@ def draw_pose(
     colors = [color] * len(people) if numbers is None else [person_color(int(n)) for n in numbers]
     for person, seen, own in zip(people, shown, colors):
         if seen.any():
-            _draw_person(canvas, person, seen, skeleton, own, width or _default_width(canvas.shape, person[seen]))
+            by_image, extent = 0.018 * math.sqrt(canvas.shape[0] * canvas.shape[1]), np.hypot(*np.ptp(person[seen], 0))
+            thick = np.clip(min(by_image, 0.03 * extent) if seen.sum() > 1 else by_image, 1.5, 24.0)
+            _draw_person(canvas, person, seen, skeleton, own, float(width or thick))
     return canvas
 
 
@@ -77,12 +79,6 @@ def _bgr(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ValueError(f"image is {image.dtype} of shape {image.shape}; drawing needs uint8, (H, W, 3) or (H, W)")
     return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else np.array(image, order="C")
-
-
-def _default_width(shape: tuple[int, ...], joints: np.ndarray) -> float:
-    by_image = 0.018 * math.sqrt(shape[0] * shape[1])
-    extent = float(np.hypot(*np.ptp(joints, axis=0)))
-    return float(np.clip(min(by_image, 0.03 * extent) if len(joints) > 1 else by_image, 1.5, 24.0))
 
 
 def _side_color(name: str) -> Color:
@@ -135,14 +131,7 @@ def _capsule(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: flo
 
 
 def truth_and_prediction(
-    image: np.ndarray,
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    skeleton: Skeleton,
-    *,
-    score: np.ndarray | None = None,
-    height: int | None = None,
-    captions: tuple[str, str] = ("truth", "prediction"),
+    image: np.ndarray, truth, prediction, skeleton: Skeleton, *, score=None, height: int | None = None
 ) -> np.ndarray:
     """The image twice: left with the true joints, right with the predicted ones, (J,2) or (P,J,2) in image pixels.
 
@@ -154,7 +143,7 @@ def truth_and_prediction(
     # a pixel's area, not its centre, is what grows with the picture
     grown = np.array(picture.shape[1::-1]) / image.shape[1::-1]
     halves = []
-    for joints, own, title in ((truth, None, captions[0]), (prediction, score, captions[1])):
+    for joints, own, title in ((truth, None, "truth"), (prediction, score, "prediction")):
         shown = draw_pose(picture, (np.asarray(joints, np.float64) + 0.5) * grown - 0.5, skeleton, own)
         above, high = strip.copy(), len(strip)
         _text(above, title, high // 4, round(0.72 * high), strip.shape[1] - high // 4, high / 36, _INK)
@@ -173,10 +162,7 @@ def _resized(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def contact_sheet(
-    images: Sequence[np.ndarray],
-    columns: int,
-    cell: tuple[int, int] = (240, 240),
-    captions: Sequence[str] | None = None,
+    images: Sequence[np.ndarray], columns: int, cell=(240, 240), captions: Sequence[str] | None = None
 ) -> np.ndarray:
     """All `images` on one sheet, row by row, each whole in a cell of (width, height) pixels, captions underneath.
 

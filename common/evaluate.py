@@ -38,10 +38,8 @@ def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[s
         why = f"skeleton {pose_set.skeleton.name} lacks the joints that they need"
         raise DataError(f"no protocol applies to {pose_set.name}/{pose_set.split}: {why}")
     if predictions.skeleton != pose_set.skeleton:
-        raise DataError(
-            f"predictions have skeleton {predictions.skeleton.name}, the data {pose_set.skeleton.name}; "
-            "read the file with common.importers.load_any"
-        )
+        what = f"predictions have skeleton {predictions.skeleton.name}, the data {pose_set.skeleton.name}"
+        raise DataError(f"{what}; read the file with common.importers.load_any")
     by_row, rows = [p for p in chosen if p.by == "row"], predictions
     if by_row:
         try:

@@ -105,9 +105,8 @@ def _open(path: str, process: int):
     try:
         import lmdb
     except ImportError as error:
-        raise DataError(
-            f"reading frames from {path} needs the package lmdb (pip install lmdb), or the folder frames/ beside it"
-        ) from error
+        what = f"reading frames from {path} needs the package lmdb (pip install lmdb)"
+        raise DataError(f"{what}, or the folder frames/ beside it") from error
     try:
         return lmdb.open(path, subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False, max_readers=1024)
     except lmdb.Error as error:

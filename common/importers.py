@@ -34,9 +34,7 @@ from common.poses import PoseSet, box_of_joints
 from common.predictions import Predictions, load_predictions, predictions_for
 from common.skeletons import AIC14, LPM14, LSP14, MPII16, PENN13, Skeleton, from_card, skeleton_map
 
-_KINDS = (
-    "our .npz or joints.jsonl, .mat/.h5 with preds, pos_pred_src, prediction_all or pred, COCO or AI Challenger JSON"
-)
+_KINDS = "our .npz or joints.jsonl, .mat/.h5 with preds, pos_pred_src, prediction_all or pred, COCO or AIC JSON"
 # variable of a Matlab or HDF5 file -> the joints that it holds, and whose first pixel
 _VARIABLES = {"preds": (MPII16, "mpii"), "pos_pred_src": (MPII16, "mpii"), "prediction_all": (LSP14, "lsp")}
 
@@ -149,9 +147,8 @@ _NULL = -(2.0**60)  # stands for null while the numbers are checked
 def _read_lines(path: Path) -> list[Row]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        entries = [
-            (f"{path}: line[{i}]", json.loads(line)) for i, line in enumerate(text.splitlines(), 1) if line.strip()
-        ]
+        lines = ((f"{path}: line[{i}]", line) for i, line in enumerate(text.splitlines(), 1) if line.strip())
+        entries = [(where, json.loads(line)) for where, line in lines]
     except (ValueError, RecursionError) as error:
         what = f"is not readable as lines of JSON ({error})"
         raise DataError(f"{path} {what}; a result file is a list, or joints.jsonl") from error
@@ -227,7 +224,10 @@ def _arrays(path: Path, content: dict[str, np.ndarray], pose_set: PoseSet) -> Pr
             joints = _as_rows(content[field], len(pose_set), len(skeleton), f"{path}: field {field}", pose_set)
             joints -= datasets.record(dataset).origin
             if skeleton == MPII16:
-                _drop_placeholders(joints)
+                # pelvis and thorax of a file of 14-joint predictions that fills both with one point (Tompson's does)
+                pair = MPII16.indices(["pelvis", "thorax"])
+                if len(joints) and (joints[:, pair[0]] == joints[:, pair[1]]).all(-1).mean() > 0.5:
+                    joints[:, pair] = np.nan
             return _aligned(path, f"{field} ({skeleton.name})", joints, pose_set)
     if "pred" in content:
         joints, box, missing = _read_pred(path, content["pred"], pose_set)
@@ -255,14 +255,6 @@ def _as_rows(array: np.ndarray, rows: int, joints: int, where: str, pose_set: Po
     wanted = f"{pose_set.name}/{pose_set.split} needs {rows} persons x {joints} joints x 2 in any order"
     remedy = "Give the split that was predicted, or predict every person of it in the order of the annotation file"
     raise DataError(f"{where} has shape {array.shape}; {wanted}. {remedy}")
-
-
-def _drop_placeholders(joints: np.ndarray) -> None:
-    """Pelvis and thorax become NaN where a file of 14-joint predictions fills both with one point (Tompson's does)."""
-    pair = MPII16.indices(["pelvis", "thorax"])
-    same = (joints[:, pair[0]] == joints[:, pair[1]]).all(-1)
-    if len(joints) and same.mean() > 0.5:
-        joints[:, pair] = np.nan
 
 
 def _aligned(path: Path, kind: str, joints: np.ndarray, pose_set: PoseSet) -> Predictions:
@@ -350,10 +342,8 @@ def _coco(path: Path, rows: list[Row], pose_set: PoseSet) -> Predictions:
         right = f"the persons of {pose_set.name}/{pose_set.split} have {wanted}"
         raise DataError(f"{path}: {what}; {right}. Write that number")
     if others:
-        text = (
-            f"{(category != wanted).sum()} of the {len(rows)} results are of other categories ({others}) than {wanted}"
-        )
-        warnings.warn(f"{path}: {text} and left out", stacklevel=3)
+        text = f"{(category != wanted).sum()} of the {len(rows)} results are of other categories ({others})"
+        warnings.warn(f"{path}: {text} than {wanted} and left out", stacklevel=3)
     rows = [row for row, k in zip(rows, category.tolist()) if k == wanted]
     named = pose_set.image_id.dtype.kind in "US"
     images = texts(rows, "image_id") if named else column(rows, "image_id", whole=True).tolist()
@@ -365,10 +355,8 @@ def _ai_challenger(path: Path, rows: list[Row], pose_set: PoseSet) -> Prediction
     _need_skeleton(path, "keypoint_annotations", AIC14, pose_set)
     last = {image.split(".")[0]: row for image, row in zip(texts(rows, "image_id"), rows)}
     if len(last) < len(rows):
-        text = (
-            f"{len(rows) - len(last)} of the {len(rows)} entries name an image again; the last entry of an image counts"
-        )
-        warnings.warn(f"{path}: {text}", stacklevel=3)
+        text = f"{len(rows) - len(last)} of the {len(rows)} entries name an image again"
+        warnings.warn(f"{path}: {text}; the last entry of an image counts", stacklevel=3)
     images, people = [], []
     for image, (where, entry) in last.items():
         found = entry.get("keypoint_annotations")

@@ -47,13 +47,8 @@ class PoseSet:
 
     def __post_init__(self) -> None:
         n, j = len(self.images), len(self.skeleton)
-        for field, shape in (
-            ("joints", (n, j, 2)),
-            ("visible", (n, j)),
-            ("box", (n, 4)),
-            ("image_id", (n,)),
-            ("person_id", (n,)),
-        ):
+        shapes = {"joints": (n, j, 2), "visible": (n, j), "box": (n, 4), "image_id": (n,), "person_id": (n,)}
+        for field, shape in shapes.items():
             found = np.shape(getattr(self, field))
             if found != shape:
                 raise ValueError(f"PoseSet {self.name}/{self.split}: {field} has shape {found}, expected {shape}")
@@ -63,10 +58,8 @@ class PoseSet:
         if not np.isnan(self.joints[~labelled]).all():
             raise ValueError(f"PoseSet {self.name}/{self.split}: an unlabelled joint must be NaN")
         for field in self._row_fields():
-            if len(getattr(self, field)) != n:
-                raise ValueError(
-                    f"PoseSet {self.name}/{self.split}: {field} has {len(getattr(self, field))} rows, expected {n}"
-                )
+            if (rows := len(getattr(self, field))) != n:
+                raise ValueError(f"PoseSet {self.name}/{self.split}: {field} has {rows} rows, expected {n}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,11 +71,8 @@ class PoseSet:
     def select(self, rows) -> PoseSet:
         """The rows given by a slice, an index array or a boolean mask, as a new PoseSet."""
         index = np.arange(len(self))[rows]
-        changes: dict[str, Any] = {
-            f: ([self.images[i] for i in index] if f == "images" else getattr(self, f)[index])
-            for f in self._row_fields()
-        }
-        return replace(self, **changes)
+        changes: dict[str, Any] = {f: getattr(self, f)[index] for f in self._row_fields() if f != "images"}
+        return replace(self, images=[self.images[i] for i in index], **changes)
 
     def limit(self, count: int | None) -> PoseSet:
         """The first `count` rows, or all of them for None (`--limit N`)."""

@@ -104,14 +104,11 @@ def save_predictions(path: str | Path, predictions: Predictions) -> None:
             raise ValueError(f"prediction field {name} has dtype object; use numbers or strings")
         if len(array) != len(predictions):
             raise ValueError(f"prediction field {name} has {len(array)} rows, joints have {len(predictions)}")
-    texts: dict[str, Any] = {
-        "skeleton": predictions.skeleton.name,
-        "dataset": predictions.dataset,
-        "split": predictions.split,
-    }
-    texts["meta"] = json.dumps(predictions.meta, sort_keys=True)
+    skeleton = predictions.skeleton
+    texts: dict[str, Any] = {"skeleton": skeleton.name, "dataset": predictions.dataset, "split": predictions.split}
     # so that a user's own skeleton can be read anywhere
-    texts |= {"joint_names": predictions.skeleton.joints, "limbs": np.reshape(predictions.skeleton.limbs, (-1, 2))}
+    texts |= {"joint_names": skeleton.joints, "limbs": np.reshape(skeleton.limbs, (-1, 2))}
+    texts["meta"] = json.dumps(predictions.meta, sort_keys=True)
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
@@ -126,9 +123,8 @@ def load_predictions(path: str | Path) -> Predictions:
         with np.load(path, allow_pickle=False) as data:
             stored = {name: np.asarray(data[name]) for name in data.files}  # a member without an array's head is bytes
     except Exception as error:  # numpy and zipfile raise many kinds for damaged files; a `.npy` is an array, no archive
-        raise DataError(
-            f"{path} is not a readable prediction file ({error}); write it again with the house's val.py"
-        ) from error
+        what = f"{path} is not a readable prediction file ({error})"
+        raise DataError(f"{what}; write it again with the house's val.py") from error
     missing = [n for n in (*_ARRAYS, "skeleton") if n not in stored]
     if missing:
         fields = f"{', '.join(_ARRAYS)}, skeleton, dataset, split, meta"
@@ -139,24 +135,14 @@ def load_predictions(path: str | Path) -> Predictions:
             raise ValueError("it is no object with named entries")
     except ValueError as error:
         raise DataError(f"prediction file {path}: field meta: {error}") from error
-    skeleton = _stored_skeleton(path, stored)
+    card: Any = str(stored["skeleton"])
+    if "joint_names" in stored:  # a foreign writer may leave them out for a known skeleton
+        limbs = stored["limbs"].tolist() if "limbs" in stored else []
+        card = {"name": card, "joints": stored["joint_names"].ravel().tolist(), "limbs": limbs}
+    skeleton = from_card(card, f"prediction file {path}: field skeleton (with joint_names, limbs)")
     _check_shapes(path, stored, skeleton)
-    return Predictions(
-        skeleton=skeleton,
-        **{n: stored[n] for n in _ARRAYS},
-        dataset=str(stored.get("dataset", "")),
-        split=str(stored.get("split", "")),
-        meta=meta,
-    )
-
-
-def _stored_skeleton(path: str | Path, stored: dict[str, np.ndarray]) -> Skeleton:
-    """By its name alone where it is a known one and a foreign writer left out joint_names."""
-    where, name = f"prediction file {path}: field skeleton (with joint_names, limbs)", str(stored["skeleton"])
-    if "joint_names" not in stored:
-        return from_card(name, where)
-    limbs = stored["limbs"].tolist() if "limbs" in stored else []
-    return from_card({"name": name, "joints": stored["joint_names"].ravel().tolist(), "limbs": limbs}, where)
+    whose = (str(stored.get(field, "")) for field in ("dataset", "split"))
+    return Predictions(skeleton, *(stored[n] for n in _ARRAYS), *whose, meta)
 
 
 def _check_shapes(path: str | Path, stored: dict[str, np.ndarray], skeleton: Skeleton) -> None:

@@ -128,20 +128,12 @@ def _pck(size_of: Callable, what: str, counted: Callable[[PoseSet], np.ndarray] 
     return count
 
 
-def _torso(pose_set: PoseSet, _=None) -> np.ndarray:
-    return pck.length_between(pose_set.joints, pose_set.skeleton, *_TORSO)
+def _torso(data: PoseSet, _=None) -> np.ndarray:
+    return pck.length_between(data.joints, data.skeleton, *_TORSO)
 
 
-def _penn_torso(pose_set: PoseSet, predictions: Predictions) -> np.ndarray:
-    return pck.official_penn_torso(pose_set.joints, predictions.joints, pose_set.skeleton)
-
-
-def _box(pose_set: PoseSet, _=None) -> np.ndarray:
-    return pck.longer_side(pose_set.box)
-
-
-def _auc(pose_set: PoseSet, predictions: Predictions, _: float) -> Result:
-    return pck.auc(pose_set.joints, predictions.joints, _labelled(pose_set), _torso(pose_set), pose_set.skeleton)
+def _box(data: PoseSet, _=None) -> np.ndarray:
+    return pck.longer_side(data.box)
 
 
 def _eval_pck(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
@@ -216,8 +208,11 @@ _LONGER = "longer side of the person box"
 # rule -> what it needs, how it counts. Labelled joints count, occluded ones too, where nothing else is said.
 _BY_ROW: dict[str, tuple[tuple[str, ...], Count]] = {
     "pck_torso": (_TORSO, _pck(_torso, _EITHER)),
-    "auc_torso": (_TORSO, _auc),
-    "penn_torso": (_OTHER_TORSO, _pck(_penn_torso, _OTHER, _visible)),
+    "auc_torso": (_TORSO, lambda s, p, _: pck.auc(s.joints, p.joints, _labelled(s), _torso(s), s.skeleton)),
+    "penn_torso": (
+        _OTHER_TORSO,
+        _pck(lambda s, p: pck.official_penn_torso(s.joints, p.joints, s.skeleton), _OTHER, _visible),
+    ),
     "pck_box": ((), _pck(_box, _LONGER)),
     "pck_box_visible": ((), _pck(_box, _LONGER, _visible)),
     "eval_pck": ((), _eval_pck),

@@ -170,22 +170,16 @@ def _answers(run: dict, table: dict, model: str) -> bool:
 
 def _no_table(run: dict, protocol: str) -> dict:
     nothing = dict.fromkeys(("table", "source", "defect", "flip_test", "seeds", "boxes"))
-    why = f"no table reports {run['model']} with this protocol"
     known = {"house": run["house"], "dataset": run["dataset"], "splits": [run["split"]], "protocol": protocol}
-    return {**nothing, **known, "unit": unit_of(protocol), "centric": "person", "columns": ["total"]} | {
-        "comparable": False,
-        "why": why,
-    }
+    verdict = {"comparable": False, "why": f"no table reports {run['model']} with this protocol"}
+    return {**nothing, **known, **verdict, "unit": unit_of(protocol), "centric": "person", "columns": ["total"]}
 
 
 def _line(table: dict, model: str, values: list, group: list[dict]) -> dict:
     kept = ("table", "house", "protocol", "boxes", "centric", "flip_test", "seeds", "unit", "source", "defect")
     total = values[table["columns"].index("total")]
-    line = {name: table[name] for name in kept} | {
-        "model": model,
-        "data": table["dataset"],
-        "split": table["splits"][0],
-    }
+    line = {name: table[name] for name in kept}
+    line |= {"model": model, "data": table["dataset"], "split": table["splits"][0]}
     line |= {"images": "real", "reported": total, "commands": [], "why": f"not measured; {table['why']}"}
     line |= dict.fromkeys(("measured", "difference", "spread", "comparable"))
     line["columns"] = {name: [value, None] for name, value in zip(table["columns"], values)}

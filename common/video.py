@@ -30,43 +30,36 @@ class Frames:
 
 
 def frames(source: str | Path) -> Frames:
-    """The pictures of `source`, (H,W,3) uint8 BGR, upright as a viewer shows them (EXIF and video rotation applied).
+    """The pictures of a video, (H,W,3) uint8 BGR, upright as a viewer shows them; names are `STEM_000000`.
 
-    A folder gives its images in natural order (2 before 10), a number (`0`) that camera and an rtsp or http address
-    that stream until it stops, anything else is an image or a video by its suffix. Names are file names, for videos
-    `STEM_000000`, else `camera_000000`. `fps` is the video's own, 25 where it states none. DataError at once when the
-    source is missing or cannot be opened, and while iterating, after the good pictures, when one is undecodable or a
-    video ends before the length that it states.
+    A number (`0`) gives that camera, and an rtsp or http address that stream, until it stops, as `camera_000000`. `fps`
+    is the video's own, 25 where it states none. DataError at once when the source is missing or cannot be opened, and
+    while iterating, after the good pictures, when a video ends before the length that it states.
     """
     path = Path(source)
     if str(source).isdecimal() and not path.exists():
         return _live(int(str(source)), f"camera {source}", "check that it is connected and free")
     if _ADDRESS.match(str(source)):
         return _live(str(source), f"stream {source}", "check the address, and that it can be reached from here")
-    if path.is_dir():
-        files = pictures_in(path)
-        return Frames(lambda: ((f.name, read_upright(f)) for f in files), DEFAULT_FPS, len(files))
     if not path.is_file():
         kinds = "a video, an image, a folder of images, a camera number or an rtsp or http address"
         raise DataError(f"source {path} does not exist; give {kinds}")
-    if is_picture(path):
-        image = read_upright(path)
-        return Frames(lambda: iter([(path.name, image)]), DEFAULT_FPS, 1)
     return _video(path)
 
 
-def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
+def pictures_in(folder: Path, recursive: bool) -> list[Path]:
     """The images of a folder (`recursive`: and of those in it) in natural order. DataError when there are none."""
     found = folder.rglob("*") if recursive else folder.iterdir()
     files = [f for f in found if is_picture(f) and f.is_file()]
     if not files:
         kinds = ", ".join(sorted(_IMAGE_SUFFIXES))
         raise DataError(f"folder {folder} holds no images ({kinds}); give a folder of images, an image or a video")
-    return sorted(files, key=lambda f: _natural(str(f.relative_to(folder))))
 
+    def natural(path: Path) -> list[tuple[int, int | str]]:
+        parts = filter(None, re.split(r"(\d+)", str(path.relative_to(folder))))
+        return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts]
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in re.split(r"(\d+)", name) if part]
+    return sorted(files, key=natural)
 
 
 def is_picture(path: Path) -> bool:

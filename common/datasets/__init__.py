@@ -14,26 +14,16 @@ if TYPE_CHECKING:
     from common.datasets.about import DataSet
     from common.poses import PoseSet
 
-_MODULES = {
-    "lsp": "lsp",
-    "lspet": "lsp",
-    "mpii": "mpii",
-    "coco": "coco",
-    "crowdpose": "crowdpose",
-    "penn_action": "penn_action",
-    "jhmdb": "jhmdb",
-    "k2hpd": "k2hpd",
-    "ai_challenger": "ai_challenger",
-    "json": "json_format",
-}
-NAMES = tuple(_MODULES)
+NAMES = ("lsp", "lspet", "mpii", "coco", "crowdpose", "penn_action", "jhmdb", "k2hpd", "ai_challenger", "json")
+_PLACES = {"lspet": ("lsp", "LSPET"), "json": ("json_format", "RECORD")}  # else the module is called as its data set
 
 
 def record(name: str) -> DataSet:
     """What is known of the data set `name`; DataError listing the known ones."""
-    if name not in _MODULES:
+    if name not in NAMES:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
-    return import_module(f"common.datasets.{_MODULES[name]}").RECORDS[name]
+    module, which = _PLACES.get(name, (name, "RECORD"))
+    return getattr(import_module(f"common.datasets.{module}"), which)
 
 
 def load(name: str, root: str | Path, split: str, **options) -> PoseSet:

@@ -23,13 +23,13 @@ class Split:
     digest: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataSet:
     """What is known of a data set before any file is read."""
 
     name: str
     skeleton: Skeleton | None  # None: its files say
-    origin: int  # the number that the files give the first pixel; loaders subtract it, readers of foreign results too
+    origin: int = 0  # what the files call the first pixel; loaders subtract it, readers of foreign results too
     source: str  # where it comes from, as a sentence
     terms: str
     splits: Mapping[str, Split]  # by canonical name, as far as counts were published
@@ -38,7 +38,6 @@ class DataSet:
     measures: str  # its protocols, main one first: NAME, or NAME=RULE where the name stands for another rule here
     load: Callable[..., PoseSet]  # (root, split, **options)
     list_splits: Callable[[Path], list[str]]  # what `check` looks through
-    many_persons: bool = False  # whether an image may hold several annotated persons
     by_image: bool = False  # whether its prediction files may hold any number of persons
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of splits
     sigmas: tuple[float, ...] | None = None  # OKS constants in the skeleton's order

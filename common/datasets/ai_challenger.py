@@ -38,9 +38,8 @@ def load(root: str | Path, split: str) -> PoseSet:
     for name, (where, entry) in zip(names, entries):
         points, boxes = entry.get("keypoint_annotations"), entry.get("human_annotations")
         if not isinstance(points, dict) or not isinstance(boxes, dict):
-            raise DataError(
-                f"{where} has no objects keypoint_annotations and human_annotations; this is no annotation file"
-            )
+            what = f"{where} has no objects keypoint_annotations and human_annotations"
+            raise DataError(f"{what}; this is no annotation file")
         image_id += [name] * len(points)
         people += [
             (f"{where} (image {name}) {who}", {"keypoints": points[who], "box": boxes.get(who), "id": who})
@@ -55,7 +54,7 @@ def load(root: str | Path, split: str) -> PoseSet:
         raise DataError(f"{where}: a joint has v outside 1..3; correct the file")
     visible = _VISIBLE[flag.astype(int)]
     box = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    return RECORDS["ai_challenger"].pose_set(
+    return RECORD.pose_set(
         root,
         split,
         joints=np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
@@ -92,7 +91,7 @@ def _lone(root: Path) -> Path | None:
 
 def _find(root: Path, split: str) -> tuple[Path, Path]:
     """Annotation file and image folder of a split; a lone file is everything but `train`."""
-    canonical = RECORDS["ai_challenger"].split(split)
+    canonical = RECORD.split(split)
     path = _official(root, canonical)
     if path is not None:
         images = sorted(p for p in path.parent.glob(f"keypoint_{_OFFICIAL[canonical]}_images*") if p.is_dir())
@@ -108,22 +107,18 @@ _SIGMAS = (
     0.01388152, 0.01515228, 0.01057665, 0.01417709, 0.01497891, 0.01402144, 0.03909642,
     0.03686941, 0.01981803, 0.03843971, 0.03412318, 0.02415081, 0.01291456, 0.01236173,
 )  # fmt: skip
-RECORDS = {
-    "ai_challenger": DataSet(
-        name="ai_challenger",
-        skeleton=AIC14,
-        origin=0,
-        source="No official page is known; use a copy that you have",
-        terms="research use; cite Wu et al., arXiv 1711.06475",
-        splits={"train": Split(images=210000), "valid": Split(images=30000)},
-        published="valid",
-        crops="detector or annotated: the prediction file says which",
-        measures="aic_map aic_map:compat",
-        load=load,
-        list_splits=splits,
-        many_persons=True,
-        by_image=True,
-        aliases={"validation": "valid", "test": "valid"},
-        sigmas=_SIGMAS,
-    )
-}
+RECORD = DataSet(
+    name="ai_challenger",
+    skeleton=AIC14,
+    source="No official page is known; use a copy that you have",
+    terms="research use; cite Wu et al., arXiv 1711.06475",
+    splits={"train": Split(images=210000), "valid": Split(images=30000)},
+    published="valid",
+    crops="detector or annotated: the prediction file says which",
+    measures="aic_map aic_map:compat",
+    load=load,
+    list_splits=splits,
+    by_image=True,
+    aliases={"validation": "valid", "test": "valid"},
+    sigmas=_SIGMAS,
+)

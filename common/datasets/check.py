@@ -42,9 +42,8 @@ def check(
             (problems if suspicious else facts).append(f"{one}: {'' if suspicious else 'note: '}{warning.message}")
         found, sizes = image_problems(pose_set, limit)
         facts += [f"{one}: {line}" for line in describe(pose_set)]
-        problems += [
-            f"{one}: {line}" for line in annotation_problems(pose_set) + found + size_problems(pose_set, sizes)
-        ]
+        found = annotation_problems(pose_set) + found + size_problems(pose_set, sizes)
+        problems += [f"{one}: {line}" for line in found]
     return facts, problems
 
 
@@ -52,9 +51,8 @@ def describe(pose_set: PoseSet) -> list[str]:
     """Counts of persons, images, videos and joints by visibility."""
     counted = ~_ignored(pose_set)
     flags = np.bincount(pose_set.visible[counted].ravel(), minlength=3)
-    lines = [
-        f"{len(pose_set)} persons in {len(set(pose_set.images))} images{' (synthetic)' if pose_set.synthetic else ''}"
-    ]
+    drawn = " (synthetic)" if pose_set.synthetic else ""
+    lines = [f"{len(pose_set)} persons in {len(set(pose_set.images))} images{drawn}"]
     if pose_set.sequence is not None:
         lines.append(f"{len(np.unique(pose_set.sequence))} videos")
     if not counted.all():
@@ -92,9 +90,8 @@ def annotation_problems(pose_set: PoseSet) -> list[str]:
     lines = [f"{_listing(pose_set, rows)} persons {text}" for rows, text in found if len(rows)]
     suspects = _as_corners(pose_set, np.flatnonzero(counted & labelled & box_ok))
     if suspects:
-        lines.append(
-            f"{suspects} boxes fit their persons as x1, y1, x2, y2: x, y, width, height is expected; write them so"
-        )
+        what = f"{suspects} boxes fit their persons as x1, y1, x2, y2"
+        lines.append(f"{what}: x, y, width, height is expected; write them so")
     keys = list(zip(pose_set.image_id.tolist(), pose_set.person_id.tolist()))
     if len(set(keys)) < len(keys):
         shared = len(keys) - len(set(keys))

@@ -87,7 +87,7 @@ def splits(root: str | Path) -> list[str]:
 
 def _find(root: Path, split: str) -> Path:
     have = splits(root)
-    official = RECORDS["coco"].split(split)
+    official = RECORD.split(split)
     candidates = (split, official, official.replace("2017", "2014")) if official != split else (split,)
     wanted = next((s for s in candidates if s in have), None)
     if wanted is None:
@@ -97,14 +97,7 @@ def _find(root: Path, split: str) -> Path:
 
 
 def read(
-    name: str,
-    path: Path,
-    root: Path,
-    split: str,
-    folder: str,
-    skeleton: Skeleton,
-    category: str | None,
-    area: bool = True,
+    name: str, path: Path, root: Path, split: str, folder: str, skeleton: Skeleton, category: str | None, area=True
 ) -> PoseSet:
     """The PoseSet of an annotation file in COCO's layout; images are in `folder`. `area`: persons have one."""
     content = files.read_json(path)
@@ -158,9 +151,8 @@ def _areas(persons: list[Row]) -> np.ndarray:
     try:
         return column(persons, "area")
     except DataError as error:
-        raise DataError(
-            f"{error}: the segment's, in square pixels (own data: 0.53 x width x height of the box)"
-        ) from None
+        what = f"{error}: the segment's"
+        raise DataError(f"{what}, in square pixels (own data: 0.53 x width x height of the box)") from None
 
 
 def _persons(path: Path, content: dict, skeleton: Skeleton, wanted: str | None) -> tuple[list[Row], int]:
@@ -182,9 +174,7 @@ def _persons(path: Path, content: dict, skeleton: Skeleton, wanted: str | None) 
     if chosen in joints and not _fits(joints[chosen], skeleton):
         given = joints[chosen] if isinstance(joints[chosen], list) else [joints[chosen]]
         what = f"field categories has the {len(given)} keypoints {', '.join(map(str, given))}"
-        others = (
-            "the format `json` (common/datasets/json_format.py); files of deepercut_tf's ai2coco: its dataset_type aic"
-        )
+        others = "the format `json` (common/datasets/json_format.py); deepercut_tf's ai2coco: its dataset_type aic"
         raise DataError(f"{path}: {what}; expected {', '.join(skeleton.joints)}. Other joint sets: {others}")
     if (found != chosen).any():
         what = f"{(found != chosen).sum()} of the {len(found)} annotations are of other categories than {chosen}"
@@ -228,22 +218,18 @@ def _segment(where: str, annotation: dict, box: list[float]):
 # ten times sigma of the COCO keypoint evaluation
 _TENFOLD = {"nose": 0.26, "eye": 0.25, "ear": 0.35, "shoulder": 0.79, "elbow": 0.72, "wrist": 0.62}
 _TENFOLD |= {"hip": 1.07, "knee": 0.87, "ankle": 0.89}
-RECORDS = {
-    "coco": DataSet(
-        name="coco",
-        skeleton=COCO17,
-        origin=0,
-        source="Get it from its authors: https://cocodataset.org/#download",
-        terms="annotations: CC BY 4.0, images under their own licences; cite Lin et al., ECCV 2014",
-        splits={"train2017": Split(149813, 118287), "val2017": Split(6352, 5000)},
-        published="val2017",
-        crops="detector or annotated: the prediction file says which",
-        measures="oks_ap",
-        load=load,
-        list_splits=splits,
-        many_persons=True,
-        by_image=True,
-        aliases={"train": "train2017", "val": "val2017", "valid": "val2017"},
-        sigmas=tuple(_TENFOLD[group_name(joint)] / 10 for joint in COCO17.joints),
-    )
-}
+RECORD = DataSet(
+    name="coco",
+    skeleton=COCO17,
+    source="Get it from its authors: https://cocodataset.org/#download",
+    terms="annotations: CC BY 4.0, images under their own licences; cite Lin et al., ECCV 2014",
+    splits={"train2017": Split(149813, 118287), "val2017": Split(6352, 5000)},
+    published="val2017",
+    crops="detector or annotated: the prediction file says which",
+    measures="oks_ap",
+    load=load,
+    list_splits=splits,
+    by_image=True,
+    aliases={"train": "train2017", "val": "val2017", "valid": "val2017"},
+    sigmas=tuple(_TENFOLD[group_name(joint)] / 10 for joint in COCO17.joints),
+)

@@ -29,7 +29,7 @@ _AREA_OF_BOX = 0.53
 def load(root: str | Path, split: str, category: str | None = None) -> PoseSet:
     """One split, joints (N,14,2). Images need not exist. Raises DataMissing or DataError."""
     root, have = Path(root), _paths(Path(root))
-    path = have.get(RECORDS["crowdpose"].split(split))
+    path = have.get(RECORD.split(split))
     if path is None:
         raise files.unknown_split("crowdpose", split, ", ".join(splits(root)))
     found = read("crowdpose", path, root, split, f"{root}/images", CROWDPOSE14, category, area=False)
@@ -54,27 +54,18 @@ def _paths(root: Path) -> dict[str, Path]:
 
 # ten times sigma of the authors' evaluation: COCO's where the joint is one of COCO's
 _TENFOLD = {"shoulder": 0.79, "elbow": 0.72, "wrist": 0.62, "hip": 1.07, "knee": 0.87, "ankle": 0.89}
-RECORDS = {
-    "crowdpose": DataSet(
-        name="crowdpose",
-        skeleton=CROWDPOSE14,
-        origin=0,
-        source="Get it from its authors: https://github.com/Jeff-sjtu/CrowdPose",
-        terms="non-commercial research use; cite Li et al., CVPR 2019",
-        splits={
-            "train": Split(images=10000),
-            "val": Split(images=2000),
-            "trainval": Split(images=12000),
-            "test": Split(images=8000),
-        },
-        published="test",
-        crops="detector or annotated: the prediction file says which",
-        measures="oks_ap",
-        load=load,
-        list_splits=splits,
-        many_persons=True,
-        by_image=True,
-        aliases={"valid": "val"},
-        sigmas=tuple(_TENFOLD.get(group_name(joint), 0.79) / 10 for joint in CROWDPOSE14.joints),
-    )
-}
+RECORD = DataSet(
+    name="crowdpose",
+    skeleton=CROWDPOSE14,
+    source="Get it from its authors: https://github.com/Jeff-sjtu/CrowdPose",
+    terms="non-commercial research use; cite Li et al., CVPR 2019",
+    splits={n: Split(images=k) for n, k in (("train", 10000), ("val", 2000), ("trainval", 12000), ("test", 8000))},
+    published="test",
+    crops="detector or annotated: the prediction file says which",
+    measures="oks_ap",
+    load=load,
+    list_splits=splits,
+    by_image=True,
+    aliases={"valid": "val"},
+    sigmas=tuple(_TENFOLD.get(group_name(joint), 0.79) / 10 for joint in CROWDPOSE14.joints),
+)

@@ -84,9 +84,8 @@ def _check_elements(data: bytes | memoryview, order: str) -> int:
             _check_elements(zlib.decompressobj().decompress(body), order)
         elif kind == _MATRIX and size:
             parts, flags = _check_elements(body, order), struct.unpack_from(f"{order}8xI", body)[0]
-            if 6 <= flags & 0xFF <= 15 and parts != 4 + (
-                flags >> 11 & 1
-            ):  # flags, size, name, numbers, imaginary parts
+            wanted = 4 + (flags >> 11 & 1)  # flags, size, name, numbers, imaginary parts
+            if 6 <= flags & 0xFF <= 15 and parts != wanted:
                 raise ValueError(f"array of {parts} elements with flags {flags:#x}")
         position += 8 if small else 8 + size + (0 if kind == _COMPRESSED else -size % 8)
         count += 1
@@ -107,9 +106,8 @@ def rows(path: str | Path, content, field: str = "") -> list[Row]:
     found = content if not field else content.get(field) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise DataError(f"{path}: no list{f' `{field}`' if field else ''}, but {short(found)}; take another file")
-    stem = (
-        f"{path}{'.' if str(path).endswith(']') else ': '}{field or 'entry '}"  # of an object of this file, or the file
-    )
+    # of an object of this file, or the file
+    stem = f"{path}{'.' if str(path).endswith(']') else ': '}{field or 'entry '}"
     named = [(f"{stem}[{i}]", entry) for i, entry in enumerate(found)]
     for name, entry in named:
         if not isinstance(entry, dict):

@@ -36,9 +36,9 @@ _CODES = {"train": "1", "test": "2"}
 
 def load(root: str | Path, split: str) -> PoseSet:
     """Every frame of a split, joints (N,15,2). Frames need not exist. Raises DataMissing or DataError."""
-    root, canonical = Path(root), RECORDS["jhmdb"].split(split)
-    if canonical not in RECORDS["jhmdb"].splits:
-        known = ", ".join(RECORDS["jhmdb"].splits) + " (train, test, valid: the first)"
+    root, canonical = Path(root), RECORD.split(split)
+    if canonical not in RECORD.splits:
+        known = ", ".join(RECORD.splits) + " (train, test, valid: the first)"
         raise files.unknown_split("jhmdb", split, known)
     side, number = canonical[:-1], canonical[-1]
     table = _find_json(root, side, number)
@@ -62,11 +62,8 @@ def splits(root: str | Path) -> list[str]:
 
 
 def _find_json(root: Path, side: str, number: str) -> Path | None:
-    candidates = [
-        f / n
-        for f in (root, root / "annotations")
-        for n in (f"{side}_jhmdb_sub{number}.json", f"Sub{number}_{side}.json")
-    ]
+    names = (f"{side}_jhmdb_sub{number}.json", f"Sub{number}_{side}.json")
+    candidates = (folder / name for folder in (root, root / "annotations") for name in names)
     return next((path for path in candidates if path.exists()), None)
 
 
@@ -101,14 +98,12 @@ def _load_official(root: Path, videos: list[str], split: str) -> PoseSet:
         what = "boxes are tight around the joints, and box-normalised scores are not the benchmark's"
         warnings.warn(f"{root} has no puppet_mask/: {what}", stacklevel=3)
     joints = [_read_joints(root / "joint_positions" / video / "joint_positions.mat") for video in videos]
-    box = [
-        _mask_boxes(root / "puppet_mask" / v / "puppet_mask.mat", len(j)) if masks else box_of_joints(j)
-        for v, j in zip(videos, joints)
-    ]
     count = [len(j) for j in joints]
+    files_of = (root / "puppet_mask" / video / "puppet_mask.mat" for video in videos)
+    box = [_mask_boxes(p, n) for p, n in zip(files_of, count)] if masks else [box_of_joints(j) for j in joints]
     image_id = [f"{video}/{k:05d}" for video, n in zip(videos, count) for k in range(1, n + 1)]
     stacked = np.concatenate(joints)
-    return RECORDS["jhmdb"].pose_set(
+    return RECORD.pose_set(
         root,
         split,
         joints=stacked,
@@ -165,19 +160,17 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
     )
 
 
-RECORDS = {
-    "jhmdb": DataSet(
-        name="jhmdb",
-        skeleton=JHMDB15,
-        origin=1,
-        source="Get it from its authors: http://jhmdb.is.tue.mpg.de",
-        terms="research use; cite Jhuang et al., ICCV 2013",
-        splits={f"{side}{k}": Split() for k in "123" for side in ("train", "test")},
-        published="test1",
-        crops="box of the annotated puppet mask of each frame",
-        measures="pck_box@0.2 pck_torso@0.2",
-        load=load,
-        list_splits=splits,
-        aliases={"train": "train1", "test": "test1", "valid": "test1"},
-    )
-}
+RECORD = DataSet(
+    name="jhmdb",
+    skeleton=JHMDB15,
+    origin=1,
+    source="Get it from its authors: http://jhmdb.is.tue.mpg.de",
+    terms="research use; cite Jhuang et al., ICCV 2013",
+    splits={f"{side}{k}": Split() for k in "123" for side in ("train", "test")},
+    published="test1",
+    crops="box of the annotated puppet mask of each frame",
+    measures="pck_box@0.2 pck_torso@0.2",
+    load=load,
+    list_splits=splits,
+    aliases={"train": "train1", "test": "test1", "valid": "test1"},
+)

@@ -60,7 +60,7 @@ def load(root: str | Path, split: str) -> PoseSet:
     sizes = [_optional(images, field) for field in ("width", "height")]
     ignore = np.array([bool(person.get("ignore", False)) for _, person in people], bool)
     base = path.parent.parent if path.parent.name == "annotations" and path.parent != root else path.parent
-    return RECORDS["json"].pose_set(
+    return RECORD.pose_set(
         root,
         split,
         joints,
@@ -145,21 +145,17 @@ def _sigmas(path: Path, content: dict, skeleton: Skeleton) -> np.ndarray | None:
     return sigmas
 
 
-RECORDS = {
-    "json": DataSet(
-        name="json",
-        skeleton=None,
-        origin=0,
-        source="Write your own in the format that common/datasets/json_format.py describes",
-        terms="your own",
-        splits={},
-        published="",
-        crops="as the file gives them",
-        measures="""pck_box@0.2 pck_torso@0.2 auc_torso pckh@0.5 pckh@0.1 pckh_neck@0.5 pckh_neck_symmetric@0.5
+RECORD = DataSet(
+    name="json",
+    skeleton=None,
+    source="Write your own in the format that common/datasets/json_format.py describes",
+    terms="your own",
+    splits={},
+    published="",
+    crops="as the file gives them",
+    measures="""pck_box@0.2 pck_torso@0.2 auc_torso pckh@0.5 pckh@0.1 pckh_neck@0.5 pckh_neck_symmetric@0.5
  pcp_strict@0.5 pcp_relaxed@0.5 pdj@0.2 oks_ap""",
-        load=load,
-        list_splits=splits,
-        many_persons=True,
-        by_image=True,
-    )
-}
+    load=load,
+    list_splits=splits,
+    by_image=True,
+)

@@ -27,14 +27,14 @@ _VALUES = 2 * len(K2HPD15)
 
 def load(root: str | Path, split: str) -> PoseSet:
     """One split, joints (N,15,2), all visible; `image_id` is the file name. Raises DataMissing or DataError."""
-    root, file = Path(root), _FILES.get(RECORDS["k2hpd"].split(split))
+    root, file = Path(root), _FILES.get(RECORD.split(split))
     if file is None:
         raise files.unknown_split("k2hpd", split, ", ".join(_FILES))
     folder = files.first_existing((root, root / "K2HPD"), file)
     if folder is None:
         raise files.missing("k2hpd", root, f"{file} and depth_data/depth_images/")
     names, joints = _read(folder / file)
-    return RECORDS["k2hpd"].pose_set(
+    return RECORD.pose_set(
         root,
         split,
         joints,
@@ -75,19 +75,16 @@ def _read(path: Path) -> tuple[list[str], np.ndarray]:
 
 _PDJ = " ".join(f"pdj@{step * 5 / 100:g}=k2hpd_pdj@{step * 5 / 100:g}" for step in range(10, 0, -1))
 _TORSO = " ".join(f"pdj_torso@{step * 5 / 100:g}" for step in range(4, 0, -1))
-RECORDS = {
-    "k2hpd": DataSet(
-        name="k2hpd",
-        skeleton=K2HPD15,
-        origin=0,
-        source="No official page is known; use a copy that you have",
-        terms="not stated with the copies that are about; cite Wang et al., ACM MM 2016",
-        splits={"train": Split(), "test": Split()},
-        published="test",
-        crops="none: whole images",
-        measures=f"{_PDJ} {_TORSO} pcp_strict@0.5=k2hpd_pcp@0.5 accuracy:compat=k2hpd_accuracy loss:compat=k2hpd_loss",
-        load=load,
-        list_splits=splits,
-        aliases={"valid": "test"},
-    )
-}
+RECORD = DataSet(
+    name="k2hpd",
+    skeleton=K2HPD15,
+    source="No official page is known; use a copy that you have",
+    terms="not stated with the copies that are about; cite Wang et al., ACM MM 2016",
+    splits={"train": Split(), "test": Split()},
+    published="test",
+    crops="none: whole images",
+    measures=f"{_PDJ} {_TORSO} pcp_strict@0.5=k2hpd_pcp@0.5 accuracy:compat=k2hpd_accuracy loss:compat=k2hpd_loss",
+    load=load,
+    list_splits=splits,
+    aliases={"valid": "test"},
+)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets import files
+from common.datasets import files, record
 from common.datasets.about import DataSet, Split
 from common.errors import DataError, DataMissing
 from common.poses import PoseSet, concatenate
@@ -67,7 +67,7 @@ def _load_one(root: Path, split: str, name: str) -> PoseSet:
     joints, visible, numbers = joints[first - 1 : last], visible[first - 1 : last], np.arange(first, last + 1)
     paths = [f"{images}/im{k:0{_DIGITS[name]}d}.jpg" for k in numbers]
     synthetic = files.is_synthetic(root, annotations.parent)
-    return RECORDS[name].pose_set(root, split, joints, visible, images=paths, image_id=numbers, synthetic=synthetic)
+    return record(name).pose_set(root, split, joints, visible, images=paths, image_id=numbers, synthetic=synthetic)
 
 
 def _find(root: Path, name: str) -> tuple[Path, Path]:
@@ -90,9 +90,8 @@ def _read(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     if kind is None or stored.dtype.kind not in "iuf":
         raise DataError(f"{path}: joints has shape {shape}; LSP has numbers (3, 14, N), LSPET (14, 3, N)")
     if kind != name:
-        raise DataError(
-            f"{path}: joints has shape {shape}, which is {kind}: its flags mean the opposite. Load it as {kind}"
-        )
+        what = f"{path}: joints has shape {shape}"
+        raise DataError(f"{what}, which is {kind}: its flags mean the opposite. Load it as {kind}")
     table = stored.transpose((2, 1, 0) if kind == "lsp" else (2, 0, 1)).astype(np.float64)
     flag, joints = table[:, :, 2], table[:, :, :2].copy()
     if not np.isin(flag, (0, 1)).all():
@@ -109,7 +108,7 @@ def _bounds(name: str, split: str, count: int, path: Path) -> tuple[int, int]:
     """First and last image number of a split, from 1, both included."""
     train = count if name == "lspet" else _TRAIN_IMAGES if count > _TRAIN_IMAGES else count // 2
     named = {"train": (1, train), "all": (1, count)} | ({"test": (train + 1, count)} if name == "lsp" else {})
-    found = named.get(RECORDS[name].split(split)) or files.number_range(split)
+    found = named.get(record(name).split(split)) or files.number_range(split)
     if found is None:
         raise files.unknown_split(name, split, ", ".join(named) + " or a range of image numbers such as 1-100")
     if found[1] > count:
@@ -129,10 +128,9 @@ def which(root: str | Path) -> str:
     return "lspet" if files.read_mat(annotations, "joints").shape[:2] == (14, 3) else "lsp"
 
 
-_LSP = DataSet(
+RECORD = DataSet(
     name="lsp",
     skeleton=LSP14,
-    origin=0,
     source="Get it from its authors: http://sam.johnson.io/research/lsp.html",
     terms="research use; cite Johnson and Everingham, BMVC 2010",
     splits={"train": Split(1000, 1000, "ff935d4f234b1b07"), "test": Split(1000, 1000, "ffc2e3e3262413a3")},
@@ -144,8 +142,8 @@ _LSP = DataSet(
     list_splits=splits,
     aliases={"valid": "test"},
 )
-_LSPET = replace(
-    _LSP,
+LSPET = replace(
+    RECORD,
     name="lspet",
     source="Get it from its authors: http://sam.johnson.io/research/lspet.html",
     terms="research use; cite Johnson and Everingham, CVPR 2011",
@@ -155,4 +153,3 @@ _LSPET = replace(
     list_splits=partial(splits, name="lspet"),
     aliases={"all": "train"},
 )
-RECORDS = {"lsp": _LSP, "lspet": _LSPET}

@@ -42,7 +42,7 @@ _JSON_SPLITS = ("train", "valid", "trainval", "test")
 
 def load(root: str | Path, split: str) -> PoseSet:
     """One split of MPII, joints (N,16,2); see the module's text. `val` means `valid`. Images need not exist."""
-    root, split = Path(root), RECORDS["mpii"].split(split)
+    root, split = Path(root), RECORD.split(split)
     annotations = _find(root, f"{split}.json")
     if annotations:
         return _load_json(root, annotations, split)
@@ -87,7 +87,7 @@ def _make(root: Path, split: str, names, person_id, joints, visible, center, sca
     box = np.where(np.isfinite(square).all(1, keepdims=True), square, box_of_joints(joints))
     diagonal = None if head_box is None else np.hypot(head_box[:, 2] - head_box[:, 0], head_box[:, 3] - head_box[:, 1])
     known = np.isfinite(center).any()
-    return RECORDS["mpii"].pose_set(
+    return RECORD.pose_set(
         root,
         split,
         joints,
@@ -169,21 +169,18 @@ def _load_release(root: Path, path: Path, split: str) -> PoseSet:
     return _make(root, split, p.image.tolist(), p.person, p.joints, p.visible, p.center, p.scale, p.head_box)
 
 
-RECORDS = {
-    "mpii": DataSet(
-        name="mpii",
-        skeleton=MPII16,
-        origin=1,
-        source="Get it from its authors: http://human-pose.mpi-inf.mpg.de",
-        terms="annotations: Simplified BSD License; cite Andriluka et al., CVPR 2014",
-        splits={"train": Split(22246), "valid": Split(2958, 2729, "3edda659de753b04")},
-        published="valid",
-        crops="annotated centre and scale",
-        measures="""pckh@0.5 pckh@0.1 mean@0.1:compat=pckh_nan@0.11 pckh_neck@0.5 pckh_neck_symmetric@0.5 pcp_strict@0.5
+RECORD = DataSet(
+    name="mpii",
+    skeleton=MPII16,
+    origin=1,
+    source="Get it from its authors: http://human-pose.mpi-inf.mpg.de",
+    terms="annotations: Simplified BSD License; cite Andriluka et al., CVPR 2014",
+    splits={"train": Split(22246), "valid": Split(2958, 2729, "3edda659de753b04")},
+    published="valid",
+    crops="annotated centre and scale",
+    measures="""pckh@0.5 pckh@0.1 mean@0.1:compat=pckh_nan@0.11 pckh_neck@0.5 pckh_neck_symmetric@0.5 pcp_strict@0.5
  pck_box@0.2=eval_pck@0.2 pck_extent@0.2:compat""",
-        load=load,
-        list_splits=splits,
-        many_persons=True,
-        aliases={"val": "valid"},
-    )
-}
+    load=load,
+    list_splits=splits,
+    aliases={"val": "valid"},
+)

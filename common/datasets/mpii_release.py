@@ -62,9 +62,8 @@ def read_release(path: Path) -> Persons:
             for index, rect in enumerate(_structs(getattr(entry, "annorect", None)))
         ]
     except (AttributeError, TypeError, ValueError, IndexError) as error:
-        raise DataError(
-            f"{path}: RELEASE is not laid out as in the MPII release ({error}); take mpii_human_pose_v1_u12_1.mat"
-        ) from error
+        what = f"{path}: RELEASE is not laid out as in the MPII release ({error})"
+        raise DataError(f"{what}; take mpii_human_pose_v1_u12_1.mat") from error
     if not rows:
         raise DataError(f"{path}: RELEASE.annolist holds no person; take mpii_human_pose_v1_u12_1.mat")
     return Persons(*(np.array(column) for column in zip(*rows)))

@@ -39,7 +39,7 @@ def load(root: str | Path, split: str) -> PoseSet:
     paths = sorted((root / "labels").glob("*.mat"))
     if not paths:
         raise files.missing("penn_action", root, "labels/0001.mat and so on")
-    side = _SIDE.get(RECORDS["penn_action"].split(split))
+    side = _SIDE.get(RECORD.split(split))
     if side is None:
         raise files.unknown_split("penn_action", split, ", ".join(_SIDE))
     videos = [v for v in (_read_video(path) for path in paths) if v["train"] in side]
@@ -48,7 +48,7 @@ def load(root: str | Path, split: str) -> PoseSet:
     count = np.array([len(v["joints"]) for v in videos])
     frame = np.concatenate([np.arange(n) for n in count])
     image_id = [f"{v['name']}/{k:06d}" for v, n in zip(videos, count) for k in range(1, n + 1)]
-    return RECORDS["penn_action"].pose_set(
+    return RECORD.pose_set(
         root,
         split,
         joints=np.concatenate([v["joints"] for v in videos]),
@@ -113,23 +113,21 @@ def _boxes(path: Path, stored: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2]], axis=1)
 
 
-RECORDS = {
-    "penn_action": DataSet(
-        name="penn_action",
-        skeleton=PENN13,
-        origin=1,
-        source="Get it from its authors: http://dreamdragon.github.io/PennAction",
-        terms="research use; cite Zhang, Zhu and Derpanis, ICCV 2013",
-        splits={"train": Split(87542, 87543, "adb78268f537bb31"), "test": Split(76297, 76298, "2f4999c391ad489e")},
-        published="test",
-        crops="annotated person box of each frame",
-        measures="pck_box@0.2=pck_box_visible@0.2 pck_torso@0.2=penn_torso@0.2 penn_mobilepose@0.2:compat"
-        " pck_extent@0.2:compat=penn_extent@0.2",
-        load=load,
-        list_splits=splits,
-        aliases={"valid": "test"},
-    )
-}
+RECORD = DataSet(
+    name="penn_action",
+    skeleton=PENN13,
+    origin=1,
+    source="Get it from its authors: http://dreamdragon.github.io/PennAction",
+    terms="research use; cite Zhang, Zhu and Derpanis, ICCV 2013",
+    splits={"train": Split(87542, 87543, "adb78268f537bb31"), "test": Split(76297, 76298, "2f4999c391ad489e")},
+    published="test",
+    crops="annotated person box of each frame",
+    measures="pck_box@0.2=pck_box_visible@0.2 pck_torso@0.2=penn_torso@0.2 penn_mobilepose@0.2:compat"
+    " pck_extent@0.2:compat=penn_extent@0.2",
+    load=load,
+    list_splits=splits,
+    aliases={"valid": "test"},
+)
 
 
 def make_lmdb(root: Path, out: Path) -> dict[str, int]:

@@ -53,9 +53,8 @@ def score_results(truth: dict, results: list[dict], sigmas=None, images: list | 
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise DataError(
-            f"oks_ap needs the package pycocotools, which cannot be imported ({error}): pip install pycocotools==2.0.11"
-        ) from None
+        what = "oks_ap needs the package pycocotools"
+        raise DataError(f"{what}, which cannot be imported ({error}): pip install pycocotools==2.0.11") from None
     if not results:
         return dict.fromkeys(NAMES, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -103,10 +102,9 @@ def coco_results(
     rows, scores = final_people(predictions, nms_threshold, joint_threshold, sigmas)
     if not np.isfinite(scores).all():
         what = (
-            "persons have a score (person_score, or box_score) that is no number, so no place in the order of precision"
+            f"{int((~np.isfinite(scores)).sum())} persons have a score (person_score, or box_score) that is no number"
         )
-        count = int((~np.isfinite(scores)).sum())
-        raise DataError(f"the prediction file: {count} {what}; write numbers, or leave these persons out")
+        raise DataError(f"the prediction file: {what}; write numbers, or leave these persons out")
     points = np.concatenate([predictions.joints[rows], predictions.score[rows][..., None]], -1)
     points = np.nan_to_num(points.astype(np.float64), nan=0.0).reshape(len(rows), 3 * len(predictions.skeleton))
     return [

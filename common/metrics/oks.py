@@ -45,12 +45,7 @@ def oks(
 
 
 def pose_oks(
-    joints: np.ndarray,
-    area: np.ndarray,
-    sigmas: np.ndarray = COCO_SIGMAS,
-    score: np.ndarray | None = None,
-    above: float | None = None,
-    compat: bool = False,
+    joints: np.ndarray, area: np.ndarray, sigmas=COCO_SIGMAS, score=None, above: float | None = None, compat=False
 ) -> np.ndarray:
     """(N,N) OKS between the predicted poses of one image, with the mean of the two areas; symmetric.
 
@@ -65,14 +60,14 @@ def pose_oks(
 
 
 def oks_nms(
-    joints: np.ndarray,
-    person_score: np.ndarray,
-    area: np.ndarray,
+    joints,
+    person_score,
+    area,
     threshold: float,
-    sigmas: np.ndarray = COCO_SIGMAS,
-    score: np.ndarray | None = None,
+    sigmas=COCO_SIGMAS,
+    score=None,
     above: float | None = None,
-    compat: bool = False,
+    compat=False,
 ) -> np.ndarray:
     """Greedy suppression within one image: indices kept, best first; `threshold` of OKS with a kept one.
 

@@ -31,13 +31,8 @@ def pckh(
     how = f"hit: distance <= {threshold:g} x head size (0.6 x diagonal of the head box)"
     result = joint_result(hits, counted, skeleton, "weighted", include, how)
     if empty_joint_is_nan and any(np.isnan(result.values[joint]) for joint in include):
-        nan = float("nan")
-        result = replace(
-            result,
-            total=nan,
-            means=dict.fromkeys(result.means, nan),
-            aggregation=result.aggregation + "; NaN for a joint nowhere labelled",
-        )
+        nan, how = float("nan"), f"{result.aggregation}; NaN for a joint nowhere labelled"
+        result = replace(result, total=nan, means=dict.fromkeys(result.means, nan), aggregation=how)
     return result
 
 
@@ -48,13 +43,7 @@ def neck_of(skeleton: Skeleton) -> str:
 
 
 def pckh_neck(
-    truth,
-    predicted,
-    labelled,
-    threshold: float,
-    skeleton: Skeleton,
-    symmetric: bool = False,
-    unlabelled_is_miss: bool = False,
+    truth, predicted, labelled, threshold: float, skeleton: Skeleton, symmetric=False, unlabelled_is_miss=False
 ) -> Result:
     """PCKh with the head measured from head top to neck of the truth (deeppose_tf); joints weigh the same.
 
@@ -66,22 +55,11 @@ def pckh_neck(
     head = length_between(truth, skeleton, "head_top", neck_of(skeleton))
     hits = within(distances(truth, predicted), head[:, None], threshold, exact_at_zero=False)
     counted = np.ones_like(labelled) if unlabelled_is_miss else labelled & np.isfinite(head)[:, None]
-    result = joint_result(
-        hits, counted, skeleton, "unweighted", how=f"hit: distance <= {threshold:g} x (head top to neck)"
-    )
+    how = f"hit: distance <= {threshold:g} x (head top to neck)"
+    result = joint_result(hits, counted, skeleton, "unweighted", how=how)
     if not symmetric:
         return result
-    mean = f"total = mean of the {len(result.groups)} groups, each the mean of left and right"
-    how = f"hit: distance <= {threshold:g} x (head top to neck); {mean}"
-    counts = {
-        group: sum(result.counts[skeleton.joints[i]] for i in members) for group, members in skeleton.groups.items()
-    }
-    return replace(
-        result,
-        total=mean_of(result.groups.values()),
-        values=result.groups,
-        kind="part",
-        counts=counts,
-        groups={},
-        aggregation=how,
-    )
+    how = f"{how}; total = mean of the {len(result.groups)} groups, each the mean of left and right"
+    counts = {g: sum(result.counts[skeleton.joints[i]] for i in members) for g, members in skeleton.groups.items()}
+    known = {"values": result.groups, "kind": "part", "counts": counts, "groups": {}, "aggregation": how}
+    return replace(result, total=mean_of(result.groups.values()), **known)  # type: ignore[arg-type]

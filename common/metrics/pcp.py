@@ -37,13 +37,8 @@ def sticks_of(skeleton: Skeleton) -> dict[str, tuple[str, tuple[str, ...], tuple
     }
     hand = "wrist" if "right_wrist" in have else "hand"
     foot = "ankle" if "right_ankle" in have else "foot"
-    limbs = {
-        "upper_arm": ("shoulder", "elbow"),
-        "forearm": ("elbow", hand),
-        "upper_leg": ("hip", "knee"),
-        "lower_leg": ("knee", foot),
-    }
-    for part, (first, second) in limbs.items():
+    limbs = ("upper_arm", "shoulder", "elbow"), ("forearm", "elbow", hand)
+    for part, first, second in (*limbs, ("upper_leg", "hip", "knee"), ("lower_leg", "knee", foot)):
         for side in _SIDES:
             sticks[side + part] = (part, (side + first,), (side + second,))
     skeleton.indices(name for _, a, b in sticks.values() for name in a + b)
@@ -100,22 +95,15 @@ def decide(
     """(N,S) hits, (N,S) counted and the sticks that the S columns are, for callers that need single decisions."""
     truth = np.where(labelled[..., None], truth, np.nan)
     sticks = sticks_of(skeleton)
-    ends = [
-        [
-            _middles(joints, skeleton, [a for _, a, _ in sticks.values()]),
-            _middles(joints, skeleton, [b for *_, b in sticks.values()]),
-        ]
-        for joints in (truth, np.asarray(predicted, np.float64))
-    ]
-    (true_a, true_b), (pred_a, pred_b) = ends
+    true_a, true_b = _ends(truth, skeleton, sticks)
+    pred_a, pred_b = _ends(np.asarray(predicted, np.float64), skeleton, sticks)
     length, first, second = distances(true_a, true_b), distances(true_a, pred_a), distances(true_b, pred_b)
-    if relaxed:
-        hits = within((first + second) / 2, length, threshold, exact_at_zero)
-    else:
-        hits = within(np.maximum(first, second), length, threshold, exact_at_zero)
+    error = (first + second) / 2 if relaxed else np.maximum(first, second)
+    hits = within(error, length, threshold, exact_at_zero)
     return hits, np.isfinite(length), sticks
 
 
-def _middles(joints: np.ndarray, skeleton: Skeleton, ends: list[tuple[str, ...]]) -> np.ndarray:
-    """(N,J,2) joints -> (N,S,2): for every stick the middle of the joints named."""
-    return np.stack([joints[:, skeleton.indices(names)].mean(1) for names in ends], axis=1)
+def _ends(joints: np.ndarray, skeleton: Skeleton, sticks: dict) -> list[np.ndarray]:
+    """(N,J,2) joints -> two (N,S,2), the ends of every stick: each the middle of the joints named."""
+    both = ([sides[end] for sides in sticks.values()] for end in (1, 2))
+    return [np.stack([joints[:, skeleton.indices(names)].mean(1) for names in ends], axis=1) for ends in both]

@@ -27,9 +27,6 @@ STATE_FORMAT = 2
 _RESUME_FIELDS = ("format", "epoch", "batch", "step", "model", "config", "about")
 
 
-# ---- what a run consists of ---------------------------------------------------------------------------------------------------
-
-
 def collect_random_state() -> dict:
     """State of Python's `random` and numpy's global generator, in plain Python values, which fit every format."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
@@ -84,9 +81,6 @@ def _comparable(value: Any) -> Any:
     return [_comparable(v) for v in value] if isinstance(value, (tuple, list)) else value
 
 
-# ---- the store ----------------------------------------------------------------------------------------------------------------
-
-
 class CheckpointStore:
     """The checkpoints of one run in `directory`: `last`, `previous`, `best` and `epoch_000010`, each with `suffix`.
 
@@ -97,9 +91,10 @@ class CheckpointStore:
     distributed run the others pass `writer=False` and call `begin` after the writer did.
     """
 
-    def __init__(self, directory: str | Path, save_fn: Callable[[Path, dict], Any], load_fn: Callable[[Path], dict], *, suffix: str,
-                 mode: str = "max", every: int = 0, unit: str = "epoch", keep: int = 0, numbered: str = "",
-                 writer: bool = True, announce: Callable[[str], Any] = print):  # fmt: skip
+    def __init__(
+        self, directory: str | Path, save_fn: Callable, load_fn: Callable[[Path], dict], *, suffix: str, mode="max",
+        every=0, unit="epoch", keep=0, numbered="", writer=True, announce: Callable[[str], Any] = print
+    ):  # fmt: skip
         if mode not in ("max", "min") or unit not in ("epoch", "step"):
             raise ValueError(f"mode is max or min, unit is epoch or step; not {mode!r}, {unit!r}")
         self.directory, self.suffix = Path(directory), suffix

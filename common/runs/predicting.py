@@ -127,9 +127,8 @@ class Answers:
         self.follows = self.moving if track is None else track
         self.lost = False  # whether the followed person was lost in the last picture: the next look starts anew
         if args.smooth and not self.follows:
-            raise DataError(
-                "--smooth is for videos and cameras; --track says that a folder's pictures follow each other"
-            )
+            what = "--smooth is for videos and cameras"
+            raise DataError(f"{what}; --track says that a folder's pictures follow each other")
         self._boxes = Boxes(args.boxes, getattr(args, "box_threshold", 0.0)) if padding is not None else None
         self._formats = _formats(getattr(args, "format", "jsonl"))
         self._draw, self._min_score = args.draw, getattr(args, "min_score", LOST)

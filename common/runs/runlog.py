@@ -16,22 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from common.errors import DataError
 from common.files import git_sha, remove_leftovers, set_aside, versions, write_json, write_text
 
 _FILES = ("config.json", "log.jsonl", "events.out.tfevents.*")
-
-
-def check_finite(name: str, value: Any, step: int | None = None) -> float:
-    """`value` (a scalar) as a float; FloatingPointError naming it and the step when it is NaN or infinite."""
-    number = float(value)
-    if not math.isfinite(number):
-        where = "" if step is None else f" at step {step}"
-        remedy = "lower the learning rate or clip gradients, and resume from a checkpoint"
-        raise FloatingPointError(f"{name} is {number}{where}: training diverged; {remedy}")
-    return number
 
 
 class RunLog:
@@ -43,14 +31,7 @@ class RunLog:
     RunLog.
     """
 
-    def __init__(
-        self,
-        directory: str | Path,
-        *,
-        config: dict,
-        resume_step: int | None = None,
-        announce: Callable[[str], Any] = print,
-    ):
+    def __init__(self, directory: str | Path, *, config: dict, resume_step: int | None = None, announce=print):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.directory, _FILES)
@@ -69,25 +50,14 @@ class RunLog:
 
     def scalars(self, step: int, **values: float) -> None:
         """Log numbers, such as `loss=…`, of one step. NaN and infinity become null in log.jsonl."""
+        if reserved := {"step", "time"} & values.keys():
+            raise ValueError(f"a log line has its own {reserved.pop()!r}; log the value under another name")
         numbers = {name: float(value) for name, value in values.items()}
-        self._line(step, {name: value if math.isfinite(value) else None for name, value in numbers.items()})
-        self._summary(step, *({"tag": name, "simple_value": value} for name, value in numbers.items()))
-
-    def text(self, tag: str, text: str, step: int) -> None:
-        """Log a text (Markdown in TensorBoard)."""
-        self._line(step, {tag: text})
-        tensor = {"dtype": "DT_STRING", "string_val": [text.encode("utf-8")]}
-        self._summary(step, {"tag": tag, "metadata": {"plugin_data": {"plugin_name": "text"}}, "tensor": tensor})
-
-    def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Show an (H,W,3) or (H,W) uint8 BGR image in TensorBoard; log.jsonl keeps none."""
-        if self._events:
-            import cv2
-
-            height, width = image.shape[:2]
-            encoded = cv2.imencode(".png", image)[1].tobytes()
-            shown = {"height": height, "width": width, "colorspace": 3, "encoded_image_string": encoded}
-            self._summary(step, {"tag": tag, "image": shown})
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._lines.write(json.dumps({"step": int(step), "time": round(time.time(), 3), **finite}) + "\n")
+        self._lines.flush()
+        values_of = [{"tag": name, "simple_value": value} for name, value in numbers.items()]
+        self._event(step=int(step), summary={"value": values_of})
 
     def close(self) -> None:
         """Close the files; every line was already flushed when it was written."""
@@ -100,15 +70,6 @@ class RunLog:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _line(self, step: int, values: dict) -> None:
-        if reserved := {"step", "time"} & values.keys():
-            raise ValueError(f"a log line has its own {reserved.pop()!r}; log the value under another name")
-        self._lines.write(json.dumps({"step": int(step), "time": round(time.time(), 3), **values}) + "\n")
-        self._lines.flush()
-
-    def _summary(self, step: int, *values: dict) -> None:
-        self._event(step=int(step), summary={"value": values})
 
     def _event(self, **fields: Any) -> None:
         if self._events:
@@ -150,7 +111,7 @@ def _open_events(directory: Path, announce: Callable[[str], Any]) -> tuple[Any, 
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
     except ImportError as error:
-        announce(f"TensorBoard is not installed ({error}): logging to {directory / 'log.jsonl'} only, without images")
+        announce(f"TensorBoard is not installed ({error}): logging to {directory / 'log.jsonl'} only")
         return None
     # TensorBoard reads a folder's event files in the order of their names, so the time comes first and to the
     # nanosecond

@@ -105,9 +105,8 @@ def read_settings_file(path: str | Path) -> dict:
         text = path.read_text(encoding="utf-8-sig")
         found = _mapping(path, text) if path.suffix in (".yaml", ".yml") else _read_ini(text)
     except (OSError, ValueError, configparser.Error) as error:
-        raise DataError(
-            f"settings file {path}: {error}; write one `key = value` a line (`key: value` in YAML)"
-        ) from error
+        what = f"settings file {path}: {error}"
+        raise DataError(f"{what}; write one `key = value` a line (`key: value` in YAML)") from error
     return {str(key).replace("-", "_"): value for key, value in found.items()}
 
 

@@ -20,12 +20,7 @@ _SMALLEST_WITH_KEYPOINTS = 700  # as in COCO, small people have a segment and no
 
 
 def _draw(
-    rng: np.random.Generator,
-    counts: tuple[float, ...] = (0.35, 0.3, 0.2, 0.15),
-    share: tuple[float, float] = (0.4, 1.15),
-    smallest: int = 500,
-    occluded: float = 0.2,
-    crowd: float = 0.0,
+    rng: np.random.Generator, counts=(0.35, 0.3, 0.2, 0.15), share=(0.4, 1.15), smallest=500, occluded=0.2, crowd=0.0
 ) -> tuple[Picture, list[Truth], np.ndarray]:
     """A picture, those of its people who show `smallest` pixels (at least one), and the crowd's pixels (H,W).
 
@@ -87,13 +82,10 @@ def coco_layout(
     }
     files: dict[str, dict] = {split: {**head, "images": [], "annotations": []} for split in splits}
     for k, rng in each(name, count, seed):
-        split = next(split for split, numbers in splits.items() if k in numbers)
-        while True:
-            chances = (0.35, 0.25, 0.2, 0.12, 0.08)
-            picture, people, crowd = _draw(rng, chances, (0.3, 1.2), _SMALLEST, 0.25, 0.1)
+        split, found = next(split for split, numbers in splits.items() if k in numbers), []
+        while not any(person["num_keypoints"] for person in found):
+            picture, people, crowd = _draw(rng, (0.35, 0.25, 0.2, 0.12, 0.08), (0.3, 1.2), _SMALLEST, 0.25, 0.1)
             found = [_coco_person(t, skeleton) for t in people]
-            if any(person["num_keypoints"] for person in found):
-                break
         if crowd.sum() >= _SMALLEST:
             found.append(_coco_crowd(crowd, skeleton))
         path = folder / path_of(split, k + 1)

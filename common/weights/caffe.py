@@ -79,9 +79,8 @@ def read_net(path: str | Path):
     if not layers:
         raise DataError(f"{path} holds no layers; {_NET}")
     if not any(layer.name for layer in layers):
-        raise DataError(
-            f"{path}: its layers have no names, as in Caffe's oldest (V0) format; run Caffe's upgrade_net_proto_binary first"
-        )
+        what = f"{path}: its layers have no names, as in Caffe's oldest (V0) format"
+        raise DataError(f"{what}; run Caffe's upgrade_net_proto_binary first")
     return net
 
 

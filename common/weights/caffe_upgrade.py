@@ -52,9 +52,8 @@ def _input_layer(net, name: str):
     else:
         shapes = [list(net.input_dim[i : i + 4]) for i in range(0, len(net.input_dim), 4)]
     if len(shapes) not in (1, len(net.input)) or any(len(s) == 0 for s in shapes):
-        raise DataError(
-            f"{name} has {len(net.input)} inputs and {len(shapes)} shapes for them; give each input an input_shape"
-        )
+        what = f"{name} has {len(net.input)} inputs and {len(shapes)} shapes for them"
+        raise DataError(f"{what}; give each input an input_shape")
     for shape in shapes:
         layer.input_param.shape.add(dim=shape)
     return layer

@@ -117,21 +117,18 @@ def read_folder(folder: str | Path, names: Iterable[str] | None = None) -> dict[
     one."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(
-            f"{folder} is no folder; PaddlePaddle 1.x keeps a checkpoint as a folder with one file a variable"
-        )
+        what = f"{folder} is no folder"
+        raise DataError(f"{what}; PaddlePaddle 1.x keeps a checkpoint as a folder with one file a variable")
     if names is None:
         names = sorted(f.name for f in folder.iterdir() if f.is_file() and is_variable(f))
         if not names:
-            raise DataError(
-                f"{folder} holds no variable of PaddlePaddle 1.x; give the folder with files such as conv2d_0.w_0"
-            )
+            what = f"{folder} holds no variable of PaddlePaddle 1.x"
+            raise DataError(f"{what}; give the folder with files such as conv2d_0.w_0")
     names = list(names)
     missing = [n for n in names if not (folder / n).is_file()]
     if missing:
-        raise DataError(
-            f"{folder} lacks {len(missing)} of {len(names)} variables, first {missing[0]}; unpack the archive again"
-        )
+        what = f"{folder} lacks {len(missing)} of {len(names)} variables, first {missing[0]}"
+        raise DataError(f"{what}; unpack the archive again")
     return {n: read_variable(folder / n)[0] for n in names}
 
 
@@ -155,15 +152,13 @@ def read_combined(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarra
     return found
 
 
-def _bytes_of(name: str, array: np.ndarray, lod: Iterable[np.ndarray] = ()) -> bytes:
+def _bytes_of(name: str, array: np.ndarray) -> bytes:
     code = _CODES.get(array.dtype.name)
     if code is None:
         raise DataError(f"variable {name} has dtype {array.dtype}; the format knows {', '.join(_CODES)}")
-    levels = [np.ascontiguousarray(level, "<u8").tobytes() for level in lod]
-    head = b"".join([struct.pack("<Q", len(level)) + level for level in levels])
     descriptor = messages()["FluidTensor"](data_type=code, dims=array.shape).SerializeToString()
     data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
-    return struct.pack("<IQ", 0, len(levels)) + head + struct.pack("<Ii", 0, len(descriptor)) + descriptor + data
+    return struct.pack("<IQIi", 0, 0, 0, len(descriptor)) + descriptor + data
 
 
 def write_folder(folder: str | Path, variables: Mapping[str, np.ndarray]) -> None:
@@ -171,9 +166,3 @@ def write_folder(folder: str | Path, variables: Mapping[str, np.ndarray]) -> Non
     for name, array in variables.items():
         content = _bytes_of(name, np.asarray(array))
         atomic_write(Path(folder) / name, partial(Path.write_bytes, data=content))
-
-
-def write_combined(path: str | Path, variables: Mapping[str, np.ndarray]) -> None:
-    """All variables in one file, in ascending byte order of their names."""
-    content = b"".join(_bytes_of(n, np.asarray(variables[n])) for n in sorted(variables, key=lambda n: n.encode()))
-    atomic_write(path, lambda temporary: temporary.write_bytes(content))

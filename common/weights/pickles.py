@@ -251,9 +251,8 @@ def _read(path: str | Path, what: str, load: Callable[[bytes], Any], paddle: boo
     try:
         return _plain(load(Path(path).read_bytes()), paddle)
     except Exception as error:  # pickle, zipfile and struct each have their own
-        raise DataError(
-            f"{path} is not a readable {what} ({type(error).__name__}: {error}); get it again, or save it again"
-        ) from error
+        what = f"{path} is not a readable {what} ({type(error).__name__}: {error})"
+        raise DataError(f"{what}; get it again, or save it again") from error
 
 
 def read_torch(path: str | Path) -> Any:
@@ -373,9 +372,8 @@ def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
             command = [sys.executable, "-c", _WRITER, f"{folder}/tensors.npz", str(temporary)]
             done = subprocess.run(command, capture_output=True, text=True)
         if "No module named 'torch'" in done.stderr:
-            raise DataError(
-                f"{path}: PyTorch writes its files itself and is not here; pip install -r lpm_torch/requirements.txt"
-            )
+            what = f"{path}: PyTorch writes its files itself and is not here"
+            raise DataError(f"{what}; pip install -r lpm_torch/requirements.txt")
         if done.returncode:
             raise OSError(f"{path} cannot be written: {done.stderr.strip().splitlines()[-1]}")
 

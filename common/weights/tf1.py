@@ -64,10 +64,8 @@ def read_checkpoint(path: str | Path, tensorflow: Callable[[], Any]) -> dict[str
             found = {n: _tensor(tf, reader, f"{plain}/c", n, kind) for n, kind in kinds.items() if kind != tf.string}
     except Exception as error:  # TensorFlow's own, RuntimeError, IndexError, ValueError
         what = f"{type(error).__name__}: {error}".splitlines()[0].replace(f"{plain}/c", str(place))
-        raise DataError(
-            f"TensorFlow checkpoint {place} cannot be read ({what}): it is cut short, damaged, lacks one of its files, or is"
-            f" something else; {_REMEDY}"
-        ) from error
+        what = f"TensorFlow checkpoint {place} cannot be read ({what}): it is cut short, damaged"
+        raise DataError(f"{what}, lacks one of its files, or is something else; {_REMEDY}") from error
     if not found:
         raise DataError(f"TensorFlow checkpoint {place} holds no variables; {_REMEDY}")
     return {name: a.astype(np.float32) if a.dtype == tf.bfloat16.as_numpy_dtype else a for name, a in found.items()}

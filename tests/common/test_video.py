@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.video import DEFAULT_FPS, OneEuroFilter, VideoWriter, frames
+from common.video import DEFAULT_FPS, OneEuroFilter, VideoWriter, frames, pictures_in, read_upright
 
 FRAMES, FPS = 24, 12.5
 
@@ -93,26 +93,20 @@ def test_folder_in_natural_order(tmp_path):
     for number, name in enumerate(names):
         cv2.imwrite(str(tmp_path / name), picture(number))
     (tmp_path / "notes.txt").write_text("no image")
-    source = frames(tmp_path)
-    found = list(source)
-    assert [name for _, name, _ in found] == ["2.png", "Frame1.png", "frame2.png", "frame10.png"]
-    assert [index for index, _, _ in found] == list(range(source.count))
-    assert all((image == picture(names.index(name))).all() for _, name, image in found)
+    found = pictures_in(tmp_path, recursive=False)
+    assert [path.name for path in found] == ["2.png", "Frame1.png", "frame2.png", "frame10.png"]
+    assert all((read_upright(path) == picture(names.index(path.name))).all() for path in found)
 
 
-def test_single_image_and_what_is_wrong_with_others(tmp_path):
-    cv2.imwrite(str(tmp_path / "one.png"), picture(3))
-    [(index, name, image)] = frames(tmp_path / "one.png")
-    assert (index, name) == (0, "one.png") and (image == picture(3)).all()
+def test_what_is_wrong_with_sources(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 not a picture")
     with pytest.raises(DataError, match="bad.jpg cannot be decoded"):
-        frames(tmp_path / "bad.jpg")
-    with pytest.raises(DataError, match="bad.jpg cannot be decoded"):
-        list(frames(tmp_path))
+        read_upright(tmp_path / "bad.jpg")
     (tmp_path / "empty").mkdir()
-    for source, message in (("empty", "holds no images"), ("nothing.mp4", "nothing.mp4 does not exist")):
-        with pytest.raises(DataError, match=message):
-            frames(tmp_path / source)
+    with pytest.raises(DataError, match="holds no images"):
+        pictures_in(tmp_path / "empty", recursive=False)
+    with pytest.raises(DataError, match="nothing.mp4 does not exist"):
+        frames(tmp_path / "nothing.mp4")
     with pytest.raises(DataError, match="camera 97 cannot be opened"):
         frames("97")
 
