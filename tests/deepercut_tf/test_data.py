@@ -1,4 +1,4 @@
-"""Data sets, sampling, targets and settings: rules one by one, and what bad input answers."""
+"""Data sets, sampling and targets: rules one by one."""
 
 import json
 from dataclasses import replace
@@ -8,33 +8,20 @@ import numpy as np
 import pytest
 
 from common.datasets import synthetic
-from common.errors import DataError, DataMissing
+from common.errors import DataError
 from common.evaluate import score
 from common.predictions import People
-from common.skeletons import AIC14, COCO17, SKELETONS
-from deepercut_tf import ai2coco_art_neckhead_json, eval_mscoco, pairwise_stats, train, val
+from common.skeletons import AIC14
+from deepercut_tf import ai2coco_art_neckhead_json
 from deepercut_tf.ai2coco_art_neckhead_json import convert, submission
-from deepercut_tf.config import HOUSE, as_cfg, find_config_file, load_config, make_config
+from deepercut_tf.config import make_config
 from deepercut_tf.data import Sampler, ignore_mask, make_sample, score_weights
 from deepercut_tf.estimator import Estimator
 from deepercut_tf.items import Item, ItemSet, load_items
-from deepercut_tf.joints import AIC17, joint_groups, skeleton_of_settings
-from deepercut_tf.pair_statistics import load_statistics
+from deepercut_tf.joints import AIC17
 from deepercut_tf.pairwise import wanted_pairs
 from deepercut_tf.prepare_mpii import crop_box, prepare
-from deepercut_tf.targets import make_targets, map_size, pair_id
-
-
-@pytest.fixture(scope="module")
-def coco(tmp_path_factory):
-    root = tmp_path_factory.mktemp("synthetic") / "coco"
-    synthetic.main(["coco", str(root), "--count", "8"])
-    path = root / "annotations" / "person_keypoints_train2017.json"
-    content = json.loads(path.read_text())
-    # somebody without keypoints, as COCO has
-    content["annotations"][-1] |= {"keypoints": [0] * 51, "num_keypoints": 0}
-    path.write_text(json.dumps(content))
-    return root
+from deepercut_tf.targets import make_targets, pair_id
 
 
 def coco_config(root, **more):
@@ -398,78 +385,6 @@ def test_unknown_flags_of_the_converter():
     )  # anything but 1, 2, 3 counts as visible, as in the original
 
 
-# ---- settings --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "file", sorted(HOUSE.glob("models/**/pose_cfg.yaml")), ids=lambda file: str(file.parent.relative_to(HOUSE))
-)
-def test_shipped_settings(file):
-    assert load_config(find_config_file(str(file.parent))).net_type.startswith("resnet_")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"net_typ": "resnet_50"}, "net_typ"),
-        ({"net_type": "vgg"}, "resnet_152"),
-        ({"optimizer": "adam", "adam_lr": "5e-x"}, "lr: '5e-x'"),
-        ({"video": True}, "never published"),
-        ({"net_type": "resnet_50", "intermediate_supervision": True}, r"1\.\.6"),
-        ({"mirror": True, "shuffle": False}, "shuffle"),
-        ({"multi_step": [[0.1, 20], [0.01, 10]]}, "ascend"),
-        ({"multi_step": [0.1]}, "multi_step"),
-        ({"all_joints": 3}, "list"),
-        ({"stride": 4}, "stride"),
-        ({"global_scale": 0}, "global_scale"),
-        ({"data_range": [3]}, "data_range"),
-        ({"test_scales": [1, "two"]}, "test_scales"),
-    ],
-)
-def test_bad_settings_are_named(values, message):
-    with pytest.raises(DataError, match=message):
-        make_config(values)
-    make_config({"net_typ": 1}, allow_unknown=True)
-
-
-def test_skeletons_of_settings():
-    """A data set's own joints, the right one of a pair first; or a known skeleton where the groups are its. There and
-    back for all.
-    """
-    config = make_config({"num_joints": 3, "all_joints": [[0, 2], [1]], "all_joints_names": ["paw", "tail"]})
-    assert skeleton_of_settings(config).joints == ("right_paw", "tail", "left_paw")
-    for name, known in {**SKELETONS, "aic17": AIC17}.items():
-        groups, words = joint_groups(known)
-        keys = {"num_joints": len(known), "all_joints": groups, "all_joints_names": words}
-        assert skeleton_of_settings(make_config(keys)).joints == known.joints, name
-    groups, names = joint_groups(AIC17)
-    assert groups[0] == [0] and names[1] == "head_top"
-    assert map_size(17, 33) == (4, 6)
-
-
-def test_two_spellings_of_the_settings(tmp_path):
-    """The original's keys and ours are the same settings; cfg has the original's, and comes back unchanged; old names
-    of ours are named.
-    """
-    theirs = {
-        "dataset": "d.mat",
-        "dataset_type": "mpii",
-        "multi_step": [[0.1, 5]],
-        "init_weights": "w",
-        "dataset_phase": "a",
-    }
-    config = make_config({**theirs, "log_dir": "log"})
-    assert (config.data_root, config.dataset, config.schedule) == ("d.mat", "mpii", [[0.1, 5]])
-    cfg = as_cfg(config)
-    assert {key: cfg[key] for key in theirs} == theirs and cfg.dataset_type == "mpii" and make_config(cfg) == config
-    assert make_config({"dataset": "lsp", "data_root": "x"}).dataset == "lsp"
-    assert make_config({"optimizer": "sgd", "adam_lr": 1.0}).lr is None  # as in the original
-    (tmp_path / "pose_cfg.yaml").write_text("net_type: resnet_101\n")
-    assert load_config(tmp_path, mirror=True).mirror and load_config(tmp_path).net_type == "resnet_101"
-    with pytest.raises(DataError, match="called channels"):
-        make_config({"width": 0.25})
-
-
 def test_crowdpose_is_read_by_its_record(tmp_path):
     """A data set that only common.datasets knows: persons, joints and crops come from its record."""
     synthetic.main(["crowdpose", str(tmp_path / "crowd"), "--count", "6"])
@@ -477,92 +392,3 @@ def test_crowdpose_is_read_by_its_record(tmp_path):
     assert config.num_joints == 14 and item_set.synthetic and sum(len(item.persons) for item in item_set.items) > 0
     predictions = knowing(item_set, config).predict_pose_set(item_set.pose_set)
     assert score(item_set.pose_set, predictions)["oks_ap"].total > 0.99
-
-
-def test_bad_input_of_the_commands(tmp_path, monkeypatch, capsys, coco):
-    """Exit code 2 and what is missing, with the source and the stand-in command for data sets."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("POSE_PARAM_PATH", raising=False)
-    assert train.main([]) == 2
-    assert "common.datasets.synthetic mpii" in capsys.readouterr().err  # the paper's preset
-    assert pairwise_stats.main([]) == 2
-    assert "pose_cfg.yaml" in capsys.readouterr().err
-    settings = tmp_path / "pose_cfg.yaml"
-    settings.write_text(
-        "dataset_type: coco\ndataset: nowhere\ndataset_phase: val2017\ndataset_ann: person_keypoints\nnum_joints: 17\nnet_type: resnet_50\n"
-    )
-    for command in (train.main, val.main, pairwise_stats.main, eval_mscoco.main):
-        assert command([]) == 2, command
-        assert "cocodataset.org" in (text := capsys.readouterr().err) and "common.datasets.synthetic coco" in text
-    settings.write_text(settings.read_text() + "nonsense: 1\n")
-    assert train.main([]) == 2 and "nonsense" in capsys.readouterr().err
-    assert train.main(["--limit", "0", "--allow_unknown"]) == 2 and "limit" in capsys.readouterr().err
-    settings.write_text(settings.read_text().replace("nonsense: 1\n", ""))
-    for words in (["--init_weights", "absent.ckpt"], ["--pairwise_predict"]):
-        assert train.main(["--data_root", str(coco), "--train_split", "train2017", *words]) == 2
-        assert "resnet_v1_" in (text := capsys.readouterr().err) or "pairwise_stats.py" in text
-    (tmp_path / "bad.json").write_text('[{"image_id": 1, "keypoints": [1, 2, 3], "score": 1, "category_id": 1}]')
-    assert eval_mscoco.main(["--data_root", str(coco), "--pred", "bad.json"]) == 2
-    with pytest.raises(DataMissing, match="prepare_mpii"):
-        load_items(make_config({"dataset": "absent.mat", "dataset_type": "mpii"}))
-    with pytest.raises(DataError, match="pairwise_stats.py"):
-        load_statistics(tmp_path / "absent.mat", 3)
-
-
-def test_json_of_unknown_joints(tmp_path, capsys, coco):
-    """COCO's layout with other joints, a skeleton that nobody knows, AI Challenger's persons with COCO's 17 joints:
-    file and field are named.
-
-    A file that describes its own joints is read.
-    """
-    for split, keypoints in (("train2017", ["snout", "tail"]), ("val2017", ["neck", *COCO17.joints[1:]])):
-        content = json.loads((coco / "annotations" / f"person_keypoints_{split}.json").read_text())
-        content["categories"][0]["keypoints"] = keypoints
-        (tmp_path / "annotations").mkdir(exist_ok=True)
-        (tmp_path / "annotations" / f"person_keypoints_{split}.json").write_text(json.dumps(content))
-        with pytest.raises(
-            DataError, match=rf"person_keypoints_{split}\.json: field categories .*{keypoints[0]}.*format `json`"
-        ):
-            load_items(coco_config(tmp_path, dataset_phase=split))
-    own = {
-        "skeleton": "centaur",
-        "images": [{"file": "a.png", "width": 120, "height": 110, "persons": [{"joints": [[5, 6], [7, 8], None]}]}],
-    }
-    (tmp_path / "own.json").write_text(json.dumps(own))
-    config = make_config({"dataset": str(tmp_path / "own.json"), "dataset_type": "json"})
-    with pytest.raises(DataError, match="own.json: field skeleton: 'centaur' is not known"):
-        load_items(config)
-    own["skeleton"] = {"name": "horse", "joints": ["nose", "left_hoof", "right_hoof"]}
-    (tmp_path / "own.json").write_text(json.dumps(own))
-    item_set, config = load_items(config)
-    assert (
-        config.num_joints == 3
-        and config.all_joints_names == ["nose", "hoof"]
-        and item_set.items[0].persons[0].tolist() == [[0, 5, 6], [1, 7, 8]]
-    )
-    entry = {
-        "image_id": "a",
-        "keypoint_annotations": {"human1": [0] * 51},
-        "human_annotations": {"human1": [0, 0, 5, 5]},
-    }
-    with pytest.raises(DataError, match="image a .*human1 has 51 numbers"):
-        convert([entry], {"a": (9, 9)})
-
-
-def test_statistics_command(coco, tmp_path):
-    """The file that pairwise_stats.py writes has every pair, and is that of another joint set for another number of
-    joints.
-    """
-    (tmp_path / "pose_cfg.yaml").write_text(
-        f"dataset_type: coco\ndataset: {coco}\ndataset_phase: train2017\ndataset_ann: person_keypoints\nmirror: true\npairwise_stats_fn: {tmp_path}/s.mat\n"
-    )
-    assert pairwise_stats.main(["--config", str(tmp_path)]) == 0
-    statistics = load_statistics(tmp_path / "s.mat", 17, scale=0.5)
-    assert statistics.mean.shape == (17 * 16, 2) and (statistics.deviation > 0).all()
-    whole = load_statistics(tmp_path / "s.mat", 17)
-    np.testing.assert_allclose(whole.mean, 2 * statistics.mean)
-    # mirrored copies: left shoulder -> right shoulder is the mirror image of the other way round
-    pairs = {tuple(p): i for i, p in enumerate((k, m) for k in range(17) for m in range(17) if k != m)}
-    np.testing.assert_allclose(whole.mean[pairs[5, 6], 0], -whole.mean[pairs[6, 5], 0], atol=1e-9)
-    with pytest.raises(DataError, match="another joint set"):
-        load_statistics(tmp_path / "s.mat", 18)
