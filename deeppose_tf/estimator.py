@@ -22,7 +22,7 @@ from common.predictions import People, Predictions, predictions_for
 from common.runs import scoring, shelf
 from common.runs.process import Process
 from common.runs.settings import resolve
-from common.skeletons import Skeleton, from_card
+from common.skeletons import Skeleton, from_card, joint_order
 from deeppose_tf import weight_files
 from deeppose_tf.config import CSV_SKELETONS, HOUSE, IM_SIZE, OUTPUT_LIMIT, Config, multiplier_of, presets
 from deeppose_tf.data import Crops, Persons, pixel_box, to_stored, unproject
@@ -182,25 +182,18 @@ class Estimator:
 
     def _in_own_joints(self, pose_set: PoseSet) -> PoseSet:
         """The persons in the network's skeleton, by joint name."""
-        given, own = pose_set.skeleton.joints, self.skeleton.joints
-        if given == own:
+        order = joint_order(self.skeleton, pose_set.skeleton, self.shared_joints)
+        if pose_set.skeleton.joints == self.skeleton.joints:
             return pose_set
-        if set(given) != set(own) and not (self.shared_joints and set(given) & set(own)):
-            what = f"{pose_set.root} has skeleton {pose_set.skeleton.name}, the network answers {self.skeleton.name}"
-            raise DataError(f"{what} ({', '.join(own)}); give other persons, or --shared_joints where both share some")
-        joints = np.full((len(pose_set), len(own), 2), np.nan)
+        joints, known = np.full((len(pose_set), len(self.skeleton), 2), np.nan), order >= 0
         visible = np.zeros(joints.shape[:2], np.int8)
-        for place, name in enumerate(own):
-            if name in given:
-                joints[:, place] = pose_set.joints[:, given.index(name)]
-                visible[:, place] = pose_set.visible[:, given.index(name)]
+        joints[:, order[known]], visible[:, order[known]] = pose_set.joints[:, known], pose_set.visible[:, known]
         return replace(pose_set, skeleton=self.skeleton, joints=joints, visible=visible)
 
     def _predictions(self, pose_set: PoseSet, persons: Persons, joints: np.ndarray, boxes: np.ndarray, extension):
         found = np.full((len(pose_set), len(pose_set.skeleton), 2), np.nan, np.float32)
-        for place, name in enumerate(pose_set.skeleton.joints):
-            if name in self.skeleton.joints:
-                found[persons.rows, place] = joints[:, self.skeleton.index(name)]
+        order = joint_order(self.skeleton, pose_set.skeleton, self.shared_joints)
+        found[np.ix_(persons.rows, order >= 0)] = joints[:, order[order >= 0]]
         cut = np.full((len(pose_set), 4), np.nan)
         cut[persons.rows] = boxes * persons.factor[:, None]
         meta = {**self.meta, "boxes": f"oracle (tight box of the annotated joints x {extension or 1})"}

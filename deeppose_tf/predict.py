@@ -24,7 +24,7 @@ from deeppose_tf.config import HOUSE
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
-    parser = predicting.parser(__doc__)
+    parser = predicting.parser(__doc__, but=("raw_weights", "min_score"))
     parser.also("weights", "-s", "snapshot")
     parser.also("boxes", "bbox")
     parser.options("mode")

@@ -34,7 +34,7 @@ _DATA = ("dataset", "data_root", "test_csv_fn", "img_path_prefix")
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options; those left out come from the checkpoint."""
-    parser = scoring.parser(__doc__)
+    parser = scoring.parser(__doc__, but=("raw_weights",))
     parser.also("weights", "-s", "snapshot")
     parser.settings(Config, only=(*_DATA, "downscale_height"))
     parser.options("split", "mode")
