@@ -149,6 +149,7 @@ def of_other_units(listed, net_type):
     return found
 
 
+@pytest.mark.exact
 def test_names_of_resnet_152(folder):
     """No fixture lists ResNet-152: its names and shapes are those of ResNet-101's list with 3, 8, 36, 3 units. The same
     rule turns the list of ResNet-101 into that of ResNet-50. A slim ImageNet file of these names, with its classifier,

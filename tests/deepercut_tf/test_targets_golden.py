@@ -112,7 +112,9 @@ def coco_config(root, **more):
     return make_config(keys | {"coco_only_images_with_people": True, "location_refinement": True} | more)
 
 
+@pytest.mark.exact
 def test_coco_items(folder, coco):
+    """Whole numbers and names, all compared exactly."""
     item_set, config = load_items(coco_config(coco, mode="compat"))
     expected = json.loads((folder / "coco_items.json").read_text())
     assert item_set.has_truth == expected["has_gt"]
@@ -153,6 +155,7 @@ def converter_input(folder):
     return entries, {e["image_id"]: tuple(e["_size"]) for e in entries}
 
 
+@pytest.mark.exact
 def test_converter_as_the_original(folder):
     assert convert(*converter_input(folder), compat=True) == json.loads(
         (folder / "ai_challenger_coco_out.json").read_text()
@@ -183,6 +186,7 @@ def test_converter_repaired(folder, tmp_path):
         assert new["num_keypoints"] == (before[:, 2] > 0).sum() and new["bbox"] == old["bbox"]
 
 
+@pytest.mark.exact
 def test_converter_names_a_bad_entry(folder):
     entries, sizes = converter_input(folder)
     entries[0]["keypoint_annotations"]["human1"] = [1, 2, 3]

@@ -22,8 +22,7 @@ def load(golden_dir, name):
     path = golden_dir / "deeppose_tf" / name
     if not path.exists():
         pytest.skip(f"this set of fixtures has no {name}")
-    with np.load(path, allow_pickle=False) as arrays:
-        return {key: arrays[key] for key in arrays.files}
+    return np.load(path, allow_pickle=False)
 
 
 @pytest.fixture(scope="module")

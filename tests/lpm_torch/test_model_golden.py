@@ -83,6 +83,7 @@ def cases(data):
             yield key, batch, size
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("name", CLIP_MODELS)
 def test_names_and_shapes(folder, name):
     expected = json.loads((folder / f"params_{name}.json").read_text())
@@ -211,6 +212,7 @@ def test_official(folder, fixture):
                 np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * max(1, np.abs(expected).max()))
 
 
+@pytest.mark.exact
 def test_official_layer_shapes(folder):
     expected = json.loads((folder / "params_official.json").read_text())
     own = {k: list(v.shape) for k, v in build_model("lpm_official").state_dict().items()}

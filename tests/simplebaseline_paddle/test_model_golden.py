@@ -31,6 +31,7 @@ def settings(folder):
     return json.loads((folder / "fixture.json").read_text())
 
 
+@pytest.mark.exact
 def test_names_and_shapes(folder):
     """Every row of every parameter table: names in three dialects, shapes, order."""
     paths = sorted(folder.glob("param_table_r*_k*.json"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from common import datasets
+from common.datasets import synthetic
 from common.errors import DataError
 from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.records import center_and_scale, records_for
@@ -77,7 +78,14 @@ def test_published_detections(pose_data):
     np.testing.assert_allclose(boxes[:, 2] / boxes[:, 3], 0.75, rtol=1e-5)
 
 
-@pytest.mark.golden
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The val split of a drawn COCO."""
+    root = tmp_path_factory.mktemp("drawn") / "coco"
+    synthetic.make("coco", root, 4)
+    return datasets.load("coco", root, "val")
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -86,22 +94,19 @@ def test_published_detections(pose_data):
         ({"image_id": -5, "category_id": 1, "score": 1.0, "bbox": [1, 2, 3, 4]}, "not in coco/val"),
     ],
 )
-def test_bad_detection_files(golden_dir, tmp_path, entry, message):
-    pose_set = datasets.load("coco", golden_dir / "simplebaseline_paddle/coco", "val")
+def test_bad_detection_files(drawn, tmp_path, entry, message):
     path = tmp_path / "detections.json"
     path.write_text(json.dumps([entry]))
     with pytest.raises(DataError, match=message):
-        records_for(pose_set, Config(dataset="coco", boxes=str(path)))
+        records_for(drawn, Config(dataset="coco", boxes=str(path)))
 
 
-@pytest.mark.golden
-def test_boxes_without_area_are_left_out(golden_dir, tmp_path):
-    pose_set = datasets.load("coco", golden_dir / "simplebaseline_paddle/coco", "val")
-    image = int(pose_set.image_id[0])
+def test_boxes_without_area_are_left_out(drawn, tmp_path):
+    image = int(drawn.image_id[0])
     good = {"image_id": image, "category_id": 1, "score": 1.0, "bbox": [1, 2, 3, 4]}
     path = tmp_path / "detections.json"
     path.write_text(json.dumps([good, {**good, "bbox": [5, 5, 0, 0]}, {**good, "category_id": 3}]))
-    records = records_for(pose_set, Config(dataset="coco", boxes=str(path)))
+    records = records_for(drawn, Config(dataset="coco", boxes=str(path)))
     assert len(records) == 1 and "1 boxes without area left out" in records.note
 
 
