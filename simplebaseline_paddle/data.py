@@ -329,8 +329,9 @@ def load_batches(dataset: PersonDataset, sampler: EpochBatches, workers: int) ->
 
     batches: Any = (dataset[keys] for (keys,) in sampler)
     if workers:
-        how: dict = {"collate_fn": lambda items: items[0], "worker_init_fn": _quiet, "use_buffer_reader": False}
-        batches = iter(paddle.io.DataLoader(dataset, batch_sampler=sampler, num_workers=workers, **how))  # type: ignore[arg-type]
+        how: Any = {"collate_fn": lambda items: items[0], "worker_init_fn": _quiet, "use_buffer_reader": False}
+        how |= {"dataset": dataset, "batch_sampler": sampler, "num_workers": workers}
+        batches = iter(paddle.io.DataLoader(**how))
     try:
         for batch in batches:
             if "error" in batch:

@@ -71,7 +71,7 @@ def write_mpii(root, train, valid):
 
 
 def write_coco(root, images):
-    """A small COCO folder with two persons in each of a few pictures of noise, one person's joints far from its box's middle."""
+    """A small COCO folder: two persons in each picture of noise, one's joints far from its box's middle."""
     import json
 
     import cv2
@@ -86,8 +86,9 @@ def write_coco(root, images):
         content["images"].append({"id": i, "file_name": name, "width": 160, "height": 120})
         for k, box in enumerate(([10.0, 10.0, 50.0, 90.0], [80.0, 20.0, 60.0, 80.0])):
             points = np.concatenate([rng.uniform(0, 1, (17, 2)) * box[2:] + box[:2], np.full((17, 1), 2)], axis=1)
-            content["annotations"].append({"id": 10 * i + k, "image_id": i, "category_id": 1, "iscrowd": 0, "area": 3000.0, "bbox": box,
-                                           "keypoints": points.ravel().tolist(), "num_keypoints": 17, "segmentation": []})  # fmt: skip
+            person = {"id": 10 * i + k, "image_id": i, "category_id": 1, "iscrowd": 0, "area": 3000.0, "bbox": box}
+            person |= {"keypoints": points.ravel().tolist(), "num_keypoints": 17, "segmentation": []}
+            content["annotations"].append(person)
     (root / "annotations/person_keypoints_val2017.json").write_text(json.dumps(content))
     return root
 
@@ -111,7 +112,7 @@ def write_own(root, joints, limbs):
 
 
 def launch(folder, command, processes=2):
-    """Run a program of the repository under paddle.distributed.launch on CPUs; its output is in the error when it fails."""
+    """Run a program under paddle.distributed.launch on CPUs; its output is in the error when it fails."""
     import os
     import subprocess
     import sys

@@ -25,15 +25,18 @@ SIZE = ["--input_height", "64", "--input_width", "64"]
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_imports_no_framework(program, tmp_path):
-    code = f"import runpy, sys; sys.argv = ['{program}.py', '--help']\ntry:\n    runpy.run_path(r'{HOUSE / program}.py', run_name='__main__')\n"
-    code += "except SystemExit as end:\n    assert not end.code\nheavy = {'paddle', 'cv2', 'scipy', 'torch'} & set(sys.modules)\nassert not heavy, heavy\n"
+    code = f"import runpy, sys; sys.argv = ['{program}.py', '--help']\n"
+    code += f"try:\n    runpy.run_path(r'{HOUSE / program}.py', run_name='__main__')\n"
+    code += "except SystemExit as end:\n    assert not end.code\n"
+    code += "heavy = {'paddle', 'cv2', 'scipy', 'torch'} & set(sys.modules)\nassert not heavy, heavy\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout and len(done.stdout.splitlines()) <= 75
 
 
 def test_the_package_is_light_until_its_estimator_is_used(tmp_path):
-    code = f"import sys; sys.path.append(r'{HOUSE.parent}'); before = list(sys.path); from simplebaseline_paddle import Estimator\n"
+    code = f"import sys; sys.path.append(r'{HOUSE.parent}'); before = list(sys.path)\n"
+    code += "from simplebaseline_paddle import Estimator\n"
     code += "assert sys.path == before and 'paddle' not in sys.modules\n"
     code += "from common.errors import DataError\ntry:\n    Estimator('nothing')\nexcept DataError as e:\n    print(e)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -91,8 +94,9 @@ def test_the_originals_test_is_predict_on_a_folder(monkeypatch):
 
 @pytest.mark.parametrize(
     ("preset", "size", "maps", "sigma"),
-    [("mpii_256x256", (256, 256), (64, 64), 2), ("mpii_384x384", (384, 384), (96, 96), 3), ("coco_256x192", (192, 256), (48, 64), 2),
-     ("coco_384x288", (288, 384), (72, 96), 3), ("paper", (384, 384), (96, 96), 3)],
+    [("mpii_256x256", (256, 256), (64, 64), 2), ("mpii_384x384", (384, 384), (96, 96), 3),
+     ("coco_256x192", (192, 256), (48, 64), 2), ("coco_384x288", (288, 384), (72, 96), 3),
+     ("paper", (384, 384), (96, 96), 3)],
 )  # fmt: skip
 def test_published_configurations(preset, size, maps, sigma):
     config = train.parse_args(["--preset", preset])
@@ -110,8 +114,9 @@ def test_augmentation_presets():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--input_height", "100"], "multiples of 32"), (["--lr_epochs", "a"], "lr_epochs"), (["--batch_size", "0"], "batch_size"),
-        (["--deconv_kernels", "5,5,5"], "kernels"), (["--boxes", "whole"], "training takes selected or annotated"),
+        (["--input_height", "100"], "multiples of 32"), (["--lr_epochs", "a"], "lr_epochs"),
+        (["--batch_size", "0"], "batch_size"), (["--deconv_kernels", "5,5,5"], "kernels"),
+        (["--boxes", "whole"], "training takes selected or annotated"),
     ],
 )  # fmt: skip
 def test_bad_settings(words, message, tmp_path, capsys):
@@ -132,8 +137,8 @@ def test_bad_settings(words, message, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("vendor", "flags", "own", "expected"),
-    [("AuthenticAMD", "sse2 avx2 fma", None, "5"), ("AuthenticAMD", "sse2 avx2 fma", "7", "7"), ("AuthenticAMD", "sse2", None, None),
-     ("GenuineIntel", "sse2 avx2 fma", None, None)],
+    [("AuthenticAMD", "sse2 avx2 fma", None, "5"), ("AuthenticAMD", "sse2 avx2 fma", "7", "7"),
+     ("AuthenticAMD", "sse2", None, None), ("GenuineIntel", "sse2 avx2 fma", None, None)],
 )  # fmt: skip
 def test_matrix_products_use_avx_on_amd_processors(vendor, flags, own, expected, tmp_path, monkeypatch):
     """A user's own choice stays; other processors are left alone."""
@@ -165,7 +170,7 @@ def first(tmp_path):
 
 
 def test_conversions(first, tmp_path, capsys):
-    """Every format from one small checkpoint; each is checked by a forward pass, and the cards say so and whose joints they are."""
+    """Every format from one small checkpoint, checked by a forward pass; the cards say so, and whose joints it has."""
     for name, more in (("fluid", []), ("w.pth.tar", []), ("w.pdparams", []), ("deploy", ["--kind", "inference"])):
         assert convert.main([str(first), str(tmp_path / name), *SIZE, *more]) == 0, capsys.readouterr().err
         content = json.loads((tmp_path / f"{name}.card.json").read_text())
@@ -208,7 +213,7 @@ def test_a_conversion_that_disagrees_is_not_kept(first, tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize("what", ["loader", "inference"])
 def test_benchmarks_run(what, tmp_path):
-    """Not how fast, only that every side is measured and lands in the file; a process of its own, because it sets the threads."""
+    """Not how fast, only that every side is measured and lands in the file; a process of its own for its threads."""
     script = str(HOUSE.parent / "tests" / "bench" / "simplebaseline_paddle.py")
     small = [
         "--preset",

@@ -37,8 +37,8 @@ recipe = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(recipe)
 
 SMALL = (
-    "--depth 18 --base_width 16 --input_height 64 --input_width 64 --sigma 1 --deconv_filters 16,16,16 --batch_size 4 --picture_every 0 --lr_epochs 1"
-    " --ema 0.9 --workers 0 --preset paper --pretrained_model none"
+    "--depth 18 --base_width 16 --input_height 64 --input_width 64 --sigma 1 --deconv_filters 16,16,16 --batch_size 4"
+    " --picture_every 0 --lr_epochs 1 --ema 0.9 --workers 0 --preset paper --pretrained_model none"
 ).split()
 CONFIG = Config(
     base_width=16,
@@ -181,7 +181,7 @@ def test_scoring_writes_predictions_and_figures(mpii, trained, tmp_path, capsys)
 
 
 def test_val_with_nothing_but_data(tmp_path, monkeypatch, capsys):
-    """Random weights, with a warning; the whole split counts, also persons that were not looked at. Then the newest weights are taken."""
+    """Random weights, with a warning; persons not looked at count too. Then the newest weights are taken."""
     recipe.write_coco(tmp_path / "data/coco", images=3)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shelf, "REPOSITORY", tmp_path)
@@ -294,7 +294,7 @@ def test_the_predictor_equals_the_eager_network(trained):
 
 
 def test_bfloat16_scoring_is_near(trained, tmp_path, monkeypatch, capsys):
-    """8 bits of mantissa. Measured by the size of the maps, which a hardly trained network's differences between cells are far below."""
+    """8 bits of mantissa, by the size of the maps: a hardly trained network's differences are far below."""
     from simplebaseline_paddle import estimator as infer
 
     (tmp_path / "cpuinfo").write_text("flags\t\t: sse2 avx512f\n")
@@ -334,7 +334,7 @@ def test_four_pictures_are_learnt(mpii):
 
 
 def first_epoch(mpii, **settings):
-    """(losses, weights) of one epoch on eight persons, by plain momentum and with frozen batch norms: no step amplifies rounding."""
+    """(losses, weights) of one epoch, by plain momentum and with frozen batch norms: no step amplifies rounding."""
     trainer = trainer_of(mpii, freeze_bn=True, schedule="momentum", lr=0.1, **settings)
     return losses_of(trainer, trainer.position.epoch_length), arrays_of(trainer.model)
 
@@ -356,7 +356,7 @@ def test_bfloat16_stays_near_float32(mpii):
 
 
 def test_two_processes_learn_and_score_what_one_does(mpii, tmp_path):
-    """Gradients are averaged over gloo; frozen batch norms and plain momentum make the doubled batch exactly the same arithmetic."""
+    """Gradients are averaged over gloo; frozen batch norms and plain momentum make the doubled batch the same."""
     more = [
         "--dataset=mpii",
         f"--data_root={mpii}",
@@ -379,7 +379,7 @@ def test_two_processes_learn_and_score_what_one_does(mpii, tmp_path):
 
 @pytest.mark.parametrize("fast_decode", [False, True])
 def test_batches_hold_the_crops_and_targets_of_their_persons(mpii, fast_decode):
-    """Bit for bit without `fast_decode`, mirrored ones too; with it, a picture read at half size and mirrored by the matrix is near."""
+    """Bit for bit without `fast_decode`; with it, a picture read at half size and mirrored by the matrix is near."""
     from simplebaseline_paddle import data as transforms
     from simplebaseline_paddle.data import PersonDataset
     from simplebaseline_paddle.records import records_for

@@ -1,4 +1,4 @@
-"""Crops, augmentation, targets, flip and decoding against what the originals answered; properties where they have none."""
+"""Crops, augmentation, targets, flip and decoding against the originals' answers; properties where there are none."""
 
 import json
 import random
@@ -165,7 +165,7 @@ def test_accuracy(golden_dir):
 
 
 def test_reduced_decoding_keeps_the_geometry(tmp_path):
-    """A crop from a JPEG decoded at half size lies on the exact crop to a small part of a pixel, also mirrored and turned."""
+    """A crop from a JPEG decoded at half size lies on the exact one to a part of a pixel, mirrored and turned too."""
     rows, columns = np.mgrid[:480, :641]
     smooth = np.stack([128 + 100 * np.sin(columns / 37 + k) * np.cos(rows / 29) for k in range(3)], axis=-1).astype(
         np.uint8
@@ -184,7 +184,7 @@ def test_reduced_decoding_keeps_the_geometry(tmp_path):
 
 
 def test_mirrored_crops_without_mirroring_the_image():
-    """Joints and positions agree to 1/1000 pixel, so most pixels are equal and none is off by more than 1/16 pixel's difference."""
+    """Positions agree to 1/1000 pixel, so most pixels are equal and none is off by more than 1/16 pixel."""
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 1.5)
     steepest = max(np.abs(np.diff(image.astype(int), axis=a)).max() for a in (0, 1))

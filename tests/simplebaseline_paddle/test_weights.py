@@ -78,7 +78,8 @@ def test_the_fixtures_network_computes_what_it_did(golden_dir):
     stored, weights = np.load(root / "toy_io.npz"), fluid.read_folder(root / "per_param")
     nn, shape = paddle.nn, {n: w.shape for n, w in weights.items()}
     toy = nn.Sequential(
-        nn.Conv2D(3, shape["conv2d_0.w_0"][0], 3, padding=1, bias_attr=False), nn.BatchNorm2D(shape["batch_norm_0.w_0"][0]), nn.ReLU(),
+        nn.Conv2D(3, shape["conv2d_0.w_0"][0], 3, padding=1, bias_attr=False),
+        nn.BatchNorm2D(shape["batch_norm_0.w_0"][0]), nn.ReLU(),
         nn.Conv2DTranspose(*shape["conv2d_transpose_0.w_0"][:2], 4, stride=2, padding=1, bias_attr=False),
         nn.Conv2D(*shape["conv2d_1.w_0"][1::-1], 1),
     )  # fmt: skip
@@ -108,7 +109,8 @@ def test_other_damage_to_fluid_files(tmp_path):
     good = (tmp_path / "x").read_bytes()
     damages = {
         "follow the variable": good + b"\0", "LoD version is 1": struct.pack("<I", 1) + good[4:],
-        "data type 99": good.replace(b"\x08\x03\x10", b"\x08\x63\x10"), "descriptor cannot be read": good.replace(b"\x08\x03\x10", b"\x09\x03\x10"),
+        "data type 99": good.replace(b"\x08\x03\x10", b"\x08\x63\x10"),
+        "descriptor cannot be read": good.replace(b"\x08\x03\x10", b"\x09\x03\x10"),
     }  # fmt: skip
     for message, data in damages.items():
         (tmp_path / "x").write_bytes(data)
@@ -249,7 +251,7 @@ def test_not_a_number_is_refused(small):
 
 
 def test_the_backbone_alone(tmp_path, small):
-    """An ImageNet folder: strangers such as a classifier, a step counter and a learning rate stay out; the head keeps its weights."""
+    """An ImageNet folder: strangers (classifier, counter, learning rate) stay out; the head keeps its weights."""
     table = {n: ours for n, ours in weight_files.fluid_names(18).items() if weight_files.is_backbone(ours)}
     fluid.write_folder(tmp_path, {n: small[1][ours] for n, ours in table.items()})
     fluid.write_folder(tmp_path, {"fc_0.w_0": np.ones((4, 4), np.float32), "learning_rate": np.ones(1, np.float32)})
