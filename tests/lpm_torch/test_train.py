@@ -287,7 +287,7 @@ def test_unusable_checkpoint_files(tmp_path, trained, capsys):
     torch.save({k: v for k, v in weights.items() if not k.startswith("conv1_stage1")}, partial)
     expected = {
         foreign: "not a readable",
-        truncated: "not a readable",
+        truncated: "is damaged",
         tmp_path / "none": "neither a file nor a folder",
         joints: "conv7_stage1",
         partial: "conv1_stage1",
