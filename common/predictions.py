@@ -141,8 +141,9 @@ def load_predictions(path: str | Path) -> Predictions:
         card = {"name": card, "joints": stored["joint_names"].ravel().tolist(), "limbs": limbs}
     skeleton = from_card(card, f"prediction file {path}: field skeleton (with joint_names, limbs)")
     _check_shapes(path, stored, skeleton)
-    whose = (str(stored.get(field, "")) for field in ("dataset", "split"))
-    return Predictions(skeleton, *(stored[n] for n in _ARRAYS), *whose, meta)
+    parts: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
+    parts |= {field: str(stored.get(field, "")) for field in ("dataset", "split")}
+    return Predictions(skeleton=skeleton, meta=meta, **parts)
 
 
 def _check_shapes(path: str | Path, stored: dict[str, np.ndarray], skeleton: Skeleton) -> None:
