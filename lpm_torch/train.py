@@ -34,7 +34,7 @@ def parse_args(argv=None) -> Config:
     parser = Parser(__doc__)
     parser.ignore(dict.fromkeys(("experiment", "host", "log_dir"), "the log lies in the run's folder"))
     folder = lambda c: data_folder(dataset_name(c.dataset), c.data_root)  # noqa: E731
-    return training_settings(parser, Config, PRESETS, argv, folder=folder).checked()
+    return training_settings(parser, Config, PRESETS, argv, folder=folder, standard="none").checked()
 
 
 def train(config: Config, pose_set: PoseSet, process: TorchProcess) -> Path:
