@@ -129,8 +129,10 @@ def _joined(pool: ProcessPoolExecutor, results: list[Future]) -> Batch:
         while not result.done():
             processes = list((pool._processes or {}).values())
             if wait([result], 1.0).not_done and not all(p.is_alive() for p in processes):
-                for process in processes:  # ended while it sent a result, a worker would be waited for for ever
+                # ended while it sent a result, a worker would be waited for for ever: nobody may be left who could send the rest
+                for process in processes:
                     process.kill()
+                pool._result_queue._writer.close()  # type: ignore[attr-defined]
         parts.append(result.result())
     return tuple(np.concatenate(column) for column in zip(*parts))
 

@@ -121,7 +121,7 @@ def test_without_tensorflow(written, monkeypatch, house):
 
     module = importlib.import_module(f"{house}.weight_files")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(DataError, match=f"read and written by TensorFlow, which is not here.*{house}/requirements.txt"):
+    with pytest.raises(DataError, match=f"TensorFlow, which is not here.*{house}/requirements.txt"):
         read_checkpoint(written[0], module.tensorflow)
 
 
