@@ -1,4 +1,3 @@
-"""What the five houses share: data sets, geometry, metrics, the prediction file. Framework-free (no torch, tensorflow
-or paddle)."""
+"""What the five houses share: data sets, geometry, metrics, the prediction file. Without any framework."""
 
 __version__ = "0.2.0"

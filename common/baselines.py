@@ -62,16 +62,11 @@ def _score(args: argparse.Namespace) -> None:
     print(table(test, predictions, results, {name: comparable(test, predictions, name) for name in results}))
     if args.result:
         words = [f"--{name} {getattr(args, name)}" for name in ("dataset", "train", "split", "house")]
-        save_run(
-            args.result,
-            house=args.house,
-            model="mean pose",
-            dataset=args.dataset,
-            split=args.split,
-            protocols={name: result.as_dict() for name, result in results.items()},
-            meta={name: predictions.meta[name] for name in ("boxes", "flip_test", "synthetic")},
-            command=" ".join(["python -m common.baselines --data_root DIR", *words]),
-        )
+        command = " ".join(["python -m common.baselines --data_root DIR", *words])
+        figures = {name: result.as_dict() for name, result in results.items()}
+        meta = {name: predictions.meta[name] for name in ("boxes", "flip_test", "synthetic")}
+        known = {"house": args.house, "model": "mean pose", "dataset": args.dataset, "split": args.split}
+        save_run(args.result, **known, protocols=figures, meta=meta, command=command)
 
 
 if __name__ == "__main__":

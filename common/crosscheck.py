@@ -45,9 +45,7 @@ COLUMNS: dict[str, Callable[[dict], str]] = {
     "measured": _measured,
     "difference": lambda line: figure(line["difference"], line["protocol"], sign="+"),
     "comparable?": lambda line: {None: "not measured", True: "yes", False: "no"}[line["comparable"]],
-    "why, why not": lambda line: (
-        line["why"] + (f"; defect of the reported figure: {line['defect']}" if line["defect"] else "")
-    ),
+    "why, why not": lambda x: x["why"] + (f"; defect of the reported figure: {x['defect']}" if x["defect"] else ""),
 }
 
 
@@ -226,9 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 2 for a bad run file; 1 with `--check` when a README is out of date."""
     description = "What the originals' READMEs report against what was measured here."
     parser = argparse.ArgumentParser(prog="python -m common.crosscheck", description=description)
-    parser.add_argument(
-        "--results", default=ROOT, help="repository, house, or folder of run files (default: this repository)"
-    )
+    parser.add_argument("--results", default=ROOT, help="repository, house, or folder of run files (default: this)")
     parser.add_argument("--house", help="only this directory's tables and runs")
     form = parser.add_mutually_exclusive_group()
     for name in ("markdown", "json", "html"):

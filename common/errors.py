@@ -6,8 +6,7 @@ class DataError(Exception):
 
 
 class DataMissing(DataError):
-    """A data set is not where it was looked for. The message names the official source and the stand-in command;
-    programs exit with code 2."""
+    """A data set is not where it was looked for. The message names the official source and the stand-in command."""
 
 
 class DataWarning(UserWarning):

@@ -20,15 +20,14 @@ _FRAMEWORKS = ("torch", "tensorflow", "keras", "paddle", "chainer", "cv2", "scip
 
 
 def temporary_name(path: str | Path) -> Path:
-    """The name to write `path` under at first: same folder (so that the rename is atomic), same suffixes (writers look
-    at them)."""
+    """The name to write `path` under at first: same folder, for an atomic rename; same suffixes."""
     path = Path(path)
     return path.with_name(f".tmp{os.getpid()}.{path.name}")
 
 
 def publish(temporary: str | Path, path: str | Path) -> Path:
-    """Flush a finished temporary file to the disk and rename it to `path`; after a power cut there is the old file or
-    the new one."""
+    """Flush a finished temporary file to the disk and rename it to `path`; a power cut leaves the old or the new
+    one."""
     path = Path(path)
     flush(temporary)
     os.replace(temporary, path)
@@ -72,8 +71,7 @@ def remove_leftovers(directory: str | Path, names: Iterable[str]) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """`value` as indented JSON with sorted keys, atomically; paths and numpy numbers are written as what they stand
-    for."""
+    """`value` as indented JSON with sorted keys, atomically; paths and numpy numbers as what they stand for."""
     return write_text(path, json.dumps(value, indent=2, sort_keys=True, default=_plain) + "\n")
 
 
@@ -96,8 +94,7 @@ _old_folders: dict[Path, Path] = {}
 
 
 def set_aside(directory: str | Path, patterns: Iterable[str]) -> Path | None:
-    """Move an earlier run's files out of the way of a new one, into `old_1`, `old_2`, ... below `directory`; None when
-    there are none.
+    """Move an earlier run's files out of the way of a new one, into `directory`/old_1, old_2, ...; None without any.
 
     One process uses one such folder for a directory, so that an old run's log and checkpoints stay together.
     """
@@ -121,9 +118,9 @@ def git_sha() -> str:
     root = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
+        return subprocess.check_output(
+            ["git", "-C", str(root), *arguments], text=True, timeout=10, stderr=subprocess.DEVNULL
+        ).strip()
 
     try:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")

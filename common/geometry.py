@@ -1,5 +1,4 @@
-"""Boxes, affine crops and their inverse, flips. Coordinates: 0-based pixels, pixel centres at integers, x right, y
-down.
+"""Boxes, affine crops and their inverse, flips. 0-based pixels, pixel centres at integers, x right, y down.
 
 An affine map is a (2,3) float64 matrix M with p' = M @ (x, y, 1); stacks (...,2,3) work everywhere but in `warp`.
 """
@@ -64,9 +63,7 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill=0) -
         # cell i of the reduced image averages pixels shrink*i .. shrink*i + shrink-1
         matrix = compose_affine(matrix, np.array([[shrink, 0, (shrink - 1) / 2], [0, shrink, (shrink - 1) / 2]]))
     border = fill if isinstance(fill, (tuple, list)) else (fill,) * 3
-    return cv2.warpAffine(
-        image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
-    )
+    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=border)  # constant border
 
 
 def box_center(box: np.ndarray) -> np.ndarray:

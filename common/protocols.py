@@ -101,9 +101,8 @@ def _visible(pose_set: PoseSet) -> np.ndarray:
 _TORSO = ("left_shoulder", "right_hip")
 _OTHER_TORSO = ("right_shoulder", "left_hip")
 _HEAD = ("head_top", "neck|upper_neck")
-_ARMS_AND_LEGS = tuple(
-    f"{side}_{part}" for side in ("right", "left") for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-)
+_PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+_ARMS_AND_LEGS = tuple(f"{side}_{part}" for side in ("right", "left") for part in _PARTS)
 _K2HPD_NEEDS = ("head", "neck", "spine", "right_hand", "left_hand", "right_foot", "left_foot")
 
 
@@ -161,8 +160,7 @@ def _k2hpd(metric) -> Count:
 
 
 def _as_mobilepose_reads(pose_set: PoseSet) -> np.ndarray:
-    """(N,J,2) joints, on Penn Action with the file's placeholders of hidden joints, which stretch its crop to the
-    corner.
+    """(N,J,2) joints, on Penn Action with its placeholders of hidden joints, which stretch the crop to the corner.
 
     The annotation tool left them at about (1, 1), counted from 1; the loader drops them, so each is put at the corner.
     """

@@ -11,8 +11,7 @@ lies in one JSON file a run, HOUSE/results/NAME.json (`save_run` writes it):
 `protocols` as common.evaluate writes them, `meta` the prediction file's.
 
 A run answers the reported rows of its house (and of the literature) that have its data set and its model's name; a row
-without a run says so. Runs that differ in `meta.seed` alone are one line: mean, number of seeds, spread (largest less
-smallest).
+without a run says so. Runs that differ in `meta.seed` alone are one line: mean, number of seeds, spread.
 """
 
 from __future__ import annotations

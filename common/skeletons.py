@@ -13,13 +13,10 @@ import numpy as np
 from common.errors import DataError
 
 # The bones of the drawing, as chains of joints; a joint that a skeleton lacks is skipped, so its neighbours join up.
-_SIDE_CHAINS = (
-    ("shoulder", "elbow", "wrist"),
-    ("shoulder", "elbow", "hand"),
-    ("hip", "knee", "ankle"),
-    ("hip", "knee", "foot"),
-    ("eye", "ear"),
-)
+_SIDE_CHAINS = [
+    chain.split()
+    for chain in ("shoulder elbow wrist", "shoulder elbow hand", "hip knee ankle", "hip knee foot", "eye ear")
+]
 _HEADS = ("head_top", "head", "face", "nose")
 _NECKS = ("upper_neck", "neck", "thorax")
 _MIDDLES = ("belly", "spine", "pelvis")
@@ -173,7 +170,7 @@ SKELETONS = {s.name: s for s in _KNOWN}
 
 # Joints that stand for one another where the exact one is absent, best first; each is a definition of its own, so the
 # map calls it synthetic.
-_SUBSTITUTES = {
+_SUBSTITUTES: dict[str, tuple[tuple[str, ...], ...]] = {
     "neck": (("upper_neck",), ("thorax",), ("left_shoulder", "right_shoulder")),
     "upper_neck": (("neck",), ("thorax",), ("left_shoulder", "right_shoulder")),
     "thorax": (("neck",), ("left_shoulder", "right_shoulder")),
@@ -184,11 +181,9 @@ _SUBSTITUTES = {
     "head_top": (("head",),),
     "face": (("head",), ("nose",), ("head_top",)),
     "nose": (("face",),),
-    **{f"{s}_hand": ((f"{s}_wrist",),) for s in ("left", "right")},
-    **{f"{s}_wrist": ((f"{s}_hand",),) for s in ("left", "right")},
-    **{f"{s}_foot": ((f"{s}_ankle",),) for s in ("left", "right")},
-    **{f"{s}_ankle": ((f"{s}_foot",),) for s in ("left", "right")},
 }
+for _one, _other in (("hand", "wrist"), ("wrist", "hand"), ("foot", "ankle"), ("ankle", "foot")):
+    _SUBSTITUTES |= {f"{side}_{_one}": ((f"{side}_{_other}",),) for side in ("left", "right")}
 
 
 @dataclass(frozen=True)
@@ -222,16 +217,11 @@ class SkeletonMap:
 def skeleton_map(source: Skeleton, target: Skeleton) -> SkeletonMap:
     """The map from one skeleton to another by joint names, with stand-ins where they make sense."""
     sources: list[tuple[int, ...]] = []
-    synthetic = []
     for joint in target.joints:
-        if joint in source.joints:
-            sources.append((source.index(joint),))
-            synthetic.append(False)
-            continue
-        options = [o for o in _SUBSTITUTES.get(joint, ()) if all(name in source.joints for name in o)]
+        options = [o for o in ((joint,), *_SUBSTITUTES.get(joint, ())) if set(o) <= set(source.joints)]
         sources.append(tuple(source.indices(options[0])) if options else ())
-        synthetic.append(bool(options))
-    return SkeletonMap(source, target, tuple(sources), np.array(synthetic))
+    same = np.array([joint in source.joints for joint in target.joints])
+    return SkeletonMap(source, target, tuple(sources), ~same & np.array([bool(s) for s in sources]))
 
 
 def joint_order(source: Skeleton, target: Skeleton, shared_joints: bool = False) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""Who is who from one picture to the next: numbers for persons, assigned by Munkres' algorithm as the original's demo
-does.
+"""Who is who from one picture to the next: numbers by Munkres' algorithm, as in the original's demo.
 
-Likeness is OKS where two poses share joints, else the overlap of their boxes. A person that is lost keeps the number
-for a second.
+Likeness is OKS where two poses share joints, else the overlap of their boxes. Lost persons keep theirs for a second.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 
@@ -17,16 +17,14 @@ MEMORY = 1.0  # seconds
 
 
 class Tracker:
-    """Call it with the `People` of one picture after another and the time in seconds; returns them with their
-    numbers."""
+    """Call it with the `People` of one picture after another and the seconds; returns them with numbers."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[float, np.ndarray, np.ndarray]] = {}
-        self._next = 0
+        self._fresh = itertools.count()
 
     def __call__(self, people: People, time: float) -> People:
-        """The same persons, `id` (P,) filled in: the number of the most alike person seen less than a second ago, else
-        a new one."""
+        """The same persons, `id` (P,) filled in: of the most alike person of the last second, else a new one."""
         self._known = {n: k for n, k in self._known.items() if time - k[0] <= MEMORY}
         numbers = self._match(people)
         for row, number in enumerate(numbers):
@@ -37,17 +35,12 @@ class Tracker:
         before = list(self._known)
         found: list[int | None] = [None] * len(people)
         if before and len(people):
-            alike = np.array(
-                [[self._likeness(people, row, self._known[n]) for n in before] for row in range(len(people))]
-            )
+            rows = range(len(people))
+            alike = np.array([[self._likeness(people, row, self._known[n]) for n in before] for row in rows])
             for row, column in assign(1.0 - alike):
                 if alike[row, column] >= ALIKE:
                     found[row] = before[column]
-        return [self._fresh() if number is None else number for number in found]
-
-    def _fresh(self) -> int:
-        self._next += 1
-        return self._next - 1
+        return [next(self._fresh) if number is None else number for number in found]
 
     @staticmethod
     def _likeness(people: People, row: int, known: tuple[float, np.ndarray, np.ndarray]) -> float:

@@ -132,8 +132,7 @@ class VideoWriter:
     """Write an `.mp4` (MPEG-4 part 2): `with VideoWriter(path, fps) as out: out.write(image)`.
 
     The file appears when the block ends without an exception, complete; else there is none. The first (H,W,3) uint8 BGR
-    image sets the size, odd sizes grow by one pixel, which the codec needs. DataError for another suffix or size, or no
-    image.
+    image sets the size, odd sizes grow by one pixel, which the codec needs. DataError for another suffix or size.
     """
 
     def __init__(self, path: str | Path, fps: float = DEFAULT_FPS):

@@ -14,7 +14,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m common.datasets", description="Look into a data set on disk.")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
-        "check", help="counts, missing or unreadable images, impossible values (exit code 1 when there are any)"
+        "check", help="counts, missing or unreadable images, impossible values (then: exit code 1)"
     )
     browse = commands.add_parser("browse", help="contact sheet of persons with their skeletons")
     for command in (check, browse):

@@ -64,7 +64,7 @@ def _rle(segment, height: int, width: int) -> dict:
 
 def load(root: str | Path, split: str, skeleton: Skeleton = COCO17, category: str | None = None) -> PoseSet:
     """One split of COCO keypoints, joints (N,17,2); `image_id` and `person_id` are COCO's image and annotation ids,
-    `area` is the segment's. `skeleton`: the joints in the 17 places, where a converter put others. `category`: id or
+    `area` is the segment's. `skeleton`: the joints in the 17 places, where a converter put others. `category`: id,
     name.
 
     Images need not exist. Raises DataMissing or DataError.

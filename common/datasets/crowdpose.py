@@ -1,5 +1,4 @@
-"""CrowdPose (Li et al., "CrowdPose: Efficient Crowded Scenes Pose Estimation and A New Benchmark", CVPR 2019): 14
-joints, COCO's layout.
+"""CrowdPose (Li et al., "CrowdPose: Efficient Crowded Scenes Pose Estimation and A New Benchmark", CVPR 2019).
 
 `crowdpose_{train,val,test,trainval}.json` (in the folder, `annotations/` or `json/`), images in `images/`. Every image
 has a `crowdIndex`, 0 (people apart) to 1, which becomes `crowd_index` of its persons. Annotations have no segment: as

@@ -8,8 +8,8 @@ visible. `box` runs from the first to the last row and column of the mask (w and
 code takes them); without puppet_mask/ it is tight around the joints, with a warning. `sequence` is ACTION/VIDEO.
 
 Or a COCO-style JSON, `{train,test}_jhmdb_subK.json` or `SubK_{train,test}.json`, in the folder or `annotations/`; its
-coordinates and boxes count from 1 too, file names are relative to the folder (or to Rename_Images/); `sequence` is the
-file's folder.
+coordinates and boxes count from 1 too, file names are relative to the folder (or Rename_Images/); `sequence` is their
+folder.
 
 Splits: `train1`, `test1`, ... `train3`, `test3`; `train`, `test` (= `valid`) mean the first. `frame` counts from 0.
 """

@@ -109,9 +109,8 @@ def rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
     rows: list[int] = []
     for box, joints, seen in zip(truth.head_box, truth.joints, truth.labelled):
         candidates = by_box.get(tuple(np.round(box)), [])
-        errors = [
-            np.median(np.abs(persons.joints[row] - joints)[seen & (persons.visible[row] > 0)]) for row in candidates
-        ]
+        both = [seen & (persons.visible[row] > 0) for row in candidates]
+        errors = [np.median(np.abs(persons.joints[row] - joints)[s]) for row, s in zip(candidates, both)]
         if not errors or not np.nanmin(errors) < 1:
             who = f"person {len(rows)} (head box {np.round(box).astype(int).tolist()})"
             raise DataError(f"{path}: {who} is not in the release; take matching files")
@@ -138,6 +137,5 @@ def read_ground_truth(path: Path) -> GroundTruth:
             remedy = "take gt_valid.mat from the simple-baselines annotations"
             raise DataError(f"{path}: {name} is {found}, expected {(*shape, 'N')}; {remedy}")
     joints = content["pos_gt_src"].transpose(2, 0, 1).astype(np.float64)
-    return GroundTruth(
-        joints, content["jnt_missing"].T == 0, content["headboxes_src"].reshape(4, -1).T.astype(np.float64)
-    )
+    head_box = content["headboxes_src"].reshape(4, -1).T.astype(np.float64)
+    return GroundTruth(joints, content["jnt_missing"].T == 0, head_box)

@@ -150,9 +150,8 @@ def make_lmdb(root: Path, out: Path) -> dict[str, int]:
 def main(arguments: list[str] | None = None) -> int:
     """`python -m common.datasets.penn_action make_lmdb ROOT OUT`; 0 done, 2 bad input."""
     parser = argparse.ArgumentParser(prog="python -m common.datasets.penn_action")
-    pack = parser.add_subparsers(dest="command", required=True).add_parser(
-        "make_lmdb", help="frames/ -> OUT/train.lmdb and OUT/valid.lmdb"
-    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    pack = commands.add_parser("make_lmdb", help="frames/ -> OUT/train.lmdb and OUT/valid.lmdb")
     pack.add_argument("root", type=Path, help="folder with labels/ and frames/")
     pack.add_argument("out", type=Path, help="folder for the two databases (ROOT itself is where the loader looks)")
     given = parser.parse_args(arguments)

@@ -101,9 +101,8 @@ def coco_results(
     """The results that COCO's servers and pycocotools read: image_id, category_id, keypoints (x, y, score), score."""
     rows, scores = final_people(predictions, nms_threshold, joint_threshold, sigmas)
     if not np.isfinite(scores).all():
-        what = (
-            f"{int((~np.isfinite(scores)).sum())} persons have a score (person_score, or box_score) that is no number"
-        )
+        count = int((~np.isfinite(scores)).sum())
+        what = f"{count} persons have a score (person_score, or box_score) that is no number"
         raise DataError(f"the prediction file: {what}; write numbers, or leave these persons out")
     points = np.concatenate([predictions.joints[rows], predictions.score[rows][..., None]], -1)
     points = np.nan_to_num(points.astype(np.float64), nan=0.0).reshape(len(rows), 3 * len(predictions.skeleton))

@@ -56,8 +56,7 @@ def extent_accuracy(
 def crop_box(joints: np.ndarray, image_size: np.ndarray | None = None, given: np.ndarray | None = None) -> np.ndarray:
     """(N,4) x, y, w, h of MobilePose's crop in image pixels, within `image_size` (N,2) if known.
 
-    The box is the extent of the annotated joints (N,J,2) and 256/3 px around it; finite rows of `given` (N,4) replace
-    it.
+    The box is the extent of the annotated joints (N,J,2) and 256/3 px around it; finite rows of `given` (N,4) win.
     """
     tight = box_of_joints(joints)
     box = np.concatenate([tight[:, :2] - CROP_PADDING, tight[:, 2:] + 2 * CROP_PADDING], axis=1)

@@ -1,5 +1,5 @@
-"""PCK, the percentage of correct keypoints: a joint is right within a fraction of the person's size (Yang and Ramanan,
-PAMI 2013).
+"""PCK, the percentage of correct keypoints: a joint is right within a share of a person's size (Yang and Ramanan, PAMI
+2013).
 
 What "size" is makes the metric: torso (LSP and its toolkit, torso = left shoulder to right hip), longer side of a box
 (Penn Action, sub-JHMDB, pose-tensorflow's eval_pck). Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J)
@@ -35,8 +35,7 @@ def extent(joints: np.ndarray) -> np.ndarray:
 def official_penn_torso(truth: np.ndarray, predicted: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """(N,) right shoulder to left hip; under 1 px: the prediction's (LSTM Pose Machines' benchmark).
 
-    Under 1 px is what Penn Action's placeholders of hidden joints give; so counts an end that is NaN. 0: neither has
-    one.
+    Under 1 px is what Penn Action's placeholders of hidden joints give; NaN counts as such. 0: neither has one.
     """
     torso = length_between(truth, skeleton, "right_shoulder", "left_hip")
     own = length_between(predicted, skeleton, "right_shoulder", "left_hip")
@@ -46,8 +45,7 @@ def official_penn_torso(truth: np.ndarray, predicted: np.ndarray, skeleton: Skel
 def pck(
     truth, predicted, labelled, size, threshold: float, skeleton: Skeleton, total: str = "weighted", how: str = ""
 ) -> Result:
-    """PCK at `threshold` x `size`, inclusive. Persons whose `size` is NaN are not counted; at size 0 an exact hit is
-    one.
+    """PCK at `threshold` x `size`, inclusive. Persons whose `size` is NaN are not counted; at size 0 exact hits are.
 
     `total`: `weighted` or `unweighted`, see `counting.joint_result`. Empty input gives NaN figures.
     """
@@ -57,8 +55,7 @@ def pck(
 
 
 def auc(truth, predicted, labelled, size, skeleton: Skeleton) -> Result:
-    """Area under the PCK curve up to 0.2, scaled so that a curve of 100 % gives 100 (trapezoids; LSP
-    toolkit)."""
+    """Area under the PCK curve up to 0.2, 100 for a curve of 100 % (trapezoids; LSP toolkit)."""
     counted = labelled & np.isfinite(size)[:, None]
     distance = distances(truth, predicted)
     curves = [within(distance, size[:, None], t) for t in AUC_THRESHOLDS]

@@ -19,7 +19,7 @@ NOT_IN_MEAN = ("pelvis", "thorax")  # MPII's own evaluation leaves them out of i
 def pckh(
     truth, predicted, labelled, head_size, threshold: float, skeleton: Skeleton, empty_joint_is_nan: bool = False
 ) -> Result:
-    """PCKh at `threshold` x `head_size` (N,), 0.6 x the head box's diagonal. Total = weighted mean without pelvis and
+    """PCKh at `threshold` x `head_size` (N,), 0.6 x the head box's diagonal. Total: weighted mean without pelvis,
     thorax.
 
     `empty_joint_is_nan`: a joint that is nowhere labelled makes both means NaN, as in the evaluation of Simple
@@ -37,8 +37,7 @@ def pckh(
 
 
 def neck_of(skeleton: Skeleton) -> str:
-    """The joint at the lower end of the head: upper_neck where the skeleton has it, else neck; ValueError for
-    neither."""
+    """The joint at the lower end of the head: upper_neck where the skeleton has it, else neck; else ValueError."""
     return "upper_neck" if "upper_neck" in skeleton.joints else skeleton.joints[skeleton.index("neck")]
 
 

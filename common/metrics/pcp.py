@@ -1,5 +1,4 @@
-"""PCP, the percentage of correct parts: sticks whose ends are within a share of their length (Ferrari et al., CVPR
-2008).
+"""PCP, the percentage of correct parts: ends within a share of its length (Ferrari et al., CVPR 2008).
 
 Strict: both ends; relaxed: the mean of both ends' distances. Ten sticks in six parts: head, torso, upper_arm, forearm,
 upper_leg and lower_leg. Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J) bool. A stick of length 0 is a

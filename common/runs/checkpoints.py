@@ -1,5 +1,4 @@
-"""Checkpoints that survive a kill at any moment, for every framework: the caller brings the functions that write and
-read its own format.
+"""Checkpoints that survive a kill at any moment, for every framework: the caller writes and reads its own format.
 
 A run continues bit for bit when its state holds everything that the next step depends on; `make_state` lists it. The
 store keeps `last` and `previous` (the one before), `best` by a metric and, every N, numbered ones. All are complete
@@ -44,8 +43,7 @@ def restore_random_state(state: dict) -> None:
 
 
 def make_state(trained: dict, *, epoch: int, batch: int, step: int, config: dict, about: dict) -> dict:
-    """Everything that a resumed run needs, and what everybody needs who uses its weights, under the names that all
-    programmes share.
+    """Everything that a resumed run needs, and what everybody needs who uses its weights, under shared names.
 
     `trained` is `Trainer.state()`: `model` and whatever else the framework's next step depends on. `epoch` counts
     finished epochs, `batch` the batches done of this one, `step` all updates so far; `config` are the settings, among
@@ -65,8 +63,7 @@ def make_state(trained: dict, *, epoch: int, batch: int, step: int, config: dict
 
 
 def check_compatible(stored: dict, wanted: dict, fields: Iterable[str], source: str | Path = "checkpoint") -> None:
-    """DataError naming the first of `fields` whose value in the `stored` settings differs from `wanted`, both values
-    and the remedy."""
+    """DataError naming the first of `fields` whose value in the `stored` settings differs from `wanted`."""
     for field in fields:
         if field not in stored:
             what = f"its config has no field {field!r} (this run has {wanted[field]!r})"
@@ -111,11 +108,9 @@ class CheckpointStore:
         """The state to go on from, or None for a new run.
 
         `resume` None: a new run; an earlier run's files are moved to `old_N`. `auto`: the newest good checkpoint here,
-        None when there is none. A path: that file. DataError when a checkpoint was asked for or exists, but none can be
-        read.
+        None when there is none. A path: that file. DataError when none can be read.
 
-        `barrier`, where several processes share the folder, waits for all of them: the writer goes first, as it may
-        move files away.
+        `barrier`, where several processes share the folder, waits for all of them: the writer goes first.
         """
         if barrier and not self.writer:
             barrier()

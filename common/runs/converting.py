@@ -1,5 +1,4 @@
-"""What every convert.py does around its formats: nothing is kept that does not compute what its source computes, and a
-card says so.
+"""What every convert.py does around its formats: only what computes what its source does is kept, with a card.
 
 with Conversion(args.input, args.output, args.licence) as conversion:
     write(conversion.draft)
@@ -35,8 +34,7 @@ def card_path(output: Path) -> Path:
 
 
 class Conversion:
-    """One conversion. `draft` is the temporary name to write; it gets its own when `keep` is called after all
-    comparisons went well.
+    """One conversion. `draft` is the temporary name to write; `keep` gives it its own after all comparisons.
 
     Whatever has the draft's name as the beginning of its own (a checkpoint of several files) moves too.
     """
@@ -51,8 +49,8 @@ class Conversion:
         return self
 
     def compare(self, what: str, expected, found, tolerance: float) -> None:
-        """Largest difference of two arrays (or dicts of arrays) relative to the largest value (at least 1e-6);
-        DataError above `tolerance`."""
+        """Largest difference of two arrays (or dicts of arrays) by the largest value (at least 1e-6); DataError above
+        `tolerance`."""
         if isinstance(expected, dict):
             worst = max(_difference(expected[name], found[name]) for name in expected)
         else:

@@ -1,5 +1,4 @@
-"""The vocabulary: one spelling and one meaning of every option that more than one house has, and the parser that all
-programmes use.
+"""The vocabulary: one spelling and one meaning of every shared option, and the parser of all programmes.
 
 `--help` lists options in groups (data, network, training, machine, output), rare ones only with `--help-all`. Switches
 are written `--flip_test`, `--no-flip_test` or, as some originals have it, `--flip_test=no` and `--flip_test no`.
@@ -93,8 +92,7 @@ class _Form(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser for one programme; `about` is its docstring. Options that are not given stay out of the namespace unless
-    they have a default."""
+    """A parser for one programme; `about` is its docstring. Options not given stay out unless they have a default."""
 
     def __init__(self, about: str | None):
         form = {"usage": "%(prog)s [options]", "formatter_class": _Form, "add_help": False, "allow_abbrev": False}
@@ -111,8 +109,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(name, help=text, **more)
 
     def option(self, name: str, *names: str, text: str = "", group: str = "", rare: bool = False, **more) -> None:
-        """One option; text and group default to the vocabulary's. `type=bool` makes a switch. Other keywords are
-        argparse's."""
+        """One option; text and group default to the vocabulary's. `type=bool` makes a switch. `more` is argparse's."""
         known = VOCABULARY.get(name, ("", ""))
         spellings = [f"--{name}", *(n if n.startswith("-") else f"--{n}" for n in names)]
         words = (text or known[1]).replace("%", "%%")
@@ -144,8 +141,8 @@ class Parser(argparse.ArgumentParser):
             self._option_string_actions[spelling] = action
 
     def settings(self, cls, only: Iterable[str] | None = None, but: Iterable[str] = (), default: str = "") -> None:
-        """One option a field of a settings class (of `only` these), none of which has a default: presets, files and
-        checkpoints come in between.
+        """One option a field of a settings class (of `only` these), without defaults: presets, files, checkpoints come
+        between.
 
         `default` is what the help says that it is, where it is not the field's.
         """
@@ -251,19 +248,17 @@ _FORMS: dict[str, dict] = {
 }
 # what a programme that runs a network over labelled persons asks for, and what one over pictures does
 SCORING = "weights raw_weights random_weights shared_joints device threads out protocol json result".split()
-PREDICTING = (
-    "boxes box_threshold recursive weights raw_weights device threads out format draw min_score smooth track".split()
-)
+PREDICTING = "boxes box_threshold recursive weights raw_weights device threads out format draw".split()
+PREDICTING += ["min_score", "smooth", "track"]
 
 
 def training_settings(
     parser: Parser, cls, presets: dict[str, dict], argv=None, *, standard="paper", folder=None, fixed=()
 ):
-    """A training's settings: the preset, then `--config FILE`, then the command line. DataError on an unknown key or
-    value.
+    """A training's settings: the preset, then `--config FILE`, then the command line. DataError on a bad one.
 
-    Preset `auto` is `smoke` where `folder(settings)`, the data's, is marked SYNTHETIC, else `standard`. Fields of
-    `fixed` are no options.
+    Preset `auto` is `smoke` where `folder(settings)`, the data's, is marked SYNTHETIC, else `standard`. `fixed`: no
+    options.
     """
     auto = f"auto: smoke on synthetic data, else {standard}"
     parser.option("preset", choices=("auto", *presets), default="auto", text=auto)

@@ -1,5 +1,4 @@
-"""What every predict.py does around its network: pictures in, one after another; JSON lines, other tools' formats and
-drawings out.
+"""What every predict.py does around its network: pictures in; JSON lines, other formats, drawings out.
 
     source = Source(args.source, args.recursive, args.limit)
     with Answers(args, source, estimator.skeleton) as answers:
@@ -53,7 +52,7 @@ def parser(about: str | None, boxes: bool = True, but: Iterable[str] = ()) -> Pa
 
 @dataclass
 class Picture:
-    """One picture of a source. `time` in seconds for videos; `image` (H,W,3) uint8 BGR, None where it could not be read
+    """One picture of a source. `time` in seconds for videos; `image` (H,W,3) uint8 BGR, None for an unreadable one
     (`error`)."""
 
     name: str
@@ -66,8 +65,8 @@ class Picture:
 
 
 class Source:
-    """The pictures that SOURCE ... name, at most `limit`. `moving`: they are one video or camera. DataError when
-    something is not there."""
+    """The pictures that SOURCE ... name, at most `limit`. `moving`: one video or camera. DataError when one is not
+    there."""
 
     def __init__(self, names: Sequence[str | Path], recursive: bool = False, limit: int | None = None):
         self.limit, self._parts = limit, [_part(str(name), recursive) for name in names]
@@ -113,11 +112,10 @@ def _of_video(frames: video.Frames) -> Iterator[Picture]:
 
 class Answers:
     """The results of a predict.py as they come: joints.jsonl (and the formats of `--format`), drawings or overlay.mp4,
-    in the folder `--out`.
+    in `--out`.
 
     `args` are those of `parser`. `padding`: share of the longer side around the joints by which the next look follows a
-    person of a video; None where the network finds people itself. Ends well with Ctrl-C, keeping what there is. Memory
-    does not grow.
+    person of a video; None where the network finds people itself. Ctrl-C keeps what there is. Memory does not grow.
     """
 
     def __init__(self, args, source: Source, skeleton: Skeleton, house: str, padding: float | None = 0.2):

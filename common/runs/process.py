@@ -1,5 +1,4 @@
-"""How the programmes of all houses start and end: processes of a distributed run, signals, messages for people, exit
-codes for scripts."""
+"""How the programmes of all houses start and end: processes of a run, signals, messages, exit codes."""
 
 from __future__ import annotations
 
@@ -46,8 +45,8 @@ class Process:
 
 
 class Interrupts:
-    """Context in which Ctrl-C and SIGTERM set `asked` instead of ending the programme, so that a step ends and is
-    saved; a second one ends it."""
+    """Context in which Ctrl-C and SIGTERM set `asked` instead of ending the programme, so that a step is saved; a
+    second one ends it."""
 
     def __enter__(self) -> Interrupts:
         self.asked: bool = False
@@ -71,12 +70,10 @@ class Interrupts:
 
 def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> int:
     """Do `work()`: 0 when it ends well, 2 on bad input (DataError, or a file that cannot be read or written), 1 when
-    training diverged (FloatingPointError), 130 when it was stopped. Any other exception is a fault of ours and keeps
-    its traceback.
+    training diverged (FloatingPointError), 130 when it was stopped. Others are faults of ours and keep their traceback.
 
     `done` is printed after success with {} replaced by what `work` returned; `remedy` ends the message about a diverged
-    training. Messages of errors go to standard error; with POSE_TRACEBACK=1 in the environment the error itself is
-    raised.
+    training. Messages of errors go to standard error; with POSE_TRACEBACK=1 the error itself is raised.
     """
     try:
         result = work()
@@ -114,8 +111,7 @@ def environment_ranks() -> tuple[int, int, int]:
 
 
 def device_numbers(device: str | None, found: int) -> list[int] | None:
-    """GPU numbers that `--device` asks for, of `found` that are there: [] for the CPU, None where it was not given and
-    there are none.
+    """GPU numbers that `--device` asks for, of `found` that are there: [] for the CPU, None: not given and none there.
 
     `cuda` means the first, `cuda:0,1` these. DataError for other text or a device that is not there.
     """
@@ -130,11 +126,8 @@ def device_numbers(device: str | None, found: int) -> list[int] | None:
         if wanted is not None:
             missing = [n for n in wanted if not 0 <= n < found]
             if missing:
-                have = (
-                    f"the GPUs here are 0 to {found - 1}"
-                    if found
-                    else "no GPU is seen here; leave it out, or give --device cpu"
-                )
+                none = "no GPU is seen here; leave it out, or give --device cpu"
+                have = f"the GPUs here are 0 to {found - 1}" if found else none
                 raise DataError(f"--device {device}: there is no GPU {missing[0]}; {have}")
             return wanted
     raise DataError(f"--device {device} is not a device; write cpu, cuda, or cuda:0,1")

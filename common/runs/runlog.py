@@ -27,8 +27,7 @@ class RunLog:
 
     `resume_step` None starts a new run: an earlier run's files move to `old_N`. A number (the `step` of the checkpoint
     that is resumed) goes on with the log, dropping entries of later steps, so that no step appears twice; log what
-    belongs to a step before saving its checkpoint. Steps count updates. In a distributed run one process alone has a
-    RunLog.
+    belongs to a step before saving its checkpoint. Steps count updates. One process alone has a RunLog.
     """
 
     def __init__(self, directory: str | Path, *, config: dict, resume_step: int | None = None, announce=print):

@@ -1,5 +1,4 @@
-"""What every val.py does around its network: what to score, the prediction file, the figures, the run file for the
-tables.
+"""What every val.py does around its network: what to score, prediction file, figures, run file for the tables.
 
 predictions = estimator.predict_pose_set(pose_set)
 results = publish(args, predictions, pose_set, standard=folder / "valid.npz")
@@ -26,8 +25,7 @@ _WRITTEN = ("--result", "--out", "--json", "--note")
 
 
 def parser(about: str | None, but: Iterable[str] = ()) -> Parser:
-    """The parser of a val.py, without the house's data set and settings, and without options that have no meaning
-    there."""
+    """The parser of a val.py, without the house's data set and settings, nor those of `but`."""
     made = Parser(about)
     made.options(*(name for name in SCORING if name not in but))
     made.option("limit", type=int, metavar="N", default=None)
@@ -52,11 +50,10 @@ def _hash_of(weights: Path) -> str | None:
 
 def publish(args: argparse.Namespace, predictions: Predictions, pose_set: PoseSet, standard: Path,
             adjust: Callable[[dict], dict] | None = None) -> dict[str, Result]:  # fmt: skip
-    """Save the prediction file, score and print it, write `--json` and the run file `--result`; returns {protocol:
-    Result}.
+    """Save the prediction file, score and print it, write `--json` and `--result`; {protocol: Result}.
 
-    `args` are those of `parser`; `standard` is the prediction file without `--out`. `adjust(results)` may replace
-    figures first.
+    `args` are those of `parser`; `standard` is the prediction file without `--out`. `adjust(results)` may change
+    figures.
     """
     from common import evaluate
 
@@ -79,8 +76,7 @@ def _save_run(path: Path, predictions: Predictions, results: dict[str, Result]) 
 
 
 def command_line(words: list[str] | None = None) -> str:
-    """This call as somebody else would type it: without the options that only say where to write, other people's
-    folders as DIR."""
+    """This call as somebody else would type it: without options that say where to write, folders as DIR."""
     words = list(sys.argv if words is None else words)
     programme = Path(words[0])
     kept: list[str] = []

@@ -1,5 +1,5 @@
-"""One object for a training loop: progress and time left, log, checkpoints when due, stop on Ctrl-C, best figure, early
-stop, resume.
+"""One object for a training loop: progress and time left, log, checkpoints when due, stop on Ctrl-C, best, early stop,
+resume.
 
     with Session(folder, trainer.position, total, process, store, settings=..., about=...) as session:
         state = session.begin(config.resume)
@@ -54,8 +54,7 @@ class Position:
             self.epoch, self.batch = self.epoch + 1, 0
 
     def restore(self, state: dict) -> None:
-        """Go on from a checkpoint's position: in persons, because a batch may have another size now, and then epochs
-        other numbers of steps."""
+        """Go on from a checkpoint's position: in persons, as batches may have another size now."""
         before = state["about"]["batch_size"]
         self.epoch, self.step = state["epoch"], state["step"]
         self.batch = state["batch"] * before // self.batch_size
@@ -111,8 +110,7 @@ class Session:
         return state
 
     def track(self, batches: Iterable) -> Iterator:
-        """The batches that are left, with a bar on a terminal and a line now and then elsewhere; ends early when it was
-        asked to."""
+        """The batches that are left, with a bar on a terminal, else a line now and then; ends early when asked to."""
         progress = Progress(self.position.step, self.total, quiet=not self.process.is_main)
         try:
             if self.position.step >= self.total:
@@ -126,8 +124,8 @@ class Session:
             progress.close()
 
     def log(self, values: dict) -> None:
-        """One step is done; `values` are its `loss`, `lr` and whatever else is to be logged. FloatingPointError for a
-        loss that is not finite.
+        """One step is done; `values` are its `loss`, `lr` and whatever else is to be logged. FloatingPointError: it
+        diverged.
 
         Losses are read one step late, so that a GPU need not wait for this.
         """
@@ -171,9 +169,8 @@ class Session:
             tagged = {n if "/" in n else f"valid {n}": v for n, v in figures.items()}
             self.run_log.scalars(self.position.step, **{"mean loss": mean, **tagged})
             where = f"epoch {self.position.epoch}" if self.position.epoch_length else f"step {self.position.step}"
-            print(
-                f"[{where}] loss {mean:.6g}, {name} {value:.6g}" + ("" if self._worse else " (best so far)"), flush=True
-            )
+            praise = "" if self._worse else " (best so far)"
+            print(f"[{where}] loss {mean:.6g}, {name} {value:.6g}{praise}", flush=True)
             self._losses.clear()
         if self.patience and self.process.any(self._worse >= self.patience):
             self._ended = True
@@ -194,9 +191,8 @@ class Session:
         metric, self._metric = self._metric, None
         if self.process.is_main:
             at = self.position
-            state = make_state(
-                trained, epoch=at.epoch, batch=at.batch, step=at.step, config=self.settings, about=self.about
-            )
+            place = {"epoch": at.epoch, "batch": at.batch, "step": at.step}
+            state = make_state(trained, **place, config=self.settings, about=self.about)
             self.store.save({**state, "losses": self._losses}, metric)
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
@@ -205,9 +201,8 @@ class Session:
             self.run_log.close()
         self.process.close()
         if kind is None and self._asked and self.position.step < self.total:
-            raise Stopped(
-                f"stopped after step {self.position.step} of {self.total}; the state is saved, go on with --resume"
-            )
+            done = f"stopped after step {self.position.step} of {self.total}"
+            raise Stopped(f"{done}; the state is saved, go on with --resume")
         if kind is None and self._ended and self.process.is_main:
             print(f"ended after step {self.position.step}: {self._worse} validations without a better figure")
 

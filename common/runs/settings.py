@@ -1,5 +1,4 @@
-"""Settings as a dataclass: the command line, presets and setting files all come from its fields; unknown keys are
-errors.
+"""Settings as a dataclass: command line, presets and files all come from its fields; unknown keys are errors.
 
 lr: float = setting(1e-3, "Adam learning rate") epochs: int = setting(140, names=("num_epochs",))           # help text
 and group come from the vocabulary (common/runs/options.py)
@@ -46,36 +45,27 @@ _BOOL = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": 
 
 
 def convert(name: str, value, kind: type, optional: bool = False):
-    """A value from the command line or a file (text, or what YAML made of it) as the field's type; DataError naming the
-    field."""
+    """A value from the command line or a file (text, or YAML's) as the field's type; DataError naming the field."""
     if value is None or (optional and str(value).lower() in ("none", "null", "")):
         if optional:
             return None
         raise DataError(f"setting {name} needs a value of type {kind.__name__}")
     if kind in (list, dict):
-        return _structure(name, value, kind)
-    if isinstance(value, (list, tuple, dict)):
-        raise DataError(f"setting {name}: {value!r} is not one {kind.__name__}")
-    try:
-        # through text, so that YAML's 3.7 or true is refused for an int instead of being cut to 3 or 1
-        return _BOOL[str(value).lower()] if kind is bool else kind(str(value))
-    except (KeyError, ValueError):
-        raise DataError(f"setting {name}: {value!r} is not a {kind.__name__}") from None
-
-
-def _structure(name: str, value, kind: type):
-    if isinstance(value, str):
-        value = parse_yaml(f"setting {name}: {value!r}", value)
-    if isinstance(value, tuple):
-        value = list(value)
-    if not isinstance(value, kind):
-        raise DataError(f"setting {name}: {value!r} is not a {kind.__name__}")
-    return value
+        found = parse_yaml(f"setting {name}: {value!r}", value) if isinstance(value, str) else value
+        found = list(found) if isinstance(found, tuple) else found
+        if isinstance(found, kind):
+            return found
+    elif not isinstance(value, (list, tuple, dict)):
+        try:
+            # through text, so that YAML's 3.7 or true is refused for an int instead of being cut to 3 or 1
+            return _BOOL[str(value).lower()] if kind is bool else kind(str(value))
+        except (KeyError, ValueError):
+            pass
+    raise DataError(f"setting {name}: {value!r} is not a {kind.__name__}")
 
 
 def resolve(cls, *layers: dict):
-    """The settings object from layers of {name: value}, later ones win (preset, file, command line). DataError on an
-    unknown key or value."""
+    """The settings object from layers of {name: value}, later ones win. DataError on an unknown key or value."""
     known, types_of = {f.name: f for f in fields(cls)}, kinds(cls)
     aliases = {name.lstrip("-"): f.name for f in fields(cls) for name in f.metadata.get("names", ())}
     values = {}
@@ -93,8 +83,7 @@ def resolve(cls, *layers: dict):
 
 
 def read_settings_file(path: str | Path) -> dict:
-    """A file of `key = value` lines, with or without sections, or YAML (`.yaml`), as {key: value}. DataError when it
-    cannot be read.
+    """A file of `key = value` lines, with or without sections, or YAML (`.yaml`), as {key: value}, or DataError.
 
     Sections only group; `-` in a key means `_`; `#` or `;` starts a comment at the start of a line or after a space.
     """

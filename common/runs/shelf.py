@@ -21,8 +21,7 @@ def run_folder(house: str, run: str, out: str | Path | None = None) -> Path:
 
 
 def result_path(out: str | Path | None, standard: Path) -> Path:
-    """The file that `--out` names: `standard` without it, a file of that name in it where it is a folder (no suffix, or
-    ends in /)."""
+    """The file that `--out` names: `standard` without it, that name in a folder (no suffix, or ends in /)."""
     if out is None:
         return standard
     path = Path(out)
@@ -30,8 +29,7 @@ def result_path(out: str | Path | None, standard: Path) -> Path:
 
 
 def data_folder(root: str | Path | None, dataset: str) -> Path:
-    """The folder of a data set: `root` where it is given, else data/DATASET in the working directory, else in the
-    repository."""
+    """The folder of a data set: `root` where it is given, else data/DATASET here, else in the repository."""
     if root:
         return Path(root)
     here = Path("data") / dataset
@@ -39,8 +37,7 @@ def data_folder(root: str | Path | None, dataset: str) -> Path:
 
 
 def find_weights(house: str, given: str | Path | None, suffixes: Iterable[str], runs: str = "*") -> Path | None:
-    """The weights that `--weights` names; without it the newest best (else last) state of this house, which is said, or
-    None.
+    """The weights that `--weights` names; without it the newest best (else last) of this house, said, or None.
 
     `given` is a file or folder (a run's folder means its best state), or the name of shipped weights. `runs` limits
     whose newest is taken. DataError listing what there is when a given one is not found.
@@ -59,12 +56,10 @@ def find_weights(house: str, given: str | Path | None, suffixes: Iterable[str], 
     shipped = _shipped(house)
     if str(given) in shipped:
         return shipped[str(given)]
-    renamed = (
-        "; the trained weights in place of their moving average: --raw_weights"
-        if str(given) in ("raw", "averaged")
-        else ""
-    )
-    raise missing_weights(house, suffixes, f"{given} is neither a file nor a folder nor shipped{renamed}")
+    why = f"{given} is neither a file nor a folder nor shipped"
+    if str(given) in ("raw", "averaged"):
+        why += "; the trained weights in place of their moving average: --raw_weights"
+    raise missing_weights(house, suffixes, why)
 
 
 def missing_weights(house: str, suffixes: Iterable[str], why: str = "there are none yet") -> DataError:
@@ -89,11 +84,8 @@ def _states(base: Path, suffixes: tuple[str, ...], runs: str) -> list[Path]:
 
 
 def _newest(house: str, suffixes: tuple[str, ...], runs: str) -> Path | None:
-    for base in _outputs(house):
-        found = _states(base, suffixes, runs)
-        if found:
-            return max(found, key=lambda p: p.stat().st_mtime)
-    return None
+    found = next(filter(None, (_states(base, suffixes, runs) for base in _outputs(house))), [])
+    return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
 def _shipped(house: str) -> dict[str, Path]:

@@ -1,7 +1,7 @@
 """A person as a kinematic tree: joint limits, proportions, forward kinematics.
 
-Body axes: x to the person's left, y up, z to the front (right-handed); lengths in metres, angles in radians, in tables
-degrees.
+Body axes: x to the person's left, y up, z to the front (right-handed); lengths in metres, angles in radians (tables:
+degrees).
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def _head(figure: Figure) -> list[Tube]:
     tubes = [Tube(throat, figure.joints["neck"], (0.03 * h, 0.036 * h), figure.frames["neck"], look.textures["neck"])]
     hair = [((0, 0.5, -0.16), (0, 0.87 - 0.95 * look.long_hair, -0.16), 0.27, "hair")] if look.long_hair else []
     for start, end, radius, part in (*_HEAD, *hair):
-        ends = [neck + size * (frame @ np.array(at)) for at in (start, end)]
-        tubes.append(Tube(*ends, (radius * size, radius * size), frame, look.textures[part]))
+        top, low = (neck + size * (frame @ np.array(at)) for at in (start, end))
+        tubes.append(Tube(top, low, (radius * size, radius * size), frame, look.textures[part]))
     return tubes
 
 

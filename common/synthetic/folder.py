@@ -16,6 +16,9 @@ from common.errors import DataError
 from common.synthetic import VERSION
 
 MARK = "SYNTHETIC"
+_NOTICE = """Drawn by `python -m common.datasets.synthetic`: no photograph, no result on it compares with a published one.
+Running that command again with other arguments replaces this folder.
+"""
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, drawn by common.datasets.synthetic".ljust(116)
 
 
@@ -76,14 +79,8 @@ def build(root: Path, arguments: dict, write: Callable[[Path], None]) -> bool:
     try:
         fresh.mkdir(parents=True)
         write(fresh)
-        lines = [
-            "Drawn by `python -m common.datasets.synthetic`: no photograph, no real person, and no result on it "
-            "compares with a published one.",
-            "Running that command again with other arguments replaces this folder.",
-            *(f"{key}: {value}" for key, value in wanted.items()),
-            f"files: {_count_files(fresh)}",
-        ]
-        (fresh / MARK).write_text("\n".join(lines) + "\n")
+        mark = wanted | {"files": str(_count_files(fresh))}
+        (fresh / MARK).write_text(_NOTICE + "".join(f"{key}: {value}\n" for key, value in mark.items()))
         if root.exists():
             os.rename(root, old)
         os.rename(fresh, root)

@@ -82,7 +82,8 @@ def coco_layout(
     }
     files: dict[str, dict] = {split: {**head, "images": [], "annotations": []} for split in splits}
     for k, rng in each(name, count, seed):
-        split, found = next(split for split, numbers in splits.items() if k in numbers), []
+        split = next(split for split, numbers in splits.items() if k in numbers)
+        found: list[dict] = []
         while not any(person["num_keypoints"] for person in found):
             picture, people, crowd = _draw(rng, (0.35, 0.25, 0.2, 0.12, 0.08), (0.3, 1.2), _SMALLEST, 0.25, 0.1)
             found = [_coco_person(t, skeleton) for t in people]
@@ -94,9 +95,8 @@ def coco_layout(
         image = {"id": k + 1, "file_name": path.name, "width": width, "height": height, "license": 1}
         files[split]["images"].append(image | {"crowdIndex": _crowd_index(found)})
         first = 1 + 100_000 * list(splits).index(split) + len(files[split]["annotations"])
-        files[split]["annotations"] += [
-            person | {"id": number, "image_id": k + 1, "category_id": 1} for number, person in enumerate(found, first)
-        ]
+        for number, person in enumerate(found, first):
+            files[split]["annotations"].append(person | {"id": number, "image_id": k + 1, "category_id": 1})
     return files
 
 

@@ -1,5 +1,4 @@
-"""Caffe's binary files without Caffe: weights (`.caffemodel`), blobs (`.binaryproto`), solver states
-(`.solverstate`)."""
+"""Caffe's binary files without Caffe: `.caffemodel`, `.binaryproto` (blobs), `.solverstate`."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ def _write(path: str | Path, message) -> None:
 
 
 def blob_array(blob, name: str = "blob") -> np.ndarray:
-    """A BlobProto as float32 (or float64 where stored so) in its stored shape; legacy blobs have num, channels, height,
-    width."""
+    """A BlobProto as float32 (or float64 where stored so) in its stored shape; legacy blobs have four axes."""
     stored = blob.double_data if len(blob.double_data) else blob.data
     array = np.array(stored, dtype=np.float64 if len(blob.double_data) else np.float32)
     shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
@@ -50,8 +48,7 @@ def blob_array(blob, name: str = "blob") -> np.ndarray:
 
 
 def array_blob(array: np.ndarray, legacy: bool = False):
-    """float32 array -> BlobProto; `legacy` writes num, channels, height, width (missing leading ones are 1) as V1 files
-    have them.
+    """float32 array -> BlobProto; `legacy` writes num, channels, height, width (leading ones 1) as V1 files.
 
     So is a blob without axes, which OpenCV reads in no other form.
     """
@@ -72,8 +69,7 @@ def _varint(value: int) -> bytes:
 
 
 def read_net(path: str | Path):
-    """A `.caffemodel` as NetParameter. DataError when it is missing, no such file, or holds Caffe's oldest (V0)
-    layers."""
+    """A `.caffemodel` as NetParameter. DataError when it is none, or holds Caffe's oldest (V0) layers."""
     net = _read(path, "NetParameter", _NET)
     layers = (*net.layer, *net.layers)
     if not layers:
@@ -90,11 +86,9 @@ def write_net(path: str | Path, net) -> None:
 
 
 def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
-    """Layer name -> its blobs in stored shape, of all layers that have any, in file order; new (`layer`) and legacy
-    (`layers`) messages.
+    """Layer name -> its blobs in stored shape, of all layers that have any, in file order; new and legacy messages.
 
-    Of layers that share a name the last one counts, as where Caffe loads weights. DataError on a missing, damaged or
-    foreign file.
+    Of layers that share a name the last one counts, as where Caffe loads weights. DataError on a bad file.
     """
     net = read_net(path)
     found = {
@@ -108,8 +102,7 @@ def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
 
 
 def write_caffemodel(path: str | Path, layers: Mapping[str, tuple[str, Sequence[np.ndarray]]], name: str = "") -> None:
-    """Write layer name -> (Caffe layer type, blobs) as a new-format `.caffemodel`, atomically. Caffe needs no more than
-    names and blobs."""
+    """Write layer name -> (Caffe layer type, blobs) as a new-format `.caffemodel`, atomically."""
     net = messages()["NetParameter"](name=name)
     for layer_name, (kind, blobs) in layers.items():
         net.layer.add(name=layer_name, type=kind).blobs.extend(array_blob(np.asarray(b)) for b in blobs)
@@ -117,14 +110,12 @@ def write_caffemodel(path: str | Path, layers: Mapping[str, tuple[str, Sequence[
 
 
 def read_blob(path: str | Path) -> np.ndarray:
-    """A `.binaryproto` (a BlobProto, such as a mean image) as array in its stored shape. DataError when missing or
-    damaged."""
+    """A `.binaryproto` (a BlobProto, such as a mean image) in its stored shape. DataError when missing or damaged."""
     return blob_array(_read(path, "BlobProto", _MEAN), str(path))
 
 
 def write_blob(path: str | Path, array: np.ndarray) -> None:
-    """Write an array as `.binaryproto`, atomically, with the four legacy dimensions that Caffe's compute_image_mean
-    gives."""
+    """Write an array as `.binaryproto`, atomically, with four dimensions, as compute_image_mean does."""
     _write(path, array_blob(np.asarray(array), legacy=True))
 
 

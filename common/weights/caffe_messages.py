@@ -1,5 +1,4 @@
-"""Caffe's protobuf messages, from a table: nets, solvers, blobs, data records, solver states (field numbers of Caffe
-1.0).
+"""Caffe's protobuf messages, from a table: nets, solvers, blobs, data records, states (numbers of Caffe 1.0).
 
 The classes are made through protobuf's runtime, in a descriptor pool of our own: the default pool would clash with
 another `caffe.proto` in the same process (pycaffe, Chainer). Fields that the table lacks survive reading and writing of

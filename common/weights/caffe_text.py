@@ -1,5 +1,4 @@
-"""Caffe's text files (`.prototxt`): nets and solvers as protobuf text, read with the line and column of whatever is
-wrong in them."""
+"""Caffe's text files (`.prototxt`): nets and solvers as protobuf text; errors have line and column."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ _BLOCKS = re.compile(rf"{_STRING}|(?P<word>\w+)|(?P<open>[{{<])|(?P<close>[}}>])
 
 
 class TextFile(NamedTuple):
-    """A parsed file: the message, and the line (from 1) where each of its blocks begins, by name and number such as
-    ("layer", 3)."""
+    """A parsed file: the message, and the line (from 1) where each of its blocks begins, as ("layer", 3)."""
 
     message: Any
     lines: dict[tuple[str, int], int]
@@ -32,8 +30,7 @@ class TextFile(NamedTuple):
 
 
 def read_text(path: str | Path, kind: str) -> TextFile:
-    """A prototxt file as message `kind` (`NetParameter`, `SolverParameter`). DataError when it is missing or wrong
-    (line, column)."""
+    """A prototxt file as message `kind` (`NetParameter`, `SolverParameter`). DataError with line, column."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"prototxt {path} does not exist")
@@ -46,11 +43,9 @@ def read_text(path: str | Path, kind: str) -> TextFile:
 
 
 def parse_text(text: str, kind: str, name: str = "text") -> TextFile:
-    """Protobuf text -> message `kind`. DataError with `name`, line and column on a syntax error, an unknown field or a
-    bad value.
+    """Protobuf text -> message `kind`. DataError with `name`, line and column of what is wrong.
 
-    Parameters of layer types that this program does not know (`xyz_param { ... }`) are read over: whoever builds the
-    net names the type.
+    Parameters of layer types that this program does not know (`xyz_param { ... }`) are read over.
     """
     from google.protobuf import text_format
 

@@ -21,8 +21,7 @@ _V1_OWN = {"blobs_lr", "weight_decay", "param"}
 
 
 def upgrade_net(net, name: str = "net"):
-    """A new NetParameter in the current form; the argument stays as it is. DataError when it mixes V1 and current
-    layers.
+    """A new NetParameter in the current form; the argument stays as it is. DataError for mixed layers.
 
     Layers keep their order; inputs of the net become one Input layer in front, named `input` as Caffe does.
     """

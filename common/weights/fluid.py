@@ -38,9 +38,8 @@ class _Reader:
 
     def error(self, text: str) -> DataError:
         """The error to raise, with the position."""
-        return DataError(
-            f"{self.path}: byte {self.at}: {text}; this is no (whole) variable of PaddlePaddle 1.x, get the file again"
-        )
+        what = f"{self.path}: byte {self.at}: {text}"
+        return DataError(f"{what}; this is no (whole) variable of PaddlePaddle 1.x, get the file again")
 
     def take(self, count: int, what: str) -> bytes:
         """The next bytes; DataError when so many are not left. `what` names them."""
@@ -93,8 +92,7 @@ def _record(reader: _Reader) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def read_variable(path: str | Path) -> tuple[np.ndarray, list[np.ndarray]]:
-    """One variable's file: (array, LoD levels as offsets). bfloat16 comes back as float32. DataError naming file and
-    byte."""
+    """One variable's file: (array, LoD levels as offsets). bfloat16 as float32. DataError naming file and byte."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"variable file {path} does not exist; give a folder of PaddlePaddle 1.x parameters")
@@ -113,8 +111,7 @@ def is_variable(path: Path) -> bool:
 
 
 def read_folder(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Variables of a folder by name: those of `names` (one that is missing is a DataError), or every file that is
-    one."""
+    """Variables of a folder by name: those of `names` (DataError without), or every file that is one."""
     folder = Path(folder)
     if not folder.is_dir():
         what = f"{folder} is no folder"
@@ -133,8 +130,7 @@ def read_folder(folder: str | Path, names: Iterable[str] | None = None) -> dict[
 
 
 def read_combined(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """A combined file, given the names of its variables in any order. DataError when their number differs from the
-    file's."""
+    """A combined file, given the names of its variables in any order. DataError for another number."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist; give the combined parameter file, usually called __params__")
@@ -146,9 +142,8 @@ def read_combined(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarra
             raise reader.error(f"the file ends after {len(found)} of {len(names)} variables")
         found[name] = _record(reader)[0]
     if reader.at != len(reader.data):
-        raise reader.error(
-            f"{len(reader.data) - reader.at} bytes follow the {len(names)} variables that were asked for"
-        )
+        rest = len(reader.data) - reader.at
+        raise reader.error(f"{rest} bytes follow the {len(names)} variables that were asked for")
     return found
 
 

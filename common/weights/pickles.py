@@ -1,5 +1,4 @@
-"""Pickles of weights without the frameworks that wrote them and without running their code: PyTorch's, Paddle's,
-NumPy's.
+"""Pickles of weights without their frameworks and without running their code: PyTorch's, Paddle's, NumPy's.
 
 The unpickler knows tensors, arrays, numbers and plain containers. An object of any other class becomes what it holds
 (items, entries, attributes); nothing is called that the file names, and arrays are made from the file's bytes alone.
@@ -91,8 +90,7 @@ class _Array:
 
 
 def _array(data: Any, dtype: _DType, shape: tuple, order: str = "C") -> Any:
-    """The array that the bytes are; the one object or the list of an array of objects. ValueError when bytes lack or
-    are too many."""
+    """The array that the bytes are; the one object or the list of an array of objects. ValueError for other bytes."""
     if dtype.kind.strip("|8") == "O" and isinstance(data, list):
         return data if shape else data[0]
     data, kind = data.encode("latin1") if isinstance(data, str) else data, np.dtype(dtype.kind)
@@ -256,18 +254,16 @@ def _read(path: str | Path, what: str, load: Callable[[bytes], Any], paddle: boo
 
 
 def read_torch(path: str | Path) -> Any:
-    """What `torch.save` wrote, zip or the older stream, tensors as numpy arrays (bfloat16 as float32), objects as what
-    they hold.
+    """What `torch.save` wrote, zip or the older stream, tensors as arrays (bfloat16 as float32), objects as what they
+    hold.
 
-    DataError when it is missing, damaged (checksums of the zip) or hostile, and for a module that was saved whole, with
-    its class.
+    DataError when it is missing, damaged (checksums of the zip) or hostile, and for a module that was saved whole.
     """
     return _read(path, "PyTorch checkpoint", _load_torch)
 
 
 def read_paddle(path: str | Path) -> Any:
-    """What `paddle.save` wrote (`.pdparams`), tensors as numpy arrays (bfloat16 as float32). DataError as
-    `read_torch`."""
+    """What `paddle.save` wrote (`.pdparams`), tensors as arrays (bfloat16: float32). DataError as `read_torch`."""
     return _read(path, "Paddle file", lambda data: _Unpickler(data).load(), paddle=True)
 
 
@@ -284,8 +280,8 @@ def read_npy(path: str | Path) -> Any:
 
 
 def check_zip(path: str | Path) -> None:
-    """DataError for a file that is missing, or a zip whose checksums are wrong (PyTorch does not look) or that would
-    grow when unpacked."""
+    """DataError for a file that is missing, or a zip whose checksums are wrong (PyTorch does not look) or that
+    grows."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist")
@@ -317,9 +313,8 @@ def _load_zip(data: bytes) -> Any:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         record = next((n for n in archive.namelist() if n.endswith("data.pkl")), "")
         folder = record.removesuffix("data.pkl")
-        if not record or (
-            f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little"
-        ):
+        order = f"{folder}byteorder"
+        if not record or (order in archive.namelist() and archive.read(order) != b"little"):
             raise ValueError("the archive has no data.pkl, or was written on a big-endian machine")
 
         def storage(kind: str, key: str, count: int) -> _Storage:
@@ -360,8 +355,8 @@ with numpy.load(sys.argv[1]) as file:
 
 
 def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """A state dict that `torch.load(path, weights_only=True)` reads, written by PyTorch in a process of its own (Paddle
-    and it do not mix).
+    """A state dict that `torch.load(path, weights_only=True)` reads, written by PyTorch in its own process (not beside
+    Paddle).
 
     DataError where PyTorch is not installed.
     """

@@ -1,5 +1,4 @@
-"""TensorFlow 1 checkpoints by variable name, both formats of `tf.train.Saver`, through TensorFlow's own reader and
-writers.
+"""TensorFlow 1 checkpoints by variable name, both formats of `tf.train.Saver`, by its own reader and writers.
 
 V1 (TensorFlow up to 0.11) is one file; V2 (0.12 and later) is `PREFIX.index` beside `PREFIX.data-00000-of-00001`.
 Nothing here imports TensorFlow: the houses that have it pass `tensorflow`, a function that returns the module.
@@ -24,8 +23,7 @@ _DATA = ".data-00000-of-00001"
 
 
 def find_checkpoint(path: str | Path) -> Path | None:
-    """The prefix (V2) or file (V1) behind a name: itself, one of its files, or a folder with a `checkpoint` file; None
-    when nothing fits."""
+    """The prefix (V2) or file (V1) behind a name: itself, one of its files, or a folder with `checkpoint`; or None."""
     path = Path(path)
     if path.is_dir():
         return _newest(path)
@@ -36,8 +34,7 @@ def find_checkpoint(path: str | Path) -> Path | None:
 
 
 def _newest(folder: Path) -> Path | None:
-    """What the folder's `checkpoint` file names; folders that moved hold the path of another machine, so the name alone
-    counts too."""
+    """What the folder's `checkpoint` file names; in moved folders the name alone counts."""
     state = folder / "checkpoint"
     named = state.is_file() and re.search(r'^model_checkpoint_path: "(.+)"', state.read_text(errors="replace"), re.M)
     if not named:
@@ -79,15 +76,13 @@ def _tensor(tf, reader, place: str, name: str, kind) -> np.ndarray:
 
 
 def write_v2(prefix: str | Path, variables: Mapping[str, np.ndarray], tensorflow: Callable[[], Any]) -> Path:
-    """Write `PREFIX.index` and `PREFIX.data-00000-of-00001`, each whole or not at all, the index last; returns the
-    prefix."""
+    """Write `PREFIX.index` and `PREFIX.data-00000-of-00001`, each whole or not at all, the index last."""
     prefix, tf = Path(prefix), tensorflow()
     prefix.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(prefix)
     try:
-        _save(
-            tf, tf.raw_ops.SaveV2, variables, "tensors", prefix=str(temporary), shape_and_slices=[""] * len(variables)
-        )
+        options = {"prefix": str(temporary), "shape_and_slices": [""] * len(variables)}
+        _save(tf, tf.raw_ops.SaveV2, variables, "tensors", **options)
         for suffix in (_DATA, ".index"):
             publish(f"{temporary}{suffix}", f"{prefix}{suffix}")
     finally:
@@ -109,8 +104,7 @@ def _save(tf, operation, variables: Mapping[str, np.ndarray], values: str, **arg
     place = arguments.get("prefix") or arguments["filename"]
     try:
         with tf.device("CPU"):
-            operation(
-                tensor_names=list(variables), **{values: [np.asarray(v) for v in variables.values()]}, **arguments
-            )
+            arrays = {values: [np.asarray(v) for v in variables.values()]}
+            operation(tensor_names=list(variables), **arrays, **arguments)
     except tf.errors.OpError as error:
         raise OSError(f"{place} cannot be written: {error.message}") from error
