@@ -9,6 +9,7 @@ import os
 import struct
 import warnings
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -122,20 +123,17 @@ def write_lmdb(path: Path, items) -> int:
     if path.exists():
         raise DataError(f"{path} exists already; remove it or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    items, temporary = iter(items), path.with_name(f"{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     count = 0
     try:
         # the map is sparse on disk, so its size is only an upper bound
         with lmdb.open(str(temporary), map_size=1 << 40, lock=False) as database:
-            transaction = database.begin(write=True)
-            for key, data in items:
-                transaction.put(key.encode(), data)
-                count += 1
-                if count % 1000 == 0:
-                    transaction.commit()
-                    transaction = database.begin(write=True)
-            transaction.commit()
+            for part in iter(lambda: list(islice(items, 1000)), []):
+                with database.begin(write=True) as transaction:
+                    for key, data in part:
+                        transaction.put(key.encode(), data)
+                count += len(part)
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -375,20 +375,11 @@ def _by_image(
     path: Path, kind: str, pose_set: PoseSet, images: list, points: np.ndarray, scores: np.ndarray, skeleton=None
 ) -> Predictions:
     """Predictions of persons that the file does not tell apart; ids take the PoseSet's type."""
-    named = pose_set.image_id.dtype.kind in "US"
-    box = box_of_joints(points[..., :2])
-    return Predictions(
-        skeleton=skeleton or pose_set.skeleton,
-        joints=points[..., :2],
-        score=points[..., 2].astype(np.float32),
-        person_score=scores,
-        box=box,
-        box_score=scores,
-        area=box[:, 2] * box[:, 3],
-        image_id=np.array(images, dtype=str if named else pose_set.image_id.dtype),
-        person_id=np.full(len(points), -1),
-        frame=np.full(len(points), -1),
-        dataset=pose_set.name,
-        split=pose_set.split,
-        meta={"model": path.stem, "imported": kind, "final": True, "synthetic": pose_set.synthetic},
-    )
+    box, unknown = box_of_joints(points[..., :2]), np.full(len(points), -1)
+    kind_of_id = str if pose_set.image_id.dtype.kind in "US" else pose_set.image_id.dtype
+    ids = {"image_id": np.array(images, dtype=kind_of_id), "person_id": unknown, "frame": unknown}
+    boxes = {"box": box, "box_score": scores, "area": box[:, 2] * box[:, 3]}
+    found = {"joints": points[..., :2], "score": points[..., 2].astype(np.float32), "person_score": scores}
+    meta = {"model": path.stem, "imported": kind, "final": True, "synthetic": pose_set.synthetic}
+    whose: dict = {"skeleton": skeleton or pose_set.skeleton, "dataset": pose_set.name, "split": pose_set.split}
+    return Predictions(**whose, **found, **boxes, **ids, meta=meta)

@@ -64,10 +64,6 @@ class People:
     def __len__(self) -> int:
         return len(self.joints)
 
-    def with_ids(self, numbers: np.ndarray) -> People:
-        """The same persons with these numbers."""
-        return replace(self, id=numbers)
-
 
 def predictions_for(
     pose_set: PoseSet, joints: np.ndarray, score: np.ndarray | None = None, meta: dict | None = None, **overrides

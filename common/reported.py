@@ -102,11 +102,9 @@ def _range(table: dict) -> str:
     return " to ".join(dict.fromkeys(figure(t, table["protocol"]) for t in (min(totals), max(totals))))
 
 
-def save_run(
-    path: str | Path, *, house: str, model: str, dataset: str, split: str, protocols: dict, meta: dict, command: str
-) -> None:
+def save_run(path: str | Path, **run) -> None:
     """Write one run in the layout above, at once. `protocols` as common.evaluate writes it, NaN as None already."""
-    run = dict(zip(_RUN_FIELDS, (house, model, dataset, split, protocols, meta, command)))
+    run = {field: run[field] for field in _RUN_FIELDS}
     write_text(path, json.dumps(run, indent=1, allow_nan=False) + "\n")
 
 

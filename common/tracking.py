@@ -6,6 +6,7 @@ Likeness is OKS where two poses share joints, else the overlap of their boxes. L
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Tracker:
         numbers = self._match(people)
         for row, number in enumerate(numbers):
             self._known[number] = (time, people.joints[row], people.box[row])
-        return people.with_ids(np.array(numbers, np.int64))
+        return replace(people, id=np.array(numbers, np.int64))
 
     def _match(self, people: People) -> list[int]:
         before = list(self._known)

@@ -58,12 +58,8 @@ class DataSet:
 
     def pose_set(self, root: Path, split: str, joints: np.ndarray, visible: np.ndarray, **fields) -> PoseSet:
         """The PoseSet of a loader; by default one person an image, its box tight around the joints."""
-        known: dict[str, Any] = {
-            "name": self.name,
-            "skeleton": self.skeleton,
-            "root": str(root),
-            "synthetic": (root / "SYNTHETIC").exists(),
-        }
+        known: dict[str, Any] = {"name": self.name, "skeleton": self.skeleton, "root": str(root)}
+        known |= {"synthetic": (root / "SYNTHETIC").exists()}
         known |= {"person_id": np.zeros(len(joints), np.int64), "box": box_of_joints(joints)}
         return PoseSet(**(known | {"split": split, "joints": joints, "visible": visible.astype(np.int8)} | fields))
 

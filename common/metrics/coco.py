@@ -136,17 +136,10 @@ def ground_truth(pose_set: PoseSet, predicted_images: set) -> dict:
     crowd = ignore if pose_set.crowd is None else pose_set.crowd
     area = np.zeros(len(pose_set)) if pose_set.area is None else pose_set.area
     points = np.concatenate([np.nan_to_num(pose_set.joints, nan=0.0), pose_set.visible[..., None]], -1)
+    number, boxes = (pose_set.visible > 0).sum(1), pose_set.box
     annotations = [
-        {
-            "id": i + 1,
-            "category_id": _PERSON,
-            "image_id": image,
-            "keypoints": points[i].ravel().tolist(),
-            "num_keypoints": int((pose_set.visible[i] > 0).sum()),
-            "bbox": pose_set.box[i].tolist(),
-            "area": float(area[i]),
-            "iscrowd": int(crowd[i]),
-        }
+        {"id": i + 1, "category_id": _PERSON, "image_id": image, "keypoints": points[i].ravel().tolist()}
+        | {"num_keypoints": int(number[i]), "bbox": boxes[i].tolist(), "area": float(area[i]), "iscrowd": int(crowd[i])}
         for i, image in enumerate(pose_set.image_id.tolist())
     ]
     images = [{"id": i} for i in sorted(listed | predicted_images)]

@@ -25,12 +25,8 @@ class Result:
 
     def as_dict(self) -> dict:
         """For JSON: total, per_joint or per_part, aggregation, n; counts, per_group, means if any. NaN is null."""
-        plain = {
-            "total": _plain(self.total),
-            f"per_{self.kind}": _plain(self.values),
-            "aggregation": self.aggregation,
-            "n": int(self.n),
-        }
+        plain = {"total": _plain(self.total), f"per_{self.kind}": _plain(self.values)}
+        plain |= {"aggregation": self.aggregation, "n": int(self.n)}
         extra = {"counts": self.counts, "per_group": self.groups, "means": self.means}
         return plain | {name: _plain(value) for name, value in extra.items() if value}
 

@@ -51,10 +51,8 @@ class Conversion:
     def compare(self, what: str, expected, found, tolerance: float) -> None:
         """Largest difference of two arrays (or dicts of arrays) by the largest value (at least 1e-6); DataError above
         `tolerance`."""
-        if isinstance(expected, dict):
-            worst = max(_difference(expected[name], found[name]) for name in expected)
-        else:
-            worst = _difference(expected, found)
+        pairs = [(expected[n], found[n]) for n in expected] if isinstance(expected, dict) else [(expected, found)]
+        worst = max(_difference(*pair) for pair in pairs)
         if not worst <= tolerance:  # NaN too
             raise DataError(f"{self.source}: {what} differ by {worst:g} (allowed {tolerance:g}); nothing was written")
         self.checks[what] = {"largest difference": worst, "tolerance": tolerance}

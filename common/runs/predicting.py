@@ -28,6 +28,8 @@ from common import video
 from common.boxes import Boxes
 from common.errors import DataError
 from common.files import write_json
+from common.geometry import pad_box
+from common.poses import box_of_joints
 from common.predictions import People
 from common.runs.options import PREDICTING, Parser
 from common.skeletons import Skeleton
@@ -206,24 +208,17 @@ class Answers:
         if self.lost or not found:
             self._next = None
             return
-        from common.geometry import pad_box
-        from common.poses import box_of_joints
-
         shown = np.where((people.score >= LOST)[..., None], people.joints, np.nan)
         self._next = pad_box(box_of_joints(shown.astype(np.float64)), ratio=self.padding)
 
     def _drawing(self, picture: Picture, people: People) -> None:
         from common.draw import draw_pose, save_image
 
-        image = picture.image
-        assert image is not None
-        if len(people):
-            # several persons in a colour each, which a followed one keeps
-            ids = [row if number < 0 else number for row, number in enumerate(people.id.tolist())]
-            image = draw_pose(
-                image, people.joints, self.skeleton, people.score, min_score=self._min_score,
-                numbers=ids if len(ids) > 1 else None,
-            )  # fmt: skip
+        assert picture.image is not None
+        # several persons in a colour each, which a followed one keeps
+        ids = [row if number < 0 else number for row, number in enumerate(people.id.tolist())]
+        how: dict = {"min_score": self._min_score, "numbers": ids if len(ids) > 1 else None}
+        image = draw_pose(picture.image, people.joints, self.skeleton, people.score, **how)
         if self._film:
             self._film.write(image)
         else:

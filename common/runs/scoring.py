@@ -56,23 +56,18 @@ def publish(args: argparse.Namespace, predictions: Predictions, pose_set: PoseSe
     figures.
     """
     from common import evaluate
+    from common.reported import save_run
 
     out = result_path(args.out, standard)
     results = evaluate.publish(out, predictions, pose_set, args.protocol, args.json, adjust)
     if args.result:
-        _save_run(args.result, predictions, results)
+        meta = dict(predictions.meta)
+        network = {name: meta.pop(name) for name in ("house", "model")}
+        data = {"dataset": predictions.dataset, "split": predictions.split}
+        figures = {name: result.as_dict() for name, result in results.items()}
+        save_run(args.result, **network, **data, protocols=figures, meta=meta, command=command_line())
+        print(f"run file: {args.result}")
     return results
-
-
-def _save_run(path: Path, predictions: Predictions, results: dict[str, Result]) -> None:
-    from common.reported import save_run
-
-    meta = dict(predictions.meta)
-    save_run(
-        path, house=meta.pop("house"), model=meta.pop("model"), dataset=predictions.dataset, split=predictions.split,
-        protocols={name: result.as_dict() for name, result in results.items()}, meta=meta, command=command_line(),
-    )  # fmt: skip
-    print(f"run file: {path}")
 
 
 def command_line(words: list[str] | None = None) -> str:

@@ -157,13 +157,8 @@ def _truth(canvas: Canvas, figure: Figure, camera: Camera, owner: int) -> Truth:
     head, centre = figure.frames["head"][:2] * [0.375, 0.5, 0.43], figure.joints["head_centre"]
     reach = figure.build.head * np.sqrt((head**2).sum(1)) * camera.focal / centre[2]
     middle = camera.project(centre)
-    return Truth(
-        points=dict(zip(names, points)),
-        states=dict(zip(names, states.tolist())),
-        mask=canvas.owner == owner,
-        head_box=np.concatenate([middle - reach, middle + reach]),
-        body_box=_body_box(figure, camera),
-    )
+    boxes = np.concatenate([middle - reach, middle + reach]), _body_box(figure, camera)
+    return Truth(dict(zip(names, points)), dict(zip(names, states.tolist())), canvas.owner == owner, *boxes)
 
 
 def _body_box(figure: Figure, camera: Camera) -> np.ndarray:

@@ -144,26 +144,21 @@ def _crowd_index(people: list[dict]) -> float:
 
 def _detect(rng: np.random.Generator, file: dict) -> list[dict]:
     """What an imperfect detector would return: jittered boxes, some people missed, doubles, false alarms."""
-    found: list[dict] = []
-
-    def detect(image: int, box: list[float], jitter: float, low: float, high: float) -> None:
-        shift, grow = rng.normal(0, jitter, 2), np.exp(rng.normal(0, jitter, 2))
-        x, y, w, h = np.round([*(box[:2] + shift * box[2:]), *(box[2:] * grow)], 3).tolist()
-        score = round(float(rng.uniform(low, high)), 6)
-        found.append({"bbox": [x, y, w, h], "category_id": 1, "image_id": image, "score": score})
-
+    guesses: list[tuple] = []  # image, box, jitter, lowest and highest score
     for person in file["annotations"]:
-        if person["iscrowd"]:
-            continue
-        if rng.random() < 0.94:
-            detect(person["image_id"], person["bbox"], 0.05, 0.6, 0.999)
-        if rng.random() < 0.15:
-            detect(person["image_id"], person["bbox"], 0.15, 0.1, 0.6)
+        place = person["image_id"], np.array(person["bbox"])
+        kinds = ((0.94, 0.05, 0.6, 0.999), (0.15, 0.15, 0.1, 0.6)) if not person["iscrowd"] else ()
+        guesses += [(*place, *kind) for chance, *kind in kinds if rng.random() < chance]
     for image in file["images"]:
         whole = np.array([image["width"], image["height"]])
         for _ in range(rng.poisson(0.5)):
             size = whole * rng.uniform([0.05, 0.1], [0.4, 0.7])
-            detect(image["id"], [*rng.uniform(0, whole - size), *size], 0.0, 0.01, 0.45)
+            guesses.append((image["id"], np.array([*rng.uniform(0, whole - size), *size]), 0.0, 0.01, 0.45))
+    found = []
+    for number, box, jitter, low, high in guesses:
+        corner, size = box[:2] + rng.normal(0, jitter, 2) * box[2:], box[2:] * np.exp(rng.normal(0, jitter, 2))
+        score, numbers = round(float(rng.uniform(low, high)), 6), np.round([*corner, *size], 3).tolist()
+        found.append({"bbox": numbers, "category_id": 1, "image_id": number, "score": score})
     return found
 
 
