@@ -100,7 +100,8 @@ def rotation(size: tuple[int, int], angle: float) -> tuple[np.ndarray, tuple[int
 
 
 def turn(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill) -> np.ndarray:
-    """Warp a picture to `size` (h,w) by `rotation`'s matrix; `fill` where nothing was. Masks (two axes) stay 0 and 1."""
+    """Warp a picture to `size` (h,w) by `rotation`'s matrix; `fill` where nothing was. Masks (two axes) stay 0 and
+    1."""
     import cv2
 
     method = cv2.INTER_LINEAR if image.ndim == 3 else cv2.INTER_NEAREST
@@ -351,7 +352,8 @@ def batch_channels(config: Config) -> dict[str, int]:
 
 
 def batch_spec(config: Config) -> dict:
-    """tf.TensorSpec of every part of a batch: any number of images of any size, so that one compiled step serves all."""
+    """tf.TensorSpec of every part of a batch: any number of images of any size, so that one compiled step serves
+    all."""
     import tensorflow as tf
 
     any_size = (None, None, None)

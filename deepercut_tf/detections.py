@@ -15,7 +15,8 @@ from deepercut_tf.pair_statistics import PairStatistics
 
 @dataclass(frozen=True)
 class Maps:
-    """One image's maps in pixels: `score` (h,w,J) probabilities, `locref` (h,w,J,2), `pairwise` (h,w,J(J-1),2) or None."""
+    """One image's maps in pixels: `score` (h,w,J) probabilities, `locref` (h,w,J,2), `pairwise` (h,w,J(J-1),2) or
+    None."""
 
     score: np.ndarray
     locref: np.ndarray

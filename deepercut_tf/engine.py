@@ -258,7 +258,8 @@ class Update:
             with strategy.scope():
                 self.slots = make_slots()
         number = tf.TensorSpec((), tf.float32)
-        # one trace for all image sizes; with partly known sizes, as retracing would find them, TensorFlow 2.21 computed wrong shapes
+        # one trace for all image sizes; with partly known sizes, as retracing would find them, TensorFlow 2.21 computed
+        # wrong shapes
         signature = [spec or data.batch_spec(config), number, number]
         self._compiled = tf.function(self._distributed if strategy else self._step, input_signature=signature)
 

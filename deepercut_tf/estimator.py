@@ -119,7 +119,8 @@ class Estimator:
         return People.of(pose[None, :, :2], pose[None, :, 2], [[0, 0, rgb.shape[1], rgb.shape[0]]])
 
     def maps(self, image: np.ndarray) -> tuple[Maps, float]:
-        """Maps of an (H,W,3) RGB picture and the scale that their pixels have to its own; averaged over `test_scales`."""
+        """Maps of an (H,W,3) RGB picture and the scale that their pixels have to its own; averaged over
+        `test_scales`."""
         first, *others = (self.config.global_scale * scale for scale in self.config.test_scales)
         maps = self._network.maps(resize(image, first))
         if not others:

@@ -298,7 +298,8 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
 def load_variables(
     model: keras.Model, values: dict, source: str, only_backbone: bool = False, fitting_heads: bool = False
 ) -> list[str]:
-    """Assign arrays by the original's names; returns the names that were assigned. Further names in `values` are ignored.
+    """Assign arrays by the original's names; returns the names that were assigned. Further names in `values` are
+    ignored.
 
     `only_backbone`: heads keep their values; with `fitting_heads` those alone that `values` lacks or has in another
     shape. DataError listing what the file lacks or the first wrong shape.

@@ -1,4 +1,5 @@
-"""Every constant of deeppose_tf once, with its source (DT = asanakoy/deeppose_tf), and the presets. No framework is imported here."""
+"""Every constant of deeppose_tf once, with its source (DT = asanakoy/deeppose_tf), and the presets. No framework is
+imported here."""
 
 from __future__ import annotations
 
@@ -151,7 +152,8 @@ class Config:
         return (self.conv_lr, self.fc_lr) if self.lr is None else (self.lr, self.lr)
 
     def checked(self) -> Config:
-        """The settings, `--resume -s PATH` as `--resume PATH`. DataError naming the first whose value cannot be meant."""
+        """The settings, `--resume -s PATH` as `--resume PATH`. DataError naming the first whose value cannot be
+        meant."""
         check_numbers(self, max_steps=0, batch_size=1, workers=1, snapshot_step=1, test_step=1, log_step=1, shift=0, warmup=0,
                       downscale_height=IM_SIZE, limit=1, bbox_extension_min=1, bbox_extension_max=1)  # fmt: skip
         if self.shift > 1 or not 0 < self.dropout_keep <= 1 or self.channels <= 0:
@@ -189,8 +191,8 @@ EXAMPLES: dict[str, dict] = {
     "mpii_alexnet_imagenet": {**_MPII, **_IMAGENET},
 }  # fmt: skip
 
-# What trains on two cores: a narrower network with He's weights and a higher rate (at DT's, Adagrad from 1e-4 is slow gradient descent for
-# thousands of steps), the same data and crops.
+# What trains on two cores: a narrower network with He's weights and a higher rate (at DT's, Adagrad from 1e-4 is slow
+# gradient descent for thousands of steps), the same data and crops.
 SMALL: dict = {
     "channels": 0.25, "init": "he", "batch_size": 64, "dropout_keep": 0.8, "schedule": "cosine", "warmup": 100,
     "conv_lr": 0.003, "fc_lr": 0.003, "workers": 1,
@@ -203,7 +205,8 @@ SMOKE = {
 
 
 def presets(example: str = "lsp_alexnet_scratch") -> dict[str, dict]:
-    """Settings to start from; `paper`, `cpu` and `smoke` are forms of DT's `example`, `none` has the defaults of DT's train.py."""
+    """Settings to start from; `paper`, `cpu` and `smoke` are forms of DT's `example`, `none` has the defaults of DT's
+    train.py."""
     chosen = EXAMPLES[example]
     frozen = {"fix_conv_iter": 20} if "fix_conv_iter" in chosen else {}
     return {

@@ -39,7 +39,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 class Source:
-    """The variables of a weight file, and the network that they belong to: none for ImageNet weights, which have no joints."""
+    """The variables of a weight file, and the network that they belong to: none for ImageNet weights, which have no
+    joints."""
 
     def __init__(self, name: str):
         place = weight_files.find(name)

@@ -1,4 +1,5 @@
-"""DT's CSV files of persons -> PoseSet: `image,x0,y0,x1,y1,...`, no header; and the splits that a run's settings name."""
+"""DT's CSV files of persons -> PoseSet: `image,x0,y0,x1,y1,...`, no header; and the splits that a run's settings
+name."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _REMEDY = "write it with deeppose_tf/prepare.py"
 
 
 def load_split(config: Config, part: str) -> PoseSet | None:
-    """The persons of `train`, `test` or `val`: of a CSV, or of any data set of `common.datasets`; None where there are none to be had.
+    """The persons of `train`, `test` or `val`: of a CSV, or of any data set of `common.datasets`; None where there are
+    none to be had.
 
     CSVs of DT's own names are made from the releases where these are there. DataError or DataMissing otherwise.
     """
@@ -39,10 +41,12 @@ def load_split(config: Config, part: str) -> PoseSet | None:
 
 
 def read_csv(path: str | Path, config: Config) -> PoseSet:
-    """The persons of a CSV in file order; `split` is the file's stem. DataError naming file and line for wrong columns, numbers, no lines.
+    """The persons of a CSV in file order; `split` is the file's stem. DataError naming file and line for wrong columns,
+    numbers, no lines.
 
-    A joint is labelled when neither coordinate equals the ignore label. Mode correct counts MPII's pixels from 0 instead of 1 and leaves
-    out joints that a file `*_visible.csv` beside `*_joints.csv` (`prepare.py` writes it) marks 0; compat takes the numbers as they are.
+    A joint is labelled when neither coordinate equals the ignore label. Mode correct counts MPII's pixels from 0
+    instead of 1 and leaves out joints that a file `*_visible.csv` beside `*_joints.csv` (`prepare.py` writes it) marks
+    0; compat takes the numbers as they are.
     """
     path, dataset, prefix = Path(path), config.dataset, config.img_path_prefix
     skeleton = CSV_SKELETONS[dataset]

@@ -1,11 +1,14 @@
-"""PoseSet -> persons -> crops, augmentation, targets. NumPy and OpenCV alone, so that loader processes import no framework.
+"""PoseSet -> persons -> crops, augmentation, targets. NumPy and OpenCV alone, so that loader processes import no
+framework.
 
-Crops come from the annotated joints (oracle boxes), in training and in scoring, as in DT. In mode compat every step is DT's: whole-pixel
-boxes that slide at the left and top border, targets cut to whole pixels of the crop, no half-pixel shift. In mode correct boxes are
-intersected with the picture, targets keep their fractions, and pixel centres are at integers throughout.
+Crops come from the annotated joints (oracle boxes), in training and in scoring, as in DT. In mode compat every step is
+DT's: whole-pixel boxes that slide at the left and top border, targets cut to whole pixels of the crop, no half-pixel
+shift. In mode correct boxes are intersected with the picture, targets keep their fractions, and pixel centres are at
+integers throughout.
 
-A target is a share of the crop, (J,2) in about [-0.5, 0.5]. Every random number of a sample comes from a generator keyed by (seed, epoch,
-person), whatever process draws it: batches do not depend on the number of workers, and a resumed run sees what it would have seen.
+A target is a share of the crop, (J,2) in about [-0.5, 0.5]. Every random number of a sample comes from a generator
+keyed by (seed, epoch, person), whatever process draws it: batches do not depend on the number of workers, and a resumed
+run sees what it would have seen.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from deeppose_tf.config import IM_SIZE, OUTSIDE_LIMIT, UNPROJECT_LIMIT, Config
 
 
 def image_size(path: str) -> tuple[int, int]:
-    """(width, height) of an image, from a file's header alone where that will do. DataError when it is missing or damaged."""
+    """(width, height) of an image, from a file's header alone where that will do. DataError when it is missing or
+    damaged."""
     from PIL import Image
 
     try:
@@ -36,7 +40,8 @@ def image_size(path: str) -> tuple[int, int]:
 class ImageStore:
     """Decoded pictures, BGR uint8, at most `megabytes` of them; later ones are decoded again each time.
 
-    Nothing is ever thrown out: every epoch visits each picture once in a new order, where the oldest is as likely to be next as any.
+    Nothing is ever thrown out: every epoch visits each picture once in a new order, where the oldest is as likely to be
+    next as any.
     """
 
     def __init__(self, megabytes: int):
@@ -48,7 +53,8 @@ class ImageStore:
         return {"room": self.limit, "limit": self.limit, "_kept": {}}
 
     def read(self, path: str, factor: float = 1.0) -> np.ndarray:
-        """The picture, reduced by `factor` (bilinear, as DT does) when that is above 1. DataError when it cannot be decoded."""
+        """The picture, reduced by `factor` (bilinear, as DT does) when that is above 1. DataError when it cannot be
+        decoded."""
         kept = self._kept.get((path, factor))
         if kept is not None:
             return kept
@@ -76,12 +82,14 @@ def reduced_size(width: int, height: int, factor: float) -> tuple[int, int]:
 class Persons:
     """The persons of a PoseSet that can be used, in pixels of the (possibly reduced) pictures.
 
-    rows (N,) of the PoseSet · joints (N,J,2) · valid (N,J) bool · tight (N,4) box x, y, w, h of the valid joints · factor (N,) by which the
-    picture is reduced · size (N,2) its width and height afterwards · dropped: reason -> number of persons left out.
+    rows (N,) of the PoseSet · joints (N,J,2) · valid (N,J) bool · tight (N,4) box x, y, w, h of the valid joints ·
+    factor (N,) by which the picture is reduced · size (N,2) its width and height afterwards · dropped: reason -> number
+    of persons left out.
     """
 
     def __init__(self, pose_set: PoseSet, mode: str, min_dim: float = 0, height: int | None = None, cache_mb=0):
-        """Pictures higher than `height` are reduced to it. DataError when an image is missing or when no person is left."""
+        """Pictures higher than `height` are reduced to it. DataError when an image is missing or when no person is
+        left."""
         self.paths, self.mode, self.store = [str(p) for p in pose_set.images], mode, ImageStore(cache_mb)
         sizes = _sizes(self.paths, pose_set.root)
         factor = np.ones(len(sizes))
@@ -152,8 +160,8 @@ def _half(mode: str) -> float:
 def _inside(joints: np.ndarray, valid: np.ndarray, size: np.ndarray, mode: str):
     """Joints, validity, and the persons to drop, after the rule for joints outside the picture.
 
-    Compat drops a person with a joint more than 3 pixels right of or below it and clips all others, however far left or above they are.
-    Correct makes joints more than 3 pixels outside on any side invalid and moves none.
+    Compat drops a person with a joint more than 3 pixels right of or below it and clips all others, however far left or
+    above they are. Correct makes joints more than 3 pixels outside on any side invalid and moves none.
     """
     limit = size[:, None, :]
     with np.errstate(invalid="ignore"):
@@ -240,13 +248,15 @@ def mirror_targets(targets: np.ndarray, valid: np.ndarray, pairs, mode: str) -> 
     for a, b in pairs:
         order[[a, b]] = b, a
     mirrored = targets[order].copy()
-    # pixel x -> 226 - x; compat has no half-pixel shift, so that its crops are mirrored about another axis than their targets' zero
+    # pixel x -> 226 - x; compat has no half-pixel shift, so that its crops are mirrored about another axis than their
+    # targets' zero
     mirrored[:, 0] = -mirrored[:, 0] - (0.0 if mode == "correct" else 1 / IM_SIZE)
     return mirrored, valid[order]
 
 
 def rotate_crop(image: np.ndarray, targets: np.ndarray, degrees: float, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """Crop and targets turned about the crop's centre, counter-clockwise as seen; the border's pixels fill what was outside."""
+    """Crop and targets turned about the crop's centre, counter-clockwise as seen; the border's pixels fill what was
+    outside."""
     import cv2
 
     middle = (IM_SIZE - 1) / 2
@@ -258,7 +268,8 @@ def rotate_crop(image: np.ndarray, targets: np.ndarray, degrees: float, mode: st
 
 
 def example(persons: Persons, index: int, crops: Crops, rng: np.random.RandomState) -> tuple[np.ndarray, ...]:
-    """One sample: crop (227,227,3) uint8 BGR, targets (J,2) float32 with 0 where invalid, valid (J,) bool, crop box (4,) int64."""
+    """One sample: crop (227,227,3) uint8 BGR, targets (J,2) float32 with 0 where invalid, valid (J,) bool, crop box
+    (4,) int64."""
     import cv2
 
     box = pixel_box(draw_box(persons.tight[index], crops, rng), persons.size[index], crops.mode)

@@ -1,4 +1,5 @@
-"""The trainer: data, network, updates, and the state from which a run goes on bit for bit; TensorFlow's devices and processes."""
+"""The trainer: data, network, updates, and the state from which a run goes on bit for bit; TensorFlow's devices and
+processes."""
 
 from __future__ import annotations
 
@@ -33,14 +34,16 @@ _KEPT = ("mode", "gcn", "dataset", "channels", "conv1_padding")
 
 
 class TensorFlow(Process):
-    """This process's devices: one, several GPUs of `--device cuda:0,1`, or a part of a run on several machines (TF_CONFIG).
+    """This process's devices: one, several GPUs of `--device cuda:0,1`, or a part of a run on several machines
+    (TF_CONFIG).
 
     DataError for a device that is not there, a malformed TF_CONFIG, or a batch that cannot be shared.
     """
 
     def __init__(self, config: Config):
         self.rank, self.world = ranks()
-        # keep freed memory: a step's large tensors would otherwise come as fresh, zeroed pages each time (a twentieth of a CPU step, measured)
+        # keep freed memory: a step's large tensors would otherwise come as fresh, zeroed pages each time (a twentieth
+        # of a CPU step, measured)
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
         set_up(config.threads)
         import keras
@@ -86,7 +89,8 @@ class TensorFlow(Process):
 
 
 def ranks() -> tuple[int, int]:
-    """Number of this process and how many there are, from TF_CONFIG; (0, 1) without it. DataError when it is malformed."""
+    """Number of this process and how many there are, from TF_CONFIG; (0, 1) without it. DataError when it is
+    malformed."""
     if "TF_CONFIG" not in os.environ:
         return 0, 1
     try:
@@ -101,7 +105,8 @@ def ranks() -> tuple[int, int]:
 
 
 class Trainer:
-    """One training. `position` counts updates (DT's `global_iter_counter`) and, as batches, what of the data was seen."""
+    """One training. `position` counts updates (DT's `global_iter_counter`) and, as batches, what of the data was
+    seen."""
 
     def __init__(self, config: Config, pose_set: PoseSet, process: TensorFlow):
         self.config, self.pose_set, self.process, self.skeleton = config, pose_set, process, pose_set.skeleton
@@ -119,7 +124,8 @@ class Trainer:
 
     @property
     def forgets(self) -> bool:
-        """Whether this is DT's resume: weights and counter of a checkpoint, new accumulators, `max_steps` more updates."""
+        """Whether this is DT's resume: weights and counter of a checkpoint, new accumulators, `max_steps` more
+        updates."""
         return self.config.resume is not None and self.config.resume_mode == "compat"
 
     def _read(self, given: str | None) -> tuple[Path, dict[str, np.ndarray]]:
@@ -149,7 +155,8 @@ class Trainer:
             print(text, flush=True)
 
     def start(self) -> None:
-        """First weights: conv1 to fc7 of a file, and of a network of ours the joints that it names; all of it in DT's resume."""
+        """First weights: conv1 to fc7 of a file, and of a network of ours the joints that it names; all of it in DT's
+        resume."""
         from deeppose_tf.model import RESTORED_LAYERS, get_weights, set_weights
 
         if self.forgets:
@@ -264,7 +271,8 @@ class Trainer:
 
     @property
     def validation_due(self) -> bool:
-        """DT scores every `test_step`, where the convolutions begin to train, and before the last update (correct: after it)."""
+        """DT scores every `test_step`, where the convolutions begin to train, and before the last update (correct:
+        after it)."""
         step, last = self.position.step - self.start_step, self.config.max_steps - (self.config.mode == "compat")
         return step % self.config.test_step == 0 or step in (self.config.fix_conv_iter, last)
 
@@ -284,7 +292,8 @@ class Trainer:
 
 
 def unused_head(weights: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """DT's `fc8`, which gets no gradient but is in its checkpoints and its logged weight decay: truncated normal, deviation 0.01."""
+    """DT's `fc8`, which gets no gradient but is in its checkpoints and its logged weight decay: truncated normal,
+    deviation 0.01."""
     inputs = len(weights["fc7/bias"])
     draw = np.random.default_rng(seed).standard_normal(4 * inputs)
     kept = draw[np.abs(draw) <= 2][:inputs]

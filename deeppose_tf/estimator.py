@@ -1,9 +1,11 @@
-"""A trained network as an `Estimator`: joints of persons in pictures, of the persons of a data set, and DT's figures for these.
+"""A trained network as an `Estimator`: joints of persons in pictures, of the persons of a data set, and DT's figures
+for these.
 
 from deeppose_tf import Estimator
 people = Estimator("best.npz").predict("photo.jpg", [[40, 20, 180, 360]])     # people.joints: (1, J, 2) pixels
 
-A box is the crop that the network sees. It was trained on the joints' own box with some margin: give boxes with a like margin.
+A box is the crop that the network sees. It was trained on the joints' own box with some margin: give boxes with a like
+margin.
 """
 
 from __future__ import annotations
@@ -32,10 +34,12 @@ TRAINED = "trained"  # an extension or height: as the network was trained
 
 
 class Estimator:
-    """A network and what it answers. `weights`: see `weight_files.find`; `mode` that of crops (default: the checkpoint's).
+    """A network and what it answers. `weights`: see `weight_files.find`; `mode` that of crops (default: the
+    checkpoint's).
 
-    `random_weights`: fresh ones instead of the file's, or without any file those of the paper's network. `shared_joints`: score and predict
-    persons of another skeleton by the joints that both have by name. DataError when the file is missing, foreign or does not fit.
+    `random_weights`: fresh ones instead of the file's, or without any file those of the paper's network.
+    `shared_joints`: score and predict persons of another skeleton by the joints that both have by name. DataError when
+    the file is missing, foreign or does not fit.
     """
 
     def __init__(self, weights: str | Path | None = None, *, mode: str | None = None, random_weights: bool = False,
@@ -105,7 +109,8 @@ class Estimator:
         return self.config.bbox_extension_max if self.config.extension else None
 
     def predict(self, image, boxes=None) -> People:
-        """The persons in `boxes` (n,4) x, y, w, h of a picture: a path, or (H,W,3) uint8 BGR; None: one person, who fills it.
+        """The persons in `boxes` (n,4) x, y, w, h of a picture: a path, or (H,W,3) uint8 BGR; None: one person, who
+        fills it.
 
         The network states no confidence: scores are 1. DataError for boxes that do not touch the picture.
         """
@@ -134,10 +139,11 @@ class Estimator:
         return self.evaluate(pose_set)[1]
 
     def evaluate(self, pose_set: PoseSet, extension=TRAINED, height=TRAINED) -> tuple[Evaluation, Predictions]:
-        """DT's figures and the predictions; who cannot be cropped is NaN. Crops are the annotated joints' box x `extension` (None: 1), in
-        pictures reduced to `height` (None: not reduced).
+        """DT's figures and the predictions; who cannot be cropped is NaN. Crops are the annotated joints' box x
+        `extension` (None: 1), in pictures reduced to `height` (None: not reduced).
 
-        Mode correct compares with the annotation; compat, as DT does, in the reduced pictures with the truth as it was cut for the network.
+        Mode correct compares with the annotation; compat, as DT does, in the reduced pictures with the truth as it was
+        cut for the network.
         """
         config, mode = self.config, self.config.mode
         extension = self.extension if extension == TRAINED else extension
@@ -203,15 +209,16 @@ class Estimator:
 
 
 def to_picture(shares: np.ndarray, boxes: np.ndarray, factor: np.ndarray, mode: str) -> np.ndarray:
-    """(n,J,2) network outputs of crops (n,4) -> pixels of the stored pictures, which were reduced by `factor` (n,); compat cuts outputs first."""
+    """(n,J,2) network outputs of crops (n,4) -> pixels of the stored pictures, which were reduced by `factor` (n,);
+    compat cuts outputs first."""
     if mode == "compat":
         shares = np.clip(shares, -OUTPUT_LIMIT, OUTPUT_LIMIT)
     return to_stored(unproject(shares, boxes, mode).astype(np.float64), factor, mode).astype(np.float32)
 
 
 def read_network(place: Path, mode: str | None = None) -> tuple[dict, Config, Skeleton, int]:
-    """(variables, settings, skeleton, step) of a trained network. Files that hold no settings get those of DT's examples, in mode compat;
-    files that hold no joint names the joints of LSP (14) or MPII (16), in DT's order.
+    """(variables, settings, skeleton, step) of a trained network. Files that hold no settings get those of DT's
+    examples, in mode compat; files that hold no joint names the joints of LSP (14) or MPII (16), in DT's order.
 
     DataError when it has no joints, so many as neither, or when a checkpoint of ours has another `mode`.
     """
@@ -250,7 +257,8 @@ def fill(model, variables: dict[str, np.ndarray], source: str) -> None:
 
 
 def forward(model):
-    """The network without dropout as a function of (N,227,227,3) that returns (N,J,2) float32 NumPy arrays, compiled where that can be."""
+    """The network without dropout as a function of (N,227,227,3) that returns (N,J,2) float32 NumPy arrays, compiled
+    where that can be."""
     import keras
 
     if keras.backend.backend() == "tensorflow":

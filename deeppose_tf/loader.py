@@ -1,5 +1,6 @@
-"""Batches in the background: `batches(stream, ...)` through Chainer's MultiprocessIterator (DT) or a pool of processes; the same batches
-from both. `in_order` is for scoring. No framework but Chainer is imported, and that only when it is asked for.
+"""Batches in the background: `batches(stream, ...)` through Chainer's MultiprocessIterator (DT) or a pool of processes;
+the same batches from both. `in_order` is for scoring. No framework but Chainer is imported, and that only when it is
+asked for.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ Batch = tuple[np.ndarray, ...]
 
 
 def batches(stream: Stream, batch_size: int, *, kind: str = "chainer", workers: int = 1) -> Iterator[Batch]:
-    """The stream's samples in its order, `batch_size` at a time (the last may be smaller): crops, targets, valid, boxes.
+    """The stream's samples in its order, `batch_size` at a time (the last may be smaller): crops, targets, valid,
+    boxes.
 
-    Close the iterator (or let it go) to end the processes. DataError for a picture that cannot be read, a worker that died (pool), or when
-    Chainer is asked for and cannot be imported.
+    Close the iterator (or let it go) to end the processes. DataError for a picture that cannot be read, a worker that
+    died (pool), or when Chainer is asked for and cannot be imported.
     """
     return {"chainer": _chainer, "pool": _pool}[kind](stream, batch_size, workers)
 
@@ -67,7 +69,8 @@ def _chainer(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
 
 
 def _multiprocess_iterator():
-    """Chainer's class. It needs `numpy.distutils` with the standard library's distutils, which setuptools replaces by its own otherwise."""
+    """Chainer's class. It needs `numpy.distutils` with the standard library's distutils, which setuptools replaces by
+    its own otherwise."""
     os.environ["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
     if "_distutils_hack" in sys.modules:
         sys.modules["_distutils_hack"].remove_shim()
@@ -129,7 +132,8 @@ def _joined(pool: ProcessPoolExecutor, results: list[Future]) -> Batch:
         while not result.done():
             processes = list((pool._processes or {}).values())
             if wait([result], 1.0).not_done and not all(p.is_alive() for p in processes):
-                # ended while it sent a result, a worker would be waited for for ever: nobody may be left who could send the rest
+                # ended while it sent a result, a worker would be waited for for ever: nobody may be left who could send
+                # the rest
                 for process in processes:
                     process.kill()
                 pool._result_queue._writer.close()  # type: ignore[attr-defined]

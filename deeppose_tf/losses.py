@@ -9,7 +9,8 @@ from deeppose_tf.config import WEIGHT_DECAY_LOGGED
 
 
 def per_example_loss(predicted, targets, valid):
-    """(N,) sums of squared errors over the valid coordinates, divided by the number of valid joints; 0 for an example without any.
+    """(N,) sums of squared errors over the valid coordinates, divided by the number of valid joints; 0 for an example
+    without any.
 
     predicted (N,2J), targets (N,J,2), valid (N,J). DT's `joint_euclidean_loss`: no square root, despite its name.
     """
@@ -20,7 +21,8 @@ def per_example_loss(predicted, targets, valid):
 
 
 def pose_loss(predicted, targets, valid, mode: str = "correct"):
-    """Mean of `per_example_loss`. An example without a valid joint makes it NaN in mode compat (DT) and is left out otherwise."""
+    """Mean of `per_example_loss`. An example without a valid joint makes it NaN in mode compat (DT) and is left out
+    otherwise."""
     losses = per_example_loss(predicted, targets, valid)
     counted = ops.cast(ops.any(ops.cast(valid, "bool"), axis=1), "float32")
     if mode == "compat":
@@ -29,6 +31,7 @@ def pose_loss(predicted, targets, valid, mode: str = "correct"):
 
 
 def weight_decay_term(weights: dict[str, np.ndarray]) -> float:
-    """The term that DT adds to the loss it logs: 0.0005 times half the sum of all squared weights, biases and the unused head among them."""
+    """The term that DT adds to the loss it logs: 0.0005 times half the sum of all squared weights, biases and the
+    unused head among them."""
     # not np.vdot: in float32 it is off by 5e-4 on some CPUs for the 38 million weights of fc6
     return WEIGHT_DECAY_LOGGED / 2 * sum(float(np.square(w).sum(dtype=np.float64)) for w in weights.values())

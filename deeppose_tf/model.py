@@ -1,10 +1,12 @@
 """The network, in Keras 3 layers and `keras.ops` alone: it runs on TensorFlow, PyTorch and JAX (`KERAS_BACKEND`).
 
-Input: (N,227,227,3) BGR pixels 0 to 255 (uint8); output: (N,2J) shares of the crop, x0, y0, x1, y1, ... AlexNet as in DT: every convolution
-is padded SAME, the first too (which gives 57 x 57, not Caffe's 55 x 55), groups are two contiguous halves, LRN comes before pooling.
+Input: (N,227,227,3) BGR pixels 0 to 255 (uint8); output: (N,2J) shares of the crop, x0, y0, x1, y1, ... AlexNet as in
+DT: every convolution is padded SAME, the first too (which gives 57 x 57, not Caffe's 55 x 55), groups are two
+contiguous halves, LRN comes before pooling.
 
-The normalisations of contrast and of responses are chains of elementwise operations, each of which costs a CPU a pass over memory. In
-training on TensorFlow XLA compiles every chain to one loop; elsewhere they stay as they are: XLA would compile anew for every batch size.
+The normalisations of contrast and of responses are chains of elementwise operations, each of which costs a CPU a pass
+over memory. In training on TensorFlow XLA compiles every chain to one loop; elsewhere they stay as they are: XLA would
+compile anew for every batch size.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ UNUSED_HEAD = ("fc8", 1)  # DT builds it, it gets no gradient, checkpoints hold 
 
 @keras.saving.register_keras_serializable("deeppose_tf")
 class GroupedConvolution(layers.Conv2D):
-    """A convolution in contiguous groups of channels, as that many plain ones: kernels as `Conv2D(groups=...)` has them (kh, kw, in/groups,
-    out). Keras's own grouped convolution neither exports to ONNX nor runs fast on a CPU."""
+    """A convolution in contiguous groups of channels, as that many plain ones: kernels as `Conv2D(groups=...)` has them
+    (kh, kw, in/groups, out). Keras's own grouped convolution neither exports to ONNX nor runs fast on a CPU."""
 
     def call(self, x):
         """(N,H,W,C) -> (N,H',W',filters)."""
@@ -63,8 +65,8 @@ def _compile_in(training: bool) -> bool:
 
 @keras.saving.register_keras_serializable("deeppose_tf")
 class Pixels(layers.Layer):
-    """uint8 BGR -> float32; with `contrast` each image's channels minus their mean, over their deviation + 1e-5 (global contrast
-    normalisation). Always in float32, also under mixed precision."""
+    """uint8 BGR -> float32; with `contrast` each image's channels minus their mean, over their deviation + 1e-5 (global
+    contrast normalisation). Always in float32, also under mixed precision."""
 
     def __init__(self, contrast: bool, **options):
         super().__init__(**{"dtype": "float32", "autocast": False, **options})
@@ -86,7 +88,8 @@ class Pixels(layers.Layer):
 
 
 def contrast_normalise(images, by_rows: bool = False):
-    """(N,H,W,3) of any type -> float32 with zero mean and unit deviation an image and channel. `by_rows` takes means of the rows' means."""
+    """(N,H,W,3) of any type -> float32 with zero mean and unit deviation an image and channel. `by_rows` takes means of
+    the rows' means."""
 
     def mean(x):
         if by_rows:
@@ -104,7 +107,8 @@ _contrast_by_rows = functools.partial(contrast_normalise, by_rows=True)
 
 @keras.saving.register_keras_serializable("deeppose_tf")
 class LocalResponseNorm(layers.Layer):
-    """x / (k + alpha * sum of x^2 over 2r+1 neighbouring channels)^beta (Krizhevsky et al., NIPS 2012, section 3.3; TensorFlow's alpha)."""
+    """x / (k + alpha * sum of x^2 over 2r+1 neighbouring channels)^beta (Krizhevsky et al., NIPS 2012, section 3.3;
+    TensorFlow's alpha)."""
 
     def build(self, shape) -> None:
         """The matrix whose product is the sum over neighbouring channels."""
@@ -119,7 +123,8 @@ class LocalResponseNorm(layers.Layer):
             return ops.cast(_trained(ops.cast(x, "float32")), x.dtype)
         # not compiled, one matrix product is cheaper than ten passes that pad, slice and add
         band = ops.cast(ops.convert_to_tensor(self.band), x.dtype)
-        # flat, because the four-dimensional product becomes a Tensordot, which tf2onnx now and then folds into a MatMul of wrong shape
+        # flat, because the four-dimensional product becomes a Tensordot, which tf2onnx now and then folds into a MatMul
+        # of wrong shape
         total = ops.reshape(ops.matmul(ops.reshape(ops.square(x), (-1, band.shape[0])), band), ops.shape(x))
         return x * _powers(total)[0]
 
@@ -137,8 +142,8 @@ def _response(x):
 
 
 def _response_gradient(x, upstream):
-    # y = x f(n): dx = dy f - 2 alpha beta x sum(dy y / n), the sum over the same neighbours. Powers are computed again, which costs less
-    # than to write them out and read them
+    # y = x f(n): dx = dy f - 2 alpha beta x sum(dy y / n), the sum over the same neighbours. Powers are computed again,
+    # which costs less than to write them out and read them
     factor, inverse = _powers(_neighbours(ops.square(x)))
     return upstream * factor - x * (_neighbours(upstream * x * factor * inverse) * (2 * LRN_ALPHA * LRN_BETA))
 

@@ -4,7 +4,8 @@
     python deeppose_tf/predict.py folder/ --weights out/mine --boxes boxes.csv   # lines: file name, x, y, w, h; several a picture are fine
     python deeppose_tf/predict.py clip.mp4 -s CHECKPOINT --smooth                # without a box: the whole picture
 
-The box is the crop that the network sees. It was trained on the joints' own box with some margin: give boxes with a like margin.
+The box is the crop that the network sees. It was trained on the joints' own box with some margin: give boxes with a
+like margin.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python deeppose_tf/prepare.py mpii [--split_by image]  # datasets/mpii/mpii_human_pose_v1_u12_1.mat -> data.json, *.csv
     python deeppose_tf/prepare.py lsp --synthetic [DIR]    # stand-ins: drawn people (or those drawn in DIR), CSVs, and random weights
 
-Lines are `image,x0,y0,x1,y1,...`; LSP's missing coordinates (not above 0) are -1, each for itself, as in the original. Beside LSP's files
-`*_visible.csv` keeps the flags that the original drops; mode correct reads them.
+Lines are `image,x0,y0,x1,y1,...`; LSP's missing coordinates (not above 0) are -1, each for itself, as in the original.
+Beside LSP's files `*_visible.csv` keeps the flags that the original drops; mode correct reads them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 
 def lsp_table(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Either release's `joints` -> (N,14,2) coordinates and (N,14) usable. LSPET: (14,3,N), flag 1 = usable; LSP: (3,14,N), always usable.
+    """Either release's `joints` -> (N,14,2) coordinates and (N,14) usable. LSPET: (14,3,N), flag 1 = usable; LSP:
+    (3,14,N), always usable.
 
     DataError for another shape.
     """
@@ -66,10 +67,12 @@ def lsp_lines(images: list[Path], joints: np.ndarray, usable: np.ndarray, source
 def prepare_lsp(
     lspet: tuple[Path, Path] | None, lsp: tuple[Path, Path], out: Path, strict: bool = False, held_out: int = 0
 ):
-    """Write train_, train_lsp_small_ and test_joints.csv into `out` from (images, joints.mat) of each release; {file: number of lines}.
+    """Write train_, train_lsp_small_ and test_joints.csv into `out` from (images, joints.mat) of each release; {file:
+    number of lines}.
 
-    train = all of LSPET, then LSP's first 1000; test = the rest of LSP. `held_out` moves the last so many LSPET images to val_joints.csv.
-    `lspet` None leaves it out (synthetic stand-in). DataError for missing or wrong files, with `strict` also for other counts.
+    train = all of LSPET, then LSP's first 1000; test = the rest of LSP. `held_out` moves the last so many LSPET images
+    to val_joints.csv. `lspet` None leaves it out (synthetic stand-in). DataError for missing or wrong files, with
+    `strict` also for other counts.
     """
     extended = _release("lspet", *lspet, strict) if lspet else []
     small = _release("lsp", *lsp, strict)
@@ -101,7 +104,8 @@ def _release(name: str, folder: Path, file: Path, strict: bool) -> list[tuple[st
 
 
 def mpii_rows(mat: Path) -> list[dict]:
-    """The original's data.json: a dict for every person with all 16 joints, in the release's order and frame (pixels from 1)."""
+    """The original's data.json: a dict for every person with all 16 joints, in the release's order and frame (pixels
+    from 1)."""
     from common.datasets.mpii_release import read_release
 
     persons = read_release(mat)
@@ -115,8 +119,8 @@ def mpii_rows(mat: Path) -> list[dict]:
 
 
 def mpii_split(names: list[str], by: str = "person") -> tuple[np.ndarray, np.ndarray]:
-    """(train, test) indices of persons by their image: a tenth of them, at random with the original's seed, is test. Two persons of one
-    photograph can land on both sides; `by` = image puts whole photographs there."""
+    """(train, test) indices of persons by their image: a tenth of them, at random with the original's seed, is test.
+    Two persons of one photograph can land on both sides; `by` = image puts whole photographs there."""
     from common.datasets.mpii_release import random_tenth
 
     if by == "person":
@@ -143,7 +147,8 @@ def prepare_mpii(mat: Path, out: Path, split_by: str = "person") -> str:
 
 
 def ready_csv(path: Path, dataset: str) -> None:
-    """Make sure that a CSV is there: a default one is made from the release, when that is there. DataMissing or DataError otherwise."""
+    """Make sure that a CSV is there: a default one is made from the release, when that is there. DataMissing or
+    DataError otherwise."""
     if path.is_file():
         return
     command = f"python {Path(__file__).resolve()}"
@@ -155,7 +160,8 @@ def ready_csv(path: Path, dataset: str) -> None:
 
 
 def prepare_default(dataset: str) -> None:
-    """Prepare a release where the original expects it. DataMissing when it is not there, DataError for real data mixed with synthetic."""
+    """Prepare a release where the original expects it. DataMissing when it is not there, DataError for real data mixed
+    with synthetic."""
     from common.datasets.files import missing
 
     if dataset == "mpii":
@@ -179,7 +185,8 @@ def prepare_default(dataset: str) -> None:
 
 
 def make_stand_ins(dataset: str, drawn: Path | None = None) -> None:
-    """Synthetic people where there is no data (a link to the folder `drawn`, if given), and stand-in weights where there are none.
+    """Synthetic people where there is no data (a link to the folder `drawn`, if given), and stand-in weights where
+    there are none.
 
     Real data is left alone. DataError when `drawn` is no folder of synthetic data.
     """
@@ -206,7 +213,8 @@ def make_stand_ins(dataset: str, drawn: Path | None = None) -> None:
 
 
 def write_stand_in(path: Path, seed: int = 1701) -> None:
-    """Random weights of conv1 to fc7 (He's), of the smoke preset's size, in the old single-file format with a card that says what they are."""
+    """Random weights of conv1 to fc7 (He's), of the smoke preset's size, in the old single-file format with a card that
+    says what they are."""
     from common.weights.tf1 import write_v1
     from deeppose_tf.model import RESTORED_LAYERS, build_network, get_weights
     from deeppose_tf.weight_files import tensorflow

@@ -1,4 +1,5 @@
-"""What a network answers for labelled persons, as figures: DT's printed block, its scalars, the spread of the poses, curves.
+"""What a network answers for labelled persons, as figures: DT's printed block, its scalars, the spread of the poses,
+curves.
 
 python deeppose_tf/report.py RUN            # a run's log as RUN/learning_curve.png: accuracy, spread and losses over the steps
 """
@@ -39,8 +40,8 @@ PANELS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Truth and prediction of N persons in pixels with DT's loss; `spread` is how much the predicted poses vary over the persons (standard
-    deviation of the shares, mean over joints) as a part of how much the true ones do."""
+    """Truth and prediction of N persons in pixels with DT's loss; `spread` is how much the predicted poses vary over
+    the persons (standard deviation of the shares, mean over joints) as a part of how much the true ones do."""
 
     truth: np.ndarray  # (N,J,2)
     joints: np.ndarray  # (N,J,2)
@@ -71,7 +72,8 @@ class Evaluation:
         return pck.pck(self.truth, self.joints, self.valid, size, threshold, self.skeleton)
 
     def scalars(self, tag: str) -> dict[str, float]:
-        """What DT writes to TensorBoard at an evaluation, as fractions, and the spread; the first is the main figure."""
+        """What DT writes to TensorBoard at an evaluation, as fractions, and the spread; the first is the main
+        figure."""
         if self.has_parts:
             figures = {"mPCP": self.pcp(), "PCKh": self.pckh(), "symPCKh": self.pckh(symmetric=True)}
         else:
@@ -89,7 +91,8 @@ class Evaluation:
 
 
 def spread(shares: np.ndarray, targets: np.ndarray, valid: np.ndarray) -> float:
-    """How much (N,J,2) outputs vary over the persons, as a part of how much the valid targets do; NaN for fewer than two persons."""
+    """How much (N,J,2) outputs vary over the persons, as a part of how much the valid targets do; NaN for fewer than
+    two persons."""
     counted = valid.sum(0) > 1
     if len(shares) < 2 or not counted.any():
         return float("nan")
@@ -99,7 +102,8 @@ def spread(shares: np.ndarray, targets: np.ndarray, valid: np.ndarray) -> float:
 
 
 def block(step: int, tag: str, e: Evaluation) -> str:
-    """DT's evaluation block, in fractions, tabs included; then the spread, and how many persons count where joints are not valid."""
+    """DT's evaluation block, in fractions, tabs included; then the spread, and how many persons count where joints are
+    not valid."""
     lines = [f"{len(e.truth)}", f"Step {step} {tag}/pose_loss = {e.loss:.3f}"]
     lines += _parts(step, tag, e) if e.has_parts else [_mean_line(step, f"{tag}/PCK", e.pck().total)]
     lines.append(f"spread of the poses: {e.spread:.2f} of the truth's")

@@ -45,7 +45,8 @@ def parse_args(argv=None) -> Config:
 
 
 def load_data(config: Config):
-    """The training persons. DataError, before a framework is imported, for all of data and weights that are not there."""
+    """The training persons. DataError, before a framework is imported, for all of data and weights that are not
+    there."""
     problems: list[str] = []
     found = {}
     for part in ("train", "test", "val"):

@@ -1,5 +1,5 @@
-"""The compiled training step on TensorFlow, and the update rules with TensorFlow 1's arithmetic: one fused operation a variable, a pass
-over memory instead of four or five."""
+"""The compiled training step on TensorFlow, and the update rules with TensorFlow 1's arithmetic: one fused operation a
+variable, a pass over memory instead of four or five."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ RULES: dict[str, tuple[str | None, float]] = {
 
 
 class TrainingStep:
-    """One update of a network's weights; `mode` is that of the loss, `weight_decay` is added to the trained loss (DT trains without).
+    """One update of a network's weights; `mode` is that of the loss, `weight_decay` is added to the trained loss (DT
+    trains without).
 
     With a `strategy` every process gives its own share of the batch, and gradients are averaged over all devices.
     """
@@ -67,8 +68,8 @@ class TrainingStep:
     def __call__(self, batch: tuple, conv_lr: float, fc_lr: float, train_conv: bool = True, summary: bool = False):
         """One update with crops (B,227,227,3), targets (B,J,2), valid (B,J); returns `loss` before it.
 
-        `train_conv` False updates the fully connected layers alone, and the convolutions' gradient is not computed. `summary` adds
-        `grad_norms`: variable -> half its squared gradient norm.
+        `train_conv` False updates the fully connected layers alone, and the convolutions' gradient is not computed.
+        `summary` adds `grad_norms`: variable -> half its squared gradient norm.
         """
         return self._compiled(*self._share(batch), tf.constant(conv_lr), tf.constant(fc_lr), train_conv, summary)
 

@@ -1,11 +1,12 @@
-"""Score a network on labelled persons: the original's printed block, the protocols of common.evaluate, and the prediction file.
+"""Score a network on labelled persons: the original's printed block, the protocols of common.evaluate, and the
+prediction file.
 
     python deeppose_tf/val.py -s out/lsp_alexnet_scratch/checkpoint-10000 --csv datasets/lsp_ext/test_joints.csv
     python deeppose_tf/val.py --weights out/mine --dataset lspet --data_root DIR --split 4001-5000 --ext 1.5 --json scores.json
     python deeppose_tf/val.py --ext 1.0 1.2 1.4 1.6 1.8 2.0 --curves curves.png
 
-Crops come from the annotated joints (oracle boxes), extended by --ext, as in the original. The protocols score the first extension given.
-What is not given is the checkpoint's: its test persons, extension and picture height.
+Crops come from the annotated joints (oracle boxes), extended by --ext, as in the original. The protocols score the
+first extension given. What is not given is the checkpoint's: its test persons, extension and picture height.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Weight files: ours, and AlexNet's in whatever file it comes, under DT's names (`conv1/weight` HWIO, `fc6/weight` 9216 x 4096 with rows in
-H, W, C order).
+"""Weight files: ours, and AlexNet's in whatever file it comes, under DT's names (`conv1/weight` HWIO, `fc6/weight` 9216
+x 4096 with rows in H, W, C order).
 
-Ours is NumPy's `.npz` without pickle, Adagrad's accumulators as `NAME/Adagrad`: any backend reads it, and `convert.py` writes it as a
-TensorFlow 1 checkpoint. Read are also TensorFlow 1 checkpoints, old and new; `.npy` dictionaries layer -> weights and biases;
-`.caffemodel`.
+Ours is NumPy's `.npz` without pickle, Adagrad's accumulators as `NAME/Adagrad`: any backend reads it, and `convert.py`
+writes it as a TensorFlow 1 checkpoint. Read are also TensorFlow 1 checkpoints, old and new; `.npy` dictionaries layer
+-> weights and biases; `.caffemodel`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def save_state(path: Path, state: dict) -> None:
 
 
 def load_state(path: Path) -> dict:
-    """Read a state; one of DT's, from a TensorFlow 1 checkpoint or another weight file, for files of other kinds. DataError when it is cut
-    short, damaged or not ours."""
+    """Read a state; one of DT's, from a TensorFlow 1 checkpoint or another weight file, for files of other kinds.
+    DataError when it is cut short, damaged or not ours."""
     if path.suffix != SUFFIX:
         return _foreign_state(path)
     try:
@@ -95,8 +95,9 @@ def open_store(folder: Path, config: Config, process: Process) -> CheckpointStor
 
 
 def find(given: str | Path | None) -> Path | None:
-    """The file behind `--weights`: as it is, with .npz, the index of a TensorFlow checkpoint's prefix, one of the shelf; DT's folder `out/` is
-    `output/deeppose_tf/` here. None given: the newest of this house, None when there is none. DataError when a given one is not there."""
+    """The file behind `--weights`: as it is, with .npz, the index of a TensorFlow checkpoint's prefix, one of the
+    shelf; DT's folder `out/` is `output/deeppose_tf/` here. None given: the newest of this house, None when there is
+    none. DataError when a given one is not there."""
     if given is None:
         return shelf.find_weights(HOUSE, None, (SUFFIX,))
     path = Path(given)
@@ -123,7 +124,8 @@ def missing_text(path: Path) -> str:
 
 
 def read_weights(place: Path) -> dict[str, np.ndarray]:
-    """Every variable of a file by DT's names, slots and counter included. DataError when it is damaged or of unknown kind."""
+    """Every variable of a file by DT's names, slots and counter included. DataError when it is damaged or of unknown
+    kind."""
     if place.suffix == SUFFIX:
         return variables_of(load_state(place))
     if place.suffix == ".npy":
@@ -142,7 +144,8 @@ def variables_of(state: dict) -> dict[str, np.ndarray]:
 
 
 def tensorflow():
-    """The module, which only checkpoints of TensorFlow 1 need here (Keras also runs on PyTorch). DataError where it is not installed."""
+    """The module, which only checkpoints of TensorFlow 1 need here (Keras also runs on PyTorch). DataError where it is
+    not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import tensorflow as tf
@@ -168,7 +171,8 @@ def _read_npy(path: Path) -> dict[str, np.ndarray]:
 
 
 def from_caffe(layers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Caffe's blobs -> DT's: convolutions OIHW -> HWIO, fc6's columns from C, H, W to H, W, C order, dense layers transposed.
+    """Caffe's blobs -> DT's: convolutions OIHW -> HWIO, fc6's columns from C, H, W to H, W, C order, dense layers
+    transposed.
 
     fc6's spatial side is 6 and its channels follow from its size (256 in AlexNet).
     """
@@ -204,7 +208,8 @@ def to_caffe(weights: dict[str, np.ndarray]) -> dict[str, tuple[str, list[np.nda
 
 
 def fit(weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None):
-    """The variables of `weights` that fit `own` (of `layers`, if given), names that are missing, and what has another shape."""
+    """The variables of `weights` that fit `own` (of `layers`, if given), names that are missing, and what has another
+    shape."""
     wanted = {name: value for name, value in own.items() if layers is None or name.split("/")[0] in layers}
     found = {name: weights[name] for name in wanted if name in weights}
     missing = [name for name in wanted if name not in found]
