@@ -1,14 +1,16 @@
-"""Can the golden tests still fail? Changes every floating-point number of the fixtures by about 5 %, each by its own, and runs them.
+"""Can the golden tests still fail? Changes every floating-point number of the fixtures by about 5 %, each by its own,
+and runs them.
 
-    python tests/perturb.py [PATH under tests/ ...]     default: all; the fixtures are those of $GOLDEN_DIR, or tests/golden
+    python tests/perturb.py [PATH under tests/ ...]     default: all; the fixtures: $GOLDEN_DIR, or tests/golden
 
-Numbers in npz, npy, json, csv and txt files (in texts: those with a decimal point) are multiplied by 1 + 0.05 n, n normal and at least 0.2
-in size; whole numbers, names, pictures and the originals' own binary files stay. Which tests read such numbers is watched, not asked: a
-plugin (this file, by `pytest -p tests.perturb`) notes the files that are opened under $GOLDEN_DIR, of an npz the arrays that are read, by each
-test and by the pytest fixtures that it uses. Programs that a test starts are not watched; files with changed numbers that a test file opens at
-import (for the names of its cases) are printed. Prints the tests that read changed
-numbers and still pass; ends with 1 if they are more than 5 %. Tests of the mark `exact` compare names, shapes, whole numbers, or our own results with
-each other alone: those of them that read changed numbers are printed too, and not counted.
+Numbers in npz, npy, json, csv and txt files (in texts: those with a decimal point) are multiplied by 1 + 0.05 n, n
+normal and at least 0.2 in size; whole numbers, names, pictures and the originals' own binary files stay. Which tests
+read such numbers is watched, not asked: a plugin (this file, by `pytest -p tests.perturb`) notes the files that are
+opened under $GOLDEN_DIR, of an npz the arrays that are read, by each test and by the pytest fixtures that it uses.
+Programs that a test starts are not watched; files with changed numbers that a test file opens at import (for the names
+of its cases) are printed. Prints the tests that read changed numbers and still pass; ends with 1 if they are more than
+5 %. Tests of the mark `exact` compare names, shapes, whole numbers, or our own results with each other alone: those of
+them that read changed numbers are printed too, and not counted.
 """
 
 from __future__ import annotations
@@ -199,7 +201,8 @@ def pytest_configure(config):
 
 
 def watched(folder: pathlib.Path, paths: list[str]) -> tuple[dict[str, dict], dict[str, list[str]]]:
-    """Runs the golden tests of `paths` on the fixtures in `folder`: what each read and whether it passed; what modules read at import."""
+    """Runs the golden tests of `paths` on the fixtures in `folder`: what each read and whether it passed; what modules
+    read at import."""
     with tempfile.TemporaryDirectory() as place:
         result = pathlib.Path(place) / "watched.json"
         command = [
@@ -247,7 +250,8 @@ def report(tests: dict[str, dict], names: list[str]) -> bool:
     count, failed = len(readers), len(readers) - len(passed)
     share = failed / count if count else 1.0
     print(
-        f"{failed} of {count} golden tests that read changed numbers fail ({share:.0%}), {others} of them not by an assertion"
+        f"{failed} of {count} golden tests that read changed numbers fail ({share:.0%}), "
+        f"{others} of them not by an assertion"
     )
     return share >= ENOUGH
 

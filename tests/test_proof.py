@@ -1,4 +1,5 @@
-"""The proof itself: tolerances refuse what they should, and the golden tests fail when the fixtures' numbers change (tests/perturb.py)."""
+"""The proof itself: tolerances refuse what they should, and the golden tests fail when the fixtures' numbers change
+(tests/perturb.py)."""
 
 import json
 

@@ -1,9 +1,10 @@
 """Tolerances with a reason, and how much of them the errors use.
 
-A sum of n terms of one size, rounded to a relative eps each time, is off by about eps x size x sqrt(n), in whatever order a processor adds
-(at worst by n; errors of both signs cancel). `steps` such sums one after the other add up in the same way. Two programs differ by the
-errors of both. MARGIN covers both and the luck of single numbers: the largest of 100 000 is some 4.5 standard deviations out. `size` is
-that of the terms, not of the result, which cancellation can make smaller; where a function is steep, times its slope.
+A sum of n terms of one size, rounded to a relative eps each time, is off by about eps x size x sqrt(n), in whatever
+order a processor adds (at worst by n; errors of both signs cancel). `steps` such sums one after the other add up in the
+same way. Two programs differ by the errors of both. MARGIN covers both and the luck of single numbers: the largest of
+100 000 is some 4.5 standard deviations out. `size` is that of the terms, not of the result, which cancellation can make
+smaller; where a function is steep, times its slope.
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ _shares: dict[str, tuple[float, str]] = collections.defaultdict(lambda: (0.0, ""
 
 
 def rounding(size, terms: float = 1, steps: float = 1, dtype=np.float32):
-    """The largest difference that rounding explains between two programs that add `terms` numbers of `size`, `steps` times."""
-    return MARGIN * np.finfo(dtype).eps * np.sqrt(terms * steps) * size
+    """The largest difference that rounding explains between two programs that add `terms` numbers of `size`, `steps`
+    times. `dtype` is a floating-point type of numpy or the word bfloat16 (8 bits)."""
+    eps = 2.0**-7 if dtype == "bfloat16" else np.finfo(dtype).eps
+    return MARGIN * eps * np.sqrt(terms * steps) * size
 
 
 def close(found, expected, tolerance, what: str = "") -> None:
-    """Assert that `found` is within `tolerance` (a number, or one an element) of `expected`; the share that was used is kept."""
+    """Assert that `found` is within `tolerance` (a number, or one an element) of `expected`; the share that was used is
+    kept."""
     errors = np.abs(np.asarray(found, np.float64).reshape(np.shape(expected)) - expected)
     wrong = ~(errors <= tolerance)  # NaN is wrong too
     allowed = np.broadcast_to(tolerance, errors.shape)
     assert not wrong.any(), (
-        f"{what}: {wrong.sum()} of {wrong.size} differ, by {errors[wrong].max()} where {allowed[wrong].min()} is allowed"
+        f"{what}: {wrong.sum()} of {wrong.size} differ, "
+        f"by {errors[wrong].max()} where {allowed[wrong].min()} is allowed"
     )
     _keep(errors, tolerance)
 
@@ -63,7 +68,8 @@ def watch_numpy() -> None:
 
 
 def report() -> list[str]:
-    """Lines: the largest error of each test file as a share of its tolerance, and the test. $POSE_SHARES names a JSON file for them."""
+    """Lines: the largest error of each test file as a share of its tolerance, and the test. $POSE_SHARES names a JSON
+    file for them."""
     if place := os.environ.get("POSE_SHARES"):
         path = pathlib.Path(place)
         before = json.loads(path.read_text()) if path.is_file() else {}

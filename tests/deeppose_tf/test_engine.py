@@ -1,6 +1,8 @@
-"""The network's own operations against TensorFlow's, update rules against their formulas, the training step's options, and the report."""
+"""The network's own operations against TensorFlow's, update rules against their formulas, the training step's options,
+and the report."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -25,8 +27,8 @@ from tests.tolerance import close, rounding
 
 @pytest.mark.parametrize("training", [True, False])
 def test_lrn_is_tensorflows_with_its_gradient(training):
-    """Compiled, as in training, and not: sums over five channels. What comes from above is fixed: a function of outputs as large
-    as these would turn their own rounding into its gradient."""
+    """Compiled, as in training, and not: sums over five channels. What comes from above is fixed: a function of outputs
+    as large as these would turn their own rounding into its gradient."""
     rng = np.random.RandomState(0)
     x = tf.constant(rng.standard_normal((2, 5, 6, 24)).astype(np.float32) * 100)
     above = rng.standard_normal(x.shape).astype(np.float32)
@@ -46,8 +48,8 @@ def test_lrn_is_tensorflows_with_its_gradient(training):
 
 
 def test_contrast_in_training_and_scoring():
-    """Against float64 at a crop's size. To 1e-5 in training, by rows; to 2e-4 in scoring, where a float32 adds 51,529 pixels, as the original's
-    does. The last picture is black, its deviation 0."""
+    """Against float64 at a crop's size. To 1e-5 in training, by rows; to 2e-4 in scoring, where a float32 adds 51,529
+    pixels, as the original's does. The last picture is black, its deviation 0."""
     images = np.random.RandomState(0).randint(0, 256, (3, 227, 227, 3)).astype(np.uint8)
     images[2] = 0
     wide = images.astype(np.float64)
@@ -77,8 +79,8 @@ def test_shapes_and_parameters():
 
 
 def test_initial_weights_are_the_originals():
-    """Normal with the table's deviations, cut at two of them; biases as in the table; reproducible by the seed. At a quarter of the width, which
-    leaves conv1 8712 weights: their deviation is known to under 1 %."""
+    """Normal with the table's deviations, cut at two of them; biases as in the table; reproducible by the seed. At a
+    quarter of the width, which leaves conv1 8712 weights: their deviation is known to under 1 %."""
     weights = get_weights(build_network(14, seed=5, channels=0.25))
     for name, (_, _, _, _, deviation, bias) in CONVOLUTIONS.items():
         w = weights[f"{name}/weight"]
@@ -151,7 +153,8 @@ def trained_plainly(steps: int):
 def test_step_lowers_the_loss_and_the_rates_are_the_layers():
     before, after, losses = trained(3)
     assert losses[-1] < losses[0]
-    # Adagrad's first step is rate x g / sqrt(1e-4 + g^2): never more than the rate, nearly the rate where the gradient is well above 0.01
+    # Adagrad's first step is rate x g / sqrt(1e-4 + g^2): never more than the rate, nearly the rate where the gradient
+    # is well above 0.01
     _, once, _ = trained_plainly(1)
     moved = {name: np.abs(once[name] - before[name]).max() for name in before}
     assert all(moved[name] <= (0.001 if name.split("/")[0] in CONVOLUTIONS else 0.002) * 1.001 for name in moved)
@@ -172,10 +175,18 @@ def test_weight_decay_is_trained_only_when_asked_for():
 
 @pytest.mark.parametrize("options", [{"xla": True}, {"amp": "bf16"}])
 def test_xla_and_mixed_precision(options):
-    """XLA to float32's rounding, bfloat16 (8 bits of fraction) to 2 %."""
-    _, _, expected = trained_plainly(2)
+    """To the rounding of each layer's results, 8 layers deep. The first loss adds 4 x 28 squares, whose errors average;
+    the second comes after three passes, and the errors of the update are the same in all four pictures: 28 independent
+    ones.
+    """
+    # TensorFlow asks the processor for bfloat16, not this variable, and then oneDNN refuses
+    if "amp" in options and os.environ.get("ONEDNN_MAX_CPU_ISA") in ("SSE41", "AVX", "AVX2"):
+        pytest.skip("oneDNN without bfloat16 imitated on a processor that has it")
+    before, _, expected = trained_plainly(2)
     _, after, losses = trained(2, **options)
-    np.testing.assert_allclose(losses, expected, rtol=0.02 if "amp" in options else 1e-4)
+    layers, count = sum(name.endswith("weight") for name in before), before["fc_regression/bias"].size
+    for loss, plain, steps in zip(losses, expected, (layers / (4 * count), 3 * layers / count)):
+        close(loss, plain, rounding(plain, steps=steps, dtype="bfloat16" if "amp" in options else np.float32))
     assert all(w.dtype == np.float32 for w in after.values())
 
 

@@ -9,6 +9,7 @@ import torch
 
 from lpm_torch.losses import MSESequenceLoss
 from lpm_torch.model import build_model
+from tests.tolerance import MARGIN, close, rounding
 
 pytestmark = pytest.mark.golden
 
@@ -93,27 +94,86 @@ def test_names_and_shapes(folder, name):
     assert [k for k, _ in model.named_parameters()] == expected["order_of_named_parameters"]
 
 
+def depth(model) -> int:
+    return sum(isinstance(layer, torch.nn.Conv2d) for layer in model.modules())
+
+
+def allowed(expected, layers: int, largest: float | None = None):
+    """The recipe keeps a layer's sums as large as the root of their terms' squares: one rounding of the largest value a
+    layer. And a unit in the last place of a float16 fixture (it is off by up to half), 6e-8 for numbers below 6e-5.
+    """
+    size = np.abs(expected.astype(np.float64))
+    own = rounding(largest or size.max(), steps=layers)
+    return own + np.maximum(size * 2**-10, 2**-24) if expected.dtype == np.float16 else own
+
+
+class Undecided(torch.autograd.Function):
+    """ReLU whose slope within `near` of 0, where rounding decides, is 0 or 1 as `open` says when the pass goes back."""
+
+    open, near = False, 0.0
+
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return x.clamp_min(0)
+
+    @staticmethod
+    def backward(context, upper):
+        (x,) = context.saved_tensors
+        edge = Undecided.near * x.abs().max()
+        return upper * (x > (-edge if Undecided.open else edge))
+
+
+def gradients(model, frames, center, labels, criterion) -> list[list[np.ndarray]]:
+    """Gradients by parameter, with all undecided ReLUs closed and with all open."""
+    Undecided.near = rounding(1, steps=depth(model))
+    loss = criterion(model(frames, center)[1], labels)
+    found = []
+    for Undecided.open in (False, True):
+        parts = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True)
+        found.append([np.zeros(1) if g is None else g.double().numpy() for g in parts])
+    return found
+
+
+def adam_step(gradient, weight, settings):
+    g = gradient + settings["weight_decay"] * weight
+    return settings["lr"] * g / (np.abs(g) + 1e-8)
+
+
+def check_sums(sums, expected, weights, closed, opened, settings, layers: int) -> None:
+    """Sums of the weights after one step. Allowed: the rounding of the stored weights, what undecided ReLUs change, and
+    the gradients' rounding through Adam's slope, by two steps of a weight at most.
+    """
+    limits = []
+    for weight, a, b in zip(weights, closed, opened):
+        steps = adam_step(a, weight, settings), adam_step(b, weight, settings)
+        own = rounding(np.sqrt(np.mean(a**2)), steps=2 * layers)
+        slope = 1e-8 / (np.abs(a + settings["weight_decay"] * weight) + 1e-8) ** 2
+        unsure = settings["lr"] * np.minimum(own * slope, 2)
+        limits.append(
+            rounding(np.sqrt(np.mean(weight**2)), weight.size)
+            + 2 * abs(steps[0].sum() - steps[1].sum())
+            + MARGIN * np.sqrt(np.sum(unsure**2))
+        )
+    close(sums, expected, np.array(limits), "sums after Adam")
+
+
 def test_forward(folder, fixture, filled):
-    """1e-4 of the largest value (summation order); 1e-3 where the fixture stores float16."""
+    """To the rounding of the layers, and of the fixture where it is float16."""
     name, model = filled[0], with_weights(filled)
     with np.load(folder / f"forward_{name}.npz") as data:
         for key, batch, size in cases(data):
             with torch.inference_mode():
                 found = model(*clip(batch, size, fixture["forward"]["T"], fixture["seed"]))
             for array, expected in zip(found, (data[key], data["loss_" + key])):
-                limit = (1e-3 if key.endswith("f16") else 1e-4) * np.abs(expected).max()
                 assert array.shape == expected.shape and array.shape[-1] == model.output_size(size)
-                np.testing.assert_allclose(
-                    array, expected.astype(np.float32), rtol=0, atol=limit, err_msg=f"{name} {key}"
-                )
+                close(array, expected, allowed(expected, depth(model)), f"{name} {key}")
 
 
 def test_train_step(folder, fixture, filled, monkeypatch):
-    """Loss and maps 1e-4 relative, gradient norms 1e-3, as the fixture suggests; sums after Adam as float32 rounding
-    allows.
-
-    With direct convolutions, as the original: at these random weights rounding decides single ReLUs, and lpm's
-    gradients in the fixture lie up to 1e-2 (norm of the difference) from float64's, those through spectra 2e-5.
+    """Everything to the rounding of the layers. At these random weights rounding also decides single ReLUs, on one
+    processor so and on another so: lpm's gradient norms in the fixture lie up to 3e-3 from float64's. What that may
+    change is found by opening and closing those ReLUs. With direct convolutions, as the original.
     """
     monkeypatch.setattr("lpm_torch.layers.worthwhile", lambda x, weight: False)
     settings, seed, name = fixture["forward"]["train"], fixture["seed"], filled[0]
@@ -129,30 +189,33 @@ def test_train_step(folder, fixture, filled, monkeypatch):
     labels = torch.from_numpy(labels)
     criterion = MSESequenceLoss("compat")
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
+    layers, start = depth(model), {k: v.clone() for k, v in model.state_dict().items()}
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.functional, "relu", lambda x, inplace=False: Undecided.apply(x))
+        closed, opened = gradients(model, frames, center, labels, criterion)
+    model.load_state_dict(start)  # the statistics of that pass go
     with np.load(folder / f"forward_{name}.npz") as data:
         maps = model(frames, center)[1]
         loss = criterion(maps, labels)
         loss.backward()
-        assert loss.item() == pytest.approx(float(data["train_loss"]), rel=1e-4)
-        np.testing.assert_allclose(
-            maps.detach(), data["train_out"], rtol=0, atol=1e-4 * np.abs(data["train_out"]).max()
-        )
+        close(loss.item(), data["train_loss"], rounding(loss.item(), steps=layers), "loss")
+        close(maps.detach(), data["train_out"], allowed(data["train_out"], layers), "maps")
         norms = [-1.0 if p.grad is None else p.grad.double().norm().item() for p in model.parameters()]
-        np.testing.assert_allclose(norms, data["grad_norms"], rtol=1e-3, atol=1e-7)
-        before = np.array([p.detach().double().abs().sum().item() for p in model.parameters()])
+        undecided = 2 * np.abs([np.linalg.norm(a) - np.linalg.norm(b) for a, b in zip(closed, opened)])
+        close(norms, data["grad_norms"], rounding(np.abs(norms), steps=2 * layers) + undecided, "gradient norms")
+        weights = [p.detach().double().numpy() for p in model.parameters()]
         optimizer.step()
         sums = np.array([p.detach().double().sum().item() for p in model.parameters()])
-        # float32 weights around a sum: the rounding of the parameters themselves bounds what a sum can tell
-        assert np.all(
-            np.abs(sums - data["param_sum_after_adam"])
-            <= 1e-6 * before + 1e-4 * np.abs(data["param_sum_after_adam"]) + 1e-6
-        )
+        check_sums(sums, data["param_sum_after_adam"], weights, closed, opened, settings, layers)
         if order["bn_buffers"]:
             buffers = np.stack([model.state_dict()[k] for k in order["bn_buffers"]])
-            np.testing.assert_allclose(buffers, data["bn_running_after"], rtol=1e-4, atol=1e-6)
+            limit = rounding(np.abs(data["bn_running_after"]).max(), steps=layers)
+            close(buffers, data["bn_running_after"], limit, "running statistics")
         with torch.inference_mode():
             after = criterion(model.eval()(frames, center)[1], labels).item()
-        assert after == pytest.approx(float(data["loss_after_adam_eval"]), rel=1e-4)
+        # 1e-4 is the fixture's own: weights of an unsure gradient have moved either way
+        limit = rounding(after, steps=layers) + 1e-4 * abs(after)
+        close(after, data["loss_after_adam_eval"], limit, "loss after Adam")
 
 
 def still(size, seed):
@@ -164,7 +227,7 @@ def still(size, seed):
 
 @pytest.mark.parametrize("block", ("conv", "res", "inv"))
 def test_hourglass(folder, fixture, block):
-    """1e-3 of the largest value: the fixture stores float16."""
+    """The fixture stores float16."""
     settings, key = fixture["forward_extra"]["hourglass"], f"hourglass_{block}"
     model = build_model("hourglass", T=settings["T"], depth=settings["depth"], block=block)
     expected = json.loads((folder / "params_extra.json").read_text())[key]
@@ -172,7 +235,7 @@ def test_hourglass(folder, fixture, block):
     fill(model, fixture["seed"])
     with torch.inference_mode(), np.load(folder / "forward_extra.npz") as data:
         found = model.image_maps(*still(settings["image_size"], fixture["seed"]))
-        np.testing.assert_allclose(found, data[key].astype(np.float32), rtol=0, atol=1e-3 * data[f"{key}_absmax"])
+        close(found, data[key], allowed(data[key], depth(model), float(data[f"{key}_absmax"])), key)
 
 
 def test_coord_lpm(folder, fixture):
