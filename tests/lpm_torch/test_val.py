@@ -11,7 +11,7 @@ from scipy.io import loadmat
 
 from common.datasets import load
 from common.errors import DataError
-from common.metrics.mobilepose import whole_clips
+from common.metrics.mobilepose import crop_box, whole_clips
 from common.predictions import load_predictions
 from common.runs.process import Process
 from common.skeletons import CPM14, JHMDB15, LPM14, LSP14, PENN13, card
@@ -259,6 +259,8 @@ def test_files_of_the_original(tmp_path, mode):
     head, ankle = LPM14.index("head_top"), LPM14.index("right_ankle")
     truth = people.joints[:, PENN13.index("right_ankle")] - people.joints[:, PENN13.index("head")]
     side = np.maximum(people.box[:, 2], people.box[:, 3]) + 2 * 256 / 3
+    if mode == "compat":  # cut at the picture's border; the file's placeholders of hidden joints lie in its corner
+        side = crop_box(np.nan_to_num(people.joints), people.image_size)[:, 2:].max(1)
     found = (arrays["gt"][:, ankle] - arrays["gt"][:, head])[:, ::-1] * (side / 64)[:, None]
     assert np.abs(found - truth).max() < 2 * cell * side.max() / 64
     # the longer side fills the crop in both modes, so that the original's script has one threshold for all
