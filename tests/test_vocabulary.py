@@ -24,7 +24,7 @@ EVERYWHERE = {
     "convert": {"licence"},
 }  # fmt: skip
 # an option that has no meaning in a house is absent there, with the reason
-ABSENT: dict[tuple[str, str], dict[str, str]] = {}
+ABSENT = {("deeppose_tf", "predict"): {"min_score": "a regression gives its joints no scores"}}
 PROGRAMMES = [(house, kind) for house in HOUSES for kind in EVERYWHERE]
 
 
