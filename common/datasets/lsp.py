@@ -13,7 +13,7 @@ Layouts of `root`: the data set's folder itself, a folder that holds it (names i
 deeppose_tf's), or MobilePose's `joints_2000.mat` + `images_2000/` and `joints_10000.mat` + `images_10000/`.
 
 Splits of lsp: `train` = images 1..1000, `test` = `valid` = the rest, `all`; in MobilePose's joint layout `train` = all
-of LSPET followed by LSP 1..1000. Splits of lspet: `train` = `all`. Both: `A-B`, image numbers from 1, both ends
+of LSPET followed by LSP 1..1000. Splits of lspet: `train` = `all`. Both: `A-B` or `A-B,C-D`, image numbers from 1, ends
 included. A file of at most 1000 images (the synthetic stand-in, a fixture) is split in halves.
 """
 
@@ -63,8 +63,11 @@ def splits(root: str | Path, name: str = "lsp") -> list[str]:
 def _load_one(root: Path, split: str, name: str) -> PoseSet:
     annotations, images = _find(root, name)
     joints, visible = _read(annotations, name)
-    first, last = _bounds(name, split, len(joints), annotations)
-    joints, visible, numbers = joints[first - 1 : last], visible[first - 1 : last], np.arange(first, last + 1)
+    ranges = [_bounds(name, part.strip(), len(joints), annotations) for part in split.split(",")]
+    numbers = np.concatenate([np.arange(first, last + 1) for first, last in ranges])
+    if len(np.unique(numbers)) < len(numbers):
+        raise DataError(f"split {split!r} has images twice; write ranges that do not overlap, such as 1-4000,5001-8000")
+    joints, visible = joints[numbers - 1], visible[numbers - 1]
     paths = [f"{images}/im{k:0{_DIGITS[name]}d}.jpg" for k in numbers]
     synthetic = files.is_synthetic(root, annotations.parent)
     return record(name).pose_set(root, split, joints, visible, images=paths, image_id=numbers, synthetic=synthetic)
@@ -105,12 +108,12 @@ def _read(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bounds(name: str, split: str, count: int, path: Path) -> tuple[int, int]:
-    """First and last image number of a split, from 1, both included."""
+    """First and last image number of one part of a split, from 1, both included."""
     train = count if name == "lspet" else _TRAIN_IMAGES if count > _TRAIN_IMAGES else count // 2
     named = {"train": (1, train), "all": (1, count)} | ({"test": (train + 1, count)} if name == "lsp" else {})
     found = named.get(record(name).split(split)) or files.number_range(split)
     if found is None:
-        raise files.unknown_split(name, split, ", ".join(named) + " or a range of image numbers such as 1-100")
+        raise files.unknown_split(name, split, ", ".join(named) + " or ranges of image numbers such as 1-100,201-300")
     if found[1] > count:
         what = f"goes beyond the {count} images annotated in {path}"
         raise DataError(f"split {split} {what}; choose a range within 1-{count}")

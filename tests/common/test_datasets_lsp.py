@@ -86,7 +86,12 @@ def test_splits(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("split", ["10-11", "0-3", "5-2", "nosuch", ""])
+def test_ranges_join(tmp_path):
+    _write(tmp_path / "joints.mat", _arrays(4, 10)[2])
+    assert load("lsp", tmp_path, "7-8,1-3").image_id.tolist() == [7, 8, 1, 2, 3]
+
+
+@pytest.mark.parametrize("split", ["10-11", "0-3", "5-2", "nosuch", "", "1-3,3-4", "1-2,", "1-2,9-11"])
 def test_bad_split(tmp_path, split):
     _write(tmp_path / "joints.mat", _arrays(4, 10)[2])
     with pytest.raises(DataError, match="split|range"):
