@@ -1,9 +1,12 @@
 """Find joints in pictures, folders, videos or a camera; write and draw them.
 
-python deepercut_tf/predict.py photo.jpg --weights output/deepercut_tf/smoke    # all persons with pairwise terms, else
-one python deepercut_tf/predict.py clip.mp4 --weights RUN --smooth python deepercut_tf/predict.py photo.jpg --weights
-RUN --boxes 10,20,80,200     # one person in each box python deepercut_tf/predict.py photo.jpg --config FILE --weights
-snapshot-1030000   # the original's weights need its pose_cfg.yaml
+    python deepercut_tf/predict.py photo.jpg --weights output/deepercut_tf/smoke    # all persons, with pairwise terms
+    python deepercut_tf/predict.py clip.mp4 --weights RUN --smooth
+    python deepercut_tf/predict.py photo.jpg --weights RUN --boxes 10,20,80,200     # one person in each box
+    python deepercut_tf/predict.py photo.jpg --weights RUN --detector yolo11n.onnx
+    python deepercut_tf/predict.py photo.jpg --config FILE --weights snapshot-1030000   # the original's weights
+
+Without boxes and pairwise terms the whole picture is one person. The original's weights need its pose_cfg.yaml.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> Path:
     source = predicting.Source(args.source, args.recursive, args.limit)
     options = predicting_settings(args)
     estimator = Estimator(args.weights, people=args.people, device=args.device, threads=args.threads, **options)
-    padding = 0.2 if args.boxes else None  # without boxes the whole picture is looked at each time
+    padding = 0.2 if args.boxes or args.detector else None  # without boxes the whole picture is looked at each time
     with predicting.Answers(args, source, estimator.skeleton, "deepercut_tf", padding) as answers:
         for picture in answers.track(source):
             answers.write(picture, estimator.predict(picture.image, picture.boxes))  # type: ignore[arg-type]

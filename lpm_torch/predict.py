@@ -6,7 +6,7 @@
     python lpm_torch/predict.py clip.mp4 --smooth                 # carries the LSTM's state from frame to frame
     python lpm_torch/predict.py 0                                 # first camera; stop with Ctrl-C
 
-A person is looked for in --boxes, without it in the whole picture. In a video the box follows the last pose, and
+A person is looked for in --boxes, or in those of a --detector, without them in the whole picture. In a video the box follows the last pose, and
 everything starts again when the person is lost.
 """
 
@@ -48,11 +48,9 @@ def run(args: argparse.Namespace) -> Path:
     estimator = Estimator(path, raw_weights=args.raw_weights, **given)
     # the margin around a followed person is the estimator's own
     with Answers(args, source, estimator.skeleton, HOUSE, padding=0.0) as answers:
-        # a file's boxes need not be the same persons' from picture to picture
-        follows = answers.follows and not any(Path(where).is_file() for where in args.boxes or ())
-        look = estimator.stream() if follows else estimator
+        look = estimator.stream() if answers.follows_boxes else estimator
         for picture in answers.track(source):
-            if answers.lost and follows:
+            if answers.lost and answers.follows_boxes:
                 look = estimator.stream()
             answers.write(picture, look.predict(picture.image, picture.boxes))
     return answers.folder

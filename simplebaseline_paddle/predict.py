@@ -4,8 +4,9 @@
     python simplebaseline_paddle/predict.py photo.jpg --boxes 40,20,180,360 --boxes 300,25,150,340
     python simplebaseline_paddle/predict.py folder/ --boxes detections.json --box_threshold 0.3
     python simplebaseline_paddle/predict.py clip.mp4 --smooth
+    python simplebaseline_paddle/predict.py photo.jpg --detector yolo11n.onnx
 
-People are looked for in --boxes, or in the whole picture; nothing here detects them.
+People are looked for in --boxes, in those of a --detector, or in the whole picture.
 """
 
 from __future__ import annotations

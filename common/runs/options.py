@@ -26,7 +26,9 @@ VOCABULARY = {
     "valid_split": ("data", "split scored during training; none switches it off"),
     "limit": ("data", "the first N persons only"),
     "boxes": ("data", "whole, x,y,w,h (repeated), or a JSON or CSV file of boxes"),
-    "box_threshold": ("data", "least score of a detected box"),
+    "box_threshold": ("data", "least score of a box in the file"),
+    "detector": ("data", "ONNX file of a person detector, instead of boxes: Ultralytics, YOLOX, RTMDet, torchvision"),
+    "detector_threshold": ("data", "least score of a person that it finds"),
     "recursive": ("data", "folders with the folders in them"),
     "weights": ("network", "file, folder or shipped name"),
     "raw_weights": ("network", "the weights themselves where a checkpoint also has their moving average"),
@@ -231,6 +233,8 @@ _FORMS: dict[str, dict] = {
     "threads": {**_NUMBER, "default": None},
     "boxes": {"action": "append", "metavar": "WHERE", "default": None},
     "box_threshold": {"type": float, "metavar": "S", "default": 0.0},
+    "detector": {"default": None, "metavar": "FILE.onnx"},
+    "detector_threshold": {"type": float, "metavar": "S", "default": 0.3},
     "format": {"default": "jsonl", "metavar": "LIST"},
     "device": {"default": None, "metavar": "DEVICE"},
     "flip_test": {"type": bool},
@@ -248,7 +252,7 @@ _FORMS: dict[str, dict] = {
 }
 # what a programme that runs a network over labelled persons asks for, and what one over pictures does
 SCORING = "weights raw_weights random_weights shared_joints device threads out protocol json result".split()
-PREDICTING = "boxes box_threshold recursive weights raw_weights device threads out format draw".split()
+PREDICTING = "boxes box_threshold detector detector_threshold recursive weights raw_weights device threads out format draw".split()
 PREDICTING += ["min_score", "smooth", "track"]
 
 

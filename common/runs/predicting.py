@@ -47,7 +47,7 @@ def parser(about: str | None, boxes: bool = True, but: Iterable[str] = ()) -> Pa
     """
     made = Parser(about)
     made.source("source", "images, folders, videos, a camera's number, or addresses", nargs="+", metavar="SOURCE")
-    made.options(*(n for n in PREDICTING if n not in but and (boxes or not n.startswith("box"))))
+    made.options(*(n for n in PREDICTING if n not in but and (boxes or not n.startswith(("box", "detector")))))
     made.option("limit", type=int, metavar="N", text="the first N pictures only", default=None)
     return made
 
@@ -130,6 +130,7 @@ class Answers:
             what = "--smooth is for videos and cameras"
             raise DataError(f"{what}; --track says that a folder's pictures follow each other")
         self._boxes = Boxes(args.boxes, getattr(args, "box_threshold", 0.0)) if padding is not None else None
+        self._detector = _detector(args) if padding is not None else None
         self._formats = _formats(getattr(args, "format", "jsonl"))
         self._draw, self._min_score = args.draw, getattr(args, "min_score", LOST)
         self._tracker = Tracker() if self.follows else None
@@ -137,7 +138,13 @@ class Answers:
         self._next: np.ndarray | None = None
         self.unread: list[str] = []
         self._coco: list[dict] = []
-        self.stopped = False
+        self.stopped = self._said = False
+
+    @property
+    def follows_boxes(self) -> bool:
+        """Whether the box of one picture follows from the person in the last; a file's or detector's boxes need not be
+        the same persons' from picture to picture."""
+        return self.follows and self._boxes is not None and self._boxes.file is None and self._detector is None
 
     def __enter__(self) -> Answers:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -164,13 +171,22 @@ class Answers:
                     self._lines.write(json.dumps(line) + "\n")
                     continue
                 height, width = picture.image.shape[:2]
-                if self._boxes is not None:
+                if self._next is not None:
+                    picture.boxes, picture.box_score = self._next, np.ones(len(self._next))
+                elif self._detector is not None:
+                    picture.boxes, picture.box_score = self._detector(picture.image)
+                elif self._boxes is not None:
+                    self._say_whole()
                     picture.boxes, picture.box_score = self._boxes(picture.name, (width, height))
-                    if self._next is not None:
-                        picture.boxes, picture.box_score = self._next, np.ones(len(self._next))
                 yield picture
         except KeyboardInterrupt:
             self.stopped = True
+
+    def _say_whole(self) -> None:
+        if self._boxes is not None and self._boxes.whole and self.padding is not None and not self._said:
+            self._said = True
+            more = "for several persons, or a closer look, give --boxes x,y,w,h, --boxes FILE or --detector FILE.onnx"
+            print(f"each whole picture is taken as one person; {more}", file=sys.stderr)
 
     def write(self, picture: Picture, people: People) -> None:
         """The persons found in one picture."""
@@ -200,7 +216,7 @@ class Answers:
         return people
 
     def _follow(self, people: People, picture: Picture) -> None:
-        if not self.follows or self._boxes is None or self._boxes.file is not None or self.padding is None:
+        if not self.follows_boxes or self.padding is None:
             return
         assert picture.image is not None
         found = [row for row in range(len(people)) if _is_there(people, row, picture.image.shape)]
@@ -240,6 +256,19 @@ class Answers:
         if self.unread:
             names = ", ".join(self.unread[:5]) + (" ..." if len(self.unread) > 5 else "")
             raise DataError(f"{len(self.unread)} could not be read: {names}; all others are done, see {self.folder}")
+
+
+def _detector(args):
+    path = getattr(args, "detector", None)
+    if path is None:
+        return None
+    if args.boxes:
+        raise DataError("--boxes and --detector both say where the persons are; give one of them")
+    from common.detector import Detector
+
+    found = Detector(path, args.detector_threshold, getattr(args, "device", None), getattr(args, "threads", None))
+    print(f"{path}: {found.layout}, persons are class {found.person}", file=sys.stderr)
+    return found
 
 
 def _formats(text: str) -> set[str]:
