@@ -21,6 +21,9 @@ Color = tuple[int, int, int]
 RIGHT: Color = (32, 120, 255)
 LEFT: Color = (255, 170, 40)
 MIDDLE: Color = (120, 225, 250)
+# A person among several has one of these: Okabe and Ito's palette, made for every kind of colour vision.
+_PALETTE = ((178, 114, 0), (0, 159, 230), (115, 158, 0), (167, 121, 204), (233, 180, 86), (0, 94, 213), (66, 228, 240))
+SIDES = (RIGHT, LEFT, MIDDLE)
 _OUTLINE: Color = (24, 24, 24)
 _PAPER: Color = (250, 250, 250)
 _CELL: Color = (236, 236, 236)
@@ -35,16 +38,21 @@ def draw_pose(
     score: np.ndarray | None = None,
     *,
     min_score: float = 0.0,
+    hollow: bool = False,
     color: Color | None = None,
     numbers: Sequence[int] | None = None,
+    boxes: np.ndarray | None = None,
+    labels: Sequence[str] | None = None,
+    numbered: bool = False,
     width: float | None = None,
 ) -> np.ndarray:
     """A copy of `image` with one pose (J,2) or several (P,J,2) drawn on it.
 
-    A joint that is NaN or infinite, or whose `score` ((J,) or (P,J)) is NaN or below `min_score`, is left out with its
-    limbs. The person's right is orange, the left blue, the middle yellow, unless one BGR `color` is given, or `numbers`
-    (P,), each of which has a colour of its own. `width` of the limbs in pixels follows from the sizes of image and
-    person unless given. An (H,W) image becomes BGR. ValueError for other shapes.
+    A joint that is NaN or infinite is left out with its limbs, and so is one whose `score` ((J,) or (P,J)) is NaN or
+    below `min_score`, unless these are to be `hollow` rings. The person's right is orange, the left blue, the middle
+    yellow, unless one BGR `color` is given, or `numbers` (P,), each of which has a colour of its own: its right darker,
+    its left lighter. `boxes` (P,4) x, y, w, h, `labels` (P,) and the joints' numbers (`numbered`, see `legend`) are
+    drawn too. `width` of the limbs in pixels follows from the sizes of image and person unless given. An (H,W) image becomes BGR. ValueError for other shapes.
     """
     canvas = _bgr(image)
     people = np.asarray(joints, np.float64)
@@ -54,25 +62,41 @@ def draw_pose(
         raise ValueError(f"joints have shape {np.shape(joints)}, skeleton {skeleton.name} needs {needed}")
     with np.errstate(invalid="ignore"):
         # OpenCV's fixed-point coordinates overflow far outside, which would draw the joint somewhere inside
-        shown = (np.abs(people) < 100 * max(canvas.shape)).all(-1)
-    if score is not None:
-        shown &= np.reshape(score, shown.shape) >= min_score
-    colors = [color] * len(people) if numbers is None else [person_color(int(n)) for n in numbers]
-    for person, seen, own in zip(people, shown, colors):
-        if seen.any():
-            by_image, extent = 0.018 * math.sqrt(canvas.shape[0] * canvas.shape[1]), np.hypot(*np.ptp(person[seen], 0))
-            thick = np.clip(min(by_image, 0.03 * extent) if seen.sum() > 1 else by_image, 1.5, 24.0)
-            _draw_person(canvas, person, seen, skeleton, own, float(width or thick))
+        placed = (np.abs(people) < 100 * max(canvas.shape)).all(-1)
+    sure = placed if score is None else placed & (np.reshape(score, placed.shape) >= min_score)
+    shades = [(color,) * 3 if color else SIDES] * len(people)
+    if numbers is not None:
+        shades = [person_shades(int(n)) for n in numbers]
+    sizes = [float(width or _width(canvas, person, seen)) for person, seen in zip(people, placed)]
+    for row, box in enumerate([] if boxes is None else boxes):
+        _draw_box(canvas, np.asarray(box), max(1.0, sizes[row] / 3), shades[row][2])
+    for person, seen, known, own, size in zip(people, placed, sure, shades, sizes):
+        for joint in person[seen & ~known] if hollow else ():
+            _ring(canvas, joint, size, own[2])
+        if known.any():
+            _draw_person(canvas, person, known, skeleton, own, size)
+        for i in np.flatnonzero(known) if numbered else ():
+            _tag(canvas, str(i), person[i] + size, max(8.0, 2.5 * size), own[_side(skeleton.joints[i])])
+    for row, label in enumerate(labels or ()):
+        above = people[row][placed[row]].min(0, initial=np.inf) - (0, 2 * sizes[row])
+        corner = above if boxes is None else np.asarray(boxes[row][:2])
+        high = np.clip(4.0 * sizes[row], 11, max(11, 0.035 * math.sqrt(canvas.shape[0] * canvas.shape[1])))
+        if label and np.isfinite(corner).all():
+            _tag(canvas, label, corner, float(high), shades[row][2])
     return canvas
 
 
-def person_color(number: int) -> Color:
-    """BGR of a person: hues far apart, bright and darker in turn."""
-    import cv2
+def _width(canvas: np.ndarray, person: np.ndarray, seen: np.ndarray) -> float:
+    by_image = 0.018 * math.sqrt(canvas.shape[0] * canvas.shape[1])
+    by_person = 0.025 * np.hypot(*np.ptp(person[seen], 0)) if seen.sum() > 1 else by_image
+    return float(np.clip(min(by_image, by_person), 1.5, 48.0))
 
-    hue, bright = number * 67 % 180, 255 if number % 2 == 0 else 190
-    blue, green, red = cv2.cvtColor(np.array([[[hue, 230, bright]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist()
-    return blue, green, red
+
+def person_shades(number: int) -> tuple[Color, Color, Color]:
+    """BGR of a person's right, left and middle: shades of one colour."""
+    own = np.array(_PALETTE[number % len(_PALETTE)], np.float64)
+    right, left, middle = (np.rint(shade).astype(int).tolist() for shade in (0.62 * own, 0.5 * own + 127, own))
+    return tuple(right), tuple(left), tuple(middle)
 
 
 def _bgr(image: np.ndarray) -> np.ndarray:
@@ -81,12 +105,13 @@ def _bgr(image: np.ndarray) -> np.ndarray:
     return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else np.array(image, order="C")
 
 
-def _side_color(name: str) -> Color:
-    return RIGHT if name.startswith("right_") else LEFT if name.startswith("left_") else MIDDLE
+def _side(name: str) -> int:
+    """Which of three shades a joint has."""
+    return 0 if name.startswith("right_") else 1 if name.startswith("left_") else 2
 
 
 def _draw_person(
-    canvas: np.ndarray, joints: np.ndarray, seen: np.ndarray, skeleton: Skeleton, color: Color | None, width: float
+    canvas: np.ndarray, joints: np.ndarray, seen: np.ndarray, skeleton: Skeleton, shades: Sequence[Color], width: float
 ) -> None:
     border = max(0.75, 0.22 * width)
     limbs = [(a, b) for a, b in skeleton.limbs if seen[a] and seen[b]]
@@ -98,13 +123,59 @@ def _draw_person(
         _disc(canvas, joint, 0.8 * width + border, _OUTLINE)
     for a, b in limbs:
         # a limb between the middle and a side belongs to the side
-        sides = [_side_color(skeleton.joints[i]) for i in (a, b)]
-        _capsule(canvas, joints[a], joints[b], width / 2, color or (sides[0] if sides[1] == MIDDLE else sides[1]))
+        side = min(_side(skeleton.joints[a]), _side(skeleton.joints[b]))
+        _capsule(canvas, joints[a], joints[b], width / 2, shades[side])
     for i in np.flatnonzero(seen):
-        own = color or _side_color(skeleton.joints[i])
+        own = shades[_side(skeleton.joints[i])]
         _disc(canvas, joints[i], 0.8 * width, own)
         lighter = np.add(own, 2 * 255) // 3
         _disc(canvas, joints[i], 0.4 * width, lighter.tolist())
+
+
+def _ring(canvas: np.ndarray, center: np.ndarray, width: float, color: Color) -> None:
+    import cv2
+
+    x, y = _fixed(center).tolist()
+    for thick, own in ((0.9 * width, _OUTLINE), (0.4 * width, color)):
+        cv2.circle(canvas, (x, y), int(_fixed(0.8 * width)), own, max(1, round(thick)), cv2.LINE_AA, _SHIFT)
+
+
+def _draw_box(canvas: np.ndarray, box: np.ndarray, width: float, color: Color) -> None:
+    import cv2
+
+    if not np.isfinite(box).all():
+        return
+    low, high = _fixed(box[:2]).tolist(), _fixed(box[:2] + box[2:] - 1).tolist()
+    for thick, own in ((2 * width, _OUTLINE), (width, color)):
+        cv2.rectangle(canvas, low, high, own, max(1, round(thick)), cv2.LINE_AA, _SHIFT)
+
+
+def _tag(canvas: np.ndarray, text: str, corner: np.ndarray, height: float, color: Color) -> None:
+    """Text on a ground of the person's colour, its lower left at `corner`, pushed into the picture."""
+    import cv2
+
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, height / 34
+    thickness = max(1, round(2 * scale))
+    wide, high = cv2.getTextSize(text, font, scale, thickness)[0]
+    gap = max(2, high // 3)
+    left = int(np.clip(corner[0], 0, max(0, canvas.shape[1] - wide - 2 * gap)))
+    low = int(np.clip(corner[1], high + 2 * gap, canvas.shape[0]))
+    cv2.rectangle(canvas, (left, low - high - 2 * gap), (left + wide + 2 * gap, low), color, cv2.FILLED)
+    ink = _OUTLINE if np.dot(color, (0.11, 0.59, 0.3)) > 120 else _PAPER
+    cv2.putText(canvas, text, (left + gap, low - gap), font, scale, ink, thickness, cv2.LINE_AA)
+
+
+def legend(skeleton: Skeleton, height: int = 480) -> np.ndarray:
+    """The joints' numbers and names, each beside its side's colour, on a panel of this height in pixels."""
+    lines = [(f"{i} {name}", SIDES[_side(name)]) for i, name in enumerate(skeleton.joints)]
+    step = height / (len(lines) + 1)
+    panel = np.full((height, round(12 * step), 3), _PAPER, np.uint8)
+    for row, (text, color) in enumerate(lines):
+        middle = (row + 0.5) * step
+        _disc(panel, np.array([0.8 * step, middle]), 0.32 * step, _OUTLINE)
+        _disc(panel, np.array([0.8 * step, middle]), 0.27 * step, color)
+        _text(panel, text, round(1.5 * step), round(middle + 0.25 * step), round(10.3 * step), step / 38, _INK)
+    return panel
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
@@ -148,8 +219,12 @@ def truth_and_prediction(
         above, high = strip.copy(), len(strip)
         _text(above, title, high // 4, round(0.72 * high), strip.shape[1] - high // 4, high / 36, _INK)
         halves.append(np.vstack([above, shown]))
-    gap = np.full((halves[0].shape[0], max(2, picture.shape[1] // 60), 3), _PAPER, np.uint8)
-    return np.hstack([halves[0], gap, halves[1]])
+    return beside(*halves)
+
+
+def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Two pictures of one height with a gap between them."""
+    return np.hstack([left, np.full((len(left), max(2, left.shape[1] // 60), 3), _PAPER, np.uint8), right])
 
 
 def _resized(image: np.ndarray, factor: float) -> np.ndarray:

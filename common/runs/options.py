@@ -67,6 +67,7 @@ VOCABULARY = {
     "format": ("output", "jsonl, coco, csv, comma-separated (default: jsonl)"),
     "draw": ("output", "write drawings (default: on)"),
     "min_score": ("output", "joints below are not drawn"),
+    "show": ("output", "what else is drawn, comma-separated: boxes, ids, scores, hollow (unsure joints), legend"),
     "smooth": ("output", "One-Euro filter over the frames of a video"),
     "track": ("output", "the pictures follow each other: one number for a person in all of them"),
     "licence": ("output", "licence of the weights, for the card"),
@@ -246,6 +247,7 @@ _FORMS: dict[str, dict] = {
     "protocol": {"nargs": "+", "action": "extend", "metavar": "NAME", "default": None},
     **dict.fromkeys(("json", "result"), {"type": Path, "metavar": "FILE", "default": None}),
     "draw": {"type": bool, "default": True},
+    "show": {"default": "ids", "metavar": "LIST"},
     "track": {"type": bool, "default": None},
     "min_score": {"type": float, "metavar": "S", "default": 0.1},
     "licence": {"default": "as the source states; not given", "metavar": "TEXT"},
@@ -253,7 +255,7 @@ _FORMS: dict[str, dict] = {
 # what a programme that runs a network over labelled persons asks for, and what one over pictures does
 SCORING = "weights raw_weights random_weights shared_joints device threads out protocol json result".split()
 PREDICTING = "boxes box_threshold detector detector_threshold recursive weights raw_weights device threads out format draw".split()
-PREDICTING += ["min_score", "smooth", "track"]
+PREDICTING += ["min_score", "show", "smooth", "track"]
 
 
 def training_settings(

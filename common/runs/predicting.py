@@ -36,6 +36,7 @@ from common.skeletons import Skeleton
 from common.tracking import MEMORY, Tracker
 
 FORMATS = ("jsonl", "coco", "csv")
+SHOWN = ("ids", "boxes", "scores", "hollow", "legend")
 LOST = 0.1  # mean score under which a followed person counts as lost
 FOLLOWED = 4  # joints above it that a followed person needs
 
@@ -131,7 +132,8 @@ class Answers:
             raise DataError(f"{what}; --track says that a folder's pictures follow each other")
         self._boxes = Boxes(args.boxes, getattr(args, "box_threshold", 0.0)) if padding is not None else None
         self._detector = _detector(args) if padding is not None else None
-        self._formats = _formats(getattr(args, "format", "jsonl"))
+        self._formats = _listed("format", getattr(args, "format", "jsonl"), FORMATS)
+        self._show = _listed("show", getattr(args, "show", "ids"), (*SHOWN, "none"))
         self._draw, self._min_score = args.draw, getattr(args, "min_score", LOST)
         self._tracker = Tracker() if self.follows else None
         self._smooth: dict[int, tuple[float, video.OneEuroFilter]] | None = {} if args.smooth else None
@@ -228,13 +230,20 @@ class Answers:
         self._next = pad_box(box_of_joints(shown.astype(np.float64)), ratio=self.padding)
 
     def _drawing(self, picture: Picture, people: People) -> None:
-        from common.draw import draw_pose, save_image
+        from common.draw import beside, draw_pose, legend, save_image
 
         assert picture.image is not None
         # several persons in a colour each, which a followed one keeps
         ids = [row if number < 0 else number for row, number in enumerate(people.id.tolist())]
+        texts = [f"#{number}" if "ids" in self._show and number >= 0 else "" for number in people.id.tolist()]
+        if "scores" in self._show:
+            texts = [f"{text} {score:.2f}".strip() for text, score in zip(texts, people.person_score)]
         how: dict = {"min_score": self._min_score, "numbers": ids if len(ids) > 1 else None}
+        how |= {"boxes": people.box if "boxes" in self._show else None, "labels": texts if any(texts) else None}
+        how |= {"hollow": "hollow" in self._show, "numbered": "legend" in self._show}
         image = draw_pose(picture.image, people.joints, self.skeleton, people.score, **how)
+        if "legend" in self._show:
+            image = beside(image, legend(self.skeleton, len(image)))
         if self._film:
             self._film.write(image)
         else:
@@ -271,10 +280,10 @@ def _detector(args):
     return found
 
 
-def _formats(text: str) -> set[str]:
+def _listed(option: str, text: str, known: tuple[str, ...]) -> set[str]:
     wanted = set(text.split(","))
-    if wanted - set(FORMATS):
-        raise DataError(f"--format {text}: write {', '.join(FORMATS)}, comma-separated")
+    if wanted - set(known):
+        raise DataError(f"--{option} {text}: write {', '.join(known)}, comma-separated")
     return wanted
 
 

@@ -171,3 +171,42 @@ def test_persons_in_colours_of_their_own():
     assert alone[0] != alone[1]
     both = draw_pose(image, np.array([pose - 15, pose + 15]), LSP14, numbers=[1, 0])
     assert [both[15, 15].tolist(), both[45, 45].tolist()] == alone[::-1]
+
+
+def test_sides_of_a_numbered_person_by_shade():
+    joints = standing(LSP14)
+    drawn = draw_pose(np.full((200, 200, 3), 128, np.uint8), joints, LSP14, numbers=[3])
+    bright = [
+        drawn[tuple(np.rint(joints[LSP14.indices([f"{side}_knee", f"{side}_ankle"])].mean(0)).astype(int)[::-1])].sum()
+        for side in ("right", "left")
+    ]
+    assert bright[0] + 150 < bright[1]
+
+
+def test_unsure_joints_are_hollow_when_asked():
+    image, joints, score = np.full((200, 200, 3), 128, np.uint8), standing(LSP14), np.ones(14)
+    ankle = LSP14.index("left_ankle")
+    score[ankle] = 0.1
+    plain, hollow = (draw_pose(image, joints, LSP14, score, min_score=0.5, hollow=h, width=8) for h in (False, True))
+    x, y = np.rint(joints[ankle]).astype(int)
+    assert not changed(plain, hollow)[:150].any() and changed(plain, hollow)[y - 7 : y + 8, x - 7].any()
+    assert (hollow[y, x] == 128).all(), "a ring"
+
+
+def test_boxes_labels_and_joint_numbers_stay_inside():
+    image, joints = np.full((200, 200, 3), 128, np.uint8), standing(LSP14)
+    where = np.array([[-20.0, 2.0, 150.0, 250.0]])
+    boxed = draw_pose(image, joints[None], LSP14, boxes=where, numbers=[1])
+    assert changed(image, boxed)[2:190, 129].all()
+    labelled = draw_pose(image, joints[None], LSP14, boxes=where, numbers=[1], labels=["#1 0.50"])
+    seen = changed(boxed, labelled)
+    assert seen[:20, :60].mean() > 0.3 and not seen[40:].any()
+    assert changed(boxed, draw_pose(image, joints[None], LSP14, numbers=[1], numbered=True)).any()
+    panel = draw.legend(LSP14, 280)
+    assert panel.shape[0] == 280 and (panel == RIGHT).all(-1).any() and (panel == LEFT).all(-1).any()
+
+
+def test_a_large_picture_has_lines_of_its_size_and_small_persons_thin_ones():
+    image = np.full((3000, 4000, 3), 128, np.uint8)
+    large, small = (changed(image, draw_pose(image, standing(LSP14, size), LSP14)).sum() for size in (2800, 140))
+    assert 100 < large / small < 600

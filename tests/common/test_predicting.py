@@ -67,6 +67,18 @@ def test_a_folder_becomes_lines_and_drawings_of_the_fixed_form(tmp_path):
     assert {p.name for p in folder.glob("*_pose.png")} == {f"{r['image']}_pose.png" for r in rows}
 
 
+def test_what_is_drawn_besides_by_option(tmp_path):
+    save_image(tmp_path / "a.png", picture(0))
+    pictures = {}
+    for show in ("none", "boxes,scores,hollow", "legend"):
+        folder = predict([tmp_path / "a.png", "--show", show, "--out", tmp_path / show], lambda p: people(20, 40))
+        pictures[show] = video.read_upright(folder / "a.png_pose.png")
+    assert (pictures["none"] != pictures["boxes,scores,hollow"]).any()
+    assert pictures["legend"].shape[1] > 64
+    with pytest.raises(DataError, match="--show"):
+        predict([tmp_path / "a.png", "--show", "all", "--out", tmp_path / "o"], lambda p: people(20))
+
+
 def test_a_video_keeps_time_and_formats(tmp_path):
     words = [clip(tmp_path / "clip.mp4"), "--out", tmp_path / "o", "--limit", 3, "--format", "jsonl,coco,csv"]
     folder = predict(words, lambda p: people(20, 40))
