@@ -1,14 +1,12 @@
-"""Node labelling with joint graph decomposition (Insafutdinov et al., ArtTrack, arXiv 1612.01465; Levinkov et al., CVPR
-2017).
+"""Node labelling with joint graph decomposition (ArtTrack, arXiv 1612.01465; Levinkov et al., CVPR 2017).
 
 Minimise  sum_v u_v(l_v) + sum_(v,w) [c_v = c_w] J_vw(l_v, l_w)  over classes l and clusters c: detections of one person
 share a cluster, suppressed ones cost nothing. NP-hard; this is the original's local search (nl-lmp: greedy contraction,
-then Kernighan-Lin), without a compiled extension: numba where it is installed, else the same code as plain NumPy
-(identical results, some hundred times slower).
+then Kernighan-Lin moves with joins and class changes), without a compiled extension: numba where it is installed
+(cached on disk), else the same lines interpreted, with identical results, some hundred times slower.
 
-Complexity for N nodes and E edges: contraction O(E log E) heap operations plus the merged neighbour lists (O(N^2) when
-one component swallows all); a round of the search O(P m^2 K) for P neighbouring pairs of clusters of m nodes together,
-K classes.
+N nodes, K classes: contraction O(N^3) in numpy, a round of the search O(P m^2 K) for P neighbouring pairs of clusters
+of m nodes together; memory O(N^2 K^2).
 """
 
 from __future__ import annotations
@@ -17,8 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+try:
+    from numba import njit
+except ImportError:  # the same functions, interpreted
+
+    def njit(**options):  # type: ignore[no-redef]
+        return lambda function: function
+
+
 SUPPRESSED = np.uint64(2**64 - 1)
 CONFLICT = 1000.0  # cost of a suppressed and a kept node in one cluster, and of a node of probability 0
+EPSILON = 1e-6  # a step must gain more than this (original: nl-lmp)
 _PROBABILITY_LIMIT = 1e-7
 
 
@@ -30,20 +37,17 @@ def logit_cost(probability: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Graph:
-    """The problem as `multicut_kernels` has it; `unary` (N,K) and `cost` include the suppressed class, if any."""
+    """The problem, the suppressed class, if any, the last one: cost[v,w,k,l] = cost[w,v,l,k] for v in k and w in l."""
 
-    pointer: np.ndarray
-    index: np.ndarray
-    cost: np.ndarray
-    unary: np.ndarray
+    unary: np.ndarray  # (N,K)
+    linked: np.ndarray  # (N,N) bool: neighbours
+    cost: np.ndarray  # (N,N,K,K)
 
     def objective(self, classes: np.ndarray, clusters: np.ndarray) -> float:
         """The objective of classes (N,) 0..K-1 and clusters (N,)."""
-        n = len(self.unary)
-        source = np.repeat(np.arange(n), np.diff(self.pointer))
-        inside = clusters[source] == clusters[self.index]
-        pairs = self.cost[inside, classes[source][inside], classes[self.index][inside]]
-        return float(self.unary[np.arange(n), classes].sum() + pairs.sum() / 2)
+        v, w = np.nonzero(self.linked & np.equal.outer(clusters, clusters))
+        pairs = self.cost[v, w, classes[v], classes[w]]
+        return float(self.unary[np.arange(len(classes)), classes].sum() + pairs.sum() / 2)
 
 
 def build_graph(
@@ -55,26 +59,18 @@ def build_graph(
     n, c = _check(unary, pwidx, pw)
     if c == 1:
         pwidx = np.concatenate([pwidx, np.zeros_like(pwidx)], axis=1)
-    keep = pwidx[:, 0] != pwidx[:, 1]
-    pwidx, pw = pwidx[keep], pw[keep]
     swap = pwidx[:, 0] > pwidx[:, 1]
     pwidx[swap] = pwidx[swap][:, [1, 0, 3, 2]]
-    pairs = pwidx[:, 0] * n + pwidx[:, 1]
-    complete = np.ravel_multi_index(np.triu_indices(n, 1), (n, n)) if not is_sparse_graph else np.zeros(0, np.int64)
-    edges = np.unique(np.concatenate([pairs, complete]))
-    k = c + int(do_suppression)
-    table = np.zeros((len(edges), k, k))
-    # assignment in order: of a repeated edge the last value stays
-    table[np.searchsorted(edges, pairs), pwidx[:, 2], pwidx[:, 3]] = pw
+    a, b, of_a, of_b = pwidx.T
+    count = c + int(do_suppression)
+    linked, cost = np.full((n, n), not is_sparse_graph), np.zeros((n, n, count, count))
+    # assignment in order: of a repeated pair the last value stays
+    cost[a, b, of_a, of_b] = cost[b, a, of_b, of_a] = pw
+    linked[a, b] = linked[b, a] = True
+    np.fill_diagonal(linked, False)
     if do_suppression:
-        table[:, c, :c] = table[:, :c, c] = CONFLICT
-    low, high = edges // max(n, 1), edges % max(n, 1)
-    source, target = np.concatenate([low, high]), np.concatenate([high, low])
-    order = np.lexsort((target, source))
-    cost = np.concatenate([table, table.transpose(0, 2, 1)])[order]
-    pointer = np.concatenate([[0], np.cumsum(np.bincount(source, minlength=n))])
-    full = np.concatenate([unary, np.zeros((n, int(do_suppression)))], axis=1)
-    return Graph(pointer.astype(np.int64), target[order], cost, full)
+        cost[..., c, :c] = cost[..., :c, c] = CONFLICT
+    return Graph(np.concatenate([unary, np.zeros((n, int(do_suppression)))], axis=1), linked, cost)
 
 
 def _check(unary: np.ndarray, pwidx: np.ndarray, pw: np.ndarray) -> tuple[int, int]:
@@ -84,7 +80,7 @@ def _check(unary: np.ndarray, pwidx: np.ndarray, pw: np.ndarray) -> tuple[int, i
     width = 2 if c == 1 else 4
     if pwidx.ndim != 2 or pwidx.shape[1] != width or len(pw) != len(pwidx):
         raise ValueError(f"pwidx has shape {pwidx.shape} and pw {len(pw)} values, expected (E,{width}) and E values")
-    if len(pwidx) and (pwidx[:, :2].min() < 0 or pwidx[:, :2].max() >= n or pwidx[:, 2:].max(initial=0) >= c):
+    if len(pwidx) and (pwidx.min() < 0 or pwidx[:, :2].max() >= n or pwidx[:, 2:].max(initial=0) >= c):
         raise ValueError(f"pwidx names a node beyond {n - 1} or a class beyond {c - 1}")
     if not (np.isfinite(unary).all() and np.isfinite(pw).all()):
         raise ValueError("unary and pw must be finite")
@@ -92,13 +88,22 @@ def _check(unary: np.ndarray, pwidx: np.ndarray, pw: np.ndarray) -> tuple[int, i
 
 
 def greedy_start(graph: Graph, class_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(classes, clusters) after the contraction; every node starts in its cheapest class other than suppressed."""
-    from deepercut_tf.multicut_kernels import contract
-
+    """(classes, clusters) after greedy additive edge contraction: the two clusters of the largest total weight (minus
+    cost) are joined while it is >= 0. Every node stays in its cheapest class other than suppressed.
+    """
     classes = graph.unary[:, :class_count].argmin(1)
-    source = np.repeat(np.arange(len(classes)), np.diff(graph.pointer))
-    weight = -graph.cost[np.arange(len(graph.index)), classes[source], classes[graph.index]]
-    return classes, contract(graph.pointer, graph.index, weight)
+    clusters = np.arange(len(classes))
+    pairs = graph.cost[clusters[:, None], clusters, classes[:, None], classes]
+    weight = np.where(graph.linked, -pairs, -np.inf)
+    while True:
+        a, b = divmod(int(weight.argmax()), len(clusters))
+        if not weight[a, b] >= 0:
+            return classes, clusters
+        clusters[clusters == b] = a
+        both = np.where(np.isinf(weight[b]), weight[a], weight[b] + np.where(np.isinf(weight[a]), 0, weight[a]))
+        both[[a, b]] = -np.inf
+        weight[a] = weight[:, a] = both
+        weight[b] = weight[:, b] = -np.inf
 
 
 def kernighan_lin(graph: Graph, classes: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -107,31 +112,25 @@ def kernighan_lin(graph: Graph, classes: np.ndarray, clusters: np.ndarray) -> tu
     A round: joins and moves between neighbouring clusters, splits, class changes; clusters are made connected before
     each.
     """
-    from deepercut_tf.multicut_kernels import EPSILON, components, sweep, sweep_classes
-
-    flat = (graph.pointer, graph.index, graph.cost, graph.unary)
-    clusters, count = components(graph.pointer, graph.index, clusters)
+    flat = graph.unary, graph.linked, graph.cost
+    source, target = np.nonzero(graph.linked)
+    clusters, count = components(graph.linked, clusters)
     active = np.ones(len(clusters), bool)
     while True:
         before = classes.copy(), clusters.copy()
         touched = np.zeros(len(clusters), bool)
-        gain = sweep(_adjacent(graph, clusters, count), count, flat, clusters, classes, active, touched)
-        clusters, count = components(graph.pointer, graph.index, clusters)
+        adjacent = np.zeros((count, count), bool)
+        adjacent[clusters[source], clusters[target]] = True
+        gain = _sweep(np.argwhere(np.triu(adjacent, 1)), count, flat, clusters, classes, active, touched)
+        clusters, count = components(graph.linked, clusters)
         every = np.stack([np.arange(count), np.full(count, -1)], axis=1)
-        gain += sweep(every, count, flat, clusters, classes, active, touched)
-        clusters, count = components(graph.pointer, graph.index, clusters)
+        gain += _sweep(every, count, flat, clusters, classes, active, touched)
+        clusters, count = components(graph.linked, clusters)
         if graph.unary.shape[1] > 1:
-            gain += sweep_classes(flat, clusters, classes, touched)
+            gain += _sweep_classes(flat, clusters, classes, touched)
         if gain < EPSILON:
             return before
         active = touched
-
-
-def _adjacent(graph: Graph, clusters: np.ndarray, count: int) -> np.ndarray:
-    """(M,2) pairs a < b of clusters that share an edge, ascending."""
-    source, target = np.repeat(clusters, np.diff(graph.pointer)), clusters[graph.index]
-    crossing = source < target
-    return np.stack(np.divmod(np.unique(source[crossing] * count + target[crossing]), max(count, 1)), axis=1)
 
 
 def solve_nl_lmp(
@@ -152,8 +151,6 @@ def solve_nl_lmp(
     `solver_type` has no effect, as in the original. Deterministic; ValueError for wrong shapes, indices or values that
     are not finite.
     """
-    from deepercut_tf.multicut_kernels import components
-
     unary, pw = np.asarray(unary, np.float64), np.asarray(pw, np.float64)
     if logit_in_solver:
         unary = np.where(unary < _PROBABILITY_LIMIT, CONFLICT, logit_cost(unary))
@@ -161,9 +158,162 @@ def solve_nl_lmp(
     graph = build_graph(unary, pwidx, pw, is_sparse_graph, do_suppression)
     if not len(unary):
         return np.zeros((0, 2), np.uint64)
-    classes, clusters = greedy_start(graph, unary.shape[1])
-    classes, clusters = kernighan_lin(graph, classes, clusters)
-    clusters, _ = components(graph.pointer, graph.index, clusters)
+    classes, clusters = kernighan_lin(graph, *greedy_start(graph, unary.shape[1]))
+    clusters, _ = components(graph.linked, clusters)
     result = np.stack([classes, clusters], axis=1).astype(np.uint64)
     result[classes == unary.shape[1], 0] = SUPPRESSED
     return result
+
+
+# ---- compiled --------------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def components(linked, label):
+    """Connected parts of equal label, numbered in the order of their lowest node; (labels, count)."""
+    n = len(label)
+    part, stack, count = np.full(n, -1), np.empty(n, np.int64), 0
+    for root in range(n):
+        if part[root] >= 0:
+            continue
+        part[root], stack[0], depth = count, root, 1
+        while depth > 0:
+            depth -= 1
+            v = stack[depth]
+            for w in range(n):
+                if part[w] < 0 and linked[v, w] and label[w] == label[v]:
+                    part[w], stack[depth] = count, w
+                    depth += 1
+        count += 1
+    return part, count
+
+
+@njit(cache=True)
+def _best_move(own, other, border, costs, now, free, anywhere):
+    """(node, class, gain) of the best move of a free node with a neighbour there (or `anywhere`); node -1: none."""
+    chosen, new, step = -1, -1, -np.inf
+    for i in range(len(now)):
+        if free[i] and (anywhere or border[i] > 0):
+            present = costs[i, now[i]] + own[i]
+            for k in range(costs.shape[1]):
+                if present - costs[i, k] - other[i, k] > step:
+                    chosen, new, step = i, k, present - costs[i, k] - other[i, k]
+    return chosen, new, step
+
+
+@njit(cache=True)
+def _bisect(nodes, first, graph, label, classes, a, b):
+    """Best prefix of Kernighan-Lin moves between the `first` nodes (cluster a) and the others (b), or joining them.
+
+    Every step takes the move (node to the other side, in any class) that gains most, even when it loses, and locks the
+    node. Sets `label` and `classes` and returns the decrease of the objective, 0.0 for no change.
+    """
+    unary, linked, cost = graph
+    m = len(nodes)
+    side, now, costs, free = np.arange(m) >= first, classes[nodes], unary[nodes], np.ones(m, np.bool_)
+    # of every node: cost of its own side, of the other side by class, neighbours there
+    own, other, border = np.zeros(m), np.zeros(costs.shape), np.zeros(m, np.int64)
+    for i in range(m):
+        for j in range(m):
+            v, w = nodes[i], nodes[j]
+            if linked[v, w] and side[i] == side[j]:
+                own[i] += cost[v, w, now[i], now[j]]
+            elif linked[v, w]:
+                border[i] += 1
+                for k in range(other.shape[1]):
+                    other[i, k] += cost[v, w, k, now[j]]
+    join = 0.0
+    for i in range(first, m):
+        join -= other[i, now[i]]
+    moved, gain, best, best_count = np.empty((m, 2), np.int64), 0.0, 0.0, 0
+    for step in range(m):
+        i, new, more = _best_move(own, other, border, costs, now, free, first == m and step == 0)
+        if i < 0:
+            break
+        left, old = side[i], now[i]
+        side[i], now[i], free[i] = not left, new, False
+        for j in range(m):
+            v, w = nodes[j], nodes[i]
+            if not free[j] or not linked[v, w]:
+                continue
+            sign, leaving, coming = (1, old, new) if side[j] == left else (-1, new, old)
+            own[j] -= sign * cost[v, w, now[j], leaving]
+            border[j] += sign
+            for k in range(other.shape[1]):
+                other[j, k] += sign * cost[v, w, k, coming]
+        moved[step, 0], moved[step, 1] = i, new
+        gain += more
+        if gain > best:
+            best, best_count = gain, step + 1
+    if join > best and join > EPSILON:
+        label[nodes] = a
+        return join
+    if best <= EPSILON:
+        return 0.0
+    for i, new in moved[:best_count]:
+        label[nodes[i]] = b if i < first else a
+        classes[nodes[i]] = new
+    return best
+
+
+@njit(cache=True)
+def _sweep(pairs, count, graph, label, classes, active, touched):
+    """`_bisect` for each row (a, b) of clusters one of which is active; b = -1 splits a, again while that gains. The
+    total gain.
+
+    Labels of split-off parts count up from `count`. Nodes of changed clusters become active and touched.
+    """
+    n = len(label)
+    members, size = np.empty((count + n, n), np.int64), np.zeros(count + n, np.int64)
+    for v in range(n):
+        members[label[v], size[label[v]]] = v
+        size[label[v]] += 1
+    total, fresh = 0.0, count
+    for row in range(len(pairs)):
+        a, b, split = pairs[row, 0], pairs[row, 1], pairs[row, 1] < 0
+        while (
+            size[a] > 0 and (split or size[b] > 0) and (active[members[a, 0]] or (not split and active[members[b, 0]]))
+        ):
+            second = fresh if split else b
+            nodes = np.concatenate((members[a, : size[a]], members[second, : size[second]]))
+            gain = _bisect(nodes, size[a], graph, label, classes, a, second)
+            if gain <= 0:
+                break
+            total += gain
+            size[a] = size[second] = 0
+            for v in nodes:
+                members[label[v], size[label[v]]] = v
+                size[label[v]] += 1
+                active[v] = touched[v] = True
+            if not split:
+                break
+            fresh += 1
+    return total
+
+
+@njit(cache=True)
+def _sweep_classes(graph, label, classes, touched):
+    """Best single class change after another with clusters fixed, every node at most once; the total gain."""
+    unary, linked, cost = graph
+    n, count = unary.shape
+    level = unary.copy()  # what a node costs in each class, as its cluster stands
+    for v in range(n):
+        for w in range(n):
+            if linked[v, w] and label[v] == label[w]:
+                level[v] += cost[v, w, :, classes[w]]
+    free, total = np.ones(n, np.bool_), 0.0
+    while True:
+        chosen, new, step = -1, -1, EPSILON
+        for v in range(n):
+            for k in range(count):
+                if free[v] and level[v, classes[v]] - level[v, k] > step:
+                    chosen, new, step = v, k, level[v, classes[v]] - level[v, k]
+        if chosen < 0:
+            return total
+        total += step
+        free[chosen], touched[chosen] = False, True
+        for w in range(n):
+            if linked[chosen, w] and label[w] == label[chosen]:
+                touched[w] = True
+                level[w] += cost[w, chosen, :, new] - cost[w, chosen, :, classes[chosen]]
+        classes[chosen] = new

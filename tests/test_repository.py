@@ -226,7 +226,6 @@ EXTRA = {
         "pairwise.py": "probabilities that two detections are one person's",
         "pair_statistics.py": "means and deviations of pairs",
         "multicut.py": "the graph partition",
-        "multicut_kernels.py": "its compiled inner loops",
         "prepare_mpii.py": "the original's crops of MPII",
         **dict.fromkeys(
             ("test.py", "test_multiperson.py", "train_spatial_model.py"), "name of an original's programme"
