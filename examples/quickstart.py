@@ -75,7 +75,7 @@ JOBS = (
     # there is time for here, so this network learns a few pictures by heart and is scored on them
     Job(
         "simplebaseline_paddle", "resnet18_96x64", "coco", "train", "train", "oks_ap", ("--epochs 50", "--epochs 90"),
-        "--boxes annotated --augmentation none --input_height 96 --input_width 64 --sigma 1.5 --batch_size 8 --lr 0.003",
+        "--boxes annotated --no-augment --input_height 96 --input_width 64 --sigma 1.5 --batch_size 8 --lr 0.003",
         "--boxes annotated --no-flip_test", count=40,
     ),
 )  # fmt: skip

@@ -25,8 +25,6 @@ PIXEL_STD = 200.0  # a scale of 1 is a box of 200 pixels
 BOX_PADDING = 1.25
 STRIDE = 4  # input pixels a heat-map cell
 ROTATE_PROBABILITY, FLIP_PROBABILITY = 0.6, 0.5
-# (scale factor, rotation factor in degrees); T's MPII files differ from its COCO files, P has one pair
-AUGMENTATIONS = {"paddle": (0.3, 40.0), "microsoft": (0.3, 40.0), "microsoft_mpii": (0.25, 30.0), "none": (0.0, 0.0)}
 BACKBONE = shelf.REPOSITORY / "pretrained" / "resnet_50" / "115"  # where P keeps its ImageNet weights
 # P's options that have nothing to do any more, and those that P's val.py takes and never looks at
 DEAD = {
@@ -37,14 +35,14 @@ DEAD = {
 _TRAINING_ONLY = ("num_epochs", "pretrained_model", "lr", "lr_strategy", "enable_ce")
 DEAD_IN_SCORING = DEAD | dict.fromkeys(_TRAINING_ONLY, "scoring does not train")
 # Settings that show in the tensors of a network; that decide what weights read and answer; that a resumed run must keep
-GRAPH_FIELDS = ("depth", "base_width", "style", "deconv_filters", "deconv_kernels", "deconv_bias", "final_kernel")
+GRAPH_FIELDS = ("depth", "base_width", "style", "deconv_filters")
 MEANING_FIELDS = ("mode", "colour")
 RUN_FIELDS = (*GRAPH_FIELDS, *MEANING_FIELDS, "input_height", "input_width", "sigma", "dataset")
 # Settings that may be given anew when a trained network is used
 USE_FIELDS = ("depth", "base_width", "style", "colour", "mode", "input_height", "input_width", "flip_test",
               "shift_heatmap", "post_process", "batch_size", "workers")  # fmt: skip
 SCHEDULES = ("piecewise_decay", "cosine", "momentum")
-ENGINES = ("auto", "bf16", "tensorrt", "eager")
+ENGINES = ("auto", "bf16", "eager")
 
 
 @dataclass
@@ -58,12 +56,9 @@ class Config:
     limit: int | None = setting(None)
     boxes: str = setting("selected", "COCO persons: P's selection of annotated boxes, or all annotated ones")
     box_threshold: float = setting(0.0, names=("image_threshold",), rare=True)
-    augmentation: str = setting(
-        "paddle", "whose random scale and rotation", ("paddle", "microsoft", "none"), group="data", rare=True
-    )
-    scale_factor: float | None = setting(None, "its spread (default: the augmentation's)", group="data", rare=True)
-    rot_factor: float | None = setting(None, "its degrees (default: the augmentation's)", group="data", rare=True)
-    fast_decode: bool = setting(True, "decode JPEGs no larger than they are needed", group="data", rare=True)
+    augment: bool = setting(True, "change scale, rotation and side at random", group="data", rare=True)
+    scale_factor: float = setting(0.3, "spread of the random scale (T's MPII: 0.25)", group="data", rare=True)
+    rot_factor: float = setting(40.0, "spread of the rotation in degrees (T's MPII: 30)", group="data", rare=True)
 
     weights: str | None = setting(None, "first weights, of any network of this house", names=("checkpoint",))
     pretrained_model: str = setting("auto", "ImageNet backbone; auto: pretrained/resnet_50/115 if there; or none")
@@ -75,26 +70,19 @@ class Config:
     sigma: float = setting(3.0, "spread of the target Gaussians in cells (2 for 256-pixel inputs)")
     style: str = setting("pytorch", "a block's stride: on its 3x3, or first 1x1", ("pytorch", "caffe"), rare=True)
     deconv_filters: str = setting("256,256,256", "channels of the transposed convolutions", rare=True)
-    deconv_kernels: str = setting("4,4,4", "their kernels, 2 to 4", rare=True)
-    deconv_bias: bool = setting(False, "give them a bias (T's option)", rare=True)
-    final_kernel: int = setting(1, "kernel of the last convolution", (1, 3), rare=True)
     colour: str = setting("bgr", "order of the input's planes; released weights need bgr", ("bgr", "rgb"), rare=True)
-    init: str = setting("kaiming", "random backbone: He's, or P's N(0, 0.001^2)", ("kaiming", "compat"), rare=True)
     flip_test: bool = setting(True)
     shift_heatmap: bool = setting(True, "move the mirrored image's maps by one cell before averaging", rare=True)
     post_process: bool = setting(True, "quarter-cell refinement of the peaks", rare=True)
 
     epochs: int = setting(140, names=("num_epochs",))
     lr: float = setting(1e-3)
-    schedule: str = setting(
-        "piecewise_decay", "Adam in steps or a cosine, or P's Momentum", SCHEDULES, ("lr_strategy",)
-    )
+    schedule: str = setting("piecewise_decay", "Adam in steps, a cosine; P's Momentum", SCHEDULES, ("lr_strategy",))
     lr_epochs: str = setting("90,120", "epochs after which the rate falls to a tenth", group="training", rare=True)
     warmup: int = setting(0)
     ema: float = setting(0.0)
     accumulate: int = setting(1, rare=True)
     freeze_bn: bool = setting(False, "keep batch-norm statistics as they are", group="training", rare=True)
-    target_weight: bool = setting(True, "leave unlabelled joints out of the loss", group="training", rare=True)
     patience: int = setting(0, rare=True)
     seed: int = setting(0)
     enable_ce: bool = setting(False, "P's continuous-integration mode: seed 90", group="training", rare=True)
@@ -104,13 +92,12 @@ class Config:
     batch_size: int = setting(128, "persons a step, over all devices")
     device: str | None = setting(None)
     use_gpu: bool | None = setting(None, "P's spelling of --device cuda or cpu", group="machine", rare=True)
-    amp: str = setting("off", choices=("off", "bf16", "fp16"))
+    amp: str = setting("off", choices=("off", "bf16"))
     workers: int | None = setting(None)
     threads: int = setting(0, rare=True)
 
     out: str | None = setting(None, "the run's folder (default: output/simplebaseline_paddle/DATASET-NETWORK)")
     model_save_dir: str | None = setting(None, "P's: a run is in DIR/simplebase-DATASET", group="output", rare=True)
-    picture_every: int = setting(100, "batches from one visualization@train.jpg to the next", group="output", rare=True)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -138,14 +125,6 @@ class Config:
             return Path(self.model_save_dir) / f"simplebase-{self.dataset}"
         return shelf.run_folder(HOUSE, f"{self.dataset}-{self.name}", self.out)
 
-    @property
-    def augmentation_factors(self) -> tuple[float, float]:
-        """(scale factor, rotation factor in degrees) of a training."""
-        kind = self.augmentation + ("_mpii" if (self.augmentation, self.dataset) == ("microsoft", "mpii") else "")
-        scale, rotation = AUGMENTATIONS[kind]
-        given = (self.scale_factor, self.rot_factor)
-        return scale if given[0] is None else given[0], rotation if given[1] is None else given[1]
-
     def load(self, split: str) -> PoseSet:
         """A split of the data set; DataMissing or DataError as the loaders raise them."""
         root = shelf.data_folder(self.data_root, self.dataset)
@@ -157,7 +136,7 @@ class Config:
         if width % 32 or height % 32 or min(width, height) < 32:
             raise DataError(f"input_height {height} and input_width {width} must be multiples of 32")
         check_numbers(self, batch_size=1, accumulate=1, base_width=1, limit=1, epochs=0, lr=0, warmup=0, ema=0)
-        for field in ("deconv_filters", "deconv_kernels", "lr_epochs"):
+        for field in ("deconv_filters", "lr_epochs"):
             numbers_of(getattr(self, field), field)
         workers = default_workers() if self.workers is None else self.workers
         seed = 90 if self.enable_ce else self.seed
@@ -183,7 +162,7 @@ def add_use_options(parser: Parser, preset: str = "paper") -> None:
     parser.also("weights", "checkpoint")
     about = "settings of files that hold none, as the originals'"
     parser.option("preset", choices=(*PRESETS, *(["auto"] if preset == "auto" else [])), default=preset, text=about)
-    about = "auto: Paddle's predictor; tensorrt on GPUs; eager; bf16: twice as fast on newer CPUs, a little less exact"
+    about = "auto: Paddle's predictor; eager; bf16: twice as fast on newer CPUs, a little less exact"
     parser.option("engine", choices=ENGINES, default="auto", text=about, group="machine")
     parser.settings(Config, only=(*USE_FIELDS, "use_gpu"))
 

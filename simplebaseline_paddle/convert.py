@@ -30,25 +30,21 @@ from common.skeletons import card
 from simplebaseline_paddle.config import DATASETS, PRESETS, Config
 
 KINDS = {".pdparams": "pdparams", ".pth": "torch", ".pt": "torch", ".tar": "torch", ".onnx": "onnx", "": "fluid"}
-SAME = 0.0  # of formats that hold the same numbers
-DEPLOYED = 2e-5  # of the largest value: the same sums in another order
+DEPLOYED = 2e-5  # of the largest value: the same sums in another order; formats of tensors hold the same numbers
+GIVEN = ("input_height", "input_width", "style")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line."""
     parser = converting.parser(__doc__)
-    kinds = ("pdparams", "torch", "fluid", "onnx", "inference")
-    parser.option(
-        "kind", choices=kinds, default=None, text="format of OUTPUT (default: by its suffix, without one fluid)"
-    )
-    parser.option(
-        "preset", choices=tuple(PRESETS), default="paper", text="settings of files that hold none, as the originals'"
-    )
-    parser.option(
-        "dataset", choices=DATASETS, default=None, text="whose joints, where a file of the originals does not say"
-    )
+    about = "format of OUTPUT (default: by its suffix, without one fluid)"
+    parser.option("kind", choices=(*dict.fromkeys(KINDS.values()), "inference"), default=None, text=about)
+    about = "settings of files that hold none, as the originals'"
+    parser.option("preset", choices=tuple(PRESETS), default="paper", text=about)
+    about = "whose joints, where a file of the originals does not say"
+    parser.option("dataset", choices=DATASETS, default=None, text=about)
     parser.options("raw_weights")
-    parser.settings(Config, only=("input_height", "input_width", "style"))
+    parser.settings(Config, only=GIVEN)
     return parser.parse_args(argv)
 
 
@@ -62,41 +58,35 @@ def convert(args: argparse.Namespace) -> str:
         raise DataError(f"OUTPUT {output}: which format? Give --kind, or a suffix {' '.join(filter(None, KINDS))}")
     if output.resolve() == Path(args.input).resolve() or (output.is_dir() and kind == "fluid"):
         raise DataError(f"OUTPUT {output} is there already; give another name")
-    given = given_of(args, "input_height", "input_width", "style", "preset", "dataset", "raw_weights")
+    given = given_of(args, *GIVEN, "preset", "dataset", "raw_weights")
     one = Estimator(args.input, device="cpu", engine="eager", **given)
     width, height = one.config.input_size
     inputs = np.random.default_rng(0).standard_normal((2, 3, height, width), np.float32)
+    write, tolerance = {"onnx": (_onnx, DEPLOYED), "inference": (_inference, DEPLOYED)}.get(kind, (_tensors, 0.0))
     with converting.Conversion(args.input, output, args.licence) as conversion:
-        run = {"onnx": _onnx, "inference": _inference}.get(kind, _tensors)(conversion.draft, one)
-        conversion.compare(
-            "heat-maps", one.forward(inputs), run(inputs), SAME if kind in ("pdparams", "torch", "fluid") else DEPLOYED
-        )
-        about = {
-            "network": one.config.name,
-            "skeleton": card(one.skeleton),
-            "settings": asdict(one.config),
-            "kind": kind,
-        }
-        conversion.keep(mapping="names only, no tensor is transposed", **about)
+        run = write(conversion.draft, one)
+        conversion.compare("heat-maps", one.forward(inputs), run(inputs), tolerance)
+        about = {"network": one.config.name, "skeleton": card(one.skeleton), "settings": asdict(one.config)}
+        conversion.keep(mapping="names only, no tensor is transposed", kind=kind, **about)
     return f"{one.config.name} with {len(one.skeleton)} joints, check: {conversion.checks}"
 
 
 def _tensors(draft: Path, one) -> Callable:
     """A file or folder of tensors, read back."""
-    from simplebaseline_paddle.estimator import Estimator
+    from simplebaseline_paddle.estimator import make_forward
     from simplebaseline_paddle.model import build_model
     from simplebaseline_paddle.weight_files import arrays_of, put_weights, read_state, write_weights
 
     if draft.suffix == ".pdparams":
         import paddle
 
-        state: dict = {"config": asdict(one.config), "about": {"skeleton": card(one.skeleton)}}
-        paddle.save({"model": one.model.state_dict(), **state}, str(draft))
+        about = {"config": asdict(one.config), "about": {"skeleton": card(one.skeleton)}}
+        paddle.save({"model": one.model.state_dict(), **about}, str(draft))
     else:
         write_weights(draft, arrays_of(one.model), one.config.depth)
     again = build_model(one.config, len(one.skeleton))
     put_weights(again, read_state(draft)["model"], draft)
-    return Estimator.of(again, one.config, one.skeleton, one.process, "eager").forward
+    return make_forward(again, one.config.input_size, "eager")
 
 
 def _inference(draft: Path, one) -> Callable:

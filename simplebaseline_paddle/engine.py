@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -18,15 +17,14 @@ from common.runs.session import Position, swapped_weights
 from common.runs.shelf import find_weights
 from common.skeletons import from_card
 from simplebaseline_paddle.config import BACKBONE, HOUSE, RUN_FIELDS, SUFFIXES, Config, numbers_of
-from simplebaseline_paddle.data import EpochBatches, PersonDataset, load_batches, normalise
+from simplebaseline_paddle.data import PersonDataset, load_batches, normalise, shuffled_batches
 from simplebaseline_paddle.estimator import Estimator, PaddleProcess
-from simplebaseline_paddle.losses import draw_maps, heatmap_loss, map_accuracy
+from simplebaseline_paddle.losses import heatmap_loss, map_accuracy
 from simplebaseline_paddle.model import build_model
 from simplebaseline_paddle.records import records_for
 from simplebaseline_paddle.weight_files import arrays_of, load_backbone, load_first_weights, put_weights
 
 ACCURACY_EVERY = 20  # steps
-_AMP_TYPES: dict = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 class Trainer:
@@ -41,11 +39,9 @@ class Trainer:
         if config.boxes not in ("selected", "annotated"):
             raise DataError(f"--boxes {config.boxes}: training takes selected or annotated boxes; it needs joints")
         self.config, self.process, self.skeleton, self.valid_set = config, process, pose_set.skeleton, valid_set
-        random.seed(config.seed)
-        np.random.seed(config.seed)
         records = records_for(pose_set, config)
         self.dataset = PersonDataset(records, pose_set.skeleton, config, training=True)
-        length = self._sampler().total
+        length = len(self._order(0))
         if not length:
             raise DataError(f"{len(records)} persons are no batch of {config.batch_size}; lower --batch_size")
         if process.is_main:
@@ -55,19 +51,19 @@ class Trainer:
         self.model = build_model(config, len(self.skeleton), config.seed)
         self.network = self.model if process.world == 1 else paddle.DataParallel(self.model)
         self.optimizer = build_optimizer(self.model, config)
-        self.scaler = paddle.amp.GradScaler(init_loss_scaling=1024.0) if config.amp == "fp16" else None
         self.ema = MovingAverage(self.model, config.ema) if config.ema else None
         training_mode(self.model, config.freeze_bn)
 
-    def _sampler(self, epoch: int = 0, skip: int = 0) -> EpochBatches:
-        size, seed = self.config.batch_size, self.config.seed
-        return EpochBatches(len(self.dataset), size, True, seed, self.process.rank, self.process.world, epoch, skip)
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        config, process = self.config, self.process
+        how = config.batch_size, config.seed, epoch, process.rank, process.world
+        return shuffled_batches(len(self.dataset), *how)
 
     def batches(self) -> Iterator[dict]:
         """Batches from the position on, for ever."""
         while True:
-            sampler = self._sampler(self.position.epoch, self.position.batch)
-            yield from load_batches(self.dataset, sampler, self.config.workers or 0)
+            epoch, left = self.position.epoch, self._order(self.position.epoch)[self.position.batch :]
+            yield from load_batches(self.dataset, left, self.config.workers or 0, epoch)
 
     def start(self) -> None:
         """The first weights: given ones, or an ImageNet backbone, or random ones."""
@@ -78,9 +74,9 @@ class Trainer:
             path = find_weights(HOUSE, config.weights, SUFFIXES) or config.weights
             said = f"first weights from {path}: {load_first_weights(self.model, path, self.skeleton)}"
         elif wanted == "none":
-            said = f"no pretrained backbone: ResNet-{config.depth} starts from random weights ({config.init})"
+            said = f"no pretrained backbone: ResNet-{config.depth} starts from random weights"
         else:
-            said = f"{load_backbone(self.model, wanted)} tensors of the backbone come from {wanted}"
+            said = f"{load_backbone(self.model, wanted, config.depth)} tensors of the backbone come from {wanted}"
         if self.process.is_main:
             print(said)
         self.ema = MovingAverage(self.model, config.ema) if config.ema else None
@@ -88,37 +84,23 @@ class Trainer:
     def step(self, batch: dict) -> dict:
         """Gradients of a batch, an update after `accumulate` of them. Returns loss, rate, now and then the accuracy."""
         config = self.config
-        with autocast(config.amp):
+        with nullcontext() if config.amp == "off" else paddle.amp.auto_cast(level="O1", dtype="bfloat16"):
             maps = self.network(normalise(batch["image"], config.colour))
-        loss = heatmap_loss(maps, batch["target"], batch["weight"] if config.target_weight else None)
-        share = loss / config.accumulate
-        (self.scaler.scale(share) if self.scaler else share).backward()
+        loss = heatmap_loss(maps, batch["target"], batch["weight"])
+        (loss / config.accumulate).backward()
         rate = learning_rate(config, self.position.step, self.position.epoch_length)
         self.position.advance()
         if self.position.step % config.accumulate == 0:
-            self._update(rate)
-        return {"loss": loss.detach(), "lr": rate, **self._look(maps.detach().astype("float32"), batch)}
-
-    def _look(self, maps, batch: dict) -> dict:
-        """Now and then the accuracy, and a picture of the batch's first maps."""
-        step, every = self.position.step, self.config.picture_every
-        if self.process.is_main and every and step % every == 0:
-            draw_maps(self.config.folder / "visualization@train.jpg", batch["image"].numpy()[:8], maps.numpy()[:8])
-        if step % ACCURACY_EVERY:
-            return {}
-        compat = self.config.mode == "compat"
-        return {"accuracy": map_accuracy(maps.numpy(), batch["target"].numpy(), compat=compat)[0]}
-
-    def _update(self, rate: float) -> None:
-        self.optimizer.set_lr(rate)
-        if self.scaler:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
+            self.optimizer.set_lr(rate)
             self.optimizer.step()
-        self.optimizer.clear_grad()
-        if self.ema is not None:
-            self.ema.update()
+            self.optimizer.clear_grad()
+            if self.ema is not None:
+                self.ema.update()
+        values = {"loss": loss.detach(), "lr": rate}
+        if self.position.step % ACCURACY_EVERY == 0:
+            both = maps.detach().astype("float32").numpy(), batch["target"].numpy()
+            values["accuracy"] = map_accuracy(*both, compat=config.mode == "compat")[0]
+        return values
 
     def validate(self) -> dict[str, float] | None:
         """The validation split's main figure, with the moving average if any; None but in the first process."""
@@ -144,7 +126,6 @@ class Trainer:
         return {
             "model": dict(self.model.state_dict()), "optimizer": optimizer_state(self.model, self.optimizer),
             "ema": None if self.ema is None else {"shadow": self.ema.shadow, "count": self.ema.count},
-            "scaler": self.scaler.state_dict() if self.scaler else None,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
@@ -158,13 +139,6 @@ class Trainer:
         if self.ema is not None and state.get("ema"):
             self.ema.shadow = {k: paddle.to_tensor(v) for k, v in state["ema"]["shadow"].items()}
             self.ema.count = state["ema"]["count"]
-        if self.scaler and state.get("scaler"):
-            self.scaler.load_state_dict(state["scaler"])
-
-
-def autocast(amp: str):
-    """The mixed-precision context of `--amp`; loss, targets and peaks stay float32."""
-    return nullcontext() if amp == "off" else paddle.amp.auto_cast(level="O1", dtype=_AMP_TYPES[amp])
 
 
 def training_mode(model, freeze_bn: bool) -> None:

@@ -1,10 +1,10 @@
 """A trained network for images, files and whole data sets; on which device, in how many processes.
 
-On CPUs a network is exported once into a temporary folder and run by paddle.inference with oneDNN, on GPUs by Paddle's
-own kernels or TensorRT; batch norms are folded into convolutions there. `eager`: the network as it is trained. They
-differ by about 1e-5 standard deviations of the maps. `bf16`: on a CPU, convolutions in bfloat16, whose 8 bits of
-mantissa move the maps by about 1e-2 standard deviations (root mean square); twice as fast as oneDNN's float32, which is
-at the processor's limit. Paddle is imported when a network or a process is made.
+A network is exported once into a temporary folder and run by paddle.inference, on CPUs with oneDNN; batch norms are
+folded into convolutions there. `eager`: the network as it is trained. They differ by about 1e-5 standard deviations of
+the maps. `bf16`: on a CPU, convolutions in bfloat16, whose 8 bits of mantissa move the maps by about 1e-2 standard
+deviations (root mean square); twice as fast as oneDNN's float32, which is at the processor's limit. Paddle is imported
+when a network or a process is made.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from common.runs.process import Process, device_numbers, environment_ranks
 from common.skeletons import Skeleton, joint_order
 from common.video import read_upright
 from simplebaseline_paddle.config import HOUSE, PRESETS, SUFFIXES, Config
-from simplebaseline_paddle.data import EpochBatches, PersonDataset, crop, flip_back, load_batches, normalise, to_image
-from simplebaseline_paddle.losses import draw_maps
+from simplebaseline_paddle.data import PersonDataset, crop, flip_back, load_batches, normalise, plain_batches, to_image
 from simplebaseline_paddle.records import Person, Records, center_and_scale, records_for
 
+CPUINFO = Path("/proc/cpuinfo")
 Forward = Callable[[np.ndarray], np.ndarray]  # (N,3,H,W) float32 -> (N,K,h,w) float32
 
 
@@ -62,9 +62,6 @@ class PaddleProcess(Process):
         else:
             paddle.set_device(f"gpu:{numbers[0]}" if numbers else "cpu")
 
-    def mean(self, value: float) -> float:
-        return float(np.mean(self.gather(value)))
-
     def any(self, flag: bool) -> bool:
         return any(self.gather(flag))
 
@@ -82,19 +79,20 @@ class PaddleProcess(Process):
         self.gather(0)
 
 
-def before_paddle(threads: int | None = 0, cpuinfo: str | Path = "/proc/cpuinfo") -> None:
+def processor() -> set[str]:
+    """The words of the system's file about the processor: its vendor, what it can do."""
+    return set(CPUINFO.read_text(errors="replace").split()) if CPUINFO.is_file() else set()
+
+
+def before_paddle(threads: int | None = 0) -> None:
     """Set what Paddle reads from the environment when it is imported: CPU threads, and AVX2 on AMD processors.
 
     The wheels carry the MKL of 2019, which takes every processor but Intel's for an old one and stays on SSE: a
-    training step then takes several times the CPU time. A value that the user has set is left alone; newer MKL ignore
-    it.
+    training step then takes several times the CPU time. A user's own value stays; newer MKL ignore it.
     """
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
-    path = Path(cpuinfo)
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    if "AuthenticAMD" in text and {"avx2", "fma"} <= set(flags):
+    if {"AuthenticAMD", "avx2", "fma"} <= processor():
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", "No ccache found")
@@ -109,7 +107,7 @@ def make_forward(model, size: tuple[int, int], engine: str = "auto", gpu: bool =
 
     DataError when `bf16` is asked for where nothing computes in it.
     """
-    if engine == "bf16" and (gpu or not has_bfloat16()):
+    if engine == "bf16" and (gpu or not processor() & {"avx512_bf16", "amx_bf16"}):  # others imitate it, slowly
         raise DataError("--engine bf16 needs a CPU with avx512_bf16 or amx_bf16 (and --device cpu); leave it out")
     model.eval()
     if engine != "eager":
@@ -122,13 +120,6 @@ def make_forward(model, size: tuple[int, int], engine: str = "auto", gpu: bool =
             return model(paddle.to_tensor(np.ascontiguousarray(inputs))).astype("float32").numpy()
 
     return forward
-
-
-def has_bfloat16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
-    """Whether the processor multiplies bfloat16 numbers; others would imitate it, slower than float32."""
-    path = Path(cpuinfo)
-    words = set(path.read_text(errors="replace").split()) if path.is_file() else set()
-    return bool({"avx512_bf16", "amx_bf16"} & words)
 
 
 def export_inference(model, prefix: Path, size: tuple[int, int]) -> Path:
@@ -148,19 +139,14 @@ def predictor(program: Path, engine: str = "auto", gpu: bool = False, threads: i
 
     config = inference.Config(str(program), str(program.with_suffix(".pdiparams")))
     config.disable_glog_info()
-    config.switch_ir_optim(True)
     if gpu:
         config.enable_use_gpu(512, 0)
-        if engine == "tensorrt":
-            config.enable_tensorrt_engine(1 << 30, 32, 3, inference.PrecisionType.Float32, False, False)
     else:
-        config.disable_gpu()
         config.enable_mkldnn()
         if engine == "bf16":
             config.enable_mkldnn_bfloat16()
-        given = os.environ.get("OMP_NUM_THREADS", "")
-        threads = threads or (int(given) if given.isdecimal() else 0) or os.cpu_count() or 1
-        config.set_cpu_math_library_num_threads(threads)
+        given = os.environ.get("OMP_NUM_THREADS", "0").partition(",")[0]
+        config.set_cpu_math_library_num_threads(threads or int(given) or os.cpu_count() or 1)
     made = inference.create_predictor(config)
     source = made.get_input_handle(made.get_input_names()[0])
     result = made.get_output_handle(made.get_output_names()[0])
@@ -191,15 +177,14 @@ class Estimator:
     def __init__(
         self, weights: str | Path | None = None, *, preset: str = "paper", dataset: str | None = None,
         engine: str = "auto", raw_weights: bool = False, random_weights: bool = False, shared_joints: bool = False,
-        device: str | None = None, threads: int | None = 0, process: PaddleProcess | None = None, **given,
+        device: str | None = None, threads: int | None = 0, **given,
     ):  # fmt: skip
         from simplebaseline_paddle.weight_files import load_network
 
         path = shelf.find_weights(HOUSE, weights, SUFFIXES, f"{dataset}-*" if dataset else "*")
         if path is None:
             raise shelf.missing_weights(HOUSE, SUFFIXES)
-        process = process or PaddleProcess(device, threads)
-        given = {"batch_size": 32, **given}
+        process, given = PaddleProcess(device, threads), {"batch_size": 32, **given}
         network = load_network(path, given, PRESETS[preset], dataset, raw_weights, random_weights)
         self.path, self.shared_joints = None if random_weights else path, shared_joints
         self._hold(*network, process, engine)
@@ -241,64 +226,51 @@ class Estimator:
         """The persons in `boxes` (n,4) x, y, w, h (None: the whole picture) of a file or an (H,W,3) uint8 BGR image."""
         image = image if isinstance(image, np.ndarray) else read_upright(Path(image))
         boxes = [(0, 0, image.shape[1], image.shape[0])] if boxes is None else boxes
-        boxes, count = np.asarray(boxes, np.float64).reshape(-1, 4), len(self.skeleton)
-        joints, score = np.zeros((len(boxes), count, 2)), np.zeros((len(boxes), count), np.float32)
-        center, scale = center_and_scale(boxes, self.config, "own")
+        boxes, config, count = np.asarray(boxes, np.float64).reshape(-1, 4), self.config, len(self.skeleton)
+        joints, score = np.zeros((len(boxes), count, 2)), np.zeros((len(boxes), count))
+        center, scale = center_and_scale(boxes, config, "own")
         nobody = np.zeros((count, 2)), np.zeros(count, bool)
-        for first in range(0, len(boxes), self.config.batch_size):
-            some = slice(first, first + self.config.batch_size)
-            people = [Person(c, s, *nobody) for c, s in zip(center[some], scale[some])]
-            crops = [crop(image, person, self.config.input_size, self.skeleton)[0] for person in people]
-            joints[some], score[some] = self.joints(self.maps(np.stack(crops)), center[some], scale[some])
+        for rows in plain_batches(len(boxes), config.batch_size):
+            people = [Person(center[row], scale[row], *nobody) for row in rows]
+            crops = np.stack([crop(image, person, config.input_size, self.skeleton)[0] for person in people])
+            joints[rows], score[rows] = self.joints(self.maps(crops), center[rows], scale[rows])
         return People.of(joints, score, boxes)
 
-    def predict_pose_set(self, pose_set: PoseSet, picture: Path | None = None) -> Predictions:
+    def predict_pose_set(self, pose_set: PoseSet) -> Predictions:
         """Predictions for whom `config.boxes` asks for, in the split's skeleton; NaN for others where rows count.
 
-        In a distributed run every process predicts its share, and all get all. `picture`: where to draw the first maps.
-        DataError when the network answers other joints (`shared_joints` lets those pass that both have), or an image
-        cannot be read.
+        In a distributed run every process predicts its share, and all get all. DataError when the network answers other
+        joints (`shared_joints` lets those pass that both have), or an image cannot be read.
         """
         order = joint_order(self.skeleton, pose_set.skeleton, self.shared_joints)
         records = records_for(pose_set, self.config)
-        joints, score = self.predict_records(records, picture)
+        joints, score = self.predict_records(records)
         joints, score = joints[:, order], score[:, order]
         joints[:, order < 0], score[:, order < 0] = np.nan, 0.0
-        meta = {"synthetic": pose_set.synthetic, **self.meta, "boxes": records.note}
+        meta = {**self.meta, "boxes": records.note}
         if record(pose_set.name).by_image:
-            return _by_image(pose_set, records, joints, score, meta)
+            # detections have numbers below 0
+            number = np.where(records.rows >= 0, pose_set.person_id[records.rows], -1 - np.arange(len(records)))
+            where = {"image_id": records.image_id, "person_id": number, "box_score": records.box_score}
+            return predictions_for(pose_set, joints, score, meta, box=records.box, area=records.area, **where)
         everybody = np.full((len(pose_set), len(order), 2), np.nan), np.zeros((len(pose_set), len(order)))
         box = np.array(pose_set.box, np.float64)
         everybody[0][records.rows], everybody[1][records.rows], box[records.rows] = joints, score, records.box
         return predictions_for(pose_set, *everybody, meta, box=box)
 
-    def predict_records(self, records: Records, picture: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def predict_records(self, records: Records) -> tuple[np.ndarray, np.ndarray]:
         """(joints (M,K,2) image pixels, scores (M,K)) in the network's skeleton; each person once, from any process."""
         config, process = self.config, self.process
         dataset = PersonDataset(records, self.skeleton, config, training=False)
-        sampler = EpochBatches(len(records), config.batch_size, False, rank=process.rank, world=process.world)
-        parts: list[tuple] = []
+        order = plain_batches(len(records), config.batch_size, process.rank, process.world)
         quiet = not process.is_main or not sys.stderr.isatty()
-        batches = load_batches(dataset, sampler, config.workers or 0)
-        for batch in tqdm(batches, "predict", len(sampler), disable=quiet, dynamic_ncols=True):
-            index, images = batch["index"].numpy(), batch["image"].numpy()
-            maps = self.maps(images)
-            if picture and process.is_main and not parts:
-                draw_maps(picture, images[:8], maps[:8])
+        parts: list[tuple] = []
+        batches = load_batches(dataset, order, config.workers or 0)
+        for batch in tqdm(batches, "predict", len(order), disable=quiet, dynamic_ncols=True):
+            index, maps = batch["index"].numpy(), self.maps(batch["image"].numpy())
             parts.append((index, *self.joints(maps, records.center[index], records.scale[index])))
-        parts = [part for own in process.gather(parts) for part in own]
-        index, joints, score = (np.concatenate(arrays) for arrays in zip(*parts))
-        if len(index) != len(records) or len(np.unique(index)) != len(records):
-            raise RuntimeError(f"{len(index)} persons were predicted instead of {len(records)}, each once")
-        place = np.argsort(index)
-        return joints[place], score[place]
-
-
-def _by_image(pose_set: PoseSet, records: Records, joints, score, meta: dict) -> Predictions:
-    """Predictions of whom was looked at; detections have numbers below 0."""
-    number = np.where(records.rows >= 0, pose_set.person_id[records.rows], -1 - np.arange(len(records)))
-    where = {"image_id": records.image_id, "person_id": number, "frame": np.full(len(records), -1)}
-    boxes = {"box": records.box, "box_score": records.box_score, "area": records.area}
-    found = {"joints": joints.astype(np.float32), "score": score.astype(np.float32), "person_score": score.mean(1)}
-    about: dict = {"dataset": pose_set.name, "split": pose_set.split, "meta": meta}
-    return Predictions(skeleton=pose_set.skeleton, **found, **boxes, **where, **about)
+        joints = np.full((len(records), len(self.skeleton), 2), np.nan)
+        score = np.zeros(joints.shape[:2])
+        for index, *found in (part for own in process.gather(parts) for part in own):
+            joints[index], score[index] = found
+        return joints, score

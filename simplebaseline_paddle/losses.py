@@ -1,25 +1,21 @@
-"""The heat-map loss, and what both originals print and draw of heat-maps: an accuracy and a picture."""
+"""The heat-map loss, and the accuracy of heat-maps that both originals print."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import cv2
 import numpy as np
 
 from common.codecs import decode_maps
-from common.files import atomic_write
 
 
-def heatmap_loss(maps, target, weight=None):
+def heatmap_loss(maps, target, weight):
     """0.5 x mean over batch and joints of weight x mean over cells of (maps - target)^2, in float32; a scalar tensor.
 
-    `maps`, `target` (N,K,h,w), `weight` (N,K,1) or None for all ones: unlabelled joints are silenced but counted in the
-    mean. For weights of 0 and 1 it equals Microsoft's; between them the Paddle project's weight is linear, as here, and
-    Microsoft's squared. Values of 0.0005 to 0.001 are normal.
+    `maps`, `target` (N,K,h,w), `weight` (N,K,1): unlabelled joints are silenced but counted in the mean. For weights of
+    0 and 1 it equals Microsoft's; between them the Paddle project's weight is linear, as here, and Microsoft's squared.
+    Values of 0.0005 to 0.001 are normal.
     """
     error = (maps.astype("float32") - target).square().mean([2, 3])
-    return 0.5 * (error if weight is None else error * weight.squeeze(-1)).mean()
+    return 0.5 * (error * weight.squeeze(-1)).mean()
 
 
 def map_accuracy(
@@ -40,23 +36,3 @@ def map_accuracy(
     by_joint = np.where(number > 0, hits.sum(0) / np.maximum(number, 1), -1.0)
     valid = by_joint >= 0
     return float(by_joint[valid].mean()) if valid.any() else 0.0, by_joint, int(valid.sum())
-
-
-def draw_maps(path: str | Path, images: np.ndarray, maps: np.ndarray) -> None:
-    """Write a picture: a row a person, the image with its peaks circled, then 0.7 map (JET) + 0.3 image a joint.
-
-    `images` (n,H,W,3) uint8 BGR, `maps` (n,K,h,w); their values are cut to 0 ... 1.
-    """
-    height, width = maps.shape[-2:]
-    rows = []
-    for image, own, cells in zip(images, maps, decode_maps(maps, 0.0)[0]):
-        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        low, high = int(small.min()), int(small.max())
-        small = ((small.astype(np.float32) - low) * (255.0 / max(high - low, 1))).astype(np.uint8)
-        first = small.copy()
-        for x, y in cells:
-            cv2.circle(first, (int(x), int(y)), 1, (0, 0, 255), 1)
-        coloured = [cv2.applyColorMap((np.clip(m, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET) for m in own]
-        rows.append(np.concatenate([first, *[(0.7 * c + 0.3 * small).astype(np.uint8) for c in coloured]], axis=1))
-    encoded = cv2.imencode(Path(path).suffix, np.concatenate(rows))[1].tobytes()
-    atomic_write(path, lambda temporary: temporary.write_bytes(encoded))

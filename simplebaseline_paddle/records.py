@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ from common.skeletons import Skeleton
 from simplebaseline_paddle.config import BOX_PADDING, PIXEL_STD, Config
 
 _SENTINEL = -1.0  # a centre of x = -1 means "missing" in P and T
-_OLD_WORDS = {"gt": "annotated", "gt_selected": "selected", "oracle": "annotated", "none": "whole"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,6 @@ class Records:
     def __len__(self) -> int:
         return len(self.images)
 
-    def select(self, index) -> Records:
-        """The persons of an index array, a slice or a mask."""
-        index = np.arange(len(self))[index]
-        arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("images", "note")}
-        return replace(self, images=[self.images[i] for i in index], **arrays)
-
     def person(self, index: int) -> Person:
         """One of them."""
         return Person(self.center[index], self.scale[index], self.joints[index], self.seen[index])
@@ -74,8 +67,6 @@ class Records:
 
 def records_for(pose_set: PoseSet, config: Config) -> Records:
     """Whom `config.boxes` asks for: selected, annotated, whole, or a file's. DataError when there are none."""
-    if config.boxes in _OLD_WORDS:
-        raise DataError(f"--boxes {config.boxes} is called --boxes {_OLD_WORDS[config.boxes]}")
     if config.boxes == "whole":
         records = from_images(pose_set, config)
     elif config.boxes not in ("selected", "annotated"):

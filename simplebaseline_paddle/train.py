@@ -32,12 +32,8 @@ def parse_args(argv=None) -> Config:
     """The run's settings; DataError on an unknown key or value."""
     parser = Parser(__doc__)
     parser.ignore(DEAD)
-    given = training_settings(parser, Config, PRESETS, argv, folder=_data, fixed=("box_threshold",))
-    return given.checked()
-
-
-def _data(config: Config) -> Path:
-    return data_folder(config.data_root, config.dataset)
+    place = {"folder": lambda config: data_folder(config.data_root, config.dataset)}
+    return training_settings(parser, Config, PRESETS, argv, fixed=("box_threshold",), **place).checked()
 
 
 def train(config: Config, pose_set: PoseSet, valid_set: PoseSet | None) -> Path:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -40,15 +39,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.option("boxes", "detections", nargs="+", metavar="WHERE", text=about)
     add_use_options(parser, preset="auto")
     parser.settings(Config, only=("box_threshold",))
-    about = "OKS above which the worse of two poses goes"
-    parser.option("oks_threshold", type=float, default=0.9, text=about, group="output", rare=True)
-    about = "joint score above which a joint counts in a person's score"
-    parser.option("joint_threshold", type=float, default=0.2, text=about, group="output", rare=True)
     args = parser.parse_args(argv)
-    words = getattr(args, "boxes", ["selected"])
-    if words[0] == "detections" and len(words) == 1 or len(words) > 2 or (len(words) == 2 and words[0] != "detections"):
+    words = getattr(args, "boxes", [None])
+    if len(words) != 1 + (words[0] == "detections"):
         parser.error("--boxes: write selected, annotated, whole, or detections FILE")
-    args.boxes = words[-1] if hasattr(args, "boxes") else None
+    args.boxes = words[-1]
     return args
 
 
@@ -57,15 +52,14 @@ def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
     from simplebaseline_paddle.estimator import Estimator, PaddleProcess
 
     options = use_of(args, "boxes", "box_threshold", "limit")
-    process = PaddleProcess(options.pop("device"), options.pop("threads"))
     path = shelf.find_weights(HOUSE, args.weights, SUFFIXES, f"{args.dataset}-*")
     if path is not None:
         preset = "paper" if args.preset == "auto" else args.preset
-        options |= given_of(args, "dataset", "shared_joints", "random_weights")
-        return Estimator(path, process=process, preset=preset, **options)
+        return Estimator(path, preset=preset, **options, **given_of(args, "dataset", "shared_joints", "random_weights"))
     if not args.random_weights:
         made = f"make some with `python {HOUSE}/train.py --dataset {args.dataset}`, or give --weights"
         print(f"NO WEIGHTS: scoring an untrained network with random weights; {made}", file=sys.stderr)
+    process = PaddleProcess(options.pop("device"), options.pop("threads"))
     from simplebaseline_paddle.model import build_model
 
     preset = ("smoke" if pose_set.synthetic else "paper") if args.preset == "auto" else args.preset
@@ -83,37 +77,24 @@ def score(args: argparse.Namespace) -> None:
     if path and (path.parent / "log.jsonl").exists():
         folder = path.parent
     standard = folder / f"{args.split}.npz"
-    out = shelf.result_path(args.out, standard)
-    predictions = estimator.predict_pose_set(pose_set, out.with_name("visualization@val.jpg"))
+    predictions = estimator.predict_pose_set(pose_set)
     if not estimator.process.is_main:
         return
-    for file in write_official(out, predictions, args):
+    for file in write_official(shelf.result_path(args.out, standard), predictions, args.split):
         print(f"in the originals' form: {file}")
-    results = scoring.publish(args, predictions, pose_set, standard, lambda r: rescored(r, pose_set, predictions, args))
+    results = scoring.publish(args, predictions, pose_set, standard)
     print("\n" + original_table(estimator.config.depth, results))
 
 
-def rescored(results: dict, pose_set: PoseSet, predictions: Predictions, args: argparse.Namespace) -> dict:
-    """The results with COCO's at the options' thresholds; the registered protocol has the originals' 0.9, 0.2."""
-    from common.metrics.coco import oks_ap
-
-    if "oks_ap" not in results or (args.oks_threshold, args.joint_threshold) == (0.9, 0.2):
-        return results
-    figures = oks_ap(pose_set, predictions, args.oks_threshold, args.joint_threshold)
-    how = f"{results['oks_ap'].aggregation}; OKS-NMS at {args.oks_threshold:g}, joints above {args.joint_threshold:g}"
-    return results | {"oks_ap": replace(results["oks_ap"], total=figures["AP"], values=figures, aggregation=how)}
-
-
-def write_official(out: Path, predictions: Predictions, args: argparse.Namespace) -> list[Path]:
+def write_official(out: Path, predictions: Predictions, split: str) -> list[Path]:
     """What the originals write, beside ours: `pred.mat` (counted from 1) for MPII, the result JSON for COCO."""
     from common.files import atomic_write, write_json
 
-    if args.dataset == "coco":
+    if predictions.dataset == "coco":
         from common.metrics.coco import coco_results
 
-        found = coco_results(predictions, args.oks_threshold, args.joint_threshold)
-        return [write_json(out.with_name(f"keypoints_{args.split}_results.json"), found)]
-    if args.dataset != "mpii":
+        return [write_json(out.with_name(f"keypoints_{split}_results.json"), coco_results(predictions))]
+    if predictions.dataset != "mpii":
         return []
     import scipy.io
 
@@ -124,15 +105,14 @@ def write_official(out: Path, predictions: Predictions, args: argparse.Namespace
 def original_table(depth: int, results: dict[str, Result]) -> str:
     """The line that the Paddle project prints, with three decimals; empty when none of its figures was asked for."""
     columns: dict[str, float] = {}
-    if "pckh@0.5" in results:
-        groups = {"head_top": "Head", **{n: n.title() for n in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")}}
-        result = results["pckh@0.5"]
-        columns |= {title: result.groups[name] for name, title in groups.items() if name in result.groups}
+    if result := results.get("pckh@0.5"):
+        titles = {"head_top": "Head"} | {n: n.title() for n in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")}
+        columns = {title: result.groups[name] for name, title in titles.items() if name in result.groups}
         columns["Mean"] = result.total
-    if "mean@0.1:compat" in results:
-        columns["Mean@0.1"] = results["mean@0.1:compat"].total
-    if "oks_ap" in results:
-        columns |= results["oks_ap"].values
+    if result := results.get("mean@0.1:compat"):
+        columns["Mean@0.1"] = result.total
+    if result := results.get("oks_ap"):
+        columns |= result.values
     cells = [f"SIMPLEBASE RESNET{depth}", *[f"{value:.3f}" for value in columns.values()]]
     rows = (["Arch", *columns], ["---"] * len(cells), cells) if columns else ()
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,7 @@ from simplebaseline_paddle.config import BLOCKS, MEANING_FIELDS, Config
 
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 ORIGINALS = {16: MPII16, 17: COCO17}  # the originals' files hold no joint names: theirs are these
-# Ours -> PyTorch's and P's suffixes of a batch norm: gain, offset, running mean, running variance
-BATCH_NORM = (
-    ("weight", "weight", "w_0"),
-    ("bias", "bias", "b_0"),
-    ("_mean", "running_mean", "w_1"),
-    ("_variance", "running_var", "w_2"),
-)
-_TO_TORCH = {ours: torch for ours, torch, _ in BATCH_NORM}
-_FROM_TORCH = {torch: ours for ours, torch, _ in BATCH_NORM}
+BATCH_NORM = {"weight": "w_0", "bias": "b_0", "_mean": "w_1", "_variance": "w_2"}  # our names -> P's
 # Settings of a training that are not those of its network's use
 _OF_THE_RUN = "limit data_root weights out model_save_dir resume workers batch_size device use_gpu".split()
 
@@ -43,57 +36,42 @@ _OF_THE_RUN = "limit data_root weights out model_save_dir resume workers batch_s
 
 def to_torch(name: str) -> str:
     """`bn1._mean` -> `bn1.running_mean`."""
-    head, _, last = name.rpartition(".")
-    return f"{head}.{_TO_TORCH.get(last, last)}"
+    return name.replace("._mean", ".running_mean").replace("._variance", ".running_var")
 
 
 def from_torch(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A PyTorch state dict under our names: no `module.`, no `num_batches_tracked`."""
-    out = {}
-    for name, tensor in tensors.items():
-        head, _, last = name.removeprefix("module.").rpartition(".")
-        if last != "num_batches_tracked":
-            out[f"{head}.{_FROM_TORCH.get(last, last)}" if head else last] = tensor
-    return out
-
-
-def layers(depth: int, deconvs: int = 3) -> list[tuple[str, str, str]]:
-    """(kind, convolution, its batch norm) in P's order: a block's shortcut behind its main convolutions.
-
-    The last convolution, which has no batch norm, is not among them.
-    """
-    count = 2 if depth < 50 else 3
-    found = [("conv", "conv1", "bn1")]
-    for stage, blocks in enumerate(BLOCKS[depth], 1):
-        for b in range(blocks):
-            block = f"layer{stage}.{b}"
-            found += [("conv", f"{block}.conv{i}", f"{block}.bn{i}") for i in range(1, count + 1)]
-            if b == 0 and (depth >= 50 or stage > 1):
-                found.append(("conv", f"{block}.downsample.0", f"{block}.downsample.1"))
-    return found + [("deconv", f"deconv_layers.{3 * i}", f"deconv_layers.{3 * i + 1}") for i in range(deconvs)]
+    ours = {n.replace(".running_mean", "._mean").replace(".running_var", "._variance"): a for n, a in tensors.items()}
+    return {n.removeprefix("module."): a for n, a in ours.items() if not n.endswith("num_batches_tracked")}
 
 
 def fluid_names(depth: int) -> dict[str, str]:
-    """P's name -> ours, in graph order, for a network whose graph was built first in its process (counters from 0)."""
-    table, counts = {}, {"conv": 0, "deconv": 0}
-    for i, (kind, conv, norm) in enumerate(layers(depth)):
-        prefix = "conv2d" if kind == "conv" else "conv2d_transpose"
-        table[f"{prefix}_{counts[kind]}.w_0"] = f"{conv}.weight"
-        counts[kind] += 1
-        table |= {f"batch_norm_{i}.{fluid}": f"{norm}.{ours}" for ours, _, fluid in BATCH_NORM}
-    last = f"conv2d_{counts['conv']}"
-    return {**table, f"{last}.w_0": "final_layer.weight", f"{last}.b_0": "final_layer.bias"}
+    """P's name -> ours, in graph order, for a network whose graph was built first in its process (counters from 0).
+
+    A block's shortcut comes behind its main convolutions; the last convolution has a bias and no batch norm.
+    """
+    pairs = [("conv1", "bn1")]  # of convolution and batch norm
+    for stage, blocks in enumerate(BLOCKS[depth], 1):
+        for block in (f"layer{stage}.{b}" for b in range(blocks)):
+            pairs += [(f"{block}.conv{i}", f"{block}.bn{i}") for i in range(1, 3 if depth < 50 else 4)]
+            if block.endswith(".0") and (depth >= 50 or stage > 1):
+                pairs.append((f"{block}.downsample.0", f"{block}.downsample.1"))
+    last = len(pairs)
+    pairs += [(f"deconv_layers.{i}", f"deconv_layers.{i + 1}") for i in (0, 3, 6)]
+    table = {}
+    for i, (conv, norm) in enumerate(pairs):
+        table[f"conv2d_{i}.w_0" if i < last else f"conv2d_transpose_{i - last}.w_0"] = f"{conv}.weight"
+        table |= {f"batch_norm_{i}.{theirs}": f"{norm}.{ours}" for ours, theirs in BATCH_NORM.items()}
+    return {**table, f"conv2d_{last}.w_0": "final_layer.weight", f"conv2d_{last}.b_0": "final_layer.bias"}
 
 
 def from_fluid(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The network's tensors of a P checkpoint under our names, nothing else. DataError when it fits no depth."""
-    for depth in BLOCKS:  # the one whose last convolution has the one bias
-        if f"conv2d_{sum(kind == 'conv' for kind, *_ in layers(depth))}.b_0" in tensors:
-            return {ours: tensors[name] for name, ours in fluid_names(depth).items() if name in tensors}
-    raise DataError(
-        "no depth of PoseResNet has this folder's variables (no conv2d_N.b_0 with N = 20, 36, 53, 104 or 155): "
-        "is it the backbone alone (give it as --pretrained_model), or of another network?"
-    )
+    for table in map(fluid_names, BLOCKS):  # the one whose last convolution has the one bias
+        if list(table)[-1] in tensors:
+            return {ours: tensors[name] for name, ours in table.items() if name in tensors}
+    what = "no conv2d_N.b_0 with the N of any depth: is it another network, or"
+    raise DataError(f"{what} the backbone alone (give that as --pretrained_model)?")
 
 
 def is_backbone(name: str) -> bool:
@@ -112,13 +90,10 @@ def describe(tensors: Mapping[str, np.ndarray]) -> dict:
     if depth is None or "final_layer.weight" not in tensors:
         why = "no final_layer" if depth else "which no depth has"
         raise DataError(f"these tensors are no PoseResNet: blocks {blocks}, {why}")
-    names = [f"deconv_layers.{3 * i}.weight" for i in range(9)]
-    deconvs = [np.shape(tensors[n]) for n in names if n in tensors]
-    joints, _, kernel, _ = np.shape(tensors["final_layer.weight"])
+    deconvs = [f"deconv_layers.{3 * i}.weight" for i in range(9)]
     return {
-        "depth": depth, "joints": joints, "deconv_filters": ",".join(str(s[1]) for s in deconvs),
-        "deconv_kernels": ",".join(str(s[2]) for s in deconvs), "deconv_bias": "deconv_layers.0.bias" in tensors,
-        "final_kernel": kernel, "base_width": np.shape(tensors["conv1.weight"])[0],
+        "depth": depth, "joints": len(tensors["final_layer.weight"]), "base_width": len(tensors["conv1.weight"]),
+        "deconv_filters": ",".join(str(np.shape(tensors[n])[1]) for n in deconvs if n in tensors),
     }  # fmt: skip
 
 
@@ -187,29 +162,11 @@ def _from_folder(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _from_combined(path: Path) -> dict[str, np.ndarray]:
-    for depth in BLOCKS:
-        try:
-            return from_fluid(fluid.read_combined(path, fluid_names(depth)))
-        except DataError:
-            continue
-    counts = ", ".join(str(len(fluid_names(d))) for d in BLOCKS)
-    why = f"its variables are not the {counts} of a PoseResNet of any depth, or it is damaged"
-    raise DataError(f"{path}: {why}; a combined training checkpoint must be saved again for inference")
-
-
-def read_backbone(path: str | Path) -> dict[str, np.ndarray]:
-    """The ResNet's tensors of an ImageNet or pose checkpoint, nothing else. DataError as `read_state`."""
-    path = Path(path)
-    if not path.is_dir() or (path / "__params__").is_file():
-        return {n: a for n, a in read_state(path)["model"].items() if is_backbone(n)}
-    # the deepest network whose backbone is there: names of a shallower one are among those of a deeper one
-    for depth in sorted(BLOCKS, reverse=True):
-        table = {n: ours for n, ours in fluid_names(depth).items() if is_backbone(ours)}
-        if all((path / name).is_file() for name in table):
-            found = {table[n]: a for n, a in fluid.read_folder(path, table).items()}
-            if found["layer1.0.conv1.weight"].shape[-1] == (1 if depth >= 50 else 3):  # 34 and 50 share names
-                return found
-    raise DataError(f"{path} holds no ResNet's backbone; give P's folder resnet_50/115, a .pdparams or a .pth file")
+    for table in map(fluid_names, BLOCKS):
+        with suppress(DataError):
+            return from_fluid(fluid.read_combined(path, table))
+    what = f"{path} is damaged, or its variables are not those of a PoseResNet of any depth"
+    raise DataError(f"{what}; a combined training checkpoint must be saved again for inference")
 
 
 def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: int) -> None:
@@ -244,24 +201,23 @@ def put_weights(model, weights: Mapping[str, np.ndarray], source: str | Path) ->
     }
     parts = [f"{w} {', '.join(names[:3])}{' ...' * (len(names) > 3)}" for w, names in found.items() if names]
     if parts:
-        raise DataError(f"{source} does not fit: {_sides(own, weights)}it {'; '.join(parts)}")
+        raise DataError(f"{source} does not fit: it {'; '.join(parts)}")
     model.set_state_dict({n: np.asarray(w).astype(own[n].dtype) for n, w in weights.items()})
 
 
-def _sides(own: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> str:
-    try:
-        theirs, ours = describe(weights), describe(own)
-    except DataError:
-        return ""
-    return "".join(f"{n} {theirs[n]} in the file, {ours[n]} here; " for n in theirs if theirs[n] != ours[n])
-
-
-def load_backbone(model, path: str | Path) -> int:
-    """ImageNet weights into the ResNet; returns how many. DataError when one is missing or has another shape."""
-    weights, own = read_backbone(path), arrays_of(model)
-    missing = [n for n in own if is_backbone(n) and n not in weights]
+def load_backbone(model, path: str | Path, depth: int) -> int:
+    """The ResNet of an ImageNet or pose checkpoint, nothing else of it; returns how many tensors. DataError: none."""
+    path, own = Path(path), arrays_of(model)
+    wanted = {name: ours for name, ours in fluid_names(depth).items() if is_backbone(ours)}
+    if path.is_dir() and not (path / "__params__").is_file():
+        found = fluid.read_folder(path, [name for name in wanted if (path / name).is_file()])
+        weights = {wanted[name]: array for name, array in found.items()}
+    else:
+        weights = {name: array for name, array in read_state(path)["model"].items() if is_backbone(name)}
+    missing = [name for name in wanted.values() if name not in weights]
     if missing:
-        raise DataError(f"{path} lacks {missing[0]}; give a backbone of the same depth")
+        kinds = "P's folder resnet_50/115, a .pdparams or a .pth file"
+        raise DataError(f"{path} lacks {missing[0]} of a ResNet-{depth}; give a backbone of this depth: {kinds}")
     put_weights(model, {**own, **weights}, path)
     return len(weights)
 
@@ -317,7 +273,8 @@ def load_network(
     fixed = [f for f in (*found, *MEANING_FIELDS) if f in given and (f in found or f in stored)]
     check_compatible({**stored, **found}, given, fixed, path)
     skeleton = skeleton_of(state, path, joints, dataset)
-    known = {k: v for k, v in stored.items() if k in Config.__dataclass_fields__ and k not in _OF_THE_RUN}
+    names = Config.__dataclass_fields__.keys() - _OF_THE_RUN
+    known = {name: value for name, value in stored.items() if name in names and value is not None}
     foreign = {"dataset": dataset or ("coco" if skeleton == COCO17 else "mpii"), **preset}
     config = resolve(Config, known or foreign, found, given).checked()
     model = build_model(config, joints, config.seed if random else None)

@@ -106,14 +106,14 @@ def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
     import numpy as np
 
     from common.runs.settings import resolve
-    from simplebaseline_paddle.estimator import Estimator, PaddleProcess, has_bfloat16
+    from simplebaseline_paddle.estimator import Estimator, PaddleProcess, processor
     from simplebaseline_paddle.model import build_model
 
     given = {"workers": 0, "flip_test": False, "batch_size": args.batch_size}
     config = resolve(Config, PRESETS[args.preset], given).checked()
     records, skeleton = make_people(folder, args.persons, args.size)
     model, process = build_model(config, len(skeleton), 0), PaddleProcess("cpu", 1)
-    engines = ("auto", "eager", *(["bf16"] if has_bfloat16() else []))
+    engines = ("auto", "eager", *(["bf16"] if "avx512_bf16" in processor() else []))
     estimators = {e: Estimator.of(model, config, skeleton, process, e) for e in engines}
     forward = {e: estimator.forward for e, estimator in estimators.items()}
     width, height = config.input_size
@@ -149,10 +149,7 @@ def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
 
 
 def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
-    """Training samples a CPU second: every JPEG decoded whole and mirrored, as train.py does it by default, and
-    OpenCV's part alone."""
-    from dataclasses import replace
-
+    """Training samples a CPU second, as train.py loads them, and OpenCV's part alone."""
     import cv2
 
     from common.runs.settings import resolve
@@ -160,13 +157,10 @@ def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
 
     config = resolve(Config, PRESETS[args.preset]).checked()
     records, skeleton = make_people(folder, args.persons, args.size)
-    sets = {
-        "--no-fast_decode": PersonDataset(records, skeleton, replace(config, fast_decode=False), training=True),
-        "as train.py loads": PersonDataset(records, skeleton, config, training=True),
-    }
+    dataset = PersonDataset(records, skeleton, config, training=True)
     matrices = [affine(c, s, 0.0, config.input_size) for c, s in zip(records.center, records.scale)]
 
-    def samples(dataset: PersonDataset) -> None:
+    def samples() -> None:
         for first in range(0, args.persons, args.batch_size):
             dataset[[(0, i) for i in range(first, min(first + args.batch_size, args.persons))]]
 
@@ -174,7 +168,7 @@ def bench_loader(args: argparse.Namespace, folder: Path) -> dict:
         for path, matrix in zip(records.images, matrices):
             cv2.warpAffine(cv2.imread(path), matrix, config.input_size)
 
-    sides = {n: lambda d=d: samples(d) for n, d in sets.items()} | {"OpenCV's imread and warpAffine alone": opencv}
+    sides = {"as train.py loads": samples, "OpenCV's imread and warpAffine alone": opencv}
     seconds = take_turns(sides, args.runs)
     width, height = config.input_size
     rows = [[name, args.persons / value, value / seconds["as train.py loads"]] for name, value in seconds.items()]

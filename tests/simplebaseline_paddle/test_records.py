@@ -121,8 +121,3 @@ def test_a_person_without_any_box_is_named():
     )
     with pytest.raises(DataError, match="person 0 of valid .a.jpg. has neither a scale nor a box"):
         records_for(pose_set, Config(dataset="mpii"))
-
-
-def test_words_of_the_first_drawing_name_the_new_ones():
-    with pytest.raises(DataError, match="--boxes gt_selected is called --boxes selected"):
-        records_for(None, Config(boxes="gt_selected"))

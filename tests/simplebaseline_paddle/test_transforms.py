@@ -164,52 +164,6 @@ def test_accuracy(golden_dir):
             np.testing.assert_allclose([mean, *by_joint], stored[f"{case}_acc_{key}"], atol=1e-9)
 
 
-def test_reduced_decoding_keeps_the_geometry(tmp_path):
-    """A crop from a JPEG decoded at half size lies on the exact one to a part of a pixel, mirrored and turned too."""
-    rows, columns = np.mgrid[:480, :641]
-    smooth = np.stack([128 + 100 * np.sin(columns / 37 + k) * np.cos(rows / 29) for k in range(3)], axis=-1).astype(
-        np.uint8
-    )
-    path = str(tmp_path / "smooth.jpg")
-    cv2.imwrite(path, smooth, [cv2.IMWRITE_JPEG_QUALITY, 98])
-    whole, half = cv2.imread(path), cv2.imread(path, cv2.IMREAD_REDUCED_COLOR_2)
-    person = Person(np.array([310.0, 240.0]), np.array([1.4, 1.4]), np.full((16, 2), 200.0), np.ones(16, bool))
-    for change in (Augmentation(), Augmentation(1.1, 25.0, True)):
-        exact, joints, _ = transforms.crop(whole, person, (128, 128), MPII16, change)
-        fast, fast_joints, _ = transforms.crop(half, person, (128, 128), MPII16, change, reduced=2)
-        # 641 columns halve to 321: the nominal width is one more, which cancels in the crop
-        inside = slice(8, -8)
-        assert np.abs(exact[inside, inside].astype(int) - fast[inside, inside]).max() <= 8
-        np.testing.assert_allclose(joints, fast_joints, atol=1e-3)
-
-
-def test_mirrored_crops_without_mirroring_the_image():
-    """Positions agree to 1/1000 pixel, so most pixels are equal and none is off by more than 1/16 pixel."""
-    rng = np.random.default_rng(0)
-    image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 1.5)
-    steepest = max(np.abs(np.diff(image.astype(int), axis=a)).max() for a in (0, 1))
-    different = []
-    for _ in range(40):
-        joints, scale = rng.uniform(0, 240, (16, 2)), np.repeat(rng.uniform(0.2, 2.0), 2)
-        person = Person(rng.uniform(0, 1, 2) * (320, 240), scale, joints, rng.random(16) > 0.3)
-        change = Augmentation(1.1, rng.choice([0.0, 25.0]), True)
-        pixels, placed, seen = transforms.crop(image, person, (96, 128), MPII16, change)
-        matrix, own_placed, own_seen = transforms.place(person, (96, 128), MPII16, change)
-        own = transforms.warp_mirrored(image, matrix, (96, 128))
-        np.testing.assert_array_equal(own_seen, seen)
-        np.testing.assert_allclose(own_placed[seen], placed[seen], atol=2e-3)
-        off = np.abs(own.astype(int) - pixels)
-        # the image's edge, beyond which all is black, is steeper than anything within
-        inside = cv2.erode((pixels.max(2) > 0).astype(np.uint8), np.ones((5, 5)))[..., None] > 0
-        assert (off * inside).max() <= steepest / 8 + 1
-        different.append((off > 0).mean())
-    assert np.mean(different) < 0.01  # 0.0001 with OpenCV 4.11
-
-
-def test_reduction():
-    assert [transforms.reduction(np.array([s, s]), 256) for s in (1.0, 2.6, 5.2, 11.0, 30.0)] == [1, 2, 4, 8, 8]
-
-
 @pytest.mark.parametrize("colour", ["bgr", "rgb"])
 def test_normalisation_is_the_formula(colour):
     """Scoring's table bit for bit, training's tensors to the rounding of Paddle's kernels."""
