@@ -33,7 +33,12 @@ _MARK = re.compile(r"(<!-- (\w+)(?: (\S+))?:begin -->\n)(.*?)(<!-- \2:end -->)",
 
 def _measured(line: dict) -> str:
     spread = f" (spread {figure(line['spread'], line['protocol'])})" if line["spread"] is not None else ""
-    return figure(line["measured"], line["protocol"]) + spread
+    return figure(line["measured"], line["protocol"]) + spread + between(line["interval"], line["protocol"])
+
+
+def between(interval: list | None, protocol: str, digits: int = 2) -> str:
+    """The 95 % interval of a figure, or nothing."""
+    return f" [{', '.join(figure(v, protocol, digits) for v in interval)}]" if interval and None not in interval else ""
 
 
 COLUMNS: dict[str, Callable[[dict], str]] = {
@@ -102,7 +107,7 @@ def measured(runs: list[dict]) -> str:
                 title = f"**{run['dataset']} {run['split']}, {protocol}** ({images}, {result['n']} persons)"
                 row = [_label(run), boxes_of(meta) or "not stated", yes(meta.get("flip_test"))]
                 row += [
-                    f"**{figure(result['total'], protocol, 1)}**",
+                    f"**{figure(result['total'], protocol, 1)}**" + between(result.get("interval"), protocol, 1),
                     *(figure(v, protocol, 1) for v in parts.values()),
                 ]
                 tables.setdefault((title, *parts), []).append((result["total"], row))

@@ -1,9 +1,9 @@
 """Score a prediction file.
 
 `python -m common.evaluate --dataset NAME --data_root DIR --split S --predictions FILE [--protocol NAME ...] [--json
-OUT]` Prints each figure with the number of persons, how it was formed, and which published number it may be compared
-with, or why with none. Exit code 0 also when nothing may be compared; 2 when the data, the prediction file or a name is
-not valid.
+OUT] [--bootstrap N]` Prints each figure with its 95 % interval (`common.intervals`), the number of persons, how it was
+formed, and which published number it may be compared with, or why with none. Exit code 0 also when nothing may be
+compared; 2 when the data, the prediction file or a name is not valid.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def table(
     if absent := [joint for joint, never in zip(pose_set.skeleton.joints, missing) if never]:
         lines.append(f"never predicted, so missed wherever they count: {', '.join(absent)}")
     for name, result in results.items():
-        lines += ["", f"{name}  {result.total:.3f}  (n = {result.n})"]
+        between = f"  [{result.interval[0]:.3f}, {result.interval[1]:.3f}]" if result.interval else ""
+        lines += ["", f"{name}  {result.total:.3f}{between}  (n = {result.n})"]
         lines += [f"  {_row(values)}" for values in (result.values, result.groups) if values]
         if result.means:
             lines.append("  means: " + _row(result.means))
@@ -110,10 +111,11 @@ def _row(values: dict[str, float]) -> str:
 def publish(
     out: str | Path, predictions: Predictions, pose_set: PoseSet, protocols=None, json_out=None, adjust=None
 ) -> dict[str, Result]:
-    """What every house's val.py does with its predictions: save, score, print, write `json_out`.
+    """What every house's val.py does with its predictions: save, score with intervals, print, write `json_out`.
 
     `adjust(results)` may replace figures first. Returns the results. DataError as in `score`.
     """
+    from common import intervals
     from common.datasets import record
     from common.predictions import save_predictions
 
@@ -122,6 +124,7 @@ def publish(
     save_predictions(out, predictions)
     print(f"predictions: {out}")
     results = score(pose_set, predictions, protocols)
+    results = intervals.with_intervals(results, predictions, intervals.Draws(pose_set))
     results = adjust(results) if adjust else results
     print(_written(pose_set, predictions, results, json_out))
     return results
@@ -158,6 +161,14 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--predictions", required=True, help=kinds)
     add("--protocol", action="extend", nargs="+", metavar="NAME", help="default: all that apply")
     add("--category", help="COCO's layout: id or name of the persons' category, where several have keypoints")
+    add(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="draws for the 95 %% intervals; 0: none (default: 1000)",
+    )
+    add("--seed", type=int, default=0, help="of the draws")
     add("--json", metavar="OUT", help="also write the figures to this file")
     return parser.parse_args(argv)
 
@@ -165,7 +176,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     """Entry point; returns the exit code."""
     args = parse_arguments(argv)
-    from common import datasets
+    from common import datasets, intervals
     from common.errors import DataError
     from common.importers import load_any
 
@@ -176,6 +187,9 @@ def main(argv=None) -> int:
             pose_set = datasets.load(args.dataset, args.data_root, args.split, **options)
             predictions = load_any(args.predictions, pose_set)
             results = score(pose_set, predictions, args.protocol)
+            if args.bootstrap > 0:
+                draws = intervals.Draws(pose_set, args.bootstrap, args.seed)
+                results = intervals.with_intervals(results, predictions, draws)
         text = _written(pose_set, predictions, results, args.json)
     except (DataError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)

@@ -178,7 +178,7 @@ def _line(table: dict, model: str, values: list, group: list[dict]) -> dict:
     line = {name: table[name] for name in kept}
     line |= {"model": model, "data": table["dataset"], "split": table["splits"][0]}
     line |= {"images": "real", "reported": total, "commands": [], "why": f"not measured; {table['why']}"}
-    line |= dict.fromkeys(("measured", "difference", "spread", "comparable"))
+    line |= dict.fromkeys(("measured", "interval", "difference", "spread", "comparable"))
     line["columns"] = {name: [value, None] for name, value in zip(table["columns"], values)}
     if not group:
         return line
@@ -196,6 +196,7 @@ def _line(table: dict, model: str, values: list, group: list[dict]) -> dict:
         "seeds": len(group),
         "images": "synthetic" if meta.get("synthetic") else "real",
         "measured": mean,
+        "interval": results[0].get("interval") if len(group) == 1 else None,
         "difference": None if None in (mean, total) else mean - total,  # type: ignore[operator]
         "spread": max(known) - min(known) if len(known) > 1 else None,
         "comparable": hindrance is None,

@@ -49,14 +49,23 @@ def oks_ap(
 
 def score_results(truth: dict, results: list[dict], sigmas=None, images: list | None = None) -> dict[str, float]:
     """The ten figures for annotations and results in COCO's JSON form; `images`: only these."""
+    if not results:
+        return dict.fromkeys(NAMES, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = evaluated(truth, results, sigmas, images)
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(zip(NAMES, (float(v) for v in evaluation.stats)))
+
+
+def evaluated(truth: dict, results: list[dict], sigmas=None, images: list | None = None):
+    """pycocotools' COCOeval with every image's matches made, nothing summed yet; results must not be empty."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         what = "oks_ap needs the package pycocotools"
         raise DataError(f"{what}, which cannot be imported ({error}): pip install pycocotools==2.0.11") from None
-    if not results:
-        return dict.fromkeys(NAMES, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = truth
@@ -67,9 +76,7 @@ def score_results(truth: dict, results: list[dict], sigmas=None, images: list | 
         if images is not None:
             evaluation.params.imgIds = images
         evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return dict(zip(NAMES, (float(v) for v in evaluation.stats)))
+    return evaluation
 
 
 def final_people(

@@ -11,6 +11,16 @@ from common.skeletons import Skeleton
 
 
 @dataclass(frozen=True)
+class Tally:
+    """What a figure was counted from, row by row, so that `common.intervals` can count resampled rows."""
+
+    hits: np.ndarray  # (N,K) whether a column of a row is right, or what share of it
+    counted: np.ndarray  # (N,K) bool
+    columns: dict[str, list[int]]  # entry of `Result.values` -> the columns whose mean it is
+    pooled: list[int] | None  # the total is hits / counted of these columns; None: the mean of the entries
+
+
+@dataclass(frozen=True)
 class Result:
     """One figure with its breakdown: percentages, unless `aggregation` says otherwise (AP, AR, a loss)."""
 
@@ -22,11 +32,14 @@ class Result:
     counts: dict[str, int] = field(default_factory=dict)  # how many persons each of `values` was counted on
     groups: dict[str, float] = field(default_factory=dict)  # left and right averaged: shoulder, knee ...
     means: dict[str, float] = field(default_factory=dict)  # the ways of forming a total that are in use, by name
+    tally: Tally | None = field(default=None, compare=False, repr=False)  # None: no sum over rows
+    interval: tuple[float, float] | None = None  # of `total`, 95 %, see `common.intervals`
 
     def as_dict(self) -> dict:
         """For JSON: total, per_joint or per_part, aggregation, n; counts, per_group, means if any. NaN is null."""
         plain = {"total": _plain(self.total), f"per_{self.kind}": _plain(self.values)}
         plain |= {"aggregation": self.aggregation, "n": int(self.n)}
+        plain |= {"interval": [_plain(v) for v in self.interval]} if self.interval else {}
         extra = {"counts": self.counts, "per_group": self.groups, "means": self.means}
         return plain | {name: _plain(value) for name, value in extra.items() if value}
 
@@ -103,4 +116,10 @@ def joint_result(hits, counted, skeleton: Skeleton, total: str = "weighted", inc
         counts=dict(zip(skeleton.joints, counted.sum(0).tolist())),
         groups=groups,
         means=means,
+        tally=Tally(
+            hits,
+            counted,
+            {joint: [i] for i, joint in enumerate(skeleton.joints) if total == "weighted" or i in columns},
+            columns if total == "weighted" else None,
+        ),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.metrics.counting import Result, distances, joint_result, mean_of, percentages, pooled, within
+from common.metrics.counting import Result, Tally, distances, joint_result, mean_of, percentages, pooled, within
 from common.poses import box_of_joints
 from common.skeletons import JHMDB15, Skeleton
 
@@ -71,6 +71,12 @@ def auc(truth, predicted, labelled, size, skeleton: Skeleton) -> Result:
         counts=dict(zip(skeleton.joints, counted.sum(0).tolist())),
         groups={group: mean_of(by_joint[members]) for group, members in skeleton.groups.items()},
         means={"weighted": total, "unweighted": mean_of(by_joint)},
+        tally=Tally(
+            _area(np.array(curves, np.float64)),
+            counted,
+            {joint: [i] for i, joint in enumerate(skeleton.joints)},
+            list(range(len(skeleton))),
+        ),
     )
 
 

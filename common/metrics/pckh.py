@@ -61,4 +61,6 @@ def pckh_neck(
     how = f"{how}; total = mean of the {len(result.groups)} groups, each the mean of left and right"
     counts = {g: sum(result.counts[skeleton.joints[i]] for i in members) for g, members in skeleton.groups.items()}
     known = {"values": result.groups, "kind": "part", "counts": counts, "groups": {}, "aggregation": how}
-    return replace(result, total=mean_of(result.groups.values()), **known)  # type: ignore[arg-type]
+    assert result.tally is not None
+    tally = replace(result.tally, columns=skeleton.groups)
+    return replace(result, total=mean_of(result.groups.values()), tally=tally, **known)  # type: ignore[arg-type]

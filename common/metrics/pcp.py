@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.metrics.counting import Result, distances, mean_of, percentages, pooled, within
+from common.metrics.counting import Result, Tally, distances, mean_of, percentages, pooled, within
 from common.metrics.pckh import neck_of
 from common.skeletons import Skeleton
 
@@ -85,6 +85,7 @@ def pcp(
         counts={part: int(counted[:, columns].sum()) for part, columns in members.items()},
         groups=dict(zip(sticks, by_stick.tolist())),
         means=means,
+        tally=Tally(hits, counted, members, list(range(len(sticks))) if total == "weighted" else None),
     )
 
 
