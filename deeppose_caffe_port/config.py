@@ -31,9 +31,9 @@ SPLITS = {"lspet": ("1-4000", "4001-5000"), "coco": ("train2017", "val2017")}
 SPLITS |= dict.fromkeys(("mpii", "json", "ai_challenger", "crowdpose"), ("train", "valid"))
 
 
-def stage_name(stage: int) -> str:
-    """Name of a stage's model folder and snapshots: deeppose, deeppose_refine, deeppose_refine3 ..."""
-    return "deeppose" if stage == 1 else f"deeppose_refine{stage if stage > 2 else ''}"
+STAGES = {1: "deeppose", 2: "deeppose_refine"}  # names of their model folders and snapshots
+PATCH_UNIT = 64  # labels of stage 2 are in pixels of a patch of this side
+LEAST_DIAMETER = 0.2  # mode correct: of a patch's person, as a share of the picture's shorter side
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,8 @@ def _short(max_iter: int, snapshot: int, lr: float, steps: tuple[int, int], **mo
 
 
 _SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6, "joint_outputs": True}
-_LARGE = {"alpha": 2.0, "min_diameter": 0.2, "predicted_size": True, "warm_start": True, "rotate": 40.0, "zoom": 1.2,
-          "held_out": 0.1}  # fmt: skip
-# preset -> (settings, stage 1, later stages)
+_LARGE = {"alpha": 2.0, "warm_start": True, "rotate": 40.0, "zoom": 1.2}
+# preset -> (settings, stage 1, stage 2)
 PRESETS: dict[str, tuple[dict, Stage, Stage]] = {
     "paper": ({"mode": "compat"}, Stage(227, 11, 4), Stage(64, 10, 1, batch=64)),
     "cpu": (
@@ -95,19 +94,14 @@ class Config:
     input_height: int | None = setting(None, "their height (default: 212 for K2HPD, else 256)", rare=True)
     pad: float = _rare(0.2, "margin around a person's box, as a share of its longer side")
     allow_16bit: bool = _rare(False, "take 16-bit pictures, divided by 256")
-    alpha: float = _rare(0.8, "side of a later stage's patch as a share of the body diameter")
-    min_diameter: float = _rare(0.0, "smallest body diameter of a patch, share of the picture's shorter side")
-    predicted_size: bool = _rare(False, "patches in training as large as predictions make them")
+    alpha: float = _rare(0.8, "side of stage 2's patch as a share of the body diameter")
     patch_rate: int = _rare(15, "one patch in so many joints is kept")
     displacements: int = _rare(0, "displacements of each patch, drawn from the errors of the stage before")
-    held_out: float = _rare(0.0, "share of the training pictures that no stage is trained on")
-    holdout: int = _rare(1000, "patches at the list's end that become a later stage's test set")
-    allow_small: bool = _rare(False, "accept fewer patches than that: an empty training list")
+    holdout: int = _rare(1000, "patches at the list's end that become stage 2's test set")
     rotate: float = _rare(0.0, "degrees up to which training pictures are turned")
     zoom: float = _rare(1.0, "factor up to which they are scaled either way")
     preset: str = _training("auto", "networks, solvers and more; auto: smoke on synthetic data", ("auto", *PRESETS))
-    stages: int = setting(2, "stages in all, each trained on what the one before leaves over", group="network")
-    joint_outputs: bool = setting(False, "a later stage has outputs for every joint (DeepPose)", rare=True)
+    joint_outputs: bool = setting(False, "stage 2 has outputs for every joint (DeepPose)", rare=True)
     channels: float | None = setting(None, rare=True)
     snapshot1: str | None = setting(None, "stage 1's .caffemodel or its iteration (default: the last)", group="network")
     snapshot2: str | None = setting(None, "stage 2's, likewise", group="network", rare=True)
@@ -115,9 +109,9 @@ class Config:
     masked: bool = setting(False, "NaN labels are left out of the loss (on where a project has any)", rare=True)
     solver: str | None = _training(None, "solver prototxt (default: the stage's)", names=("-solver",))
     folder: str | None = _training(None, "where relative paths of the solver file start (default: here)")
-    stage: int = _training(1, "stage of the project")
+    stage: int = _training(1, "stage of the project, 1 or 2")
     weights: str | None = setting(None, ".caffemodel files to start from, comma-separated", names=("-weights",))
-    warm_start: bool = _training(False, "a later stage starts from the weights of the one before", rare=True)
+    warm_start: bool = _training(False, "stage 2 starts from the weights of stage 1", rare=True)
     snapshot: str | None = _training(None, "Caffe's .solverstate to go on from", names=("-snapshot",))
     resume: str | None = setting(None)
     max_steps: int | None = setting(None, "iterations (default: the solver file's max_iter)")
@@ -140,13 +134,15 @@ class Config:
     skeleton: dict | None = setting(None, "the skeleton's card, from the data set")
 
     def __post_init__(self) -> None:
-        least = {0: "pad alpha min_diameter displacements holdout max_steps lr workers held_out rotate save_minutes"
-                    " patience threads",
-                 1: "limit input_width input_height patch_rate stages stage accumulate batch_size zoom"}  # fmt: skip
+        least = {0: "pad displacements holdout max_steps lr clip workers rotate save_minutes patience threads",
+                 1: "limit input_width input_height patch_rate stage accumulate batch_size zoom"}  # fmt: skip
         for bound, names in least.items():
             check_numbers(self, **dict.fromkeys(names.split(), bound))
-        if not self.held_out < 1 or not self.rotate <= 180:
-            raise DataError(f"--held_out {self.held_out} must be less than 1, --rotate {self.rotate} at most 180")
+        check_numbers(self, alpha=0.01, channels=0.01)
+        most = {"rotate": 180, "stage": 2, "zoom": 10, "pad": 10, "alpha": 100, "channels": 16}
+        for name, bound in most.items():
+            if (getattr(self, name) or 0) > bound:
+                raise DataError(f"setting {name}: {getattr(self, name)} is more than {bound}")
         if self.snapshot and (self.weights or self.resume):
             raise DataError("--snapshot goes on from Caffe's state: give neither --weights nor --resume with it")
         self.workers = default_workers() if self.workers is None else self.workers
@@ -204,11 +200,17 @@ class Config:
 
     def sides(self, joints: np.ndarray) -> np.ndarray:
         """(N,J,2) -> (N,) sides of the patches around a person's joints, in pixels; nan without a diameter."""
-        return self.alpha * np.maximum(self.diameters(joints), self.min_diameter * min(self.size))
+        least = LEAST_DIAMETER * min(self.size) if self.mode == "correct" else 0
+        return self.alpha * np.maximum(self.diameters(joints), least)
+
+    @property
+    def data_home(self) -> Path:
+        """data/NAME of the project folder."""
+        return self.project / "data" / self.name
 
     def model_folder(self, stage: int) -> Path:
         """Folder of a stage: prototxts, LMDBs, mean, snapshots."""
-        return self.project / "models" / stage_name(stage)
+        return self.project / "models" / STAGES[stage]
 
     def outputs(self, stage: int) -> int:
         """Values that the network of a stage puts out."""
@@ -218,7 +220,7 @@ class Config:
 # What a project folder keeps of the settings it was made with; those that must not change between the steps come first.
 FIXED = ("dataset", "mode", "input_width", "input_height", "pad", "alpha", "joint_outputs", "preset")
 STORED = (*FIXED, "skeleton", "train_split", "valid_split", "rotate", "zoom", "patch_rate", "displacements",
-          "min_diameter", "predicted_size", "held_out", "warm_start", "holdout", "stages", "limit")  # fmt: skip
+          "warm_start", "holdout", "limit")  # fmt: skip
 
 
 def parse(parser: Parser, argv=None, but: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> tuple[dict, dict]:

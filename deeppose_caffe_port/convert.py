@@ -4,7 +4,6 @@ beside it.
     python deeppose_caffe_port/convert.py W.caffemodel net.pt --model deploy.prototxt             # PyTorch state dict
     python deeppose_caffe_port/convert.py net.pt back.caffemodel --model deploy.prototxt          # and back
     python deeppose_caffe_port/convert.py v1.caffemodel new.caffemodel --model old.prototxt       # V1 -> current layers
-    python deeppose_caffe_port/convert.py W.caffemodel net.onnx --model deploy.prototxt
 
 The suffix says the form. Without --model: deploy.prototxt beside the weights, or one folder up. A .caffemodel is also
 read by OpenCV's own Caffe reader, where that can load the prototxt, and must answer alike.
@@ -25,7 +24,7 @@ from common.runs.converting import Conversion
 from common.runs.converting import parser as new_parser
 from common.runs.process import exit_code
 
-FORMS = (".caffemodel", ".pt", ".onnx")
+FORMS = (".caffemodel", ".pt")
 TOLERANCE = 1e-4  # of the largest output: float32 sums in another order
 Outputs = dict[str, Any]
 
@@ -40,21 +39,20 @@ def load(model: Path, weights: Path):
     return net
 
 
-def example(net, batch: int | None = None) -> Outputs:
-    """Random inputs of the net, the same ones in every call; of `batch` records where it is given."""
+def example(net) -> Outputs:
+    """Random inputs of the net, the same ones in every call."""
     import torch
 
     draw = torch.Generator().manual_seed(0)
-    inputs = [top for m in net.order if m.param.type == "Input" for top in m.param.top]
-    return {top: torch.rand((batch or net.shapes[top][0], *net.shapes[top][1:]), generator=draw) for top in inputs}
+    return {top: torch.rand(net.shapes[top], generator=draw) for top in net.inputs}
 
 
-def outputs(net, batch: int | None = None) -> Outputs:
+def outputs(net) -> Outputs:
     """Outputs for `example`."""
     import torch
 
     with torch.inference_mode():
-        return {name: value.numpy() for name, value in net(example(net, batch))[0].items()}
+        return {name: value.numpy() for name, value in net(example(net))[0].items()}
 
 
 def opencv_outputs(prototxt: Path, weights: Path, net) -> Outputs | None:
@@ -70,45 +68,6 @@ def opencv_outputs(prototxt: Path, weights: Path, net) -> Outputs | None:
         return {name: other.forward(name) for name in net.outputs}
     except cv2.error:
         return None
-
-
-def export_onnx(net, path: Path) -> Outputs:
-    """Write a net with one input and one output with a free batch size; what onnxruntime answers for three records."""
-    import logging
-    import warnings
-
-    import torch
-
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise DataError("ONNX export needs the packages of deeppose_caffe_port/requirements.txt") from error
-    inputs = example(net, 2)
-    if len(inputs) != 1 or len(net.outputs) != 1:
-        raise DataError(f"{net.file} has {len(inputs)} inputs and {len(net.outputs)} outputs; ONNX takes one each")
-    (name, x), (output,) = next(iter(inputs.items())), net.outputs
-
-    class Single(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net.eval()
-
-        def forward(self, x):
-            return self.net({name: x})[0][output]
-
-    for chatty in ("onnxscript", "torch.onnx"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Single().eval(), (x,), str(path), dynamo=True, external_data=False, verbose=False, input_names=[name],
-            output_names=[output], dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
-        )  # fmt: skip
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return {output: session.run(None, {name: example(net, 3)[name].numpy()})[0]}
 
 
 def skeleton_of(source: Path) -> dict | None:
@@ -134,11 +93,8 @@ def convert(args: argparse.Namespace) -> dict:
     net = load(model, source)
     with Conversion(source, args.output, args.licence) as conversion:
         draft = conversion.draft
-        if args.output.suffix == ".onnx":
-            conversion.compare("onnxruntime", outputs(net, 3), export_onnx(net, draft), TOLERANCE)
-        else:
-            net.save(draft) if args.output.suffix == ".caffemodel" else torch.save(net.state_dict(), draft)
-            conversion.compare("read again", outputs(net), outputs(load(model, draft)), TOLERANCE)
+        net.save(draft) if args.output.suffix == ".caffemodel" else torch.save(net.state_dict(), draft)
+        conversion.compare("read again", outputs(net), outputs(load(model, draft)), TOLERANCE)
         other = opencv_outputs(model, draft, net) if args.output.suffix == ".caffemodel" else None
         if other is not None:
             conversion.compare("cv2.dnn", outputs(net), other, TOLERANCE)

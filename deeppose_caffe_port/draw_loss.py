@@ -14,39 +14,36 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common.errors import DataError
+from common.files import atomic_write
 from common.runs.options import Parser
 from common.runs.process import exit_code
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf))"
-_TRAIN = re.compile(rf"Iteration (\d+)(?: \([^)]*\))?, loss = {_NUMBER}")
-_TESTING = re.compile(r"Iteration (\d+), Testing net")
-_TEST = re.compile(rf"Test net output #\d+: loss = {_NUMBER}")
+_LINES = re.compile(
+    rf"Iteration (?P<at>\d+)(?: \([^)]*\))?, (?:loss = (?P<train>{_NUMBER})|Testing net)"
+    rf"|Test net output #\d+: loss = (?P<test>{_NUMBER})"
+)
 
 
-def read_losses(path: Path) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """(iteration, loss) of training and of testing. DataError when the log has none."""
-    if not path.is_file():
-        raise DataError(f"log {path} does not exist")
-    train, test, now = [], [], 0
+def read_losses(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """(iteration, loss) of `train` and `test`. DataError when the log has none of training."""
+    found: dict[str, list[tuple[int, float]]] = {"train": [], "test": []}
+    now = 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if match := _TRAIN.search(line):
-            train.append((int(match[1]), float(match[2])))
-        elif match := _TESTING.search(line):
-            now = int(match[1])
-        elif match := _TEST.search(line):
-            test.append((now, float(match[1])))
-    if not train:
+        if match := _LINES.search(line):
+            now = int(match["at"] or now)
+            for kind, losses in found.items():
+                losses += [(now, float(match[kind]))] if match[kind] else []
+    if not found["train"]:
         raise DataError(f"log {path} has no line `Iteration N ..., loss = L`; give the log of a training")
-    return train, test
+    return found
 
 
 def draw(log: Path, out: str | None) -> Path:
     """Write loss.data (iteration and loss, a line each) and loss.png into a folder (default: the log's); returns it."""
-    from common.files import atomic_write
-
-    (train, test), folder = read_losses(log), Path(out) if out else log.parent
+    losses, folder = read_losses(log), Path(out) if out else log.parent
     folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{iteration} {loss:g}\n" for iteration, loss in train)
+    text = "".join(f"{iteration} {loss:g}\n" for iteration, loss in losses["train"])
     atomic_write(folder / "loss.data", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     import matplotlib
 
@@ -54,9 +51,8 @@ def draw(log: Path, out: str | None) -> Path:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
-    for name, points in (("train", train), ("test", test)):
-        if points:
-            axes.plot(*zip(*points), label=name, linewidth=1 if name == "train" else 2)
+    for name, points in losses.items():
+        axes.plot([at for at, _ in points], [loss for _, loss in points], label=name)
     axes.set(xlabel="iteration", ylabel="loss", yscale="log")
     axes.legend()
     atomic_write(folder / "loss.png", lambda temporary: figure.savefig(temporary, dpi=120, format="png"))

@@ -27,10 +27,9 @@ from common.runs.scoring import describe
 from common.skeletons import Skeleton, card, joint_order
 from common.weights.caffe import read_blob
 from common.weights.caffe_text import parse_text, read_text
-from deeppose_caffe_port.config import HOUSE, Config, settle, stage_name
-from deeppose_caffe_port.images import Pictures, as_picture, caffe_io_input, patch, read_picture, resize
+from deeppose_caffe_port.config import HOUSE, PATCH_UNIT, STAGES, Config, settle
+from deeppose_caffe_port.images import Pictures, Unread, as_picture, caffe_io_input, patch, read_picture, resize
 from deeppose_caffe_port.model import TEST, CaffeNet
-from deeppose_caffe_port.prepare import PATCH_UNIT
 from deeppose_caffe_port.prototxts import project_files
 from deeppose_caffe_port.random_stream import CaffeRandom
 from deeppose_caffe_port.weight_files import find_project, load_whole, missing_project, pick_snapshot
@@ -44,7 +43,7 @@ class Regressor:
     """
 
     def __init__(self, config: Config, stage: int, weights: Path | None, folder: Path | None = None):
-        folder, name = folder or config.model_folder(stage), f"models/{stage_name(stage)}/deploy.prototxt"
+        folder, name = folder or config.model_folder(stage), f"models/{STAGES[stage]}/deploy.prototxt"
         self.config, self.stage, deploy = config, stage, folder / "deploy.prototxt"
         made = weights is None and not deploy.exists()
         text = parse_text(project_files(config)[name], "NetParameter") if made else read_text(deploy, "NetParameter")
@@ -109,7 +108,7 @@ def _training_scale(path: Path) -> float:
 
 
 class Estimator:
-    """A project's stages up to `stage` (default: all).
+    """A project's stages up to `stage` (default: both).
 
     `weights`: a project folder, a snapshot in one, or a `.caffemodel` of stage 1 with deploy.prototxt and
     train_mean.binaryproto beside it; None: this house's newest project. `random_weights`: the same networks with fresh
@@ -123,7 +122,7 @@ class Estimator:
         project, file, folder = find_project(weights), Path(weights or ""), None
         options |= {"out": str(project)} if project else {}
         if file.is_file():
-            number = next((s for s in (1, 2) if file.absolute().parent.parent.name == stage_name(s)), 1)
+            number = next((s for s, name in STAGES.items() if file.absolute().parent.parent.name == name), 1)
             options[f"snapshot{number}"], stage = str(file), stage or number
         if file.is_file() and not project:
             places = (file.parent, file.parent.parent)
@@ -133,9 +132,9 @@ class Estimator:
         elif not project and not random_weights:
             raise missing_project()
         self.config = config = settle(options)
-        last = config.stages if stage is None else stage
-        if not 1 <= last <= config.stages:
-            raise DataError(f"there is no stage {last}: {config.project} has {config.stages}; --stages N sets how many")
+        last = max(STAGES) if stage is None else stage
+        if last not in STAGES:
+            raise DataError(f"there is no stage {last}; give --stage 1, or 2 for both")
         self.files = [] if random_weights else [pick_snapshot(config, s) for s in range(1, last + 1)]
         every: list[Path | None] = [*self.files] or [None] * last
         self.regressors = [Regressor(config, s, file, folder) for s, file in enumerate(every, 1)]
@@ -151,7 +150,7 @@ class Estimator:
         c, file = self.config, self.files[-1] if self.files else None
         boxes = "none (whole images)" if c.whole_images else "annotated (around the joints)"
         more = {"boxes": boxes, "flip_test": False, "mode": c.mode, "preset": c.preset}
-        return describe(HOUSE, stage_name(len(self.regressors)), file, {"amp": c.amp}, **more)
+        return describe(HOUSE, STAGES[len(self.regressors)], file, {"amp": c.amp}, **more)
 
     def joints(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Joints (N,J,2), in pixels of prepared pictures (height,width,3) uint8 BGR, after all stages."""
@@ -194,15 +193,13 @@ class Estimator:
         DataError when its joints are others, unless `shared_joints`.
         """
         order = joint_order(self.skeleton, pose_set.skeleton, shared_joints)
-        pictures, found, unread = Pictures(pose_set, self.config), [], []
+        pictures, found, rows_unread, unread = Pictures(pose_set, self.config), [], [], Unread()
 
         def read(row: int) -> np.ndarray:
-            try:
+            with unread:
                 return pictures.image(row)
-            except DataError as error:
-                unread.append(row)
-                print(f"warning: {error}", file=sys.stderr)
-                return np.zeros((*self.config.size[::-1], 3), np.uint8)
+            rows_unread.append(row)
+            return np.zeros((*self.config.size[::-1], 3), np.uint8)
 
         starts = range(0, len(pictures), self.config.batch_size)
         with ThreadPoolExecutor(max(self.config.workers or 1, 1)) as pool:
@@ -210,10 +207,9 @@ class Estimator:
                 rows = range(start, min(start + self.config.batch_size, len(pictures)))
                 back = invert_affine(np.stack([pictures.matrix(row) for row in rows]))
                 found.append(apply_affine(back, self.joints(list(pool.map(read, rows)))))
-        if unread:
-            print(f"warning: {len(unread)} pictures of {len(pictures)} could not be read", file=sys.stderr)
+        unread.report(len(pictures))
         joints = np.concatenate(found) if found else np.zeros((0, len(self.skeleton), 2))
         joints = np.where(order[:, None] >= 0, joints[:, order], np.nan)
-        joints[unread] = np.nan
+        joints[rows_unread] = np.nan
         score = np.where(np.isfinite(joints).all(-1), 1.0, 0.0)
         return predictions_for(pose_set, joints, score, meta=self.meta)

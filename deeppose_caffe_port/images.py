@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -16,10 +17,44 @@ from deeppose_caffe_port.config import Config
 
 def read_picture(path: str | Path, allow_16bit: bool = False) -> np.ndarray:
     """(H,W,3) uint8 BGR, grey replicated. DataError when it is missing, unreadable, or not 8-bit without leave."""
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if Path(path).is_file() else None
-    return (
-        read_image(path) if image is None else as_picture(image, str(path), allow_16bit)
-    )  # its message says what is wrong
+    image = read_image(path)  # of 16 bits the upper 8
+    with open(path, "rb") as file:
+        head = file.read(25)
+    if head.startswith(b"\x89PNG"):
+        bits = head[24]
+    elif head.startswith((b"II", b"MM")):  # TIFF
+        bits = 8 * cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED).itemsize
+    else:
+        bits = 8
+    if bits > 8 and not allow_16bit:
+        raise DataError(f"image {path} has {bits} bits; convert it to 8, or give --allow_16bit")
+    return image
+
+
+class Unread:
+    """Context in which a picture that cannot be read is a warning; `report` counts and names all of them at the end."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+    def __enter__(self) -> Unread:
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if not isinstance(error, DataError):
+            return False
+        self.errors.append(str(error))
+        print(f"warning: {error}", file=sys.stderr)
+        return True
+
+    def report(self, count: int) -> None:
+        """A line on each picture that was left out of `count`; DataError when none is left."""
+        if not self.errors:
+            return
+        said = f"{len(self.errors)} of {count} pictures were left out:\n  " + "\n  ".join(self.errors)
+        if len(self.errors) == count:
+            raise DataError(said)
+        print(f"warning: {said}", file=sys.stderr)
 
 
 def as_picture(image: np.ndarray, name: str, allow_16bit: bool = False) -> np.ndarray:

@@ -1,5 +1,5 @@
 """What every Caffe layer is here (`Layer`, the registry), and the layers that hold weights: convolution, inner product,
-scale, bias.
+scale, bias, PReLU.
 
 A layer is built from its LayerParameter and the shapes of its bottoms; it knows the shapes of its tops, and
 `forward(*bottoms)` gives them. `blobs` are its weights in Caffe's order. Shapes are NCHW; semantics are those of Caffe
@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import DataError
+from common.weights.caffe_messages import messages
 from deeppose_caffe_port.random_stream import CaffeRandom, fill
 
 Shape = tuple[int, ...]
 LAYERS: dict[str, type[Layer]] = {}
+MANY = 10**6
 
 
 @dataclass
@@ -52,10 +53,11 @@ class Layer(nn.Module):
     """Base: `param` (LayerParameter), `where` (file, line and name, for messages), `top_shapes`."""
 
     bottoms: tuple[int, int] = (1, 1)  # fewest and most
+    reshapes = False  # whether the tops have other shapes than the first bottom: a pass without data finds them
 
     def __init__(self, param, shapes: list[Shape], context: Context, where: str):
         super().__init__()
-        self.param, self.context, self.where = param, context, where
+        self.param, self.context, self.where, self.kind = param, context, where, param.type
         low, high = self.bottoms
         if not low <= len(shapes) <= high:
             wanted = str(low) if low == high else f"{low} to {high}"
@@ -66,9 +68,20 @@ class Layer(nn.Module):
         self.blob_names: list[str] = []
         self.top_shapes: list[Shape] = list(shapes[:1])
         self.setup(shapes)
+        if self.reshapes:
+            self.top_shapes = self._tried(shapes)
 
     def setup(self, shapes: list[Shape]) -> None:
-        """Make weights and `top_shapes`."""
+        """Make weights, and `top_shapes` where neither rule above holds."""
+
+    @torch.no_grad()
+    def _tried(self, shapes: list[Shape]) -> list[Shape]:
+        weights = {name: tensor.to("meta") for name, tensor in self.state_dict().items()}
+        try:
+            tops = torch.func.functional_call(self, weights, tuple(torch.empty(s, device="meta") for s in shapes))
+        except (RuntimeError, IndexError) as error:
+            raise self.error(f"cannot take bottoms of shapes {shapes} ({error})") from error
+        return [tuple(t.shape) for t in ((tops,) if isinstance(tops, Tensor) else tops)]
 
     @property
     def blobs(self) -> list[Tensor]:
@@ -79,17 +92,25 @@ class Layer(nn.Module):
         """The error for something wrong with this layer."""
         return DataError(f"{self.where} ({self.param.type}) {text}")
 
-    def add_blob(self, name: str, shape: Shape, filler) -> None:
-        """A weight, filled, as the next of `blobs`; frozen where its lr_mult is 0, as in Caffe."""
+    def add_blob(self, name: str, shape: Shape, param, field: str, standard: float = 0.0) -> None:
+        """A weight as the next of `blobs`, filled as `field` of `param` says, else with `standard`; frozen where its
+        lr_mult is 0, as in Caffe."""
+        given = param.HasField(field)
+        filler = getattr(param, field) if given else messages()["FillerParameter"](value=standard)
         values = torch.from_numpy(fill(filler, shape, self.context.random, self.where))
         weight = nn.Parameter(values, requires_grad=self.spec(len(self.blob_names)).lr_mult != 0)
         self.register_parameter(name, weight)
         self.blob_names.append(name)
 
+    def add_bias(self, size: Shape, param) -> None:
+        """`bias`: the next of `blobs` where `param` wants it, else None."""
+        if param.bias_term:
+            self.add_blob("bias", size, param, "bias_filler")
+        else:
+            self.bias = None
+
     def spec(self, index: int):
         """The ParamSpec of blob `index`; defaults where the prototxt has none."""
-        from common.weights.caffe_messages import messages
-
         return self.param.param[index] if index < len(self.param.param) else messages()["ParamSpec"]()
 
     def axis(self, axis: int, shape: Shape) -> int:
@@ -98,57 +119,44 @@ class Layer(nn.Module):
             raise self.error(f"has axis {axis}, its bottom {shape} has {len(shape)} axes")
         return axis % len(shape)
 
-
-def window(param, name: str, h: str, w: str, default: int, owner: Layer) -> tuple[int, int]:
-    """(height, width) of a convolution's or pooling's kernel, stride or pad, however the prototxt spells it."""
-    given = getattr(param, name)
-    values = list(given) if hasattr(given, "__len__") else ([given] if param.HasField(name) else [])
-    if param.HasField(h) or param.HasField(w):
-        if values:
-            raise owner.error(f"has {name} and {h}/{w}; give one of the two")
-        return getattr(param, h), getattr(param, w)
-    if not values:
-        values = [default]
-    if len(values) > 2:
-        raise owner.error(f"has {len(values)} values of {name}; only two spatial axes are supported")
-    return values[0], values[-1]
+    def window(self, param, name: str, short: str, default: int) -> tuple[int, int]:
+        """(height, width) of a convolution's or pooling's kernel, stride or pad (field `name`, or `short`_h, _w)."""
+        given = getattr(param, name)
+        values = list(given) if hasattr(given, "__len__") else ([given] if param.HasField(name) else [])
+        if param.HasField(f"{short}_h") or param.HasField(f"{short}_w"):
+            if values:
+                raise self.error(f"has {name} and {short}_h or _w; give one of the two")
+            values = [getattr(param, f"{short}_h"), getattr(param, f"{short}_w")]
+        if len(values) > 2:
+            raise self.error(f"has {len(values)} values of {name}; only two spatial axes are supported")
+        return (values[0], values[-1]) if values else (default, default)
 
 
-@layer("Convolution", "Deconvolution")
+@layer("Convolution", "Deconvolution", "ConvolutionDepthwise", "DepthwiseConvolution")
 class Convolution(Layer):
     """Cross-correlation with groups; weight (out, in/group, kh, kw), of Deconvolution (in, out/group, kh, kw)."""
+
+    reshapes = True
 
     def setup(self, shapes: list[Shape]) -> None:
         p, shape = self.param.convolution_param, shapes[0]
         if len(shape) != 4 or p.axis not in (1, -3):
             raise self.error(f"supports bottoms of 4 axes with channels on axis 1, its bottom is {shape}")
-        self.kernel = window(p, "kernel_size", "kernel_h", "kernel_w", 0, self)
-        self.stride = window(p, "stride", "stride_h", "stride_w", 1, self)
-        self.pad = window(p, "pad", "pad_h", "pad_w", 0, self)
+        self.kernel = self.window(p, "kernel_size", "kernel", 0)
+        self.stride = self.window(p, "stride", "stride", 1)
+        self.pad = self.window(p, "pad", "pad", 0)
         self.dilation = (p.dilation[0], p.dilation[-1]) if p.dilation else (1, 1)
-        self.group, channels, out = p.group, shape[1], p.num_output
-        if min(self.kernel) < 1 or min(self.stride) < 1 or out < 1:
-            found = f"{self.kernel}, {self.stride}, {out}"
-            raise self.error(f"needs kernel_size, stride and num_output of at least 1, has {found}")
+        channels, out = shape[1], p.num_output
+        self.group = channels if "Depthwise" in self.kind else p.group
+        least = min(*self.kernel, *self.stride, *self.dilation, self.group, out)
+        if least < 1 or len(p.dilation) > 2:
+            raise self.error("needs kernel_size, stride, dilation, group and num_output of at least 1, on two axes")
         if channels % self.group or out % self.group:
             raise self.error(f"has group {self.group}, which divides {channels} input or {out} output channels not")
-        self.transposed = self.param.type == "Deconvolution"
+        self.transposed = self.kind == "Deconvolution"
         weight = (channels, out // self.group) if self.transposed else (out, channels // self.group)
-        self.add_blob("weight", (*weight, *self.kernel), p.weight_filler)
-        self.bias = None
-        if p.bias_term:
-            del self.bias
-            self.add_blob("bias", (out,), p.bias_filler)
-        self.top_shapes = [(shape[0], out, *self._size(shape[2:]))]
-
-    def _size(self, size: Shape) -> Shape:
-        extent = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel)]
-        if self.transposed:
-            return tuple(s * (n - 1) + e - 2 * p for n, s, e, p in zip(size, self.stride, extent, self.pad))
-        out = tuple((n + 2 * p - e) // s + 1 for n, s, e, p in zip(size, self.stride, extent, self.pad))
-        if min(out) < 1:
-            raise self.error(f"has kernel {self.kernel}, larger than its padded bottom {size}")
-        return out
+        self.add_blob("weight", (*weight, *self.kernel), p, "weight_filler")
+        self.add_bias((out,), p)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.transposed:
@@ -160,19 +168,21 @@ class Convolution(Layer):
 class InnerProduct(Layer):
     """y = x W^T + b on the bottom flattened from `axis`; weight (out, K), or (K, out) when `transpose`."""
 
+    reshapes = True
+
     def setup(self, shapes: list[Shape]) -> None:
         p, shape = self.param.inner_product_param, shapes[0]
         self.from_axis = self.axis(p.axis, shape)
         inputs, self.transpose = prod(shape[self.from_axis :]), p.transpose
-        self.add_blob("weight", (inputs, p.num_output) if p.transpose else (p.num_output, inputs), p.weight_filler)
-        self.bias = None
-        if p.bias_term:
-            del self.bias
-            self.add_blob("bias", (p.num_output,), p.bias_filler)
-        self.top_shapes = [(*shape[: self.from_axis], p.num_output)]
+        if p.num_output < 1:
+            raise self.error("needs num_output of at least 1")
+        size = (inputs, p.num_output) if p.transpose else (p.num_output, inputs)
+        self.add_blob("weight", size, p, "weight_filler")
+        self.add_bias((p.num_output,), p)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.flatten(self.from_axis), self.weight.t() if self.transpose else self.weight, self.bias)
+        weight = self.weight.t() if self.transpose else self.weight
+        return F.linear(x.flatten(self.from_axis), weight, self.bias)
 
 
 @layer("Scale", "Bias")
@@ -182,29 +192,20 @@ class Scale(Layer):
     bottoms = (1, 2)
 
     def setup(self, shapes: list[Shape]) -> None:
-        p = self.param.scale_param if self.param.type == "Scale" else self.param.bias_param
-        shape, self.is_scale = shapes[0], self.param.type == "Scale"
-        first = self.axis(p.axis, shape)
-        self.own = len(shapes) == 1
-        if self.own:
-            size = shape[first:] if p.num_axes == -1 else shape[first : first + p.num_axes]
-            filler = type(p.filler)()
-            filler.CopyFrom(p.filler)
-            if self.is_scale and not p.HasField("filler"):
-                filler.value = 1.0
-            self.add_blob("weight", size, filler)
-        else:
-            size = shapes[1]
-            if shape[first : first + len(size)] != size:
-                raise self.error(
-                    f"has a second bottom of shape {size}, which does not fit {shape} from axis {p.axis} on"
-                )
-        self.per_channel = self.own and first == 1 and len(size) == 1
+        self.is_scale = self.kind == "Scale"
+        p, shape = self.param.scale_param if self.is_scale else self.param.bias_param, shapes[0]
+        first, own = self.axis(p.axis, shape), len(shapes) == 1
+        size = (shape[first:] if p.num_axes == -1 else shape[first : first + p.num_axes]) if own else shapes[1]
+        if shape[first : first + len(size)] != size:
+            raise self.error(f"has a second bottom of shape {size}, which does not fit {shape} from axis {p.axis} on")
+        if own:
+            self.add_blob("weight", size, p, "filler", standard=float(self.is_scale))
+        self.per_channel = own and first == 1 and len(size) == 1
         self.view = (1,) * first + tuple(size) + (1,) * (len(shape) - first - len(size))
         self.bias = None
-        if self.is_scale and p.bias_term:
+        if self.is_scale:
             del self.bias
-            self.add_blob("bias", size, p.bias_filler)
+            self.add_bias(size, p)
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         weight = (self.weight if factor is None else factor).reshape(self.view)
@@ -214,47 +215,14 @@ class Scale(Layer):
         return y if self.bias is None else y + self.bias.reshape(self.view)
 
 
-@layer("Input", "DummyData", "MemoryData")
-class Source(Layer):
-    """Blobs from outside (Input, MemoryData) or from fillers (DummyData)."""
-
-    bottoms = (0, 0)
+@layer("PReLU")
+class PReLU(Layer):
+    """max(x, 0) + a min(x, 0), a learned for each channel or one for all."""
 
     def setup(self, shapes: list[Shape]) -> None:
-        tops, kind = len(self.param.top), self.param.type
-        if kind == "Input":
-            found = [tuple(s.dim) for s in self.param.input_param.shape]
-        elif kind == "MemoryData":
-            m = self.param.memory_data_param
-            found = [(m.batch_size, m.channels, m.height, m.width), (m.batch_size,)]
-        else:
-            found = self._dummy_shapes()
-        found = found * tops if len(found) == 1 else found
-        if len(found) != tops:
-            raise self.error(f"has {tops} tops and {len(found)} shapes; give one shape, or one for each top")
-        self.top_shapes = found
-        if kind == "DummyData":
-            fillers = self.param.dummy_data_param.data_filler
-            for i, shape in enumerate(found):
-                filler = fillers[min(i, len(fillers) - 1)]
-                values = torch.from_numpy(fill(filler, shape, self.context.random, self.where))
-                self.register_buffer(f"top{i}", values, persistent=False)
+        p = self.param.prelu_param
+        channels = () if p.channel_shared else (shapes[0][self.axis(1, shapes[0])],)
+        self.add_blob("weight", channels, p, "filler", 0.25)
 
-    def _dummy_shapes(self) -> list[Shape]:
-        p = self.param.dummy_data_param
-        if not p.data_filler:
-            p.data_filler.add()
-        if p.shape:
-            return [tuple(s.dim) for s in p.shape]
-        return [(n, p.channels[i], p.height[i], p.width[i]) for i, n in enumerate(p.num)]
-
-    def forward(self, *given: Tensor | None) -> tuple[Tensor, ...]:
-        if self.param.type != "DummyData":
-            return given
-        changing = [f.type != "constant" for f in self.param.dummy_data_param.data_filler]
-        for i, shape in enumerate(self.top_shapes):
-            number = min(i, len(changing) - 1)
-            if self.training and changing[number]:
-                values = fill(self.param.dummy_data_param.data_filler[number], shape, self.context.random)
-                getattr(self, f"top{i}").copy_(torch.from_numpy(np.ascontiguousarray(values)))
-        return tuple(getattr(self, f"top{i}") for i in range(len(self.top_shapes)))
+    def forward(self, x: Tensor) -> Tensor:
+        return F.prelu(x, self.weight.reshape(-1))

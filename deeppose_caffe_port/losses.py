@@ -42,11 +42,9 @@ class EuclideanLoss(Loss):
     """
 
     def setup(self, shapes: list[Shape]) -> None:
-        a, b = shapes
-        if a[0] != b[0] or prod(a) != prod(b):
-            names = self.param.bottom
-            raise self.error(f"compares {names[0]} {a} with {names[1]} {b}, another number of values")
-        self.top_shapes = [()]
+        super().setup(shapes)
+        if shapes[0][:1] != shapes[1][:1] or prod(shapes[0]) != prod(shapes[1]):
+            raise self.error(f"compares {shapes[0]} with {shapes[1]}, another number of values")
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         difference = a.flatten().float() - b.flatten().float()

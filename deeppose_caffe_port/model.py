@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +18,15 @@ from common.weights.caffe import array_blob, read_caffemodel, write_net
 from common.weights.caffe_messages import messages
 from common.weights.caffe_text import TextFile, read_text
 from common.weights.caffe_upgrade import upgrade_net
-from deeppose_caffe_port import data, layers_norm, layers_plain, losses
-from deeppose_caffe_port.layers import LAYERS, Context, Layer, Scale, Source
+from deeppose_caffe_port import layers_more, losses
+from deeppose_caffe_port.data import Fed
+from deeppose_caffe_port.layers import LAYERS, Context, Layer, Scale
+from deeppose_caffe_port.layers_norm import BatchNorm
+from deeppose_caffe_port.layers_plain import ReLU
 from deeppose_caffe_port.random_stream import CaffeRandom
+from deeppose_caffe_port.sources import Source
 
-assert losses  # imported, as the others, for the layers that they register
+assert losses and layers_more  # imported, as the others, for the layers that they register
 TRAIN, TEST = 0, 1
 Feeds = Mapping[str, Tensor]
 
@@ -73,14 +79,18 @@ class CaffeNet(nn.Module):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.order: list[Layer] = []
         self._shared: dict[str, Tensor] = {}
+        self.loss_weights: dict[str, float] = {}
+        level, stages = max(level, proto.state.level), [*stages, *proto.state.stage]
+        self.train(phase == TRAIN)
         for param, where in _placed(proto, text):
             if _kept(param, phase, level, stages):
                 self._add(param, where)
+        read = Counter(b for m in self.order for b in m.param.bottom)
+        # blobs that a caller gives; those of data layers come from `sources`
+        self.inputs = [t for m in self.order if isinstance(m, Fed) and not m.source for t in m.param.top]
         self.outputs = self._find_outputs()
         self.steps = [_Step(m, tuple(m.param.bottom), tuple(m.param.top), None) for m in self.order]
-        self.fused = self._fuse()
-        self.loss_weights = self._loss_weights()
-        self.train(phase == TRAIN)
+        self.fused = self._fuse(read)
 
     @classmethod
     def from_file(cls, path: str | Path, phase: int = TEST, folder: str | Path = ".", **options) -> CaffeNet:
@@ -90,25 +100,34 @@ class CaffeNet(nn.Module):
     def _add(self, param, where: str) -> None:
         where, key = f"{where}: layer {param.name}", param.name.replace(".", "_")
         key += "_" * (not key or hasattr(nn.ModuleDict, key))  # a name that modules keep for themselves
-        if not param.top and param.type.endswith("Loss"):
+        while key in self.layers:  # Caffe allows it, as long as no two of them have weights
+            key += "_"
+        is_loss = param.type.endswith("Loss")
+        if not param.top and is_loss:
             param.top.append("(automatic)")
         kind = LAYERS.get(param.type)
         if kind is None:
-            raise DataError(f"{where} has type {param.type!r}; known: {', '.join(sorted(LAYERS))}")
+            raise DataError(f"{where} has type {param.type!r}{_origin(param.type)}; known: {', '.join(sorted(LAYERS))}")
         missing = [b for b in param.bottom if b not in self.shapes]
         if missing:
             raise DataError(f"{where} reads the blob {missing[0]!r}, which no layer before it makes")
-        if key in self.layers:
-            raise DataError(f"{where}: the name occurs twice in one phase")
-        module = kind(param, [self.shapes[b] for b in param.bottom], self.context, where)
+        context = replace(self.context, train=param.phase == TRAIN) if param.HasField("phase") else self.context
+        module = kind(param, [self.shapes[b] for b in param.bottom], context, where)
+        module.train(context.train)
         self.layers[key] = module
         self.order.append(module)
-        if len(module.top_shapes) != len(param.top):
-            raise DataError(f"{where} ({param.type}) makes {len(module.top_shapes)} tops, not {len(param.top)}")
-        for top, shape in zip(param.top, module.top_shapes):
+        weights = list(param.loss_weight) or [float(is_loss)] * len(param.top)
+        if not len(module.top_shapes) == len(param.top) == len(weights):
+            found = f"{len(param.top)}, and {len(weights)} values of loss_weight"
+            raise DataError(f"{where} ({param.type}) makes {len(module.top_shapes)} tops, not {found}")
+        if param.blobs:
+            raise module.error("has blobs in the text; give weights as .caffemodel")
+        for top, shape, weight in zip(param.top, module.top_shapes, weights):
             if top in self.shapes and top not in param.bottom:
                 raise DataError(f"{where} makes the blob {top!r}, which another layer has made")
             self.shapes[top] = tuple(shape)
+            if weight:
+                self.loss_weights[top] = weight
         self._share(module)
 
     def _share(self, module: Layer) -> None:
@@ -128,30 +147,21 @@ class CaffeNet(nn.Module):
             unread.update(dict.fromkeys(module.param.top))
         return list(unread)
 
-    def _fuse(self) -> list[_Step]:
+    def _fuse(self, read: Counter) -> list[_Step]:
         """Steps in which BatchNorm takes its Scale along, and ReLU overwrites what only it reads."""
         steps: list[_Step] = []
-        readers = [b for m in self.order for b in m.param.bottom]
         for step in self.steps:
             before, layer = steps[-1] if steps else None, step.layer
             if before is not None and before.tops == step.bottoms:
-                in_place = step.bottoms == step.tops or readers.count(step.bottoms[0]) == 1
+                in_place = step.bottoms == step.tops or read[step.bottoms[0]] == 1
                 simple = isinstance(layer, Scale) and layer.is_scale and layer.per_channel and all(layer.down)
-                if in_place and simple and isinstance(before.layer, layers_norm.BatchNorm) and before.scale is None:
+                if in_place and simple and isinstance(before.layer, BatchNorm) and before.scale is None:
                     steps[-1] = before._replace(tops=step.tops, scale=layer)
                     continue
-                if in_place and isinstance(layer, layers_plain.ReLU):
-                    layer.inplace = before.layer.param.type in ("BatchNorm", "Convolution", "InnerProduct")
+                if in_place and isinstance(layer, ReLU):
+                    layer.inplace = before.layer.kind in ("BatchNorm", "Convolution", "InnerProduct")
             steps.append(step)
         return steps
-
-    def _loss_weights(self) -> dict[str, float]:
-        weights = {}
-        for module in self.order:
-            given, is_loss = list(module.param.loss_weight), module.param.type.endswith("Loss")
-            given = given or ([1.0] if is_loss else [])
-            weights.update({top: w for top, w in zip(module.param.top, given) if w})
-        return weights
 
     def forward(
         self, feeds: Feeds | None = None, capture: dict[str, Tensor] | None = None
@@ -170,7 +180,7 @@ class CaffeNet(nn.Module):
 
     def _run(self, step: _Step, blobs: dict[str, Tensor], feeds: Feeds, keep: bool) -> Sequence[Tensor]:
         module = step.layer
-        if isinstance(module, (Source, data.Data)) and module.param.type != "DummyData":
+        if isinstance(module, Fed):
             missing = [top for top in step.tops if top not in feeds]
             if missing:
                 raise ValueError(f"net {self.name}: no input given for the blob {missing[0]!r}")
@@ -181,9 +191,9 @@ class CaffeNet(nn.Module):
         out = module(*bottoms) if step.scale is None else module(*bottoms, scale=step.scale)
         return (out,) if isinstance(out, Tensor) else out
 
-    def sources(self) -> dict[tuple[str, ...], data.LmdbSource]:
-        """The LMDB behind each Data layer, by the layer's tops."""
-        return {tuple(m.param.top): m.source for m in self.order if isinstance(m, data.Data)}
+    def sources(self) -> dict[tuple[str, ...], Source]:
+        """What each data layer reads, by the layer's tops."""
+        return {tuple(m.param.top): m.source for m in self.order if isinstance(m, Fed) and m.source}
 
     def blobs(self) -> Iterator[Blob]:
         """Every weight once, in Caffe's order: by layer, then as the layer has them, BatchNorm's statistics too."""
@@ -200,9 +210,7 @@ class CaffeNet(nn.Module):
         sources = {m.param.name: m for m in other.order if m.blob_names}
         for module in self.order:
             source = sources.get(module.param.name)
-            if source is None or not module.blob_names:
-                continue
-            for name in module.blob_names:
+            for name in module.blob_names if source else ():
                 mine, theirs = getattr(module, name), getattr(source, name, None)
                 if theirs is None or mine.shape != theirs.shape:
                     found = None if theirs is None else tuple(theirs.shape)
@@ -217,25 +225,22 @@ class CaffeNet(nn.Module):
         Layers that the net does not have are skipped. Legacy shapes count as equal when they differ by leading ones.
         DataError naming the layer, the shape expected and the one found; nothing is changed then.
         """
-        planned, untouched = [], []
-        for module in self.order:
-            if not module.blob_names:
-                continue
+        planned, own = [], [m for m in self.order if m.blob_names]
+        for module in own:
             if module.param.name not in weights:
-                untouched.append(module.param.name)
                 continue
             found, where = weights[module.param.name], f"{source}: layer {module.param.name}"
             if len(found) != len(module.blob_names):
                 raise DataError(f"{where} has {len(found)} blobs, {self.file} needs {len(module.blob_names)}")
             for i, (array, target) in enumerate(zip(found, module.blobs)):
-                if not _same_shape(array.shape, tuple(target.shape)):
+                if _bare(array.shape) != _bare(target.shape):
                     wanted = f"{tuple(target.shape)} expected by {self.file}"
                     remedy = "give the prototxt that the weights were trained with"
                     raise DataError(f"{where}, blob {i}: shape {array.shape} found, {wanted}; {remedy}")
                 planned.append((target, array))
         for target, array in planned:
             target.copy_(torch.from_numpy(np.ascontiguousarray(array, np.float32)).reshape(target.shape))
-        return untouched
+        return [m.param.name for m in own if m.param.name not in weights]
 
     def load(self, path: str | Path) -> list[str]:
         """Weights of a `.caffemodel`; see `load_blobs`."""
@@ -247,12 +252,9 @@ class CaffeNet(nn.Module):
         for module in self.order:
             entry = net.layer.add()
             entry.CopyFrom(module.param)
-            entry.phase = self.phase
+            entry.phase = self.phase if not module.param.HasField("phase") else module.param.phase
             weights = [self.loss_weights.get(top, 0.0) for top in module.param.top]
-            if any(weights):
-                entry.ClearField("loss_weight")
-                entry.loss_weight.extend(weights)
-            entry.ClearField("blobs")
+            entry.loss_weight[:] = weights if any(weights) else []
             entry.blobs.extend(array_blob(t.detach().cpu().contiguous().numpy()) for t in module.blobs)
         return net
 
@@ -288,8 +290,28 @@ def _kept(param, phase: int, level: int, stages: Sequence[str]) -> bool:
     return not any(meets(rule, phase, level, stages) for rule in param.exclude)
 
 
-def _same_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    if found == expected:
-        return True
-    short = max(len(found), len(expected))
-    return (1,) * (short - len(found)) + tuple(found) == (1,) * (short - len(expected)) + tuple(expected)
+def _bare(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without leading ones."""
+    first = next((i for i, n in enumerate(shape) if n != 1), len(shape))
+    return tuple(shape[first:])
+
+
+# types of layers that Caffe itself does not have -> the fork that they belong to
+_FORKS = {
+    "SSD (weiliu89/caffe)": "AnnotatedData DetectionEvaluate DetectionOutput MultiBoxLoss PriorBox VideoData",
+    "Fast R-CNN (rbgirshick/caffe-fast-rcnn)": "ROIPooling SmoothL1Loss",
+    "R-FCN": "PSROIPooling BoxAnnotatorOHEM SoftmaxWithLossOHEM SmoothL1LossOHEM",
+    "SegNet": "Upsample DenseImageData BN",
+    "DeepLab or PSPNet": "Interp ImageSegData SegAccuracy MatRead MatWrite DenseCRF",
+    "ShuffleNet": "ShuffleChannel",
+    "SENet": "Axpy",
+    "NVIDIA DIGITS or caffe": "DetectNetTransformation",
+    "OpenPose or its CPM": "CPMData ImResize Nms OPData",
+    "FlowNet": "Correlation FlowWarp DataAugmentation CustomData L1Loss Downsample Resample ChannelNorm",
+    "pycaffe (code in Python is not run)": "Python",
+    "MATLAB faster_rcnn": "ROIData",
+}
+
+
+def _origin(kind: str) -> str:
+    return next((f", a layer of {fork}" for fork, kinds in _FORKS.items() if kind in kinds.split()), "")

@@ -22,13 +22,13 @@ from common.runs import predicting
 from common.runs.process import exit_code
 from deeppose_caffe_port.config import HOUSE, parse
 
-_SETTINGS = ("dataset", "mode", "snapshot1", "snapshot2", "allow_16bit", "amp", "compile", "workers")
+_SETTINGS = ("dataset", "mode", "snapshot1", "snapshot2", "amp", "compile", "workers")
 
 
 def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
     """(settings given, the other options)."""
-    parser = predicting.parser(__doc__, but=("raw_weights",))
-    parser.option("stage", type=int, text="the last stage to apply (default: all)", group="network", default=None)
+    parser = predicting.parser(__doc__, but=("raw_weights", "min_score"))
+    parser.option("stage", type=int, text="the last stage to apply (default: both)", group="network", default=None)
     given, own = parse(parser, argv, only=_SETTINGS)
     return given, argparse.Namespace(**own)
 

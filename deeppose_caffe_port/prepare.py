@@ -1,5 +1,5 @@
-"""Data preparation: any data set into the project's own layout, mirrored and shuffled lists, labels around the image
-centre, patches.
+"""What the stages are trained on, step by step: any data set into the project's own layout, mirrored and shuffled lists,
+labels around the image centre, LMDBs, stage 1's predictions on its training pictures, patches around them.
 
 Everything happens in the project folder, in the original's files: data/NAME/{train,test}_annos.txt and
 depth_data/depth_images/, data/NAME/stage1, data/NAME/stage2, models/*/{train,test}_images.txt. K2HPD's images are
@@ -13,6 +13,8 @@ import math
 import os
 import random
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +28,10 @@ from common.errors import DataError
 from common.files import atomic_write, temporary_name
 from common.poses import PoseSet
 from common.skeletons import card
-from deeppose_caffe_port.config import SEED, Config, store
-from deeppose_caffe_port.images import Pictures, patch, read_picture
+from deeppose_caffe_port.config import PATCH_UNIT, SEED, Config, store
+from deeppose_caffe_port.images import Pictures, Unread, patch, read_picture
 from deeppose_caffe_port.prototxts import write_project
 
-PATCH_UNIT = 64  # labels of later stages are in pixels of a patch of this side
 tqdm = partial(progress, dynamic_ncols=True, mininterval=2)
 
 
@@ -62,11 +63,6 @@ def image_folder(config: Config) -> str:
     return f"./data/{config.name}/depth_data/depth_images/"
 
 
-def dataset_folder(config: Config) -> Path:
-    """data/NAME of the project folder."""
-    return config.project / "data" / config.name
-
-
 def _rows(path: Path) -> list[tuple[str, list[str]]]:
     """(place for messages, words) of every line of a list that is not empty; NUL bytes are removed."""
     if not path.is_file():
@@ -84,13 +80,16 @@ def _numbers(words: list[str]) -> list[float]:
 
 
 def read_annotations(path: Path, joints: int) -> list[Line]:
-    """Lines `NAME x0,y0,x1,y1,...`. DataError with the line number for one of another form."""
+    """Lines `NAME x0,y0,x1,y1,...`. DataError with the line number for one of another form, or with a folder in its
+    name: what is made of it must not land elsewhere."""
     lines = []
     for place, words in _rows(path):
         values = _numbers(words[1].split(",")) if len(words) == 2 else []
         if len(values) < 2 * joints or len(values) % 2:
             wanted = f"expected a file name and an even number of at least {2 * joints} comma-separated numbers"
             raise DataError(f"{place}: {wanted}, found {len(words)} words and {len(values)} numbers")
+        if Path(words[0]).name != words[0]:
+            raise DataError(f"{place}: the file name {words[0]!r} has a folder in it; all pictures lie in one")
         lines.append(Line(words[0], np.array(values).reshape(-1, 2), words[1]))
     if not lines:
         raise DataError(f"annotation list {path} is empty")
@@ -142,37 +141,37 @@ def import_data(config: Config) -> None:
         print(f"SYNTHETIC data in {splits[0].root}: figures from it say nothing about real pictures")
     for kind, pose_set in zip(("train", "test"), splits):
         lines = _link(config, pose_set, images) if config.whole_images else _crop(config, pose_set, images, kind)
-        write_lines(dataset_folder(config) / f"{kind}_annos.txt", lines)
+        write_lines(config.data_home / f"{kind}_annos.txt", lines)
     write_project(config)
     store(config)
 
 
 def _link(config: Config, pose_set: PoseSet, images: Path) -> list[str]:
+    wanted, unread = set(), Unread()
     for path in map(Path, pose_set.images):
-        if not path.is_file():
-            check = f"python -m common.datasets check {config.dataset} {config.data_folder}"
-            raise DataError(f"image {path} does not exist; `{check}` lists all such")
-        target = images / path.name
-        if not target.is_symlink() and not target.exists():
-            os.symlink(path.absolute(), target)
+        with unread:
+            if not path.is_file():
+                check = f"python -m common.datasets check {config.dataset} {config.data_folder}"
+                raise DataError(f"image {path} does not exist; `{check}` lists all such")
+            wanted.add(path.name)
+            target = images / path.name
+            if not target.is_symlink() and not target.exists():
+                os.symlink(path.absolute(), target)
+    unread.report(len(pose_set))
     folder = Path(pose_set.images[0]).parent.parent.parent
     listed = {"train": "train_annos.txt"}.get(pose_set.split, "test_annos.txt")
-    wanted = set(pose_set.image_id.tolist())
-    return [str(line) for line in read_annotations(folder / listed, len(config.joints)) if line.name in wanted]
+    known = wanted & set(pose_set.image_id.tolist())
+    return [str(line) for line in read_annotations(folder / listed, len(config.joints)) if line.name in known]
 
 
 def _crop(config: Config, pose_set: PoseSet, images: Path, kind: str) -> list[str]:
-    pictures, lines = Pictures(pose_set, config), []
+    pictures, lines, unread = Pictures(pose_set, config), [], Unread()
     for row in tqdm(range(len(pictures)), desc=f"import {kind}"):
         name = f"{kind}{row:08d}.png"
-        try:
+        with unread:
             save(images / name, pictures.image(row))
-        except DataError as error:
-            print(f"skipped: {error}")
-            continue
-        lines.append(f"{name} {','.join(f'{v:.3f}' for v in pictures.joints(row).ravel())}\n")
-    if len(lines) < len(pictures):
-        print(f"{len(pictures) - len(lines)} of {len(pictures)} pictures of the {kind} split were skipped")
+            lines.append(f"{name} {','.join(f'{v:.3f}' for v in pictures.joints(row).ravel())}\n")
+    unread.report(len(pictures))
     return lines
 
 
@@ -204,17 +203,20 @@ def shuffle(items: list, generator: Python2Random) -> None:
 
 def get_stage1(config: Config) -> None:
     """Mirror every training image and shuffle both lists: data/NAME/stage1/{train,test}_set.txt."""
-    home, generator = dataset_folder(config), Python2Random(SEED)
+    home, generator = config.data_home, Python2Random(SEED)
     train, test = (read_annotations(home / f"{kind}_annos.txt", len(config.joints)) for kind in ("train", "test"))
-    images, flipped = config.project / image_folder(config), []
+    images, kept, flipped, unread = config.project / image_folder(config), [], [], Unread()
     for line in tqdm(train, desc="get_stage1"):
-        picture = read_picture(images / line.name, config.allow_16bit)
-        if (size := picture.shape[1::-1]) != config.size:
-            remedy = "set --input_width, --input_height"
-            raise DataError(f"image {images / line.name} is {size}, not {config.size}; {remedy}")
-        flipped.append(mirrored(line, config))
-        save(images / flipped[-1].name, cv2.flip(picture, 1))
-    for kind, lines in (("train", train + flipped), ("test", test)):
+        with unread:
+            picture = read_picture(images / line.name, config.allow_16bit)
+            if (size := picture.shape[1::-1]) != config.size:
+                remedy = "set --input_width, --input_height"
+                raise DataError(f"image {images / line.name} is {size}, not {config.size}; {remedy}")
+            kept.append(line)
+            flipped.append(mirrored(line, config))
+            save(images / flipped[-1].name, cv2.flip(picture, 1))
+    unread.report(len(train))
+    for kind, lines in (("train", kept + flipped), ("test", test)):
         shuffle(lines, generator)
         write_lines(home / "stage1" / f"{kind}_set.txt", map(str, lines))
 
@@ -226,108 +228,91 @@ def number(value: float) -> str:
 
 
 def get_k2hpd(config: Config) -> None:
-    """Stage-1 lists for the LMDB tool: path and joints relative to the image centre, in pixels.
-
-    With `held_out`, that share of the training pictures goes into held_images.txt instead, mirrored ones with their
-    originals.
-    """
-    half, held, home, count = np.array(config.size) / 2, set(), dataset_folder(config), len(config.joints)
-    if config.held_out:
-        lines = read_annotations(home / "train_annos.txt", count)
-        last = lines[len(lines) - max(round(config.held_out * len(lines)), 1) :]
-        held = {line.name for line in last} | {mirrored(line, config).name for line in last}
-    rows: dict[str, list[str]] = {"train": [], "test": [], "held": []}
+    """Stage-1 lists for the LMDB tool: path and joints relative to the image centre, in pixels."""
+    half, count = np.array(config.size) / 2, len(config.joints)
     for kind in ("train", "test"):
-        for line in read_annotations(home / "stage1" / f"{kind}_set.txt", count):
-            text = f"{image_folder(config)}{line.name} {' '.join(map(number, (line.points[:count] - half).ravel()))}\n"
-            rows["held" if kind == "train" and line.name in held else kind].append(text)
-    for kind, texts in rows.items():
-        if texts or kind != "held":
-            write_lines(config.model_folder(1) / f"{kind}_images.txt", texts)
+        lines = read_annotations(config.data_home / "stage1" / f"{kind}_set.txt", count)
+        values = [" ".join(map(number, (line.points[:count] - half).ravel())) for line in lines]
+        texts = [f"{image_folder(config)}{line.name} {value}\n" for line, value in zip(lines, values)]
+        write_lines(config.model_folder(1) / f"{kind}_images.txt", texts)
 
 
-# ---- later stages --------------------------------------------------------------------------------
+def create_lmdb(config: Config, stage: int = 1) -> None:
+    """LMDBs of both lists and the mean of the training pictures; of the test pictures too, as in the original."""
+    from common.weights.caffe_text import read_text
+    from deeppose_caffe_port.data import compute_image_mean, convert_imageset
+
+    folder = config.model_folder(stage)
+    side = read_text(folder / "deploy.prototxt", "NetParameter").message.layer[0].input_param.shape[0].dim[-1]
+    for kind in ("train", "test"):
+        names, values = read_list(folder / f"{kind}_images.txt", config.outputs(stage))
+        if not names:
+            raise DataError(f"{folder}/{kind}_images.txt is empty: none is left; lower --holdout or --patch_rate")
+        target = folder / f"{kind}_data_lmdb"
+        convert_imageset(names, values, target, side, root=config.project, allow_16bit=config.allow_16bit,
+                         workers=config.workers or 1)  # fmt: skip
+        compute_image_mean(target, folder / f"{kind}_mean.binaryproto")
 
 
-def guesses(config: Config, stage: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """(names, truth (N,J,2), prediction (N,J,2), which count as unseen by the stage (N,)) of its output.txt and, with
-    `held_out`, of output_held.txt behind it."""
-    home, count = dataset_folder(config) / f"stage{stage}", len(config.joints)
-    names, values = read_list(home / "output.txt", 4 * count)
-    unseen = np.full(len(names), not config.held_out)
-    if config.held_out:
-        others, more = read_list(home / "output_held.txt", 4 * count)
-        names, values, unseen = names + others, np.concatenate([values, more]), np.append(unseen, [True] * len(others))
+# ---- stage 2 -------------------------------------------------------------------------------------
+
+
+def output(config: Config) -> Path:
+    """Stage 1's predictions on the training list, mirrored pictures included -> data/NAME/stage1/output.txt (the
+    original's pyoutput.py). Each line: path, labels, predictions, absolute pixels with six decimals."""
+    from deeppose_caffe_port.estimator import Estimator
+
+    names, labels = read_list(config.model_folder(1) / "train_images.txt", config.outputs(1))
+    options = ("snapshot1", "device", "amp", "batch_size", "workers", "allow_16bit")
+    estimator = Estimator(config.project, stage=1, **{name: getattr(config, name) for name in options})
+    half, lines, step, unread = np.array(config.size) / 2, [], 8 * config.batch_size, Unread()
+    for start in tqdm(range(0, len(names), step), desc="output"):
+        pictures, truth = [], []
+        for name, label in zip(names[start : start + step], labels[start : start + step]):
+            with unread:
+                pictures.append(read_picture(config.project / name, config.allow_16bit))
+                truth.append((name, (label.reshape(-1, 2) + half).ravel()))
+        for (name, label), guess in zip(truth, estimator.joints(pictures)):
+            lines.append(name + "".join(f" {v:f}" for v in (*label, *guess.ravel())) + "\n")
+    unread.report(len(names))
+    write_lines(config.data_home / "stage1" / "output.txt", lines)
+    return config.data_home / "stage1" / "output.txt"
+
+
+def get_stage2(config: Config) -> dict[str, float]:
+    """Patches around stage 1's predictions on the training list, one joint in `patch_rate`: data/NAME/stage2.
+
+    The label is (truth - prediction) / side of the patch: alpha x the true diameter, in mode correct the predicted one,
+    as in testing. With `joint_outputs` it stands at the joint's place among nan. Samples without diameter or joint are
+    dropped and counted. Returns the figures that are printed.
+
+    `displacements` further patches of each kept joint are displaced from the truth like stage 1's errors at that joint
+    (DeepPose, section 3.2, draws from a normal law with their mean and spread; their tails are heavier, so they are
+    drawn as they were seen), each in the size that its person's prediction gives it.
+    """
+    count, home, compat = len(config.joints), config.data_home / "stage2", config.mode == "compat"
+    names, values = read_list(config.data_home / "stage1" / "output.txt", 4 * count)
     truth, guess = values.reshape(-1, 2, count, 2).transpose(1, 0, 2, 3)
-    return names, truth, guess, unseen
-
-
-class Displacements:
-    """Displacements like the errors of the stage before, in units of the true patch side, each with the size of its
-    patch.
-
-    DeepPose (section 3.2) draws from a normal law with the errors' mean and spread. Here errors are drawn as they were
-    seen, each with its person's ratio of predicted to true size: their tails are heavy, and a pose that is predicted
-    too small gives too small a patch.
-    """
-
-    def __init__(self, truth: np.ndarray, guess: np.ndarray, config: Config):
-        self.count, self.random = config.displacements, np.random.default_rng(SEED)
-        true = config.sides(truth)
-        side = np.where(true > 0, true, np.nan)
-        self.errors = (guess - truth) / side[:, None, None]
-        self.ratios = config.sides(guess) / side if config.predicted_size else np.where(side > 0, 1.0, np.nan)
-        self.smallest = config.alpha * config.min_diameter * min(config.size)
-        good = np.isfinite(self.errors).all(-1) & np.isfinite(self.ratios)[:, None]
-        if self.count and not good.any():
-            raise DataError(
-                "output.txt has no person with a diameter to draw displacements from; use --displacements 0"
-            )
-        rows = [np.flatnonzero(column) for column in good.T]
-        # a joint that is labelled nowhere is never displaced either
-        self.rows = [found if len(found) else np.flatnonzero(good.any(1)) for found in rows]
-
-    def around(self, truth: np.ndarray, side: float, joint: int) -> list[tuple[np.ndarray, float]]:
-        """`displacements` positions (2,) around one joint, each with the side of its patch."""
-        drawn = self.random.choice(self.rows[joint], self.count) if self.count else ()
-        return [(truth + side * self.errors[row, joint], max(side * self.ratios[row], self.smallest)) for row in drawn]
-
-
-def get_stage2(config: Config, stage: int = 2) -> dict[str, float]:
-    """Patches around the predictions of the stage before on the training list, one joint in `patch_rate`:
-    data/NAME/stage2.
-
-    The label is (truth - prediction) / side of the patch, which is alpha x the true diameter, or with `predicted_size`
-    the one that testing would take; with `joint_outputs` it stands at the joint's place among nan. Samples without
-    diameter or joint are dropped and counted. With `displacements`, each kept joint also gives patches around displaced
-    truths, as in DeepPose. With `held_out`, the errors of these are those on held-out pictures, whose own patches end
-    the list, as many as `holdout` takes from it. Returns the figures that are printed.
-    """
-    count, home = len(config.joints), dataset_folder(config) / f"stage{stage}"
-    folder = f"./data/{config.name}/stage{stage}/data"
-    names, truth, guess, unseen = guesses(config, stage - 1)
     side = config.sides(truth)
-    own_side = config.sides(guess) if config.predicted_size else side
+    own_side = side if compat else config.sides(guess)
     shutil.rmtree(home / "data", ignore_errors=True)
     (home / "data").mkdir(parents=True)
-    draw, suffix = Displacements(truth[unseen], guess[unseen], config), ".jpg" if config.mode == "compat" else ".png"
-    generator, lines, labels, dropped, held = Python2Random(SEED), [], [], 0, 0
-    for i, name in enumerate(tqdm(names, desc=f"get_stage{stage}")):
+    errors = (guess - truth) / np.where(side > 0, side, np.nan)[:, None, None]
+    seen = [np.flatnonzero(np.isfinite(errors[:, j]).all(-1)) for j in range(count)]
+    generator, draw, lines, labels, dropped = Python2Random(SEED), np.random.default_rng(SEED), [], [], 0
+    for i, name in enumerate(tqdm(names, desc="get_stage2")):
         kept = [j for j in range(count) if generator.randint(1, config.patch_rate) == 1]
-        known = [j for j in kept if side[i] > 0 and np.isfinite(truth[i, j]).all()]
+        known = [j for j in kept if side[i] > 0 and own_side[i] > 0 and np.isfinite(truth[i, j]).all()]
         dropped += len(kept) - len(known)
-        test_only = bool(config.held_out) and unseen[i]
-        if test_only:
-            known = known[: config.holdout - held]
-            held += len(known)
         picture = read_picture(config.project / name, config.allow_16bit) if known else np.zeros((0, 0, 3), np.uint8)
         for j in known:
-            places = [(guess[i, j], own_side[i])] + ([] if test_only else draw.around(truth[i, j], side[i], j))
-            for k, (center, length) in enumerate(place for place in places if place[1] > 0):
-                file = f"{Path(name).stem}.{j}{f'.{k}' if k else ''}{suffix}"
+            rows = draw.choice(seen[j], config.displacements)
+            places = [(truth[i, j] + side[i] * errors[r, j], side[i] * own_side[r] / side[r]) for r in rows]
+            for k, (center, length) in enumerate([(guess[i, j], own_side[i]), *places]):
+                file = f"{Path(name).stem}.{j}{f'.{k}' if k else ''}{'.jpg' if compat else '.png'}"
                 save(home / "data" / file, patch(picture, center, length))
                 labels.append((truth[i, j] - center) / length)
-                lines.append(f"{folder}/{file} {_label(labels[-1], j, config)}\n")
+                lines.append(f"./data/{config.name}/stage2/data/{file} {_label(labels[-1], j, config)}\n")
     write_lines(home / "images.txt", lines)
     return _figures(side, labels, dropped)
 
@@ -346,21 +331,43 @@ def _figures(side: np.ndarray, labels: list, dropped: int) -> dict[str, float]:
 
 
 def _label(move: np.ndarray, joint: int, config: Config) -> str:
-    """A label of a later stage as the list has it."""
+    """A label of stage 2 as the list has it."""
     words = ["nan"] * config.outputs(2)
     place = 2 * joint if config.joint_outputs else 0
     words[place : place + 2] = [f"{v:f}" for v in move]
     return " ".join(words)
 
 
-def get_k2hpd2(config: Config, stage: int = 2) -> None:
-    """Lists of a later stage: labels times 64, the last `holdout` lines as test set. DataError when none is left."""
-    source, folder = dataset_folder(config) / f"stage{stage}" / "images.txt", config.model_folder(stage)
-    names, values = read_list(source, config.outputs(stage))
-    if len(names) <= config.holdout and not config.allow_small:
-        taken = f"{len(names)} patches, --holdout takes the last {config.holdout}: none is left to train on"
-        raise DataError(f"{source} has {taken}. Lower --holdout or --patch_rate, or give --allow_small")
+def get_k2hpd2(config: Config) -> None:
+    """Lists of stage 2: labels times 64, the last `holdout` lines as test set."""
+    names, values = read_list(config.data_home / "stage2" / "images.txt", config.outputs(2))
     rows = [f"{name} {' '.join(map(number, label))}\n" for name, label in zip(names, values * PATCH_UNIT)]
     cut = max(len(rows) - config.holdout, 0)
-    write_lines(folder / "train_images.txt", rows[:cut])
-    write_lines(folder / "test_images.txt", rows[cut:])
+    for kind, part in (("train", rows[:cut]), ("test", rows[cut:])):
+        write_lines(config.model_folder(2) / f"{kind}_images.txt", part)
+    if not cut:
+        print(f"warning: {len(rows)} patches, --holdout takes the last {config.holdout}: none is left to train on")
+
+
+# ---- all steps -----------------------------------------------------------------------------------
+
+STEPS: dict[int, dict[str, Callable[[Config], object]]] = {
+    1: {"import_data": import_data, "get_stage1": get_stage1, "get_k2hpd": get_k2hpd, "create_lmdb": create_lmdb},
+    2: {"output": output, "get_stage2": get_stage2, "get_k2hpd2": get_k2hpd2,
+        "create_lmdb2": partial(create_lmdb, stage=2)},
+}  # fmt: skip
+
+
+def run_steps(steps: dict[str, Callable[[Config], object]], config: Config) -> None:
+    """Do them in turn, and say how long each took."""
+    for name, action in steps.items():
+        began = time.monotonic()
+        print(f"== {name}", flush=True)
+        action(config)
+        print(f"== {name}: {time.monotonic() - began:.1f} s", flush=True)
+
+
+def ready(config: Config, stage: int) -> None:
+    """Prepare what a stage is trained on, where it is not there yet."""
+    if not (config.model_folder(stage) / "train_data_lmdb" / "data.mdb").is_file():
+        run_steps(STEPS[stage], config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,20 +10,15 @@ from google.protobuf import text_format
 
 from common.files import atomic_write
 from common.weights.caffe_text import read_text
-from deeppose_caffe_port.config import PRESETS, Config, Stage, stage_name
+from deeppose_caffe_port.config import PRESETS, STAGES, Config, Stage
 
 _MODELS = Path(__file__).resolve().parent / "models"
 _HEADER = "# Written by deeppose_caffe_port/prototxts.py; edit it as you like, the workflow keeps an existing file.\n"
 
 
 def _paper(stage: int, name: str, kind: str):
-    """A message of the paper's files; of a third stage or later the second one's with other names."""
-    text = read_text(_MODELS / stage_name(min(stage, 2)) / f"{name}.prototxt", kind).message
-    if stage > 2:
-        changed = text_format.MessageToString(text).replace(stage_name(2), stage_name(stage))
-        text.Clear()
-        text_format.Parse(changed.replace("DeepPoseRefine", f"DeepPoseRefine{stage}"), text)
-    return text
+    """A message of the paper's files."""
+    return read_text(_MODELS / STAGES[stage] / f"{name}.prototxt", kind).message
 
 
 def _channels(count: int, share: float) -> int:
@@ -70,15 +66,15 @@ def solver(shape: Stage, stage: int):
 
 
 def project_files(config: Config) -> dict[str, str]:
-    """Path relative to the project folder -> text, for all stages; `config.preset` is one by name, not auto."""
+    """Path relative to the project folder -> text, for both stages; `config.preset` is one by name, not auto."""
     files, joints = {}, len(config.joints)
-    for stage in range(1, config.stages + 1):
-        shape = PRESETS[config.preset][1:][min(stage, 2) - 1]
+    for stage, folder in STAGES.items():
+        shape = PRESETS[config.preset][1:][stage - 1]
         if config.channels:
-            shape = Stage(**{**vars(shape), "channels": config.channels})
+            shape = replace(shape, channels=config.channels)
         made = {name: network(shape, stage, config.outputs(stage), joints, name) for name in ("train_test", "deploy")}
         for name, message in {**made, "solver": solver(shape, stage)}.items():
-            files[f"models/{stage_name(stage)}/{name}.prototxt"] = _HEADER + text_format.MessageToString(message)
+            files[f"models/{folder}/{name}.prototxt"] = _HEADER + text_format.MessageToString(message)
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -68,13 +69,19 @@ def fill(filler, shape, random: CaffeRandom, where: str = "layer") -> np.ndarray
     if filler.type == "gaussian":
         values = random.gaussian(shape, filler.mean, filler.std)
         return values if filler.sparse < 0 else values * random.bernoulli(shape, filler.sparse / shape[0])
+    if filler.type == "bilinear":  # of a Deconvolution that makes pictures larger
+        half = math.ceil(shape[-1] / 2)
+        near = 1 - np.abs(np.arange(shape[-1]) / half - (2 * half - 1 - half % 2) / (2 * half))
+        return np.broadcast_to(np.float32(near[:, None] * near), shape).copy()
     if filler.type in ("xavier", "msra"):
         fan = _fan(filler.variance_norm, shape, count)
         if filler.type == "msra":
             return random.gaussian(shape, 0.0, float(np.sqrt(np.float32(2) / fan)))
         scale = np.sqrt(np.float32(3) / fan)
         return random.uniform(shape, -scale, scale)
-    raise DataError(f"{where}: unknown filler {filler.type!r}; known: constant, uniform, gaussian, xavier, msra")
+    raise DataError(
+        f"{where}: unknown filler {filler.type!r}; known: constant, uniform, gaussian, xavier, msra, bilinear"
+    )
 
 
 def _fan(norm: int, shape, count: int) -> np.float32:

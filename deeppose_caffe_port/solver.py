@@ -19,10 +19,11 @@ from common.runs.session import Position
 from common.weights.caffe import read_solverstate, write_solverstate
 from common.weights.caffe_text import TextFile, read_text
 from deeppose_caffe_port.config import Config
-from deeppose_caffe_port.data import Augment, Prefetch
+from deeppose_caffe_port.data import Augment
 from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
 from deeppose_caffe_port.random_stream import CaffeRandom
-from deeppose_caffe_port.updates import LearningRate, Updater, check_policy
+from deeppose_caffe_port.sources import Prefetch
+from deeppose_caffe_port.updates import LearningRate, Updater
 
 _NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")
 # settings that win over fields of the solver file
@@ -46,6 +47,7 @@ class Solver:
         for setting, name in _FIELDS.items():
             if getattr(self.config, setting) is not None:
                 setattr(self.param, name, getattr(self.config, setting))
+        self.rate = LearningRate(self.param, str(path), self.say)
         self._check()
         self.random = CaffeRandom(self.param.random_seed)
         self.random.reseed(int(self.process.mean(self.random.seed)))  # one stream for all processes
@@ -54,27 +56,26 @@ class Solver:
         self.network = self._place()
         aspect = config.size[0] / config.size[1] if config.stage == 1 else 1.0
         self.augment = Augment(config.rotate, config.zoom, aspect)
-        self.position, self.rate = Position(), LearningRate(self.param, self.say)
-        self.updater = Updater(self.param, list(self.net.blobs()), str(path))
+        self.position, self.updater = Position(), Updater(self.param, list(self.net.blobs()), str(path))
         self.losses: deque = deque(maxlen=max(self.param.average_loss, 1))
-        self._feeds: dict[int, Prefetch | None] = {}
+        self._feeds: dict[int, Prefetch] = {}
         self._clock = (time.monotonic(), 0)
 
     def _check(self) -> None:
-        p, name = self.param, str(self.path)
-        check_policy(p, name)
+        p = self.param
         nets = [f for f in _NET_FIELDS if p.HasField(f)]
-        if len(nets) != 1:
-            found = ", ".join(nets) or "none"
-            raise DataError(f"{name}: exactly one of {', '.join(_NET_FIELDS)} must be given; found {found}")
-        if not p.HasField("max_iter"):
-            raise DataError(f"{name}: field max_iter is missing")
-        if p.snapshot_format == 0:
-            raise DataError(f"{name}: snapshot_format HDF5 is not supported; use BINARYPROTO")
-        if p.iter_size < 1:
-            raise DataError(f"{name}: iter_size is {p.iter_size}; it must be at least 1")
-        if (p.test_iter or p.test_interval) and not (p.test_iter and p.test_interval > 0):
-            raise DataError(f"{name}: test_iter and test_interval belong together; give both or none")
+        wrong = {
+            f"exactly one of {', '.join(_NET_FIELDS)} must be given; found {', '.join(nets) or 'none'}": len(nets) != 1,
+            "field max_iter is missing, or below 0": not p.HasField("max_iter") or p.max_iter < 0,
+            "snapshot_format HDF5 is not supported; use BINARYPROTO": p.snapshot_format == 0,
+            "snapshot_diff is not supported; leave it out": p.snapshot_diff,
+            f"iter_size is {p.iter_size}; it must be at least 1": p.iter_size < 1,
+            "display, snapshot and test_interval must not be below 0": min(p.display, p.snapshot, p.test_interval) < 0,
+            "test_iter and test_interval belong together; give both or none": bool(p.test_iter)
+            != bool(p.test_interval) or min(p.test_iter, default=1) < 1,
+        }  # fmt: skip
+        if found := [text for text, is_so in wrong.items() if is_so]:
+            raise DataError(f"{self.path}: {found[0]}")
 
     def _train_text(self) -> TextFile:
         p = self.param
@@ -103,10 +104,8 @@ class Solver:
         # Caffe's masks need the CPU; on a device, and where the graph is compiled, the device draws them
         dropout = "caffe" if self.device.type == "cpu" and not self.config.compile else "torch"
         parallel = {"rank": self.process.rank, "world": self.process.world} if phase == TRAIN else {}
-        own, stages = text.message.state, [*text.message.state.stage, *state.stage]
         options = {"euclidean": self.config.euclidean, "masked": self.config.masked, "dropout": dropout, **parallel}
-        level = max(state.level, own.level)
-        return CaffeNet(text, phase, self.folder, random=self.random, level=level, stages=stages, **options)
+        return CaffeNet(text, phase, self.folder, random=self.random, level=state.level, stages=state.stage, **options)
 
     def _place(self) -> torch.nn.Module:
         last = self.device.type == "cuda" or self.config.amp == "bf16"
@@ -135,10 +134,8 @@ class Solver:
     def feeds(self, number: int = 0) -> Feeds:
         """The next batch of the train net (0) or of a test net (from 1), as read."""
         if number not in self._feeds:
-            sources = (self.net, *self.test_nets)[number].sources()
-            self._feeds[number] = Prefetch(sources, self.device) if sources else None
-        feed = self._feeds[number]
-        return feed.next() if feed else {}
+            self._feeds[number] = Prefetch((self.net, *self.test_nets)[number].sources(), self.device)
+        return self._feeds[number].next()
 
     def _forward(self, network, feeds: Feeds):
         with torch.autocast(self.device.type, torch.bfloat16) if self.config.amp == "bf16" else nullcontext():
@@ -212,11 +209,14 @@ class Solver:
             if not self.process.is_main:
                 continue
             self.say(f"Iteration {self.iteration}, Testing net (#{i})")
-            sums: dict = {}
+            means, total = dict[str, Tensor](), 0.0
             for _ in range(batches):
-                for name, value in self._forward(net, self.feeds(i + 1))[0].items():
-                    sums[name] = sums.get(name, 0) + value.float()
-            means = {name: value / batches for name, value in sums.items()}
+                outputs, loss = self._forward(net, self.feeds(i + 1))
+                total += float(loss) / batches if loss is not None else 0.0
+                for name, value in outputs.items():
+                    means[name] = means.get(name, 0) + value.float() / batches
+            if self.param.test_compute_loss:
+                self.say(f"Test loss: {total:.6g}")
             self._say_outputs("Test", net, means)
             figures |= {f"test{i or ''}_{name}": float(v) for name, v in means.items() if v.numel() == 1}
         self.process.barrier()
@@ -234,8 +234,8 @@ class Solver:
         """Record that each reader goes on with: by net (0 for training) and first top of the Data layer."""
         found = {}
         for number, net in enumerate((self.net, *self.test_nets)):
-            feed = self._feeds.get(number)
-            found[number] = feed.positions if feed else {tops[0]: s.position for tops, s in net.sources().items()}
+            read = {tops[0]: source.position for tops, source in net.sources().items()}
+            found[number] = self._feeds[number].positions if number in self._feeds else read
         return found
 
     def set_positions(self, positions: dict[int, dict[str, int]]) -> None:
@@ -247,8 +247,7 @@ class Solver:
     def close(self) -> None:
         """End the reading threads."""
         for feed in self._feeds.values():
-            if feed:
-                feed.close()
+            feed.close()
         self._feeds.clear()
 
     @property

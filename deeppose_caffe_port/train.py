@@ -23,7 +23,7 @@ from common.errors import DataError
 from common.runs.options import Parser
 from common.runs.process import exit_code
 from deeppose_caffe_port.config import Config, parse, settle
-from deeppose_caffe_port.prepare import load_split
+from deeppose_caffe_port.prepare import load_split, ready
 
 
 def prepared(config: Config) -> Config:
@@ -33,8 +33,6 @@ def prepared(config: Config) -> Config:
     if not config.solver:
         if not (config.project / "project.json").is_file():
             load_split(config, 0)
-        from deeppose_caffe_port.stages import ready
-
         ready(config, config.stage)
         config.masked |= " nan" in (config.model_folder(config.stage) / "train_images.txt").read_text(encoding="utf-8")
     elif not Path(config.solver).is_file():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from common.errors import DataError
@@ -13,69 +13,58 @@ from deeppose_caffe_port.model import Blob
 
 TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 _CHUNK = 1 << 18  # elements; weight, gradient and history of a chunk stay in the cache through all passes over them
-_NEEDED = {
-    **{"fixed": (), "step": ("gamma", "stepsize"), "exp": ("gamma",), "inv": ("gamma", "power")},
-    **{"multistep": ("gamma", "stepvalue"), "poly": ("power", "max_iter"), "sigmoid": ("gamma", "stepsize")},
+# policy -> (fields that it needs, factor of base_lr in an iteration); multistep counts its steps
+_POLICIES: dict[str, tuple[str, Callable]] = {
+    "fixed": ("", lambda s, it: 1.0),
+    "step": ("gamma stepsize", lambda s, it: s.gamma ** (it // s.stepsize)),
+    "exp": ("gamma", lambda s, it: s.gamma**it),
+    "inv": ("gamma power", lambda s, it: (1 + s.gamma * it) ** -s.power),
+    "multistep": ("gamma stepvalue", lambda s, it: 1.0),
+    "poly": ("power max_iter", lambda s, it: max(1 - it / s.max_iter, 0) ** s.power),
+    "sigmoid": ("gamma stepsize", lambda s, it: float(expit(s.gamma * (it - s.stepsize)))),
 }
 
 
-def check_policy(solver, name: str = "solver") -> None:
-    """DataError for a policy that Caffe does not have, or whose parameters are missing."""
-    policy = solver.lr_policy
-    if policy not in _NEEDED:
-        raise DataError(f"{name}: lr_policy {policy!r} is not one of {', '.join(_NEEDED)}")
-    for field in ("base_lr", *_NEEDED[policy]):
-        if not (len(solver.stepvalue) if field == "stepvalue" else solver.HasField(field)):
-            raise DataError(f"{name}: lr_policy {policy} needs {field}")
-    if policy == "step" and solver.stepsize <= 0:
-        raise DataError(f"{name}: stepsize is {solver.stepsize}; it must be above 0")
-    if policy == "sigmoid" and solver.gamma < 0:
-        raise DataError(f"{name}: gamma is {solver.gamma}; policy sigmoid needs at least 0")
-
-
 class LearningRate:
-    """The rate of each iteration; `current_step` is the step of `step` and `multistep`, which a solver state stores."""
+    """The rate of each iteration; `current_step` is the step of `step` and `multistep`, which a solver state stores.
 
-    def __init__(self, solver, say: Callable[[str], object] = lambda line: None):
+    DataError for a policy that Caffe does not have, or whose parameters are missing.
+    """
+
+    def __init__(self, solver, name: str = "solver", say: Callable[[str], object] = lambda line: None):
         self.solver, self.current_step, self.say = solver, 0, say
+        if solver.lr_policy not in _POLICIES:
+            raise DataError(f"{name}: lr_policy {solver.lr_policy!r} is not one of {', '.join(_POLICIES)}")
+        needed, self._factor = _POLICIES[solver.lr_policy]
+        for field in ("base_lr", *needed.split()):
+            if not (len(solver.stepvalue) if field == "stepvalue" else solver.HasField(field)):
+                raise DataError(f"{name}: lr_policy {solver.lr_policy} needs {field}")
+        least = 1 if solver.lr_policy == "step" else 0
+        if solver.stepsize < least or (solver.lr_policy == "sigmoid" and solver.gamma < 0):
+            raise DataError(f"{name}: stepsize {solver.stepsize} and gamma {solver.gamma} must not be below {least}")
 
     def at(self, iteration: int) -> float:
         """Rate of iteration (from 0); multistep advances by at most one step a call, and says so."""
         s = self.solver
         if s.lr_policy == "step":
             self.current_step = iteration // s.stepsize
-            return s.base_lr * s.gamma**self.current_step
-        if s.lr_policy == "multistep":
-            if self.current_step < len(s.stepvalue) and iteration >= s.stepvalue[self.current_step]:
-                self.current_step += 1
-                self.say(f"MultiStep Status: Iteration {iteration}, step = {self.current_step}")
-            return s.base_lr * s.gamma**self.current_step
-        if s.lr_policy == "exp":
-            return s.base_lr * s.gamma**iteration
-        if s.lr_policy == "inv":
-            return s.base_lr * (1 + s.gamma * iteration) ** -s.power
-        if s.lr_policy == "poly":
-            return s.base_lr * (1 - iteration / s.max_iter) ** s.power
-        if s.lr_policy == "sigmoid":
-            return s.base_lr / (1 + math.exp(-s.gamma * (iteration - s.stepsize)))
-        return s.base_lr
-
-
-def solver_type(solver, name: str = "solver") -> str:
-    """The type by name; the legacy enum `solver_type` too. DataError when Caffe has no such type."""
-    kind = solver.type
-    if solver.HasField("solver_type") and not solver.HasField("type"):
-        kind = TYPES[solver.solver_type]
-    if kind not in TYPES:
-        raise DataError(f"{name}: type {kind!r} is not one of {', '.join(TYPES)}")
-    return kind
+        if s.lr_policy != "multistep":
+            return s.base_lr * self._factor(s, iteration)
+        if self.current_step < len(s.stepvalue) and iteration >= s.stepvalue[self.current_step]:
+            self.current_step += 1
+            self.say(f"MultiStep Status: Iteration {iteration}, step = {self.current_step}")
+        return s.base_lr * s.gamma**self.current_step
 
 
 class Updater:
     """Weights of a net and their histories, in Caffe's order: every blob's, then (AdaDelta, Adam) every second one."""
 
     def __init__(self, solver, blobs: list[Blob], name: str = "solver"):
-        self.solver, self.blobs, self.kind = solver, blobs, solver_type(solver, name)
+        self.solver, self.blobs, self.kind = solver, blobs, solver.type
+        if solver.HasField("solver_type") and not solver.HasField("type"):  # the legacy enum
+            self.kind = TYPES[solver.solver_type]
+        if self.kind not in TYPES:
+            raise DataError(f"{name}: type {self.kind!r} is not one of {', '.join(TYPES)}")
         if solver.regularization_type not in ("L1", "L2"):
             raise DataError(f"{name}: regularization_type {solver.regularization_type!r} is not L1 or L2")
         self.first = [torch.zeros_like(b.tensor, requires_grad=False) for b in blobs]
@@ -106,7 +95,7 @@ class Updater:
         gradients = [b.tensor.grad for b in self.blobs if b.tensor.grad is not None]
         if limit < 0 or not gradients:
             return None
-        norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
+        norm = float(torch.nn.utils.get_total_norm(gradients))
         if norm <= limit:
             return None
         torch._foreach_mul_(gradients, limit / norm)
@@ -127,14 +116,14 @@ class Updater:
             for w, g, *h in _chunks(blob.tensor, gradient, self.first[i], *([self.second[i]] if self.second else [])):
                 rule(w, self._regularised(w, g, decay), *h, local_rate, iteration)
 
-    # each line of a rule is one pass over the chunk (weight, gradient, histories)
-
     def _regularised(self, w: Tensor, g: Tensor, decay: float) -> Tensor:
         if self.solver.iter_size != 1:
             g.mul_(1 / self.solver.iter_size)
         if decay:
             g.add_(w if self.solver.regularization_type == "L2" else w.sign(), alpha=decay)
         return g
+
+    # each line of a rule is one pass over the chunk (weight, gradient, histories)
 
     def _sgd(self, w: Tensor, g: Tensor, h: Tensor, rate: float, iteration: int) -> None:
         h.mul_(self.solver.momentum).add_(g, alpha=rate)
@@ -169,11 +158,7 @@ class Updater:
 
 
 def _chunks(*tensors: Tensor):
-    """The tensors cut alike into flat views that fit the cache (on a CPU); as they are where layouts differ."""
-    if tensors[0].device.type != "cpu" or tensors[0].numel() <= _CHUNK:
-        return [tensors]
-    if all(t.is_contiguous() for t in tensors):
+    """The tensors cut alike into flat views that fit the cache, on a CPU."""
+    if tensors[0].device.type == "cpu" and all(t.is_contiguous() for t in tensors):
         return zip(*(t.view(-1).split(_CHUNK) for t in tensors))
-    if all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
-        return zip(*(t.permute(0, 2, 3, 1).view(-1).split(_CHUNK) for t in tensors))
     return [tensors]

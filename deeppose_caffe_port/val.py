@@ -3,7 +3,6 @@ in batches).
 
     python deeppose_caffe_port/val.py                         # newest project, its data set's test split, all stages
     python deeppose_caffe_port/val.py --weights=PROJECT --data_root=DIR --split=4001-5000 --stage=1
-    python deeppose_caffe_port/val.py --rate=40 --seed=1      # about one image in 40, as the original drew them
 
 Pictures are K2HPD's whole images, of other data sets crops around the annotated joints.
 """
@@ -22,6 +21,8 @@ from common.runs import scoring
 from common.runs.process import exit_code
 from common.runs.shelf import run_folder
 from deeppose_caffe_port.config import HOUSE, parse, settle
+from deeppose_caffe_port.prepare import load_split
+from deeppose_caffe_port.weight_files import find_project
 
 _SETTINGS = ("dataset", "data_root", "mode", "preset", "snapshot1", "snapshot2", "allow_16bit", "amp",
              "compile", "batch_size", "workers", "seed")  # fmt: skip
@@ -32,35 +33,24 @@ def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
     """(settings given, the other options)."""
     parser = scoring.parser(__doc__, but=("raw_weights",))
     parser.option("split", text="split to score (default: the project's, else the data set's test split)", default=None)
-    parser.option("stage", type=int, text="the last stage to apply (default: all)", group="network", default=None)
-    parser.option("rate", type=int, text="keep one image in RATE, drawn at random", group="data", default=1)
+    parser.option("stage", type=int, text="the last stage to apply (default: both)", group="network", default=None)
     given, own = parse(parser, argv, only=_SETTINGS)
     return given, argparse.Namespace(**own)
 
 
 def persons(given: dict, own: argparse.Namespace, project: Path | None):
-    """The persons to score, of the project's data set unless another is given; `--rate` draws as Python 2 does."""
-    from deeppose_caffe_port.prepare import Python2Random, load_split
-
+    """The persons to score, of the project's data set unless another is given."""
     config = settle({"out": str(project)} if project else {})
     if given.get("dataset", config.dataset) != config.dataset:
         config = replace(config, valid_split=None)
     changes = {"valid_split": own.split, "limit": own.limit, **{n: given.get(n) for n in _DATA}}
-    pose_set = load_split(replace(config, **{n: v for n, v in changes.items() if v is not None}), 1)
-    draw = Python2Random(given.get("seed", 0))
-    drawn = [i for i in range(len(pose_set)) if own.rate <= 1 or draw.randint(1, own.rate) == 1]
-    return pose_set.select(drawn)
+    return load_split(replace(config, **{n: v for n, v in changes.items() if v is not None}), 1)
 
 
 def run(given: dict, own: argparse.Namespace) -> None:
     """Score; what data is missing is said before PyTorch is imported."""
-    from deeppose_caffe_port.weight_files import find_project
-
     project = find_project(own.weights)
     pose_set = persons(given, own, project)
-    if not len(pose_set):
-        print("no image was drawn: nothing to score")
-        return
     import torch
 
     from common.skeletons import card
@@ -75,7 +65,6 @@ def run(given: dict, own: argparse.Namespace) -> None:
         settings |= {} if project else {"skeleton": card(pose_set.skeleton)}
     estimator = Estimator(own.weights or project, stage=own.stage, random_weights=random, device=own.device, **settings)
     predictions = estimator.predict_pose_set(pose_set, own.shared_joints)
-    predictions.meta |= {"rate": own.rate} if own.rate > 1 else {}
     folder = (project or run_folder(HOUSE, "random")) / "output"
     scoring.publish(own, predictions, pose_set, folder / f"{pose_set.split}_{predictions.meta['model']}.npz")
 

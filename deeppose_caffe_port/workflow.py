@@ -6,8 +6,8 @@
 
 Steps: import_data (any data set of common -> the project folder), get_stage1 (mirror, shuffle), get_k2hpd (labels),
 create_lmdb (and mean), train, accuracy, output (stage 1 on its training pictures), get_stage2 (patches), get_k2hpd2,
-create_lmdb2, train2, accuracy2; with --stages=3 then output2, get_stage3, get_k2hpd3, create_lmdb3, train3, accuracy3,
-and so on. `run_all --start_at=STEP` goes on in the middle. A repeated step replaces what it made before.
+create_lmdb2, train2, accuracy2. `run_all --start_at=STEP` goes on in the middle. A repeated step replaces what it made
+before.
 """
 
 from __future__ import annotations
@@ -22,51 +22,42 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common.errors import DataError
-from common.runs.options import Parser
+from common.runs.options import Parser, given_of
 from common.runs.process import exit_code
-from deeppose_caffe_port import train as training
-from deeppose_caffe_port import val
+from deeppose_caffe_port import prepare, train, val
 from deeppose_caffe_port.config import Config, parse, settle
-from deeppose_caffe_port.prepare import load_split
 
 
-def train(config: Config, stage: int) -> None:
+def train_stage(config: Config, stage: int) -> None:
     """Train a stage."""
-    training.train(training.prepared(replace(config, stage=stage)))
+    train.train(train.prepared(replace(config, stage=stage)))
 
 
 def accuracy(config: Config, stage: int) -> None:
     """Score the test split with the stages up to this one."""
-    words = [f"--weights={config.project}", f"--data_root={config.data_folder}", f"--stage={stage}"]
-    for name in ("snapshot1", "snapshot2", "device", "amp", "batch_size", "workers"):
-        words += [f"--{name}={getattr(config, name)}"] if getattr(config, name) is not None else []
-    val.run(*val.parse_args(words))
+    options = given_of(config, "snapshot1", "snapshot2", "device", "amp", "batch_size", "workers")  # type: ignore[arg-type]
+    known = {"weights": config.project, "data_root": config.data_folder, "stage": stage, **options}
+    val.run(*val.parse_args([f"--{name}={value}" for name, value in known.items()]))
 
 
-def actions(config: Config) -> dict[str, Callable[[], object]]:
-    """Name -> action of every step, in order."""
-    from deeppose_caffe_port import stages
-
-    steps: dict[str, Callable[[], object]] = {}
-    for n in range(1, config.stages + 1):
-        number = n if n > 1 else ""
-        steps |= {**stages.preparation(config, n), f"train{number}": partial(train, config, n)}
-        steps[f"accuracy{number}"] = partial(accuracy, config, n)
-    return steps
+STEPS: dict[str, Callable[[Config], object]] = {
+    **prepare.STEPS[1],
+    "train": partial(train_stage, stage=1),
+    "accuracy": partial(accuracy, stage=1),
+    **prepare.STEPS[2],
+    "train2": partial(train_stage, stage=2),
+    "accuracy2": partial(accuracy, stage=2),
+}
 
 
 def run(config: Config, step: str, start_at: str) -> Path:
     """One step, or all of them from one on; returns the project folder. DataError for a step that there is not."""
     first = start_at if step == "run_all" else step
-    if first == "import_data":
-        load_split(config, 0)  # what is missing is said before PyTorch is imported
-    from deeppose_caffe_port.stages import run_steps
-
-    steps = actions(config)
-    if first not in steps:
-        raise DataError(f"there is no step {first}; steps are {', '.join(steps)} (--stages N for further stages)")
-    names = list(steps)
-    run_steps({name: steps[name] for name in (names[names.index(first) :] if step == "run_all" else [first])})
+    if first not in STEPS:
+        raise DataError(f"there is no step {first}; steps are run_all, {', '.join(STEPS)}")
+    names = list(STEPS)
+    wanted = names[names.index(first) :] if step == "run_all" else [first]
+    prepare.run_steps({name: STEPS[name] for name in wanted}, config)
     return config.project
 
 

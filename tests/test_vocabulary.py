@@ -24,7 +24,8 @@ EVERYWHERE = {
     "convert": {"licence"},
 }  # fmt: skip
 # an option that has no meaning in a house is absent there, with the reason
-ABSENT = {("deeppose_tf", "predict"): {"min_score": "a regression gives its joints no scores"}}
+_NO_SCORES = {"min_score": "a regression gives its joints no scores"}
+ABSENT = {("deeppose_tf", "predict"): _NO_SCORES, ("deeppose_caffe_port", "predict"): _NO_SCORES}
 PROGRAMMES = [(house, kind) for house in HOUSES for kind in EVERYWHERE]
 
 

@@ -80,13 +80,15 @@ def _upgrade_v1(old):
 
 
 def _move_transform(layer) -> None:
-    """scale, mean_file, crop_size and mirror moved from data_param to transform_param in Caffe's history."""
-    if not layer.HasField("data_param"):
-        return
-    for field in ("scale", "mean_file", "crop_size", "mirror"):
-        if layer.data_param.HasField(field):
-            setattr(layer.transform_param, field, getattr(layer.data_param, field))
-            layer.data_param.ClearField(field)
+    """scale, mean_file, crop_size and mirror moved from the data layers' messages to transform_param in Caffe's
+    history."""
+    for name in ("data_param", "image_data_param"):
+        if layer.HasField(name):
+            old = getattr(layer, name)
+            for field in ("scale", "mean_file", "crop_size", "mirror"):
+                if old.HasField(field):
+                    setattr(layer.transform_param, field, getattr(old, field))
+                    old.ClearField(field)
 
 
 def _freeze_statistics(layer) -> None:

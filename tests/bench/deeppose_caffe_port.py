@@ -167,8 +167,9 @@ def bench_reader(args: argparse.Namespace) -> dict:
     """CPU time a picture of making an LMDB, reading it, and turning the batch, beside that of training on it."""
     import numpy as np
 
-    from deeppose_caffe_port.data import Augment, LmdbSource, convert_imageset
+    from deeppose_caffe_port.data import Augment, convert_imageset
     from deeppose_caffe_port.prepare import save
+    from deeppose_caffe_port.sources import LmdbSource
 
     side, labels, count = ((227, 30, 512), (64, 2, 2048))[args.stage - 1]
     random, spent = np.random.default_rng(0), {}

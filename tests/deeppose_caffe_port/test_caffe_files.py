@@ -16,7 +16,8 @@ from common.weights import caffe
 from common.weights.caffe_messages import ENUMS, MESSAGES, messages
 from common.weights.caffe_text import parse_text, read_text
 from common.weights.caffe_upgrade import type_name, upgrade_net
-from deeppose_caffe_port.data import LmdbSource, Prefetch, datum
+from deeppose_caffe_port.data import datum
+from deeppose_caffe_port.sources import LmdbSource, Prefetch
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_encoded_and_stock_datums(tmp_path):
 def test_bad_lmdbs(tmp_path):
     write_lmdb(tmp_path / "short", iter(records(3, 2)))
     with pytest.raises(DataError, match=r"record 00000000: field float_data has 2 labels, label_num is 6"):
-        LmdbSource(tmp_path / "short", 1, 6)
+        LmdbSource(tmp_path / "short", 1, 6).record(0)
     with pytest.raises(DataError, match="does not exist"):
         LmdbSource(tmp_path / "none", 1)
     with pytest.raises(DataError, match="exists already"):
@@ -263,7 +264,12 @@ def test_bad_lmdbs(tmp_path):
     with lmdb.open(str(tmp_path / "foreign")) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"key", b"\xff\xff\xff")
     with pytest.raises(DataError, match="record key: not a Datum"):
-        LmdbSource(tmp_path / "foreign", 1)
+        LmdbSource(tmp_path / "foreign", 1).record(0)
+    data = (tmp_path / "short" / "data.mdb").read_bytes()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "data.mdb").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="cut off"):
+        LmdbSource(tmp_path / "cut", 1)
 
 
 def test_a_failed_lmdb_leaves_nothing(tmp_path):

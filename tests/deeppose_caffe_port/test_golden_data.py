@@ -13,8 +13,9 @@ from common.skeletons import K2HPD15
 from common.weights.caffe import read_blob
 from deeppose_caffe_port import prepare
 from deeppose_caffe_port.config import Config
-from deeppose_caffe_port.data import LmdbSource, compute_image_mean, convert_imageset
+from deeppose_caffe_port.data import compute_image_mean, convert_imageset
 from deeppose_caffe_port.images import caffe_io_input, patch, read_picture
+from deeppose_caffe_port.sources import LmdbSource
 
 pytestmark = pytest.mark.golden
 
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.golden
 def project(golden_dir, tmp_path_factory):
     """(config, folder of expectations) of a project in which all of the original's preparation has run."""
     source = golden_dir / "deeppose_caffe_port" / "dataprep"
-    config = Config(out=str(tmp_path_factory.mktemp("project")), mode="compat", allow_small=True)
-    home = prepare.dataset_folder(config)
+    config = Config(out=str(tmp_path_factory.mktemp("project")), mode="compat")
+    home = config.data_home
     shutil.copytree(source / "k2hpd", home, copy_function=shutil.copyfile)
     for path in (home, *home.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -44,7 +45,7 @@ def arrays(golden_dir):
 
 def test_lists_are_the_same_bytes(project):
     config, expected, _ = project
-    home = prepare.dataset_folder(config)
+    home = config.data_home
     pairs = {
         "stage1/train_set.txt": home / "stage1/train_set.txt",
         "stage1/test_set.txt": home / "stage1/test_set.txt",
@@ -69,7 +70,7 @@ def test_figures_of_the_patches(project):
 
 def test_patches_before_jpeg(project, arrays):
     config, expected, _ = project
-    names, values = prepare.read_list(prepare.dataset_folder(config) / "stage1/output.txt", 60)
+    names, values = prepare.read_list(config.data_home / "stage1/output.txt", 60)
     by_stem = {pathlib.Path(n).stem: (config.project / n, v.reshape(2, 15, 2)) for n, v in zip(names, values)}
     keys = [k for k in arrays.files if k.startswith("crop/")]
     assert keys
@@ -79,7 +80,7 @@ def test_patches_before_jpeg(project, arrays):
         side = 0.8 * np.linalg.norm(truth[3] - truth[12])
         found = patch(read_picture(image), guess[int(joint)], side)
         assert np.array_equal(found, arrays[key]), key
-        stored = cv2.imread(str(prepare.dataset_folder(config) / "stage2/data" / key.removeprefix("crop/")))
+        stored = cv2.imread(str(config.data_home / "stage2/data" / key.removeprefix("crop/")))
         deviation = np.abs(stored.astype(int) - found).max()
         assert deviation <= max(int(arrays[key.replace("crop/", "jpgdiff_max/")]), 1) + 1  # another JPEG library
 
@@ -161,7 +162,7 @@ def test_accuracy_figures(arrays):
 def test_correct_mode_differs_where_the_original_errs(project):
     """Mirroring: W - 1 - x, fractions kept."""
     config, _, _ = project
-    line = prepare.read_annotations(prepare.dataset_folder(config) / "train_annos.txt", 15)[0]
+    line = prepare.read_annotations(config.data_home / "train_annos.txt", 15)[0]
     compat, correct = prepare.mirrored(line, config), prepare.mirrored(line, replace(config, mode="correct"))
     np.testing.assert_array_equal(compat.points[:, 0] - correct.points[:, 0], 1)
     twice = prepare.mirrored(correct, replace(config, mode="correct"))

@@ -1,7 +1,5 @@
 """Building nets from prototxts: phases and rules, the layers of ordinary Caffe nets, messages for what cannot be built."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -148,10 +146,12 @@ def test_weights_with_one_name_are_one():
     [
         (layer("Wonder"), "net.prototxt line 2: layer y has type 'Wonder'; known: AbsVal"),
         (layer("ReLU", bottoms="nothing"), "line 2: layer y reads the blob 'nothing'"),
-        (layer("ReLU") + layer("ReLU"), "layer y: the name occurs twice"),
         (layer("ReLU") + layer("ReLU", name="z"), "makes the blob 'y', which another layer has made"),
         (layer("Convolution", "convolution_param { num_output: 3 kernel_size: 3 group: 2 }"), "group 2"),
-        (layer("Convolution", "convolution_param { num_output: 3 kernel_size: 9 }"), "larger than its padded bottom"),
+        (
+            layer("Convolution", "convolution_param { num_output: 3 kernel_size: 9 }"),
+            "cannot take bottoms of shapes [(2, 4, 6, 5)]",
+        ),
         (layer("Convolution", "convolution_param { num_output: 3 }"), "kernel_size"),
         (layer("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 }"), "STOCHASTIC"),
         (layer("Pooling", "pooling_param { kernel_size: 1 stride: 4 }"), "empty window"),
@@ -215,33 +215,6 @@ def test_gradient_of_lrn_is_exact():
 
 def test_every_layer_type_has_a_class_that_says_what_it_does():
     assert all(cls.__doc__ for cls in LAYERS.values())
-
-
-@pytest.mark.slow
-def test_onnx_answers_alike_or_is_not_kept(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("onnxscript")
-    from deeppose_caffe_port import convert
-
-    text = (
-        layer("Convolution", "convolution_param { num_output: 6 kernel_size: 3 group: 2 weight_filler { type: 'xavier' } }", "data", "c", "c")
-        + layer("BatchNorm", "", "c", "c", "b") + layer("Scale", "scale_param { bias_term: true }", "c", "c", "s") + layer("ReLU", "", "c", "c", "r")
-        + layer("LRN", "lrn_param { local_size: 5 alpha: 0.3 k: 2 }", "c", "n", "n")
-        + layer("Pooling", "pooling_param { kernel_size: 3 stride: 2 }", "n", "p", "p")
-        + layer("InnerProduct", "inner_product_param { num_output: 3 weight_filler { type: 'xavier' } }", "p", "y", "y")
-    )  # fmt: skip
-    built = net(text)
-    built.load_blobs({"b": [np.ones(6), np.full(6, 2.0), np.ones(1)]})
-    (tmp_path / "net.prototxt").write_text(DATA + text)
-    built.save(tmp_path / "net.caffemodel")
-    words = [str(tmp_path / "net.caffemodel"), f"--model={tmp_path / 'net.prototxt'}"]
-    assert convert.main([*words, str(tmp_path / "net.onnx")]) == 0
-    check = json.loads((tmp_path / "net.onnx.card.json").read_text())["check"]["onnxruntime"]
-    assert check["largest difference"] <= check["tolerance"]
-    before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(convert, "TOLERANCE", -1.0)
-    assert convert.main([*words, str(tmp_path / "other.onnx")]) == 2
-    assert "nothing was written" in capsys.readouterr().err
-    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
