@@ -40,9 +40,8 @@ MEANING_FIELDS = ("mode", "colour")
 RUN_FIELDS = (*GRAPH_FIELDS, *MEANING_FIELDS, "input_height", "input_width", "sigma", "dataset")
 # Settings that may be given anew when a trained network is used
 USE_FIELDS = ("depth", "base_width", "style", "colour", "mode", "input_height", "input_width", "flip_test",
-              "shift_heatmap", "post_process", "batch_size", "workers")  # fmt: skip
+              "shift_heatmap", "post_process", "batch_size", "workers", "amp")  # fmt: skip
 SCHEDULES = ("piecewise_decay", "cosine", "momentum")
-ENGINES = ("auto", "bf16", "eager")
 
 
 @dataclass
@@ -92,7 +91,7 @@ class Config:
     batch_size: int = setting(128, "persons a step, over all devices")
     device: str | None = setting(None)
     use_gpu: bool | None = setting(None, "P's spelling of --device cuda or cpu", group="machine", rare=True)
-    amp: str = setting("off", choices=("off", "bf16"))
+    amp: str = setting("off", "mixed precision (bf16: twice as fast, a little less exact)", ("off", "bf16"))
     workers: int | None = setting(None)
     threads: int = setting(0, rare=True)
 
@@ -162,15 +161,13 @@ def add_use_options(parser: Parser, preset: str = "paper") -> None:
     parser.also("weights", "checkpoint")
     about = "settings of files that hold none, as the originals'"
     parser.option("preset", choices=(*PRESETS, *(["auto"] if preset == "auto" else [])), default=preset, text=about)
-    about = "auto: Paddle's predictor; eager; bf16: twice as fast on newer CPUs, a little less exact"
-    parser.option("engine", choices=ENGINES, default="auto", text=about, group="machine")
     parser.settings(Config, only=(*USE_FIELDS, "use_gpu"))
 
 
 def use_of(args: argparse.Namespace, *more: str) -> dict:
     """The Estimator's options."""
     machine = {"device": device_of(args.device, getattr(args, "use_gpu", None)), "threads": args.threads}
-    return {**given_of(args, "engine", "raw_weights", *USE_FIELDS, *more), **machine}
+    return {**given_of(args, "raw_weights", *USE_FIELDS, *more), **machine}
 
 
 _SMALL = {"input_height": 256, "sigma": 2.0}

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,21 +58,27 @@ def convert(args: argparse.Namespace) -> str:
     if output.resolve() == Path(args.input).resolve() or (output.is_dir() and kind == "fluid"):
         raise DataError(f"OUTPUT {output} is there already; give another name")
     given = given_of(args, *GIVEN, "preset", "dataset", "raw_weights")
-    one = Estimator(args.input, device="cpu", engine="eager", **given)
+    one = Estimator(args.input, device="cpu", **given)
     width, height = one.config.input_size
     inputs = np.random.default_rng(0).standard_normal((2, 3, height, width), np.float32)
     write, tolerance = {"onnx": (_onnx, DEPLOYED), "inference": (_inference, DEPLOYED)}.get(kind, (_tensors, 0.0))
     with converting.Conversion(args.input, output, args.licence) as conversion:
-        run = write(conversion.draft, one)
-        conversion.compare("heat-maps", one.forward(inputs), run(inputs), tolerance)
+        conversion.compare("heat-maps", _maps(one.model, inputs), write(conversion.draft, one, inputs), tolerance)
         about = {"network": one.config.name, "skeleton": card(one.skeleton), "settings": asdict(one.config)}
         conversion.keep(mapping="names only, no tensor is transposed", kind=kind, **about)
     return f"{one.config.name} with {len(one.skeleton)} joints, check: {conversion.checks}"
 
 
-def _tensors(draft: Path, one) -> Callable:
-    """A file or folder of tensors, read back."""
-    from simplebaseline_paddle.estimator import make_forward
+def _maps(model, inputs: np.ndarray) -> np.ndarray:
+    import paddle
+
+    model.eval()
+    with paddle.no_grad():
+        return model(paddle.to_tensor(inputs)).numpy()
+
+
+def _tensors(draft: Path, one, inputs: np.ndarray) -> np.ndarray:
+    """Write a file or folder of tensors; what a network with those read back answers."""
     from simplebaseline_paddle.model import build_model
     from simplebaseline_paddle.weight_files import arrays_of, put_weights, read_state, write_weights
 
@@ -86,16 +91,16 @@ def _tensors(draft: Path, one) -> Callable:
         write_weights(draft, arrays_of(one.model), one.config.depth)
     again = build_model(one.config, len(one.skeleton))
     put_weights(again, read_state(draft)["model"], draft)
-    return make_forward(again, one.config.input_size, "eager")
+    return _maps(again, inputs)
 
 
-def _inference(draft: Path, one) -> Callable:
+def _inference(draft: Path, one, inputs: np.ndarray) -> np.ndarray:
     from simplebaseline_paddle.estimator import export_inference, predictor
 
-    return predictor(export_inference(one.model, draft, one.config.input_size), threads=1)
+    return predictor(export_inference(one.model, draft, inputs.shape[1:]), threads=1)(inputs)
 
 
-def _onnx(draft: Path, one) -> Callable:
+def _onnx(draft: Path, one, inputs: np.ndarray) -> np.ndarray:
     from simplebaseline_paddle.estimator import export_inference
 
     try:
@@ -105,13 +110,13 @@ def _onnx(draft: Path, one) -> Callable:
         remedy = "pip install -r simplebaseline_paddle/requirements.txt"
         raise DataError(f"ONNX export needs paddle2onnx and onnxruntime ({error}): {remedy}") from error
     with tempfile.TemporaryDirectory() as folder:
-        program = export_inference(one.model, Path(folder) / "network", one.config.input_size)
+        program = export_inference(one.model, Path(folder) / "network", inputs.shape[1:])
         weights = str(program.with_suffix(".pdiparams"))
         paddle2onnx.export(str(program), weights, save_file=str(draft), opset_version=13)
     if not draft.is_file():
         raise DataError("paddle2onnx wrote no file; see its messages above")
     session = onnxruntime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(None, {session.get_inputs()[0].name: inputs})[0]
+    return session.run(None, {session.get_inputs()[0].name: inputs})[0]
 
 
 def main(argv=None) -> int:

@@ -127,23 +127,17 @@ def _patch(sigma: float) -> Array:
 
 
 def normalise(images, colour: str = "bgr"):
-    """(N,H,W,3) uint8 BGR, numpy or Paddle, -> (N,3,H,W) float32 input: x/255, minus mean, over deviation.
+    """(N,H,W,3) uint8 BGR tensor -> (N,3,H,W) float32 input: x/255, minus mean, over deviation.
 
     `bgr` puts ImageNet's RGB constants on B, G, R planes in this order, as the released weights were trained; `rgb`
     exchanges the planes.
     """
-    mean, std = (np.array(values, np.float32) for values in (MEAN, STD))
-    if isinstance(images, np.ndarray):
-        # the same arithmetic, done once for each of the 256 values
-        table = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std
-        planes = range(3) if colour == "bgr" else (2, 1, 0)
-        return np.stack([table[:, c][images[..., plane]] for c, plane in enumerate(planes)], axis=1)
     import paddle
 
     pixels = images.transpose([0, 3, 1, 2]).astype("float32")  # first, because Paddle has no `flip` of uint8
     pixels = pixels.flip(1) if colour == "rgb" else pixels
-    low, by = (paddle.to_tensor(values.reshape(1, 3, 1, 1), place=images.place) for values in (mean, std))
-    return (pixels / 255.0 - low) / by
+    mean, std = (paddle.to_tensor(np.array(values, np.float32).reshape(1, 3, 1, 1)) for values in (MEAN, STD))
+    return (pixels / 255.0 - mean) / std
 
 
 def flip_back(maps: Array, mirror: Array, shift: bool) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import paddle
@@ -110,7 +110,7 @@ class Trainer:
         assert self.valid_set is not None
         averaged = None if self.ema is None else self.ema.shadow
         with swapped_weights(self.model.state_dict(), self.model.set_state_dict, averaged):
-            estimator = Estimator.of(self.model, self.config, self.skeleton, self.process)
+            estimator = Estimator.of(self.model, replace(self.config, amp="off"), self.skeleton, self.process)
             predictions = estimator.predict_pose_set(self.valid_set)
         training_mode(self.model, self.config.freeze_bn)
         if not self.process.is_main:

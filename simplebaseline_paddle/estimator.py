@@ -1,10 +1,10 @@
 """A trained network for images, files and whole data sets; on which device, in how many processes.
 
 A network is exported once into a temporary folder and run by paddle.inference, on CPUs with oneDNN; batch norms are
-folded into convolutions there. `eager`: the network as it is trained. They differ by about 1e-5 standard deviations of
-the maps. `bf16`: on a CPU, convolutions in bfloat16, whose 8 bits of mantissa move the maps by about 1e-2 standard
-deviations (root mean square); twice as fast as oneDNN's float32, which is at the processor's limit. Paddle is imported
-when a network or a process is made.
+folded into convolutions there. It differs from the network as it is trained by about 1e-5 standard deviations of the
+maps. `--amp bf16`: convolutions in bfloat16, whose 8 bits of mantissa move the maps by about 1e-2 standard deviations
+(root mean square); twice as fast as oneDNN's float32, which is at the processor's limit. Paddle is imported when a
+network or a process is made.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,11 @@ from common.runs.process import Process, device_numbers, environment_ranks
 from common.skeletons import Skeleton, joint_order
 from common.video import read_upright
 from simplebaseline_paddle.config import HOUSE, PRESETS, SUFFIXES, Config
-from simplebaseline_paddle.data import PersonDataset, crop, flip_back, load_batches, normalise, plain_batches, to_image
+from simplebaseline_paddle.data import PersonDataset, crop, flip_back, load_batches, plain_batches, to_image
 from simplebaseline_paddle.records import Person, Records, center_and_scale, records_for
 
 CPUINFO = Path("/proc/cpuinfo")
-Forward = Callable[[np.ndarray], np.ndarray]  # (N,3,H,W) float32 -> (N,K,h,w) float32
+Forward = Callable[[np.ndarray], np.ndarray]  # network input -> (N,K,h,w) float32
 
 
 class PaddleProcess(Process):
@@ -49,9 +50,9 @@ class PaddleProcess(Process):
         import paddle
 
         numbers = device_numbers(device, paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0)
-        self.gpu, self.threads = bool(numbers), threads or 0
+        self.threads = threads or 0
         self.rank, self.world, _ = environment_ranks()
-        if self.gpu and paddle.version.cuda().startswith("11") and paddle.device.cuda.get_device_capability()[0] >= 9:
+        if numbers and paddle.version.cuda().startswith("11") and paddle.device.cuda.get_device_capability()[0] >= 9:
             what = f"paddlepaddle-gpu {paddle.__version__} (CUDA {paddle.version.cuda()}) has no code for this GPU"
             raise DataError(f"{what}; install Paddle 3 for CUDA 12 from Paddle's own index, see requirements-gpu.txt")
         if self.world > 1:
@@ -61,6 +62,8 @@ class PaddleProcess(Process):
             raise DataError(f"--device {device}: Paddle takes one process a GPU; start them with {start}")
         else:
             paddle.set_device(f"gpu:{numbers[0]}" if numbers else "cpu")
+        kind, _, number = paddle.get_device().partition(":")
+        self.gpu = int(number) if kind == "gpu" else None
 
     def any(self, flag: bool) -> bool:
         return any(self.gather(flag))
@@ -102,48 +105,28 @@ def before_paddle(threads: int | None = 0) -> None:
 # ---- networks as functions -------------------------------------------------------------------------------------------
 
 
-def make_forward(model, size: tuple[int, int], engine: str = "auto", gpu: bool = False, threads: int = 0) -> Forward:
-    """A network for inputs of `size` = (width, height) as a function of arrays, by `engine` (see above).
-
-    DataError when `bf16` is asked for where nothing computes in it.
-    """
-    if engine == "bf16" and (gpu or not processor() & {"avx512_bf16", "amx_bf16"}):  # others imitate it, slowly
-        raise DataError("--engine bf16 needs a CPU with avx512_bf16 or amx_bf16 (and --device cpu); leave it out")
-    model.eval()
-    if engine != "eager":
-        with tempfile.TemporaryDirectory() as folder:
-            return predictor(export_inference(model, Path(folder) / "network", size), engine, gpu, threads)
-    import paddle
-
-    def forward(inputs: np.ndarray) -> np.ndarray:
-        with paddle.no_grad():
-            return model(paddle.to_tensor(np.ascontiguousarray(inputs))).astype("float32").numpy()
-
-    return forward
-
-
-def export_inference(model, prefix: Path, size: tuple[int, int]) -> Path:
-    """Paddle's inference format for any batch of `size` = (width, height); returns PREFIX.json (.pdmodel before 3)."""
+def export_inference(network, prefix: Path, shape: tuple[int, int, int], kind: str = "float32") -> Path:
+    """Paddle's inference format for any batch of inputs of `shape`; returns PREFIX.json (.pdmodel before Paddle 3)."""
     import paddle
     from paddle.static import InputSpec
 
-    model.eval()
-    width, height = size
-    paddle.jit.save(model, str(prefix), input_spec=[InputSpec([None, 3, height, width], "float32", "image")])
+    network.eval()
+    paddle.jit.save(network, str(prefix), input_spec=[InputSpec([None, *shape], kind, "image")])
     return next(f for f in (prefix.with_name(prefix.name + s) for s in (".json", ".pdmodel")) if f.is_file())
 
 
-def predictor(program: Path, engine: str = "auto", gpu: bool = False, threads: int = 0) -> Forward:
-    """A network that `export_inference` wrote."""
+def predictor(program: Path, amp: str = "off", gpu: int | None = None, threads: int = 0) -> Forward:
+    """A network that `export_inference` wrote, as a function of its input."""
     from paddle import inference
 
     config = inference.Config(str(program), str(program.with_suffix(".pdiparams")))
     config.disable_glog_info()
-    if gpu:
-        config.enable_use_gpu(512, 0)
+    if gpu is not None:
+        kinds = inference.PrecisionType
+        config.enable_use_gpu(512, gpu, kinds.Bfloat16 if amp == "bf16" else kinds.Float32)
     else:
         config.enable_mkldnn()
-        if engine == "bf16":
+        if amp == "bf16":
             config.enable_mkldnn_bfloat16()
         given = os.environ.get("OMP_NUM_THREADS", "0").partition(",")[0]
         config.set_cpu_math_library_num_threads(threads or int(given) or os.cpu_count() or 1)
@@ -152,9 +135,9 @@ def predictor(program: Path, engine: str = "auto", gpu: bool = False, threads: i
     result = made.get_output_handle(made.get_output_names()[0])
 
     def forward(inputs: np.ndarray) -> np.ndarray:
-        source.copy_from_cpu(np.ascontiguousarray(inputs, np.float32))
+        source.copy_from_cpu(np.ascontiguousarray(inputs))
         made.run()
-        return result.copy_to_cpu()
+        return result.copy_to_cpu().astype(np.float32, copy=False)
 
     return forward
 
@@ -167,8 +150,7 @@ class Estimator:
 
     `weights`: file, folder, or shipped name; None: the newest best of this house (`dataset` limits whose). `given`:
     settings of `Config` that win over the checkpoint's; `preset` and `dataset` (whose joints) are for files of the
-    originals, which hold neither. `random_weights`: the same network untrained. DataError when weights are missing,
-    damaged, or contradict `given`.
+    originals, which hold neither. DataError when weights are missing, damaged, or contradict `given`.
     """
 
     path: Path | None = None  # where the weights came from
@@ -176,29 +158,39 @@ class Estimator:
 
     def __init__(
         self, weights: str | Path | None = None, *, preset: str = "paper", dataset: str | None = None,
-        engine: str = "auto", raw_weights: bool = False, random_weights: bool = False, shared_joints: bool = False,
-        device: str | None = None, threads: int | None = 0, **given,
+        raw_weights: bool = False, shared_joints: bool = False, device: str | None = None, threads: int | None = 0,
+        **given,
     ):  # fmt: skip
         from simplebaseline_paddle.weight_files import load_network
 
         path = shelf.find_weights(HOUSE, weights, SUFFIXES, f"{dataset}-*" if dataset else "*")
         if path is None:
             raise shelf.missing_weights(HOUSE, SUFFIXES)
-        process, given = PaddleProcess(device, threads), {"batch_size": 32, **given}
-        network = load_network(path, given, PRESETS[preset], dataset, raw_weights, random_weights)
-        self.path, self.shared_joints = None if random_weights else path, shared_joints
-        self._hold(*network, process, engine)
+        self.path, self.shared_joints = path, shared_joints
+        self.process, given = PaddleProcess(device, threads), {"batch_size": 32, **given}
+        found = load_network(path, given, PRESETS[preset], dataset, raw_weights)
+        self.model, self.config, self.skeleton = found
 
     @classmethod
-    def of(cls, model, config: Config, skeleton: Skeleton, process: PaddleProcess, engine: str = "auto") -> Estimator:
+    def of(cls, model, config: Config, skeleton: Skeleton, process: PaddleProcess) -> Estimator:
         """An estimator around a network that is there already."""
         self = cls.__new__(cls)
-        self._hold(model, config, skeleton, process, engine)
+        self.model, self.config, self.skeleton, self.process = model, config, skeleton, process
         return self
 
-    def _hold(self, model, config: Config, skeleton: Skeleton, process: PaddleProcess, engine: str) -> None:
-        self.model, self.config, self.skeleton, self.process = model, config, skeleton, process
-        self.forward = make_forward(model, config.input_size, engine, process.gpu, process.threads)
+    @cached_property
+    def forward(self) -> Forward:
+        """The network as a function of pictures (N,H,W,3) uint8 BGR. DataError: bfloat16 where there is none."""
+        from simplebaseline_paddle.model import FromPictures
+
+        config, gpu = self.config, self.process.gpu
+        if config.amp == "bf16" and gpu is None and not processor() & {"avx512_bf16", "amx_bf16"}:
+            raise DataError("--amp bf16 needs a CPU with avx512_bf16 or amx_bf16, or a GPU; leave it out")
+        width, height = config.input_size
+        with tempfile.TemporaryDirectory() as folder:
+            network = FromPictures(self.model, config.colour)
+            program = export_inference(network, Path(folder) / "network", (height, width, 3), "uint8")
+            return predictor(program, config.amp, gpu, self.process.threads)
 
     @property
     def meta(self) -> dict:
@@ -210,10 +202,9 @@ class Estimator:
 
     def maps(self, images: np.ndarray) -> np.ndarray:
         """Heat-maps (N,K,h,w) float32 of (N,H,W,3) uint8 BGR crops, averaged with the mirrored ones if `flip_test`."""
-        inputs = normalise(images, self.config.colour)
-        maps = self.forward(inputs)
+        maps = self.forward(images)
         if self.config.flip_test:
-            mirrored = self.forward(inputs[..., ::-1])
+            mirrored = self.forward(images[:, :, ::-1])
             maps = (maps + flip_back(mirrored, self.skeleton.mirror, self.config.shift_heatmap)) * 0.5
         return maps
 

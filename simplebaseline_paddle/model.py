@@ -12,6 +12,7 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, Normal
 
 from simplebaseline_paddle.config import BLOCKS, Config, numbers_of
+from simplebaseline_paddle.data import normalise
 
 SMALL = 0.001  # standard deviation of every new weight in the Paddle project, of the head's in Microsoft's
 
@@ -91,6 +92,17 @@ class PoseResNet(nn.Layer):
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.final_layer(self.deconv_layers(x))
+
+
+class FromPictures(nn.Layer):
+    """A network behind its normalisation: pictures (N,H,W,3) uint8 BGR cross to the device, not four times as much."""
+
+    def __init__(self, network: nn.Layer, colour: str):
+        super().__init__()
+        self.network, self.colour = network, colour
+
+    def forward(self, image):
+        return self.network(normalise(image, self.colour))
 
 
 def build_model(config: Config, joints: int, seed: int | None = None) -> PoseResNet:

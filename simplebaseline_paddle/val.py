@@ -52,21 +52,20 @@ def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
     from simplebaseline_paddle.estimator import Estimator, PaddleProcess
 
     options = use_of(args, "boxes", "box_threshold", "limit")
-    path = shelf.find_weights(HOUSE, args.weights, SUFFIXES, f"{args.dataset}-*")
+    path = None if args.random_weights else shelf.find_weights(HOUSE, args.weights, SUFFIXES, f"{args.dataset}-*")
     if path is not None:
         preset = "paper" if args.preset == "auto" else args.preset
-        return Estimator(path, preset=preset, **options, **given_of(args, "dataset", "shared_joints", "random_weights"))
+        return Estimator(path, preset=preset, **options, **given_of(args, "dataset", "shared_joints"))
     if not args.random_weights:
         made = f"make some with `python {HOUSE}/train.py --dataset {args.dataset}`, or give --weights"
         print(f"NO WEIGHTS: scoring an untrained network with random weights; {made}", file=sys.stderr)
-    process = PaddleProcess(options.pop("device"), options.pop("threads"))
+    process, _ = PaddleProcess(options.pop("device"), options.pop("threads")), options.pop("raw_weights")
     from simplebaseline_paddle.model import build_model
 
     preset = ("smoke" if pose_set.synthetic else "paper") if args.preset == "auto" else args.preset
-    engine, _ = options.pop("engine"), options.pop("raw_weights")
     config = resolve(Config, PRESETS[preset], {"batch_size": 32, "dataset": args.dataset}, options).checked()
     model = build_model(config, len(pose_set.skeleton), config.seed)
-    return Estimator.of(model, config, pose_set.skeleton, process, engine)
+    return Estimator.of(model, config, pose_set.skeleton, process)
 
 
 def score(args: argparse.Namespace) -> None:

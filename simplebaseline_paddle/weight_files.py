@@ -28,7 +28,7 @@ TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 ORIGINALS = {16: MPII16, 17: COCO17}  # the originals' files hold no joint names: theirs are these
 BATCH_NORM = {"weight": "w_0", "bias": "b_0", "_mean": "w_1", "_variance": "w_2"}  # our names -> P's
 # Settings of a training that are not those of its network's use
-_OF_THE_RUN = "limit data_root weights out model_save_dir resume workers batch_size device use_gpu".split()
+_OF_THE_RUN = "limit data_root weights out model_save_dir resume workers batch_size device use_gpu amp".split()
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -255,9 +255,9 @@ def skeleton_of(state: dict, path: str | Path, joints: int, dataset: str | None 
 
 
 def load_network(
-    path: str | Path, given: dict, preset: dict, dataset: str | None = None, raw: bool = False, random: bool = False
+    path: str | Path, given: dict, preset: dict, dataset: str | None = None, raw: bool = False
 ) -> tuple[Any, Config, Skeleton]:
-    """(network, settings, skeleton) of any weights; `random`: untrained. `given` settings win over its own.
+    """(network, settings, skeleton) of any weights; `given` settings win over its own.
 
     Weights of the originals say their depth and joints themselves; the rest comes from `preset` over the defaults,
     joint names from `dataset` if given. DataError when a setting contradicts the weights, or the checkpoint's mode or
@@ -277,8 +277,7 @@ def load_network(
     known = {name: value for name, value in stored.items() if name in names and value is not None}
     foreign = {"dataset": dataset or ("coco" if skeleton == COCO17 else "mpii"), **preset}
     config = resolve(Config, known or foreign, found, given).checked()
-    model = build_model(config, joints, config.seed if random else None)
-    if not random:
-        put_weights(model, weights, path)
+    model = build_model(config, joints)
+    put_weights(model, weights, path)
     model.eval()
     return model, config, skeleton

@@ -4,7 +4,7 @@
     python tests/bench/simplebaseline_paddle.py loader [--persons 200]                           # decode, augment, warp, target
 
 inference: images of random JPEGs through loader, network and decoding as val.py does it (without flip test; also with
-`--engine bf16` where the processor has it), against Paddle's oneDNN predictor alone on tensors that lie ready, and
+`--amp bf16` where the processor has it), against Paddle's oneDNN predictor alone on tensors that lie ready, and
 against the eager network as Paddle comes (on AMD processors without AVX, see estimator.py; `MKL_DEBUG_CPU_TYPE=5` before
 the command measures it as this house runs it). The last row is numpy's product of two large float32 matrices with as
 many multiplications as the network's: what the processor can do. loader: batches of training samples, and OpenCV's
@@ -103,38 +103,46 @@ def multiplications(model, size: tuple[int, int]) -> int:
 
 def bench_inference(args: argparse.Namespace, folder: Path) -> dict:
     """CPU seconds of scoring, of the bare predictor and of the eager network for the same persons."""
+    from dataclasses import replace
+
     import numpy as np
 
     from common.runs.settings import resolve
-    from simplebaseline_paddle.estimator import Estimator, PaddleProcess, processor
-    from simplebaseline_paddle.model import build_model
+    from simplebaseline_paddle.estimator import Estimator, PaddleProcess, before_paddle, processor
+
+    before_paddle(1)
+    import paddle
+
+    from simplebaseline_paddle.model import FromPictures, build_model
 
     given = {"workers": 0, "flip_test": False, "batch_size": args.batch_size}
     config = resolve(Config, PRESETS[args.preset], given).checked()
     records, skeleton = make_people(folder, args.persons, args.size)
     model, process = build_model(config, len(skeleton), 0), PaddleProcess("cpu", 1)
-    engines = ("auto", "eager", *(["bf16"] if "avx512_bf16" in processor() else []))
-    estimators = {e: Estimator.of(model, config, skeleton, process, e) for e in engines}
-    forward = {e: estimator.forward for e, estimator in estimators.items()}
+    kinds = ("off", *(["bf16"] if "avx512_bf16" in processor() else []))
+    estimators = {amp: Estimator.of(model, replace(config, amp=amp), skeleton, process) for amp in kinds}
     width, height = config.input_size
-    ready = np.random.default_rng(0).standard_normal((args.batch_size, 3, height, width), np.float32)
+    ready = np.random.default_rng(0).integers(0, 256, (args.batch_size, height, width, 3), np.uint8)
+    plain, ready_tensor = FromPictures(model, config.colour), paddle.to_tensor(ready)
+    model.eval()
     batches = -(-args.persons // args.batch_size)
 
-    def score(engine: str):
-        return estimators[engine].predict_records(records)
+    def eager():
+        with paddle.no_grad():
+            return plain(ready_tensor).numpy()
 
     side = 1024
     matrices = np.random.default_rng(0).random((2, side, side), np.float32)
     sides = {
-        "val.py's loop": lambda: score("auto"),
-        "bare predictor": lambda: [forward["auto"](ready) for _ in range(batches)],
-        "eager": lambda: forward["eager"](ready),
+        "val.py's loop": lambda: estimators["off"].predict_records(records),
+        "bare predictor": lambda: [estimators["off"].forward(ready) for _ in range(batches)],
+        "eager": eager,
         "float32 limit": lambda: matrices[0] @ matrices[1],
     }
     about = ""
-    if "bf16" in forward:
-        sides["val.py's loop, --engine bf16"] = lambda: score("bf16")
-        wide, narrow = forward["auto"](ready), forward["bf16"](ready)
+    if "bf16" in estimators:
+        sides["val.py's loop, --amp bf16"] = lambda: estimators["bf16"].predict_records(records)
+        wide, narrow = estimators["off"].forward(ready), estimators["bf16"].forward(ready)
         about = f"bfloat16 moves the maps of random weights by {np.sqrt(((narrow - wide) ** 2).mean()) / wide.std():.2g} standard deviations"
     seconds = take_turns(sides, args.runs)
     seconds["eager"] *= batches  # one was enough

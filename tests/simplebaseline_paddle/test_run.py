@@ -25,11 +25,12 @@ from common.runs.runlog import read_log
 from common.skeletons import COCO17
 from common.weights.pickles import read_paddle
 from simplebaseline_paddle import Estimator, convert, predict, train, val
+from simplebaseline_paddle import estimator as infer
 from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.engine import MovingAverage, Trainer
-from simplebaseline_paddle.estimator import PaddleProcess, make_forward
-from simplebaseline_paddle.model import PoseResNet
-from simplebaseline_paddle.weight_files import arrays_of, load_network
+from simplebaseline_paddle.estimator import PaddleProcess
+from simplebaseline_paddle.model import FromPictures, PoseResNet
+from simplebaseline_paddle.weight_files import arrays_of
 
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("recipe", Path(__file__).with_name("_recipe.py"))
@@ -164,8 +165,8 @@ def test_scoring_writes_predictions_and_figures(mpii, trained, tmp_path, capsys)
     import scipy.io
 
     np.testing.assert_allclose(scipy.io.loadmat(tmp_path / "pred.mat")["preds"], predictions.joints + 1, rtol=1e-6)
-    # the eager network answers the same to a small part of a pixel, and more than one batch changes nothing
-    assert val.main([*options, f"--out={tmp_path / 'e.npz'}", "--engine", "eager", "--batch_size", "2"]) == 0
+    # more than one batch changes nothing
+    assert val.main([*options, f"--out={tmp_path / 'e.npz'}", "--batch_size", "2"]) == 0
     off = np.abs(load_predictions(tmp_path / "e.npz").joints - predictions.joints)
     assert np.median(off) < 1e-3
 
@@ -274,30 +275,23 @@ def test_prediction_on_pictures(mpii, trained, tmp_path, capsys):
     assert len(estimator.predict(first)) == 1 and len(estimator.predict(cv2.imread(str(first)), np.zeros((0, 4)))) == 0
 
 
-def test_the_predictor_equals_the_eager_network(trained):
-    model, config, _ = load_network(trained / "last.pdparams", {}, {})
-    inputs = np.random.default_rng(0).standard_normal((3, 3, 64, 64), np.float32)
-    fast, eager = (
-        make_forward(model, config.input_size, engine, threads=1)(inputs) for engine in ("predictor", "eager")
-    )
-    np.testing.assert_allclose(fast, eager, atol=1e-4 * eager.std())
+PICTURES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 
 
-def test_bfloat16_scoring_is_near(trained, tmp_path, monkeypatch, capsys):
+def test_the_predictor_equals_the_network(trained):
+    estimator = Estimator(trained)
+    eager = FromPictures(estimator.model, "bgr")(paddle.to_tensor(PICTURES)).numpy()
+    np.testing.assert_allclose(estimator.forward(PICTURES), eager, atol=1e-4 * eager.std())
+
+
+def test_bfloat16_scoring_is_near(trained, monkeypatch):
     """8 bits of mantissa, by the size of the maps: a hardly trained network's differences are far below."""
-    from simplebaseline_paddle import estimator as infer
-
-    model, config, _ = load_network(trained / "last.pdparams", {}, {})
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="--amp bf16 needs a CPU with avx512_bf16"):
         patch.setattr(infer, "processor", lambda: {"sse2", "avx512f"})
-        with pytest.raises(DataError, match="--engine bf16 needs a CPU with avx512_bf16"):
-            make_forward(model, config.input_size, "bf16")
+        Estimator(trained, amp="bf16").forward(PICTURES)
     if "avx512_bf16" not in infer.processor():
         pytest.skip("this processor has no bfloat16")
-    inputs = np.random.default_rng(0).standard_normal((3, 3, 64, 64), np.float32)
-    narrow, wide = (
-        make_forward(model, config.input_size, engine, threads=1)(inputs) for engine in ("bf16", "predictor")
-    )
+    narrow, wide = (Estimator(trained, amp=amp).forward(PICTURES) for amp in ("bf16", "off"))
     off = np.abs(narrow - wide).max() / np.abs(wide).max()
     assert 0 < off < 0.1, off
 

@@ -5,6 +5,7 @@ import random
 
 import cv2
 import numpy as np
+import paddle
 import pytest
 
 from common.codecs import decode_maps
@@ -91,7 +92,10 @@ def test_pipeline(golden_dir):
             moved, seen.astype(np.float32), tuple(sample["heatmap_size"]), sample["sigma"], stride, compat=True
         )
         np.testing.assert_allclose(
-            transforms.normalise(pixels[None])[0], expected[f"{key}_input"], atol=1e-5, err_msg=key
+            transforms.normalise(paddle.to_tensor(pixels[None])).numpy()[0],
+            expected[f"{key}_input"],
+            atol=1e-5,
+            err_msg=key,
         )
         np.testing.assert_allclose(target, expected[f"{key}_target"], atol=1e-6, err_msg=key)
         np.testing.assert_array_equal(weight, expected[f"{key}_weight"], err_msg=key)
@@ -166,12 +170,8 @@ def test_accuracy(golden_dir):
 
 @pytest.mark.parametrize("colour", ["bgr", "rgb"])
 def test_normalisation_is_the_formula(colour):
-    """Scoring's table bit for bit, training's tensors to the rounding of Paddle's kernels."""
-    import paddle
-
     images = np.arange(2 * 16 * 16 * 3).astype(np.uint8).reshape(2, 16, 16, 3)
     mean, std = (np.array(values, np.float32) for values in (MEAN, STD))
     ordered = images if colour == "bgr" else images[..., ::-1]
     expected = ((ordered.astype(np.float32) / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
-    np.testing.assert_array_equal(transforms.normalise(images, colour), expected)
     np.testing.assert_allclose(transforms.normalise(paddle.to_tensor(images), colour).numpy(), expected, atol=1e-6)
