@@ -1,7 +1,7 @@
-"""Reported against measured: `python -m common.crosscheck [--house NAME] [--markdown | --json | --html | --readmes]`.
+"""Reported against measured: `python -m common.crosscheck [--house NAME] [--json | --readmes | --check]`.
 
-Text, Markdown and HTML show the lines of `common.reported.compare`. `--readmes` writes the generated tables of all
-READMEs anew (`--check` only says which are out of date): a README marks the places:
+Prints the lines of `common.reported.compare` as a Markdown table. `--readmes` writes the generated tables of all READMEs
+anew (`--check` only says which are out of date): a README marks the places:
 
     <!-- measured:begin --> <!-- measured:end -->         what was measured, a table a protocol
     <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, a copy of out/quickstart/report.json
@@ -12,7 +12,6 @@ READMEs anew (`--check` only says which are out of date): a README marks the pla
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import re
 import sys
@@ -21,6 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from common.datasets.files import read_json
 from common.errors import DataError
 from common.files import write_text
 from common.reported import boxes_of, compare, figure, load_runs, reported, yes
@@ -63,27 +63,6 @@ def markdown(rows: list[list[str]]) -> str:
     """Rows of cells, the header first, as a Markdown table."""
     lined = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lined)
-
-
-def as_html(rows: list[list[str]]) -> str:
-    """Rows of cells, the header first, as an HTML page."""
-    cell = "border-bottom:1px solid #ccc;padding:.2em .6em;text-align:left;vertical-align:top"
-    style = f"<style>body{{font-family:sans-serif}}td,th{{{cell}}}</style>"
-    body = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    body[0] = body[0].replace("td>", "th>")
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Reported and measured</title>{style}'
-    return f"{page}<table>\n" + "\n".join(f"<tr>{row}</tr>" for row in body) + "\n</table></html>"
-
-
-def as_text(rows: list[list[str]]) -> str:
-    """The same for a terminal: what is compared, the figures, the setting, the reason."""
-    blocks = []
-    for row in rows[1:]:
-        house, model, data, split, protocol, boxes, centric, flip, seeds, images, *figures, why = row
-        shown = "   ".join(f"{name} {cell}" for name, cell in zip(rows[0][10:], figures))
-        setting = f"boxes {boxes}, {centric}-centric, flip test {flip}, seeds {seeds}, {images} images"
-        blocks.append(f"{house} {model}, {data} {split}, {protocol}\n  {shown}\n  {setting}\n  {why}")
-    return "\n".join(blocks)
 
 
 def refreshed(text: str, content: Callable[[str, str | None], str | None]) -> str:
@@ -172,14 +151,14 @@ def quickstart_table(result: dict) -> str:
 
 def figures_table(result: dict) -> str:
     """A JSON file of figures as a Markdown table, its command, and its note; floats with three digits."""
-    rows = [[str(name) for name in result["columns"]], *([_cell(v) for v in row] for row in result["rows"])]
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+        return "-" if value is None else str(value)
+
+    rows = [[cell(value) for value in row] for row in (result["columns"], *result["rows"])]
     return f"{markdown(rows)}\n\n`{result['command']}`: {result['note']}"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
-    return "-" if value is None else str(value)
 
 
 def figures_file(name: str, root: Path = ROOT) -> str:
@@ -187,16 +166,16 @@ def figures_file(name: str, root: Path = ROOT) -> str:
     if not (root / name).is_file():
         return "Not measured yet."
     try:
-        return figures_table(json.loads((root / name).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError) as error:
-        remedy = "write it again with the command that makes it"
-        raise DataError(f"{name} is no file of figures ({error!r}); {remedy}") from error
+        return figures_table(read_json(root / name))
+    except (KeyError, TypeError) as error:
+        what = f"{name} is no file of figures ({error!r})"
+        raise DataError(f"{what}; write it again with the command that makes it") from error
 
 
 def _readmes() -> dict[Path, str]:
     """Each README of the repository and what it should say."""
     runs, result = load_runs(ROOT), {}
-    first_run = quickstart_table(json.loads((ROOT / "examples" / "quickstart.json").read_text(encoding="utf-8")))
+    first_run = quickstart_table(read_json(ROOT / "examples" / "quickstart.json"))
     for path in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))):
         house = None if path.parent in (ROOT, ROOT / "common") else path.parent.name
         lines = compare(runs, house)
@@ -232,8 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", default=ROOT, help="repository, house, or folder of run files (default: this)")
     parser.add_argument("--house", help="only this directory's tables and runs")
     form = parser.add_mutually_exclusive_group()
-    for name in ("markdown", "json", "html"):
-        form.add_argument(f"--{name}", action="store_true")
+    form.add_argument("--json", action="store_true")
     form.add_argument("--readmes", action="store_true", help="write the generated tables of all READMEs anew")
     form.add_argument("--check", action="store_true", help="say which READMEs are out of date, and write nothing")
     args = parser.parse_args(argv)
@@ -247,11 +225,8 @@ def main(argv: list[str] | None = None) -> int:
     silent = [r for r in reported()[1] if args.house in (None, r["house"])]
     if args.json:
         print(json.dumps({"lines": lines, "without_figures": silent}, indent=1))
-    elif args.html:
-        print(as_html(table_of(lines)))
     else:
-        print((markdown if args.markdown else as_text)(table_of(lines)))
-        print("".join(f"\n{r['house']}: {r['source']} {r['note']}." for r in silent))
+        print(markdown(table_of(lines)), *(f"\n{r['house']}: {r['source']} {r['note']}." for r in silent), sep="\n")
     return 0
 
 

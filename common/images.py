@@ -88,11 +88,16 @@ def read_frame(frame: str) -> np.ndarray:
 _AGAIN = "make it again with `python -m common.datasets.penn_action make_lmdb`"
 
 
-def has_frame(frame: str) -> bool:
-    """Whether the database of a reference holds its key."""
-    path, key = _split(frame)
-    with _open(path, os.getpid()).begin() as transaction:
-        return transaction.cursor().set_key(key.encode())
+def exists(path: str) -> bool:
+    """Whether an image file is there, or the database of a reference holds its key."""
+    if not path.startswith(PREFIX):
+        return Path(path).is_file()
+    database, key = _split(path)
+    try:
+        with _open(database, os.getpid()).begin() as transaction:
+            return transaction.cursor().set_key(key.encode())
+    except DataError:
+        return False
 
 
 def _split(frame: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from common import datasets
 from common.errors import DataError
-from common.metrics import mobilepose, oks, pck, pckh, pcp, pdj
+from common.metrics import k2hpd, mobilepose, oks, pck, pcp
 from common.metrics.counting import Result
 from common.poses import PoseSet
 from common.predictions import Predictions
@@ -120,9 +120,9 @@ def _pck(size_of: Callable, what: str, counted: Callable[[PoseSet], np.ndarray] 
     """PCK in units of `size_of(PoseSet, Predictions)` (N,), which is called `what`."""
 
     def count(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-        size, how = size_of(pose_set, predictions), f"hit: distance <= {threshold:g} x {what}"
-        rows, skeleton = counted(pose_set), pose_set.skeleton
-        return pck.pck(pose_set.joints, predictions.joints, rows, size, threshold, skeleton, how=how)
+        size, skeleton = size_of(pose_set, predictions), pose_set.skeleton
+        rows = counted(pose_set)
+        return pck.pck(pose_set.joints, predictions.joints, rows, size, threshold, skeleton, how=what)
 
     return count
 
@@ -139,15 +139,14 @@ def _eval_pck(pose_set: PoseSet, predictions: Predictions, threshold: float) -> 
     """pose-tensorflow's script: 14 joints, the box around the annotated ones, joints weigh the same."""
     to_14 = skeleton_map(pose_set.skeleton, MPII14)
     truth, seen = to_14.apply(pose_set.joints, _labelled(pose_set))
-    how = f"hit: distance <= {threshold:g} x longer side of the box around the annotated joints"
-    guess, size = to_14.apply(predictions.joints), pck.extent(truth)
-    return pck.pck(truth, guess, seen > 0, size, threshold, MPII14, "unweighted", how)
+    guess, how = to_14.apply(predictions.joints), "longer side of the box around the annotated joints"
+    return pck.pck(truth, guess, seen > 0, pck.extent(truth), threshold, MPII14, "unweighted", how)
 
 
 def _head_box(empty_joint_is_nan: bool) -> Count:
     def count(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
         options = {"head_size": pose_set.head_size, "empty_joint_is_nan": empty_joint_is_nan}
-        return _plain(pckh.pckh, **options)(pose_set, predictions, threshold)
+        return _plain(pck.pckh, **options)(pose_set, predictions, threshold)
 
     return count
 
@@ -217,16 +216,15 @@ _BY_ROW: dict[str, tuple[tuple[str, ...], Count]] = {
     "pckh": ((".head_size",), _head_box(False)),
     # Simple Baselines' mean at a tenth reads entry 11 of a grid of hundredths; a joint nowhere labelled makes it NaN
     "pckh_nan": ((".head_size",), _head_box(True)),
-    "pckh_neck": (_HEAD, _plain(pckh.pckh_neck)),
-    "pckh_neck_symmetric": (_HEAD, _plain(pckh.pckh_neck, symmetric=True)),
+    "pckh_neck": (_HEAD, _plain(pck.pckh_neck)),
+    "pckh_neck_symmetric": (_HEAD, _plain(pck.pckh_neck, symmetric=True)),
     "pcp_strict": (_HEAD + _ARMS_AND_LEGS, _plain(pcp.pcp)),
     "pcp_relaxed": (_HEAD + _ARMS_AND_LEGS, _plain(pcp.pcp, relaxed=True)),
     "k2hpd_pcp": (_K2HPD_NEEDS, _plain(pcp.pcp, total="weighted")),
-    "pdj": (_TORSO, _plain(pdj.pdj, diameter=pdj.LSP_DIAMETER)),
-    "k2hpd_pdj": (_OTHER_TORSO, _plain(pdj.pdj, diameter=pdj.K2HPD_DIAMETER)),
-    "pdj_torso": (("neck", "right_hip", "left_hip"), _plain(pdj.pdj_neck_to_hips)),
-    "k2hpd_accuracy": ((), _k2hpd(pdj.k2hpd_accuracy)),
-    "k2hpd_loss": ((), _k2hpd(pdj.euclidean_loss)),
+    "pdj": (_TORSO, _plain(pck.pdj, diameter=_TORSO)),
+    "k2hpd_pdj": (_OTHER_TORSO, _plain(pck.pdj, diameter=k2hpd.DIAMETER)),
+    "k2hpd_accuracy": ((), _k2hpd(k2hpd.accuracy)),
+    "k2hpd_loss": ((), _k2hpd(k2hpd.euclidean_loss)),
     "pck_extent:compat": (_HEAD + _ARMS_AND_LEGS, _extent),
     "penn_extent": (("head", ".sequence"), _extent),
     "penn_mobilepose:compat": (("head", ".sequence"), _penn_mobilepose),

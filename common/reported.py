@@ -8,10 +8,8 @@ lies in one JSON file a run, HOUSE/results/NAME.json (`save_run` writes it):
      "meta": {"boxes": "oracle", "flip_test": false, "synthetic": false, "seed": 1, "preset": "paper"},
      "command": "python lpm_torch/val.py ..."}
 
-`protocols` as common.evaluate writes them, `meta` the prediction file's.
-
-A run answers the reported rows of its house (and of the literature) that have its data set and its model's name; a row
-without a run says so. Runs that differ in `meta.seed` alone are one line: mean, number of seeds, spread.
+A run answers the reported rows of its house (and of the literature) that have its data set and its model's name. Runs
+that differ in `meta.seed` alone are one line: mean, number of seeds, spread.
 """
 
 from __future__ import annotations
@@ -20,15 +18,12 @@ import functools
 import json
 from pathlib import Path
 
+from common.datasets.files import read_json
 from common.errors import DataError
 from common.files import write_text
 
-_BOXES = {
-    **dict.fromkeys(("oracle", "gt", "ground", "annotated"), "oracle"),
-    **dict.fromkeys(("detector", "detections"), "detector"),
-    "none": "none",
-}
-_ALIASES = {"head": "head_top", "neck": "upper_neck"}  # names of README columns -> the joint that stands in the results
+_BOXES = dict.fromkeys(("oracle", "gt", "ground", "annotated"), "oracle")
+_BOXES |= {"detector": "detector", "detections": "detector", "none": "none"}
 _RUN_FIELDS = ("house", "model", "dataset", "split", "protocols", "meta", "command")
 _SETTINGS = ("preset", "synthetic", "boxes", "flip_test", "mode", "weights", "missing_rows")  # of one line's runs
 
@@ -119,10 +114,7 @@ def load_runs(folder: str | Path) -> list[dict]:
 
 
 def _load_run(path: Path) -> dict:
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}); write it again with the house's val.py") from error
+    run = read_json(path)
     lacking = [f for f in _RUN_FIELDS if not isinstance(run, dict) or f not in run]
     if lacking:
         layout = f"a run file has {', '.join(_RUN_FIELDS)} (see common/reported.py)"
@@ -134,10 +126,7 @@ def _load_run(path: Path) -> dict:
 
 
 def compare(runs: list[dict], house: str | None = None) -> list[dict]:
-    """One line for every reported figure, answered or not, and for every figure that nothing was reported for.
-
-    Keys: those of COLUMNS, `table`, `source`, `defect`, `spread`, `commands`, `columns` {name: [reported, measured]}.
-    """
+    """One line for every reported figure, answered or not, and for every figure that nothing was reported for."""
     groups: dict[str, list[dict]] = {}  # runs that differ in nothing but the seed
     for run in runs:
         if house in (None, run["house"]):
@@ -152,11 +141,15 @@ def compare(runs: list[dict], house: str | None = None) -> list[dict]:
         for model, values in table["rows"].items():
             matching = [key for key, group in groups.items() if _answers(group[0], table, model)]
             answered |= {(key, table["protocol"]) for key in matching}
-            lines += [_line(table, model, values, group) for group in [groups[key] for key in matching] or [[]]]
+            total = values[table["columns"].index("total")]
+            lines += [_line(table, model, total, group) for group in [groups[key] for key in matching] or [[]]]
     for key, group in groups.items():
-        for protocol in group[0]["protocols"]:
-            if (key, protocol) not in answered:
-                lines.append(_line(_no_table(group[0], protocol), group[0]["model"], [None], group))
+        run = group[0]
+        for protocol in (p for p in run["protocols"] if (key, p) not in answered):
+            table = dict.fromkeys(_KEPT) | {"house": run["house"], "protocol": protocol, "centric": "person"}
+            why = f"no table reports {run['model']} with this protocol"
+            table |= {"dataset": run["dataset"], "splits": [run["split"]], "comparable": False, "why": why}
+            lines.append(_line(table, run["model"], None, group))
     return lines
 
 
@@ -165,67 +158,40 @@ def _answers(run: dict, table: dict, model: str) -> bool:
     return (run["dataset"], run["model"], True) == asked and table["protocol"] in run["protocols"]
 
 
-def _no_table(run: dict, protocol: str) -> dict:
-    nothing = dict.fromkeys(("table", "source", "defect", "flip_test", "seeds", "boxes"))
-    known = {"house": run["house"], "dataset": run["dataset"], "splits": [run["split"]], "protocol": protocol}
-    verdict = {"comparable": False, "why": f"no table reports {run['model']} with this protocol"}
-    return {**nothing, **known, **verdict, "unit": unit_of(protocol), "centric": "person", "columns": ["total"]}
+_KEPT = ("table", "house", "protocol", "boxes", "centric", "flip_test", "seeds", "defect")
 
 
-def _line(table: dict, model: str, values: list, group: list[dict]) -> dict:
-    kept = ("table", "house", "protocol", "boxes", "centric", "flip_test", "seeds", "unit", "source", "defect")
-    total = values[table["columns"].index("total")]
-    line = {name: table[name] for name in kept}
-    line |= {"model": model, "data": table["dataset"], "split": table["splits"][0]}
-    line |= {"images": "real", "reported": total, "commands": [], "why": f"not measured; {table['why']}"}
+def _line(table: dict, model: str, total: float | None, group: list[dict]) -> dict:
+    line = {name: table[name] for name in _KEPT}
+    line |= {"model": model, "data": table["dataset"], "split": table["splits"][0], "images": "real"}
+    line |= {"reported": total, "why": f"not measured; {table['why']}"}
     line |= dict.fromkeys(("measured", "interval", "difference", "spread", "comparable"))
-    line["columns"] = {name: [value, None] for name, value in zip(table["columns"], values)}
     if not group:
         return line
 
-    results, run = [run["protocols"][table["protocol"]] for run in group], group[0]
+    meta, results = group[0]["meta"], [run["protocols"][table["protocol"]] for run in group]
     known = [result["total"] for result in results if result["total"] is not None]
-    meta, mean = run["meta"], _mean(known)
-    hindrance = obstacle(table, run["split"], meta)
-    for name, pair in line["columns"].items():
-        pair[1] = _mean([_column(result, name) for result in results])
+    mean = sum(known) / len(known) if known else None
+    hindrance = obstacle(table, group[0]["split"], meta)
     return line | {
-        "split": run["split"],
+        "split": group[0]["split"],
         "boxes": boxes_of(meta) or "not stated",
         "flip_test": meta.get("flip_test"),
         "seeds": len(group),
         "images": "synthetic" if meta.get("synthetic") else "real",
         "measured": mean,
         "interval": results[0].get("interval") if len(group) == 1 else None,
-        "difference": None if None in (mean, total) else mean - total,  # type: ignore[operator]
+        "difference": None if mean is None or total is None else mean - total,
         "spread": max(known) - min(known) if len(known) > 1 else None,
         "comparable": hindrance is None,
         "why": hindrance or table["why"] + _unstated(table, meta),
-        "commands": sorted({run["command"] for run in group}),
     }
-
-
-def _column(result: dict, name: str) -> float | None:
-    """A README's column in a result: its total, or the part, group or joint of that name (head also as head_top)."""
-    if name == "total":
-        return result["total"]
-    parts = [result.get(by, {}) for by in ("per_part", "per_group", "per_joint")]
-    return next((part[n] for n in (name, _ALIASES.get(name)) for part in parts if n in part), None)
-
-
-def _mean(values: list) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
-
-
-def unit_of(protocol: str) -> str:
-    """`fraction` for average precision, `percent` for all others."""
-    return "fraction" if protocol.split(":")[0] in ("oks_ap", "aic_map") else "percent"
 
 
 def figure(value: float | None, protocol: str, digits: int = 2, sign: str = "") -> str:
     """A figure with its digits: three for a fraction, `digits` for a percentage; `-` where there is none."""
-    return "-" if value is None else f"{value:{sign}.{3 if unit_of(protocol) == 'fraction' else digits}f}"
+    digits = 3 if protocol.startswith(("oks_ap", "aic_map")) else digits
+    return "-" if value is None else f"{value:{sign}.{digits}f}"
 
 
 def yes(value: bool | None) -> str:

@@ -1,25 +1,18 @@
-"""Skeletons by joint name. Flip pairs, limbs and groups are derived from the names; no index list is typed here.
-
-Left and right are the person's own. Joint order is the order of the data set's files.
-"""
+"""Skeletons by joint name (`skeletons.yaml`). Flip pairs, limbs and groups are derived from the names."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from common.errors import DataError
 
-# The bones of the drawing, as chains of joints; a joint that a skeleton lacks is skipped, so its neighbours join up.
-_SIDE_CHAINS = [
-    chain.split()
-    for chain in ("shoulder elbow wrist", "shoulder elbow hand", "hip knee ankle", "hip knee foot", "eye ear")
-]
-_HEADS = ("head_top", "head", "face", "nose")
-_NECKS = ("upper_neck", "neck", "thorax")
-_MIDDLES = ("belly", "spine", "pelvis")
+with open(Path(__file__).with_name("skeletons.yaml"), encoding="utf-8") as _file:
+    _DATA = yaml.safe_load(_file)
 
 
 def mirror_name(name: str) -> str:
@@ -92,98 +85,23 @@ class Skeleton:
 
 def _derived_limbs(joints: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     """The limb chains, the trunk and the head, joined through whichever joints exist."""
-    have = set(joints)
-    bones: list[tuple[str, str]] = []
-    for side in ("right_", "left_"):
-        for chain in _SIDE_CHAINS:
-            present = [side + part for part in chain if side + part in have]
-            bones += [b for b in zip(present, present[1:]) if b not in bones]
-    head = [j for j in _HEADS if j in have][:1]
-    necks = [j for j in _NECKS if j in have]
-    middles = [j for j in _MIDDLES if j in have]
-    trunk = head + necks + middles
-    bones += list(zip(trunk, trunk[1:]))
+    head, necks, middles = ([j for j in _DATA[part].split() if j in joints] for part in ("heads", "necks", "middles"))
+    trunk = head[:1] + necks + middles
+    pairs = {part: [j for j in (f"right_{part}", f"left_{part}") if j in joints] for part in ("shoulder", "hip", "eye")}
+    chains = [[f"{side}_{j}" for j in chain.split()] for side in ("right", "left") for chain in _DATA["side_chains"]]
+    chains = [*([j for j in chain if j in joints] for chain in chains), trunk]
     for part, anchors in (("shoulder", necks[-1:]), ("hip", middles[-1:])):
-        pair = [s + part for s in ("right_", "left_") if s + part in have]
-        bones += [(a, p) for a in anchors for p in pair] or list(zip(pair, pair[1:]))
+        chains += [[*anchors, joint] for joint in pairs[part]] if anchors else [pairs[part]]
     if not middles:
-        bones += [(s + "shoulder", s + "hip") for s in ("right_", "left_") if {s + "shoulder", s + "hip"} <= have]
-    if "nose" in have:
-        bones += [("nose", s + "eye") for s in ("right_", "left_") if s + "eye" in have]
+        chains += [list(side) for side in zip(pairs["shoulder"], pairs["hip"])]
+    if "nose" in joints:
+        chains += [["nose", eye] for eye in pairs["eye"]]
+    bones = dict.fromkeys(bone for chain in chains for bone in zip(chain, chain[1:]))
     return tuple((joints.index(a), joints.index(b)) for a, b in bones)
 
 
-def _make(name: str, joints: str) -> Skeleton:
-    return Skeleton(name, tuple(joints.split()))
-
-
-_LEGS = "right_ankle right_knee right_hip left_hip left_knee left_ankle"
-_ARMS = "right_wrist right_elbow right_shoulder left_shoulder left_elbow left_wrist"
-
-LSP14 = _make("lsp14", f"{_LEGS} {_ARMS} neck head_top")
-MPII16 = _make("mpii16", f"{_LEGS} pelvis thorax upper_neck head_top {_ARMS}")
-# MPII without pelvis and thorax, in LSP order (eldar/pose-tensorflow)
-MPII14 = _make("mpii14", f"{_LEGS} {_ARMS} upper_neck head_top")
-# MobilePose's order for Penn Action, LSP and MPII
-LPM14 = _make(
-    "lpm14", f"{_LEGS} left_elbow left_wrist neck head_top right_wrist right_elbow right_shoulder left_shoulder"
-)
-# CPM / LSTM Pose Machines' own order
-CPM14 = _make(
-    "cpm14",
-    "head_top neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist"
-    " right_hip right_knee right_ankle left_hip left_knee left_ankle",
-)
-COCO17 = _make(
-    "coco17",
-    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow"
-    " left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle",
-)
-PENN13 = _make(
-    "penn13",
-    "head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist"
-    " left_hip right_hip left_knee right_knee left_ankle right_ankle",
-)
-JHMDB15 = _make(
-    "jhmdb15",
-    "neck belly face right_shoulder left_shoulder right_hip left_hip right_elbow left_elbow"
-    " right_knee left_knee right_wrist left_wrist right_ankle left_ankle",
-)
-AIC14 = _make(
-    "aic14",
-    "right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist"
-    " right_hip right_knee right_ankle left_hip left_knee left_ankle head_top neck",
-)
-CROWDPOSE14 = _make(
-    "crowdpose14",
-    "left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist"
-    " left_hip right_hip left_knee right_knee left_ankle right_ankle head_top neck",
-)
-K2HPD15 = _make(
-    "k2hpd15",
-    "head neck spine right_shoulder right_elbow right_hand left_shoulder left_elbow left_hand"
-    " right_hip right_knee right_foot left_hip left_knee left_foot",
-)
-
-_KNOWN = (LSP14, MPII16, MPII14, LPM14, CPM14, COCO17, CROWDPOSE14, PENN13, JHMDB15, AIC14, K2HPD15)
-SKELETONS = {s.name: s for s in _KNOWN}
-
-# Joints that stand for one another where the exact one is absent, best first; each is a definition of its own, so the
-# map calls it synthetic.
-_SUBSTITUTES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "neck": (("upper_neck",), ("thorax",), ("left_shoulder", "right_shoulder")),
-    "upper_neck": (("neck",), ("thorax",), ("left_shoulder", "right_shoulder")),
-    "thorax": (("neck",), ("left_shoulder", "right_shoulder")),
-    "pelvis": (("left_hip", "right_hip"),),
-    "spine": (("belly",), ("left_shoulder", "right_shoulder", "left_hip", "right_hip")),
-    "belly": (("spine",), ("left_shoulder", "right_shoulder", "left_hip", "right_hip")),
-    "head": (("head_top",), ("face",), ("nose",)),
-    "head_top": (("head",),),
-    "face": (("head",), ("nose",), ("head_top",)),
-    "nose": (("face",),),
-}
-for _one, _other in (("hand", "wrist"), ("wrist", "hand"), ("foot", "ankle"), ("ankle", "foot")):
-    _SUBSTITUTES |= {f"{side}_{_one}": ((f"{side}_{_other}",),) for side in ("left", "right")}
+SKELETONS = {name: Skeleton(name, tuple(joints.split())) for name, joints in _DATA["skeletons"].items()}
+LSP14, MPII16, MPII14, LPM14, CPM14, COCO17, CROWDPOSE14, PENN13, JHMDB15, AIC14, K2HPD15 = SKELETONS.values()
 
 
 @dataclass(frozen=True)
@@ -218,7 +136,8 @@ def skeleton_map(source: Skeleton, target: Skeleton) -> SkeletonMap:
     """The map from one skeleton to another by joint names, with stand-ins where they make sense."""
     sources: list[tuple[int, ...]] = []
     for joint in target.joints:
-        options = [o for o in ((joint,), *_SUBSTITUTES.get(joint, ())) if set(o) <= set(source.joints)]
+        stand_ins = (names.split() for names in _DATA["substitutes"].get(joint, ()))
+        options = [o for o in ([joint], *stand_ins) if set(o) <= set(source.joints)]
         sources.append(tuple(source.indices(options[0])) if options else ())
     same = np.array([joint in source.joints for joint in target.joints])
     return SkeletonMap(source, target, tuple(sources), ~same & np.array([bool(s) for s in sources]))

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
 
 from common.errors import DataError
-from common.metrics import pck, pckh, pcp
+from common.metrics import pck, pcp
 from common.metrics.counting import Result
 from common.skeletons import Skeleton
 
@@ -64,7 +64,7 @@ class Evaluation:
 
     def pckh(self, symmetric: bool = False, threshold: float = 0.5) -> Result:
         """PCKh with the head stick."""
-        return pckh.pckh_neck(self.truth, self.joints, self.valid, threshold, self.skeleton, symmetric)
+        return pck.pckh_neck(self.truth, self.joints, self.valid, threshold, self.skeleton, symmetric)
 
     def pck(self, threshold: float = 0.2) -> Result:
         """PCK of the longer side of the person's joints, for skeletons without DT's parts."""

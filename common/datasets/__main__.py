@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from common.datasets import NAMES
 from common.errors import DataError
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(arguments: list[str] | None = None) -> int:
+    """0 fine, 1 problems found, 2 invalid use or no such data."""
     parser = argparse.ArgumentParser(prog="python -m common.datasets", description="Look into a data set on disk.")
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser(
-        "check", help="counts, missing or unreadable images, impossible values (then: exit code 1)"
-    )
+    check = commands.add_parser("check", help="counts, unreadable images, impossible values (then: exit code 1)")
     browse = commands.add_parser("browse", help="contact sheet of persons with their skeletons")
     for command in (check, browse):
         command.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
@@ -26,31 +26,19 @@ def _parser() -> argparse.ArgumentParser:
     browse.add_argument("--out", type=Path, required=True, metavar="PNG", help="picture to write")
     browse.add_argument("--count", type=int, default=24, help="how many persons (default %(default)s)")
     browse.add_argument("--seed", type=int, default=0, help="another seed shows other persons (default %(default)s)")
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """0 fine, 1 problems found, 2 invalid use or no such data."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    if getattr(given, "limit", None) is not None and given.limit < 0 or getattr(given, "count", 1) < 1:
+    given = vars(parser.parse_args(arguments))
+    if (given.get("limit") or 0) < 0 or given.get("count", 1) < 1:
         parser.error("--limit is 0 or more, --count at least 1")
-    options = {"category": given.category} if given.category else {}
+    command, category = given.pop("command"), given.pop("category")
+    run = import_module(f"common.datasets.{command}")
     try:
-        if given.command == "browse":
-            from common.datasets.browse import browse
-
-            count = browse(given.name, given.root, given.out, given.split, given.count, given.seed, **options)
-            print(f"{given.out}: {count} persons of {given.name}")
-            return 0
-        from common.datasets.check import check
-
-        facts, problems = check(given.name, given.root, given.split, given.limit, **options)
+        lines, problems = getattr(run, command)(**given, **({"category": category} if category else {}))
     except DataError as error:
         print(error, file=sys.stderr)
         return 2
-    print("\n".join(facts))
-    print("\n".join(f"PROBLEM {line}" for line in problems) or "no problem found")
+    print("\n".join(lines))
+    if command == "check":
+        print("\n".join(f"PROBLEM {line}" for line in problems) or "no problem found")
     return 1 if problems else 0
 
 

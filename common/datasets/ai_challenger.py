@@ -3,12 +3,11 @@
 `keypoint_{train,validation}_annotations*.json` beside `keypoint_{train,validation}_images*/` (in the folder, or one
 level down as they are unpacked), or a lone `keypoint_annotations*.json`, or the file itself as `root`, beside
 `images/`. A list of {image_id (no extension), keypoint_annotations {humanK: 14x(x, y, v)}, human_annotations {humanK:
-[x1, y1, x2, y2]}}. Coordinates are taken as stored (counted from 0). v: 1 visible, 2 occluded, 3 not labelled ->
-`visible` 2, 1, 0.
+[x1, y1, x2, y2]}}. Coordinates count from 0. v: 1 visible, 2 occluded, 3 not labelled -> `visible` 2, 1, 0.
 
-Splits: `train`, `valid` (= `validation`, `test`: the official test labels were never published); a lone file is `valid`
-and `all`. Rows in the file's order; `person_id` is K, `area` that of the box, by which the official score is
-normalised. `regions` lists every image, those without a person included, with nothing in them.
+Splits: `train`, `valid` (= `test`: the official test labels were never published); a lone file is `valid` and `all`.
+`person_id` is K, `area` that of the box, by which the official score is normalised. `regions` lists every image, those
+without a person included, with nothing in them.
 """
 
 from __future__ import annotations
@@ -18,20 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets import files
-from common.datasets.about import DataSet, Split
+from common.datasets import files, record
 from common.datasets.files import column
 from common.errors import DataError
 from common.poses import PoseSet
-from common.skeletons import AIC14
 
 _OFFICIAL = {"train": "train", "valid": "validation"}
 _VISIBLE = np.array([0, 2, 1, 0], np.int8)  # by v; 0 does not occur
 
 
-def load(root: str | Path, split: str) -> PoseSet:
+def load(root: Path, split: str) -> PoseSet:
     """One split, joints (N,14,2). Images need not exist. Raises DataMissing or DataError."""
-    root = Path(root)
     path, folder = _find(root, split)
     entries = files.rows(path, files.read_json(path))
     names, image_id, people = files.texts(entries, "image_id"), [], []
@@ -41,27 +37,21 @@ def load(root: str | Path, split: str) -> PoseSet:
             what = f"{where} has no objects keypoint_annotations and human_annotations"
             raise DataError(f"{what}; this is no annotation file")
         image_id += [name] * len(points)
-        people += [
-            (f"{where} (image {name}) {who}", {"keypoints": points[who], "box": boxes.get(who), "id": who})
-            for who in points
-        ]
-    n = len(people)
-    table = column(people, "keypoints", (42,)).reshape(n, 14, 3)
-    corners = column(people, "box", (4,))
-    flag = table[:, :, 2]
-    if not np.isin(flag, (1, 2, 3)).all():
-        where = people[np.argwhere(~np.isin(flag, (1, 2, 3)))[0][0]][0]
-        raise DataError(f"{where}: a joint has v outside 1..3; correct the file")
-    visible = _VISIBLE[flag.astype(int)]
-    box = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    return RECORD.pose_set(
+        for who, keypoints in points.items():
+            person = {"keypoints": keypoints, "box": boxes.get(who), "id": int(re.sub(r"\D", "", who)[:18] or 0)}
+            people.append((f"{where} (image {name}) {who}", person))
+    table = column(people, "keypoints", (42,)).reshape(-1, 14, 3)
+    files.check_flags(people, "keypoints", table[:, :, 2], (1, 2, 3))
+    visible, box = _VISIBLE[table[:, :, 2].astype(int)], column(people, "box", (4,))
+    box[:, 2:] -= box[:, :2]
+    return record("ai_challenger").pose_set(
         root,
         split,
         joints=np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
         visible=visible,
         images=[f"{folder}/{name}.jpg" for name in image_id],
         image_id=np.array(image_id, dtype=str),
-        person_id=np.array([int(re.sub(r"\D", "", p["id"])[:18] or 0) for _, p in people], np.int64),
+        person_id=column(people, "id", whole=True),
         box=box,
         area=box[:, 2] * box[:, 3],
         regions={name: [] for name in names},
@@ -70,9 +60,8 @@ def load(root: str | Path, split: str) -> PoseSet:
     )
 
 
-def splits(root: str | Path) -> list[str]:
+def splits(root: Path) -> list[str]:
     """The splits whose files are there."""
-    root = Path(root)
     found = [s for s in _OFFICIAL if _official(root, s)]
     if not found and not _lone(root):
         wanted = "keypoint_{train,validation}_annotations*.json, or keypoint_annotations*.json"
@@ -91,7 +80,7 @@ def _lone(root: Path) -> Path | None:
 
 def _find(root: Path, split: str) -> tuple[Path, Path]:
     """Annotation file and image folder of a split; a lone file is everything but `train`."""
-    canonical = RECORD.split(split)
+    canonical = record("ai_challenger").split(split)
     path = _official(root, canonical)
     if path is not None:
         images = sorted(p for p in path.parent.glob(f"keypoint_{_OFFICIAL[canonical]}_images*") if p.is_dir())
@@ -100,25 +89,3 @@ def _find(root: Path, split: str) -> tuple[Path, Path]:
     if lone is None or canonical not in ("valid", "all"):
         raise files.unknown_split("ai_challenger", split, ", ".join([*have, "valid"] if lone else have))
     return lone, lone.parent / "images"
-
-
-# the official evaluator's, by joint of AIC14
-_SIGMAS = (
-    0.01388152, 0.01515228, 0.01057665, 0.01417709, 0.01497891, 0.01402144, 0.03909642,
-    0.03686941, 0.01981803, 0.03843971, 0.03412318, 0.02415081, 0.01291456, 0.01236173,
-)  # fmt: skip
-RECORD = DataSet(
-    name="ai_challenger",
-    skeleton=AIC14,
-    source="No official page is known; use a copy that you have",
-    terms="research use; cite Wu et al., arXiv 1711.06475",
-    splits={"train": Split(images=210000), "valid": Split(images=30000)},
-    published="valid",
-    crops="detector or annotated: the prediction file says which",
-    measures="aic_map aic_map:compat",
-    load=load,
-    list_splits=splits,
-    by_image=True,
-    aliases={"validation": "valid", "test": "valid"},
-    sigmas=_SIGMAS,
-)

@@ -11,7 +11,6 @@ import numpy as np
 
 from common import datasets, images
 from common.errors import DataError, DataWarning
-from common.images import read_image
 from common.poses import PoseSet, box_of_joints
 
 _SHOWN = 5
@@ -37,13 +36,12 @@ def check(
                     raise
                 problems.append(f"{one}: {error}")
                 continue
+        found = annotation_problems(pose_set), *image_problems(pose_set, limit)
         for warning in caught:
             suspicious = issubclass(warning.category, DataWarning)
             (problems if suspicious else facts).append(f"{one}: {'' if suspicious else 'note: '}{warning.message}")
-        found, sizes = image_problems(pose_set, limit)
         facts += [f"{one}: {line}" for line in describe(pose_set)]
-        found = annotation_problems(pose_set) + found + size_problems(pose_set, sizes)
-        problems += [f"{one}: {line}" for line in found]
+        problems += [f"{one}: {line}" for lines in found for line in lines]
     return facts, problems
 
 
@@ -65,9 +63,15 @@ def _ignored(pose_set: PoseSet) -> np.ndarray:
     return np.zeros(len(pose_set), bool) if pose_set.ignore is None else pose_set.ignore
 
 
-def _listing(pose_set: PoseSet, rows: np.ndarray) -> str:
-    shown = [f"{pose_set.image_id[r]}/{pose_set.person_id[r]}" for r in rows[:_SHOWN]]
-    return f"{len(rows)} (image/person {', '.join(shown)}{', ...' if len(rows) > _SHOWN else ''})"
+def _listing(pose_set: PoseSet, tests) -> list[str]:
+    """A line for every test (bool by person, what is wrong) that finds somebody."""
+    lines = []
+    for bad, text in tests:
+        rows = np.flatnonzero(bad)
+        shown = [f"{pose_set.image_id[r]}/{pose_set.person_id[r]}" for r in rows[:_SHOWN]]
+        more = ", ..." if len(rows) > _SHOWN else ""
+        lines += [f"{len(rows)} (image/person {', '.join(shown)}{more}) persons {text}"] if len(rows) else []
+    return lines
 
 
 def annotation_problems(pose_set: PoseSet) -> list[str]:
@@ -75,10 +79,9 @@ def annotation_problems(pose_set: PoseSet) -> list[str]:
     if not len(pose_set):
         return ["no person at all; the annotation file is empty, download it again"]
     counted, box = ~_ignored(pose_set), pose_set.box
-    box_ok = np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1)
-    labelled = (pose_set.visible > 0).any(1)
+    boxed, labelled = np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1), (pose_set.visible > 0).any(1)
     tests = [
-        (~box_ok, "have an empty box: they cannot be cropped by it; correct or remove them in the annotation file"),
+        (~boxed, "have an empty box: they cannot be cropped by it; correct or remove them in the annotation file"),
         (~labelled, "have no labelled joint: they count in no metric; remove them or mark them to be ignored"),
     ]
     if pose_set.head_size is not None:
@@ -86,15 +89,12 @@ def annotation_problems(pose_set: PoseSet) -> list[str]:
         tests.append((~(pose_set.head_size > 0), wrong))
     if pose_set.area is not None:
         tests.append((~(pose_set.area > 0), "have no area: OKS is undefined for them; correct the annotation file"))
-    found = [(np.flatnonzero(counted & bad), text) for bad, text in tests]
-    lines = [f"{_listing(pose_set, rows)} persons {text}" for rows, text in found if len(rows)]
-    suspects = _as_corners(pose_set, np.flatnonzero(counted & labelled & box_ok))
-    if suspects:
+    lines = _listing(pose_set, [(counted & bad, text) for bad, text in tests])
+    if suspects := _as_corners(pose_set, np.flatnonzero(counted & labelled & boxed)):
         what = f"{suspects} boxes fit their persons as x1, y1, x2, y2"
         lines.append(f"{what}: x, y, width, height is expected; write them so")
-    keys = list(zip(pose_set.image_id.tolist(), pose_set.person_id.tolist()))
-    if len(set(keys)) < len(keys):
-        shared = len(keys) - len(set(keys))
+    keys = set(zip(pose_set.image_id.tolist(), pose_set.person_id.tolist()))
+    if shared := len(pose_set) - len(keys):
         lines.append(f"{shared} persons share image and person number with another; give each its own")
     return lines
 
@@ -107,38 +107,30 @@ def _as_corners(pose_set: PoseSet, rows: np.ndarray) -> int:
     return int(inside.sum()) if len(rows) > 1 and inside.mean() > 0.9 and tighter else 0
 
 
-def image_problems(pose_set: PoseSet, limit: int | None) -> tuple[list[str], dict[str, tuple[int, int]]]:
-    """Lines about missing and unreadable images, and path -> (width, height) of those opened."""
+def image_problems(pose_set: PoseSet, limit: int | None) -> tuple[list[str], list[str]]:
+    """Lines about missing and unreadable images (at most `limit` are opened), and about what does not fit those."""
     from tqdm import tqdm
 
     paths = list(dict.fromkeys(pose_set.images))
-    present = [p for p in paths if _exists(p)]
+    present = [path for path in paths if images.exists(path)]
     lines = []
-    if len(present) < len(paths):
-        absent = next(p for p in paths if p not in set(present))
-        many = f"{len(paths) - len(present)} of {len(paths)} images are missing"
-        lines.append(f"{many} (first: {absent}): unpack them there (scoring works without)")
+    there = set(present)
+    if absent := [path for path in paths if path not in there]:
+        many = f"{len(absent)} of {len(paths)} images are missing"
+        lines.append(f"{many} (first: {absent[0]}): unpack them there (scoring works without)")
     opened = present[:limit]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         bar = tqdm(pool.map(_size, opened), total=len(opened), desc="images", unit="image", disable=not opened)
         sizes = dict(zip(opened, bar))
-    unreadable = [path for path, size in sizes.items() if size is None]
-    if unreadable:
+    if unreadable := [path for path, size in sizes.items() if size is None]:
         many = f"{len(unreadable)} images cannot be decoded or are cut off"
         lines.append(f"{many} (first: {unreadable[0]}): copy or download them again")
-    return lines, {path: size for path, size in sizes.items() if size is not None}
-
-
-def _exists(path: str) -> bool:
-    try:
-        return images.has_frame(path) if path.startswith(images.PREFIX) else Path(path).is_file()
-    except DataError:
-        return False
+    return lines, size_problems(pose_set, {path: size for path, size in sizes.items() if size is not None})
 
 
 def _size(path: str) -> tuple[int, int] | None:
     try:
-        height, width = read_image(path, whole=True).shape[:2]
+        height, width = images.read_image(path, whole=True).shape[:2]
     except DataError:
         return None
     return width, height
@@ -148,13 +140,11 @@ def size_problems(pose_set: PoseSet, sizes: dict[str, tuple[int, int]]) -> list[
     """Joints far outside their image, and images of another size than annotated. `sizes`: path -> (width, height)."""
     annotated = np.full((len(pose_set), 2), np.nan) if pose_set.image_size is None else pose_set.image_size
     found = np.array([sizes.get(p, (np.nan, np.nan)) for p in pose_set.images], np.float64).reshape(-1, 2)
-    other = np.flatnonzero((np.isfinite(annotated) & np.isfinite(found) & (annotated != found)).any(1))
     size = np.where(np.isfinite(found), found, annotated)
     with np.errstate(invalid="ignore"):
         outside = np.maximum(-pose_set.joints, pose_set.joints - (size[:, None] - 1)).max(-1)
-        far = np.flatnonzero((outside > _FAR * size.max(1)[:, None]).any(1))
-    texts = (
-        (other, "are in images of another size than annotated: download the images again"),
-        (far, "have a joint far outside the image: wrong images or flags; compare with `browse`"),
-    )
-    return [f"{_listing(pose_set, rows)} persons {text}" for rows, text in texts if len(rows)]
+        far = (outside > _FAR * size.max(1)[:, None]).any(1)
+    other = (np.isfinite(annotated) & np.isfinite(found) & (annotated != found)).any(1)
+    wrong = "are in images of another size than annotated: download the images again"
+    away = "have a joint far outside the image: wrong images or flags; compare with `browse`"
+    return _listing(pose_set, [(other, wrong), (far, away)])

@@ -23,11 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import files, record
-from common.datasets.about import DataSet, Split
 from common.datasets.files import Row, column, short
 from common.errors import DataError, DataWarning
 from common.poses import PoseSet
-from common.skeletons import COCO17, Skeleton, group_name
+from common.skeletons import COCO17, Skeleton
 
 _PREFIX = "person_keypoints_"
 _OTHER_NAMES = {"head": ("head_top", "face"), "top_head": ("head_top",)}
@@ -76,9 +75,8 @@ def load(root: str | Path, split: str, skeleton: Skeleton = COCO17, category: st
     return read("coco", path, root, split, f"{folder}/{year_split}", skeleton, category)
 
 
-def splits(root: str | Path) -> list[str]:
+def splits(root: Path) -> list[str]:
     """The keypoint files that are there."""
-    root = Path(root)
     paths = [p for folder in (root / "annotations", root) for p in folder.glob(_PREFIX + "*.json")]
     if not paths:
         raise files.missing("coco", root, f"annotations/{_PREFIX}val2017.json and the like")
@@ -87,7 +85,7 @@ def splits(root: str | Path) -> list[str]:
 
 def _find(root: Path, split: str) -> Path:
     have = splits(root)
-    official = RECORD.split(split)
+    official = record("coco").split(split)
     candidates = (split, official, official.replace("2017", "2014")) if official != split else (split,)
     wanted = next((s for s in candidates if s in have), None)
     if wanted is None:
@@ -115,9 +113,7 @@ def read(
         if image not in size:
             raise DataError(f"{where}.image_id is {image}, which none of the {len(size)} images has")
     table = column(persons, "keypoints", (3 * joints,), default=[0] * 3 * joints).reshape(n, joints, 3)
-    flags = np.argwhere(~np.isin(table[:, :, 2], (0, 1, 2)))
-    if len(flags):
-        raise DataError(f"{persons[flags[0][0]][0]}.keypoints: {skeleton.joints[flags[0][1]]} has v outside 0..2")
+    files.check_flags(persons, "keypoints", table[:, :, 2], (0, 1, 2))
     visible, box = table[:, :, 2].astype(np.int8), column(persons, "bbox", (4,))
     _compare_counts(persons, (visible > 0).sum(1))
     crowd = column(persons, "iscrowd", whole=True, default=0) > 0
@@ -213,23 +209,3 @@ def _segment(where: str, annotation: dict, box: list[float]):
             return found
     kinds = "polygons [[x, y, x, y, ...], ...], RLE {'counts', 'size': [h, w]}, or none"
     raise DataError(f"{where}.segmentation is {short(found)}; write {kinds}")
-
-
-# ten times sigma of the COCO keypoint evaluation
-_TENFOLD = {"nose": 0.26, "eye": 0.25, "ear": 0.35, "shoulder": 0.79, "elbow": 0.72, "wrist": 0.62}
-_TENFOLD |= {"hip": 1.07, "knee": 0.87, "ankle": 0.89}
-RECORD = DataSet(
-    name="coco",
-    skeleton=COCO17,
-    source="Get it from its authors: https://cocodataset.org/#download",
-    terms="annotations: CC BY 4.0, images under their own licences; cite Lin et al., ECCV 2014",
-    splits={"train2017": Split(149813, 118287), "val2017": Split(6352, 5000)},
-    published="val2017",
-    crops="detector or annotated: the prediction file says which",
-    measures="oks_ap",
-    load=load,
-    list_splits=splits,
-    by_image=True,
-    aliases={"train": "train2017", "val": "val2017", "valid": "val2017"},
-    sigmas=tuple(_TENFOLD[group_name(joint)] / 10 for joint in COCO17.joints),
-)

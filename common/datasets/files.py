@@ -64,6 +64,16 @@ def read_mat(path: Path, field: str | None = None, **options):
     return content[field]
 
 
+def read_numbers(path: Path, *fields: str) -> list[np.ndarray]:
+    """Variables of a Matlab file as float64 arrays; DataError for one that is absent or holds no numbers."""
+    content = read_mat(path, variable_names=fields)
+    for field in fields:
+        if field not in content or content[field].dtype.kind not in "iufb":
+            what = "no variable" if field not in content else "another kind of variable"
+            raise DataError(f"{path} has {what} {field!r} where numbers are expected; download it again")
+    return [content[field].astype(np.float64) for field in fields]
+
+
 _MAT_TYPES = {*range(1, 8), 9, *range(12, 19)}
 _MATRIX, _COMPRESSED = 14, 15
 
@@ -127,23 +137,18 @@ def column(rows: list[Row], field: str, shape: tuple[int, ...] = (), whole: bool
     if found is not None:
         return found
     bad = next((i for i, value in enumerate(values) if _numbers([value], shape, whole) is None), 0)
-    inside = next((short(v) for v in _leaves(values[bad]) if not _is_number(v)), "") if shape else ""
+    inside = (_odd(values[bad]) or [""])[0] if shape else ""
     wanted = f"{'whole' if whole else 'finite'} number{'s' if shape else ''}"
     wanted = f"{' x '.join(map(str, shape))} {wanted}" if shape else f"a {wanted}"
     what = short(values[bad]) + (f" with {inside} in it" if inside and values[bad] is not None else "")
     raise DataError(f"{rows[bad][0]}.{field} is {what}; write {wanted}")
 
 
-def _leaves(value):
+def _odd(value) -> list:
+    """What is no finite number in nested lists, each as messages show it."""
     if isinstance(value, list):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+        return [word for item in value for word in _odd(item)]
+    return [] if is_numbers([value]) else [short(value)]
 
 
 def _numbers(values: list, shape: tuple[int, ...], whole: bool) -> np.ndarray | None:
@@ -164,6 +169,13 @@ def is_numbers(value, count: int | None = None) -> bool:
     """Whether a JSON value is a list of (`count`) finite numbers."""
     found = _numbers([value], (len(value),), False) if isinstance(value, list) and value else None
     return found is not None and count in (None, len(value))
+
+
+def check_flags(rows: list[Row], field: str, flags: np.ndarray, allowed: tuple[int, ...]) -> None:
+    """DataError naming the row whose (N,J) `flags` hold another number than those allowed."""
+    for row, joint in np.argwhere(~np.isin(flags, allowed))[:1]:
+        words = f"{flags[row, joint]:g}; write one of {', '.join(map(str, allowed))}"
+        raise DataError(f"{rows[row][0]}.{field}: the flag of joint {joint} is {words}")
 
 
 def texts(rows: list[Row], field: str) -> list[str]:

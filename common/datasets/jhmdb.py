@@ -3,13 +3,12 @@
 Official folders: `joint_positions/ACTION/VIDEO/joint_positions.mat` (pos_img (2,15,n)),
 `puppet_mask/ACTION/VIDEO/puppet_mask.mat` (part_mask (h,w,n)), `sub_splits/ACTION_test_split_K.txt` (or
 `splits/ACTION_test_splitK.txt` of the whole JHMDB; lines `VIDEO.avi 1` for train, 2 for test) and
-`Rename_Images/ACTION/VIDEO/00001.png`. Coordinates count from 1. Every joint of every frame is annotated, so all are
-visible. `box` runs from the first to the last row and column of the mask (w and h are differences, as the benchmark's
-code takes them); without puppet_mask/ it is tight around the joints, with a warning. `sequence` is ACTION/VIDEO.
+`Rename_Images/ACTION/VIDEO/00001.png`. Coordinates count from 1. Every joint is annotated, so all are visible. `box`
+runs from the first to the last row and column of the mask (w and h are differences, as the benchmark's code takes
+them); without puppet_mask/ it is tight around the joints, with a warning. `sequence` is ACTION/VIDEO.
 
-Or a COCO-style JSON, `{train,test}_jhmdb_subK.json` or `SubK_{train,test}.json`, in the folder or `annotations/`; its
-coordinates and boxes count from 1 too, file names are relative to the folder (or Rename_Images/); `sequence` is their
-folder.
+Or a COCO-style JSON, `{train,test}_jhmdb_subK.json` or `SubK_{train,test}.json`, in the folder or `annotations/`; it
+counts from 1 too, file names are relative to the folder (or Rename_Images/); `sequence` is their folder.
 
 Splits: `train1`, `test1`, ... `train3`, `test3`; `train`, `test` (= `valid`) mean the first. `frame` counts from 0.
 """
@@ -24,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from common.datasets import files
-from common.datasets.about import DataSet, Split
+from common.datasets import files, record
 from common.datasets.coco import read
 from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
@@ -34,24 +32,18 @@ from common.skeletons import JHMDB15
 _CODES = {"train": "1", "test": "2"}
 
 
-def load(root: str | Path, split: str) -> PoseSet:
+def load(root: Path, split: str) -> PoseSet:
     """Every frame of a split, joints (N,15,2). Frames need not exist. Raises DataMissing or DataError."""
-    root, canonical = Path(root), RECORD.split(split)
-    if canonical not in RECORD.splits:
-        known = ", ".join(RECORD.splits) + " (train, test, valid: the first)"
-        raise files.unknown_split("jhmdb", split, known)
+    canonical = record("jhmdb").split(split)
+    if canonical not in (have := splits(root)):
+        raise files.unknown_split("jhmdb", split, ", ".join(have) + " (train, test, valid: the first)")
     side, number = canonical[:-1], canonical[-1]
     table = _find_json(root, side, number)
-    if table is not None:
-        return _load_json(root, table, split)
-    if canonical not in splits(root):
-        raise files.unknown_split("jhmdb", split, ", ".join(splits(root)))
-    return _load_official(root, _videos(_split_lists(root, number), _CODES[side]), split)
+    return _load_json(root, table, split) if table else _load_official(root, side, number, split)
 
 
-def splits(root: str | Path) -> list[str]:
+def splits(root: Path) -> list[str]:
     """The splits whose lists or JSON are there; `check` goes through all, although the three overlap."""
-    root = Path(root)
     official = (root / "joint_positions").is_dir()
     pairs = [(side, k) for k in "123" for side in _CODES]
     found = [f"{side}{k}" for side, k in pairs if _find_json(root, side, k) or (official and _split_lists(root, k))]
@@ -68,11 +60,8 @@ def _find_json(root: Path, side: str, number: str) -> Path | None:
 
 
 def _split_lists(root: Path, number: str) -> list[Path]:
-    for folder in (root / "sub_splits", root / "splits"):
-        found = sorted(p for p in folder.glob("*.txt") if re.search(rf"_split_?{number}$", p.stem))
-        if found:
-            return found
-    return []
+    lists = (sorted((root / folder).glob(f"*_split*{number}.txt")) for folder in ("sub_splits", "splits"))
+    return next(filter(None, lists), [])
 
 
 def _videos(lists: list[Path], code: str) -> list[str]:
@@ -90,24 +79,25 @@ def _videos(lists: list[Path], code: str) -> list[str]:
     return found
 
 
-def _load_official(root: Path, videos: list[str], split: str) -> PoseSet:
+def _load_official(root: Path, side: str, number: str, split: str) -> PoseSet:
+    videos = _videos(_split_lists(root, number), _CODES[side])
     if not videos:
         raise DataError(f"the split lists under {root} name no video for {split}; download them again")
-    masks = (root / "puppet_mask").is_dir()
-    if not masks:
-        what = "boxes are tight around the joints, and box-normalised scores are not the benchmark's"
-        warnings.warn(f"{root} has no puppet_mask/: {what}", stacklevel=3)
     joints = [_read_joints(root / "joint_positions" / video / "joint_positions.mat") for video in videos]
     count = [len(j) for j in joints]
-    files_of = (root / "puppet_mask" / video / "puppet_mask.mat" for video in videos)
-    box = [_mask_boxes(p, n) for p, n in zip(files_of, count)] if masks else [box_of_joints(j) for j in joints]
+    if (root / "puppet_mask").is_dir():
+        masks = (root / "puppet_mask" / video / "puppet_mask.mat" for video in videos)
+        box = [_mask_boxes(path, n) for path, n in zip(masks, count)]
+    else:
+        what = "boxes are tight around the joints, and box-normalised scores are not the benchmark's"
+        warnings.warn(f"{root} has no puppet_mask/: {what}", stacklevel=3)
+        box = [box_of_joints(j) for j in joints]
     image_id = [f"{video}/{k:05d}" for video, n in zip(videos, count) for k in range(1, n + 1)]
-    stacked = np.concatenate(joints)
-    return RECORD.pose_set(
+    return record("jhmdb").pose_set(
         root,
         split,
-        joints=stacked,
-        visible=np.full(stacked.shape[:2], 2),
+        joints=np.concatenate(joints),
+        visible=np.full((len(image_id), len(JHMDB15)), 2),
         images=[f"{root}/Rename_Images/{name}.png" for name in image_id],
         image_id=np.array(image_id),
         box=np.concatenate(box),
@@ -117,9 +107,7 @@ def _load_official(root: Path, videos: list[str], split: str) -> PoseSet:
 
 
 def _read_joints(path: Path) -> np.ndarray:
-    stored = files.read_mat(path, "pos_img").astype(np.float64)
-    if stored.ndim == 2:
-        stored = stored[:, :, None]  # Matlab drops the last axis of a single frame
+    stored = np.atleast_3d(*files.read_numbers(path, "pos_img"))  # Matlab drops the last axis of a single frame
     if stored.shape[:2] != (2, len(JHMDB15)) or not np.isfinite(stored).all():
         what = f"has shape {stored.shape} or holds NaN; expected (2, 15, n) numbers"
         raise DataError(f"{path}: pos_img {what}. Download it again")
@@ -128,10 +116,9 @@ def _read_joints(path: Path) -> np.ndarray:
 
 def _mask_boxes(path: Path, count: int) -> np.ndarray:
     """(n,4) x, y, w, h of the non-zero pixels of each frame; NaN for an empty mask."""
-    mask = files.read_mat(path, "part_mask") != 0
-    mask = mask[:, :, None] if mask.ndim == 2 else mask
-    if mask.shape[2] != count:
-        raise DataError(f"{path}: part_mask has {mask.shape[2]} frames, the joints {count}; download both again")
+    mask = np.atleast_3d(*files.read_numbers(path, "part_mask")) != 0
+    if mask.ndim != 3 or mask.shape[2] != count:
+        raise DataError(f"{path}: part_mask has shape {mask.shape}, the joints {count} frames; download both again")
     corners = []
     for axis in (0, 1):  # collapsing rows leaves columns, i.e. x first
         line = mask.any(axis)
@@ -146,31 +133,14 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
     folder = root / "Rename_Images" if (root / "Rename_Images").is_dir() else root
     found = read("jhmdb", path, root, split, str(folder), JHMDB15, None, area=False)
     names = [Path(image).relative_to(folder) for image in found.images]
-    numbers = [re.fullmatch(r"\d{1,9}", name.stem) for name in names]
-    if None in numbers:
-        raise DataError(f"{path}: file_name {names[numbers.index(None)]} is no frame number such as 00001.png")
+    if odd := [name for name in names if not re.fullmatch(r"\d{1,9}", name.stem)]:
+        raise DataError(f"{path}: file_name {odd[0]} is no frame number such as 00001.png")
     nothing: dict[str, Any] = dict.fromkeys(("area", "ignore", "crowd", "regions", "paths", "category"))
     return replace(
         found,
         joints=found.joints - 1,
         box=found.box - [1, 1, 0, 0],
         sequence=np.array([str(name.parent) for name in names]),
-        frame=np.array([int(number[0]) - 1 for number in numbers if number], np.int64),
+        frame=np.array([int(name.stem) - 1 for name in names], np.int64),
         **nothing,
     )
-
-
-RECORD = DataSet(
-    name="jhmdb",
-    skeleton=JHMDB15,
-    origin=1,
-    source="Get it from its authors: http://jhmdb.is.tue.mpg.de",
-    terms="research use; cite Jhuang et al., ICCV 2013",
-    splits={f"{side}{k}": Split() for k in "123" for side in ("train", "test")},
-    published="test1",
-    crops="box of the annotated puppet mask of each frame",
-    measures="pck_box@0.2 pck_torso@0.2",
-    load=load,
-    list_splits=splits,
-    aliases={"train": "train1", "test": "test1", "valid": "test1"},
-)

@@ -29,20 +29,18 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets import files
-from common.datasets.about import DataSet
+from common.datasets import files, record
 from common.datasets.files import Row, column, short
 from common.errors import DataError
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton, from_card
 
 
-def load(root: str | Path, split: str) -> PoseSet:
+def load(root: Path, split: str) -> PoseSet:
     """One file of the format above. A skeleton of the user's own lives in the PoseSet (and in prediction files) alone.
 
     Raises DataMissing, or DataError naming file, field and remedy. Images need not exist.
     """
-    root = Path(root)
     path = _find(root, split)
     content = files.read_json(path)
     images = files.rows(path, content, "images")
@@ -60,7 +58,7 @@ def load(root: str | Path, split: str) -> PoseSet:
     sizes = [_optional(images, field) for field in ("width", "height")]
     ignore = np.array([bool(person.get("ignore", False)) for _, person in people], bool)
     base = path.parent.parent if path.parent.name == "annotations" and path.parent != root else path.parent
-    return RECORD.pose_set(
+    return record("json").pose_set(
         root,
         split,
         joints,
@@ -81,9 +79,8 @@ def load(root: str | Path, split: str) -> PoseSet:
     )
 
 
-def splits(root: str | Path) -> list[str]:
+def splits(root: Path) -> list[str]:
     """The names of the JSON files that are there."""
-    root = Path(root)
     if root.is_file():
         return [root.stem]
     found = sorted(p.stem for folder in (root, root / "annotations") for p in folder.glob("*.json"))
@@ -143,19 +140,3 @@ def _sigmas(path: Path, content: dict, skeleton: Skeleton) -> np.ndarray | None:
     if (sigmas <= 0).any():
         raise DataError(f"{path}.sigmas holds a number that is not positive; write one such as 0.05 for every joint")
     return sigmas
-
-
-RECORD = DataSet(
-    name="json",
-    skeleton=None,
-    source="Write your own in the format that common/datasets/json_format.py describes",
-    terms="your own",
-    splits={},
-    published="",
-    crops="as the file gives them",
-    measures="""pck_box@0.2 pck_torso@0.2 auc_torso pckh@0.5 pckh@0.1 pckh_neck@0.5 pckh_neck_symmetric@0.5
- pcp_strict@0.5 pcp_relaxed@0.5 pdj@0.2 oks_ap""",
-    load=load,
-    list_splits=splits,
-    by_image=True,
-)

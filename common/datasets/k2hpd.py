@@ -4,9 +4,7 @@ Embedded Multi-task Learning", ACM MM 2016, arXiv 1608.03932), in the layout of 
 `train_annos.txt`, `test_annos.txt`: a line an image, `NAME.png x0,y0,x1,y1,...`, any even number of at least 30 values.
 The first 15 points are used; coordinates count from 0 and have no missing marker. NUL bytes, which the real files hold,
 are removed. Images in `depth_data/depth_images/`. The joint names are inferred from that project's limb and mirror
-lists.
-
-Splits: `train`, `test` (= `valid`). `box` = tight around the joints.
+lists. Splits: `train`, `test` (= `valid`). `box` = tight around the joints.
 """
 
 from __future__ import annotations
@@ -15,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets import files
-from common.datasets.about import DataSet, Split
+from common.datasets import files, record
 from common.errors import DataError
 from common.poses import PoseSet
 from common.skeletons import K2HPD15
@@ -25,16 +22,16 @@ _FILES = {"train": "train_annos.txt", "test": "test_annos.txt"}
 _VALUES = 2 * len(K2HPD15)
 
 
-def load(root: str | Path, split: str) -> PoseSet:
+def load(root: Path, split: str) -> PoseSet:
     """One split, joints (N,15,2), all visible; `image_id` is the file name. Raises DataMissing or DataError."""
-    root, file = Path(root), _FILES.get(RECORD.split(split))
+    file = _FILES.get(record("k2hpd").split(split))
     if file is None:
         raise files.unknown_split("k2hpd", split, ", ".join(_FILES))
     folder = files.first_existing((root, root / "K2HPD"), file)
     if folder is None:
         raise files.missing("k2hpd", root, f"{file} and depth_data/depth_images/")
     names, joints = _read(folder / file)
-    return RECORD.pose_set(
+    return record("k2hpd").pose_set(
         root,
         split,
         joints,
@@ -45,9 +42,8 @@ def load(root: str | Path, split: str) -> PoseSet:
     )
 
 
-def splits(root: str | Path) -> list[str]:
+def splits(root: Path) -> list[str]:
     """What `check` looks through."""
-    root = Path(root)
     found = [s for s in _FILES if files.first_existing((root, root / "K2HPD"), _FILES[s])]
     if not found:
         raise files.missing("k2hpd", root, "train_annos.txt, test_annos.txt and depth_data/depth_images/")
@@ -56,9 +52,8 @@ def splits(root: str | Path) -> list[str]:
 
 def _read(path: Path) -> tuple[list[str], np.ndarray]:
     names, values = [], []
-    lines = path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace").splitlines()
-    for number, line in enumerate(lines, 1):
-        words = line.split()
+    text = path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace")
+    for number, words in enumerate(map(str.split, text.splitlines()), 1):
         if not words:
             continue
         try:
@@ -71,20 +66,3 @@ def _read(path: Path) -> tuple[list[str], np.ndarray]:
         names.append(words[0])
         values.append(point[:_VALUES])
     return names, np.array(values, np.float64).reshape(len(values), len(K2HPD15), 2)
-
-
-_PDJ = " ".join(f"pdj@{step * 5 / 100:g}=k2hpd_pdj@{step * 5 / 100:g}" for step in range(10, 0, -1))
-_TORSO = " ".join(f"pdj_torso@{step * 5 / 100:g}" for step in range(4, 0, -1))
-RECORD = DataSet(
-    name="k2hpd",
-    skeleton=K2HPD15,
-    source="No official page is known; use a copy that you have",
-    terms="not stated with the copies that are about; cite Wang et al., ACM MM 2016",
-    splits={"train": Split(), "test": Split()},
-    published="test",
-    crops="none: whole images",
-    measures=f"{_PDJ} {_TORSO} pcp_strict@0.5=k2hpd_pcp@0.5 accuracy:compat=k2hpd_accuracy loss:compat=k2hpd_loss",
-    load=load,
-    list_splits=splits,
-    aliases={"valid": "test"},
-)

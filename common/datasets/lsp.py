@@ -1,16 +1,15 @@
 """Leeds Sports Pose (`lsp`) and its extended training set (`lspet`), as Sam Johnson and Mark Everingham publish them.
 
-Files: `joints.mat` with the variable `joints`, beside `images/`. The two data sets' flags have opposite meanings:
+`joints.mat` with the variable `joints`, beside `images/`. The two data sets' flags have opposite meanings:
 
 - LSP, (3, 14, N): rows x, y, flag. Flag 1 = OCCLUDED, the coordinates are annotated all the same. Images im0001.jpg ...
 - LSPET, (14, 3, N): columns x, y, flag. Flag 1 = usable, 0 = the coordinates mean nothing. Images im00001.jpg ...
 
-Coordinates are taken as stored. The files do not say where they count from; joints as small as -0.1 (LSPET) and 0.25
-(LSP) would lie outside the image if they counted from 1, and neither DeepPose's nor MobilePose's preparation shifts
-them.
+Coordinates are taken as stored: joints as small as -0.1 (LSPET) and 0.25 (LSP) would lie outside the image if they
+counted from 1, and neither DeepPose's nor MobilePose's preparation shifts them.
 
-Layouts of `root`: the data set's folder itself, a folder that holds it (names in `_FOLDERS`; `lsp`/`lsp_ext` is
-deeppose_tf's), or MobilePose's `joints_2000.mat` + `images_2000/` and `joints_10000.mat` + `images_10000/`.
+`root`: the data set's folder, a folder that holds it (names in `_FOLDERS`), or MobilePose's `joints_2000.mat` +
+`images_2000/` and `joints_10000.mat` + `images_10000/`.
 
 Splits of lsp: `train` = images 1..1000, `test` = `valid` = the rest, `all`; in MobilePose's joint layout `train` = all
 of LSPET followed by LSP 1..1000. Splits of lspet: `train` = `all`. Both: `A-B` or `A-B,C-D`, image numbers from 1, ends
@@ -20,16 +19,13 @@ included. A file of at most 1000 images (the synthetic stand-in, a fixture) is s
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from common.datasets import files, record
-from common.datasets.about import DataSet, Split
 from common.errors import DataError, DataMissing
 from common.poses import PoseSet, concatenate
-from common.skeletons import LSP14
 
 _FOLDERS = {
     "lsp": ("", "lsp", "LSP", "lsp_dataset", "lsp_dataset_original", "lsp_small"),
@@ -40,13 +36,12 @@ _DIGITS = {"lsp": 4, "lspet": 5}
 _TRAIN_IMAGES = 1000
 
 
-def load(root: str | Path, split: str, name: str = "lsp") -> PoseSet:
+def load(root: Path, split: str, name: str = "lsp") -> PoseSet:
     """LSP or LSPET: one person an image, joints (N,14,2) in person-centric LSP order, tight boxes.
 
     `visible`: LSP 1 or 2, LSPET 0 or 2. `image_id` is the image number, `person_id` 0; in MobilePose's joint train
     split `image_id` is `lspet/NUMBER` or `lsp/NUMBER`. Images need not exist. Raises DataMissing or DataError.
     """
-    root = Path(root)
     if name == "lsp" and split == "train" and all((root / f"joints_{n}.mat").exists() for n in _MOBILEPOSE.values()):
         parts = [_load_one(root, "all", "lspet"), _load_one(root, "train", "lsp")]
         ids = [np.array([f"{part.name}/{k}" for k in part.image_id]) for part in parts]
@@ -54,9 +49,9 @@ def load(root: str | Path, split: str, name: str = "lsp") -> PoseSet:
     return _load_one(root, split, name)
 
 
-def splits(root: str | Path, name: str = "lsp") -> list[str]:
+def splits(root: Path, name: str = "lsp") -> list[str]:
     """What `check` looks through."""
-    _find(Path(root), name)
+    _find(root, name)
     return ["all"]
 
 
@@ -97,9 +92,7 @@ def _read(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{what}, which is {kind}: its flags mean the opposite. Load it as {kind}")
     table = stored.transpose((2, 1, 0) if kind == "lsp" else (2, 0, 1)).astype(np.float64)
     flag, joints = table[:, :, 2], table[:, :, :2].copy()
-    if not np.isin(flag, (0, 1)).all():
-        odd = flag[~np.isin(flag, (0, 1))][0]
-        raise DataError(f"{path}: joints has flags other than 0 and 1 (first: {odd}); download it again")
+    files.check_flags([(f"{path}: person {k}", {}) for k in range(len(flag))], "joints", flag, (0, 1))
     visible = np.where(flag == 1, 1, 2) if kind == "lsp" else np.where(flag == 1, 2, 0)
     joints[visible == 0] = np.nan
     if not np.isfinite(joints[visible > 0]).all():
@@ -129,30 +122,3 @@ def which(root: str | Path) -> str:
         _find(root, "lspet")
         return "lspet"
     return "lspet" if files.read_mat(annotations, "joints").shape[:2] == (14, 3) else "lsp"
-
-
-RECORD = DataSet(
-    name="lsp",
-    skeleton=LSP14,
-    source="Get it from its authors: http://sam.johnson.io/research/lsp.html",
-    terms="research use; cite Johnson and Everingham, BMVC 2010",
-    splits={"train": Split(1000, 1000, "ff935d4f234b1b07"), "test": Split(1000, 1000, "ffc2e3e3262413a3")},
-    published="test",
-    crops="none given: one person an image",
-    measures="pck_torso@0.2 auc_torso pcp_strict@0.5 pcp_relaxed@0.5 pckh_neck@0.5 pckh_neck_symmetric@0.5 pdj@0.2"
-    " pck_extent@0.2:compat",
-    load=load,
-    list_splits=splits,
-    aliases={"valid": "test"},
-)
-LSPET = replace(
-    RECORD,
-    name="lspet",
-    source="Get it from its authors: http://sam.johnson.io/research/lspet.html",
-    terms="research use; cite Johnson and Everingham, CVPR 2011",
-    splits={"train": Split(10000, 10000)},
-    published="train",
-    load=partial(load, name="lspet"),
-    list_splits=partial(splits, name="lspet"),
-    aliases={"all": "train"},
-)

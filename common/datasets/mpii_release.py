@@ -59,7 +59,7 @@ def read_release(path: Path) -> Persons:
         rows = [
             (str(entry.image.name), index, bool(train), *_person(rect))
             for entry, train in zip(np.atleast_1d(release.annolist), np.atleast_1d(release.img_train), strict=True)
-            for index, rect in enumerate(_structs(getattr(entry, "annorect", None)))
+            for index, rect in enumerate(_structs(entry, "annorect"))
         ]
     except (AttributeError, TypeError, ValueError, IndexError) as error:
         what = f"{path}: RELEASE is not laid out as in the MPII release ({error})"
@@ -69,35 +69,31 @@ def read_release(path: Path) -> Persons:
     return Persons(*(np.array(column) for column in zip(*rows)))
 
 
-def _structs(value) -> list:
+def _structs(parent, field: str) -> list:
     """Matlab's struct array, single struct or empty matrix as a list."""
-    if value is None:
-        return []
-    return [item for item in np.atleast_1d(value) if hasattr(item, "_fieldnames")]
+    return [item for item in np.atleast_1d(getattr(parent, field, None)) if hasattr(item, "_fieldnames")]
 
 
-def _number(value) -> float:
-    """A scalar that may be an empty matrix or a one-character string, as is_visible and scale are at times."""
-    if isinstance(value, str):
-        return float(value) if value else np.nan
-    value = np.asarray(value, np.float64).ravel()
+def _number(parent, field: str, default=np.nan) -> float:
+    """A scalar that may be absent, an empty matrix or a one-character string, as is_visible and scale are at times."""
+    value = getattr(parent, field, default)
+    value = np.asarray(float(value or "nan") if isinstance(value, str) else value, np.float64).ravel()
     return float(value[0]) if value.size else np.nan
 
 
 def _person(rect) -> tuple:
     joints, visible = np.full((JOINTS, 2), np.nan), np.zeros(JOINTS, np.int8)
-    points = [p for a in _structs(getattr(rect, "annopoints", None)) for p in _structs(getattr(a, "point", None))]
+    points = [point for parent in _structs(rect, "annopoints") for point in _structs(parent, "point")]
     for point in points:
         if point.id not in range(JOINTS):
             raise ValueError(f"joint id {point.id}")
         joint = int(point.id)
-        joints[joint] = _number(point.x), _number(point.y)
-        visible[joint] = 2 if _number(getattr(point, "is_visible", 1)) == 1 else 1
-    head = [_number(getattr(rect, corner, np.nan)) for corner in ("x1", "y1", "x2", "y2")]
-    position = _structs(getattr(rect, "objpos", None))
-    center = [_number(position[0].x), _number(position[0].y)] if position else [np.nan, np.nan]
+        joints[joint] = _number(point, "x"), _number(point, "y")
+        visible[joint] = 2 if _number(point, "is_visible", 1) == 1 else 1
+    head = [_number(rect, corner) for corner in ("x1", "y1", "x2", "y2")]
+    position = next(iter(_structs(rect, "objpos")), None)
     flagged = any(hasattr(point, "is_visible") for point in points)
-    return joints, visible, head, center, _number(getattr(rect, "scale", np.nan)), flagged
+    return joints, visible, head, [_number(position, "x"), _number(position, "y")], _number(rect, "scale"), flagged
 
 
 def rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
@@ -130,12 +126,9 @@ class GroundTruth:
 def read_ground_truth(path: Path) -> GroundTruth:
     """Read `gt_valid.mat`; DataError when a variable is missing or has another shape."""
     names = {"jnt_missing": (JOINTS,), "pos_gt_src": (JOINTS, 2), "headboxes_src": (2, 2)}
-    content = files.read_mat(path)
-    for name, shape in names.items():
-        if name not in content or content[name].shape[:-1] != shape:
-            found = content[name].shape if name in content else "nothing"
+    missing, joints, head_box = found = files.read_numbers(path, *names)
+    for array, (name, shape) in zip(found, names.items()):
+        if array.shape != (*shape, joints.shape[-1]):
             remedy = "take gt_valid.mat from the simple-baselines annotations"
-            raise DataError(f"{path}: {name} is {found}, expected {(*shape, 'N')}; {remedy}")
-    joints = content["pos_gt_src"].transpose(2, 0, 1).astype(np.float64)
-    head_box = content["headboxes_src"].reshape(4, -1).T.astype(np.float64)
-    return GroundTruth(joints, content["jnt_missing"].T == 0, head_box)
+            raise DataError(f"{path}: {name} is {array.shape}, expected {(*shape, 'N')}; {remedy}")
+    return GroundTruth(joints.transpose(2, 0, 1), missing.T == 0, head_box.reshape(4, -1).T)

@@ -23,8 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from common import images
-from common.datasets import files
-from common.datasets.about import DataSet, Split
+from common.datasets import files, record
 from common.errors import DataError
 from common.poses import PoseSet
 from common.skeletons import PENN13
@@ -33,79 +32,67 @@ _FIELDS = ("x", "y", "visibility", "train", "bbox", "dimensions")
 _SIDE = {"train": (1,), "test": (-1,), "all": (1, -1)}
 
 
-def load(root: str | Path, split: str) -> PoseSet:
+def load(root: Path, split: str) -> PoseSet:
     """Every frame of a split, joints (N,13,2). Frames need not exist. Raises DataMissing or DataError."""
-    root = Path(root)
     paths = sorted((root / "labels").glob("*.mat"))
     if not paths:
         raise files.missing("penn_action", root, "labels/0001.mat and so on")
-    side = _SIDE.get(RECORD.split(split))
+    side = _SIDE.get(record("penn_action").split(split))
     if side is None:
         raise files.unknown_split("penn_action", split, ", ".join(_SIDE))
     videos = [v for v in (_read_video(path) for path in paths) if v["train"] in side]
     if not videos:
         raise DataError(f"no video under {root / 'labels'} belongs to split {split}; its field `train` says 1 or -1")
     count = np.array([len(v["joints"]) for v in videos])
-    frame = np.concatenate([np.arange(n) for n in count])
     image_id = [f"{v['name']}/{k:06d}" for v, n in zip(videos, count) for k in range(1, n + 1)]
-    return RECORD.pose_set(
+    return record("penn_action").pose_set(
         root,
         split,
-        joints=np.concatenate([v["joints"] for v in videos]),
-        visible=np.concatenate([v["visible"] for v in videos]),
-        images=_images(root, videos, count, image_id),
+        **{field: np.concatenate([v[field] for v in videos]) for field in ("joints", "visible", "box")},
+        images=_images(root, np.repeat([v["train"] for v in videos], count), image_id),
         image_id=np.array(image_id),
-        box=np.concatenate([v["box"] for v in videos]),
-        sequence=np.repeat([v["number"] for v in videos], count),
-        frame=frame,
+        sequence=np.repeat([int(v["name"]) for v in videos], count),
+        frame=np.concatenate([np.arange(n) for n in count]),
         image_size=np.repeat([v["size"] for v in videos], count, axis=0),
     )
 
 
-def splits(root: str | Path) -> list[str]:
+def splits(root: Path) -> list[str]:
     """What `check` looks through."""
     return ["all"]
 
 
-def _images(root: Path, videos: list[dict], count: np.ndarray, image_id: list[str]) -> list[str]:
+def _images(root: Path, side: np.ndarray, image_id: list[str]) -> list[str]:
     databases = {1: root / "train.lmdb", -1: root / "valid.lmdb"}
     if (root / "frames").exists() or not any(path.exists() for path in databases.values()):
         return [f"{root}/frames/{name}.jpg" for name in image_id]
-    side = np.repeat([v["train"] for v in videos], count)
     return [images.reference(databases[s], f"{name}.jpg") for s, name in zip(side.tolist(), image_id)]
 
 
 def _read_video(path: Path) -> dict:
-    content = files.read_mat(path, variable_names=_FIELDS)
-    odd = [f for f in _FIELDS if f not in content or content[f].dtype.kind not in "iufb"]
-    if odd:
-        raise DataError(f"{path} has no variable {odd[0]!r} of numbers; this is not a Penn Action label file")
-    x, y, seen = (content[f].astype(np.float64) for f in ("x", "y", "visibility"))
+    x, y, seen, train, corners, dimensions = files.read_numbers(path, *_FIELDS)
     if x.ndim != 2 or x.shape[1] != len(PENN13) or not x.shape == y.shape == seen.shape:
         shapes = f"{x.shape}, {y.shape}, {seen.shape}; expected (n, 13) each"
         raise DataError(f"{path}: x, y and visibility have shapes {shapes}. Download it again")
-    if not path.stem.isdigit() or content["train"].size != 1 or content["train"].item() not in (1, -1):
-        what = "the file is not called by a number, or its field train is not 1 or -1"
+    if not path.stem.isdigit() or train.size != 1 or train.item() not in (1, -1) or dimensions.size < 2:
+        what = "the file is not called by a number, or its field train is not 1 or -1, or dimensions not h, w, n"
         raise DataError(f"{path}: {what}; download it again")
     hidden, joints = seen == 0, np.stack([x, y], axis=-1) - 1
     placeholder = hidden & (x == y)
     joints[placeholder] = np.nan
-    height, width = content["dimensions"].ravel()[:2].astype(np.float64)
     return {
         "name": path.stem,
-        "number": int(path.stem),
-        "train": int(content["train"].item()),
+        "train": int(train.item()),
         "joints": joints,
         "visible": np.where(placeholder, 0, np.where(hidden, 1, 2)).astype(np.int8),
-        "box": _boxes(path, content["bbox"], len(x)),
-        "size": (width, height),
+        "box": _boxes(path, corners, len(x)),
+        "size": dimensions.ravel()[1::-1],
     }
 
 
-def _boxes(path: Path, stored: np.ndarray, count: int) -> np.ndarray:
-    corners = stored.astype(np.float64)
+def _boxes(path: Path, corners: np.ndarray, count: int) -> np.ndarray:
     if corners.ndim != 2 or corners.shape[1] != 4 or not 1 <= len(corners) <= count:
-        raise DataError(f"{path}: bbox has shape {stored.shape}; expected ({count}, 4). Download it again")
+        raise DataError(f"{path}: bbox has shape {corners.shape}; expected ({count}, 4). Download it again")
     if len(corners) < count:
         what = f"bbox has {len(corners)} rows for {count} frames; the last one is repeated"
         warnings.warn(f"{path}: {what}", stacklevel=4)
@@ -113,29 +100,10 @@ def _boxes(path: Path, stored: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2]], axis=1)
 
 
-RECORD = DataSet(
-    name="penn_action",
-    skeleton=PENN13,
-    origin=1,
-    source="Get it from its authors: http://dreamdragon.github.io/PennAction",
-    terms="research use; cite Zhang, Zhu and Derpanis, ICCV 2013",
-    splits={"train": Split(87542, 87543, "adb78268f537bb31"), "test": Split(76297, 76298, "2f4999c391ad489e")},
-    published="test",
-    crops="annotated person box of each frame",
-    measures="pck_box@0.2=pck_box_visible@0.2 pck_torso@0.2=penn_torso@0.2 penn_mobilepose@0.2:compat"
-    " pck_extent@0.2:compat=penn_extent@0.2",
-    load=load,
-    list_splits=splits,
-    aliases={"valid": "test"},
-)
-
-
 def make_lmdb(root: Path, out: Path) -> dict[str, int]:
     """Pack the frames under `root` into `out`/train.lmdb and valid.lmdb; file name -> number of frames."""
     from tqdm import tqdm
 
-    if not (root / "frames").is_dir():
-        raise files.missing("penn_action", root, "frames/0001/000001.jpg and so on")
     written = {}
     for split in ("train", "valid"):
         pose_set, path = load(root, split), out / f"{split}.lmdb"
@@ -150,10 +118,9 @@ def make_lmdb(root: Path, out: Path) -> dict[str, int]:
 def main(arguments: list[str] | None = None) -> int:
     """`python -m common.datasets.penn_action make_lmdb ROOT OUT`; 0 done, 2 bad input."""
     parser = argparse.ArgumentParser(prog="python -m common.datasets.penn_action")
-    commands = parser.add_subparsers(dest="command", required=True)
-    pack = commands.add_parser("make_lmdb", help="frames/ -> OUT/train.lmdb and OUT/valid.lmdb")
-    pack.add_argument("root", type=Path, help="folder with labels/ and frames/")
-    pack.add_argument("out", type=Path, help="folder for the two databases (ROOT itself is where the loader looks)")
+    parser.add_argument("command", choices=["make_lmdb"], help="frames/ -> OUT/train.lmdb and OUT/valid.lmdb")
+    parser.add_argument("root", type=Path, help="folder with labels/ and frames/")
+    parser.add_argument("out", type=Path, help="folder for the two databases (ROOT itself is where the loader looks)")
     given = parser.parse_args(arguments)
     try:
         for name, count in make_lmdb(given.root, given.out).items():

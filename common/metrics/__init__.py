@@ -1,7 +1,7 @@
 """Metrics of pose estimation, vectorised over persons. `common.protocols` names the combinations that papers report.
 
-`pck` (torso, box, AUC) · `pckh` (head box, head-neck length) · `pcp` (strict, relaxed) · `pdj` (and K2HPD's printed
-accuracy and loss) · `mobilepose` (as MobilePose counts) · `oks`, `coco`, `ai_challenger` (object keypoint similarity).
+`pck` (torso, box, head, PDJ, AUC) · `pcp` (strict, relaxed) · `k2hpd`, `mobilepose` (as these projects count) · `oks`,
+`coco`, `ai_challenger` (object keypoint similarity).
 
 Every distance metric here treats missing values alike:
 - an unlabelled joint is not counted; a prediction of NaN for a labelled joint is a miss;

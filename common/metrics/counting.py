@@ -37,18 +37,19 @@ class Result:
 
     def as_dict(self) -> dict:
         """For JSON: total, per_joint or per_part, aggregation, n; counts, per_group, means if any. NaN is null."""
-        plain = {"total": _plain(self.total), f"per_{self.kind}": _plain(self.values)}
-        plain |= {"aggregation": self.aggregation, "n": int(self.n)}
-        plain |= {"interval": [_plain(v) for v in self.interval]} if self.interval else {}
-        extra = {"counts": self.counts, "per_group": self.groups, "means": self.means}
-        return plain | {name: _plain(value) for name, value in extra.items() if value}
+        found = {"total": self.total, f"per_{self.kind}": self.values, "aggregation": self.aggregation, "n": self.n}
+        between = list(self.interval) if self.interval else None
+        extra = {"interval": between, "counts": self.counts, "per_group": self.groups, "means": self.means}
+        return _plain(found | {name: value for name, value in extra.items() if value})
 
 
 def _plain(value):
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, (int, np.integer)):
-        return int(value)
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, (str, int, np.integer)):
+        return value if isinstance(value, str) else int(value)
     return None if math.isnan(value) else float(value)
 
 
@@ -69,9 +70,8 @@ def within(distance: np.ndarray, size: np.ndarray, threshold: float, exact_at_ze
 
 def percentages(hits: np.ndarray, counted: np.ndarray) -> np.ndarray:
     """(N,K) hits and (N,K) what counts -> (K,) percent, NaN for a column in which nothing counts."""
-    counts = counted.sum(0)
     with np.errstate(invalid="ignore"):
-        return 100.0 * (hits & counted).sum(0) / counts
+        return 100.0 * (hits & counted).sum(0) / counted.sum(0)
 
 
 def mean_of(values) -> float:
@@ -87,39 +87,32 @@ def pooled(hits: np.ndarray, counted: np.ndarray) -> float:
     return 100.0 * int((hits & counted).sum()) / total if total else float("nan")
 
 
-def joint_result(hits, counted, skeleton: Skeleton, total: str = "weighted", include=None, how: str = "") -> Result:
+_SENTENCES = {
+    "weighted": "total = hits / counted joints, all joints pooled",
+    "unweighted": "total = mean of the joints' percentages",
+}
+
+
+def joint_result(hits, counted, skeleton: Skeleton, total: str = "weighted", without=(), how: str = "") -> Result:
     """(N,J) hits and (N,J) counted joints -> Result by joint.
 
     `total` is `weighted` (every counted joint weighs the same) or `unweighted` (every joint name weighs the same); both
-    are in `means`. Only the joints named in `include` (default: all) enter `groups`, `means`, `total` and `n`. `how`
-    opens the aggregation sentence.
+    are in `means`. The joints named in `without` do not enter `groups`, `means`, `total` and `n`. `how` opens the
+    aggregation sentence.
     """
-    names = [joint for joint in skeleton.joints if include is None or joint in include]
-    columns = skeleton.indices(names)
+    left_out = [joint for joint in skeleton.joints if joint in without]
+    columns = [i for i, joint in enumerate(skeleton.joints) if joint not in left_out]
     by_joint = percentages(hits, counted)
-    groups = {
-        g: mean_of(by_joint[i] for i in members if i in columns)
-        for g, members in skeleton.groups.items()
-        if set(members) & set(columns)
-    }
+    groups = {g: [i for i in members if i in columns] for g, members in skeleton.groups.items()}
     means = {"weighted": pooled(hits[:, columns], counted[:, columns]), "unweighted": mean_of(by_joint[columns])}
-    left_out = [joint for joint in skeleton.joints if joint not in names]
-    sentence = {
-        "weighted": "total = hits / counted joints, all joints pooled",
-        "unweighted": "total = mean of the joints' percentages",
-    }[total]
+    entries = {joint: [i] for i, joint in enumerate(skeleton.joints) if total == "weighted" or i in columns}
     return Result(
         total=means[total],
         values=dict(zip(skeleton.joints, by_joint.tolist())),
-        aggregation=f"{how}; {sentence}" + (f" without {' and '.join(left_out)}" if left_out else ""),
+        aggregation=f"{how}; {_SENTENCES[total]}" + (f" without {' and '.join(left_out)}" if left_out else ""),
         n=int(counted[:, columns].any(1).sum()),
         counts=dict(zip(skeleton.joints, counted.sum(0).tolist())),
-        groups=groups,
+        groups={group: mean_of(by_joint[members]) for group, members in groups.items() if members},
         means=means,
-        tally=Tally(
-            hits,
-            counted,
-            {joint: [i] for i, joint in enumerate(skeleton.joints) if total == "weighted" or i in columns},
-            columns if total == "weighted" else None,
-        ),
+        tally=Tally(hits, counted, entries, columns if total == "weighted" else None),
     )

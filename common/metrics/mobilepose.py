@@ -6,9 +6,12 @@ the crop's origin to the farthest joint: the threshold is about twice as wide as
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from common.metrics.counting import Result, distances, mean_of, percentages, pooled, within
+from common.geometry import pad_box
+from common.metrics.counting import Result, distances, joint_result, mean_of, percentages, pooled, within
 from common.poses import box_of_joints
 from common.skeletons import CPM14, LPM14, PENN13, Skeleton, mirror_name
 
@@ -26,30 +29,26 @@ def extent_accuracy(
     A group with nothing visible scores 0. With `batch`, hits are counted in consecutive batches of that size and the
     figures are plain means over batches, those in which nothing is visible left out (the original stops there).
     """
-    names = [joint for joint in skeleton.joints if joint != "neck"]
-    columns = skeleton.indices(names)
     hits = within(distances(truth, predicted), size[:, None], threshold) & visible
-    starts = np.arange(0, len(hits), batch or max(len(hits), 1))
-    batch_hits, batch_counts = (
-        (np.add.reduceat(a, starts) if len(a) else np.zeros((1, len(skeleton)), int))
-        for a in (hits.astype(int), visible.astype(int))
-    )
-    used = batch_counts[:, columns].any(1)
+    whole = joint_result(hits, visible, skeleton, without=("neck",))
+    columns = [i for i, joint in enumerate(skeleton.joints) if joint != "neck"]
+    starts = np.arange(0, max(len(hits), 1), batch or max(len(hits), 1))
+    found, possible = (np.array([part[start:][: batch or None].sum(0) for start in starts]) for part in (hits, visible))
+    used = possible[:, columns].any(1)
 
     def figure(members) -> float:
-        found, possible = batch_hits[used][:, members].sum(1), batch_counts[used][:, members].sum(1)
-        return mean_of(100.0 * found / np.maximum(possible, 1))
+        return mean_of(100.0 * found[used][:, members].sum(1) / np.maximum(possible[used][:, members].sum(1), 1))
 
-    by_joint = percentages(hits, visible)
     how = f"hit: distance <= {threshold:g} x size; total = hits / visible joints without the neck"
-    return Result(
+    return replace(
+        whole,
         total=figure(columns),
-        values={joint: float(by_joint[skeleton.index(joint)]) for joint in names},
+        values={joint: value for joint, value in whole.values.items() if joint != "neck"},
         aggregation=how + (f", mean over batches of {batch} in file order" if batch else ""),
-        n=int(visible[:, columns].any(1).sum()),
-        counts={joint: int(visible[:, skeleton.index(joint)].sum()) for joint in names},
+        counts={joint: count for joint, count in whole.counts.items() if joint != "neck"},
         groups={g: figure(members) for g, members in skeleton.groups.items() if g in _GROUPS},
-        means={"weighted": pooled(hits[:, columns], visible[:, columns])},
+        means={"weighted": whole.means["weighted"]},
+        tally=None,
     )
 
 
@@ -58,11 +57,9 @@ def crop_box(joints: np.ndarray, image_size: np.ndarray | None = None, given: np
 
     The box is the extent of the annotated joints (N,J,2) and 256/3 px around it; finite rows of `given` (N,4) win.
     """
-    tight = box_of_joints(joints)
-    box = np.concatenate([tight[:, :2] - CROP_PADDING, tight[:, 2:] + 2 * CROP_PADDING], axis=1)
-    replaced = np.zeros((len(joints), 1), bool) if given is None else np.isfinite(given).all(1, keepdims=True)
-    if given is not None:
-        box = np.where(replaced, given, box)
+    box = pad_box(box_of_joints(joints), CROP_PADDING)
+    replaced = np.isfinite(np.full_like(box, np.nan) if given is None else given).all(1, keepdims=True)
+    box = np.where(replaced, np.nan if given is None else given, box)
     low, high = box[:, :2], box[:, :2] + box[:, 2:]
     if image_size is not None:  # a given box is cut to the width, one around the joints to the last column
         low, high = np.maximum(low, 0), np.minimum(high, np.asarray(image_size) - np.where(replaced, 0, 1))
@@ -90,9 +87,7 @@ def with_penn_neck(joints: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray,
 
 def penn_columns() -> dict[str, str]:
     """Column that the script prints -> joint that it scores: it takes its maps for the official network's."""
-    printed = [
-        mirror_name(joint) for joint in PENN13.joints
-    ]  # the official code names Penn Action's sides the other way round
+    printed = map(mirror_name, PENN13.joints)  # the official code names Penn Action's sides the other way round
     return {name: LPM14.joints[CPM14.index("head_top" if name == "head" else name)] for name in printed}
 
 

@@ -44,41 +44,21 @@ def oks(
     return np.where(number > 0, (similarity * counted).sum(-1) / np.maximum(number, 1), 0.0)
 
 
-def pose_oks(
-    joints: np.ndarray, area: np.ndarray, sigmas=COCO_SIGMAS, score=None, above: float | None = None, compat=False
-) -> np.ndarray:
-    """(N,N) OKS between the predicted poses of one image, with the mean of the two areas; symmetric.
-
-    `joints` (N,J,2), `area` (N,). All joints count, or with `above` those whose `score` (N,J) exceeds it in BOTH poses;
-    the original asks only the second (column) pose, which `compat` repeats. A pair without a counted joint has 0.
-    """
-    counted = np.ones(joints.shape[1], bool)
-    if above is not None:
-        seen = np.asarray(score) > above
-        counted = seen[None] if compat else seen[None] & seen[:, None]
-    return oks(joints[:, None], counted, (area[:, None] + area[None]) / 2, joints[None], sigmas)
+def pose_oks(joints: np.ndarray, area: np.ndarray, sigmas=COCO_SIGMAS) -> np.ndarray:
+    """(N,N) OKS between the predicted poses of one image, (N,J,2), over all joints, with the mean of the two areas."""
+    everything = np.ones(joints.shape[1], bool)
+    return oks(joints[:, None], everything, (area[:, None] + area[None]) / 2, joints[None], sigmas)
 
 
-def oks_nms(
-    joints,
-    person_score,
-    area,
-    threshold: float,
-    sigmas=COCO_SIGMAS,
-    score=None,
-    above: float | None = None,
-    compat=False,
-) -> np.ndarray:
+def oks_nms(joints, person_score, area, threshold: float, sigmas=COCO_SIGMAS) -> np.ndarray:
     """Greedy suppression within one image: indices kept, best first; `threshold` of OKS with a kept one.
 
-    `joints` (N,J,2), `person_score` (N,), `area` (N,); `score`, `above` and `compat` as in `pose_oks`. Equal scores:
-    the later row first, as in the original. No poses: no indices.
+    `joints` (N,J,2), `person_score` (N,), `area` (N,). Equal scores: the later row first, as in the original.
     """
     order = np.argsort(person_score, kind="stable")[::-1]
     if len(order) < 2:
         return order
-    table = pose_oks(joints, area, sigmas, score, above, compat)
-    keep = []
+    table, keep = pose_oks(joints, area, sigmas), []
     while len(order):
         keep.append(order[0])
         order = order[1:][table[order[0], order[1:]] <= threshold]

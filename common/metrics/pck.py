@@ -1,12 +1,15 @@
 """PCK, the percentage of correct keypoints: a joint is right within a share of a person's size (Yang and Ramanan, PAMI
 2013).
 
-What "size" is makes the metric: torso (LSP and its toolkit, torso = left shoulder to right hip), longer side of a box
-(Penn Action, sub-JHMDB, pose-tensorflow's eval_pck). Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J)
-bool, size (N,) in that unit.
+What "size" is makes the metric: torso (LSP and its toolkit), longer side of a box (Penn Action, sub-JHMDB,
+pose-tensorflow's eval_pck), head (PCKh: Andriluka et al., CVPR 2014), a diagonal of the trunk (PDJ: Sapp and Taskar
+2013, Toshev and Szegedy 2014). Arrays: truth and predicted (N,J,2) in one unit, labelled (N,J) bool, size (N,) in that
+unit.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from common.poses import box_of_joints
 from common.skeletons import JHMDB15, Skeleton
 
 AUC_THRESHOLDS = np.arange(21) / 100  # 0 to 0.2 in steps of 0.01, the range of the LSP toolkit
+NOT_IN_MEAN = ("pelvis", "thorax")  # MPII's own evaluation leaves them out of its mean
 
 
 def length_between(joints: np.ndarray, skeleton: Skeleton, first: str, second: str) -> np.ndarray:
@@ -43,15 +47,25 @@ def official_penn_torso(truth: np.ndarray, predicted: np.ndarray, skeleton: Skel
 
 
 def pck(
-    truth, predicted, labelled, size, threshold: float, skeleton: Skeleton, total: str = "weighted", how: str = ""
+    truth,
+    predicted,
+    labelled,
+    size,
+    threshold: float,
+    skeleton: Skeleton,
+    total: str = "weighted",
+    how: str = "",
+    without=(),
+    exact_at_zero: bool = True,
 ) -> Result:
     """PCK at `threshold` x `size`, inclusive. Persons whose `size` is NaN are not counted; at size 0 exact hits are.
 
-    `total`: `weighted` or `unweighted`, see `counting.joint_result`. Empty input gives NaN figures.
+    `total`, `without`: see `counting.joint_result`; `exact_at_zero`: `counting.within`. Empty input gives NaN figures.
     """
     counted = labelled & np.isfinite(size)[:, None]
-    hits = within(distances(truth, predicted), size[:, None], threshold)
-    return joint_result(hits, counted, skeleton, total, how=how or f"hit: distance <= {threshold:g} x size")
+    hits = within(distances(truth, predicted), size[:, None], threshold, exact_at_zero)
+    what = f"hit: distance <= {threshold:g} x {how or 'size'}"
+    return joint_result(hits, counted, skeleton, total, without, what)
 
 
 def auc(truth, predicted, labelled, size, skeleton: Skeleton) -> Result:
@@ -61,10 +75,9 @@ def auc(truth, predicted, labelled, size, skeleton: Skeleton) -> Result:
     curves = [within(distance, size[:, None], t) for t in AUC_THRESHOLDS]
     by_joint = _area(np.array([percentages(hits, counted) for hits in curves]))
     total = float(_area(np.array([pooled(hits, counted) for hits in curves])))
-    named = dict(zip(skeleton.joints, by_joint.tolist()))
     return Result(
         total=total,
-        values=named,
+        values=dict(zip(skeleton.joints, by_joint.tolist())),
         aggregation="area under the PCK curve from 0 to 0.2 (21 thresholds, trapezoids), "
         "100 = perfect; total from the curve of all joints pooled",
         n=int(counted.any(1).sum()),
@@ -81,8 +94,7 @@ def auc(truth, predicted, labelled, size, skeleton: Skeleton) -> Result:
 
 
 def _area(curve: np.ndarray) -> np.ndarray:
-    steps = np.diff(AUC_THRESHOLDS).reshape(-1, *[1] * (curve.ndim - 1))
-    return ((curve[1:] + curve[:-1]) / 2 * steps).sum(0) / AUC_THRESHOLDS[-1]
+    return ((curve[1:] + curve[:-1]) / 2).mean(0)
 
 
 def with_belly(joints: np.ndarray) -> np.ndarray:
@@ -95,3 +107,51 @@ def with_belly(joints: np.ndarray) -> np.ndarray:
     joints = np.array(joints, np.float64)
     joints[:, JHMDB15.index("belly")] = shoulders + [0.5, 0.65] * (hips - shoulders)
     return joints
+
+
+def pckh(
+    truth, predicted, labelled, head_size, threshold: float, skeleton: Skeleton, empty_joint_is_nan: bool = False
+) -> Result:
+    """PCKh at `threshold` x `head_size` (N,), 0.6 x the head box's diagonal; at size 0 all joints are misses. Total:
+    weighted mean without pelvis, thorax.
+
+    `empty_joint_is_nan`: a joint that is nowhere labelled makes both means NaN, as in the evaluation of Simple
+    Baselines (compat); otherwise it is left out.
+    """
+    how = "head size (0.6 x diagonal of the head box)"
+    result = pck(truth, predicted, labelled, head_size, threshold, skeleton, "weighted", how, NOT_IN_MEAN, False)
+    empty = any(not count for joint, count in result.counts.items() if joint not in NOT_IN_MEAN)
+    if not (empty_joint_is_nan and empty):
+        return result
+    nan, how = float("nan"), f"{result.aggregation}; NaN for a joint nowhere labelled"
+    return replace(result, total=nan, means=dict.fromkeys(result.means, nan), aggregation=how)
+
+
+def neck_of(skeleton: Skeleton) -> str:
+    """The joint at the lower end of the head: upper_neck where the skeleton has it, else neck; else ValueError."""
+    return "upper_neck" if "upper_neck" in skeleton.joints else skeleton.joints[skeleton.index("neck")]
+
+
+def pckh_neck(truth, predicted, labelled, threshold: float, skeleton: Skeleton, symmetric=False) -> Result:
+    """PCKh with the head measured from head top to neck of the truth (deeppose_tf); joints weigh the same.
+
+    A joint counts when it, head top and neck are labelled. `symmetric`: left and right are averaged first and the total
+    is the mean of these groups.
+    """
+    head = length_between(np.where(labelled[..., None], truth, np.nan), skeleton, "head_top", neck_of(skeleton))
+    result = pck(truth, predicted, labelled, head, threshold, skeleton, "unweighted", "(head top to neck)", (), False)
+    if not symmetric:
+        return result
+    how = result.aggregation.partition(";")[0]
+    how += f"; total = mean of the {len(result.groups)} groups, each the mean of left and right"
+    counts = {g: sum(result.counts[skeleton.joints[i]] for i in members) for g, members in skeleton.groups.items()}
+    total, tally = mean_of(result.groups.values()), result.tally
+    tally = replace(tally, columns=skeleton.groups) if tally else None
+    return Result(total, result.groups, how, result.n, "part", counts, means=result.means, tally=tally)
+
+
+def pdj(truth, predicted, labelled, skeleton: Skeleton, threshold: float, diameter: tuple[str, str]) -> Result:
+    """PDJ at `threshold` x the true distance between the joints of `diameter`, one shoulder and the opposite hip (which
+    pair differs between code bases); joints pooled."""
+    size = length_between(np.where(labelled[..., None], truth, np.nan), skeleton, *diameter)
+    return pck(truth, predicted, labelled, size, threshold, skeleton, how=f"({diameter[0]} to {diameter[1]})")

@@ -10,35 +10,29 @@ from __future__ import annotations
 import numpy as np
 
 from common.metrics.counting import Result, Tally, distances, mean_of, percentages, pooled, within
-from common.metrics.pckh import neck_of
+from common.metrics.pck import neck_of
 from common.skeletons import Skeleton
 
-_SIDES = ("right_", "left_")
+Stick = tuple[str, tuple[str, ...], tuple[str, ...]]  # part, joints whose middle is one end, those of the other
 
 
-def sticks_of(skeleton: Skeleton) -> dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    """Stick name -> (part, joints whose middle is one end, joints whose middle is the other), from the joint names.
+def sticks_of(skeleton: Skeleton) -> dict[str, Stick]:
+    """The ten sticks by name, from the joint names.
 
     The torso runs from thorax to pelvis, from neck to spine (K2HPD), or from the middle of the shoulders to that of the
     hips, in this order of preference (deeppose_tf's and K2HPD's definitions).
     """
     have = set(skeleton.joints)
+    middles = ("right_shoulder", "left_shoulder"), ("right_hip", "left_hip")
+    torsos = (("thorax",), ("pelvis",)), (("neck",), ("spine",)), middles
+    torso = next((ends for ends in torsos if have.issuperset(ends[0] + ends[1])), middles)
     head = next((name for name in ("head_top", "head") if name in have), "head_top")
-    if {"thorax", "pelvis"} <= have:
-        torso: tuple[tuple[str, ...], tuple[str, ...]] = (("thorax",), ("pelvis",))
-    elif {"neck", "spine"} <= have:
-        torso = (("neck",), ("spine",))
-    else:
-        torso = (("right_shoulder", "left_shoulder"), ("right_hip", "left_hip"))
-    sticks: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-        "head": ("head", (head,), (neck_of(skeleton),)),
-        "torso": ("torso", *torso),
-    }
     hand = "wrist" if "right_wrist" in have else "hand"
     foot = "ankle" if "right_ankle" in have else "foot"
+    sticks: dict[str, Stick] = {"head": ("head", (head,), (neck_of(skeleton),)), "torso": ("torso", *torso)}
     limbs = ("upper_arm", "shoulder", "elbow"), ("forearm", "elbow", hand)
     for part, first, second in (*limbs, ("upper_leg", "hip", "knee"), ("lower_leg", "knee", foot)):
-        for side in _SIDES:
+        for side in ("right_", "left_"):
             sticks[side + part] = (part, (side + first,), (side + second,))
     skeleton.indices(name for _, a, b in sticks.values() for name in a + b)
     return sticks
@@ -52,19 +46,15 @@ def pcp(
     threshold: float = 0.5,
     relaxed: bool = False,
     total: str = "parts",
-    unlabelled_is_miss: bool = False,
     exact_at_zero: bool = False,
 ) -> Result:
     """PCP by part, each part the mean of its left and right stick.
 
     `total`: `parts`, the mean of the six parts (deeppose_tf), or `weighted`, all counted sticks pooled (K2HPD, LSP
     toolkit); `means` has both and `unweighted`, the mean of the ten sticks. A stick counts when all joints that it is
-    made of are labelled; with `unlabelled_is_miss` every stick of every person does (what deeppose_tf's functions do
-    when given NaN). `exact_at_zero`: K2HPD's form, in which a stick of length 0 admits an exact hit.
+    made of are labelled. `exact_at_zero`: K2HPD's form, in which a stick of length 0 admits an exact hit.
     """
     hits, counted, sticks = decide(truth, predicted, labelled, skeleton, threshold, relaxed, exact_at_zero)
-    if unlabelled_is_miss:
-        counted = np.ones_like(counted)
     by_stick = percentages(hits, counted)
     members: dict[str, list[int]] = {}
     for i, (part, _, _) in enumerate(sticks.values()):
@@ -93,17 +83,14 @@ def decide(
     truth, predicted, labelled, skeleton: Skeleton, threshold: float, relaxed: bool, exact_at_zero: bool = False
 ):
     """(N,S) hits, (N,S) counted and the sticks that the S columns are, for callers that need single decisions."""
-    truth = np.where(labelled[..., None], truth, np.nan)
     sticks = sticks_of(skeleton)
-    true_a, true_b = _ends(truth, skeleton, sticks)
-    pred_a, pred_b = _ends(np.asarray(predicted, np.float64), skeleton, sticks)
+
+    def ends(joints: np.ndarray) -> list[np.ndarray]:
+        both = ([stick[end] for stick in sticks.values()] for end in (1, 2))
+        return [np.stack([joints[:, skeleton.indices(names)].mean(1) for names in side], axis=1) for side in both]
+
+    true_a, true_b = ends(np.where(labelled[..., None], truth, np.nan))
+    pred_a, pred_b = ends(np.asarray(predicted, np.float64))
     length, first, second = distances(true_a, true_b), distances(true_a, pred_a), distances(true_b, pred_b)
     error = (first + second) / 2 if relaxed else np.maximum(first, second)
-    hits = within(error, length, threshold, exact_at_zero)
-    return hits, np.isfinite(length), sticks
-
-
-def _ends(joints: np.ndarray, skeleton: Skeleton, sticks: dict) -> list[np.ndarray]:
-    """(N,J,2) joints -> two (N,S,2), the ends of every stick: each the middle of the joints named."""
-    both = ([sides[end] for sides in sticks.values()] for end in (1, 2))
-    return [np.stack([joints[:, skeleton.indices(names)].mean(1) for names in ends], axis=1) for ends in both]
+    return within(error, length, threshold, exact_at_zero), np.isfinite(length), sticks

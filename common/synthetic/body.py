@@ -1,53 +1,22 @@
-"""A person as a kinematic tree: joint limits, proportions, forward kinematics.
+"""A person as a kinematic tree: joint limits, proportions, forward kinematics (tables: `body.yaml`).
 
-Body axes: x to the person's left, y up, z to the front (right-handed); lengths in metres, angles in radians (tables:
-degrees).
+Body axes: x to the person's left, y up, z to the front (right-handed); lengths in metres, angles in radians.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import yaml
 
-
-def table(text: str) -> dict[str, list[float]]:
-    """`name number number ..., name ...` as {name: numbers}."""
-    rows = [row.split() for row in text.split(", ")]
-    return {name: [float(number) for number in numbers] for name, *numbers in rows}
-
-
-# Degrees of freedom: anatomical limits and the noise of a drawn pose, in degrees. Flexion is forward, abduction
-# outward, twist inward (arm) or outward (leg).
-_TRUNK = table(
-    "spine_flex -25 75 14, spine_side -30 30 9, spine_twist -40 40 12, "
-    "neck_flex -35 45 14, neck_side -30 30 9, neck_twist -65 65 25"
-)
-_SIDE = table(
-    "shoulder_flex -50 175 30, shoulder_abduct -10 150 24, shoulder_twist -70 80 28, elbow 0 145 30, wrist -40 40 15, "
-    "hip_flex -25 120 18, hip_abduct -12 55 11, hip_twist -30 40 12, knee 0 145 20, ankle -30 35 12"
-)
-_FREEDOMS = _TRUNK | {f"{side}_{name}": row for side in ("left", "right") for name, row in _SIDE.items()}
+with open(Path(__file__).with_name("body.yaml"), encoding="utf-8") as _file:
+    TABLES = yaml.safe_load(_file)
+_FREEDOMS = TABLES["trunk"] | {f"{s}_{name}": row for s in ("left", "right") for name, row in TABLES["side"].items()}
 DOF = {name: i for i, name in enumerate(_FREEDOMS)}
-LOW, HIGH, _SPREAD = np.array(list(_FREEDOMS.values())).T  # degrees
-
-# Postures: mean angles in degrees; a pair is one side and the other, in an order drawn for each pose
-_POSTURES = {
-    "stand": "knee 0 0",
-    "walk": "hip_flex 28 -14, knee 18 30, shoulder_flex -25 30",
-    "run": "hip_flex 70 -15, knee 80 55, shoulder_flex -35 50, elbow 90 95, spine_flex 15",
-    "reach": "shoulder_flex 150 140, elbow 25 30, hip_flex 10 0",
-    "throw": "shoulder_abduct 110 15, shoulder_flex 0 70, elbow 80 30, spine_twist 25, hip_flex 35 0, knee 40 0",
-    "sit": "hip_flex 88 80, knee 85 90, shoulder_flex 40 35, elbow 60 60, spine_flex 10",
-    "squat": "hip_flex 100 95, knee 110 110, hip_abduct 25 25, spine_flex 30, shoulder_flex 70 60",
-    "kick": "hip_flex 85 0, knee 20 15, shoulder_abduct 50 70, elbow 40 50",
-    "split": "hip_flex 95 -20, hip_abduct 20 35, shoulder_abduct 120 120",
-    "tuck": "hip_flex 112 110, knee 125 125, spine_flex 55, shoulder_flex 80 80, elbow 50 50",
-    "star": "shoulder_abduct 120 120, hip_abduct 40 40",
-    "hands_on_hips": "shoulder_abduct 45 45, shoulder_twist 60 60, elbow 100 100",
-}
-_ARMS_AWAY = table("shoulder_abduct 15 15, elbow 18 18, hip_abduct 5 5")
-POSTURES = tuple(_POSTURES)
+LOW, HIGH, _SPREAD = np.array(list(_FREEDOMS.values()), float).T  # degrees
+POSTURES = tuple(TABLES["postures"])
 
 
 def rotation(axis: int, angle: float) -> np.ndarray:
@@ -98,7 +67,7 @@ def sample_pose(rng: np.random.Generator, looseness: float = 1.0, postures: tupl
     for _ in range(8):
         sides = ("left", "right") if rng.random() < 0.5 else ("right", "left")
         degrees = looseness * _SPREAD * rng.normal(size=len(DOF))
-        for name, values in (_ARMS_AWAY | table(_POSTURES[postures[rng.integers(len(postures))]])).items():
+        for name, values in (TABLES["arms_away"] | TABLES["postures"][postures[rng.integers(len(postures))]]).items():
             names = [f"{side}_{name}" for side in sides] if len(values) == 2 else [name]
             degrees[[DOF[n] for n in names]] += values
         # knees and elbows bend one way only: fold the noise instead of piling it up at the limit
@@ -126,13 +95,6 @@ def _collides(angles: np.ndarray) -> bool:
     return nearest(limbs, ["pelvis", "belly", "thorax", "head"]) < 0.14 or legs < 0.1
 
 
-# Places in the head: left, up and front of the upper neck, in head heights
-_HEAD = table(
-    "head_top 0 1 0.05, head_centre 0 0.5 0.09, head 0 0.5 0.09, face 0 0.42 0.45, nose 0 0.4 0.56, "
-    "left_eye 0.15 0.52 0.43, right_eye -0.15 0.52 0.43, left_ear 0.34 0.46 0.05, right_ear -0.34 0.46 0.05"
-)
-
-
 def forward(build: Build, angles: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Joints (3,) in metres from the pelvis, and bone frames (3,3; columns = bone's left, up, front), in body axes.
 
@@ -151,11 +113,11 @@ def forward(build: Build, angles: np.ndarray) -> tuple[dict[str, np.ndarray], di
     joints["neck"] = joints["belly"] + chest @ [0, 0.54 * build.trunk, 0]
     joints["thorax"] = joints["belly"] + chest @ [0, 0.46 * build.trunk, 0]
     joints["upper_neck"] = joints["neck"] + neck @ [0, build.neck, 0.006 * h]
-    for name, offset in _HEAD.items():
+    for name, offset in TABLES["head"].items():
         joints[name] = joints["upper_neck"] + build.head * (head @ offset)
 
     for side, sign in (("left", 1.0), ("right", -1.0)):
-        _add_side(joints, frames, build, {name: a[f"{side}_{name}"] for name in _SIDE}, side, sign)
+        _add_side(joints, frames, build, {name: a[f"{side}_{name}"] for name in TABLES["side"]}, side, sign)
     return joints, frames
 
 

@@ -6,17 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.synthetic.body import Build, forward, table
+from common.skeletons import group_name
+from common.synthetic.body import TABLES, Build, forward
 from common.synthetic.look import Look
 from common.synthetic.shapes import Camera, Canvas, Light, Tube, draw
 
 FACING_CAMERA = np.diag([1.0, -1.0, -1.0])  # body axes of an upright person who looks into the camera
 
-# How deep a joint lies under the surface of its own body part, in % of stature: what is nearer by a margin hides it
-_JOINT_DEPTH = table(
-    "pelvis 7, belly 7, spine 7, thorax 7, neck 6, hip 7.5, shoulder 5, elbow 3, wrist 2.5, hand 2.5, knee 4.2, "
-    "ankle 3.2, foot 3, upper_neck 5.5, head_top 5.5, head 6.5, head_centre 6.5, face 2, nose 1.2, eye 1.5, ear 1.5"
-)
 _MARGIN = 0.025
 
 
@@ -39,27 +35,14 @@ class Figure:
 
     def joint_depth(self, name: str) -> float:
         """Metres below the own surface within which something in front does not hide the joint."""
-        part = name.removeprefix("left_").removeprefix("right_")
-        return (0.0125 * _JOINT_DEPTH[part][0] * max(self.build.girth, 1.0) + _MARGIN) * self.build.stature
+        depth = TABLES["joint_depth"][group_name(name)]
+        return (0.0125 * depth * max(self.build.girth, 1.0) + _MARGIN) * self.build.stature
 
 
 def pose_figure(build: Build, look: Look, angles: np.ndarray, turn: np.ndarray) -> Figure:
     """Figure with its pelvis at the origin; `turn` (3,3) takes body axes to camera axes."""
     joints, frames = forward(build, angles)
     return Figure(build, look, {k: turn @ v for k, v in joints.items()}, {k: turn @ f for k, f in frames.items()})
-
-
-# Tubes of the head, in head heights from the upper neck: left, up, front of both ends, radius, texture
-_HEAD = (
-    ((0, 0.64, 0.09), (0, 0.36, 0.09), 0.36, "head"),
-    ((0, 0.46, 0.42), (0, 0.38, 0.47), 0.07, "skin"),
-    ((0.34, 0.52, 0.05), (0.34, 0.41, 0.05), 0.06, "skin"),
-    ((-0.34, 0.52, 0.05), (-0.34, 0.41, 0.05), 0.06, "skin"),
-    ((0, 0.64, 0.0), (0, 0.56, -0.06), 0.385, "hair"),
-)
-# Slices of the trunk, each a tube from side to side: height on the spine (0 pelvis, 1 neck), half width and half depth
-# in fractions of stature
-_SLICES = ((0.8, 0.09, 0.053), (0.66, 0.096, 0.061), (0.5, 0.088, 0.06), (0.34, 0.081, 0.058), (0.2, 0.084, 0.061))
 
 
 def draw_figure(canvas: Canvas, figure: Figure, camera: Camera, light: Light, owner: int) -> None:
@@ -79,7 +62,7 @@ def _trunk(figure: Figure) -> list[Tube]:
         reach = max(half - thick, 0.0) * frame[:, 0]
         tubes.append(Tube(centre - reach, centre + reach, (thick, thick), frame, look.textures[part], rows))
 
-    for height, half, thick in _SLICES:
+    for height, half, thick in TABLES["trunk_slices"]:
         frame, radius = frames["chest"] if height > 0.46 else frames["belly"], thick * deep * h + pad
         centre = joints["belly"] + frame @ [0, (height - 0.46) * build.trunk, 0.004 * h]
         rows = tuple(66 * (1 - height + sign * radius / build.trunk) for sign in (-1, 1))
@@ -96,7 +79,7 @@ def _head(figure: Figure) -> list[Tube]:
     h, throat = figure.build.stature, neck + 0.02 * figure.build.stature * frame[:, 1]
     tubes = [Tube(throat, figure.joints["neck"], (0.03 * h, 0.036 * h), figure.frames["neck"], look.textures["neck"])]
     hair = [((0, 0.5, -0.16), (0, 0.87 - 0.95 * look.long_hair, -0.16), 0.27, "hair")] if look.long_hair else []
-    for start, end, radius, part in (*_HEAD, *hair):
+    for start, end, radius, part in (*TABLES["head_tubes"], *hair):
         top, low = (neck + size * (frame @ np.array(at)) for at in (start, end))
         tubes.append(Tube(top, low, (radius * size, radius * size), frame, look.textures[part]))
     return tubes

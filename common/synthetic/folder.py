@@ -59,7 +59,7 @@ def write_mat(path: Path, variables: dict) -> None:
         file.write(_MAT_HEADER)
 
 
-def write_json(path: Path, content: Any) -> None:
+def save_json(path: Path, content: Any) -> None:
     """Compact JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, separators=(",", ":")))
@@ -85,8 +85,8 @@ def build(root: Path, arguments: dict, write: Callable[[Path], None]) -> bool:
             os.rename(root, old)
         os.rename(fresh, root)
     except OSError as error:
-        remedy = "choose a folder that you may write to, with room for the pictures"
-        raise DataError(f"cannot write {root} ({error}); {remedy}") from error
+        what = f"cannot write {root} ({error})"
+        raise DataError(f"{what}; choose a folder that you may write to, with room for the pictures") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -99,19 +99,17 @@ def _count_files(root: Path) -> int:
 
 def _is_there(root: Path, wanted: dict[str, str]) -> bool:
     """Whether `root` is complete; False where it may be (re)placed, DataError where it may not."""
-    if root.exists() and not root.is_dir():
+    if root.is_file():
         raise DataError(f"{root} is a file; name a folder")
     if not root.exists() or not any(root.iterdir()):
         return False
     if not (root / MARK).is_file():
         what = f"{root} holds files and no {MARK} mark: it may be real data, so nothing is written there"
         raise DataError(f"{what}; name another folder")
-    lines = (root / MARK).read_text().splitlines()[2:]
-    mark = dict(line.split(": ", 1) for line in lines if ": " in line)
+    mark = dict(line.split(": ", 1) for line in (root / MARK).read_text().splitlines()[2:] if ": " in line)
     added = _count_files(root) - 1 - int(mark.get("files", "0"))
-    if wanted.items() <= mark.items() and added >= 0:  # files that programs add later (caches) do no harm
-        return True
-    if added > 0:
+    same = wanted.items() <= mark.items()
+    if added > 0 and not same:
         what = f"{root} was drawn with other arguments, and files were added to it since"
         raise DataError(f"{what}; delete it yourself, or name another folder")
-    return False
+    return same and added >= 0  # files that programs add later (caches) do no harm

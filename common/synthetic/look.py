@@ -12,11 +12,10 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from common.synthetic.body import TABLES
 from common.synthetic.shapes import TEXTURE_COLUMNS, TEXTURE_ROWS
 
 _HALF = TEXTURE_COLUMNS // 2
-_SKINS = ((180, 200, 235), (150, 180, 225), (125, 160, 210), (100, 135, 190), (70, 100, 155), (40, 52, 80))  # BGR
-_HAIRS = ((25, 25, 30), (30, 45, 70), (45, 75, 115), (90, 150, 200), (35, 60, 130), (150, 150, 155))
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ def cloth(rng: np.random.Generator, colour: np.ndarray | None = None) -> np.ndar
 
 def sample_look(rng: np.random.Generator) -> Look:
     """Clothes, skin and hair of one person."""
-    tone = np.array(_SKINS[rng.integers(len(_SKINS))]) * rng.uniform(0.9, 1.08, 3)
-    hair = np.array(_HAIRS[rng.integers(len(_HAIRS))]) * rng.uniform(0.8, 1.2)
+    tone = _one_of(rng, "skins") * rng.uniform(0.9, 1.08, 3)
+    hair = _one_of(rng, "hairs") * rng.uniform(0.8, 1.2)
     skin, strands, shirt, trousers = cloth(rng, tone), cloth(rng, hair), cloth(rng), cloth(rng)
     sleeve = rng.choice([0.0, 0.55, 1.0, 2.0], p=[0.15, 0.4, 0.1, 0.35])  # in upper-arm lengths
     leg = rng.choice([0.5, 1.0, 2.0], p=[0.3, 0.1, 0.6])  # in thigh lengths
@@ -84,6 +83,10 @@ def sample_look(rng: np.random.Generator) -> Look:
         "shoe": cloth(rng, random_colour(rng)),
     }
     return Look(textures, rng.uniform(0.9, 1.7) if rng.random() < 0.4 else 0.0, rng.uniform(0.002, 0.011))
+
+
+def _one_of(rng: np.random.Generator, table: str) -> np.ndarray:
+    return np.array(TABLES[table][rng.integers(len(TABLES[table]))])
 
 
 def _over(cover: np.ndarray, under: np.ndarray, share: float) -> np.ndarray:

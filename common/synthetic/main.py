@@ -14,22 +14,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
-# Data set -> (module of common.synthetic, function, pictures (videos) when --count is not given)
-_WRITERS = {
-    "lsp": ("write_one", "write_lsp", 2000),
-    "lspet": ("write_one", "write_lspet", 1000),
-    "mpii": ("write_many", "write_mpii", 600),
-    "coco": ("write_many", "write_coco", 400),
-    "crowdpose": ("write_many", "write_crowdpose", 400),
-    "penn_action": ("write_video", "write_penn", 24),
-    "jhmdb": ("write_video", "write_jhmdb", 12),
-    "k2hpd": ("write_one", "write_k2hpd", 1000),
-    "ai_challenger": ("write_many", "write_ai_challenger", 400),
-    "json": ("write_many", "write_json_format", 200),
+from common.datasets import NAMES
+from common.errors import DataError
+
+# pictures (videos) when --count is not given
+_COUNTS = {"lsp": 2000, "lspet": 1000, "mpii": 600, "coco": 400, "crowdpose": 400, "penn_action": 24, "jhmdb": 12}
+_COUNTS |= {"k2hpd": 1000, "ai_challenger": 400, "json": 200}
+_MODULES = {
+    **dict.fromkeys(("lsp", "lspet", "k2hpd"), "write_one"),
+    "penn_action": "write_video",
+    "jhmdb": "write_video",
 }
-NAMES = tuple(_WRITERS)
 
 
 def make(name: str, root: str | Path, count: int | None = None, seed: int = 0) -> bool:
@@ -38,39 +36,30 @@ def make(name: str, root: str | Path, count: int | None = None, seed: int = 0) -
     `count` is the number of pictures (videos for penn_action and jhmdb) over all splits, at least 2; None takes the
     data set's default. DataError for a bad argument, or when `root` holds anything that was not drawn here.
     """
-    from importlib import import_module
-
-    from common.errors import DataError
     from common.synthetic import folder
 
-    if name not in _WRITERS:
+    if name not in NAMES:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
-    module, function, default = _WRITERS[name]
-    number = default if count is None else count
-    if number < 2:
-        raise DataError(f"--count {number}: at least 2, one to train and one to test on")
-    if seed < 0:
-        raise DataError(f"--seed {seed}: a seed is 0 or more")
-    write = getattr(import_module(f"common.synthetic.{module}"), function)
+    number = _COUNTS[name] if count is None else count
+    if number < 2 or seed < 0:
+        raise DataError(
+            f"--count {number}, --seed {seed}: at least 2, one to train and one to test on; a seed is 0 or more"
+        )
+    write = getattr(import_module(f"common.synthetic.{_MODULES.get(name, 'write_many')}"), f"write_{name}")
     arguments = {"dataset": name, "count": number, "seed": seed}
     return folder.build(Path(root), arguments, lambda fresh: write(fresh, number, seed))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code (2 for bad input)."""
-    default, about = (
-        ", ".join(f"{name} {row[2]}" for name, row in _WRITERS.items()),
-        "Synthetic stand-ins for data sets.",
-    )
+    about = "Synthetic stand-ins for data sets."
     parser = argparse.ArgumentParser(prog="python -m common.datasets.synthetic", description=about)
+    default = ", ".join(f"{name} {count}" for name, count in _COUNTS.items())
     parser.add_argument("name", metavar="NAME", choices=NAMES, help="data set: " + ", ".join(NAMES))
     parser.add_argument("root", metavar="ROOT", type=Path, help="folder to make: new, empty, or one that was made here")
     parser.add_argument("--count", type=int, help=f"pictures, or videos, over all splits (default: {default})")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other people (default: 0)")
     options = parser.parse_args(arguments)
-
-    from common.errors import DataError
-
     try:
         fresh = make(options.name, options.root, options.count, options.seed)
     except DataError as error:

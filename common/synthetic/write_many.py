@@ -11,7 +11,7 @@ import numpy as np
 
 from common.skeletons import AIC14, COCO17, CROWDPOSE14, MPII16, Skeleton
 from common.synthetic.compose import OUTSIDE, VISIBLE, Picture, Posing, Truth, box_of, draw_group
-from common.synthetic.folder import each, generator, train_count, write_image, write_json, write_mat
+from common.synthetic.folder import each, generator, save_json, train_count, write_image, write_mat
 
 _POSING = Posing(roll=12, any_roll=0.06, pitch=9)
 _SIZES = ((480, 360), (360, 480), (480, 300))
@@ -26,14 +26,22 @@ def _draw(
 
     `counts`: chances of 1, 2, ... people; `share`: stature in the picture's height; `crowd`: chance of a far crowd.
     """
-    while True:
+    people: list[Truth] = []
+    while not people:
         size = _SIZES[rng.integers(len(_SIZES))]
         count = 1 + int(rng.choice(len(counts), p=counts))
         picture = draw_group(rng, _POSING, size, count, share, occluded, crowd=rng.random() < crowd)
         people = [t for t in picture.people[:count] if t.mask.sum() >= smallest]
-        if people:
-            far = [np.zeros(size[::-1], bool), *(t.mask for t in picture.people[count:])]
-            return picture, people, np.any(far, axis=0)
+    far = [np.zeros(size[::-1], bool), *(t.mask for t in picture.people[count:])]
+    return picture, people, np.any(far, axis=0)
+
+
+def _integers(truth: Truth, skeleton: Skeleton, flags: list[int], shown: int) -> list[int]:
+    """x, y, v of every joint in whole pixels; `flags` by state; a place only where v is at most `shown` and not 0."""
+    points, states = truth.table(skeleton.joints)
+    v = np.take(flags, states)
+    known = (v > 0) & (v <= shown)
+    return np.column_stack([np.round(points) * known[:, None], v]).astype(int).ravel().tolist()
 
 
 def write_coco(folder: Path, count: int, seed: int) -> None:
@@ -42,9 +50,9 @@ def write_coco(folder: Path, count: int, seed: int) -> None:
     splits = {"train2017": range(train), "val2017": range(train, count)}
     files = coco_layout("coco", count, seed, COCO17, splits, lambda split, k: f"images/{split}/{k:012d}.jpg", folder)
     for split, file in files.items():
-        write_json(folder / "annotations" / f"person_keypoints_{split}.json", file)
+        save_json(folder / "annotations" / f"person_keypoints_{split}.json", file)
     boxes = _detect(generator("coco", seed, count), files["val2017"])
-    write_json(folder / "person_detection_results" / "COCO_val2017_detections_AP_H_56_person.json", boxes)
+    save_json(folder / "person_detection_results" / "COCO_val2017_detections_AP_H_56_person.json", boxes)
 
 
 def write_crowdpose(folder: Path, count: int, seed: int) -> None:
@@ -62,7 +70,7 @@ def write_crowdpose(folder: Path, count: int, seed: int) -> None:
     both = {part: files["train"][part] + files["val"][part] for part in ("images", "annotations")}
     for split, file in (files | {"trainval": files["train"] | both}).items():
         if file["images"]:
-            write_json(folder / "annotations" / f"crowdpose_{split}.json", file)
+            save_json(folder / "annotations" / f"crowdpose_{split}.json", file)
 
 
 def coco_layout(
@@ -101,34 +109,26 @@ def coco_layout(
 
 
 def _coco_person(truth: Truth, skeleton: Skeleton) -> dict:
-    points, states = truth.table(skeleton.joints)
     area = int(truth.mask.sum())
-    v = np.take([0, 1, 1, 2], states) * (area >= _SMALLEST_WITH_KEYPOINTS)
+    keypoints = _integers(truth, skeleton, [0, 1, 1, 2] if area >= _SMALLEST_WITH_KEYPOINTS else [0] * 4, 2)
     # outlines at twice the resolution, so that they enclose the pixels' centres; holes are filled
     double = cv2.resize(truth.mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return {
-        "segmentation": [((outline.reshape(-1) + 0.5) / 2).tolist() for outline in outlines],
-        "num_keypoints": int((v > 0).sum()),
-        "area": float(area),
-        "iscrowd": 0,
-        "keypoints": (np.column_stack([np.round(points), v]) * (v > 0)[:, None]).astype(int).ravel().tolist(),
-        "bbox": box_of(truth.mask).tolist(),
-    }
+    segment = [((outline.reshape(-1) + 0.5) / 2).tolist() for outline in outlines]
+    return _annotation(segment, float(area), 0, keypoints, box_of(truth.mask).tolist())
 
 
 def _coco_crowd(mask: np.ndarray, skeleton: Skeleton) -> dict:
     """All people of the crowd in the distance as one region, run lengths down the columns."""
     flat = np.concatenate([[False], mask.ravel(order="F")])  # the first run is of zeros, and may be empty
     changes = np.concatenate([[0], np.flatnonzero(np.diff(flat)), [mask.size]])
-    return {
-        "segmentation": {"counts": np.diff(changes).tolist(), "size": list(mask.shape)},
-        "num_keypoints": 0,
-        "area": float(mask.sum()),
-        "iscrowd": 1,
-        "keypoints": [0] * (3 * len(skeleton)),
-        "bbox": box_of(mask).astype(int).tolist(),
-    }
+    segment = {"counts": np.diff(changes).tolist(), "size": list(mask.shape)}
+    return _annotation(segment, float(mask.sum()), 1, [0] * (3 * len(skeleton)), box_of(mask).astype(int).tolist())
+
+
+def _annotation(segment, area: float, crowd: int, keypoints: list[int], box: list) -> dict:
+    found = {"segmentation": segment, "num_keypoints": int(np.count_nonzero(keypoints[2::3])), "area": area}
+    return {**found, "iscrowd": crowd, "keypoints": keypoints, "bbox": box}
 
 
 def _crowd_index(people: list[dict]) -> float:
@@ -183,19 +183,16 @@ def write_ai_challenger(folder: Path, count: int, seed: int) -> None:
         write_image(place(part, "images") / f"{name}.jpg", picture.image)
         keypoints, boxes = {}, {}
         for number, truth in enumerate(people, 1):
-            points, states = truth.table(AIC14.joints)
-            v = np.take([3, 2, 2, 1], states)
-            table = np.column_stack([np.round(points) * (v < 3)[:, None], v])
-            keypoints[f"human{number}"] = table.astype(int).ravel().tolist()
+            keypoints[f"human{number}"] = _integers(truth, AIC14, [3, 2, 2, 1], 2)
             x, y, w, h = box_of(truth.mask).astype(int).tolist()
             boxes[f"human{number}"] = [x, y, x + w, y + h]
         entry = {"url": "", "image_id": name, "keypoint_annotations": keypoints, "human_annotations": boxes}
         entries[part].append(entry)
     for part, content in entries.items():
-        write_json(place(part, "annotations").with_suffix(".json"), content)
+        save_json(place(part, "annotations").with_suffix(".json"), content)
 
 
-def write_json_format(folder: Path, count: int, seed: int) -> None:
+def write_json(folder: Path, count: int, seed: int) -> None:
     """images/ with train.json and valid.json as common.datasets.json_format reads them: COCO's joints, 3 decimals."""
     entries = []
     for k, rng in each("json", count, seed):
@@ -212,10 +209,11 @@ def write_json_format(folder: Path, count: int, seed: int) -> None:
         entries.append({"file": file, "width": width, "height": height, "persons": persons})
     train = train_count(count, 3 / 4)
     for split, part in (("train", entries[:train]), ("valid", entries[train:])):
-        write_json(folder / f"{split}.json", {"skeleton": COCO17.name, "images": part})
+        save_json(folder / f"{split}.json", {"skeleton": COCO17.name, "images": part})
 
 
 _MPII_NAMES = "rank rkne rhip lhip lkne lank pelv thor neck head rwri relb rsho lsho lelb lwri".split()
+_NOTHING = np.zeros((0, 0))  # Matlab's []
 
 
 def write_mpii(folder: Path, count: int, seed: int) -> None:
@@ -231,17 +229,8 @@ def write_mpii(folder: Path, count: int, seed: int) -> None:
         pictures.append((f"{k + 1:09d}.jpg", [_mpii_person(t) for t in people]))
     train = train_count(count, 2 / 3)
     for split, part in (("train", pictures[:train]), ("valid", pictures[train:]), ("trainval", pictures)):
-        rows = [
-            {
-                "joints_vis": p["labelled"].astype(int).tolist(),
-                "joints": p["joints"].tolist(),
-                "image": name,
-                **p["place"],
-            }
-            for name, people in part
-            for p in people
-        ]
-        write_json(folder / "annot" / f"{split}.json", rows)
+        rows = [_mpii_row(name, person) for name, people in part for person in people]
+        save_json(folder / "annot" / f"{split}.json", rows)
     valid = [person for _, people in pictures[train:] for person in people]
     truth = {
         "jnt_missing": (~np.array([p["labelled"] for p in valid])).T.astype(np.uint8),
@@ -260,43 +249,40 @@ def _mpii_person(truth: Truth) -> dict:
     x1, y1, x2, y2 = truth.body_box
     scale = max(x2 - x1, y2 - y1) / 200
     # the release's centre lies above the body's middle: the customary programs lower it by 15 * scale
-    center = np.array([(x1 + x2) / 2, (y1 + y2) / 2 - 15 * scale]) + 1
-    return {
-        "joints": np.where(labelled[:, None], np.round(points + 1, 3), -1.0),
-        "labelled": labelled,
-        "seen": states == VISIBLE,
-        "head": np.round(truth.head_box + 1, 3),
-        "place": {"scale": round(float(scale), 5), "center": np.round(center, 3).tolist()},
-    }
+    center = np.round([(x1 + x2) / 2 + 1, (y1 + y2) / 2 - 15 * scale + 1], 3).tolist()
+    joints = np.where(labelled[:, None], np.round(points + 1, 3), -1.0)
+    known = {"joints": joints, "labelled": labelled, "seen": states == VISIBLE, "head": np.round(truth.head_box + 1, 3)}
+    return known | {"scale": round(float(scale), 5), "center": center}
+
+
+def _mpii_row(name: str, person: dict) -> dict:
+    labels = {"joints_vis": person["labelled"].astype(int).tolist(), "joints": person["joints"].tolist()}
+    return labels | {"image": name, "scale": person["scale"], "center": person["center"]}
 
 
 def _struct(rows: list[dict]) -> np.ndarray:
     """A 1 x N Matlab struct array; 0 x 0 where there are no rows."""
     if not rows:
-        return np.zeros((0, 0))
+        return _NOTHING
     array = np.empty((1, len(rows)), [(name, object) for name in rows[0]])
     array[0] = [tuple(row.values()) for row in rows]
     return array
 
 
 def _mpii_release(pictures: list[tuple[str, list[dict]]]) -> dict:
-    nothing, single = np.zeros((0, 0)), np.empty((len(pictures), 1), object)
-    entries = []
+    entries, single = [], np.empty((len(pictures), 1), object)
     for k, (name, people) in enumerate(pictures):
-        persons = _struct([_mpii_rect(p) for p in people])
-        entries.append({"image": {"name": name}, "annorect": persons, "frame_sec": nothing, "vididx": nothing})
+        persons = _struct([_mpii_rect(person) for person in people])
+        entries.append({"image": {"name": name}, "annorect": persons, "frame_sec": _NOTHING, "vididx": _NOTHING})
         # persons with enough room around them, numbered from 1
-        single[k, 0] = np.array([[1.0]]) if len(people) == 1 else nothing
+        single[k, 0] = np.array([[1.0]]) if len(people) == 1 else _NOTHING
     trained = np.ones((1, len(pictures)))
     return {"annolist": _struct(entries), "img_train": trained, "version": "12", "single_person": single}
 
 
 def _mpii_rect(person: dict) -> dict:
-    rows = [
-        {"x": person["joints"][j, 0], "y": person["joints"][j, 1], "id": float(j), "is_visible": float(seen)}
-        for j, seen in enumerate(person["seen"])
-        if person["labelled"][j]
-    ]
-    corners, place = dict(zip(("x1", "y1", "x2", "y2"), person["head"].tolist())), person["place"]
-    points = {"point": _struct(rows)}
-    return {**corners, "annopoints": points, "scale": place["scale"], "objpos": dict(zip("xy", place["center"]))}
+    rows = zip(range(16), person["joints"].tolist(), person["seen"].tolist(), person["labelled"])
+    points = [{"x": x, "y": y, "id": float(j), "is_visible": float(seen)} for j, (x, y), seen, known in rows if known]
+    corners, center = zip(("x1", "y1", "x2", "y2"), person["head"].tolist()), zip("xy", person["center"])
+    annopoints = {"point": _struct(points)}
+    return {**dict(corners), "annopoints": annopoints, "scale": person["scale"], "objpos": dict(center)}

@@ -55,7 +55,7 @@ def _film(rng: np.random.Generator, frames: int, size: tuple[int, int]) -> Itera
         yield compose.render(rng, stage, [figure.moved(place)])
 
 
-def write_penn(folder: Path, count: int, seed: int) -> None:
+def write_penn_action(folder: Path, count: int, seed: int) -> None:
     """frames/NNNN/000001.jpg ..., labels/NNNN.mat; coordinates counted from 1, odd videos train, even ones test.
 
     visibility 1 = visible; hidden joints keep their true place; those outside the frame are at (1, 1), as the tool has

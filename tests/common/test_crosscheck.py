@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.crosscheck import as_html, as_text, main, markdown, table_of
+from common.crosscheck import main, markdown, table_of
 from common.errors import DataError
 from common.protocols import protocols_of
 from common.reported import comparable, compare, load_runs, reported, save_run
@@ -134,7 +134,6 @@ def test_measured_lines(tmp_path):
     ours = next(x for x in lines if x["table"] == "simplebaseline_mpii" and x["model"] == "resnet50_256x256")
     assert (ours["measured"], ours["seeds"], ours["spread"], ours["comparable"]) == (88.5, 2, 1.0, True)
     assert ours["difference"] == pytest.approx(88.5 - 88.532)
-    assert ours["columns"]["head"] == [96.351, 95.0] and ours["columns"]["knee"][1] is None
     synthetic = next(x for x in lines if x["table"] == "simplebaseline_mpii" and x["model"] == "resnet50_384x384")
     assert synthetic["comparable"] is False and synthetic["images"] == "synthetic" and "synthetic" in synthetic["why"]
     silent = next(x for x in lines if x["table"] == "simplebaseline_mpii" and x["model"] == "resnet101_256x256")
@@ -148,8 +147,7 @@ def test_a_figure_that_could_not_be_formed(tmp_path):
     run_file(tmp_path, protocols={"pckh@0.5": result(None)})
     lines = compare(load_runs(tmp_path))
     assert next(x for x in lines if x["table"] == "simplebaseline_mpii")["difference"] is None
-    for form in (markdown, as_html, as_text):
-        assert "resnet50_256x256" in form(table_of(lines))
+    assert "resnet50_256x256" in markdown(table_of(lines))
 
 
 def test_forms_show_every_column(tmp_path, capsys):
@@ -170,7 +168,6 @@ def test_forms_show_every_column(tmp_path, capsys):
         "why",
     ):
         assert word in table[0]
-    assert as_html(table_of(lines)).count("<tr>") == len(lines) + 1
     assert main(["--results", str(tmp_path), "--json"]) == 0
     parsed = json.loads(capsys.readouterr().out)
     assert len(parsed["lines"]) == len(lines) and parsed["without_figures"]
@@ -201,7 +198,7 @@ def test_works_from_another_directory(tmp_path):
 
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "common.crosscheck", "--house", "deepercut_tf", "--markdown"],
+        [sys.executable, "-m", "common.crosscheck", "--house", "deepercut_tf"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(root), "PATH": ""},
         capture_output=True,

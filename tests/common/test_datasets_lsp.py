@@ -109,7 +109,7 @@ def test_damage_is_named(tmp_path):
         load("lsp", tmp_path, "all")
     lsp[2, 3, 4] = 7
     _write(path, lsp)
-    with pytest.raises(DataError, match="flags other than 0 and 1"):
+    with pytest.raises(DataError, match="person 4.joints: the flag of joint 3 is 7"):
         load("lsp", tmp_path, "all")
     path.write_bytes(b"not a mat file, whatever its name")
     with pytest.raises(DataError, match="joints.mat is not a readable Matlab file"):

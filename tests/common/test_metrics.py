@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.metrics import mobilepose, pck, pckh, pcp, pdj
+from common.metrics import k2hpd, mobilepose, pck, pcp
 from common.metrics.counting import Result
 from common.skeletons import COCO17, CPM14, K2HPD15, LPM14, LSP14, MPII16, PENN13, mirror_name
 
@@ -33,12 +33,12 @@ def _all_metrics(truth, predicted, labelled, skeleton=LSP14):
         "pck": pck.pck(truth, predicted, labelled, _torso(known, skeleton), 0.2, skeleton),
         "auc": pck.auc(truth, predicted, labelled, _torso(known, skeleton), skeleton),
         "pck_box": pck.pck(truth, predicted, labelled, pck.extent(known), 0.1, skeleton, "unweighted"),
-        "pckh": pckh.pckh(truth, predicted, labelled, pck.extent(known) / 5, 0.5, skeleton),
-        "pckh_neck": pckh.pckh_neck(truth, predicted, labelled, 0.5, skeleton),
-        "pckh_neck_symmetric": pckh.pckh_neck(truth, predicted, labelled, 0.5, skeleton, symmetric=True),
+        "pckh": pck.pckh(truth, predicted, labelled, pck.extent(known) / 5, 0.5, skeleton),
+        "pckh_neck": pck.pckh_neck(truth, predicted, labelled, 0.5, skeleton),
+        "pckh_neck_symmetric": pck.pckh_neck(truth, predicted, labelled, 0.5, skeleton, symmetric=True),
         "pcp": pcp.pcp(truth, predicted, labelled, skeleton),
         "pcp_relaxed": pcp.pcp(truth, predicted, labelled, skeleton, relaxed=True, total="weighted"),
-        "pdj": pdj.pdj(truth, predicted, labelled, skeleton, 0.2, pdj.LSP_DIAMETER),
+        "pdj": pck.pdj(truth, predicted, labelled, skeleton, 0.2, ("left_shoulder", "right_hip")),
         "extent": mobilepose.extent_accuracy(truth, predicted, labelled, pck.extent(known), 0.1, skeleton, batch=4),
     }
 
@@ -87,7 +87,7 @@ def test_pckh_mean_leaves_pelvis_and_thorax_out():
     truth, _, _ = _people(5, MPII16)
     labelled, predicted = np.ones((5, 16), bool), truth.copy()
     predicted[:, MPII16.indices(["pelvis", "thorax"])] += 1000
-    result = pckh.pckh(truth, predicted, labelled, np.full(5, 10.0), 0.5, MPII16)
+    result = pck.pckh(truth, predicted, labelled, np.full(5, 10.0), 0.5, MPII16)
     assert result.total == 100.0 and result.values["pelvis"] == 0.0 and "pelvis" not in result.groups
     assert "without pelvis and thorax" in result.aggregation
 
@@ -96,8 +96,8 @@ def test_pckh_of_a_joint_nowhere_labelled():
     truth, predicted, _ = _people(5, MPII16)
     labelled = np.ones((5, 16), bool)
     labelled[:, 0] = False
-    assert np.isfinite(pckh.pckh(truth, predicted, labelled, np.full(5, 10.0), 0.5, MPII16).total)
-    assert np.isnan(pckh.pckh(truth, predicted, labelled, np.full(5, 10.0), 0.5, MPII16, empty_joint_is_nan=True).total)
+    assert np.isfinite(pck.pckh(truth, predicted, labelled, np.full(5, 10.0), 0.5, MPII16).total)
+    assert np.isnan(pck.pckh(truth, predicted, labelled, np.full(5, 10.0), 0.5, MPII16, empty_joint_is_nan=True).total)
 
 
 def test_strict_pcp_needs_both_ends_relaxed_their_mean():
@@ -177,18 +177,11 @@ def test_k2hpd_loss_and_zero_diameter():
     truth[1] = np.arange(30).reshape(15, 2)
     predicted = truth.copy()
     predicted[1, 0] += (3, 4)
-    assert pdj.euclidean_loss(truth, predicted, K2HPD15).total == pytest.approx(25 / 2 / 2 / 30)
+    assert k2hpd.euclidean_loss(truth, predicted, K2HPD15).total == pytest.approx(25 / 2 / 2 / 30)
     # the first person has diameter 0 and no stick has a length: exact hits count in the original's form
-    result = pdj.k2hpd_accuracy(truth, truth, K2HPD15)
+    result = k2hpd.accuracy(truth, truth, K2HPD15)
     assert result.total == 100.0 and set(result.values.values()) == {100.0}
     assert pcp.pcp(truth, truth, np.ones((2, 15), bool), K2HPD15).total == 50.0
-
-
-def test_other_k2hpd_normaliser():
-    truth, predicted, labelled = _people(40, K2HPD15)
-    result = pdj.pdj_neck_to_hips(truth, predicted, labelled, K2HPD15, 0.2)
-    hips = K2HPD15.indices(["right_hip", "left_hip", "neck"])
-    assert result.n == sum(labelled[i, hips].all() for i in range(40)) and "on 15 joints" in result.aggregation
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -237,7 +230,7 @@ def test_zero_normalisers():
         assert results[name].total == pytest.approx(100.0), name
     for name in ("pckh", "pckh_neck", "pckh_neck_symmetric", "pcp", "pcp_relaxed"):  # a quotient by zero does not
         assert results[name].total == pytest.approx(200 / 3), name
-    zero_head = pckh.pckh(truth, truth, everything, np.zeros(3), 0.5, LSP14)
+    zero_head = pck.pckh(truth, truth, everything, np.zeros(3), 0.5, LSP14)
     assert zero_head.total == 0.0 and zero_head.n == 3
 
 
@@ -296,7 +289,7 @@ def test_a_mirrored_person_gives_mirrored_figures(truth, error, labelled):
 
     for name in ("pck_box", "pckh", "pckh_neck", "pckh_neck_symmetric", "pcp", "pcp_relaxed", "extent"):
         _same(before[name], after[name], mirror_name)
-    other = pdj.pdj(flipped, flipped + flipped_error, labelled[:, mirrored], LSP14, 0.2, ("right_shoulder", "left_hip"))
+    other = pck.pdj(flipped, flipped + flipped_error, labelled[:, mirrored], LSP14, 0.2, ("right_shoulder", "left_hip"))
     _same(before["pdj"], other, mirror_name)
 
 

@@ -25,9 +25,6 @@ def test_matrices_are_the_originals(golden_dir):
     for case, points, _, area in cases(golden_dir):
         # 1e-12: both sides are float64, the sum over joints is ordered differently
         np.testing.assert_allclose(pose_oks(points[..., :2], area), case["oks"], atol=1e-12)
-        if "oks_in_vis_0p2" in case:
-            seen = pose_oks(points[..., :2], area, score=points[..., 2], above=0.2, compat=True)
-            np.testing.assert_allclose(seen, case["oks_in_vis_0p2"], atol=1e-12)
 
 
 @pytest.mark.golden
@@ -35,9 +32,6 @@ def test_kept_rows_are_the_originals(golden_dir):
     for case, points, score, area in cases(golden_dir):
         for threshold, kept in case["keep"].items():
             assert oks_nms(points[..., :2], score, area, float(threshold)).tolist() == kept
-        for threshold, kept in case.get("keep_vis", {}).items():
-            got = oks_nms(points[..., :2], score, area, float(threshold), score=points[..., 2], above=0.2, compat=True)
-            assert got.tolist() == kept
 
 
 def test_oks_written_out():
@@ -67,16 +61,6 @@ def test_degenerate_similarity():
     assert oks(truth, counted, np.array([0.0]), truth).item() == 1
     assert oks(truth, counted, np.array([0.0]), truth + 1).item() == 0
     assert oks(truth[:0], counted[:0], np.zeros(0), truth[:0]).shape == (0,)
-
-
-def test_visibility_needs_both_poses_unless_compat():
-    joints, area = np.zeros((2, 17, 2)), np.full(2, 100.0)
-    joints[1, 0] = 50
-    score = np.ones((2, 17))
-    score[0, 0] = 0  # the joint on which they differ is unseen in the first pose
-    assert pose_oks(joints, area, score=score, above=0.2)[0, 1] == 1
-    assert pose_oks(joints, area, score=score, above=0.2, compat=True)[0, 1] < 1
-    np.testing.assert_array_equal(pose_oks(joints, area, score=np.zeros((2, 17)), above=0.2), 0)
 
 
 def test_suppression_order_and_ties():

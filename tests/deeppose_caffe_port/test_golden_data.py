@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common.metrics import pdj
+from common.metrics import k2hpd
 from common.skeletons import K2HPD15
 from common.weights.caffe import read_blob
 from deeppose_caffe_port import prepare
@@ -152,8 +152,8 @@ def test_resize_of_training_differs_from_that_of_testing(project, arrays):
 
 def test_accuracy_figures(arrays):
     truth, guess = arrays["met/label"], arrays["met/predict"]
-    np.testing.assert_allclose(pdj.euclidean_loss(truth, guess, K2HPD15).total, arrays["met/loss"], rtol=1e-12)
-    result = pdj.k2hpd_accuracy(truth, guess, K2HPD15)
+    np.testing.assert_allclose(k2hpd.euclidean_loss(truth, guess, K2HPD15).total, arrays["met/loss"], rtol=1e-12)
+    result = k2hpd.accuracy(truth, guess, K2HPD15)
     np.testing.assert_allclose(result.total, 100 * arrays["met/pcp"], rtol=1e-12)
     np.testing.assert_allclose(list(result.values.values()), 100 * arrays["met/pdj"], rtol=1e-12)
 
