@@ -17,13 +17,15 @@ import numpy as np
 from common.errors import DataError, DataWarning
 
 PREFIX = "lmdb:"
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))  # OpenCV's own limit lets a small file ask for 3 GB
 
 
-def read_image(path: str | Path, whole: bool = False) -> np.ndarray:
+def read_image(path: str | Path, whole: bool = False, upright: bool = False, unchanged: bool = False) -> np.ndarray:
     """An image file, or a frame `lmdb:PATH?KEY`, as (H,W,3) uint8 BGR; DataError when it is missing or unreadable.
 
     A file that is cut off is read as far as it goes, with a DataWarning; an error where it must be `whole`. EXIF
-    orientation is ignored: annotations are in stored pixels.
+    orientation is ignored, as annotations are in stored pixels; `upright`: as a viewer shows it. `unchanged`: with the file's
+    own channels and bits.
     """
     if str(path).startswith(PREFIX):
         return read_frame(str(path))
@@ -32,33 +34,61 @@ def read_image(path: str | Path, whole: bool = False) -> np.ndarray:
             data = file.read()
     except OSError as error:
         state = "cannot be read" if os.path.exists(path) else "does not exist"
-        raise DataError(f"image {path} {state} ({error.strerror}); {_LIST}") from None
+        raise DataError(f"image {shown(path)} {state} ({error.strerror}); {_LIST}") from None
     cut_off = _cut_off(data)
-    image = _decode(data + b"\xff\xd9" if cut_off else data)  # a JPEG's end mark, without which OpenCV reads nothing
+    # a JPEG's end mark, without which OpenCV reads nothing
+    image = _decode(data + b"\xff\xd9" if cut_off else data, upright, unchanged)
     if image is None:
-        raise DataError(f"image {path} cannot be decoded; {_LIST}")
+        raise DataError(f"image {shown(path)} cannot be decoded; {_LIST}")
     if cut_off:
         if whole:
-            raise DataError(f"image {path} is cut off: the end of the file is missing; {_LIST}")
-        warnings.warn(f"image {path} is cut off: the end of the file is missing", DataWarning, stacklevel=2)
+            raise DataError(f"image {shown(path)} is cut off: the end of the file is missing; {_LIST}")
+        warnings.warn(f"image {shown(path)} is cut off: the end of the file is missing", DataWarning, stacklevel=2)
     return image
+
+
+def shown(name: str | Path) -> str:
+    """A file's name for people, also one that is no UTF-8."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 _LIST = "run `python -m common.datasets check NAME ROOT` to list all such files"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def _decode(data: bytes) -> np.ndarray | None:
+def _decode(data: bytes, upright: bool = False, unchanged: bool = False) -> np.ndarray | None:
     import cv2
 
     if data.startswith(_PNG):
         width, height = struct.unpack(">II", data[16:24]) if len(data) >= 24 else (0, 0)
         if width * height > 10_000 * len(data):  # deflate saves at most 1 : 1032, and a byte holds eight pixels at most
             return None
+    how = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    how = cv2.IMREAD_UNCHANGED if unchanged else how
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error:  # an empty file, or more pixels than OpenCV takes
         return None
+    if image is None or not upright or not data.startswith(b"RIFF"):
+        return image
+    turn = _webp_orientation(data) - 1  # OpenCV does not look at a WebP's
+    image = image.transpose(1, 0, 2) if turn >= 4 else image
+    return np.ascontiguousarray(image[:: -1 if turn % 4 >= 2 else 1, :: -1 if turn % 4 in (1, 2) else 1])
+
+
+def _webp_orientation(data: bytes) -> int:
+    """EXIF's 1 to 8."""
+    tiff = data.partition(b"EXIF")[2][4:]
+    order = "<" if tiff.startswith(b"II") else ">"
+    try:
+        (first,) = struct.unpack_from(f"{order}I", tiff, 4)
+        for entry in range(*struct.unpack_from(f"{order}H", tiff, first)):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, first + 2 + 12 * entry)
+            if tag == 0x112 and 1 <= value <= 8:
+                return value
+    except struct.error:
+        pass
+    return 1
 
 
 def _cut_off(data: bytes) -> bool:
@@ -114,7 +144,13 @@ def _open(path: str, process: int):
         what = f"reading frames from {path} needs the package lmdb (pip install lmdb)"
         raise DataError(f"{what}, or the folder frames/ beside it") from error
     try:
-        return lmdb.open(path, subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False, max_readers=1024)
+        opened = lmdb.open(
+            path, subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False, max_readers=1024
+        )
+        file = Path(path, "data.mdb") if Path(path).is_dir() else Path(path)
+        if file.stat().st_size < (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]:
+            raise lmdb.Error("its end is missing")  # reading there would end the process
+        return opened
     except lmdb.Error as error:
         raise DataError(f"LMDB {path} cannot be opened ({error}); {_AGAIN}") from error
 

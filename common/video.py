@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,27 +16,29 @@ from common.errors import DataError
 from common.files import publish, temporary_name
 
 DEFAULT_FPS = 25.0
+MOST_FPS = 120.0  # above it the time stamps are asked
+_COMMON = "avc1 h264 hevc hvc1 hev1 mp4v fmp4 xvid divx mjpg jpeg mpg1 mpg2 vp80 vp90 vp08 vp09".split()
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 _ADDRESS = re.compile(r"(rtsp|rtmp|https?)://", re.IGNORECASE)
 
 
 class Frames:
-    """What `frames` returns: iterate for (index, name, image), with `fps` and `count` (None where not known)."""
+    """What `frames` returns: iterate for (name, image, seconds), with `fps` and `count` (None where not known)."""
 
-    def __init__(self, read: Callable[[], Iterator[tuple[str, np.ndarray]]], fps: float, count: int | None):
+    def __init__(self, read: Callable[[], Iterator[tuple[str, np.ndarray, float]]], fps: float, count: int | None):
         self._read, self.fps, self.count = read, fps, count
 
-    def __iter__(self) -> Iterator[tuple[int, str, np.ndarray]]:
-        for index, (name, image) in enumerate(self._read()):
-            yield index, name, image
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray, float]]:
+        return self._read()
 
 
 def frames(source: str | Path) -> Frames:
     """The pictures of a video, (H,W,3) uint8 BGR, upright as a viewer shows them; names are `STEM_000000`.
 
     A number (`0`) gives that camera, and an rtsp or http address that stream, until it stops, as `camera_000000`. `fps`
-    is the video's own, 25 where it states none. DataError at once when the source is missing or cannot be opened, and
-    while iterating, after the good pictures, when a video ends before the length that it states.
+    is the video's own, where it states a plausible one; times are those of its frames, from the first on. DataError at
+    once when the source is missing or cannot be opened, and while iterating, after the good pictures, when a video ends
+    before the length that it states.
     """
     path = Path(source)
     if str(source).isdecimal() and not path.exists():
@@ -67,33 +71,23 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in _IMAGE_SUFFIXES
 
 
-def read_upright(path: Path) -> np.ndarray:
-    """(H,W,3) uint8 BGR as a viewer shows it; DataError when it cannot be decoded."""
-    import cv2
-
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"image {path} cannot be decoded; replace it or take it out of the folder")
-    return image
-
-
-def _open(source: int | str, what: str, remedy: str) -> tuple[Any, float]:
-    """OpenCV's capture and its frames a second."""
+def _open(source: int | str, what: str, remedy: str) -> Any:
     import cv2
 
     capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         raise DataError(f"{what} cannot be opened; {remedy}")
-    return capture, _plausible(capture.get(cv2.CAP_PROP_FPS))
-
-
-def _plausible(fps: float) -> float:
-    return fps if 0 < fps <= 1000 else DEFAULT_FPS
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    return capture
 
 
 def _live(source: int | str, what: str, remedy: str) -> Frames:
-    capture, fps = _open(source, what, remedy)
-    return Frames(lambda: _read_all(capture, "camera"), fps, None)
+    import cv2
+
+    capture = _open(source, what, remedy)
+    fps, began = capture.get(cv2.CAP_PROP_FPS), time.monotonic()
+    fps = fps if 1 <= fps <= MOST_FPS else DEFAULT_FPS
+    return Frames(lambda: _read_all(capture, "camera", fps, lambda: time.monotonic() - began), fps, None)
 
 
 def _video(path: Path) -> Frames:
@@ -101,28 +95,48 @@ def _video(path: Path) -> Frames:
 
     readable = f"`ffmpeg -i {path.name} readable.mp4`"
     about = (str(path), f"video {path}", f"it is no video, truncated or of unknown codec: try {readable}")
-    capture, fps = _open(*about)
-    stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture = _open(*about)
+    stated, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin1").lower()
+    fps = rate if 1 <= rate <= MOST_FPS else _measured(capture)
     capture.release()
 
-    def read() -> Iterator[tuple[str, np.ndarray]]:
-        done = 0
-        for item in _read_all(_open(*about)[0], path.stem):
+    def read() -> Iterator[tuple[str, np.ndarray, float]]:
+        capture = _open(*about)
+        done, at, gap = 0, -1 / fps, 0.0
+        for item in _read_all(capture, path.stem, fps, lambda: capture.get(cv2.CAP_PROP_POS_MSEC) / 1000):
             yield item
-            done += 1
-        # some containers state a length computed from the duration, which is off by a frame or two
-        if done == 0 or stated - done > max(2, 0.01 * stated):
-            what = f"video {path} ends after {done} of {stated} frames: it is truncated or damaged"
+            done, at, gap = done + 1, item[2], max(gap, item[2] - at)
+        if done == 0 and codec not in _COMMON:
+            raise DataError(f"video {path}: OpenCV has no decoder here for its codec {codec}; convert it: {readable}")
+        # a number of frames computed from the duration says nothing where they do not come regularly: the time does
+        length = max(stated / rate, 0) if rate > 0 else 0
+        if done == 0 or (done < stated and length - at > max(2.5 / fps, 0.01 * length, 2 * gap)):
+            what = f"video {path} ends after {done} of {int(stated)} frames: it is truncated or damaged"
             raise DataError(f"{what}; get it again, or save what can be read with {readable}")
 
-    return Frames(read, fps, stated if stated > 0 else None)
+    return Frames(read, fps, int(stated) if stated > 0 else None)
 
 
-def _read_all(capture: Any, stem: str) -> Iterator[tuple[str, np.ndarray]]:
-    number = 0
+def _measured(capture: Any) -> float:
+    """Frames a second by the time stamps of the first ones, as browsers' recordings state 1000."""
+    import cv2
+
+    times = [capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 for _ in range(64) if capture.grab()]
+    gaps = np.diff(times)
+    return float(np.clip(1 / np.median(gaps[gaps > 0]), 1, 1000)) if (gaps > 0).any() else DEFAULT_FPS
+
+
+def _read_all(
+    capture: Any, stem: str, fps: float, clock: Callable[[], float]
+) -> Iterator[tuple[str, np.ndarray, float]]:
+    number, first, last = 0, 0.0, 0.0
     try:
         while (read := capture.read())[0]:
-            yield f"{stem}_{number:06d}", read[1]
+            now = clock()
+            first = first if number else now
+            last = now - first if not number or now - first > last else last + 1 / fps
+            yield f"{stem}_{number:06d}", read[1], last
             number += 1
     finally:
         capture.release()
@@ -131,24 +145,27 @@ def _read_all(capture: Any, stem: str) -> Iterator[tuple[str, np.ndarray]]:
 class VideoWriter:
     """Write an `.mp4` (MPEG-4 part 2): `with VideoWriter(path, fps) as out: out.write(image)`.
 
-    The file appears when the block ends without an exception, complete; else there is none. The first (H,W,3) uint8 BGR
-    image sets the size, odd sizes grow by one pixel, which the codec needs. DataError for another suffix or size.
+    The file appears when the block ends, with what was written, also where an error ended it. The first (H,W,3) uint8
+    BGR image sets the size, odd sizes grow by one pixel, which the codec needs. DataError for another suffix or size,
+    OSError where the disk is full.
     """
 
     def __init__(self, path: str | Path, fps: float = DEFAULT_FPS):
-        self.path, self.fps = Path(path), _plausible(fps)
+        self.path, self.fps = Path(path), fps
         if self.path.suffix.lower() != ".mp4":
             raise DataError(f"video {self.path}: only .mp4 is written; choose a name ending in .mp4")
         self._temporary = temporary_name(self.path)
         self._writer: Any = None
+        self._image = np.zeros(0)
         self._shape: tuple[int, ...] = ()
+        self._count = 0
 
     def __enter__(self) -> VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
-    def write(self, image: np.ndarray) -> None:
-        """Append one image."""
+    def write(self, image: np.ndarray, time: float = 0.0) -> None:
+        """Append one image; the one before it is shown up to its `time` in seconds, a minute at most."""
         import cv2
 
         height, width = image.shape[:2]
@@ -162,16 +179,27 @@ class VideoWriter:
         if image.shape != self._shape:
             what = f"video {self.path}: an image has shape {image.shape}, the first had {self._shape}"
             raise DataError(f"{what}; write images of one size")
-        self._writer.write(cv2.copyMakeBorder(image, 0, odd[1], 0, odd[0], cv2.BORDER_REPLICATE))
+        waited = round(min(time * self.fps - self._count, 60 * self.fps)) if self._count else 0
+        for _ in range(waited):
+            self._writer.write(self._image)
+        self._image = cv2.copyMakeBorder(image, 0, odd[1], 0, odd[0], cv2.BORDER_REPLICATE)
+        self._writer.write(self._image)
+        self._count += 1 + max(waited, 0)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        import cv2
+
         try:
             if self._writer is not None:
                 self._writer.release()
-            if kind is None:
-                if self._writer is None:
-                    raise DataError(f"video {self.path}: no image was written; the source gave none")
+                # OpenCV does not say that the disk is full
+                written = cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT)
+                if written != self._count:
+                    why = f"{written:.0f} of {self._count} frames were written: is the disk full?"
+                    raise OSError(errno.ENOSPC, why, str(self.path))
                 publish(self._temporary, self.path)
+            elif kind is None:
+                raise DataError(f"video {self.path}: no image was written; the source gave none")
         finally:
             self._temporary.unlink(missing_ok=True)
 
@@ -185,38 +213,28 @@ class OneEuroFilter:
     was last seen counts as its sampling period, so that the longer it was away, the less of the old position remains.
     """
 
-    def __init__(
-        self, fps: float = DEFAULT_FPS, *, min_cutoff: float = 1.0, beta: float = 0.02, derivative_cutoff: float = 1.0
-    ):
-        if min(fps, min_cutoff, derivative_cutoff) <= 0 or beta < 0:
-            given = f"fps {fps}, min_cutoff {min_cutoff} and derivative_cutoff {derivative_cutoff}"
-            raise ValueError(f"{given} must be > 0, beta {beta} >= 0")
-        self.fps, self.min_cutoff, self.beta, self.derivative_cutoff = fps, min_cutoff, beta, derivative_cutoff
-        self._value: np.ndarray | None = None  # filtered position, NaN before a coordinate was first seen
-        self._now = 0.0
+    def __init__(self, min_cutoff: float = 1.0, beta: float = 0.02, derivative_cutoff: float = 1.0):
+        self.min_cutoff, self.beta, self.derivative_cutoff = min_cutoff, beta, derivative_cutoff
+        self._value = self._speed = self._seen = np.zeros(0)  # _seen: when each coordinate was last seen, NaN: never
 
-    def __call__(self, joints: np.ndarray, time: float | None = None) -> np.ndarray:
-        """Smoothed joints, of one shape (usually (J,2)) in every call; `time`: default one frame after the last."""
+    def __call__(self, joints: np.ndarray, time: float) -> np.ndarray:
+        """Smoothed joints, of one shape (usually (J,2)) in every call, at rising times."""
         new = np.asarray(joints, np.float64)
-        if self._value is None:
-            self._value, self._speed = np.full(new.shape, np.nan), np.zeros(new.shape)
-            self._seen = np.full(new.shape, np.nan)  # when each coordinate was last seen
-            self._now = 0.0 if time is None else time
-        elif new.shape != self._value.shape:
-            raise ValueError(f"joints have shape {new.shape}, this filter was started with {self._value.shape}")
-        else:
-            previous, self._now = self._now, self._now + 1 / self.fps if time is None else time
-            if self._now <= previous:
-                raise ValueError(f"time {self._now} does not come after {previous}")
+        if not len(self._value):
+            self._value, self._speed, self._seen = (
+                np.full(new.shape, np.nan),
+                np.zeros(new.shape),
+                np.full(new.shape, np.nan),
+            )
         visible = np.isfinite(new)
         again = visible & np.isfinite(self._value)
-        period = np.where(again, self._now - self._seen, 1.0)
+        period = np.where(again, time - self._seen, 1.0)
         jump = np.where(again, new - self._value, 0.0)
         speed = self._speed + _smoothing(self.derivative_cutoff, period) * (jump / period - self._speed)
         value = self._value + _smoothing(self.min_cutoff + self.beta * np.abs(speed), period) * jump
         self._speed = np.where(again, speed, self._speed)
         self._value = np.where(again, value, np.where(visible, new, self._value))
-        self._seen = np.where(visible, self._now, self._seen)
+        self._seen = np.where(visible, time, self._seen)
         return np.where(visible, self._value, np.nan)
 
 

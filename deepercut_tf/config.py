@@ -19,8 +19,8 @@ import numpy as np
 
 from common import datasets
 from common.errors import DataError
-from common.runs.options import Parser, check_numbers, given_of
-from common.runs.settings import read_settings_file, resolve, setting
+from common.runs.options import Parser, given_of
+from common.runs.settings import check_numbers, read_settings_file, resolve, setting
 from common.runs.shelf import data_folder, run_folder
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Config:
         if self.intermediate_supervision and not 1 <= self.intermediate_supervision_layer <= units:
             where = f"{self.net_type}'s block3"
             raise DataError(f"intermediate_supervision_layer must be one of the units 1..{units} of {where}")
-        check_numbers(self, batch_size=1, limit=1, max_steps=1, save_iters=1, display_iters=1, bucket=0, crop_size=0)
+        check_numbers(self, max_steps=1)
         self._check_lists()
         if self.crop_size and self.crop:
             raise DataError(f"crop_size is {self.crop_size} and crop true; give one of them")

@@ -108,7 +108,7 @@ class Estimator:
         looked at by itself at its own size; without boxes all persons, the surest first, or the one of the whole
         picture. Coordinates are the picture's.
         """
-        bgr = read_image(image) if isinstance(image, (str, Path)) else image
+        bgr = read_image(image, whole=True, upright=True) if isinstance(image, (str, Path)) else image
         rgb = np.ascontiguousarray(bgr[..., ::-1])
         if boxes is not None:
             poses = np.array([self._in_box(rgb, box) for box in boxes]).reshape(-1, len(self.skeleton), 3)

@@ -16,9 +16,9 @@ import numpy as np
 from common.datasets import NAMES
 from common.errors import DataError
 from common.files import write_json
-from common.runs.options import Parser, check_numbers
+from common.runs.options import Parser
 from common.runs.process import default_workers
-from common.runs.settings import read_settings_file, resolve, setting
+from common.runs.settings import check_numbers, read_settings_file, resolve, setting
 from common.runs.shelf import REPOSITORY, run_folder
 from common.skeletons import K2HPD15, Skeleton, from_card
 
@@ -134,11 +134,7 @@ class Config:
     skeleton: dict | None = setting(None, "the skeleton's card, from the data set")
 
     def __post_init__(self) -> None:
-        least = {0: "pad displacements holdout max_steps lr clip workers rotate save_minutes patience threads",
-                 1: "limit input_width input_height patch_rate stage accumulate batch_size zoom"}  # fmt: skip
-        for bound, names in least.items():
-            check_numbers(self, **dict.fromkeys(names.split(), bound))
-        check_numbers(self, alpha=0.01, channels=0.01)
+        check_numbers(self, alpha=0.01)
         most = {"rotate": 180, "stage": 2, "zoom": 10, "pad": 10, "alpha": 100, "channels": 16}
         for name, bound in most.items():
             if (getattr(self, name) or 0) > bound:
@@ -231,7 +227,10 @@ def parse(parser: Parser, argv=None, but: tuple[str, ...] = (), only: tuple[str,
     given = vars(parser.parse_args(argv))
     file = given.pop("config")
     own = {name: given.pop(name) for name in list(given) if name not in names}
-    return {**(read_settings_file(file) if file else {}), **given}, own
+    try:
+        return {**(read_settings_file(file) if file else {}), **given}, own
+    except DataError as error:
+        parser.error(str(error))
 
 
 def settle(given: dict, fresh: bool = False) -> Config:

@@ -17,18 +17,7 @@ from deeppose_caffe_port.config import Config
 
 def read_picture(path: str | Path, allow_16bit: bool = False) -> np.ndarray:
     """(H,W,3) uint8 BGR, grey replicated. DataError when it is missing, unreadable, or not 8-bit without leave."""
-    image = read_image(path)  # of 16 bits the upper 8
-    with open(path, "rb") as file:
-        head = file.read(25)
-    if head.startswith(b"\x89PNG"):
-        bits = head[24]
-    elif head.startswith((b"II", b"MM")):  # TIFF
-        bits = 8 * cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED).itemsize
-    else:
-        bits = 8
-    if bits > 8 and not allow_16bit:
-        raise DataError(f"image {path} has {bits} bits; convert it to 8, or give --allow_16bit")
-    return image
+    return as_picture(read_image(path, unchanged=True), str(path), allow_16bit)
 
 
 class Unread:

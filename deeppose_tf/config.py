@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import DataError
-from common.runs.options import check_numbers
-from common.runs.settings import setting
+from common.runs.settings import check_numbers, setting
 from common.runs.shelf import data_folder
 from common.skeletons import LSP14, MPII16, Skeleton
 
@@ -154,10 +153,9 @@ class Config:
     def checked(self) -> Config:
         """The settings, `--resume -s PATH` as `--resume PATH`. DataError naming the first whose value cannot be
         meant."""
-        check_numbers(self, max_steps=0, batch_size=1, workers=1, snapshot_step=1, test_step=1, log_step=1, shift=0, warmup=0,
-                      downscale_height=IM_SIZE, limit=1, bbox_extension_min=1, bbox_extension_max=1)  # fmt: skip
-        if self.shift > 1 or not 0 < self.dropout_keep <= 1 or self.channels <= 0:
-            raise DataError("setting shift is 0 to 1, dropout_keep above 0 and at most 1, channels above 0")
+        check_numbers(self, workers=1, downscale_height=IM_SIZE)
+        if self.shift > 1 or not self.dropout_keep:
+            raise DataError("setting shift is 0 to 1, dropout_keep above 0")
         if self.extension and self.extension[0] > self.extension[1]:
             raise DataError(f"setting bbox_extension_min: {self.extension[0]} is more than --bbox_extension_max")
         if self.from_csv and self.data_root:

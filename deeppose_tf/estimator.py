@@ -117,9 +117,9 @@ class Estimator:
         import cv2
 
         if isinstance(image, (str, Path)):
-            from common.video import read_upright
+            from common.images import read_image
 
-            image = read_upright(Path(image))
+            image = read_image(image, whole=True, upright=True)
         height, width = image.shape[:2]
         boxes = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
         if not len(boxes):

@@ -11,8 +11,7 @@ from pathlib import Path
 from common import datasets
 from common.errors import DataError
 from common.poses import PoseSet
-from common.runs.options import check_numbers
-from common.runs.settings import setting
+from common.runs.settings import check_numbers, setting
 from common.runs.shelf import REPOSITORY, find_weights, run_folder
 from common.skeletons import JHMDB15, LPM14, LSP14, MPII14, MPII16, PENN13, Skeleton
 
@@ -109,10 +108,7 @@ class Config:
 
     def checked(self) -> Config:
         """With names as `common.datasets` has them; DataError naming a setting whose value is out of range."""
-        check_numbers(
-            self, **dict.fromkeys(("t", "depth", "accumulate", "batch_size", "limit", "log_freq", "input_width"), 1)
-        )
-        check_numbers(self, **dict.fromkeys(("channels", "epochs", "workers", "warmup", "ema", "sigma"), 0))
+        check_numbers(self)
         device = self.device or (self.gpus and f"cuda:{self.gpus}") or None
         return replace(self, dataset=dataset_name(self.dataset), device=device, gpus=None)
 

@@ -102,9 +102,9 @@ class Estimator:
         """(boxes (n,4), prepared batch of n still images, (n,2,3) crop -> image)."""
         self.check_order()
         if not isinstance(image, np.ndarray):
-            from common.video import read_upright
+            from common.images import read_image
 
-            image = read_upright(Path(image))
+            image = read_image(image, whole=True, upright=True)
         height, width = image.shape[:2]
         size, config = self.config.input_width, self.config
         given = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)

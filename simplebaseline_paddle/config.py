@@ -10,9 +10,9 @@ from common import datasets
 from common.errors import DataError
 from common.poses import PoseSet
 from common.runs import shelf
-from common.runs.options import Parser, check_numbers, given_of
+from common.runs.options import Parser, given_of
 from common.runs.process import default_workers
-from common.runs.settings import setting
+from common.runs.settings import check_numbers, setting
 
 HOUSE = "simplebaseline_paddle"
 SUFFIXES = (".pdparams",)  # of a run's states
@@ -134,7 +134,7 @@ class Config:
         width, height = self.input_size
         if width % 32 or height % 32 or min(width, height) < 32:
             raise DataError(f"input_height {height} and input_width {width} must be multiples of 32")
-        check_numbers(self, batch_size=1, accumulate=1, base_width=1, limit=1, epochs=0, lr=0, warmup=0, ema=0)
+        check_numbers(self)
         for field in ("deconv_filters", "lr_epochs"):
             numbers_of(getattr(self, field), field)
         workers = default_workers() if self.workers is None else self.workers

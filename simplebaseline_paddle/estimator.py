@@ -24,12 +24,12 @@ from tqdm import tqdm
 from common.codecs import decode_maps
 from common.datasets import record
 from common.errors import DataError
+from common.images import read_image
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs import scoring, shelf
 from common.runs.process import Process, device_numbers, environment_ranks
 from common.skeletons import Skeleton, joint_order
-from common.video import read_upright
 from simplebaseline_paddle.config import HOUSE, PRESETS, SUFFIXES, Config
 from simplebaseline_paddle.data import PersonDataset, crop, flip_back, load_batches, plain_batches, to_image
 from simplebaseline_paddle.records import Person, Records, center_and_scale, records_for
@@ -215,7 +215,7 @@ class Estimator:
 
     def predict(self, image: np.ndarray | str | Path, boxes=None) -> People:
         """The persons in `boxes` (n,4) x, y, w, h (None: the whole picture) of a file or an (H,W,3) uint8 BGR image."""
-        image = image if isinstance(image, np.ndarray) else read_upright(Path(image))
+        image = image if isinstance(image, np.ndarray) else read_image(image, whole=True, upright=True)
         boxes = [(0, 0, image.shape[1], image.shape[0])] if boxes is None else boxes
         boxes, config, count = np.asarray(boxes, np.float64).reshape(-1, 4), self.config, len(self.skeleton)
         joints, score = np.zeros((len(boxes), count, 2)), np.zeros((len(boxes), count))

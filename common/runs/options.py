@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from common.errors import DataError
-from common.runs.settings import kinds, read_settings_file, resolve
+from common.runs.settings import check_number, kinds, read_settings_file, resolve
 
 GROUPS = ("data", "network", "training", "machine", "output")
 # option -> (group, help text); a house's own text or group wins
@@ -94,6 +94,15 @@ class _Form(argparse.RawDescriptionHelpFormatter):
         return super()._expand_help(action) + (f" [{', '.join(others)}]" if others else "")
 
 
+class _Dead(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        _say_dead(option_string, self.const)
+
+
+def _say_dead(name: str, reason: str) -> None:
+    print(f"--{name.lstrip('-')} has no effect: {reason}", file=sys.stderr)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser for one programme; `about` is its docstring. Options not given stay out unless they have a default."""
 
@@ -170,17 +179,33 @@ class Parser(argparse.ArgumentParser):
     def ignore(self, reasons: dict[str, str]) -> None:
         """Options of an original that have nothing to do any more: accepted, with or without a value, and said."""
         self._dead |= reasons
+        for name, reason in reasons.items():
+            self.add_argument(
+                f"--{name}",
+                f"-{name}",
+                nargs="?",
+                action=_Dead,
+                const=reason,
+                default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS,
+            )
 
     def without_ignored(self, settings: dict) -> dict:
         """A settings file's values without those that `ignore` names, which is said."""
         for name in self._dead.keys() & settings.keys():
-            self._say_dead(name)
+            _say_dead(name, self._dead[name])
         return {name: value for name, value in settings.items() if name not in self._dead}
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[override]
         """As argparse's, for any of the spellings of a switch."""
         words = list(sys.argv[1:] if args is None else args)
-        return super().parse_args(self._plain(self._without_dead(words)), namespace)
+        found = super().parse_args(self._plain(words), namespace)
+        try:
+            for name, value in vars(found).items():
+                check_number(name, value)
+        except DataError as error:
+            self.error(str(error))
+        return found
 
     def format_help(self) -> str:
         """The help text; says how to see the rest."""
@@ -192,22 +217,6 @@ class Parser(argparse.ArgumentParser):
             for name in (*GROUPS, "other") if not self._sections else (group,):
                 self._sections[name] = self.add_argument_group(name)
         return self._sections[group]
-
-    def _without_dead(self, words: list[str]) -> list[str]:
-        out, rest = [], list(words)
-        while rest:
-            word = rest.pop(0)
-            name = word.partition("=")[0].lstrip("-")
-            if not word.startswith("-") or name not in self._dead:
-                out.append(word)
-                continue
-            if "=" not in word and rest and not rest[0].startswith("-"):
-                rest.pop(0)
-            self._say_dead(name)
-        return out
-
-    def _say_dead(self, name: str) -> None:
-        print(f"--{name} has no effect: {self._dead[name]}", file=sys.stderr)
 
     def _plain(self, words: list[str]) -> list[str]:
         """`--flip_test=no` and `--flip_test no` as `--no-flip_test`."""
@@ -283,11 +292,3 @@ def training_settings(
 def given_of(args: argparse.Namespace, *names: str) -> dict:
     """{name: value} of those options that were given (or have a default other than None)."""
     return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
-
-
-def check_numbers(settings, **least: float) -> None:
-    """DataError naming the first of the fields whose value is less than its bound; None passes."""
-    for name, bound in least.items():
-        value = getattr(settings, name)
-        if value is not None and not value >= bound:  # NaN too
-            raise DataError(f"setting {name}: {value} is less than {bound}; give --{name} {bound} or more")

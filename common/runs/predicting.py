@@ -29,6 +29,7 @@ from common.boxes import Boxes
 from common.errors import DataError
 from common.files import write_json
 from common.geometry import pad_box
+from common.images import read_image
 from common.poses import box_of_joints
 from common.predictions import People
 from common.runs.options import PREDICTING, Parser
@@ -100,15 +101,15 @@ def _part(name: str, recursive: bool) -> video.Frames | list[Path]:
 
 def _of_file(path: Path) -> Picture:
     try:
-        return Picture(path.name, 0, None, video.read_upright(path))
+        return Picture(path.name, 0, None, read_image(path, whole=True, upright=True))
     except DataError as error:
         return Picture(path.name, 0, None, None, str(error))
 
 
 def _of_video(frames: video.Frames) -> Iterator[Picture]:
     try:
-        for number, name, image in frames:
-            yield Picture(name, number, number / frames.fps, image)
+        for name, image, time in frames:
+            yield Picture(name, 0, time, image)
     except DataError as error:  # damaged behind the frames that came
         yield Picture("end of the video", 0, None, None, str(error))
 
@@ -212,7 +213,7 @@ class Answers:
             return people
         self._smooth = {n: f for n, f in self._smooth.items() if time - f[0] <= MEMORY}
         for row, number in enumerate(people.id.tolist()):
-            smooth = self._smooth[number][1] if number in self._smooth else video.OneEuroFilter(self.fps)
+            smooth = self._smooth[number][1] if number in self._smooth else video.OneEuroFilter()
             people.joints[row] = smooth(people.joints[row], time)
             self._smooth[number] = (time, smooth)
         return people
@@ -245,7 +246,7 @@ class Answers:
         if "legend" in self._show:
             image = beside(image, legend(self.skeleton, len(image)))
         if self._film:
-            self._film.write(image)
+            self._film.write(image, picture.time or 0.0)
         else:
             save_image(self.folder / f"{picture.name}_pose.png", image)
 

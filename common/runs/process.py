@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -117,20 +118,18 @@ def device_numbers(device: str | None, found: int) -> list[int] | None:
     """
     if device is None:
         return [0] if found else None
-    kind, _, numbers = device.partition(":")
-    if kind in ("cpu", "gpu", "cuda") and not (kind == "cpu" and numbers):
-        try:
-            wanted = [] if kind == "cpu" else [int(n) for n in numbers.split(",")] if numbers else [0]
-        except ValueError:
-            wanted = None
-        if wanted is not None:
-            missing = [n for n in wanted if not 0 <= n < found]
-            if missing:
-                none = "no GPU is seen here; leave it out, or give --device cpu"
-                have = f"the GPUs here are 0 to {found - 1}" if found else none
-                raise DataError(f"--device {device}: there is no GPU {missing[0]}; {have}")
-            return wanted
-    raise DataError(f"--device {device} is not a device; write cpu, cuda, or cuda:0,1")
+    match = re.fullmatch(r"cpu|(?:cuda|gpu)(?::(\d+(?:,\d+)*))?", device)
+    if not match:
+        raise DataError(f"--device {device} is not a device; write cpu, cuda, or cuda:0,1")
+    wanted = [] if device == "cpu" else [int(n) for n in (match[1] or "0").split(",")]
+    if missing := [n for n in wanted if n >= found]:
+        have = (
+            f"the GPUs here are 0 to {found - 1}"
+            if found
+            else "no GPU is seen here; leave it out, or give --device cpu"
+        )
+        raise DataError(f"--device {device}: there is no GPU {missing[0]}; {have}")
+    return wanted
 
 
 def default_workers(most: int = 8) -> int:

@@ -20,9 +20,6 @@ from common.predictions import Predictions
 from common.runs.options import SCORING, Parser
 from common.runs.shelf import result_path
 
-# options that only say where to write
-_WRITTEN = ("--result", "--out", "--json", "--note")
-
 
 def parser(about: str | None, but: Iterable[str] = ()) -> Parser:
     """The parser of a val.py, without the house's data set and settings, nor those of `but`."""
@@ -71,20 +68,13 @@ def publish(args: argparse.Namespace, predictions: Predictions, pose_set: PoseSe
 
 
 def command_line(words: list[str] | None = None) -> str:
-    """This call as somebody else would type it: without options that say where to write, folders as DIR."""
-    words = list(sys.argv if words is None else words)
-    programme = Path(words[0])
-    kept: list[str] = []
-    rest = iter(words[1:])
-    for word in rest:
-        name, given, value = word.partition("=")
-        if name in _WRITTEN:
-            if not given:
-                next(rest, None)
-            continue
-        if given and os.path.isabs(value):
-            word = f"{name}={'DIR' if Path(value).is_dir() else Path(value).name}"
-        elif os.path.isabs(word):
-            word = "DIR" if Path(word).is_dir() else Path(word).name
-        kept.append(word)
-    return "python " + shlex.join([f"{programme.parent.name}/{programme.name}", *kept])
+    """This call as somebody else would type it: folders of this machine as DIR, files by their names."""
+
+    def elsewhere(word: str) -> str:
+        name, given, value = word.rpartition("=")
+        return (
+            word if not os.path.isabs(value) else name + given + ("DIR" if Path(value).is_dir() else Path(value).name)
+        )
+
+    programme, *rest = sys.argv if words is None else words
+    return "python " + shlex.join(["/".join(Path(programme).parts[-2:]), *map(elsewhere, rest)])

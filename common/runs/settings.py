@@ -7,6 +7,7 @@ and group come from the vocabulary (common/runs/options.py)
 from __future__ import annotations
 
 import configparser
+import re
 import types
 import typing
 from dataclasses import field, fields
@@ -41,6 +42,7 @@ def kinds(cls) -> dict[str, tuple[type, bool]]:
     return {f.name: kind_of(hints[f.name]) for f in fields(cls)}
 
 
+_NODES = 100_000  # a settings file has no more values
 _BOOL = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -64,6 +66,45 @@ def convert(name: str, value, kind: type, optional: bool = False):
     raise DataError(f"setting {name}: {value!r} is not a {kind.__name__}")
 
 
+# numbers are finite and not negative; these are at least 1, these at most 1, those of sizes no larger than these
+_ONE = set(
+    """accumulate base_width batch_size bbox_extension_max bbox_extension_min depth display_iters input_height input_width
+    limit log_freq log_step patch_rate save_iters snapshot_step stage stages t test_step zoom""".split()
+)
+_SHARES = {"dropout", "dropout_keep", "ema", "held_out", "p_flip"}
+_MOST = {
+    "workers": 1024,
+    "threads": 1024,
+    "input_width": 16384,
+    "input_height": 16384,
+    "base_width": 4096,
+    "t": 1000,
+    "batch_size": 1 << 20,
+    "seed": 2**32 - 1,
+}
+_FREE = {"ignore_label", "det_min_score"}
+
+
+def check_number(name: str, value) -> None:
+    """DataError for a number that makes no sense as this setting, in whichever programme."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or name in _FREE:
+        return
+    least, most = int(name in _ONE), 1 if name in _SHARES else _MOST.get(name, 1e300)
+    if not least <= value <= most or (name == "channels" and not value):  # NaN neither
+        known = f" and {most} at most" if most < 1e300 else ""
+        above = "more than 0" if name == "channels" else f"{least} or more"
+        raise DataError(f"setting {name}: {value} makes no sense; give --{name} {above}{known}")
+
+
+def check_numbers(settings, **least: float) -> None:
+    """`check_number` for every field of a settings object, and those of `least` against these bounds; None passes."""
+    for f in fields(settings):
+        value, bound = getattr(settings, f.name), least.get(f.name)
+        check_number(f.name, value)
+        if bound is not None and value is not None and value < bound:
+            raise DataError(f"setting {f.name}: {value} is less than {bound}; give --{f.name} {bound} or more")
+
+
 def resolve(cls, *layers: dict):
     """The settings object from layers of {name: value}, later ones win. DataError on an unknown key or value."""
     known, types_of = {f.name: f for f in fields(cls)}, kinds(cls)
@@ -75,6 +116,7 @@ def resolve(cls, *layers: dict):
             if name not in known:
                 raise DataError(f"unknown setting {given!r}; known: {', '.join(known)}")
             value = convert(name, value, *types_of[name])
+            check_number(name, value)
             choices = known[name].metadata.get("choices")
             if choices and value is not None and value not in choices:
                 raise DataError(f"setting {name}: {value!r} is not one of {', '.join(map(str, choices))}")
@@ -94,7 +136,9 @@ def read_settings_file(path: str | Path) -> dict:
         text = path.read_text(encoding="utf-8-sig")
         found = _mapping(path, text) if path.suffix in (".yaml", ".yml") else _read_ini(text)
     except (OSError, ValueError, configparser.Error) as error:
-        what = f"settings file {path}: {error}"
+        # a line of ours comes first
+        reason = re.sub(r"(line\D*)(\d+)", lambda m: f"{m[1]}{int(m[2]) - 1}", str(error).replace("'<string>' ", ""))
+        what = f"settings file {path}: {reason}"
         raise DataError(f"{what}; write one `key = value` a line (`key: value` in YAML)") from error
     return {str(key).replace("-", "_"): value for key, value in found.items()}
 
@@ -104,9 +148,17 @@ def parse_yaml(where: str, text: str):
     import yaml
 
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        found = yaml.safe_load(text)
+    except Exception as error:  # its constructors let through whatever Python raises
         raise DataError(f"{where} is no YAML ({error})") from error
+    seen, left = 0, [found]
+    while left:  # aliases make much of little
+        value = left.pop()
+        seen += 1
+        left += [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+        if seen + len(left) > _NODES:
+            raise DataError(f"{where} holds more than {_NODES} values: are its aliases (*name) meant?")
+    return found
 
 
 def _mapping(path: Path, text: str) -> dict:

@@ -99,39 +99,30 @@ def _array(data: Any, dtype: _DType, shape: tuple, order: str = "C") -> Any:
     return np.array(np.frombuffer(data, kind).reshape(shape, order=order), kind.newbyteorder("="))
 
 
-class _Storage:
-    """A storage whose bytes may come later (old layout)."""
-
-    def __init__(self, kind: str, count: int):
-        self.kind, self.count, self.array = kind, count, np.zeros(0)
-
-    def fill(self, data: bytes) -> None:
-        """Interpret the first bytes of `data`."""
-        array = np.frombuffer(data, "<u2" if self.kind == "bfloat16" else self.kind, self.count)
-        self.array = from_bfloat16(array) if self.kind == "bfloat16" else array
+def _filled(kind: str, data: bytes) -> np.ndarray:
+    return from_bfloat16(np.frombuffer(data, "<u2")) if kind == "bfloat16" else np.frombuffer(data, kind)
 
 
-class _Tensor:
-    """torch.Tensor: a view of a storage."""
+def _size(kind: str, count: int) -> int:
+    return count * (2 if kind == "bfloat16" else np.dtype(kind).itemsize)
 
-    def __init__(self, storage: _Storage, offset: int, shape: tuple, stride: tuple, *rest: Any):
-        self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
 
-    def __setstate__(self, state: Any) -> None:
-        """Attributes that somebody set on a tensor are left out."""
-
-    def array(self) -> np.ndarray:
-        """The tensor as an array of its own; ValueError when it lies outside its storage."""
-        base, count = self.storage.array, math.prod(self.shape)
-        if not count:
-            return np.zeros(self.shape, base.dtype)
-        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        if min(self.offset, *self.shape, *self.stride, 0) < 0 or last >= len(base):
-            raise ValueError(f"a tensor of shape {tuple(self.shape)} reaches beyond its storage")
-        if count > max(len(base), _EXPANDED):
-            raise ValueError(f"a tensor of shape {tuple(self.shape)} repeats a storage of {len(base)} values")
-        strides = [s * base.itemsize for s in self.stride]
-        return np.array(np.lib.stride_tricks.as_strided(base[self.offset :], self.shape, strides))
+def _tensor(storage: np.ndarray, offset: int, shape: tuple, stride: tuple, *rest: Any) -> np.ndarray:
+    """A view of a storage; ValueError when it lies outside."""
+    count = math.prod(shape)
+    if not count:
+        return np.zeros(shape, storage.dtype)
+    last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+    if (
+        storage.ndim != 1
+        or not storage.flags.c_contiguous
+        or min(offset, *shape, *stride, 0) < 0
+        or last >= len(storage)
+    ):
+        raise ValueError(f"a tensor of shape {tuple(shape)} reaches beyond its storage")
+    if count > max(len(storage), _EXPANDED):
+        raise ValueError(f"a tensor of shape {tuple(shape)} repeats a storage of {len(storage)} values")
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, [s * storage.itemsize for s in stride])
 
 
 def _bytes(data: Any = b"", encoding: str = "latin1") -> bytes:
@@ -148,8 +139,8 @@ def _reconstructed(kind: type, base: type, state: Any) -> Any:
 
 
 _KNOWN: dict[str, Any] = {
-    "torch._utils._rebuild_tensor_v2": _Tensor,
-    "torch._utils._rebuild_tensor": _Tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_parameter": lambda tensor, *rest: tensor,
     "torch._tensor._rebuild_from_type_v2": lambda rebuild, kind, args, *rest: rebuild(*args),
     "torch.Size": tuple,
@@ -180,7 +171,7 @@ _Python: Any = pickle._Unpickler
 class _Unpickler(_Python):
     """Python's own in Python: the one in C sets aside gigabytes when a damaged file asks for them."""
 
-    def __init__(self, data: bytes | io.BytesIO, storage: Callable[[str, str, int], _Storage] | None = None):
+    def __init__(self, data: bytes | io.BytesIO, storage: Callable[[str, str, int], np.ndarray] | None = None):
         super().__init__(io.BytesIO(data) if isinstance(data, bytes) else data, encoding="latin1")
         self._storage = storage
 
@@ -199,7 +190,10 @@ class _Unpickler(_Python):
 
     def load_build(self) -> None:
         """States are for the stand-ins, so that no file alters a function or class of ours."""
-        if not isinstance(self.stack[-2], (_Object, _DType, _Array, _Tensor, collections.OrderedDict)):
+        if isinstance(self.stack[-2], np.ndarray):  # attributes that somebody set on a tensor
+            self.stack.pop()
+            return
+        if not isinstance(self.stack[-2], (_Object, _DType, _Array, collections.OrderedDict)):
             raise pickle.UnpicklingError(f"it has a {type(self.stack[-2]).__name__} with a state")
         super().load_build()
 
@@ -224,8 +218,6 @@ def _plain(root: Any, paddle: bool = False) -> Any:
         return done[id(value)]
 
     def converted(value: Any) -> Any:
-        if isinstance(value, _Tensor):
-            return value.array()
         if isinstance(value, _Array):
             _, shape, dtype, fortran, data = value.state
             return converted(_array(data, dtype, shape, "F" if fortran else "C"))
@@ -309,7 +301,7 @@ def _load_torch(data: bytes) -> Any:
 
 
 def _load_zip(data: bytes) -> Any:
-    storages: dict[str, _Storage] = {}
+    storages: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         record = next((n for n in archive.namelist() if n.endswith("data.pkl")), "")
         folder = record.removesuffix("data.pkl")
@@ -317,10 +309,9 @@ def _load_zip(data: bytes) -> Any:
         if not record or (order in archive.namelist() and archive.read(order) != b"little"):
             raise ValueError("the archive has no data.pkl, or was written on a big-endian machine")
 
-        def storage(kind: str, key: str, count: int) -> _Storage:
+        def storage(kind: str, key: str, count: int) -> np.ndarray:
             if key not in storages:
-                storages[key] = _Storage(kind, count)
-                storages[key].fill(archive.read(f"{folder}data/{key}"))
+                storages[key] = _filled(kind, archive.read(f"{folder}data/{key}")).copy()
             return storages[key]
 
         return _Unpickler(archive.read(record), storage).load()
@@ -328,21 +319,25 @@ def _load_zip(data: bytes) -> Any:
 
 def _load_stream(data: bytes) -> Any:
     """The layout before PyTorch 1.6: magic number, version, system, object, keys of the storages, their bytes."""
-    storages: dict[str, _Storage] = {}
+    storages: dict[str, tuple[str, np.ndarray]] = {}
     stream = io.BytesIO(data)
 
+    def storage(kind: str, key: str, count: int) -> np.ndarray:  # its bytes come later
+        if not 0 <= _size(kind, count) <= len(data):
+            raise ValueError(f"storage {key} of {count} values is larger than the file")
+        return storages.setdefault(key, (kind, np.zeros(count, _filled(kind, b"").dtype)))[1]
+
     def part() -> Any:
-        return _Unpickler(stream, lambda kind, key, count: storages.setdefault(key, _Storage(kind, count))).load()
+        return _Unpickler(stream, storage).load()
 
     if part() != _OLD_MAGIC:
         raise ValueError("neither of PyTorch's two layouts")
     _, _, value, keys = part(), part(), part(), part()
     for key in keys:
-        storage = storages[str(key)]
-        if struct.unpack("<q", stream.read(8))[0] != storage.count:
-            raise ValueError(f"storage {key} has not {storage.count} values")
-        size = 2 if storage.kind == "bfloat16" else np.dtype(storage.kind).itemsize
-        storage.fill(stream.read(storage.count * size))
+        kind, array = storages[str(key)]
+        if struct.unpack("<q", stream.read(8))[0] != len(array):
+            raise ValueError(f"storage {key} has not {len(array)} values")
+        array[:] = _filled(kind, stream.read(_size(kind, len(array))))
     return value
 
 

@@ -216,9 +216,12 @@ def test_result_paths(tmp_path):
 
 def test_a_command_line_for_others(tmp_path):
     (tmp_path / "data").mkdir()
-    words = ["/a/lpm_torch/val.py", "--data_root", str(tmp_path / "data"), "--result", "r.json", "--json=x.json", "--split=a b",
+    words = ["/a/lpm_torch/val.py", "--data_root", str(tmp_path / "data"), "--result", "r.json", "--split=a b",
              f"--weights={tmp_path}/best.pt"]  # fmt: skip
-    assert scoring.command_line(words) == "python lpm_torch/val.py --data_root DIR '--split=a b' --weights=best.pt"
+    assert (
+        scoring.command_line(words)
+        == "python lpm_torch/val.py --data_root DIR --result r.json '--split=a b' --weights=best.pt"
+    )
 
 
 def test_descriptions_hold_no_folders(tmp_path):

@@ -1,12 +1,13 @@
 """Settings: values from the command line, presets and files, and what is refused."""
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
 
 from common.errors import DataError
-from common.runs.options import Parser, check_numbers, training_settings
-from common.runs.settings import read_settings_file, resolve, setting
+from common.runs.options import Parser, training_settings
+from common.runs.settings import check_number, check_numbers, read_settings_file, resolve, setting
 
 
 @dataclass
@@ -219,9 +220,55 @@ def test_dead_options_are_said(capsys):
 
 def test_numbers_below_their_bound_are_named():
     check_numbers(Training(), epochs=1)
-    for value in (0, float("nan")):
+    for value in (0, float("nan"), -3):
         with pytest.raises(DataError, match="setting epochs"):
             check_numbers(Training(epochs=value), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", -1), ("lr", float("nan")), ("lr", float("inf")), ("batch_size", 0), ("input_width", -256), ("workers", -1),
+     ("t", 0), ("channels", 0.0), ("ema", 1.5), ("seed", -1), ("limit", 0), ("workers", 10**6), ("input_height", 10**9)],
+)  # fmt: skip
+def test_numbers_that_make_no_sense(name, value):
+    with pytest.raises(DataError, match=f"setting {name}: .* makes no sense; give --{name}"):
+        check_number(name, value)
+
+
+def test_numbers_that_make_no_sense_end_every_programme(capsys):
+    with pytest.raises(DataError, match="setting epochs"):
+        training("--epochs=-1")
+    parser = Parser("about")
+    parser.options("batch_size", "threads")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--batch_size", "-4"])
+    assert "setting batch_size: -4 makes no sense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a: &a [1, 2]\nb: *a\nlr: 2\n", "lr: 2\n"])
+def test_aliases_are_read(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    assert read_settings_file(tmp_path / "a.yaml")["lr"] == 2
+
+
+@pytest.mark.parametrize(
+    "inner", ["[*{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}]", "{{x: *{0}, y: *{0}, z: *{0}}}"]
+)
+def test_aliases_that_multiply(tmp_path, inner):
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"{new}: &{new} {inner.format(old)}" for old, new in itertools.pairwise("abcdefghijklm")]
+    (tmp_path / "a.yaml").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="a.yaml holds more than 100000 values"):
+        read_settings_file(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("a: &a [*a]")
+    with pytest.raises(DataError, match="a.yaml holds more"):
+        read_settings_file(tmp_path / "a.yaml")
+
+
+def test_the_line_is_named(tmp_path):
+    (tmp_path / "a.ini").write_text("lr = 1\nepochs\n")
+    with pytest.raises(DataError, match=r"(?s)a.ini.*line +2"):
+        read_settings_file(tmp_path / "a.ini")
 
 
 def test_an_option_of_the_library_takes_an_originals_spelling():

@@ -108,8 +108,8 @@ def test_other_damage_to_fluid_files(tmp_path):
     fluid.write_folder(tmp_path, {"x": np.arange(6, dtype=np.int64)})
     good = (tmp_path / "x").read_bytes()
     damages = {
-        "follow the variable": good + b"\0", "LoD version is 1": struct.pack("<I", 1) + good[4:],
-        "data type 99": good.replace(b"\x08\x03\x10", b"\x08\x63\x10"),
+        "follow the variable": good + b"\0", "the version is 1": struct.pack("<I", 1) + good[4:],
+        "data type is 99": good.replace(b"\x08\x03\x10", b"\x08\x63\x10"),
         "descriptor cannot be read": good.replace(b"\x08\x03\x10", b"\x09\x03\x10"),
     }  # fmt: skip
     for message, data in damages.items():
