@@ -29,7 +29,7 @@ from common.boxes import Boxes
 from common.errors import DataError
 from common.files import write_json
 from common.geometry import pad_box
-from common.images import read_image
+from common.images import read_image, shown
 from common.poses import box_of_joints
 from common.predictions import People
 from common.runs.options import PREDICTING, Parser
@@ -101,9 +101,9 @@ def _part(name: str, recursive: bool) -> video.Frames | list[Path]:
 
 def _of_file(path: Path) -> Picture:
     try:
-        return Picture(path.name, 0, None, read_image(path, whole=True, upright=True))
+        return Picture(shown(path.name), 0, None, read_image(path, whole=True, upright=True))
     except DataError as error:
-        return Picture(path.name, 0, None, None, str(error))
+        return Picture(shown(path.name), 0, None, None, str(error))
 
 
 def _of_video(frames: video.Frames) -> Iterator[Picture]:

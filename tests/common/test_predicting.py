@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from common import video
 from common.boxes import Boxes, parse_box
 from common.draw import save_image
 from common.errors import DataError
+from common.images import read_image
 from common.predictions import People
 from common.runs.predicting import Answers, Source, parser
 from common.skeletons import LSP14
@@ -72,7 +74,7 @@ def test_what_is_drawn_besides_by_option(tmp_path):
     pictures = {}
     for show in ("none", "boxes,scores,hollow", "legend"):
         folder = predict([tmp_path / "a.png", "--show", show, "--out", tmp_path / show], lambda p: people(20, 40))
-        pictures[show] = video.read_upright(folder / "a.png_pose.png")
+        pictures[show] = read_image(folder / "a.png_pose.png")
     assert (pictures["none"] != pictures["boxes,scores,hollow"]).any()
     assert pictures["legend"].shape[1] > 64
     with pytest.raises(DataError, match="--show"):
@@ -102,6 +104,16 @@ def test_an_unreadable_picture_is_said_and_the_rest_is_done(tmp_path, capsys):
     rows = lines(tmp_path / "o")
     assert [("error" in r, r["image"]) for r in rows] == [(False, "1.png"), (True, "2.png"), (False, "3.png")]
     assert "2.png" in capsys.readouterr().err
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in (b"\xff\xfe.png", b"good.png"):
+        save_image(tmp_path / "x.png", picture(0))
+        os.replace(tmp_path / "x.png", os.fsencode(tmp_path / "a") + b"/" + name)
+    folder = predict([tmp_path / "a", "--format", "jsonl,csv,coco", "--out", tmp_path / "o"], lambda p: people(30))
+    assert {r["image"] for r in lines(folder)} == {"good.png", "\ufffd\ufffd.png"}
+    assert len(list(folder.glob("*_pose.png"))) == 2
 
 
 def test_ctrl_c_keeps_what_there_is(tmp_path):
