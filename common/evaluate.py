@@ -14,12 +14,18 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from common.metrics import Result
-    from common.poses import PoseSet
-    from common.predictions import Predictions
+import numpy as np
+
+from common import datasets, intervals, reported
+from common.errors import DataError
+from common.files import write_text
+from common.importers import align_rows, load_any
+from common.metrics import Result
+from common.metrics.pck import with_belly
+from common.poses import PoseSet
+from common.predictions import Predictions, save_predictions
+from common.protocols import protocols_for
 
 
 def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[str, Result]:
@@ -29,10 +35,6 @@ def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[s
     need every person's row are left out with a warning where the predictions do not have them and others can be scored.
     Raises DataError for a protocol that does not exist or does not apply, or when nothing can be scored.
     """
-    from common.errors import DataError
-    from common.importers import align_rows
-    from common.protocols import protocols_for
-
     chosen = protocols_for(pose_set, protocols)
     if not chosen:
         why = f"skeleton {pose_set.skeleton.name} lacks the joints that they need"
@@ -43,7 +45,11 @@ def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[s
     by_row, rows = [p for p in chosen if p.by == "row"], predictions
     if by_row:
         try:
-            rows = _exact(align_rows(predictions, pose_set))
+            rows = align_rows(predictions, pose_set)
+            joints = np.asarray(rows.joints, np.float64)
+            # sub-JHMDB's belly by the official rule where the network has none
+            joints = with_belly(joints) if "belly" in rows.meta.get("stand_ins", ()) else joints
+            rows = replace(rows, joints=joints)
         except DataError as error:
             if protocols or len(by_row) == len(chosen):
                 raise
@@ -53,59 +59,36 @@ def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[s
     return {p.name: p.score(pose_set, rows if p.by == "row" else predictions) for p in chosen}
 
 
-def _exact(predictions: Predictions) -> Predictions:
-    """Joints in float64; sub-JHMDB's belly by the official rule where the network has none."""
-    import numpy as np
-
-    joints = np.asarray(predictions.joints, np.float64)
-    if "belly" in predictions.meta.get("stand_ins", ()):
-        from common.metrics.pck import with_belly
-
-        joints = with_belly(joints)
-    return replace(predictions, joints=joints)
-
-
 def comparable(pose_set: PoseSet, predictions: Predictions, protocol: str) -> tuple[bool, str]:
     """Whether a figure may stand beside published ones, and the text that says beside which, or why beside none.
 
     It may when a published table has it and the persons are those of the published split, by count and identity.
     """
-    from common.datasets import record
-    from common.reported import comparable as ask
-
     if pose_set.synthetic or predictions.meta.get("synthetic"):
         return False, "not comparable: synthetic data"
-    meta = predictions.meta | {"subset": record(pose_set.name).differs(pose_set)}
-    return ask(pose_set.name, protocol, pose_set.split, meta)
+    meta = predictions.meta | {"subset": datasets.record(pose_set.name).differs(pose_set)}
+    return reported.comparable(pose_set.name, protocol, pose_set.split, meta)
 
 
 def table(
     pose_set: PoseSet, predictions: Predictions, results: dict[str, Result], verdicts: dict[str, tuple[bool, str]]
 ) -> str:
     """The results as text for people, a block for each protocol; `verdicts` as `comparable` gives them."""
-    import numpy as np
-
     origin = "SYNTHETIC data" if pose_set.synthetic else "real data"
     boxes = predictions.meta.get("boxes", "not stated")
     lines = [f"{pose_set.name} {pose_set.split}: {len(pose_set)} persons, {origin}; boxes: {boxes}"]
-    if predictions.meta.get("stand_ins"):
-        instead = ", ".join(predictions.meta["stand_ins"])
-        lines.append(f"stand-ins for joints that the network does not predict: {instead}")
+    if stand_ins := predictions.meta.get("stand_ins"):
+        lines.append(f"stand-ins for joints that the network does not predict: {', '.join(stand_ins)}")
     missing = np.isnan(predictions.joints).any(-1).all(0) & (len(predictions) > 0)
     if absent := [joint for joint, never in zip(pose_set.skeleton.joints, missing) if never]:
         lines.append(f"never predicted, so missed wherever they count: {', '.join(absent)}")
     for name, result in results.items():
         between = f"  [{result.interval[0]:.3f}, {result.interval[1]:.3f}]" if result.interval else ""
         lines += ["", f"{name}  {result.total:.3f}{between}  (n = {result.n})"]
-        lines += [f"  {_row(values)}" for values in (result.values, result.groups) if values]
-        if result.means:
-            lines.append("  means: " + _row(result.means))
+        for title, values in (("", result.values), ("", result.groups), ("means: ", result.means)):
+            lines += ["  " + title + "  ".join(f"{k} {v:.3f}" for k, v in values.items())] if values else []
         lines += [f"  {result.aggregation}", f"  {verdicts[name][1]}"]
     return "\n".join(lines)
-
-
-def _row(values: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
 def publish(
@@ -115,11 +98,7 @@ def publish(
 
     `adjust(results)` may replace figures first. Returns the results. DataError as in `score`.
     """
-    from common import intervals
-    from common.datasets import record
-    from common.predictions import save_predictions
-
-    if differs := record(pose_set.name).differs(pose_set):
+    if differs := datasets.record(pose_set.name).differs(pose_set):
         predictions.meta["subset"] = differs  # so that no table compares it later
     save_predictions(out, predictions)
     print(f"predictions: {out}")
@@ -133,8 +112,6 @@ def publish(
 def _written(pose_set: PoseSet, predictions: Predictions, results: dict[str, Result], json_out) -> str:
     """The table. `json_out`: {protocol: {total, per_joint or per_part, aggregation, n, ..., comparable, comparison}} as
     strict JSON (NaN is null), at once."""
-    from common.files import write_text
-
     verdicts = {name: comparable(pose_set, predictions, name) for name in results}
     if json_out:
         words = {name: dict(zip(("comparable", "comparison"), verdict)) for name, verdict in verdicts.items()}
@@ -143,43 +120,23 @@ def _written(pose_set: PoseSet, predictions: Predictions, results: dict[str, Res
     return table(pose_set, predictions, results, verdicts)
 
 
-def parse_arguments(argv=None) -> argparse.Namespace:
-    """The command line; argparse exits with code 2 on a bad one."""
-    from common.datasets import NAMES
-
+def main(argv=None) -> int:
+    """Entry point; returns the exit code."""
     about = "Score a prediction file against a data set, by named protocols."
     parser = argparse.ArgumentParser(prog="python -m common.evaluate", description=about)
     add = parser.add_argument
-    add("--dataset", required=True, choices=NAMES)
+    add("--dataset", required=True, choices=datasets.NAMES)
     add("--data_root", required=True, help="folder of the data set as published (json: the file or its folder)")
-    add(
-        "--split",
-        required=True,
-        help="lsp: train, test, A-B; mpii: valid; others as `common.datasets check` lists them",
-    )
+    add("--split", required=True, help="lsp: train, test, A-B; others as `common.datasets check` lists them")
     kinds = "our .npz or joints.jsonl, or others': MPII, LSP, Penn .mat, .h5, COCO or AI Challenger result JSON"
     add("--predictions", required=True, help=kinds)
     add("--protocol", action="extend", nargs="+", metavar="NAME", help="default: all that apply")
     add("--category", help="COCO's layout: id or name of the persons' category, where several have keypoints")
-    add(
-        "--bootstrap",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="draws for the 95 %% intervals; 0: none (default: 1000)",
-    )
+    number = "draws for the 95 %% intervals; 0: none (default: 1000)"
+    add("--bootstrap", type=int, default=1000, metavar="N", help=number)
     add("--seed", type=int, default=0, help="of the draws")
     add("--json", metavar="OUT", help="also write the figures to this file")
-    return parser.parse_args(argv)
-
-
-def main(argv=None) -> int:
-    """Entry point; returns the exit code."""
-    args = parse_arguments(argv)
-    from common import datasets, intervals
-    from common.errors import DataError
-    from common.importers import load_any
-
+    args = parser.parse_args(argv)
     options = {} if args.category is None else {"category": args.category}
     try:
         with warnings.catch_warnings(record=True) as caught:

@@ -109,12 +109,13 @@ def _in_skeleton(predictions: Predictions, target: Skeleton, path: Path) -> Pred
         what = f"field skeleton is {predictions.skeleton.name}, which has no joint of {target.name}"
         raise DataError(f"{path}: {what}; give the matching data set")
     none = np.zeros(len(predictions), np.float32)
-    score = [predictions.score[:, list(s)].min(1) if s else none for s in mapping.sources]
+    score = np.stack([predictions.score[:, list(s)].min(1) if s else none for s in mapping.sources], 1)
     stand_ins = [joint for joint, synthetic in zip(target.joints, mapping.synthetic) if synthetic]
-    more = {"mapped_from": predictions.skeleton.name} | ({"stand_ins": stand_ins} if stand_ins else {})
+    meta = (
+        predictions.meta | {"mapped_from": predictions.skeleton.name} | ({"stand_ins": stand_ins} if stand_ins else {})
+    )
     joints = mapping.apply(predictions.joints.astype(np.float64)).astype(np.float32)
-    score = np.stack(score, 1).astype(np.float32)
-    return replace(predictions, skeleton=target, joints=joints, score=score, meta=predictions.meta | more)
+    return replace(predictions, skeleton=target, joints=joints, score=score.astype(np.float32), meta=meta)
 
 
 def _lines(path: Path, pose_set: PoseSet) -> Predictions:
@@ -189,16 +190,12 @@ def _image_finder(path: Path, pose_set: PoseSet):
 
 def _best_of_each(found: Predictions, pose_set: PoseSet) -> Predictions:
     """One row for every annotated person: the best person found in its picture, NaN where nobody was."""
-    best: dict = {}
-    for row in np.argsort(found.person_score, kind="stable").tolist():
-        best[found.image_id[row]] = row
-    rows = [best.get(image, -1) for image in pose_set.image_id]
-    absent = np.array([row < 0 for row in rows], bool)
-    empty = predictions_for(pose_set, np.full(pose_set.joints.shape, np.nan), np.zeros(pose_set.joints.shape[:2]))
-    if len(found):
-        empty.joints[~absent] = found.joints[[r for r in rows if r >= 0]]
-        empty.score[~absent] = found.score[[r for r in rows if r >= 0]]
-    return replace(empty, meta=found.meta | ({"missing_rows": int(absent.sum())} if absent.any() else {}))
+    best = {found.image_id[row]: row for row in np.argsort(found.person_score, kind="stable").tolist()}
+    rows = np.array([best.get(image, -1) for image in pose_set.image_id], np.int64)
+    joints, score = np.full(pose_set.joints.shape, np.nan), np.zeros(pose_set.joints.shape[:2])
+    joints[rows >= 0], score[rows >= 0] = found.joints[rows[rows >= 0]], found.score[rows[rows >= 0]]
+    missing = int((rows < 0).sum())
+    return predictions_for(pose_set, joints, score, found.meta | ({"missing_rows": missing} if missing else {}))
 
 
 # ---- Matlab and HDF5 -------------------------------------------------------------------------------------------------
@@ -234,7 +231,7 @@ def _arrays(path: Path, content: dict[str, np.ndarray], pose_set: PoseSet) -> Pr
         predictions = _aligned(path, "pred (MobilePose)", joints, pose_set)
         return replace(predictions, box=box, meta={**predictions.meta, "boxes": "oracle", "missing_rows": missing})
     have = ", ".join(k for k in content if not k.startswith("__")) or "nothing"
-    known = "preds, pos_pred_src, prediction_all, pred"
+    known = ", ".join((*_VARIABLES, "pred"))
     raise DataError(f"{path} holds {have}, none of the known variables {known}; save the joints under one of these")
 
 
@@ -273,12 +270,10 @@ def _read_pred(path: Path, pred: np.ndarray, pose_set: PoseSet) -> tuple[np.ndar
     """(M,13,2) joints in 0-based frame pixels of all rows, (M,4) crops x, y, w, h, and how many are left out (NaN).
 
     Its test program writes `pred` (N,15,2): the arg-max of each map times 256/31, columns y, x, channels in its order
-    with the background last; N = frames of whole clips of five, videos and frames in order (the last n mod 5 frames of
-    a video are not in it). The crop is the extent of the stored joints, placeholders of hidden ones included, and 256/3
-    px around it, within the frame, scaled so that its longer side is 256 and centred on a square canvas. The file does
-    not hold its crops, so they are made again from the label files, which `pose_set` comes from. The original lists
-    videos in the order of the file system, which is taken to be sorted. DataError when it is not Penn Action or the
-    shape does not fit it.
+    with the background last; N = frames of whole clips of five, videos and frames in order (taken to be sorted). The
+    crop is the extent of the stored joints, placeholders of hidden ones included, and 256/3 px around it, within the
+    frame, scaled so that its longer side is 256 and centred on a square canvas. The file does not hold its crops, so
+    they are made again from the label files, which `pose_set` comes from.
     """
     if pose_set.skeleton != PENN13 or pose_set.sequence is None or pose_set.frame is None:
         other = f"the ground truth is {pose_set.name} ({pose_set.skeleton.name})"
@@ -289,33 +284,21 @@ def _read_pred(path: Path, pred: np.ndarray, pose_set: PoseSet) -> tuple[np.ndar
         wanted = f"({int(whole.sum())}, 15, 2), the frames of whole clips of five, or all {len(pose_set)} frames"
         what = f"has shape {pred.shape}; {pose_set.name}/{pose_set.split} needs {wanted}"
         raise DataError(f"{path}: field pred {what}. Give the split that was predicted")
-    covered = rows[len(pred)]
-    origin = datasets.record("penn_action").origin
-    # the original takes stored coordinates, which count from 1, for array indices
-    box = crop_box(_stored_joints(pose_set), pose_set.image_size)
-    xy = pred[:, : len(LPM14), ::-1].astype(np.float64)
-    joints = np.full(pose_set.joints.shape, np.nan)
-    joints[covered] = skeleton_map(LPM14, PENN13).apply(_from_crop(xy, box[covered]) - origin)
-    box[:, :2] -= origin
-    return joints, box, len(pose_set) - len(covered)
-
-
-def _stored_joints(pose_set: PoseSet) -> np.ndarray:
-    """(N,13,2) coordinates as the label files have them, hidden joints and placeholders included."""
-    joints = np.empty(pose_set.joints.shape)
-    assert pose_set.sequence is not None and pose_set.frame is not None  # Penn Action has both
+    covered, stored = rows[len(pred)], np.empty(pose_set.joints.shape)
     for sequence in np.unique(pose_set.sequence):
-        rows = pose_set.sequence == sequence
-        labels = files.read_mat(Path(pose_set.root) / "labels" / f"{int(sequence):04d}.mat", variable_names=("x", "y"))
-        joints[rows] = np.stack([labels["x"], labels["y"]], -1).astype(np.float64)[pose_set.frame[rows]]
-    return joints
-
-
-def _from_crop(points: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """(N,J,2) points of the 256-pixel canvas -> frame pixels, for crops (N,4) x, y, w, h."""
+        video = pose_set.sequence == sequence
+        x, y = files.read_numbers(Path(pose_set.root) / "labels" / f"{int(sequence):04d}.mat", "x", "y")
+        stored[video] = np.stack([x, y], -1)[pose_set.frame[video]]
+    # the original takes stored coordinates, which count from 1, for array indices
+    box, origin = crop_box(stored, pose_set.image_size), datasets.record("penn_action").origin
     factor = _CROP / box[:, 2:].max(1, keepdims=True)
     offset = np.trunc((_CROP - np.trunc(box[:, 2:] * factor)) / 2)
-    return (points - offset[:, None]) / factor[:, None] + box[:, None, :2]
+    points = pred[:, : len(LPM14), ::-1].astype(np.float64) - offset[covered, None]
+    points = points / factor[covered, None] + box[covered, None, :2] - origin
+    joints = np.full(pose_set.joints.shape, np.nan)
+    joints[covered] = skeleton_map(LPM14, PENN13).apply(points)
+    box[:, :2] -= origin
+    return joints, box, len(pose_set) - len(covered)
 
 
 # ---- result lists ----------------------------------------------------------------------------------------------------

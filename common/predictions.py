@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from common.datasets.files import read_npz
 from common.errors import DataError
 from common.files import atomic_write
 from common.poses import PoseSet, box_of_joints
@@ -70,23 +71,20 @@ def predictions_for(
 ) -> Predictions:
     """Predictions row-aligned with `pose_set`, (N,J,2) joints in image pixels, (N,J) scores (default 1)."""
     n, j = joints.shape[:2]
-    score = np.ones((n, j), np.float32) if score is None else score
-    rows = {
-        "skeleton": pose_set.skeleton,
+    score = np.ones((n, j), np.float32) if score is None else score.astype(np.float32)
+    rows: dict[str, Any] = {field: getattr(pose_set, field) for field in ("skeleton", "box", "image_id", "person_id")}
+    rows |= {
         "joints": joints.astype(np.float32),
-        "score": score.astype(np.float32),
-        "person_score": np.nanmean(score, axis=1).astype(np.float32) if j else np.zeros(n, np.float32),
-        "box": pose_set.box,
+        "score": score,
+        "person_score": np.nanmean(score, axis=1) if j else np.zeros(n, np.float32),
         "box_score": np.ones(n, np.float32),
         "area": pose_set.area if pose_set.area is not None else pose_set.box[:, 2] * pose_set.box[:, 3],
-        "image_id": pose_set.image_id,
-        "person_id": pose_set.person_id,
         "frame": pose_set.frame if pose_set.frame is not None else np.full(n, -1),
         "dataset": pose_set.name,
         "split": pose_set.split,
         "meta": {"synthetic": pose_set.synthetic, **(meta or {})},
     }
-    return Predictions(**{**rows, **overrides})
+    return Predictions(**(rows | overrides))
 
 
 _ARRAYS = ("joints", "score", "person_score", "box", "box_score", "area", "image_id", "person_id", "frame")
@@ -115,40 +113,29 @@ def save_predictions(path: str | Path, predictions: Predictions) -> None:
 
 def load_predictions(path: str | Path) -> Predictions:
     """Read a prediction file of ours. DataError naming the file and the field when it is not one."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            stored = {name: np.asarray(data[name]) for name in data.files}  # a member without an array's head is bytes
-    except Exception as error:  # numpy and zipfile raise many kinds for damaged files; a `.npy` is an array, no archive
-        what = f"{path} is not a readable prediction file ({error})"
-        raise DataError(f"{what}; write it again with the house's val.py") from error
-    missing = [n for n in (*_ARRAYS, "skeleton") if n not in stored]
-    if missing:
+    stored = read_npz(path, "prediction file")
+    if missing := [n for n in (*_ARRAYS, "skeleton") if n not in stored]:
         fields = f"{', '.join(_ARRAYS)}, skeleton, dataset, split, meta"
         raise DataError(f"prediction file {path} lacks the field {missing[0]!r}; a prediction file has {fields}")
     try:
         meta = json.loads(str(stored.get("meta", "{}")))
         if not isinstance(meta, dict):
             raise ValueError("it is no object with named entries")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"prediction file {path}: field meta: {error}") from error
     card: Any = str(stored["skeleton"])
     if "joint_names" in stored:  # a foreign writer may leave them out for a known skeleton
         limbs = stored["limbs"].tolist() if "limbs" in stored else []
         card = {"name": card, "joints": stored["joint_names"].ravel().tolist(), "limbs": limbs}
     skeleton = from_card(card, f"prediction file {path}: field skeleton (with joint_names, limbs)")
-    _check_shapes(path, stored, skeleton)
-    parts: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
-    parts |= {field: str(stored.get(field, "")) for field in ("dataset", "split")}
-    return Predictions(skeleton=skeleton, meta=meta, **parts)
-
-
-def _check_shapes(path: str | Path, stored: dict[str, np.ndarray], skeleton: Skeleton) -> None:
     n, j = len(np.atleast_1d(stored["joints"])), len(skeleton)
-    expected = {"joints": (n, j, 2), "score": (n, j), "box": (n, 4)}
+    shapes = {"joints": (n, j, 2), "score": (n, j), "box": (n, 4)}
     for name in _ARRAYS:
-        shape = expected.get(name, (n,))
-        if stored[name].shape != shape:
-            need = f"{n} rows of skeleton {skeleton.name} need {shape}"
-            raise DataError(f"prediction file {path}: field {name} has shape {stored[name].shape}; {need}")
-        if stored[name].dtype.kind not in ("iuf" if name not in ("image_id", "person_id") else "iufUS"):
+        shape, wanted = stored[name].shape, shapes.get(name, (n,))
+        if shape != wanted:
+            need = f"{n} rows of skeleton {skeleton.name} need {wanted}"
+            raise DataError(f"prediction file {path}: field {name} has shape {shape}; {need}")
+        if stored[name].dtype.kind not in ("iufUS" if name == "image_id" else "iuf"):
             raise DataError(f"prediction file {path}: field {name} holds {stored[name].dtype}; write numbers")
+    texts = {field: str(stored.get(field, "")) for field in ("dataset", "split")}
+    return Predictions(skeleton=skeleton, meta=meta, **texts, **{name: stored[name] for name in _ARRAYS})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -100,6 +102,22 @@ def _check_elements(data: bytes | memoryview, order: str) -> int:
         position += 8 if small else 8 + size + (0 if kind == _COMPRESSED else -size % 8)
         count += 1
     return count
+
+
+def read_npz(path: str | Path, kind: str) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`; DataError when it is none, holds objects, or would unpack to far more than its size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > max(_PLENTY, 100 * os.path.getsize(path)):
+            raise ValueError(f"it would unpack to {size} bytes")
+        with np.load(path, allow_pickle=False) as data:
+            return {name: np.asarray(data[name]) for name in data.files}  # a member without an array's head is bytes
+    except Exception as error:  # numpy and zipfile raise many kinds for damaged files
+        raise DataError(f"{path} is not a readable {kind} ({error}); write it again") from error
+
+
+_PLENTY = 2**30
 
 
 def read_json(path: Path):
