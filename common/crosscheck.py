@@ -20,6 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from common.datasets import record
 from common.datasets.files import read_json
 from common.errors import DataError
 from common.files import write_text
@@ -27,7 +28,6 @@ from common.reported import boxes_of, compare, figure, load_runs, reported, yes
 
 ROOT = Path(__file__).resolve().parent.parent
 _SHORT = ("house", "model", "data", "split", "protocol", "reported", "measured", "difference", "comparable?")
-_MAIN = {"k2hpd": "pdj@0.5"}  # the protocol that stands for a run in the overview, where that is not its first
 _MARK = re.compile(r"(<!-- (\w+)(?: (\S+))?:begin -->\n)(.*?)(<!-- \2:end -->)", re.DOTALL)
 
 
@@ -54,9 +54,9 @@ COLUMNS: dict[str, Callable[[dict], str]] = {
 }
 
 
-def table_of(lines: list[dict], names=tuple(COLUMNS)) -> list[list[str]]:
-    """The lines as rows of cells, the header first."""
-    return [list(names), *([COLUMNS[name](line) for name in names] for line in lines)]
+def table_of(lines: list[dict], names=tuple(COLUMNS)) -> str:
+    """The lines as a Markdown table."""
+    return markdown([list(names), *([COLUMNS[name](line) for name in names] for line in lines)])
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -109,30 +109,32 @@ def overview(runs: list[dict]) -> str:
     """Each run by its data set's main protocol."""
     rows = []
     for run in runs:
-        protocol = _MAIN.get(run["dataset"], next(iter(run["protocols"])))
+        main = record(run["dataset"]).main_protocol
+        protocol = main if main in run["protocols"] else next(iter(run["protocols"]))
         total, images = run["protocols"][protocol]["total"], "SYNTHETIC" if run["meta"].get("synthetic") else "real"
         order = (run["house"], run["dataset"], total or 0)
         cells = [run["house"], _label(run), run["dataset"], run["split"], images, protocol, figure(total, protocol, 1)]
         rows.append((order, cells))
     table = [["house", "model", "data", "split", "images", "protocol", "measured"]]
-    return markdown([*table, *(cells for _, cells in sorted(rows, key=lambda row: row[0]))])
+    return markdown([*table, *(cells for _, cells in sorted(rows, key=itemgetter(0)))])
 
 
 def answered(lines: list[dict]) -> str:
     """How many reported figures of each project were measured."""
-    counts = [["figures reported by", "how many", "measured here", "of these comparable"]]
-    for house in dict.fromkeys(line["house"] for line in lines if line["reported"] is not None):
-        own = [line for line in lines if line["house"] == house and line["reported"] is not None]
-        known = [line for line in own if line["measured"] is not None]
-        counts.append([house, str(len(own)), str(len(known)), str(sum(bool(line["comparable"]) for line in known))])
-    return markdown(counts)
+    counts: dict[str, list[int]] = {}
+    for line in (line for line in lines if line["reported"] is not None):
+        known = counts.setdefault(line["house"], [0, 0, 0])
+        for i, counts_here in enumerate((True, line["measured"] is not None, bool(line["comparable"]))):
+            known[i] += counts_here
+    table = [["figures reported by", "how many", "measured here", "of these comparable"]]
+    return markdown([*table, *([house, *map(str, known)] for house, known in counts.items())])
 
 
 def originals(lines: list[dict]) -> str:
     """Folded: every figure that the five originals report, without the columns that describe its setting."""
     own = [line for line in lines if line["reported"] is not None and line["house"] != "literature"]
     summary = "<summary>Every figure that the five originals report</summary>"
-    return f"<details>{summary}\n\n{markdown(table_of(own, _SHORT))}\n\n</details>"
+    return f"<details>{summary}\n\n{table_of(own, _SHORT)}\n\n</details>"
 
 
 def quickstart_table(result: dict) -> str:
@@ -179,7 +181,7 @@ def _readmes() -> dict[Path, str]:
     for path in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))):
         house = None if path.parent in (ROOT, ROOT / "common") else path.parent.name
         lines = compare(runs, house)
-        table = markdown(table_of([line for line in lines if line["reported"] is not None]))
+        table = table_of([line for line in lines if line["reported"] is not None])
         contents = {
             "crosscheck": table if house else "\n\n".join([overview(runs), answered(lines), originals(lines)]),
             "overview": overview([run for run in runs if not run["meta"].get("synthetic")]),
@@ -226,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         print(json.dumps({"lines": lines, "without_figures": silent}, indent=1))
     else:
-        print(markdown(table_of(lines)), *(f"\n{r['house']}: {r['source']} {r['note']}." for r in silent), sep="\n")
+        print(table_of(lines), *(f"\n{r['house']}: {r['source']} {r['note']}." for r in silent), sep="\n")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Named protocols: which persons, joints, normaliser, threshold, aggregation make a figure that papers report.
 
-A data set's record lists its protocols (`common.datasets.about`); here are the rules that count them. A name ends in
+A data set's record lists its protocols (`common.datasets`); here are the rules that count them. A name ends in
 `:compat` where an original counted differently from what its name says; the protocol then counts as the original did,
 as far as joints in image pixels allow (its heat-map rounding is not repeated), and its aggregation sentence says how.
 """
@@ -59,8 +59,9 @@ def protocols_of(dataset: str) -> dict[str, Protocol]:
     for name, rule in datasets.record(dataset).protocols.items():
         measure, _, mode = rule.partition(":")
         family, _, threshold = measure.partition("@")
-        family, by = f"{family}:{mode}" if mode else family, "image" if family in _BY_IMAGE else "row"
-        needs, count = _BY_IMAGE[family] if by == "image" else _BY_ROW[family]
+        family = f"{family}:{mode}" if mode else family
+        by = "image" if family in _BY_IMAGE else "row"
+        needs, count = (_BY_ROW | _BY_IMAGE)[family]
         found[name] = Protocol(name, by, needs, count, float(threshold or "nan"))
     return found
 
@@ -99,7 +100,6 @@ def _visible(pose_set: PoseSet) -> np.ndarray:
 # ---- distances -------------------------------------------------------------------------------------------------------
 
 _TORSO = ("left_shoulder", "right_hip")
-_OTHER_TORSO = ("right_shoulder", "left_hip")
 _HEAD = ("head_top", "neck|upper_neck")
 _PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 _ARMS_AND_LEGS = tuple(f"{side}_{part}" for side in ("right", "left") for part in _PARTS)
@@ -131,10 +131,6 @@ def _torso(data: PoseSet, _=None) -> np.ndarray:
     return pck.length_between(data.joints, data.skeleton, *_TORSO)
 
 
-def _box(data: PoseSet, _=None) -> np.ndarray:
-    return pck.longer_side(data.box)
-
-
 def _eval_pck(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
     """pose-tensorflow's script: 14 joints, the box around the annotated ones, joints weigh the same."""
     to_14 = skeleton_map(pose_set.skeleton, MPII14)
@@ -143,16 +139,8 @@ def _eval_pck(pose_set: PoseSet, predictions: Predictions, threshold: float) -> 
     return pck.pck(truth, guess, seen > 0, pck.extent(truth), threshold, MPII14, "unweighted", how)
 
 
-def _head_box(empty_joint_is_nan: bool) -> Count:
-    def count(pose_set: PoseSet, predictions: Predictions, threshold: float) -> Result:
-        options = {"head_size": pose_set.head_size, "empty_joint_is_nan": empty_joint_is_nan}
-        return _plain(pck.pckh, **options)(pose_set, predictions, threshold)
-
-    return count
-
-
-def _k2hpd(metric) -> Count:
-    return lambda pose_set, predictions, _: metric(pose_set.joints, predictions.joints, pose_set.skeleton)
+def _pckh(pose_set: PoseSet, predictions: Predictions, threshold: float, **options) -> Result:
+    return _plain(pck.pckh, head_size=pose_set.head_size, **options)(pose_set, predictions, threshold)
 
 
 # ---- as MobilePose counts --------------------------------------------------------------------------------------------
@@ -200,31 +188,31 @@ def _penn_mobilepose(pose_set: PoseSet, predictions: Predictions, threshold: flo
 
 _EITHER = "(left shoulder to right hip)"
 _OTHER = "(right shoulder to left hip; the prediction's own where that is under 1 px)"
-_LONGER = "longer side of the person box"
+_LONGER = (lambda data, _: pck.longer_side(data.box)), "longer side of the person box"
 
 # rule -> what it needs, how it counts. Labelled joints count, occluded ones too, where nothing else is said.
 _BY_ROW: dict[str, tuple[tuple[str, ...], Count]] = {
     "pck_torso": (_TORSO, _pck(_torso, _EITHER)),
     "auc_torso": (_TORSO, lambda s, p, _: pck.auc(s.joints, p.joints, _labelled(s), _torso(s), s.skeleton)),
     "penn_torso": (
-        _OTHER_TORSO,
+        k2hpd.DIAMETER,
         _pck(lambda s, p: pck.official_penn_torso(s.joints, p.joints, s.skeleton), _OTHER, _visible),
     ),
-    "pck_box": ((), _pck(_box, _LONGER)),
-    "pck_box_visible": ((), _pck(_box, _LONGER, _visible)),
+    "pck_box": ((), _pck(*_LONGER)),
+    "pck_box_visible": ((), _pck(*_LONGER, _visible)),
     "eval_pck": ((), _eval_pck),
-    "pckh": ((".head_size",), _head_box(False)),
+    "pckh": ((".head_size",), _pckh),
     # Simple Baselines' mean at a tenth reads entry 11 of a grid of hundredths; a joint nowhere labelled makes it NaN
-    "pckh_nan": ((".head_size",), _head_box(True)),
+    "pckh_nan": ((".head_size",), functools.partial(_pckh, empty_joint_is_nan=True)),
     "pckh_neck": (_HEAD, _plain(pck.pckh_neck)),
     "pckh_neck_symmetric": (_HEAD, _plain(pck.pckh_neck, symmetric=True)),
     "pcp_strict": (_HEAD + _ARMS_AND_LEGS, _plain(pcp.pcp)),
     "pcp_relaxed": (_HEAD + _ARMS_AND_LEGS, _plain(pcp.pcp, relaxed=True)),
     "k2hpd_pcp": (_K2HPD_NEEDS, _plain(pcp.pcp, total="weighted")),
     "pdj": (_TORSO, _plain(pck.pdj, diameter=_TORSO)),
-    "k2hpd_pdj": (_OTHER_TORSO, _plain(pck.pdj, diameter=k2hpd.DIAMETER)),
-    "k2hpd_accuracy": ((), _k2hpd(k2hpd.accuracy)),
-    "k2hpd_loss": ((), _k2hpd(k2hpd.euclidean_loss)),
+    "k2hpd_pdj": (k2hpd.DIAMETER, _plain(pck.pdj, diameter=k2hpd.DIAMETER)),
+    "k2hpd_accuracy": ((), lambda s, p, _: k2hpd.accuracy(s.joints, p.joints, s.skeleton)),
+    "k2hpd_loss": ((), lambda s, p, _: k2hpd.euclidean_loss(s.joints, p.joints, s.skeleton)),
     "pck_extent:compat": (_HEAD + _ARMS_AND_LEGS, _extent),
     "penn_extent": (("head", ".sequence"), _extent),
     "penn_mobilepose:compat": (("head", ".sequence"), _penn_mobilepose),
@@ -242,25 +230,22 @@ def _oks_ap(pose_set: PoseSet, predictions: Predictions, _: float) -> Result:
     return Result(figures["AP"], figures, how, int(_labelled(pose_set).any(1).sum()), kind="part")
 
 
-def _aic(best_of: str) -> Count:
-    def count(pose_set: PoseSet, predictions: Predictions, _: float) -> Result:
-        from common.metrics.ai_challenger import THRESHOLDS, aic_map
+def _aic(pose_set: PoseSet, predictions: Predictions, _: float, best_of: str = "person") -> Result:
+    from common.metrics.ai_challenger import THRESHOLDS, aic_map
 
-        figures = aic_map(pose_set, predictions, best_of)
-        by_threshold = {f"AP@{t:.2f}": ap for t, ap in zip(THRESHOLDS, figures["ap"])}
-        ap = f"AP = {best_of}s whose best OKS is above / sum of max(persons, predictions) of the images"
-        how = f"fractions; total = mean AP over OKS 0.50 to 0.95 in steps of 0.05; {ap}"
-        counts = {"images_without_prediction": figures["images_missing"], "unknown_images": figures["unknown"]}
-        if figures["unknown"]:
-            what = f"{figures['unknown']} image ids of the predictions are not in {pose_set.name}/{pose_set.split}"
-            warnings.warn(f"{what} and are left out, as the official evaluator does", stacklevel=2)
-        return Result(figures["score"], by_threshold, how, figures["count"], kind="part", counts=counts)
-
-    return count
+    figures = aic_map(pose_set, predictions, best_of)
+    by_threshold = {f"AP@{t:.2f}": ap for t, ap in zip(THRESHOLDS, figures["ap"])}
+    ap = f"AP = {best_of}s whose best OKS is above / sum of max(persons, predictions) of the images"
+    how = f"fractions; total = mean AP over OKS 0.50 to 0.95 in steps of 0.05; {ap}"
+    counts = {"images_without_prediction": figures["images_missing"], "unknown_images": figures["unknown"]}
+    if figures["unknown"]:
+        what = f"{figures['unknown']} image ids of the predictions are not in {pose_set.name}/{pose_set.split}"
+        warnings.warn(f"{what} and are left out, as the official evaluator does", stacklevel=2)
+    return Result(figures["score"], by_threshold, how, figures["count"], kind="part", counts=counts)
 
 
 _BY_IMAGE: dict[str, tuple[tuple[str, ...], Count]] = {
     "oks_ap": ((".area", ".sigmas"), _oks_ap),
-    "aic_map": (("head_top", "neck"), _aic("person")),
-    "aic_map:compat": (("head_top", "neck"), _aic("prediction")),
+    "aic_map": (("head_top", "neck"), _aic),
+    "aic_map:compat": (("head_top", "neck"), functools.partial(_aic, best_of="prediction")),
 }

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.crosscheck import main, markdown, table_of
+from common.crosscheck import main, table_of
 from common.errors import DataError
 from common.protocols import protocols_of
 from common.reported import comparable, compare, load_runs, reported, save_run
@@ -147,13 +147,13 @@ def test_a_figure_that_could_not_be_formed(tmp_path):
     run_file(tmp_path, protocols={"pckh@0.5": result(None)})
     lines = compare(load_runs(tmp_path))
     assert next(x for x in lines if x["table"] == "simplebaseline_mpii")["difference"] is None
-    assert "resnet50_256x256" in markdown(table_of(lines))
+    assert "resnet50_256x256" in table_of(lines)
 
 
 def test_forms_show_every_column(tmp_path, capsys):
     run_file(tmp_path)
     lines = compare(load_runs(tmp_path))
-    table = markdown(table_of(lines)).splitlines()
+    table = table_of(lines).splitlines()
     assert len({row.replace("\\|", "").count("|") for row in table}) == 1 and len(table) == len(lines) + 2
     for word in (
         "boxes",
