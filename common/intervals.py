@@ -30,6 +30,7 @@ class Draws:
         self.what = "images" if pose_set.sequence is None else "videos"
         listed = dict.fromkeys([*ids.tolist(), *((pose_set.regions or ()) if pose_set.sequence is None else ())])
         self.unit = {one: i for i, one in enumerate(listed)}
+        self._tables: dict[int, PrecisionRecall] = {}
         self.row_unit = np.array([self.unit[one] for one in ids.tolist()], np.int64)
 
     @cached_property
@@ -61,6 +62,13 @@ class Draws:
             return None
         return self._of_tally(tally)
 
+    def precision_recall(self, predictions: Predictions) -> PrecisionRecall:
+        """Made once a file."""
+        key = id(predictions.joints)
+        if key not in self._tables:
+            self._tables[key] = PrecisionRecall(self.pose_set, predictions, self)
+        return self._tables[key]
+
     def _of_tally(self, tally: Tally) -> Samples:
         hits = self.sums(np.where(tally.counted, tally.hits, 0).astype(np.float64))
         counted = self.sums(tally.counted.astype(np.float64))
@@ -75,7 +83,7 @@ class Draws:
 
     def _by_image(self, name: str, predictions: Predictions) -> Samples | None:
         if name == "oks_ap":
-            return {"total": PrecisionRecall(self.pose_set, predictions, self).samples}
+            return {"total": self.precision_recall(predictions).samples}
         from common.metrics.ai_challenger import aic_map
 
         best_of = "prediction" if name.endswith(":compat") else "person"
@@ -114,8 +122,7 @@ class PrecisionRecall:
             [np.zeros((10, 0), bool)],
             {},
         )
-        evaluation = evaluated(truth, results, sigmas) if results else None
-        for one in evaluation.evalImgs[: len(evaluation.params.imgIds)] if evaluation else ():  # the first area is all
+        for one in evaluated(truth, results, sigmas, by_size=False).evalImgs if results else ():
             if one is None or one["image_id"] not in draws.unit:
                 continue
             unit = draws.unit[one["image_id"]]

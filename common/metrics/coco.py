@@ -58,7 +58,7 @@ def score_results(truth: dict, results: list[dict], sigmas=None, images: list | 
     return dict(zip(NAMES, (float(v) for v in evaluation.stats)))
 
 
-def evaluated(truth: dict, results: list[dict], sigmas=None, images: list | None = None):
+def evaluated(truth: dict, results: list[dict], sigmas=None, images: list | None = None, by_size: bool = True):
     """pycocotools' COCOeval with every image's matches made, nothing summed yet; results must not be empty."""
     try:
         from pycocotools.coco import COCO
@@ -75,6 +75,8 @@ def evaluated(truth: dict, results: list[dict], sigmas=None, images: list | None
             evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
         if images is not None:
             evaluation.params.imgIds = images
+        if not by_size:
+            evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
         evaluation.evaluate()
     return evaluation
 

@@ -1,0 +1,1 @@
+"""A page about prediction files: `python -m common.report`. Diagnosis, charts, page."""
