@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import itertools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +55,24 @@ def atomic_write(path: str | Path, write_fn: Callable[[Path], Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        write_fn(temporary)
-        return publish(temporary, path)
+        with writing(path):
+            write_fn(temporary)
+            return publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Inside, whatever a writer raises on a full disk becomes an OSError that names `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: PyTorch
+        folder = next(f for f in Path(path).absolute().parents if f.is_dir())
+        full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < 1 << 16
+        if not full or getattr(error, "filename", None) == str(path):
+            raise
+        raise OSError(errno.ENOSPC, "no space left; make some and try again", str(path)) from error
 
 
 def write_text(path: str | Path, text: str) -> Path:

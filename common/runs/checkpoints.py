@@ -167,9 +167,17 @@ class CheckpointStore:
             best, self.best_metric = True, float(metric)
         last = self.path("last")
         temporary = files.temporary_name(last)
-        self.save_fn(temporary, {**state, "best_metric": self.best_metric})
-        files.flush(temporary)
-        self._note(temporary, state, metric)
+        try:
+            with files.writing(last):
+                self.save_fn(temporary, {**state, "best_metric": self.best_metric})
+                files.flush(temporary)
+                self._note(temporary, state, metric)
+                self._put(temporary, last, best, state)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return best
+
+    def _put(self, temporary: Path, last: Path, best: bool, state: dict) -> None:
         # `last` is replaced at the very end: a run killed before that goes on from the old one and makes the other
         # files anew.
         if last.exists():
@@ -181,7 +189,6 @@ class CheckpointStore:
             for file in self.numbered()[: -self.keep] if self.keep else ():
                 file.unlink()
         files.publish(temporary, last)
-        return best
 
     def numbered(self) -> list[Path]:
         """The numbered checkpoints, oldest first."""

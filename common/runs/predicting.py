@@ -21,13 +21,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from common import video
 from common.boxes import Boxes
 from common.errors import DataError
-from common.files import write_json
+from common.files import write_json, writing
 from common.geometry import pad_box
 from common.images import read_image, shown
 from common.poses import box_of_joints
@@ -154,10 +155,10 @@ class Answers:
         self._film = video.VideoWriter(self.folder / "overlay.mp4", self.fps) if self.moving and self._draw else None
         if self._film:
             self._film.__enter__()
-        self._lines = open(self.folder / "joints.jsonl", "w", encoding="utf-8")
+        self._lines = _fresh(self.folder / "joints.jsonl")
         self._rows = None
         if "csv" in self._formats:
-            self._rows = open(self.folder / "joints.csv", "w", encoding="utf-8", newline="")
+            self._rows = _fresh(self.folder / "joints.csv")
             csv.writer(self._rows).writerow(("image", "index", "person", "person_score", "joint", "x", "y", "score"))
         return self
 
@@ -196,11 +197,15 @@ class Answers:
         if self._tracker:
             people = self._in_time(people, picture.time if picture.time is not None else picture.index / self.fps)
         self._follow(people, picture)
+        if np.isinf(people.joints).any() or (people.score.size and not np.isfinite(people.score).any()):
+            what = f"{picture.name}: the network answers with numbers that are not finite"
+            raise DataError(f"{what}; its weights are damaged or those of a training that diverged, give others")
         line = line_of(picture, people, self.skeleton)
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
-        if self._rows:
-            csv.writer(self._rows).writerows(_csv_rows(line))
+        with writing(self.folder / "joints.jsonl"):
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
+            if self._rows:
+                csv.writer(self._rows).writerows(_csv_rows(line))
         if "coco" in self._formats:
             self._coco += _coco_entries(line)
         if self._draw:
@@ -251,12 +256,15 @@ class Answers:
             save_image(self.folder / f"{picture.name}_pose.png", image)
 
     def __exit__(self, kind, *error) -> None:
-        for file in filter(None, (self._lines, self._rows)):
-            file.close()
-        if "coco" in self._formats and kind is None:
-            write_json(self.folder / "coco.json", self._coco)
-        if self._film:
-            self._film.__exit__(kind, *error)
+        try:
+            with writing(self.folder / "joints.jsonl"):
+                for file in filter(None, (self._lines, self._rows)):
+                    file.close()
+            if "coco" in self._formats:
+                write_json(self.folder / "coco.json", self._coco)
+        finally:
+            if self._film:
+                self._film.__exit__(kind, *error)
         if kind is not None:
             return
         if self._boxes is not None and not self.stopped:
@@ -266,6 +274,11 @@ class Answers:
         if self.unread:
             names = ", ".join(self.unread[:5]) + (" ..." if len(self.unread) > 5 else "")
             raise DataError(f"{len(self.unread)} could not be read: {names}; all others are done, see {self.folder}")
+
+
+def _fresh(path: Path) -> TextIO:
+    path.unlink(missing_ok=True)  # a link there leads elsewhere
+    return open(path, "w", encoding="utf-8", newline="")
 
 
 def _detector(args):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -82,16 +83,31 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
         if os.environ.get("POSE_TRACEBACK") == "1":
             raise
         print(f"error: {plain_message(error)}", file=sys.stderr)
+        sys.unraisablehook = lambda _: None  # half-written archives complain once more when they are dropped
         return 2
     except FloatingPointError as error:
         print(f"stopped: {error}" + (f". {remedy}" if remedy else ""), file=sys.stderr)
         return 1
+    except (RuntimeError, SystemError) as error:
+        if not re.search("shared memory|Bus error|shm|queue is killed", str(error)) or shared_memory() > 1 << 30:
+            raise
+        what = f"the loader processes have {shared_memory() >> 20} MiB of shared memory (/dev/shm), which is not enough"
+        print(f"error: {what}; give --workers 0, or the container more (docker run --shm-size=2g)", file=sys.stderr)
+        return 2
     except (Stopped, KeyboardInterrupt) as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         return 130
     if done and environment_ranks()[0] == 0:
         print(done.format(result))
     return 0
+
+
+def shared_memory() -> int:
+    """Bytes that loader processes can hand over batches in; Docker gives 64 MiB."""
+    try:
+        return shutil.disk_usage("/dev/shm").total
+    except OSError:
+        return 1 << 62
 
 
 def plain_message(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
-from common.files import git_sha, remove_leftovers, set_aside, versions, write_json, write_text
+from common.files import git_sha, remove_leftovers, set_aside, versions, write_json, write_text, writing
 
 _FILES = ("config.json", "log.jsonl", "events.out.tfevents.*")
 
@@ -53,16 +53,18 @@ class RunLog:
             raise ValueError(f"a log line has its own {reserved.pop()!r}; log the value under another name")
         numbers = {name: float(value) for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._lines.write(json.dumps({"step": int(step), "time": round(time.time(), 3), **finite}) + "\n")
-        self._lines.flush()
         values_of = [{"tag": name, "simple_value": value} for name, value in numbers.items()]
-        self._event(step=int(step), summary={"value": values_of})
+        with writing(self.directory / "log.jsonl"):
+            self._lines.write(json.dumps({"step": int(step), "time": round(time.time(), 3), **finite}) + "\n")
+            self._lines.flush()
+            self._event(step=int(step), summary={"value": values_of})
 
     def close(self) -> None:
         """Close the files; every line was already flushed when it was written."""
-        self._lines.close()
-        if self._events:
-            self._events[0].close()
+        with writing(self.directory / "log.jsonl"):
+            self._lines.close()
+            if self._events:
+                self._events[0].close()
 
     def __enter__(self) -> RunLog:
         return self

@@ -116,6 +116,30 @@ def test_names_that_are_no_utf8(tmp_path):
     assert len(list(folder.glob("*_pose.png"))) == 2
 
 
+def test_answers_that_are_no_numbers(tmp_path):
+    found = people(30)
+    found.score[:] = np.nan
+    with pytest.raises(DataError, match="clip_000000: .* not finite; its weights"):
+        predict([clip(tmp_path / "clip.mp4"), "--out", tmp_path / "o"], lambda p: found)
+
+
+def test_an_error_keeps_what_was_done_and_no_link_is_followed(tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "o" / "joints.jsonl").symlink_to(tmp_path / "precious")
+
+    def fails(one):
+        if one.index == 3:
+            raise OSError("the camera is gone")
+        return people(30)
+
+    with pytest.raises(OSError, match="the camera"):
+        predict([clip(tmp_path / "clip.mp4"), "--format", "jsonl,coco", "--out", tmp_path / "o"], fails)
+    assert len(lines(tmp_path / "o")) == len(list(video.frames(tmp_path / "o" / "overlay.mp4"))) == 3
+    assert len(json.loads((tmp_path / "o" / "coco.json").read_text())) == 3
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
 def test_ctrl_c_keeps_what_there_is(tmp_path):
     def interrupted(one):
         if one.index == 2:

@@ -1,19 +1,23 @@
 """Sessions, endings, the shelf, scoring and converting: what surrounds every network."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from common.errors import DataError
+from common.files import atomic_write
 from common.runs import scoring, shelf
-from common.runs.checkpoints import CheckpointStore
+from common.runs.checkpoints import CheckpointStore, make_state
 from common.runs.converting import Conversion, card_path
 from common.runs.process import Process, Stopped, device_numbers, environment_ranks, exit_code, plain_message
 from common.runs.runlog import read_log
@@ -212,6 +216,39 @@ def test_result_paths(tmp_path):
     assert shelf.result_path("x/y.npz", standard) == Path("x/y.npz")
     assert shelf.result_path("x.d/", standard) == Path("x.d/valid.npz")
     assert shelf.result_path(tmp_path, standard) == tmp_path / "valid.npz"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")])
+def test_a_full_disk_is_named(tmp_path, monkeypatch, capsys, error):
+    """Also where PyTorch says only that it failed; nothing half-written stays."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+
+    def write(path):
+        path.write_text("half")
+        raise error
+
+    assert exit_code(lambda: atomic_write(tmp_path / "a.npz", write)) == 2
+    assert "no space left" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    store = CheckpointStore(tmp_path, lambda path, state: write(path), None, suffix=".pt", announce=lambda _: None)
+    state = make_state({"model": 1}, epoch=1, batch=0, step=3, config={}, about={})
+    with pytest.raises(OSError, match="no space left.*last.pt"):
+        store.save(state)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 30))
+    with pytest.raises(type(error), match="(?i)no space|failed"):
+        atomic_write(tmp_path / "a.npz", write)
+
+
+def test_little_shared_memory(monkeypatch, capsys):
+    def dies():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=64 << 20))
+    assert exit_code(dies) == 2 and "64 MiB of shared memory" in (said := capsys.readouterr().err)
+    assert "--workers 0" in said and "--shm-size" in said
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=64 << 30))
+    with pytest.raises(RuntimeError, match="Bus error"):
+        exit_code(dies)
 
 
 def test_a_command_line_for_others(tmp_path):
