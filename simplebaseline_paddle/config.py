@@ -26,7 +26,7 @@ BOX_PADDING = 1.25
 STRIDE = 4  # input pixels a heat-map cell
 ROTATE_PROBABILITY, FLIP_PROBABILITY = 0.6, 0.5
 BACKBONE = shelf.REPOSITORY / "pretrained" / "resnet_50" / "115"  # where P keeps its ImageNet weights
-# P's options that have nothing to do any more, and those that P's val.py takes and never looks at
+# P's options that have nothing to do any more, and those that its val.py never looks at
 DEAD = {
     "total_images": "the data set says how many there are",
     "with_logits": "the network ends without an activation: its output always is the raw heat-map",
@@ -155,12 +155,12 @@ def device_of(device: str | None, use_gpu: bool | None) -> str | None:
     return device if device or use_gpu is None else "cuda" if use_gpu else "cpu"
 
 
-def add_use_options(parser: Parser, preset: str = "paper") -> None:
+def add_use_options(parser: Parser) -> None:
     """What every programme asks for that runs a trained network; `use_of` reads it."""
     parser.ignore(DEAD_IN_SCORING)
     parser.also("weights", "checkpoint")
-    about = "settings of files that hold none, as the originals'"
-    parser.option("preset", choices=(*PRESETS, *(["auto"] if preset == "auto" else [])), default=preset, text=about)
+    about = "settings of files that hold none, as the originals' (auto: paper)"
+    parser.option("preset", choices=("auto", *PRESETS), default="auto", text=about)
     parser.settings(Config, only=(*USE_FIELDS, "use_gpu"))
 
 
@@ -171,7 +171,6 @@ def use_of(args: argparse.Namespace, *more: str) -> dict:
 
 
 _SMALL = {"input_height": 256, "sigma": 2.0}
-_MPII, _COCO = {"dataset": "mpii"}, {"dataset": "coco"}
 _CPU = {
     "depth": 18, "deconv_filters": "64,64,64", "batch_size": 16, "lr": 2e-3, "schedule": "cosine", "workers": 1,
     "valid_split": "none",
@@ -179,10 +178,10 @@ _CPU = {
 # The four published configurations (P's users edit its source for two), and sizes that a CPU can train
 PRESETS: dict[str, dict] = {
     "paper": {},
-    "mpii_256x256": {**_MPII, **_SMALL},
-    "mpii_384x384": {**_MPII},
-    "coco_256x192": {**_COCO, **_SMALL},
-    "coco_384x288": {**_COCO},
+    "mpii_256x256": {"dataset": "mpii", **_SMALL},
+    "mpii_384x384": {"dataset": "mpii"},
+    "coco_256x192": {"dataset": "coco", **_SMALL},
+    "coco_384x288": {"dataset": "coco"},
     "smoke": {
         **_CPU, "input_height": 64, "input_width": 64, "sigma": 1.0, "base_width": 16, "deconv_filters": "32,32,32",
         "epochs": 24, "warmup": 20, "ema": 0.98, "rot_factor": 10.0, "scale_factor": 0.1,

@@ -8,6 +8,8 @@ keyed by (seed, epoch, person): batches depend neither on the number of workers 
 from __future__ import annotations
 
 import signal
+import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +18,7 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 
-from common.errors import DataError
+from common.errors import DataError, DataWarning
 from common.images import read_image
 from common.skeletons import Skeleton
 from simplebaseline_paddle.config import FLIP_PROBABILITY, MEAN, PIXEL_STD, ROTATE_PROBABILITY, STD, STRIDE, Config
@@ -24,6 +26,7 @@ from simplebaseline_paddle.records import Person, Records
 
 Array: TypeAlias = np.ndarray
 Size = tuple[int, int]  # (width, height)
+MANY = 32  # pictures of which one must be readable
 
 
 def affine(center, scale, rotation: float, size: Size, inverse: bool = False) -> Array:
@@ -48,10 +51,7 @@ def affine(center, scale, rotation: float, size: Size, inverse: bool = False) ->
 
 
 def to_image(cells: Array, center: Array, scale: Array, map_size: Size) -> Array:
-    """Heat-map cells (...,K,2) -> image pixels, float64: the inverse of `affine` without rotation, for whole batches.
-
-    `center` and `scale` (...,2); one factor, from the width of the scale, for both axes.
-    """
+    """Heat-map cells (...,K,2) -> image pixels, float64: `affine`'s inverse; `center`, `scale` (...,2), no rotation."""
     factor = PIXEL_STD * np.asarray(scale, np.float64)[..., None, :1] / map_size[0]
     return (cells - np.asarray(map_size) * 0.5) * factor + np.asarray(center, np.float64)[..., None, :]
 
@@ -77,34 +77,25 @@ def draw_augmentation(rng, scale_factor: float, rot_factor: float) -> Augmentati
     return Augmentation(scale, rotation, rng.random() <= FLIP_PROBABILITY)
 
 
-def crop(
-    image: Array, person: Person, size: Size, skeleton: Skeleton, change: Augmentation = AS_IT_IS
-) -> tuple[Array, Array, Array]:
+def crop(image: Array, person: Person, size: Size, skeleton: Skeleton, change: Augmentation = AS_IT_IS) -> tuple:
     """(crop (H,W,3) uint8, joints (K,2) in crop pixels, seen (K,)); pixels are the originals' bit for bit."""
-    if change.flip:
-        # cv2's flip is fifty times as fast as numpy's reversed copy
+    if change.flip:  # by OpenCV, fifty times as fast as numpy's reversed copy
         image, person = cv2.flip(image, 1), person.mirrored(image.shape[1], skeleton)
     matrix = affine(person.center, person.scale * change.scale, change.rotation, size)
     moved = person.joints @ matrix[:, :2].T + matrix[:, 2]
-    pixels = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR)
-    return pixels, np.where(person.seen[:, None], moved, person.joints), person.seen
+    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR), moved, person.seen
 
 
-def targets(
-    joints: Array, weight: Array, map_size: Size, sigma: float, stride: float = STRIDE, compat: bool = False
-) -> tuple[Array, Array]:
+def targets(joints: Array, weight: Array, map_size: Size, sigma: float, stride=STRIDE, compat=False) -> tuple:
     """Gaussian heat-maps (K,h,w) float32 and weights (K,1) float32 of joints (K,2) in crop pixels with weights (K,).
 
     The peak is 1 at the whole cell trunc(joint / stride + 0.5); the Gaussian ends 3 sigma away. A joint whose window
     does not touch the map has weight 0. `compat` keeps weight 1 for a window that ends exactly at the map's left or
     upper edge, as the originals do.
     """
-    width, height = map_size
-    radius = 3 * sigma
-    reach = int(radius)
+    (width, height), radius, reach, patch = map_size, 3 * sigma, int(3 * sigma), _patch(sigma)
     cells = np.trunc(joints / stride + 0.5)
     maps, weight = np.zeros((len(joints), height, width), np.float32), np.array(weight, np.float32)
-    patch = _patch(sigma)
     # joint by joint, because few cells are not 0: several times as fast as outer products of rows and columns
     for joint, (x, y) in enumerate(cells.tolist()):
         high = min(x, y) + radius + 1
@@ -143,7 +134,7 @@ def normalise(images, colour: str = "bgr"):
 def flip_back(maps: Array, mirror: Array, shift: bool) -> Array:
     """Heat-maps (N,K,h,w) of a mirrored image in the frame of the image; `mirror` (K,) exchanges left and right.
 
-    `shift` moves them one cell to the right (column 0 stays), because cells count from the crop's edge.
+    `shift` moves them one cell to the right (column 0 stays), as cells count from the crop's edge.
     """
     maps = maps[:, mirror, :, ::-1]
     return np.concatenate([maps[..., :1], maps[..., :-1]], axis=-1) if shift else np.ascontiguousarray(maps)
@@ -155,33 +146,40 @@ def flip_back(maps: Array, mirror: Array, shift: bool) -> Array:
 class PersonDataset:
     """Persons as network input, a batch at a time: the key is a list of (epoch, index).
 
-    An item is a dict of arrays: image (N,H,W,3) uint8 BGR and index (N,), for training also target (N,K,h,w) and weight
-    (N,K,1). Where a picture cannot be read it is the text `error`: in worker processes, Paddle's loader answers an
-    exception by hanging or dying.
+    An item is a dict of arrays: image (N,H,W,3) uint8 BGR, index (N,) and read (N,) bool, for training also target
+    (N,K,h,w) and weight (N,K,1). A person whose picture cannot be read is black and without joints; `troubles` says so
+    in words, and of pictures that are cut off.
     """
 
     def __init__(self, records: Records, skeleton: Skeleton, config: Config, training: bool):
         self.records, self.skeleton, self.config, self.training = records, skeleton, config, training
+        self.troubles: dict[str, None] = {}  # of all batches
         self._last: tuple = (None, None)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, keys: list[tuple[int, int]]) -> dict:
-        config, found = self.config, []
-        try:
-            for epoch, index in keys:
-                image, person = self._image(self.records.images[index]), self.records.person(index)
-                found.append(crop(image, person, config.input_size, self.skeleton, self.draw(epoch, index)))
-        except DataError as error:
-            return {"index": np.zeros(1, np.int64), "error": [str(error)]}
-        images, joints, seen = zip(*found)
-        batch = {"image": np.stack(images), "index": np.array([index for _, index in keys], np.int64)}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DataWarning)
+            found = [self._sample(epoch, index) for epoch, index in keys]
+        images, joints, seen, read = zip(*found)
+        index, config = np.array([index for _, index in keys], np.int64), self.config
+        batch = {"image": np.stack(images), "index": index, "read": np.array(read)}
         if self.training:
             how: dict = {"map_size": config.map_size, "sigma": config.sigma, "compat": config.mode == "compat"}
             both = [targets(*one, **how) for one in zip(joints, seen)]
             batch["target"], batch["weight"] = (np.stack(arrays) for arrays in zip(*both))
-        return batch
+        return batch | {"troubles": [str(warning.message) for warning in caught]}
+
+    def _sample(self, epoch: int, index: int) -> tuple[Array, Array, Array, bool]:
+        person, (width, height) = self.records.person(index), self.config.input_size
+        try:
+            image = self._image(self.records.images[index])
+        except DataError as error:
+            warnings.warn(str(error), DataWarning, stacklevel=2)
+            return np.zeros((height, width, 3), np.uint8), person.joints, np.zeros_like(person.seen), False
+        return *crop(image, person, (width, height), self.skeleton, self.draw(epoch, index)), True
 
     def draw(self, epoch: int, index: int) -> Augmentation:
         """What a person is changed by in an epoch."""
@@ -195,12 +193,15 @@ class PersonDataset:
             self._last = path, read_image(path)
         return self._last[1]
 
+    def report(self) -> None:
+        """Count and name, at the end, the pictures that could not be read."""
+        if self.troubles:
+            names = "\n  ".join(text.partition(";")[0] for text in self.troubles)
+            print(f"warning: {len(self.troubles)} pictures are damaged or missing:\n  {names}", file=sys.stderr)
+
 
 def shuffled_batches(length: int, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[Array]:
-    """An epoch's training batches (persons' numbers) in an order fixed by (seed, epoch), whole and as many everywhere.
-
-    Process `rank` of `world` takes every world-th person of each global batch.
-    """
+    """An epoch's training batches in an order fixed by (seed, epoch), whole; every process takes a part of each."""
     order = np.random.default_rng((seed, epoch)).permutation(length)
     count = max(length // batch, int(length > 0 and world == 1))
     return [order[b * batch : (b + 1) * batch][rank::world] for b in range(count)]
@@ -213,7 +214,7 @@ def plain_batches(length: int, batch: int, rank: int = 0, world: int = 1) -> lis
 
 
 def load_batches(dataset: PersonDataset, batches: list[Array], workers: int, epoch: int = 0) -> Iterator[dict]:
-    """Batches as dicts of tensors, from `workers` processes, 0: this one. DataError when a picture is unreadable."""
+    """Batches as dicts of tensors, from `workers` processes, 0: this one. DataError when no picture can be read."""
     import paddle
 
     # a list of one key each, as Paddle's loader asks the data set for each key of a list by itself
@@ -222,10 +223,16 @@ def load_batches(dataset: PersonDataset, batches: list[Array], workers: int, epo
     if workers:
         how: Any = {"collate_fn": lambda items: items[0], "worker_init_fn": _quiet, "use_buffer_reader": False}
         found = iter(paddle.io.DataLoader(dataset, batch_sampler=keys, num_workers=workers, **how))
+    tried, read = 0, False
     try:
         for batch in found:
-            if "error" in batch:
-                raise DataError(batch["error"][0])
+            for text in batch.pop("troubles"):
+                if text not in dataset.troubles:
+                    print(f"warning: {text}", file=sys.stderr)
+                dataset.troubles[text] = None
+            tried, read = tried + len(batch["read"]), read or bool(batch["read"].any())
+            if not read and tried >= min(MANY, sum(map(len, batches))):
+                raise DataError(f"not one of {tried} pictures can be read: {next(iter(dataset.troubles))}")
             yield batch if workers else {name: paddle.to_tensor(array) for name, array in batch.items()}
     finally:
         if workers:  # Paddle ends them itself only behind the last batch

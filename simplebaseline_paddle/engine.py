@@ -161,10 +161,7 @@ def learning_rate(config: Config, step: int, epoch_length: int) -> float:
 
 
 def build_optimizer(model, config: Config):
-    """Adam (beta 0.9 and 0.999, epsilon 1e-8, no decay) or P's Momentum; its rate is set at every step.
-
-    Paddle 3 adds epsilon after the bias correction, Paddle 1.8.5 before: they part for gradients below about 1e-6.
-    """
+    """Adam (beta 0.9 and 0.999, epsilon 1e-8, no decay) or P's Momentum; its rate is set at every step."""
     if config.schedule == "momentum":
         decay = paddle.regularizer.L2Decay(5e-4)
         return paddle.optimizer.Momentum(config.lr, 0.9, model.parameters(), weight_decay=decay)

@@ -41,8 +41,7 @@ Forward = Callable[[np.ndarray], np.ndarray]  # network input -> (N,K,h,w) float
 class PaddleProcess(Process):
     """Device, rank and collectives of this process; `python -m paddle.distributed.launch` starts several.
 
-    `device` as `--device`; `threads` CPU threads, 0: those of OMP_NUM_THREADS. DataError without the GPU asked for, or
-    with a Paddle that cannot use it.
+    `threads` 0: those of OMP_NUM_THREADS. DataError without the GPU asked for, or with a Paddle that cannot use it.
     """
 
     def __init__(self, device: str | None = None, threads: int | None = 0):
@@ -90,8 +89,8 @@ def processor() -> set[str]:
 def before_paddle(threads: int | None = 0) -> None:
     """Set what Paddle reads from the environment when it is imported: CPU threads, and AVX2 on AMD processors.
 
-    The wheels carry the MKL of 2019, which takes every processor but Intel's for an old one and stays on SSE: a
-    training step then takes several times the CPU time. A user's own value stays; newer MKL ignore it.
+    The wheels carry the MKL of 2019, which stays on SSE there: a training step takes several times the CPU time. A
+    user's own value stays.
     """
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -157,7 +156,7 @@ class Estimator:
     shared_joints = False
 
     def __init__(
-        self, weights: str | Path | None = None, *, preset: str = "paper", dataset: str | None = None,
+        self, weights: str | Path | None = None, *, preset: str = "auto", dataset: str | None = None,
         raw_weights: bool = False, shared_joints: bool = False, device: str | None = None, threads: int | None = 0,
         **given,
     ):  # fmt: skip
@@ -168,7 +167,7 @@ class Estimator:
             raise shelf.missing_weights(HOUSE, SUFFIXES)
         self.path, self.shared_joints = path, shared_joints
         self.process, given = PaddleProcess(device, threads), {"batch_size": 32, **given}
-        found = load_network(path, given, PRESETS[preset], dataset, raw_weights)
+        found = load_network(path, given, PRESETS.get(preset, {}), dataset, raw_weights)
         self.model, self.config, self.skeleton = found
 
     @classmethod
@@ -231,7 +230,7 @@ class Estimator:
         """Predictions for whom `config.boxes` asks for, in the split's skeleton; NaN for others where rows count.
 
         In a distributed run every process predicts its share, and all get all. DataError when the network answers other
-        joints (`shared_joints` lets those pass that both have), or an image cannot be read.
+        joints (`shared_joints` lets those pass that both have), or no picture can be read.
         """
         order = joint_order(self.skeleton, pose_set.skeleton, self.shared_joints)
         records = records_for(pose_set, self.config)
@@ -250,7 +249,7 @@ class Estimator:
         return predictions_for(pose_set, *everybody, meta, box=box)
 
     def predict_records(self, records: Records) -> tuple[np.ndarray, np.ndarray]:
-        """(joints (M,K,2) image pixels, scores (M,K)) in the network's skeleton; each person once, from any process."""
+        """(joints (M,K,2) image pixels, scores (M,K)) in the network's skeleton; NaN and 0 of unreadable pictures."""
         config, process = self.config, self.process
         dataset = PersonDataset(records, self.skeleton, config, training=False)
         order = plain_batches(len(records), config.batch_size, process.rank, process.world)
@@ -259,9 +258,11 @@ class Estimator:
         batches = load_batches(dataset, order, config.workers or 0)
         for batch in tqdm(batches, "predict", len(order), disable=quiet, dynamic_ncols=True):
             index, maps = batch["index"].numpy(), self.maps(batch["image"].numpy())
-            parts.append((index, *self.joints(maps, records.center[index], records.scale[index])))
+            found = self.joints(maps, records.center[index], records.scale[index])
+            parts.append(tuple(array[batch["read"].numpy()] for array in (index, *found)))
+        dataset.report()
         joints = np.full((len(records), len(self.skeleton), 2), np.nan)
         score = np.zeros(joints.shape[:2])
-        for index, *found in (part for own in process.gather(parts) for part in own):
-            joints[index], score[index] = found
+        for index, place, peak in (part for own in process.gather(parts) for part in own):
+            joints[index], score[index] = place, peak
         return joints, score

@@ -18,20 +18,17 @@ def heatmap_loss(maps, target, weight):
     return 0.5 * (error * weight.squeeze(-1)).mean()
 
 
-def map_accuracy(
-    maps: np.ndarray, target: np.ndarray, threshold: float = 0.5, compat: bool = False
-) -> tuple[float, np.ndarray, int]:
+def map_accuracy(maps: np.ndarray, target: np.ndarray, compat: bool = False) -> tuple[float, np.ndarray, int]:
     """(mean, (K,) by joint, -1 where no target counts, number of joints that count) of maps (N,K,h,w) and targets.
 
-    A hit: the peaks are less than `threshold` tenths of the map's sides apart. A target counts when its peak lies
-    beyond column 1 and row 1. `compat` divides x by the height and y by the width, as the originals do (no difference
-    for square maps).
+    A hit: the peaks are less than a twentieth of the map's sides apart. A target counts when its peak lies beyond
+    column 1 and row 1. `compat` divides x by the height and y by the width, as the originals do.
     """
     height, width = maps.shape[-2:]
     sides = np.array([height, width] if compat else [width, height]) / 10
     found, truth = decode_maps(maps, 0.0)[0] / sides, decode_maps(target, 0.0)[0]
     counts = (truth > 1).all(-1)
-    hits = counts & (np.linalg.norm(found - truth / sides, axis=-1) < threshold)
+    hits = counts & (np.linalg.norm(found - truth / sides, axis=-1) < 0.5)
     number = counts.sum(0)
     by_joint = np.where(number > 0, hits.sum(0) / np.maximum(number, 1), -1.0)
     valid = by_joint >= 0

@@ -12,8 +12,6 @@ from common.poses import PoseSet
 from common.skeletons import Skeleton
 from simplebaseline_paddle.config import BOX_PADDING, PIXEL_STD, Config
 
-_SENTINEL = -1.0  # a centre of x = -1 means "missing" in P and T
-
 
 @dataclass(frozen=True)
 class Person:
@@ -91,11 +89,19 @@ def from_images(pose_set: PoseSet, config: Config) -> Records:
     """Every person's whole picture."""
     size = pose_set.image_size
     if size is None:
-        from common.images import read_image
-
-        size = np.array([read_image(path).shape[1::-1] for path in pose_set.images])
+        size = np.array([_size_of(path) for path in pose_set.images])
     center, scale = center_and_scale(np.concatenate([np.zeros((len(pose_set), 2)), size], 1), config, pose_set.name)
     return _labelled(pose_set, np.arange(len(pose_set)), "none (whole images)", center, scale)
+
+
+def _size_of(path: str) -> tuple[int, int]:
+    from common.images import read_image
+
+    try:
+        height, width = read_image(path).shape[:2]
+    except DataError:  # said when the picture is looked at
+        return 1, 1
+    return width, height
 
 
 def from_mpii(pose_set: PoseSet, config: Config) -> Records:
@@ -114,21 +120,17 @@ def from_mpii(pose_set: PoseSet, config: Config) -> Records:
     return _labelled(pose_set, np.arange(len(pose_set)), "oracle (annotated centre and scale)", center, scale)
 
 
-def center_and_scale(
-    box: np.ndarray, config: Config, name: str = "coco", compat: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def center_and_scale(box: np.ndarray, config: Config, name: str = "coco", compat: bool = False) -> tuple:
     """(N,4) x, y, w, h -> centre (N,2), scale (N,2), float32 for COCO: grown to the input's aspect, times 1.25.
 
-    `compat` leaves out the padding where the centre's x is -1, which the originals take for "missing".
+    `compat` does not pad where the centre's x is -1, which the originals take for "missing".
     """
     kind = np.float32 if name == "coco" else np.float64
-    width, height = config.input_size
-    aspect = width / height
+    aspect = config.input_size[0] / config.input_size[1]
     center = (box[:, :2] + box[:, 2:] * 0.5).astype(kind)
     w, h = box[:, 2], box[:, 3]
-    side = np.stack([np.maximum(w, aspect * h), np.maximum(h, w / aspect)], axis=1)
-    scale = (side / PIXEL_STD).astype(kind)
-    padding = np.where((center[:, :1] == _SENTINEL) & compat, 1.0, BOX_PADDING)
+    scale = (np.stack([np.maximum(w, aspect * h), np.maximum(h, w / aspect)], axis=1) / PIXEL_STD).astype(kind)
+    padding = np.where((center[:, :1] == -1) & compat, 1.0, BOX_PADDING)
     return center, (scale * padding).astype(kind)
 
 
@@ -136,11 +138,10 @@ def from_boxes(pose_set: PoseSet, config: Config) -> Records:
     """Annotated boxes of persons with a labelled joint, in the images' order; COCO's cleaned, perhaps `selected`."""
     keep = (pose_set.visible > 0).any(1) & (True if pose_set.ignore is None else ~pose_set.ignore)
     box, note = pose_set.box, "oracle (annotated boxes)"
+    has_area = (box[:, 2:] > 0).all(1)
     if pose_set.name == "coco":
         box, has_area = clean_boxes(pose_set)
         note = "oracle (all annotated boxes, score 1)"
-    else:
-        has_area = (box[:, 2:] > 0).all(1)
     keep &= has_area
     center, scale = center_and_scale(box, config, pose_set.name, config.mode == "compat")
     if pose_set.name == "coco" and config.boxes == "selected":
@@ -188,7 +189,7 @@ def from_detections(pose_set: PoseSet, path: Path, config: Config) -> Records:
     if pose_set.regions is None or pose_set.paths is None:
         raise DataError(f"detection files are for COCO; {pose_set.name} has none. Use --boxes annotated")
     if not path.is_file():
-        what = "write selected, annotated, whole, or such a file as T's COCO_val2017_detections_AP_H_56_person.json"
+        what = "write selected, annotated, whole, or a file such as COCO_val2017_detections_AP_H_56_person.json"
         raise DataError(f"--boxes {path}: there is no such detection file; {what}")
     entries = [row for row in rows(path, read_json(path)) if row[1].get("category_id") == (pose_set.category or 1)]
     image, box, score = column(entries, "image_id", whole=True), column(entries, "bbox", (4,)), column(entries, "score")

@@ -62,6 +62,7 @@ def train(config: Config, pose_set: PoseSet, valid_set: PoseSet | None) -> Path:
                 session.validated(trainer.validate())
             if session.save_due:
                 session.save(trainer.state())
+        trainer.dataset.report()
     return config.folder
 
 

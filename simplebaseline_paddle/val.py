@@ -37,7 +37,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.option("split", default="valid")
     about = "COCO persons: selected (P's choice of annotated boxes), annotated (all), detections FILE, whole"
     parser.option("boxes", "detections", nargs="+", metavar="WHERE", text=about)
-    add_use_options(parser, preset="auto")
+    add_use_options(parser)
     parser.settings(Config, only=("box_threshold",))
     args = parser.parse_args(argv)
     words = getattr(args, "boxes", [None])
@@ -54,16 +54,16 @@ def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
     options = use_of(args, "boxes", "box_threshold", "limit")
     path = None if args.random_weights else shelf.find_weights(HOUSE, args.weights, SUFFIXES, f"{args.dataset}-*")
     if path is not None:
-        preset = "paper" if args.preset == "auto" else args.preset
-        return Estimator(path, preset=preset, **options, **given_of(args, "dataset", "shared_joints"))
+        return Estimator(path, **options, **given_of(args, "preset", "dataset", "shared_joints"))
     if not args.random_weights:
         made = f"make some with `python {HOUSE}/train.py --dataset {args.dataset}`, or give --weights"
         print(f"NO WEIGHTS: scoring an untrained network with random weights; {made}", file=sys.stderr)
     process, _ = PaddleProcess(options.pop("device"), options.pop("threads")), options.pop("raw_weights")
     from simplebaseline_paddle.model import build_model
 
-    preset = ("smoke" if pose_set.synthetic else "paper") if args.preset == "auto" else args.preset
-    config = resolve(Config, PRESETS[preset], {"batch_size": 32, "dataset": args.dataset}, options).checked()
+    preset = "smoke" if args.preset == "auto" and pose_set.synthetic else args.preset
+    given = {"batch_size": 32, "dataset": args.dataset, **options}
+    config = resolve(Config, PRESETS.get(preset, {}), given).checked()
     model = build_model(config, len(pose_set.skeleton), config.seed)
     return Estimator.of(model, config, pose_set.skeleton, process)
 
@@ -79,26 +79,26 @@ def score(args: argparse.Namespace) -> None:
     predictions = estimator.predict_pose_set(pose_set)
     if not estimator.process.is_main:
         return
-    for file in write_official(shelf.result_path(args.out, standard), predictions, args.split):
-        print(f"in the originals' form: {file}")
+    write_official(shelf.result_path(args.out, standard), predictions, args.split)
     results = scoring.publish(args, predictions, pose_set, standard)
     print("\n" + original_table(estimator.config.depth, results))
 
 
-def write_official(out: Path, predictions: Predictions, split: str) -> list[Path]:
+def write_official(out: Path, predictions: Predictions, split: str) -> None:
     """What the originals write, beside ours: `pred.mat` (counted from 1) for MPII, the result JSON for COCO."""
-    from common.files import atomic_write, write_json
-
-    if predictions.dataset == "coco":
-        from common.metrics.coco import coco_results
-
-        return [write_json(out.with_name(f"keypoints_{split}_results.json"), coco_results(predictions))]
-    if predictions.dataset != "mpii":
-        return []
     import scipy.io
 
-    preds = {"preds": predictions.joints + 1.0}
-    return [atomic_write(out.with_name("pred.mat"), lambda temporary: scipy.io.savemat(temporary, preds))]
+    from common.files import atomic_write, write_json
+    from common.metrics.coco import coco_results
+
+    if predictions.dataset == "coco":
+        file = write_json(out.with_name(f"keypoints_{split}_results.json"), coco_results(predictions))
+    elif predictions.dataset == "mpii":
+        preds = {"preds": predictions.joints + 1.0}
+        file = atomic_write(out.with_name("pred.mat"), lambda temporary: scipy.io.savemat(temporary, preds))
+    else:
+        return
+    print(f"in the originals' form: {file}")
 
 
 def original_table(depth: int, results: dict[str, Result]) -> str:

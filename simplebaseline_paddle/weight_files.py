@@ -27,6 +27,7 @@ from simplebaseline_paddle.config import BLOCKS, MEANING_FIELDS, Config
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 ORIGINALS = {16: MPII16, 17: COCO17}  # the originals' files hold no joint names: theirs are these
 BATCH_NORM = {"weight": "w_0", "bias": "b_0", "_mean": "w_1", "_variance": "w_2"}  # our names -> P's
+_KINDS = "a Fluid folder, a combined file __params__, .pdparams, .pth or .pth.tar"
 # Settings of a training that are not those of its network's use
 _OF_THE_RUN = "limit data_root weights out model_save_dir resume workers batch_size device use_gpu amp".split()
 
@@ -46,10 +47,7 @@ def from_torch(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def fluid_names(depth: int) -> dict[str, str]:
-    """P's name -> ours, in graph order, for a network whose graph was built first in its process (counters from 0).
-
-    A block's shortcut comes behind its main convolutions; the last convolution has a bias and no batch norm.
-    """
+    """P's name -> ours, in graph order, for a graph that was built first in its process (counters from 0)."""
     pairs = [("conv1", "bn1")]  # of convolution and batch norm
     for stage, blocks in enumerate(BLOCKS[depth], 1):
         for block in (f"layer{stage}.{b}" for b in range(blocks)):
@@ -80,16 +78,12 @@ def is_backbone(name: str) -> bool:
 
 
 def describe(tensors: Mapping[str, np.ndarray]) -> dict:
-    """Settings of the network that tensors belong to, and its `joints`. DataError when they are no PoseResNet.
-
-    The stride's place (`style`) leaves no trace.
-    """
+    """Settings (but `style`) of the network that tensors belong to, and its `joints`. DataError: no PoseResNet."""
     blocks = tuple(len({n.split(".")[1] for n in tensors if n.startswith(f"layer{s}.")}) for s in (1, 2, 3, 4))
     bottleneck = any(n.endswith(".conv3.weight") for n in tensors)
     depth = next((d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck), None)
     if depth is None or "final_layer.weight" not in tensors:
-        why = "no final_layer" if depth else "which no depth has"
-        raise DataError(f"these tensors are no PoseResNet: blocks {blocks}, {why}")
+        raise DataError(f"these tensors are no PoseResNet: blocks {blocks} fit no depth, or final_layer is missing")
     deconvs = [f"deconv_layers.{3 * i}.weight" for i in range(9)]
     return {
         "depth": depth, "joints": len(tensors["final_layer.weight"]), "base_width": len(tensors["conv1.weight"]),
@@ -114,12 +108,11 @@ def open_store(folder: Path, process: Process) -> CheckpointStore:
 def read_state(path: str | Path) -> dict:
     """A checkpoint as a dict: tensors `model` under our names, all of a run's state, what a card beside it says.
 
-    A folder or a file `__params__`: PaddlePaddle 1.x; `.pdparams`: ours, or a bare state dict; `.pth`, `.pt`,
-    `.pth.tar`: PyTorch. DataError when it does not exist or cannot be read.
+    A folder or a file `__params__`: PaddlePaddle 1.x. DataError when it does not exist or cannot be read.
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"weights {path} do not exist; give a Fluid folder, a .pdparams or a .pth.tar file")
+        raise DataError(f"weights {path} do not exist; give {_KINDS}")
     if path.is_dir():
         return {"model": _from_folder(path), **_card_of(path)}
     if path.suffix == ".pdparams":
@@ -128,8 +121,7 @@ def read_state(path: str | Path) -> dict:
         return {"model": from_torch(_state_in(path, pickles.read_torch(path))["model"]), **_card_of(path)}
     if fluid.is_variable(path):
         return {"model": _from_combined(path)}
-    kinds = "a Fluid folder, a combined file __params__, .pdparams, .pth or .pth.tar"
-    raise DataError(f"weights {path}: unknown kind; give {kinds}")
+    raise DataError(f"weights {path}: unknown kind; give {_KINDS}")
 
 
 def _card_of(path: Path) -> dict:
@@ -165,8 +157,7 @@ def _from_combined(path: Path) -> dict[str, np.ndarray]:
     for table in map(fluid_names, BLOCKS):
         with suppress(DataError):
             return from_fluid(fluid.read_combined(path, table))
-    what = f"{path} is damaged, or its variables are not those of a PoseResNet of any depth"
-    raise DataError(f"{what}; a combined training checkpoint must be saved again for inference")
+    raise DataError(f"{path} is damaged, or no PoseResNet saved for inference: its variables are those of no depth")
 
 
 def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: int) -> None:
@@ -216,8 +207,7 @@ def load_backbone(model, path: str | Path, depth: int) -> int:
         weights = {name: array for name, array in read_state(path)["model"].items() if is_backbone(name)}
     missing = [name for name in wanted.values() if name not in weights]
     if missing:
-        kinds = "P's folder resnet_50/115, a .pdparams or a .pth file"
-        raise DataError(f"{path} lacks {missing[0]} of a ResNet-{depth}; give a backbone of this depth: {kinds}")
+        raise DataError(f"{path} lacks {missing[0]} of a ResNet-{depth}; give a backbone of this depth: {_KINDS}")
     put_weights(model, {**own, **weights}, path)
     return len(weights)
 
@@ -249,19 +239,15 @@ def skeleton_of(state: dict, path: str | Path, joints: int, dataset: str | None 
     named = datasets.record(dataset).skeleton if dataset else None
     skeleton = named if named is not None and len(named) == joints else ORIGINALS.get(joints)
     if skeleton is None:
-        what = f"{path} holds no joint names, and {joints} joints are neither MPII's 16 nor COCO's 17"
-        raise DataError(f"{what}; say with --dataset whose they are")
+        raise DataError(f"{path} holds no joint names, and {joints} joints are nobody's; say with --dataset whose")
     return skeleton
 
 
-def load_network(
-    path: str | Path, given: dict, preset: dict, dataset: str | None = None, raw: bool = False
-) -> tuple[Any, Config, Skeleton]:
+def load_network(path: str | Path, given: dict, preset: dict, dataset: str | None = None, raw: bool = False) -> tuple:
     """(network, settings, skeleton) of any weights; `given` settings win over its own.
 
-    Weights of the originals say their depth and joints themselves; the rest comes from `preset` over the defaults,
-    joint names from `dataset` if given. DataError when a setting contradicts the weights, or the checkpoint's mode or
-    colour order.
+    What files of the originals do not say comes from `preset`, joint names from `dataset` if given. DataError when a
+    setting contradicts the weights, or the checkpoint's mode or colour order.
     """
     from simplebaseline_paddle.model import build_model
 

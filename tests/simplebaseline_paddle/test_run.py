@@ -226,8 +226,8 @@ def test_own_data_trains_scores_predicts_and_converts_with_its_own_names(joints,
     line = json.loads(Path("output/simplebaseline_paddle/predict/joints.jsonl").read_text())
     assert line["joint_names"] == joints and len(line["persons"][0]["joints"]) == len(joints)
     (run_folder,) = Path("output/simplebaseline_paddle").glob("json-*")
-    assert convert.main([str(run_folder), "w.pth"]) == 0
-    skeleton = Estimator("w.pth").skeleton
+    assert convert.main([str(run_folder), "fluid"]) == 0
+    skeleton = Estimator("fluid").skeleton
     assert skeleton.joints == tuple(joints) and skeleton.limbs == ((0, len(joints) - 1),)
 
 
@@ -394,23 +394,51 @@ def test_weights_do_not_depend_on_workers(mpii):
             np.testing.assert_array_equal(one[key], two[key], err_msg=key)
 
 
+@pytest.fixture
+def damaged(mpii, tmp_path):
+    """The data with one picture missing and one cut off in either split."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annot").symlink_to(mpii / "annot")
+    for file in sorted((mpii / "images").iterdir()):
+        if file.name[-5] == "3":
+            (tmp_path / "images" / file.name).write_bytes(file.read_bytes()[:2000])
+        elif file.name[-5] != "2":
+            (tmp_path / "images" / file.name).symlink_to(file)
+    return tmp_path
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_missing_image_is_named(mpii, tmp_path, capsys, workers):
-    entries = json.loads((mpii / "annot/valid.json").read_text())
-    entries[3]["image"] = "lost.jpg"
-    (tmp_path / "annot").mkdir()
-    (tmp_path / "annot/valid.json").write_text(json.dumps(entries))
-    (tmp_path / "images").symlink_to(mpii / "images")
-    options = [
-        "--dataset=mpii",
-        f"--data_root={tmp_path}",
-        "--depth=18",
-        "--input_height=64",
-        f"--out={tmp_path / 'p.npz'}",
-        "--random_weights",
-    ]
-    assert val.main([*options, "--workers", workers]) == 2
-    assert "lost.jpg does not exist" in capsys.readouterr().err
+def test_a_damaged_picture_is_a_warning(damaged, trained, tmp_path, capsys, workers):
+    """It is named when it comes and at the end; scoring goes on without it, training with its share of the batch."""
+    out = [f"--out={tmp_path / 'p.npz'}", "--flip_test=no", f"--workers={workers}"]
+    assert val.main(["--dataset=mpii", f"--data_root={damaged}", f"--weights={trained}", *out]) == 0
+    found, said = load_predictions(tmp_path / "p.npz"), capsys.readouterr().err
+    assert np.isnan(found.joints).all((1, 2)).tolist() == [False, False, True, False, False]
+    assert "warning: 2 pictures are damaged or missing:" in said
+    assert said.count("valid_00002.jpg does not exist") == 2 and said.count("valid_00003.jpg is cut off") == 2
+    assert run(damaged, tmp_path / "run", "--epochs=1", f"--workers={workers}") == 0
+    said = capsys.readouterr().err
+    assert said.count("train_00002.jpg does not exist") == 2 and "2 pictures are damaged" in said
+
+
+def test_persons_of_an_unreadable_picture_teach_nothing(damaged):
+    batch = trainer_of(damaged).dataset[[(0, 1), (0, 2)]]
+    assert batch["read"].tolist() == [True, False] and len(batch["troubles"]) == 1
+    assert batch["weight"][0].all() and not batch["weight"][1].any() and not batch["image"][1].any()
+
+
+@pytest.mark.parametrize("program", ["train", "val"])
+def test_pictures_that_are_all_missing_end_the_work(mpii, tmp_path, capsys, program):
+    (tmp_path / "annot").symlink_to(mpii / "annot")
+    (tmp_path / "images").mkdir()
+    if program == "train":
+        assert run(tmp_path, tmp_path / "run", "--epochs=1") == 2
+    else:
+        words = (
+            f"--dataset=mpii --data_root={tmp_path} --random_weights --preset=smoke --workers=0 --out={tmp_path}/p.npz"
+        )
+        assert val.main(words.split()) == 2
+    assert "pictures can be read" in capsys.readouterr().err
 
 
 def test_an_entry_without_a_field_is_named(mpii, tmp_path, capsys):
