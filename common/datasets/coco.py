@@ -170,7 +170,7 @@ def _persons(path: Path, content: dict, skeleton: Skeleton, wanted: str | None) 
     if chosen in joints and not _fits(joints[chosen], skeleton):
         given = joints[chosen] if isinstance(joints[chosen], list) else [joints[chosen]]
         what = f"field categories has the {len(given)} keypoints {', '.join(map(str, given))}"
-        others = "the format `json` (common/datasets/json_format.py); deepercut_tf's ai2coco: its dataset_type aic"
+        others = "the format `json` (common/README.md); deepercut_tf's ai2coco: its dataset_type aic"
         raise DataError(f"{path}: {what}; expected {', '.join(skeleton.joints)}. Other joint sets: {others}")
     if (found != chosen).any():
         what = f"{(found != chosen).sum()} of the {len(found)} annotations are of other categories than {chosen}"

@@ -1,26 +1,7 @@
-"""`json`: one simple format for a user's own data.
+"""`json`: the one simple format for a user's own data that common/README.md describes ("Your own data").
 
-    {
-      "skeleton": {"name": "horse", "joints": ["nose", "left_front_hoof", "right_front_hoof", ...],
-                   "limbs": [["nose", "left_front_hoof"], ...]},
-      "images": [
-        {"file": "pictures/a.jpg",
-         "persons": [{"joints": [[x, y, v], ..., null], "box": [x, y, w, h]}]}
-      ]
-    }
-
-`skeleton` is that, or the name of a known one ("coco17", "lsp14", ...). Joint names that begin with left_ and right_
-(the person's own side) are each other's mirror image; a skeleton without sides is its own. `limbs`, for drawing, is
-optional: pairs of joint names or of indices counted from 0. A person's `joints` stand in the skeleton's order: [x, y,
-v], [x, y] (the same as v = 2) or null (not labelled); v is 0 not labelled, 1 occluded, 2 visible. Coordinates are
-pixels counted from 0. Optional, for all persons or none: `head_size` (pixels), `area` (square pixels). Optional per
-person: `box` (tight around the joints otherwise), `id` (its place in the image otherwise), `ignore` (true: no metric
-counts it). Optional for all images or none: `width` and `height`. Optional beside `skeleton`: `sigmas`, a number for
-every joint by which OKS is counted where the skeleton has none of its own (about the annotators' spread in units of the
-square root of the area: 0.026 for COCO's nose to 0.107 for its hips). `file` is relative to the folder of the JSON file
-and is the `image_id`; `regions` lists every image, those without a person included.
-
-`root` is the file itself, or a folder with `SPLIT.json` or `annotations/SPLIT.json`.
+`root` is the file itself, or a folder with `SPLIT.json` or `annotations/SPLIT.json`. `image_id` is `file`; `regions`
+lists every image, those without a person included.
 """
 
 from __future__ import annotations
@@ -55,6 +36,8 @@ def load(root: Path, split: str) -> PoseSet:
     points = column([(where, row) for (where, _), row in zip(people, table)], "joints", (len(skeleton), 3))
     visible = points[:, :, 2].astype(np.int8)
     joints = np.where(visible[..., None] > 0, points[:, :, :2], np.nan)
+    box, boxed = box_of_joints(joints), [i for i, (_, person) in enumerate(people) if person.get("box") is not None]
+    box[boxed] = column([people[i] for i in boxed], "box", (4,))
     sizes = [_optional(images, field) for field in ("width", "height")]
     ignore = np.array([bool(person.get("ignore", False)) for _, person in people], bool)
     base = path.parent.parent if path.parent.name == "annotations" and path.parent != root else path.parent
@@ -67,7 +50,7 @@ def load(root: Path, split: str) -> PoseSet:
         images=[f"{base}/{names[i]}" for i in image_of],
         image_id=np.array([names[i] for i in image_of], dtype=str),
         person_id=column(people, "id", whole=True),
-        box=_boxes(people, joints),
+        box=box,
         head_size=_optional(people, "head_size"),
         area=_optional(people, "area"),
         image_size=None if sizes[0] is None or sizes[1] is None else np.stack(sizes, 1)[image_of],
@@ -119,18 +102,9 @@ def _points(where: str, points, skeleton: Skeleton) -> list:
 def _optional(rows: list[Row], field: str) -> np.ndarray | None:
     """A number per row, None when no row has it; DataError when only some have."""
     having = [field in item for _, item in rows]
-    if not any(having):
-        return None
-    if not all(having):
+    if any(having) and not all(having):
         raise DataError(f"{rows[having.index(False)][0]} has no {field}, others have; give it everywhere or nowhere")
-    return column(rows, field)
-
-
-def _boxes(people: list[Row], joints: np.ndarray) -> np.ndarray:
-    box = box_of_joints(joints)
-    given = [i for i, (_, person) in enumerate(people) if person.get("box") is not None]
-    box[given] = column([people[i] for i in given], "box", (4,))
-    return box
+    return column(rows, field) if any(having) else None
 
 
 def _sigmas(path: Path, content: dict, skeleton: Skeleton) -> np.ndarray | None:

@@ -144,5 +144,5 @@ def test_own_format_damage(tmp_path, changes, message):
 
 
 def test_own_format_missing(tmp_path):
-    with pytest.raises(DataMissing, match="json_format.py"):
+    with pytest.raises(DataMissing, match="common/README.md"):
         load("json", tmp_path, "train")
