@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from common.metrics import Result
+from common.metrics.coco import RECALL, THRESHOLDS, curve, match
 from common.metrics.counting import Tally
 from common.poses import PoseSet
 from common.predictions import Predictions
@@ -105,51 +106,28 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 class PrecisionRecall:
-    """COCO's AP over draws, and its precision over recall, from the matches that pycocotools makes image by image."""
+    """COCO's AP over draws, and its precision over recall, from matches that are made once, image by image."""
 
     def __init__(self, pose_set: PoseSet, predictions: Predictions, draws: Draws):
-        from common.metrics.coco import coco_results, evaluated, ground_truth
-        from common.metrics.oks import sigmas_of
-
-        self.draws, sigmas = draws, sigmas_of(pose_set)
-        results = coco_results(predictions, sigmas=sigmas)
-        truth = ground_truth(pose_set, {r["image_id"] for r in results})
-        self.thresholds, self.recall = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
-        units, scores, right, wrong, persons = (
-            [],
-            [np.zeros(0)],
-            [np.zeros((10, 0), bool)],
-            [np.zeros((10, 0), bool)],
-            {},
-        )
-        for one in evaluated(truth, results, sigmas, by_size=False).evalImgs if results else ():
-            if one is None or one["image_id"] not in draws.unit:
-                continue
-            unit = draws.unit[one["image_id"]]
-            found, ignored = one["dtMatches"] > 0, one["dtIgnore"].astype(bool)
-            units += [unit] * len(one["dtScores"])
-            scores.append(np.array(one["dtScores"], np.float64))
-            right.append(found & ~ignored)
-            wrong.append(~found & ~ignored)
-            persons[unit] = int((np.array(one["gtIgnore"]) == 0).sum())
-        order = np.argsort(-np.concatenate(scores), kind="mergesort")
-        self._unit = np.array(units, np.int64)[order]
-        self._right, self._wrong = (np.concatenate(part, 1)[:, order] for part in (right, wrong))
+        matches = match(pose_set, predictions)
+        self.draws, self.thresholds, self.recall = draws, THRESHOLDS, RECALL
+        unit = np.array([draws.unit.get(image, -1) for image in matches.images], np.int64)
+        order = np.argsort(-matches.score, kind="stable")
+        order = order[unit[matches.image[order]] >= 0]
+        self._unit = unit[matches.image[order]]
+        self._right, self._wrong = matches.right[0][:, order], matches.wrong[0][:, order]
         self._persons = np.zeros(len(draws.unit))
-        self._persons[list(persons)] = list(persons.values())
+        self._persons[unit[unit >= 0]] = matches.persons[0][unit >= 0]
 
     def precision(self, times: np.ndarray) -> np.ndarray:
         """(10,101) precision at OKS 0.5 to 0.95 and recall 0 to 1, of images that occur `times` (U,)."""
-        weight, total, table = times[self._unit], float(times @ self._persons), np.zeros((10, 101))
+        weight, total = times[self._unit], float(times @ self._persons)
         if total <= 0:
             return np.full((10, 101), np.nan)
-        for row, (right, wrong) in enumerate(zip(self._right, self._wrong)):
-            hits, misses = np.cumsum(weight * right), np.cumsum(weight * wrong)
-            precision = hits / np.maximum(hits + misses, np.spacing(1))
-            precision = np.maximum.accumulate(precision[::-1])[::-1]
-            place = np.searchsorted(hits / total, self.recall, side="left")
-            table[row, place < len(hits)] = precision[place[place < len(hits)]]
-        return table
+        rows = zip(self._right, self._wrong)
+        return np.array(
+            [curve(np.cumsum(weight * right), np.cumsum(weight * wrong), total)[0] for right, wrong in rows]
+        )
 
     @cached_property
     def samples(self) -> np.ndarray:

@@ -27,6 +27,7 @@ class DataSet:
     skeleton: Skeleton | None
     origin: int = 0
     source: str
+    terms: str
     splits: dict[str, list] = field(repr=False)
     published: str
     by_image: bool = False

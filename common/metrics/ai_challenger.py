@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.errors import DataError
-from common.metrics.oks import oks, sigmas_of
+from common.metrics.oks import oks, pairs, sigmas_of
 from common.poses import PoseSet
 from common.predictions import Predictions
 from common.skeletons import AIC14
@@ -41,7 +41,7 @@ def aic_map(pose_set: PoseSet, predictions: Predictions, best_of: str = "person"
     known = guess_image >= 0
     joints, guess_image = predictions.joints[known], guess_image[known]
     persons, guesses = (np.bincount(i, minlength=len(number)) for i in (person_image, guess_image))
-    person, guess = _pairs(person_image, guess_image, persons)
+    person, guess = pairs(person_image, guess_image, persons)
     similarity = _oks(pose_set, joints, person, guess)
     if best_of == "person":
         best, image = np.zeros(len(person_image)), person_image
@@ -60,15 +60,6 @@ def aic_map(pose_set: PoseSet, predictions: Predictions, best_of: str = "person"
         "images_missing": int((guesses == 0).sum()),
         "unknown": len(set(predictions.image_id[~known].tolist())),
     }
-
-
-def _pairs(person_image: np.ndarray, guess_image: np.ndarray, persons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every person with every prediction of its image, as two arrays of rows."""
-    order, start = np.argsort(person_image, kind="stable"), np.cumsum(persons) - persons
-    number = persons[guess_image]
-    guess = np.repeat(np.arange(len(guess_image)), number)
-    within = np.arange(len(guess)) - np.repeat(np.cumsum(number) - number, number)
-    return order[start[guess_image[guess]] + within], guess
 
 
 def _oks(pose_set: PoseSet, joints: np.ndarray, person: np.ndarray, guess: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""COCO keypoint AP and AR: pycocotools underneath, for any skeleton with OKS constants.
+"""COCO keypoint AP and AR, as pycocotools counts them (a test compares), for any skeleton with OKS constants.
 
 Rescoring and OKS-NMS happen here, when a file is scored, from what it holds (Simple Baselines' evaluation: joints above
 0.2 count, poses with OKS above 0.9 to a better one go). A file of final results (a COCO result JSON: `meta["final"]`)
@@ -7,20 +7,34 @@ is scored as it is.
 
 from __future__ import annotations
 
-import contextlib
-import io
+from dataclasses import dataclass
 
 import numpy as np
 
 from common.errors import DataError
-from common.metrics.oks import known_sigmas, oks_nms, rescore, sigmas_of
+from common.metrics.oks import known_sigmas, oks_nms, pairs, rescore, sigmas_of
 from common.poses import PoseSet
 from common.predictions import Predictions
 
 NAMES = ("AP", "Ap .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
 # CrowdPose's three kinds of images by their crowd index, lower bound excluded
 CROWD = {"AP (easy)": (-1, 0.1), "AP (medium)": (0.1, 0.8), "AP (hard)": (0.8, 1)}
+THRESHOLDS, RECALL = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
+_AREAS = np.array([[0, 1e10], [32**2, 96**2], [96**2, 1e10]])  # all, medium, large, in square pixels
+_MOST = 20  # predictions that count in an image
 _PERSON = 1  # COCO's category id
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which predictions found a person, for A size ranges (all, medium, large) and T OKS thresholds."""
+
+    images: list  # (I,) ids in ascending order
+    image: np.ndarray  # (D,) place in `images` of each prediction that counts, ascending
+    score: np.ndarray  # (D,)
+    right: np.ndarray  # (A,T,D) bool: found a person that counts; neither right nor wrong: set aside
+    wrong: np.ndarray  # (A,T,D) bool
+    persons: np.ndarray  # (A,I) how many count
 
 
 def oks_ap(
@@ -34,51 +48,122 @@ def oks_ap(
     is none); no predictions at all: 0, where pycocotools would fail. Raises DataError when the skeletons differ, OKS
     constants or areas are missing, a score is no number, or an image is not of the split.
     """
-    _check(pose_set, predictions)
-    results = coco_results(predictions, nms_threshold, joint_threshold, sigmas_of(pose_set))
-    truth = ground_truth(pose_set, {r["image_id"] for r in results})
-    figures = score_results(truth, results, sigmas_of(pose_set))
-    if pose_set.crowd_index is None:
-        return figures
-    index = dict(zip(pose_set.image_id.tolist(), pose_set.crowd_index.tolist()))
-    for name, (low, high) in CROWD.items():
-        images = [image for image, value in index.items() if low < value <= high]
-        figures[name] = score_results(truth, results, sigmas_of(pose_set), images)["AP"] if images else -1.0
+    matches = match(pose_set, predictions, nms_threshold, joint_threshold)
+    figures = _figures(matches, np.ones(len(matches.images), bool))
+    if pose_set.crowd_index is not None:
+        index = dict(zip(pose_set.image_id.tolist(), pose_set.crowd_index.tolist()))
+        for name, (low, high) in CROWD.items():
+            chosen = np.array([low < index.get(image, np.nan) <= high for image in matches.images], bool)
+            figures[name] = _figures(matches, chosen)["AP"]
     return figures
 
 
-def score_results(truth: dict, results: list[dict], sigmas=None, images: list | None = None) -> dict[str, float]:
-    """The ten figures for annotations and results in COCO's JSON form; `images`: only these."""
-    if not results:
+def _figures(matches: Matches, chosen: np.ndarray) -> dict[str, float]:
+    """The ten figures over the `chosen` (I,) images."""
+    used = np.flatnonzero(chosen[matches.image])
+    if not len(matches.image):
         return dict.fromkeys(NAMES, 0.0)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = evaluated(truth, results, sigmas, images)
-        evaluation.accumulate()
-        evaluation.summarize()
-    return dict(zip(NAMES, (float(v) for v in evaluation.stats)))
+    used = used[np.argsort(-matches.score[used], kind="stable")]
+    precision, recall = np.full((3, 10, 101), -1.0), np.full((3, 10), -1.0)
+    for area, persons in enumerate(matches.persons[:, chosen].sum(1)):
+        if persons:
+            hits, misses = (np.cumsum(part[area][:, used], 1).astype(float) for part in (matches.right, matches.wrong))
+            for i in range(len(THRESHOLDS)):
+                precision[area, i], recall[area, i] = curve(hits[i], misses[i], persons)
+    figures = [f for table in (precision, recall) for f in (table[0], table[0][0], table[0][5], table[1], table[2])]
+    return {name: float(np.mean(figure)) for name, figure in zip(NAMES, figures)}
 
 
-def evaluated(truth: dict, results: list[dict], sigmas=None, images: list | None = None, by_size: bool = True):
-    """pycocotools' COCOeval with every image's matches made, nothing summed yet; results must not be empty."""
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        what = "oks_ap needs the package pycocotools"
-        raise DataError(f"{what}, which cannot be imported ({error}): pip install pycocotools==2.0.11") from None
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(results), "keypoints")
-        if sigmas is not None:
-            evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
-        if images is not None:
-            evaluation.params.imgIds = images
-        if not by_size:
-            evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
-        evaluation.evaluate()
-    return evaluation
+def curve(hits: np.ndarray, misses: np.ndarray, persons: float) -> tuple[np.ndarray, float]:
+    """(101,) precision at RECALL, no lower than at a higher recall, and the highest recall; from sums over predictions,
+    best first."""
+    if not len(hits):
+        return np.zeros(len(RECALL)), 0.0
+    precision = hits / (hits + misses + np.spacing(1))
+    precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    return precision[np.searchsorted(hits / persons, RECALL, side="left")], hits[-1] / persons
+
+
+def match(
+    pose_set: PoseSet, predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2
+) -> Matches:
+    """Every image's matches: predictions in order of score take the person that they fit best and nobody has taken."""
+    _check(pose_set, predictions)
+    rows, scores = final_people(predictions, nms_threshold, joint_threshold, sigmas_of(pose_set))
+    ids = predictions.image_id[rows].tolist()
+    listed = set(pose_set.regions or ()) | set(pose_set.image_id.tolist())
+    if pose_set.regions is not None and (foreign := set(ids) - listed):
+        what = f"{len(foreign)} images that {pose_set.name}/{pose_set.split} does not list"
+        remedy = "give the split that was predicted, and image ids as its annotations have them"
+        raise DataError(f"the prediction file has {what}, first image_id {min(foreign, key=str)}; {remedy}")
+    images = sorted(listed | set(ids))
+    number = {image: i for i, image in enumerate(images)}
+    person_image, image = (np.array([number[i] for i in some], np.int64) for some in (pose_set.image_id.tolist(), ids))
+    order = np.lexsort((-scores, image))
+    rank = _rank(image[order])
+    order, rank = order[rank < _MOST], rank[rank < _MOST]
+    image, score, joints = (
+        image[order],
+        scores[order],
+        np.nan_to_num(predictions.joints[rows[order]].astype(np.float64)),
+    )
+
+    # persons of an image stand in columns, the last one first: of equally good ones pycocotools takes the last
+    count, column = np.bincount(person_image, minlength=len(images)), np.zeros(len(person_image), np.int64)
+    by_image = np.argsort(person_image, kind="stable")
+    column[by_image] = count.max(initial=1) - 1 - _rank(person_image[by_image])
+    number_labelled, crowd = (
+        (pose_set.visible > 0).sum(1),
+        pose_set.crowd if pose_set.crowd is not None else pose_set.ignore,
+    )
+    crowd = np.zeros(len(pose_set), bool) if crowd is None else crowd
+    area = pose_set.area if pose_set.area is not None else np.zeros(len(pose_set))
+    outside = (area < _AREAS[:, :1]) | (area > _AREAS[:, 1:])
+    aside = np.ones((3, len(images), count.max(initial=1)), bool)
+    aside[:, person_image, column] = outside | crowd | (number_labelled == 0)
+    crowds = np.zeros(aside.shape[1:], bool)
+    crowds[person_image, column] = crowd
+    similarity = np.full((len(image), aside.shape[2]), -1.0)
+    person, guess = pairs(person_image, image, count)
+    similarity[guess, column[person]] = _oks(pose_set, joints, person, guess)
+
+    size = np.prod(np.ptp(joints, axis=1), axis=-1) if len(joints) else np.zeros(0)
+    right, found = (np.zeros((3, len(THRESHOLDS), len(image)), bool) for _ in range(2))
+    taken = np.zeros((3, len(THRESHOLDS), *aside.shape[1:]), bool)
+    least = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None, None]
+    for place in range(rank.max(initial=-1) + 1):  # of every image the best prediction, then the next
+        now = np.flatnonzero(rank == place)
+        here = image[now]
+        free = (similarity[now] >= least) & (~taken[:, :, here] | crowds[here])
+        counts = np.where(free & ~aside[:, None, here], similarity[now], -1.0)
+        set_aside = np.where(free & aside[:, None, here], similarity[now], -1.0)
+        right[:, :, now] = hit = counts.max(-1) > 0
+        found[:, :, now] = either = hit | (set_aside.max(-1) > 0)
+        best = np.where(hit, counts.argmax(-1), set_aside.argmax(-1))
+        a, t, d = np.nonzero(either)
+        taken[a, t, here[d], best[a, t, d]] = True
+    wrong = ~found & ((size >= _AREAS[:, :1]) & (size <= _AREAS[:, 1:]))[:, None]
+    return Matches(images, image, score, right, wrong, (~aside).sum(-1))
+
+
+def _rank(groups: np.ndarray) -> np.ndarray:
+    """(N,) 0, 1, ... within each run of equal numbers."""
+    return np.arange(len(groups)) - np.searchsorted(groups, groups)
+
+
+def _oks(pose_set: PoseSet, joints: np.ndarray, person: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    """(P,) OKS of pairs; to a person without keypoints by the distance from twice its box."""
+    labelled = pose_set.visible > 0
+    truth, predicted = np.nan_to_num(pose_set.joints)[person], joints[guess]
+    off = predicted - truth
+    none = np.flatnonzero(~labelled.any(1)[person])
+    x, y, w, h = pose_set.box[person[none]].T
+    low, high = np.stack([x - w, y - h], -1)[:, None], np.stack([x + 2 * w, y + 2 * h], -1)[:, None]
+    off[none] = np.maximum(0, low - predicted[none]) + np.maximum(0, predicted[none] - high)
+    sigmas, area = np.asarray(sigmas_of(pose_set)), np.zeros(len(pose_set)) if pose_set.area is None else pose_set.area
+    exponent = (off**2).sum(-1) / (2 * sigmas) ** 2 / (area[person, None] + np.spacing(1)) / 2
+    used = (labelled | ~labelled.any(1, keepdims=True))[person]
+    return np.where(used, np.exp(-exponent), 0).sum(-1) / used.sum(-1)
 
 
 def final_people(
@@ -88,9 +173,14 @@ def final_people(
 
     Score = box score x mean of the joint scores above `joint_threshold`. A file marked `meta["final"]` stays as it is.
     """
-    if predictions.meta.get("final"):
-        return np.arange(len(predictions)), np.asarray(predictions.person_score, np.float64)
-    scores = rescore(predictions.box_score, predictions.score, joint_threshold)
+    final = predictions.meta.get("final")
+    scores = np.asarray(predictions.person_score, np.float64)
+    scores = scores if final else rescore(predictions.box_score, predictions.score, joint_threshold)
+    if count := int((~np.isfinite(scores)).sum()):
+        what = f"{count} persons have a score (person_score, or box_score) that is no number"
+        raise DataError(f"the prediction file: {what}; write numbers, or leave these persons out")
+    if final:
+        return np.arange(len(predictions)), scores
     by_image: dict = {}
     for row, image in enumerate(predictions.image_id.tolist()):
         by_image.setdefault(image, []).append(row)
@@ -109,10 +199,6 @@ def coco_results(
 ) -> list[dict]:
     """The results that COCO's servers and pycocotools read: image_id, category_id, keypoints (x, y, score), score."""
     rows, scores = final_people(predictions, nms_threshold, joint_threshold, sigmas)
-    if not np.isfinite(scores).all():
-        count = int((~np.isfinite(scores)).sum())
-        what = f"{count} persons have a score (person_score, or box_score) that is no number"
-        raise DataError(f"the prediction file: {what}; write numbers, or leave these persons out")
     points = np.concatenate([predictions.joints[rows], predictions.score[rows][..., None]], -1)
     points = np.nan_to_num(points.astype(np.float64), nan=0.0).reshape(len(rows), 3 * len(predictions.skeleton))
     return [
@@ -131,25 +217,3 @@ def _check(pose_set: PoseSet, predictions: Predictions) -> None:
         raise DataError(f"oks_ap needs OKS constants {what}; give {where} a field sigmas")
     if len(pose_set) and pose_set.area is None:
         raise DataError(f"oks_ap needs the area of every person; {where} has none. Give every person a field area")
-
-
-def ground_truth(pose_set: PoseSet, predicted_images: set) -> dict:
-    """The PoseSet as a COCO annotation dictionary; ids start at 1 as pycocotools takes 0 for none."""
-    listed = set(pose_set.regions or ()) | set(pose_set.image_id.tolist())
-    foreign = predicted_images - listed
-    if pose_set.regions is not None and foreign:
-        what = f"{len(foreign)} images that {pose_set.name}/{pose_set.split} does not list"
-        remedy = "give the split that was predicted, and image ids as its annotations have them"
-        raise DataError(f"the prediction file has {what}, first image_id {min(foreign, key=str)}; {remedy}")
-    ignore = np.zeros(len(pose_set), bool) if pose_set.ignore is None else pose_set.ignore
-    crowd = ignore if pose_set.crowd is None else pose_set.crowd
-    area = np.zeros(len(pose_set)) if pose_set.area is None else pose_set.area
-    points = np.concatenate([np.nan_to_num(pose_set.joints, nan=0.0), pose_set.visible[..., None]], -1)
-    number, boxes = (pose_set.visible > 0).sum(1), pose_set.box
-    annotations = [
-        {"id": i + 1, "category_id": _PERSON, "image_id": image, "keypoints": points[i].ravel().tolist()}
-        | {"num_keypoints": int(number[i]), "bbox": boxes[i].tolist(), "area": float(area[i]), "iscrowd": int(crowd[i])}
-        for i, image in enumerate(pose_set.image_id.tolist())
-    ]
-    images = [{"id": i} for i in sorted(listed | predicted_images)]
-    return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": _PERSON, "name": "person"}]}

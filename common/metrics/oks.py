@@ -70,3 +70,12 @@ def rescore(box_score: np.ndarray, score: np.ndarray, above: float = 0.2) -> np.
     used = score > above
     total = np.where(used, score, 0).sum(1, dtype=np.float64)
     return box_score * total / np.maximum(used.sum(1), 1)
+
+
+def pairs(person_image: np.ndarray, guess_image: np.ndarray, persons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every person with every prediction of its image, as two arrays of rows."""
+    order, start = np.argsort(person_image, kind="stable"), np.cumsum(persons) - persons
+    number = persons[guess_image]
+    guess = np.repeat(np.arange(len(guess_image)), number)
+    within = np.arange(len(guess)) - np.repeat(np.cumsum(number) - number, number)
+    return order[start[guess_image[guess]] + within], guess

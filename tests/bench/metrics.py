@@ -122,7 +122,8 @@ def random_coco(persons: int, seed: int = 0):
 
 
 def _coco(persons: int, runs: int) -> list:
-    from common.metrics.coco import coco_results, ground_truth, oks_ap, score_results
+    from common.metrics.coco import coco_results, oks_ap
+    from tests.reference.pycoco import ground_truth, score_results
 
     pose_set, predictions = random_coco(persons)
     results = coco_results(predictions)

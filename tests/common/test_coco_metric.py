@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ from common import datasets
 from common.errors import DataError
 from common.importers import load_any
 from common.metrics.coco import NAMES, coco_results, final_people, oks_ap
-from common.predictions import Predictions
+from common.predictions import Predictions, predictions_for
 from common.skeletons import COCO17, LSP14
 from tests.bench.metrics import random_coco
+from tests.reference.pycoco import ground_truth, score_results
 
 pytest.importorskip("pycocotools")
 
@@ -168,10 +168,31 @@ def test_duplicates_go_and_final_files_stay():
     assert kept.tolist() == list(range(24)) and (scores == twice.person_score).all()
 
 
-def test_without_pycocotools(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
-    with pytest.raises(DataError, match="pip install pycocotools"):
-        oks_ap(*random_coco(4))
+@pytest.mark.parametrize("seed", range(12))
+def test_equal_to_pycocotools_where_it_is_crowded_and_tied(seed):
+    """More than 20 predictions an image, equal scores, equal places, crowds, persons without keypoints, of all sizes."""
+    rng = np.random.default_rng(seed)
+    persons = int(rng.integers(5, 300))
+    truth, _ = random_coco(persons, seed)
+    images = int(rng.choice([1, 2, persons // 5 + 1]))
+    bare = rng.random(persons) < 0.2
+    visible, joints = np.where(bare[:, None], 0, truth.visible), np.where(bare[:, None, None], np.nan, truth.joints)
+    truth = dataclasses.replace(
+        truth, visible=visible.astype(np.int8), joints=joints, ignore=bare, crowd=bare & (rng.random(persons) < 0.4),
+        area=truth.area * rng.choice([1, 0.05, 0.3], persons), box=np.nan_to_num(truth.box, nan=50.0),
+        image_id=rng.integers(1, images + 1, persons), regions={i: [] for i in range(1, images + 3)},
+    )  # fmt: skip
+    source = rng.integers(0, persons, int(rng.integers(1, 2 * persons)))
+    noise = rng.normal(0, rng.choice([0.5, 3, 20]), (len(source), 17, 2))
+    guess = np.where(np.isnan(joints[source]), rng.uniform(0, 400, noise.shape), joints[source]) + noise
+    guess = np.round(guess, -1) if seed % 3 == 0 else guess
+    score = rng.choice([0.2, 0.5, 0.9], len(source)) if seed % 2 else rng.uniform(0, 1, len(source))
+    rows = truth.select(source)
+    rows = dataclasses.replace(rows, image_id=np.where(rng.random(len(source)) < 0.05, images + 1, rows.image_id))
+    predictions = predictions_for(rows, guess, meta={"final": True}, person_score=score)
+    results = coco_results(predictions)
+    expected = score_results(ground_truth(truth, {r["image_id"] for r in results}), results)
+    assert oks_ap(truth, predictions) == pytest.approx(expected, abs=1e-9)
 
 
 def test_errors_name_the_remedy():
