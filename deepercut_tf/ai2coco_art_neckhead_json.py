@@ -1,6 +1,6 @@
 """AI Challenger's keypoint annotations -> COCO's layout, as galaxy-fangfang/AI-challenger-pose-estimation maps them.
 
-    python deepercut_tf/ai2coco_art_neckhead_json.py --keypoint_json keypoint_train_annotations.json --img_dir keypoint_train_images
+    python deepercut_tf/ai2coco_art_neckhead_json.py --keypoint_json keypoint_train_annotations.json --img_dir FOLDER
 
 Writes coco_art_neckhead_NAME.json beside the input; call it person_keypoints_train2014.json in the annotations folder
 to train with dataset_type: aic. (dataset_type: ai_challenger reads the original files directly, with 14 joints.)
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -44,40 +43,32 @@ def convert(entries: list[dict], sizes: dict[str, tuple[int, int]], compat: bool
     """
     images: list[dict] = []
     annotations: list[dict] = []
-    for number, entry in enumerate(entries):
-        with _naming(entry):
+    for image, entry in enumerate(entries):
+        try:
             if entry["image_id"] not in sizes:
                 continue
-            images.append(_image(entry, number, sizes[entry["image_id"]], compat))
-            for who, table in _tables(entry):
-                annotations.append(
-                    _annotation(table, entry["human_annotations"][who], number, len(annotations) + (not compat), compat)
-                )
+            images.append(_image(entry, image, sizes[entry["image_id"]], compat))
+            for who, points in entry["keypoint_annotations"].items():
+                if np.size(points) != 3 * len(AIC14):
+                    raise ValueError(f"{who} has {np.size(points)} numbers, not 3 for each of {len(AIC14)} joints")
+                number = len(annotations) if compat else len(annotations) + 1
+                about = {"image_id": image, "id": number, "iscrowd": 0} | ({} if compat else {"category_id": 1})
+                annotations.append(about | _person(points, entry["human_annotations"][who], compat))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            what = f"image {entry.get('image_id')} cannot be read ({type(error).__name__}: {error})"
+            remedy = "keypoint_annotations need 14 joints x, y, flag a person, human_annotations x0, y0, x1, y1"
+            raise DataError(f"AI Challenger annotations: {what}; {remedy}") from error
     info = {"description": "AI challenger keypoint in mscoco format"}
     content = {"info": info, "images": images, "annotations": annotations, "neck": []}
-    return content if compat else content | {"categories": [_category()]}
-
-
-@contextmanager
-def _naming(entry: dict):
-    """What is wrong with an entry as a DataError that names its image."""
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"image {entry.get('image_id')} cannot be read ({type(error).__name__}: {error})"
-        remedy = (
-            "every person needs 14 joints x, y, flag in keypoint_annotations and x0, y0, x1, y1 in human_annotations"
-        )
-        raise DataError(f"AI Challenger annotations: {what}; {remedy}") from error
-
-
-def _tables(entry: dict) -> list[tuple[str, np.ndarray]]:
-    """(name, (14,3) rows x, y, flag) of an image's persons."""
-    people = entry["keypoint_annotations"]
-    for who, points in people.items():
-        if np.size(points) != 3 * len(AIC14):
-            raise ValueError(f"{who} has {np.size(points)} numbers, not 3 for each of {len(AIC14)} joints")
-    return [(who, np.asarray(points).reshape(len(AIC14), 3)) for who, points in people.items()]
+    limbs = [[a + 1, b + 1] for a, b in AIC17.limbs]
+    category = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(AIC17.joints),
+        "skeleton": limbs,
+    }
+    return content if compat else content | {"categories": [category]}
 
 
 def _image(entry: dict, number: int, size: tuple[int, int], compat: bool) -> dict:
@@ -88,26 +79,18 @@ def _image(entry: dict, number: int, size: tuple[int, int], compat: bool) -> dic
     return image | {captured: 0, "coco_url": url, "flickr_url": url}
 
 
-def _annotation(table: np.ndarray, box: list, image: int, number: int, compat: bool) -> dict:
+def _person(points: list, box: list, compat: bool) -> dict:
+    table = np.reshape(points, (len(AIC14), 3))
     flags = [_FLAG.get(int(v), 2) for v in table[:, 2]]
-    keypoints = []
-    for slot in range(len(AIC17)):
-        joint = SLOTS.get(slot)
-        if joint is None or (not compat and flags[joint] == 0):
-            keypoints += [0, 0, 0]
-        else:
-            keypoints += [*table[joint, :2].tolist(), flags[joint]]
-    x0, y0, x1, y1 = box
+    keypoints = np.zeros((len(AIC17), 3), table.dtype)
+    for slot, joint in SLOTS.items():
+        if compat or flags[joint]:
+            keypoints[slot] = *table[joint, :2], flags[joint]
     counted = [flag > 0 for joint, flag in enumerate(flags) if not compat or AIC14.joints[joint] != "neck"]
-    made = {"num_keypoints": sum(counted), "image_id": image, "id": number, "keypoints": keypoints, "iscrowd": 0}
-    made |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-    made["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]]
-    return made if compat else made | {"category_id": 1}
-
-
-def _category() -> dict:
-    skeleton = [[a + 1, b + 1] for a, b in AIC17.limbs]
-    return {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(AIC17.joints), "skeleton": skeleton}
+    x0, y0, x1, y1 = box
+    person = {"keypoints": keypoints.ravel().tolist(), "num_keypoints": sum(counted)}
+    person |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+    return person | {"segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]]}
 
 
 def read_entries(path: str | Path) -> list[dict]:
@@ -119,61 +102,44 @@ def read_entries(path: str | Path) -> list[dict]:
     return entries
 
 
-def image_sizes(entries: list[dict], folder: str | Path) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """({image_id: (width, height)} from FOLDER/image_id.jpg, image_ids without a readable file)."""
+def image_sizes(entries: list[dict], folder: str | Path) -> dict[str, tuple[int, int]]:
+    """{image_id: (width, height)} of those FOLDER/image_id.jpg that can be read."""
     from PIL import Image
 
-    sizes, missing = {}, []
+    sizes = {}
     for name in (entry["image_id"] for entry in entries):
         try:
             with Image.open(Path(folder) / f"{name}.jpg") as file:
                 sizes[name] = file.size
         except OSError:
-            missing.append(name)
-    return sizes, missing
-
-
-def submission(image_ids: list[str], people: list[np.ndarray], flags: list[np.ndarray]) -> list[dict]:
-    """AI Challenger's submission format: per image its persons' (P,14,2) joints and (P,14) flags; a joint with flag 0
-    or NaN is 0, 0, 0.
-
-    `image_ids` lose what follows their first dot, as the official evaluator cuts them.
-    """
-    return [
-        {"image_id": str(image_id).split(".")[0], "keypoint_annotations": _humans(joints, flag)}
-        for image_id, joints, flag in zip(image_ids, people, flags, strict=True)
-    ]
-
-
-def _humans(joints: np.ndarray, flags: np.ndarray) -> dict[str, list]:
-    table = np.concatenate([joints, flags[..., None]], axis=-1)
-    table = np.where((flags[..., None] > 0) & np.isfinite(table), table, 0.0)
-    return {f"human{p + 1}": person.ravel().tolist() for p, person in enumerate(table)}
+            continue
+    return sizes
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = Parser(__doc__)
-    parser.option("keypoint_json", required=True, metavar="FILE", text="annotation file")
+    parser.option("keypoint_json", required=True, metavar="FILE", type=Path, text="annotation file")
     parser.option("img_dir", required=True, metavar="FOLDER", text="the images, whose sizes the file does not give")
-    parser.option(
-        "compat", type=bool, default=False, text="the original's: no category, no extension, neck not counted"
-    )
+    how = "the original's: no category, no extension, neck not counted"
+    parser.option("compat", type=bool, default=False, text=how)
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> Path:
     """Convert and return the written path; images that are not there are left out. DataError on bad input."""
-    path = Path(args.keypoint_json)
+    path = args.keypoint_json
     entries = read_entries(path)
-    sizes, missing = image_sizes(entries, args.img_dir)
+    sizes = image_sizes(entries, args.img_dir)
+    missing = [entry["image_id"] for entry in entries if entry["image_id"] not in sizes]
+    if not sizes:
+        raise DataError(f"no image of {path} is in {args.img_dir}; give the folder with IMAGE_ID.jpg as --img_dir")
     if missing:
         count = f"{len(missing)} of {len(entries)} images"
         print(f"warning: {count} are not in {args.img_dir} and were left out, first {missing[0]}", file=sys.stderr)
-    if not sizes:
-        raise DataError(f"no image of {path} is in {args.img_dir}; give the folder with IMAGE_ID.jpg as --img_dir")
-    text = json.dumps(convert(entries, sizes, args.compat))
-    return write_text(path.with_name(f"coco_art_neckhead_{path.name}"), text)
+    return write_text(
+        path.with_name(f"coco_art_neckhead_{path.name}"), json.dumps(convert(entries, sizes, args.compat))
+    )
 
 
 def main(argv=None) -> int:

@@ -32,12 +32,20 @@ NETWORKS = ("resnet_50", "resnet_101", "resnet_152")
 UNITS = {"resnet_50": (3, 4, 6, 3), "resnet_101": (3, 4, 23, 3), "resnet_152": (3, 8, 36, 3)}
 PREPARED = ("default", "mpii", "penn_action")  # may be a .mat file in the original's layout
 DATASETS = tuple(dict.fromkeys((*PREPARED, "aic", *datasets.NAMES)))
-_OWN = ("smoke", "lspet", "coco_overfit", "synthetic_parts", "synthetic_multi")
+_OWN = ("smoke", "lspet", "coco_overfit")
 PRESETS = {"paper": "mpii/train", "coco": "coco/train", **dict(zip(_OWN, _OWN))}
 # keys of the original that have no effect, there or here; what the first drawing called otherwise
 NO_EFFECT = ("weigh_negatives", "fg_fraction", "scmap_threshold", "pairwise_stats_collect", "log_dir")
 RENAMED = {"width": "channels", "snapshot_dir": "out"}
-
+# and those that can have one value only: it, and the reason
+FIXED = {
+    "stride": (8.0, "the network has stride 8"),
+    "video": (False, "the original's video network was never published"),
+    "video_batch": (False, "it belongs to the video network, which was never published"),
+    "tensorflow_pairwise_order": (True, "statistics of Caffe models are not read"),
+    "dataset_ann": ("person_keypoints", "a folder of pictures without annotations is predict.py's"),
+    "cached_scoremaps": (None, "the original crashed after reading them"),
+}
 
 _rare = partial(setting, rare=True)
 _training = partial(setting, group="training", rare=True)
@@ -53,27 +61,22 @@ class Config:
     train_split: str | None = setting(None, "training split (default: train)", names=("dataset_phase",))
     valid_split: str = setting("none")
     limit: int | None = setting(None, "the first N persons (rounded up to whole pictures) only")
-    dataset_ann: str = _rare("person_keypoints", "coco, aic: person_keypoints or image_info", group="data")
     coco_only_images_with_people: bool = _rare(False, "skip images without a person", group="data")
-    data_range: list | None = _rare(None, "[first, last] images of the split, from 0, last excluded", group="data")
+    data_range: list | None = _rare(None, "[first, last) images of the training split, from 0", group="data")
     use_gt_segm: bool = _rare(False, "test_multiperson.py: group detections by ground-truth masks too", group="data")
-    video_batch: bool = _rare(False, "penn_action: batch_size consecutive frames a step", group="data")
     # network
     net_type: str = setting("resnet_50", "backbone", NETWORKS)
     weights: str | None = setting(None, "first weights: TF1 checkpoint, .npz, run folder", names=("init_weights",))
-    init_heads: bool = _rare(False, "take from the first weights also the heads that fit, not the backbone alone")
     channels: float = setting(1.0, "channel multiplier of the backbone; 1 is the original network")
     num_joints: int = _rare(0, "joints J; data sets other than `default` bring their own")
     all_joints: list = _rare([], "groups of joints; two of a group are the right one and the left one")
     all_joints_names: list = _rare([], "names of the groups")
-    stride: float = _rare(8.0, "pixels a cell of the score maps")
     mean_pixel: list = _rare([123.68, 116.779, 103.939], "RGB mean that is subtracted")
     location_refinement: bool = _rare(False, "predict offsets within a cell")
     locref_stdev: float = _rare(7.2801, "pixels of an offset of 1")
     pairwise_predict: bool = setting(False, "predict offsets to the other joints (several persons)")
     intermediate_supervision: bool = _rare(False, "train a second score map on block3")
     intermediate_supervision_layer: int = _rare(12, "unit of block3 that it reads (resnet_50 has 6 units)")
-    video: bool = _rare(False, "the original's video network was never published: an error when true")
     bn_mode: str = _rare("auto", "statistics; auto: frozen with first weights, else train", ("auto", "frozen", "train"))
     bn_decay: float = _rare(0.997, "decay of the moving statistics in mode train; short runs need less")
     mode: str = setting("correct", "repair the original's errors, or repeat them", ("correct", "compat"))
@@ -97,7 +100,6 @@ class Config:
     mirror: bool = _training(False, "train on mirrored copies too")
     crop: bool = _training(False, "train on the .mat file's crop, or a folder's only person's box")
     crop_pad: int = _training(0, "pixels around that crop")
-    crop_size: int = _training(0, "train on a square of so many scaled pixels around one of the persons; 0: no square")
     scale_jitter_lo: float | None = _training(None, "random scale from")
     scale_jitter_up: float | None = _training(None, "random scale to")
     rotate: float = _training(0.0, "random rotation by up to so many degrees")
@@ -120,16 +122,13 @@ class Config:
     snapshot_prefix: str = _rare("snapshot", "name of the snapshots", group="output")
     # prediction
     global_scale: float = setting(1.0, "factor on the image size, in training and prediction", group="network")
-    test_scales: list = _rare([1.0], "scales whose maps are averaged in prediction, relative to global_scale")
     pairwise_stats_fn: str = _rare("pairwise_stats.mat", "mean and deviation of the offsets between joints")
     pairwise_model_dir: str | None = _rare(None, "folder of spatial_model_cidx_A_B.mat")
-    tensorflow_pairwise_order: bool = _rare(True, "channels in our order; false: in that of the file (Caffe models)")
     sparse_graph: list = _rare([], "pairs of joints whose terms are used; empty: all")
     nms_radius: float = _rare(5.0, "cells between two detections of one joint")
     det_min_score: float = _rare(0.2, "smallest probability of a detection")
     min_person_joints: int = _rare(3, "persons with fewer joints are left out")
     scoremap_dir: str = _rare("test", "folder of the score-map cache", group="output")
-    cached_scoremaps: str | None = _rare(None, "read score maps from this folder instead of running the network")
     pck_threshold: float = _rare(0.2, "eval_pck: share of the longer side of a person's box", group="output")
 
     @property
@@ -154,27 +153,13 @@ class Config:
 
     def checked(self) -> Config:
         """Itself; DataError naming the key of a value that cannot be."""
-        if self.video:
-            raise DataError("video: the original's video network was never published; set it to false")
-        if self.stride != 8.0:
-            raise DataError(f"stride is {self.stride}; the network has stride 8")
+        check_numbers(self, max_steps=1, global_scale=1e-3, scale_jitter_lo=1e-3, scale_jitter_up=1e-3)
         units = UNITS[self.net_type][2]
         if self.intermediate_supervision and not 1 <= self.intermediate_supervision_layer <= units:
             where = f"{self.net_type}'s block3"
             raise DataError(f"intermediate_supervision_layer must be one of the units 1..{units} of {where}")
-        check_numbers(self, max_steps=1)
-        self._check_lists()
-        if self.crop_size and self.crop:
-            raise DataError(f"crop_size is {self.crop_size} and crop true; give one of them")
         if self.mirror and not self.shuffle:
             raise DataError("mirror needs shuffle: true")
-        return self
-
-    def _check_lists(self) -> None:
-        jitter = [s for s in (self.scale_jitter_lo, self.scale_jitter_up) if s is not None]
-        scales = [self.global_scale, *(self.test_scales or [None]), *jitter]
-        if not all(isinstance(s, (int, float)) and s > 0 for s in scales):
-            raise DataError("global_scale, test_scales and scale_jitter_lo and _up must be numbers above 0")
         for name, count in (("mean_pixel", 3), ("data_range", 2)):
             given = getattr(self, name)
             if given is not None and not (len(given) == count and all(isinstance(v, (int, float)) for v in given)):
@@ -183,17 +168,17 @@ class Config:
             steps = [(float(rate), int(last)) for rate, last in self.schedule]
         except (TypeError, ValueError):
             raise DataError(f"multi_step must be [[learning rate, last iteration], ...], not {self.schedule}") from None
-        bounds = [last for _, last in steps]
-        if bounds != sorted(bounds):
-            raise DataError(f"the iterations of multi_step must ascend: {bounds}")
+        if steps != sorted(steps, key=lambda step: step[1]) or not all(rate >= 0 and last >= 0 for rate, last in steps):
+            raise DataError(f"the iterations of multi_step must ascend and the rates be 0 or more: {self.schedule}")
+        return self
 
 
 # settings that matter to a trained network
-PREDICTION = (
-    "dataset", "mode", "global_scale", "test_scales", "pairwise_stats_fn", "pairwise_model_dir", "sparse_graph", "nms_radius",
-    "det_min_score", "min_person_joints", "net_type", "channels", "num_joints", "all_joints", "all_joints_names",
-    "location_refinement", "locref_stdev", "pairwise_predict", "seed",
-)  # fmt: skip
+PREDICTION = tuple(
+    "dataset mode global_scale pairwise_stats_fn pairwise_model_dir sparse_graph nms_radius det_min_score"
+    " min_person_joints net_type channels num_joints all_joints all_joints_names location_refinement locref_stdev"
+    " pairwise_predict seed".split()
+)
 # the original's key of each of our settings
 ORIGINAL = {f.name: f.metadata["names"][0] for f in fields(Config) if f.metadata["names"]} | {"data_root": "dataset"}
 
@@ -203,6 +188,10 @@ def from_file(values: dict, allow_unknown: bool = False) -> dict:
     found = {name: value for name, value in values.items() if name not in NO_EFFECT}
     for old in RENAMED.keys() & found.keys():
         raise DataError(f"key {old}, of this project's first form, is called {RENAMED[old]} now")
+    for name in FIXED.keys() & found.keys():
+        value, reason = FIXED[name]
+        if found.pop(name) != value:
+            raise DataError(f"key {name} must be {value} or left out: {reason}")
     if "dataset" in found and ("dataset_type" in found or found["dataset"] not in DATASETS):
         found["data_root"] = found.pop("dataset") or ""
     if found.get("optimizer", "sgd") == "sgd":
@@ -225,7 +214,8 @@ def as_cfg(config: Config) -> EasyDict:
     """The settings by the original's keys, as the original's programs have them: `cfg.num_joints`."""
     from easydict import EasyDict
 
-    return EasyDict({ORIGINAL.get(name, name): value for name, value in asdict(config).items()})
+    fixed = {name: value for name, (value, _) in FIXED.items()}
+    return EasyDict({ORIGINAL.get(name, name): value for name, value in asdict(config).items()} | fixed)
 
 
 def load_config(path: str | Path | None = None, **overrides) -> EasyDict:

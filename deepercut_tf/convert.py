@@ -5,8 +5,8 @@ variable name; out to ONNX.
     python deepercut_tf/convert.py weights/coco.npz weights/coco-resnet-101       # TF1 checkpoint, which the original loads
     python deepercut_tf/convert.py output/deepercut_tf/smoke smoke.onnx           # any picture size; runs without TensorFlow
 
-Nothing is written unless the network computes the same with the source's variables, with those folded for prediction,
-and with the written file. Files of ours bring their settings and joint names; the originals' need --config.
+Nothing is written unless the source's variables are the network's, and the written file holds or computes the same.
+Files of ours bring their settings and joint names; the originals' need --config.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common.runs import converting
 from common.runs.process import exit_code
 from deepercut_tf.config import PREDICTION, Config, add_file_options, make_config, predicting_settings
 
-TOLERANCE = 1e-4  # of the largest output, float32: other kernels, and normalisation folded against not
+TOLERANCE = 1e-4  # of the largest output, float32: other kernels
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -33,13 +33,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def write_onnx(path: Path, predictor) -> None:
-    """The folded network: `inputs` (B,H,W,3) uint8 RGB of any size -> its maps by their names (logits)."""
+def write_onnx(path: Path, network) -> None:
+    """The network: `inputs` (B,H,W,3) uint8 RGB of any size -> its maps by their names (logits)."""
     import tensorflow as tf
     import tf2onnx
 
     signature = [tf.TensorSpec((None, None, None, 3), tf.uint8, name="inputs")]
-    function = tf.function(lambda images: predictor.network(images, training=False), input_signature=signature)
+    function = tf.function(lambda images: network(images, training=False), input_signature=signature)
     tf2onnx.convert.from_function(function, input_signature=signature, opset=17, output_path=str(path))
 
 
@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> Path:
     import numpy as np
 
     from common.skeletons import card
-    from deepercut_tf.estimator import Predictor, fresh_model, skeleton_of_weights
+    from deepercut_tf.estimator import skeleton_of_weights
     from deepercut_tf.joints import with_joints
-    from deepercut_tf.model import load_variables, named_variables
+    from deepercut_tf.model import fresh_model, load_variables, named_variables
     from deepercut_tf.weight_files import find_snapshot, read_weights, write_weights
 
     source = find_snapshot(args.input)
@@ -72,17 +72,14 @@ def run(args: argparse.Namespace) -> Path:
     config = replace(with_joints(config, skeleton), bn_mode="frozen", pairwise_model_dir=None)
     model = fresh_model(config)
     load_variables(model, values, str(source))
-    predictor, image = Predictor(model, config), np.random.default_rng(0).integers(0, 256, (1, 80, 96, 3), np.uint8)
-    plain = {name: np.asarray(value) for name, value in model(image, training=False).items()}
+    image = np.random.default_rng(0).integers(0, 256, (1, 80, 96, 3), np.uint8)
     values = {name: values[name] for name in named_variables(model)}
-    about = {
-        "config": asdict(config),
-        "about": stored.get("about") or {"skeleton": card(skeleton), "dataset": config.dataset},
-    }
+    about = {"skeleton": card(skeleton), "dataset": config.dataset} | stored.get("about", {})
+    about = {"config": asdict(config), "about": about}
     with converting.Conversion(source, args.output, args.licence) as conversion:
-        conversion.compare("folded outputs", plain, predictor.outputs(image), TOLERANCE)
         if args.output.suffix == ".onnx":
-            write_onnx(conversion.draft, predictor)
+            plain = {name: np.asarray(value) for name, value in model(image, training=False).items()}
+            write_onnx(conversion.draft, model)
             conversion.compare("outputs of the written file", plain, run_onnx(conversion.draft, image), TOLERANCE)
         else:
             read, _ = read_weights(write_weights(conversion.draft, values, about))

@@ -1,14 +1,11 @@
-"""Images -> network batches: sampling order, scale jitter, mirroring, resizing, targets, padding; and the tf.data
-pipeline over them.
+"""Images -> network batches: order, scale jitter, mirroring, resizing, targets, padding; and tf.data over them.
 
-Everything but `tf_dataset` is NumPy and Pillow. A draw (order, mirror flag, scale) depends on the seed and its number
-alone, so a run goes on from any iteration with the same data. Resizing is Pillow's bilinear filter to (int(W s), int(H
-s)), as the original's.
+A draw (order, mirror flag, scale, angle) depends on the seed and its number alone, so a run goes on from any iteration
+with the same data. Resizing is Pillow's bilinear filter to (int(W s), int(H s)), as the original's.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,13 +24,21 @@ SMALLEST = 100  # training leaves out images with a shorter side (unscaled pixel
 
 @dataclass
 class Sample:
-    """One image as the network reads it, (H,W,3) uint8 RGB; the file's point p is at scale * (p - origin) in it."""
+    """One image as the network reads it, (H,W,3) uint8 RGB, with its targets."""
 
     image: np.ndarray
     targets: Targets
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One image of a data set, its scale, mirror flag and angle in degrees; `number` counts all draws of a run."""
+
     index: int
-    scale: float
-    origin: tuple[float, float] = (0.0, 0.0)
+    scale: float = 1.0
+    mirror: bool = False
+    angle: float = 0.0
+    number: int = 0
 
 
 def image_size(item: Item) -> tuple[int, int]:
@@ -51,57 +56,51 @@ def image_size(item: Item) -> tuple[int, int]:
 
 
 def make_sample(
-    item_set: ItemSet, index: int, config: Config, scale: float, mirror: bool, statistics: np.ndarray | None = None,
-    angle: float = 0.0, spot: tuple[float, float, float] | None = None, image: np.ndarray | None = None,
-) -> Sample:  # fmt: skip
-    """Read image `index`, crop, resize, mirror, turn by `angle` degrees, and make its targets; `spot`: see `Draw`."""
-    item = item_set.items[index]
+    item_set: ItemSet, draw: Draw, config: Config, statistics: np.ndarray | None = None, image: np.ndarray | None = None
+) -> Sample:
+    """Read the image (unless given, BGR), crop, resize, mirror, turn it as drawn, and make its targets."""
+    item, scale, angle = item_set.items[draw.index], draw.scale, draw.angle
     image = (read_image(item.image) if image is None else image)[..., ::-1]
-    persons, window = item.persons, _whole(image)
+    persons, mask = item.persons, ignore_mask(item_set, item, config)
     if config.crop:
-        window = _box_window(image, item, config)
-    elif config.crop_size and spot is not None:
-        window = _square_window(image, item, config.crop_size / scale, spot)
-    origin = float(window[1].start), float(window[0].start)
-    if window != _whole(image):
-        image, persons = image[window], [np.concatenate([p[:, :1], p[:, 1:] - origin], axis=1) for p in persons]
+        window = crop_window(image, item, config)
+        image, first = image[window], (window[1].start, window[0].start)
+        persons = [np.concatenate([p[:, :1], p[:, 1:] - first], axis=1) for p in persons]
+        mask = None if mask is None else mask[window]
     width = image.shape[1]
     image = resize(image, scale)
-    if mirror:
+    if draw.mirror:
         order = symmetric_order(config.all_joints, config.num_joints)
         persons = [mirror_joints(p, width, order, item_set.mirror_shift) for p in persons]
         image = image[:, ::-1]
-    upright = image.shape[0], image.shape[1]
-    matrix, turned = rotation(upright, angle)
+        mask = mask[:, ::-1] if mask is not None and config.mode == "correct" else mask
+    matrix, size = rotation(image.shape[:2], angle)
     if angle:
-        image = turn(image, matrix, turned, np.round(config.mean_rgb).tolist())
+        image = turn(image, matrix, size, np.round(config.mean_rgb).tolist())
+        mask = None if mask is None else turn(mask, matrix * [scale, scale, 1], size, 0)
     scaled = [(p[:, 0].astype(int), p[:, 1:] * scale @ matrix[:, :2].T + matrix[:, 2]) for p in persons]
-    size = map_size(*image.shape[:2])
-    targets = make_targets(scaled, size, scale, config, statistics)
-    mask = ignore_mask(item_set, item, config)
+    cells = map_size(*image.shape[:2])
+    targets = make_targets(scaled, cells, scale, config, statistics)
     if mask is not None:
-        shown = mask[window][:, ::-1] if mirror and config.mode == "correct" else mask[window]
-        if angle:
-            shown = turn(score_mask(shown, upright), matrix, turned, 0)
-        weights = np.broadcast_to(score_weights(shown, size)[..., None], targets.score.shape)
+        weights = np.broadcast_to(score_weights(mask, cells)[..., None], targets.score.shape)
         targets = replace(targets, weights=weights)
-    return Sample(np.ascontiguousarray(image), targets, index, scale, origin)
+    return Sample(np.ascontiguousarray(image), targets)
 
 
 def rotation(size: tuple[int, int], angle: float) -> tuple[np.ndarray, tuple[int, int]]:
     """(2,3) matrix turning a picture (h,w) by `angle` degrees, and the new size, no side above the old longer one."""
+    import cv2
+
     height, width = size
-    cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    box = height * abs(cosine) + width * abs(sine), width * abs(cosine) + height * abs(sine)
-    high, wide = (min(int(np.ceil(side - 1e-9)), max(size)) for side in box)
-    linear = np.array([[cosine, sine], [-sine, cosine]])
-    middle, new_middle = (np.array([w - 1, h - 1]) / 2 for h, w in (size, (high, wide)))
-    return np.concatenate([linear, (new_middle - linear @ middle)[:, None]], axis=1), (high, wide)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+    box = np.abs(matrix[:, :2]) @ [width, height]
+    wide, high = (min(int(np.ceil(side - 1e-9)), max(size)) for side in box)
+    matrix[:, 2] += (wide - width) / 2, (high - height) / 2
+    return matrix, (high, wide)
 
 
 def turn(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill) -> np.ndarray:
-    """Warp a picture to `size` (h,w) by `rotation`'s matrix; `fill` where nothing was. Masks (two axes) stay 0 and
-    1."""
+    """Warp a picture to `size` (h,w) by a (2,3) matrix; `fill` where nothing was. Masks (two axes) stay 0 and 1."""
     import cv2
 
     method = cv2.INTER_LINEAR if image.ndim == 3 else cv2.INTER_NEAREST
@@ -118,12 +117,8 @@ def resize(image: np.ndarray, scale: float) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _whole(image: np.ndarray) -> tuple[slice, slice]:
-    return slice(0, image.shape[0]), slice(0, image.shape[1])
-
-
-def _box_window(image: np.ndarray, item: Item, config: Config) -> tuple[slice, slice]:
-    """Rows and columns of the item's crop, widened by crop_pad."""
+def crop_window(image: np.ndarray, item: Item, config: Config) -> tuple[slice, slice]:
+    """Rows and columns of the item's crop, widened by crop_pad. DataError where it has none or lies outside."""
     if item.crop is None:
         raise DataError(f"{item.image}: crop needs that field of the .mat file, or a folder's image with one person")
     height, width = image.shape[:2]
@@ -135,20 +130,6 @@ def _box_window(image: np.ndarray, item: Item, config: Config) -> tuple[slice, s
     return slice(y1, y2 + 1), slice(x1, x2 + 1)
 
 
-def _square_window(image: np.ndarray, item: Item, side: float, spot: tuple[float, float, float]) -> tuple[slice, slice]:
-    """Rows and columns of a square of `side` pixels about the person that `spot` picks, inside the picture."""
-    choice, shift, shape = spot[0], np.array(spot[1:]), np.array(image.shape[1::-1])
-    if item.persons:
-        points = item.persons[int(choice * len(item.persons))][:, 1:]
-        middle = (points.min(0) + points.max(0)) / 2 + shift * side / 2
-    else:
-        middle = (0.5 + shift) * shape
-    side = max(int(side), 1)
-    first = np.clip(np.round(middle - side / 2).astype(int), 0, np.maximum(shape - side, 0))
-    last = np.minimum(first + side, shape)
-    return slice(int(first[1]), int(last[1])), slice(int(first[0]), int(last[0]))
-
-
 def ignore_mask(item_set: ItemSet, item: Item, config: Config) -> np.ndarray | None:
     """(H,W) uint8, 1 where people are who are not annotated (mode correct: crowds too); None where there are none."""
     regions = [r for r in item_set.regions(item) if config.mode == "correct" or not r.get("iscrowd")]
@@ -157,13 +138,6 @@ def ignore_mask(item_set: ItemSet, item: Item, config: Config) -> np.ndarray | N
     from pycocotools import mask
 
     return mask.decode(mask.merge([{"size": r["size"], "counts": r["counts"]} for r in regions]))
-
-
-def score_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask (H,W) uint8 at another size (h,w)."""
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(np.ascontiguousarray(mask)).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def score_weights(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -177,30 +151,12 @@ def score_weights(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # ---- which image comes when ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What one step trains on: images (one, or consecutive frames of a video), a scale, a mirror flag, an angle in
-    degrees. `number` counts all draws.
-
-    `spot`, for crop_size: which person (0 to 1), and how far the square's middle is from the person's, in halves of its
-    side (-0.5 to 0.5).
-    """
-
-    number: int
-    indices: tuple[int, ...]
-    scale: float
-    mirror: bool
-    angle: float = 0.0
-    spot: tuple[float, float, float] | None = None
-
-
 class Sampler:
     """Endless order of a data set: a permutation an epoch, of twice the images when mirrored copies are used."""
 
     def __init__(self, item_set: ItemSet, config: Config):
         self.items, self.config = item_set.items, config
         self.size = len(self.items) * (2 if config.mirror else 1)
-        self.sequences = item_set.sequences
         self._epoch, self._order = -1, np.zeros(0, int)
 
     def draws(self, start: int = 0) -> Iterator[Draw]:
@@ -209,7 +165,7 @@ class Sampler:
         while refused <= self.size:
             draw = self._draw(number)
             number += 1
-            accepted = all(self._accepts(self.items[i], draw.scale) for i in draw.indices)
+            accepted = self.accepts(self.items[draw.index], draw.scale)
             refused = 0 if accepted else refused + 1
             if accepted:
                 yield draw
@@ -217,45 +173,30 @@ class Sampler:
         raise DataError(f"no image has {SMALLEST} pixels a side and fits max_input_size {limit}; change that key")
 
     def _draw(self, number: int) -> Draw:
-        epoch, place = divmod(number, self.size)
+        config, (epoch, place) = self.config, divmod(number, self.size)
         if epoch != self._epoch:
-            generator = np.random.default_rng([self.config.seed, 0, epoch])
-            self._order = generator.permutation(self.size) if self.config.shuffle else np.arange(self.size)
+            generator = np.random.default_rng([config.seed, 0, epoch])
+            self._order = generator.permutation(self.size) if config.shuffle else np.arange(self.size)
             self._epoch = epoch
-        index = int(self._order[place])
-        low, high = self.config.scale_jitter_lo, self.config.scale_jitter_up
-        scale = self.config.global_scale
-        if low is not None and high is not None:
-            scale *= np.random.default_rng([self.config.seed, 1, number]).uniform(low, high)
-        mirror, index = index >= len(self.items), index % len(self.items)
-        reach = self.config.rotate
-        angle = np.random.default_rng([self.config.seed, 2, number]).uniform(-reach, reach) if reach else 0.0
-        spot = None
-        if self.config.crop_size:
-            choice, *shift = np.random.default_rng([self.config.seed, 3, number]).uniform(size=3)
-            spot = (choice, shift[0] - 0.5, shift[1] - 0.5)
-        return Draw(number, self._frames(index), scale, mirror, float(angle), spot)
+        mirror, index = divmod(int(self._order[place]), len(self.items))
+        scale, angle = config.global_scale, 0.0
+        if config.scale_jitter_lo is not None and config.scale_jitter_up is not None:
+            jitter = np.random.default_rng([config.seed, 1, number])
+            scale *= jitter.uniform(config.scale_jitter_lo, config.scale_jitter_up)
+        if config.rotate:
+            angle = float(np.random.default_rng([config.seed, 2, number]).uniform(-config.rotate, config.rotate))
+        return Draw(index, scale, bool(mirror), angle, number)
 
-    def _frames(self, index: int) -> tuple[int, ...]:
-        """The image, or with video_batch the `batch_size` frames from it on, shifted back or repeated to fit."""
-        if not self.config.video_batch:
-            return (index,)
-        item, count = self.items[index], self.config.batch_size
-        if item.sequence is None or item.frame is None or not 0 <= item.sequence < len(self.sequences):
-            raise DataError(f"{item.image}: video_batch needs the fields seq_id and frame_id of the .mat file")
-        frames = self.sequences[item.sequence]
-        start = max(min(item.frame, len(frames) - count), 0)
-        return tuple(frames[min(start + i, len(frames) - 1)] for i in range(count))
-
-    def _accepts(self, item: Item, scale: float) -> bool:
+    def accepts(self, item: Item, scale: float) -> bool:
+        """Whether an image may be trained on at this scale: not too small, not too large."""
         height, width = map(float, image_size(item))
+        if min(height, width) < SMALLEST:
+            return False
         if self.config.crop and self.config.mode == "correct" and item.crop is not None:
             (x1, y1, x2, y2), pad = item.crop, 2 * self.config.crop_pad
             height, width = min(y2 - y1 + 1 + pad, height), min(x2 - x1 + 1 + pad, width)
-        elif self.config.crop_size:
-            height, width = (min(side, self.config.crop_size / scale) for side in (height, width))
         limit = self.config.max_input_size
-        return min(image_size(item)) >= SMALLEST and (limit is None or height * scale * width * scale <= limit**2)
+        return limit is None or height * scale * width * scale <= limit**2
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------
@@ -295,70 +236,47 @@ def batches(
     item_set: ItemSet,
     config: Config,
     statistics: np.ndarray | None,
-    start=0,
-    workers=2,
+    start: int = 0,
+    workers: int = 2,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches (`collate`) with `draw`, the number of the next draw. `share` (k, n): of n workers' batches the
-    k-th only, each reading its own images.
-
-    With `batch_size` > 1 a batch has so many draws, with `video_batch` so many frames of one. A damaged image is left
-    out with a warning.
+    """Endless batches (`collate`) of `batch_size` draws, with `draw`, the number of the next draw. `share` (k, n): of n
+    workers' batches the k-th only, each reading its own images. A damaged image is left out with a warning.
     """
     draws = Sampler(item_set, config).draws(start)
-    per_batch = 1 if config.video_batch else config.batch_size
 
     def build(chosen: list[Draw]) -> dict[str, np.ndarray] | None:
-        made = [_sample_or_none(item_set, i, config, draw, statistics) for draw in chosen for i in draw.indices]
-        samples = [sample for sample in made if sample is not None]
+        read = [(draw, item_set.read(item_set.items[draw.index])) for draw in chosen]
+        samples = [make_sample(item_set, d, config, statistics, image) for d, image in read if image is not None]
         return collate(samples, config, config.bucket) if samples else None
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         ahead: list = []
         failed = 0
-        while True:
+        while failed <= len(item_set):
             while len(ahead) < 2 * max(workers, 1):
-                group = [[next(draws) for _ in range(per_batch)] for _ in range(share[1])]
+                group = [[next(draws) for _ in range(config.batch_size)] for _ in range(share[1])]
                 ahead.append((group[-1][-1].number + 1, pool.submit(build, group[share[0]])))
             number, result = ahead.pop(0)
             batch = result.result()
             failed = 0 if batch is not None else failed + 1
-            if failed > len(item_set):
-                raise DataError(f"no image of {item_set.root} can be read; run `python -m common.datasets check` on it")
             if batch is not None:
                 yield {**batch, "draw": np.array(number)}
-
-
-def _sample_or_none(item_set: ItemSet, index: int, config: Config, draw: Draw, statistics) -> Sample | None:
-    try:
-        image = read_image(item_set.items[index].image)
-    except DataError as error:
-        warnings.warn(f"left out: {error}", stacklevel=2)
-        return None
-    more = (statistics, draw.angle, draw.spot, image)
-    return make_sample(item_set, index, config, draw.scale, draw.mirror, *more)
-
-
-def batch_channels(config: Config) -> dict[str, int]:
-    """Name -> channels of every map of a batch."""
-    joints = config.num_joints
-    channels = {"part_score_targets": joints, "part_score_weights": joints}
-    if config.location_refinement:
-        channels |= {"locref_targets": 2 * joints, "locref_mask": 2 * joints}
-    if config.pairwise_predict:
-        pairs = 2 * joints * (joints - 1)
-        channels |= {"pairwise_targets": pairs, "pairwise_mask": pairs}
-    return channels
+    raise DataError(f"no image of {item_set.root} can be read; run `python -m common.datasets check` on it")
 
 
 def batch_spec(config: Config) -> dict:
-    """tf.TensorSpec of every part of a batch: any number of images of any size, so that one compiled step serves
-    all."""
+    """tf.TensorSpec of every part of a batch: any number of images of any size, so that one compiled step serves all."""
     import tensorflow as tf
 
-    any_size = (None, None, None)
-    maps = {n: tf.TensorSpec((*any_size, count), tf.float32) for n, count in batch_channels(config).items()}
-    return maps | {"inputs": tf.TensorSpec((*any_size, 3), tf.uint8)}
+    joints = config.num_joints
+    channels = {"part_score_targets": joints, "part_score_weights": joints}
+    if config.location_refinement:
+        channels |= dict.fromkeys(("locref_targets", "locref_mask"), 2 * joints)
+    if config.pairwise_predict:
+        channels |= dict.fromkeys(("pairwise_targets", "pairwise_mask"), 2 * joints * (joints - 1))
+    maps = {name: tf.TensorSpec((None, None, None, count), tf.float32) for name, count in channels.items()}
+    return maps | {"inputs": tf.TensorSpec((None, None, None, 3), tf.uint8)}
 
 
 def tf_dataset(item_set: ItemSet, config: Config, *more):

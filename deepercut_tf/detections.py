@@ -10,64 +10,48 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepercut_tf.config import Config
-from deepercut_tf.pair_statistics import PairStatistics
+from deepercut_tf.targets import HALF, STRIDE
 
 
 @dataclass(frozen=True)
 class Maps:
-    """One image's maps in pixels: `score` (h,w,J) probabilities, `locref` (h,w,J,2), `pairwise` (h,w,J(J-1),2) or
-    None."""
+    """One image's maps in pixels: `score` (h,w,J), `locref` (h,w,J,2), `pairwise` (h,w,J(J-1),2) or None."""
 
     score: np.ndarray
     locref: np.ndarray
     pairwise: np.ndarray | None = None
 
 
-def unpack_maps(outputs: dict[str, np.ndarray], config: Config, statistics: PairStatistics | None = None) -> Maps:
+def unpack_maps(outputs: dict[str, np.ndarray], config: Config, statistics: np.ndarray | None = None) -> Maps:
     """Maps of a network output for one image (leading axis 1): `part_prob`, `locref`, `pairwise_pred`.
 
-    Offsets are brought to pixels (`locref_stdev`; the statistics' deviation and mean), in the network's precision, and
-    pairs into our order. Without location refinement all offsets are 0.
+    Offsets are brought to pixels (`locref_stdev`; mean and deviation of the `statistics` (2,J,J,2)), in the network's
+    precision. Without location refinement all offsets are 0.
     """
     score = np.asarray(outputs["part_prob"])[0]
     height, width, joints = score.shape
     locref = np.zeros((height, width, joints, 2), score.dtype)
     if config.location_refinement:
-        locref = np.asarray(outputs["locref"])[0].reshape(height, width, joints, 2) * config.locref_stdev
-    pairwise = None
-    if config.pairwise_predict:
-        assert statistics is not None
-        raw = np.asarray(outputs["pairwise_pred"])[0].reshape(height, width, joints * (joints - 1), 2)
-        # by far the largest array of a picture: no copy for an order that is ours already, no double precision
-        ours = np.array_equal(statistics.channel, np.arange(len(statistics.channel)))
-        pairwise = (raw if ours else raw[:, :, statistics.channel]) * statistics.deviation.astype(raw.dtype)
-        pairwise += statistics.mean.astype(raw.dtype)
+        locref = np.asarray(outputs["locref"])[0].reshape(locref.shape) * config.locref_stdev
+    if not config.pairwise_predict:
+        return Maps(score, locref)
+    assert statistics is not None
+    raw = np.asarray(outputs["pairwise_pred"])[0].reshape(height, width, joints * (joints - 1), 2)
+    # by far the largest array of a picture: no double precision
+    mean, deviation = statistics[:, ~np.eye(joints, dtype=bool)].astype(raw.dtype)
+    pairwise = raw * deviation
+    pairwise += mean
     return Maps(score, locref, pairwise)
 
 
-def argmax_pose(maps: Maps, stride: float = 8.0) -> np.ndarray:
+def argmax_pose(maps: Maps) -> np.ndarray:
     """(J,3) float64 rows x, y, probability of each joint's best cell (the first in row order of equal ones)."""
-    height, width, joints = maps.score.shape
+    _, width, joints = maps.score.shape
     flat = maps.score.reshape(-1, joints)
-    best = flat.argmax(0)
-    grid = np.stack([best % width, best // width], axis=1) * stride + 0.5 * stride
-    offset = maps.locref.reshape(-1, joints, 2)[best, np.arange(joints)].astype(np.float64)
-    return np.concatenate([grid + offset, flat[best, np.arange(joints)].astype(np.float64)[:, None]], axis=1)
-
-
-def arrows(maps: Maps, pose: np.ndarray, stride: float = 8.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each joint's cell says about the other joints of its person: (P,2) pairs k -> m, (P,2) starts, (P,2) ends in
-    pixels.
-
-    The start is the refined joint, the end the cell's middle plus the predicted offset. `pose` from `argmax_pose`.
-    """
-    assert maps.pairwise is not None
-    width, joints = maps.score.shape[1:]
-    best = maps.score.reshape(-1, joints).argmax(0)
-    grid = np.stack([best % width, best // width], axis=1) * stride + 0.5 * stride
-    pairs = np.array([(k, m) for k in range(joints) for m in range(joints) if k != m]).reshape(-1, 2)
-    ends = grid[pairs[:, 0]] + maps.pairwise.reshape(-1, len(pairs), 2)[best[pairs[:, 0]], np.arange(len(pairs))]
-    return pairs, pose[pairs[:, 0], :2], ends
+    best, every = flat.argmax(0), np.arange(joints)
+    grid = (np.stack([best % width, best // width], axis=1) + HALF) * STRIDE
+    offset = maps.locref.reshape(-1, joints, 2)[best, every].astype(np.float64)
+    return np.concatenate([grid + offset, flat[best, every].astype(np.float64)[:, None]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -91,7 +75,7 @@ def disc(radius: float) -> np.ndarray:
     return (x**2 + y**2 <= r**2).astype(np.uint8)
 
 
-def detect(maps: Maps, nms_radius: float, min_score: float, stride: float = 8.0) -> Detections:
+def detect(maps: Maps, nms_radius: float, min_score: float) -> Detections:
     """Non-maximum suppression per joint: best cell first, down to `min_score`, each suppressing a disc of `nms_radius`
     cells around it.
 
@@ -100,10 +84,9 @@ def detect(maps: Maps, nms_radius: float, min_score: float, stride: float = 8.0)
     mask = disc(nms_radius).astype(bool)
     found = [_suppress(maps.score[..., k], mask, min_score) for k in range(maps.score.shape[-1])]
     joint = np.repeat(np.arange(len(found)), [len(cells) for cells in found])
-    cells = np.concatenate(found) if found else np.zeros((0, 2), int)
-    rows, columns = cells[:, 0], cells[:, 1]
-    grid = cells[:, ::-1] * stride + 0.5 * stride
-    none = np.zeros((len(cells), 0, 2))
+    rows, columns = np.concatenate(found).T
+    grid = (np.stack([columns, rows], axis=1) + HALF) * STRIDE
+    none = np.zeros((len(rows), 0, 2))
     pairwise = none if maps.pairwise is None else maps.pairwise[rows, columns].astype(np.float64)
     conf = maps.score[rows, columns, joint].astype(np.float64)
     return Detections(joint, conf, grid, grid + maps.locref[rows, columns, joint].astype(np.float64), pairwise)

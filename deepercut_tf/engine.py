@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,16 @@ from deepercut_tf.estimator import Estimator, use_device
 from deepercut_tf.items import ItemSet, load_pose_set
 from deepercut_tf.losses import pose_losses
 from deepercut_tf.model import build_model, load_variables, named_variables
-from deepercut_tf.pair_statistics import load_statistics
+from deepercut_tf.pairwise_stats import load_statistics
 from deepercut_tf.weight_files import drop_old_snapshots, find_snapshot, read_weights, write_weights
 
 MOMENTUM = 0.9
 BETA1, BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8  # TensorFlow 1's defaults
 # what a resumed run must share with its beginning
 RUN_FIELDS = (
-    "mode", "net_type", "channels", "num_joints", "location_refinement", "pairwise_predict", "intermediate_supervision",
-    "intermediate_supervision_layer", "optimizer", "global_scale", "mirror", "rotate", "crop", "seed", "batch_size",
-)  # fmt: skip
+    "mode net_type channels num_joints location_refinement pairwise_predict intermediate_supervision"
+    " intermediate_supervision_layer optimizer global_scale mirror rotate crop seed batch_size".split()
+)
 
 
 class Machine(Process):
@@ -94,18 +95,13 @@ class Trainer:
         self.config, self.item_set, self.process = config, item_set, process
         self.statistics = None
         if config.pairwise_predict:
-            path, joints = house_path(config.pairwise_stats_fn), config.num_joints
-            self.statistics = load_statistics(path, joints, config.global_scale, config.tensorflow_pairwise_order)
+            path = house_path(config.pairwise_stats_fn)
+            self.statistics = load_statistics(path, config.num_joints, config.global_scale)
         self.draw = 0  # number of the next draw of the data order
-        strategy = process.strategy
-        spec = None
-        if strategy is None:
+        with process.strategy.scope() if process.strategy else nullcontext():
             self.model = build_model(config, intermediate=True, amp=config.amp)
-        else:
-            with strategy.scope():
-                self.model = build_model(config, intermediate=True, amp=config.amp)
-            spec = {name: part for name, part in self.batches().element_spec.items() if name != "draw"}
-        self.update = Update(self.model, config, strategy, spec)
+        spec = self.batches().element_spec if process.strategy else None
+        self.update = Update(self.model, config, spec, process.strategy)
         self.position = Position(batch_size=config.batch_size * process.replicas * process.world)
         last = int(config.schedule[-1][1]) + 1
         self.total_steps = last if config.max_steps is None else min(last, config.max_steps)
@@ -118,18 +114,17 @@ class Trainer:
 
     def batches(self):
         """Endless batches from the next draw on; distributed, one for every replica."""
-        item_set, config, strategy = self.item_set, self.config, self.process.strategy
-        table = self.statistics.table(config.num_joints) if self.statistics else None
-        workers = default_workers() if config.workers is None else config.workers
+        strategy = self.process.strategy
+        workers = default_workers() if self.config.workers is None else self.config.workers
+        stream = self.item_set, self.config, self.statistics, self.draw, workers
         if strategy is None:
-            return data.batches(item_set, config, table, self.draw, workers)
+            return data.batches(*stream)
         import tensorflow as tf
 
         def per_process(context):
             # one pipeline a process gives its replicas' batches in turn
             local, rank, world = self.process.replicas, self.process.rank, self.process.world
-            shares = [(rank * local + k, world * local) for k in range(local)]
-            parts = [data.tf_dataset(item_set, config, table, self.draw, workers, share) for share in shares]
+            parts = [data.tf_dataset(*stream, (rank * local + k, world * local)) for k in range(local)]
             turns = tf.data.Dataset.range(local).repeat()
             return tf.data.Dataset.choose_from_datasets(parts, turns) if local > 1 else parts[0]
 
@@ -140,7 +135,7 @@ class Trainer:
         iteration = self.position.step
         rate = learning_rate(self.config, iteration)
         losses = self.update(batch, rate, iteration + 1)
-        self.draw = _first_number(batch["draw"])
+        self.draw = max(int(part) for part in getattr(batch["draw"], "values", (batch["draw"],)))
         self.position.advance()
         shown = {"loss": losses.pop("total_loss"), "lr": rate}
         return shown | losses if self.position.step % self.config.display_iters == 0 else shown
@@ -167,15 +162,14 @@ class Trainer:
         self.draw = state["draw"]
 
     def start(self) -> None:
-        """First weights: the backbone's alone, as in the original; with `init_heads` also heads of the same joints."""
+        """First weights: the backbone's alone, as in the original; of files that hold joint names, heads by name too."""
         if not self.config.weights:
             return
         path = find_snapshot(self.config.weights)
         values, stored = read_weights(path)
-        heads = self.config.init_heads
-        if heads and stored.get("about"):
-            values = of_joints(values, stored["about"]["skeleton"]["joints"], self.item_set.skeleton.joints)
-        names = load_variables(self.model, values, str(path), only_backbone=True, fitting_heads=heads)
+        known = stored["about"]["skeleton"]["joints"] if stored.get("about") else []
+        values = of_joints(values, known, self.item_set.skeleton.joints)
+        names = load_variables(self.model, values, str(path), optional=("pose/",))
         of_heads = sum(name.startswith("pose/") for name in names)
         print(f"first weights: {len(names)} variables from {path}, {of_heads} of them of heads")
 
@@ -199,8 +193,7 @@ class Trainer:
             return None
         from common import evaluate
 
-        pose_set = load_pose_set(self.config, self.config.valid_split)
-        pose_set = pose_set.limit(self.config.limit)
+        pose_set = load_pose_set(self.config, self.config.valid_split).limit(self.config.limit)
         several = len(np.unique(pose_set.image_id)) < len(pose_set)
         estimator = Estimator.of(self.model, self.config, self.item_set.skeleton)
         predictions = estimator.predict_pose_set(pose_set, "annotated" if several else "whole")
@@ -208,8 +201,8 @@ class Trainer:
 
 
 def of_joints(values: dict[str, np.ndarray], stored: list[str], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Weights whose heads of scores and offsets within a cell have the `wanted` joints' channels, taken by name; a head
-    that lacks one is left out.
+    """Weights whose heads of scores and offsets within a cell have the `wanted` joints' channels, taken by name; without
+    heads when one is not `stored`.
 
     The pairwise head's channels are pairs of joints: it is kept for the same joints in the same order alone.
     """
@@ -228,11 +221,6 @@ def of_joints(values: dict[str, np.ndarray], stored: list[str], wanted: tuple[st
     return kept
 
 
-def _first_number(value) -> int:
-    """A batch's draw number, of the last replica when there are several."""
-    return max(int(part) for part in getattr(value, "values", (value,)))
-
-
 class Update:
     """The compiled training step. Variables and optimiser slots go by the original's names.
 
@@ -240,28 +228,26 @@ class Update:
     `strategy` every replica steps on its own batch, of the distributed data set's `spec`, and gradients are averaged.
     """
 
-    def __init__(self, model: keras.Model, config: Config, strategy=None, spec: dict | None = None):
+    def __init__(self, model: keras.Model, config: Config, spec: dict | None = None, strategy=None):
         import tensorflow as tf
 
         self.model, self.config, self.strategy = model, config, strategy
         self.variables = {name: v.value for name, v in named_variables(model).items()}
         self.trained = {name: v.value for name, v in named_variables(model).items() if v.trainable}
         kinds = ("Momentum",) if config.optimizer == "sgd" else ("Adam", "Adam_1")
-
-        def make_slots() -> dict:
-            named = ((f"{name}/{kind}", v) for name, v in self.trained.items() for kind in kinds)
-            return {name: tf.Variable(tf.zeros(v.shape), trainable=False) for name, v in named}
-
-        if strategy is None:
-            self.slots = make_slots()
-        else:
-            with strategy.scope():
-                self.slots = make_slots()
+        with strategy.scope() if strategy else nullcontext():
+            self.slots = {
+                f"{name}/{kind}": tf.Variable(tf.zeros(v.shape), trainable=False)
+                for name, v in self.trained.items()
+                for kind in kinds
+            }
+        spec = {name: part for name, part in (spec or data.batch_spec(config)).items() if name != "draw"}
         number = tf.TensorSpec((), tf.float32)
         # one trace for all image sizes; with partly known sizes, as retracing would find them, TensorFlow 2.21 computed
         # wrong shapes
-        signature = [spec or data.batch_spec(config), number, number]
-        self._compiled = tf.function(self._distributed if strategy else self._step, input_signature=signature)
+        self._compiled = tf.function(
+            self._distributed if strategy else self._step, input_signature=[spec, number, number]
+        )
 
     def __call__(self, batch: dict, rate: float, number: int) -> dict:
         """One update with a batch of `data.collate` (or a replica's each) at learning rate `rate`; `number` counts
@@ -307,10 +293,10 @@ class Update:
             slot = self.slots[name + "/Momentum"].handle
             tf.raw_ops.ResourceApplyMomentum(var=variable.handle, accum=slot, lr=rate, grad=gradient, momentum=MOMENTUM)
             return
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle, m=self.slots[name + "/Adam"].handle, v=self.slots[name + "/Adam_1"].handle, grad=gradient, lr=rate,
-            beta1_power=BETA1**number, beta2_power=BETA2**number, beta1=BETA1, beta2=BETA2, epsilon=ADAM_EPSILON,
-        )  # fmt: skip
+        powers = {"beta1_power": BETA1**number, "beta2_power": BETA2**number}
+        constants = {"beta1": BETA1, "beta2": BETA2, "epsilon": ADAM_EPSILON}
+        slots = {"m": self.slots[name + "/Adam"].handle, "v": self.slots[name + "/Adam_1"].handle}
+        tf.raw_ops.ResourceApplyAdam(var=variable.handle, grad=gradient, lr=rate, **slots, **powers, **constants)
 
     def _distributed(self, batch, rate, number):
         assert self.strategy is not None

@@ -1,5 +1,4 @@
-"""PCK of predictions.mat (written by test.py) against the data set of pose_cfg.yaml: the original's two lines, and
-ours.
+"""PCK of predictions.mat (written by test.py) against the data set of pose_cfg.yaml: the original's two lines.
 
     python deepercut_tf/eval_pck.py --config deepercut_tf/models/mpii/test/pose_cfg.yaml
 
@@ -11,48 +10,44 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import numpy as np
+
 from common.errors import DataError
 from common.runs.process import exit_code
-from deepercut_tf.config import as_cfg, settings_of, settings_parser
+from deepercut_tf.config import settings_of, settings_parser
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = settings_parser(__doc__)
     parser.option("predictions", default="predictions.mat", metavar="FILE", text="file of test.py", group="data")
-    parser.option("threshold", type=float, default=None, text="default: the key pck_threshold", group="output")
     return parser.parse_args(argv)
 
 
-def per_joint_pck(persons, predicted, joints: int, threshold: float):
+def per_joint_pck(persons, predicted, joints: int, threshold: float) -> np.ndarray:
     """(J,) percentages, NaN for a joint that is never annotated.
 
     `persons`: one array (n,3) of id, x, y an image (may be empty); `predicted`: (J,2 or 3) an image.
     """
-    import numpy as np
-
     from common.metrics.counting import distances, percentages, within
     from common.metrics.pck import extent
 
     truth = np.full((len(persons), joints, 2), np.nan)
-    for i, person in enumerate(persons):
-        truth[i, person[:, 0].astype(int)] = person[:, 1:]
-    labelled = np.isfinite(truth[..., 0])
+    for table, person in zip(truth, persons):
+        table[person[:, 0].astype(int)] = person[:, 1:]
     found = np.array([np.asarray(p, np.float64)[:, :2] for p in predicted]).reshape(truth.shape)
-    return percentages(within(distances(truth, found), extent(truth)[:, None], threshold), labelled)
+    hits = within(distances(truth, found), extent(truth)[:, None], threshold)
+    return percentages(hits, np.isfinite(truth[..., 0]))
 
 
 def report(per_joint, all_joints: list[list[int]], names: list[str], skip_missing: bool = True) -> str:
     """The two lines: names, and means of the groups' joints and of all; `skip_missing` leaves NaN out of means."""
-    import warnings
-
-    import numpy as np
-
     mean = np.nanmean if skip_missing else np.mean
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a group without any annotation is NaN
@@ -67,30 +62,25 @@ def read_predictions(path: str | Path, images: int, joints: int) -> list:
     if not Path(path).is_file():
         raise DataError(f"{path} does not exist; write it with python deepercut_tf/test.py, or give --predictions")
     found = list(read_mat(Path(path), "joints").ravel())
-    if len(found) != images:
-        raise DataError(f"{path} has predictions for {len(found)} images, the data set {images}; run test.py on it")
-    bad = [i for i, table in enumerate(found) if table.shape != (joints, 3)]
-    if bad:
-        raise DataError(f"{path}: entry {bad[0]} has shape {found[bad[0]].shape}, expected ({joints},3)")
+    if [np.shape(table) for table in found] != [(joints, 3)] * images:
+        raise DataError(
+            f"{path} has not a ({joints},3) array for each of {images} images; run test.py on this data set"
+        )
     return found
 
 
 def run(args: argparse.Namespace) -> str:
     """The report. DataError on bad input."""
-    import numpy as np
-
     from deepercut_tf.items import load_items
 
     item_set, config = load_items(settings_of(args))
-    cfg = as_cfg(config)
     crowded = sum(len(item.persons) > 1 for item in item_set.items)
     if crowded:
         print(f"note: {crowded} images have several persons; the first one of each is scored", file=sys.stderr)
     persons = [item.persons[0] if item.persons else np.zeros((0, 3)) for item in item_set.items]
-    predicted = read_predictions(args.predictions, len(persons), cfg.num_joints)
-    threshold = cfg.pck_threshold if args.threshold is None else args.threshold
-    per_joint = per_joint_pck(persons, predicted, cfg.num_joints, threshold)
-    return report(per_joint, cfg.all_joints, cfg.all_joints_names, cfg.mode == "correct")
+    predicted = read_predictions(args.predictions, len(persons), config.num_joints)
+    per_joint = per_joint_pck(persons, predicted, config.num_joints, config.pck_threshold)
+    return report(per_joint, config.all_joints, config.all_joints_names, config.mode == "correct")
 
 
 def main(argv=None) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import numpy as np
 from common import datasets
 from common.datasets import coco, files
 from common.errors import DataError, DataMissing
+from common.files import atomic_write
+from common.images import read_image
 from common.poses import PoseSet
 from common.runs.shelf import data_folder
-from common.skeletons import AIC14, COCO17, MPII14, PENN13, Skeleton, skeleton_map
+from common.skeletons import AIC14, MPII14, PENN13, Skeleton, skeleton_map
 from deepercut_tf.config import PREPARED, Config, require
 from deepercut_tf.joints import AIC17, NETWORK_SKELETONS, skeleton_of_settings, with_joints
 
@@ -32,31 +35,44 @@ class Item:
     persons: list[np.ndarray]
     size: tuple[int, int] | None = None  # height, width
     crop: np.ndarray | None = None  # (4,) x1, y1, x2, y2, counted from 1, inclusive
-    sequence: int | None = None
-    frame: int | None = None
     rows: tuple[int, ...] = ()  # rows of the PoseSet
 
 
 @dataclass
 class ItemSet:
-    """The images of a data set. `has_truth`: whether it is annotated. `mirror_shift`: see `joints.mirror_joints`."""
+    """The images of a data set. `mirror_shift`: see `joints.mirror_joints`."""
 
     items: list[Item]
     skeleton: Skeleton
-    has_truth: bool = True
     mirror_shift: int = -1
     synthetic: bool = False
     root: str = ""
     pose_set: PoseSet | None = None
-    sequences: list[list[int]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.items)
 
+    def read(self, item: Item) -> np.ndarray | None:
+        """The picture, (H,W,3) uint8 BGR; None, which is warned of and noted, when it cannot be read."""
+        try:
+            return read_image(item.image)
+        except DataError as error:
+            if item.image not in self.unreadable:
+                self.unreadable.append(item.image)
+                print(f"warning: left out: {error}", file=sys.stderr)
+            return None
+
+    def say_unreadable(self) -> None:
+        """Name the pictures that could not be read, at the end of the work."""
+        if self.unreadable:
+            named = ", ".join(self.unreadable[:5]) + (", ..." if len(self.unreadable) > 5 else "")
+            print(f"warning: {len(self.unreadable)} of {len(self)} pictures were unreadable: {named}", file=sys.stderr)
+
     def regions(self, item: Item) -> list[dict]:
         """RLE {size, counts, iscrowd, ...} of the unannotated people and crowds of an image."""
-        found = (self.pose_set.regions or {}) if self.pose_set is not None else {}
-        return found[item.image_id] if item.image_id in found else []
+        known = self.pose_set.regions if self.pose_set is not None else None
+        return known[item.image_id] if known and item.image_id in known else []
 
 
 def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
@@ -68,9 +84,7 @@ def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
     path = config.data_path
     if config.dataset == "default":
         require(config, "data_root", why="a data set of one's own")
-    if config.dataset in ("coco", "aic") and config.dataset_ann == "image_info":
-        found = _image_info(path, config)
-    elif path.suffix == ".mat" or config.dataset == "default":
+    if path.suffix == ".mat" or config.dataset == "default":
         found = _load_prepared(path, config)
     else:
         pose_set = load_pose_set(config, config.train_split or "train")
@@ -116,57 +130,37 @@ def items_of(pose_set: PoseSet, skeleton: Skeleton, only_people: bool = False) -
     Ignored rows are no persons. Joints are those of `skeleton`, the network's: of MPII's 16 the original's 14.
     """
     joints, visible = skeleton_map(pose_set.skeleton, skeleton).apply(pose_set.joints, pose_set.visible)
+    present, regions = visible > 0, pose_set.regions or {}
     ignore = pose_set.ignore if pose_set.ignore is not None else np.zeros(len(pose_set), bool)
-    by_image: dict[object, list[int]] = {}
-    if pose_set.regions is not None and not only_people:
-        by_image = {image_id: [] for image_id in pose_set.regions}
+    by_image: dict[object, list[int]] = {} if only_people else {image_id: [] for image_id in regions}
     for row, image_id in enumerate(pose_set.image_id.tolist()):
         by_image.setdefault(image_id, []).append(row)
     items = []
     for image_id, rows in by_image.items():
-        crowd_only = rows and pose_set.regions is not None and _crowds_only(pose_set, image_id, rows)
-        if only_people and (not rows or crowd_only):
-            continue
-        people = [_rows_of(joints[row], visible[row]) for row in rows if not ignore[row] and (visible[row] > 0).any()]
-        size = pose_set.image_size[rows[0]] if rows and pose_set.image_size is not None else None
+        if only_people:
+            crowds = {region["id"] for region in regions.get(image_id, ()) if region.get("iscrowd")}
+            if all(int(pose_set.person_id[row]) in crowds for row in rows):
+                continue
+        persons = [
+            np.concatenate([np.flatnonzero(present[row])[:, None], joints[row, present[row]]], axis=1)
+            for row in rows
+            if not ignore[row] and present[row].any()
+        ]
+        size = None
+        if rows and pose_set.image_size is not None:
+            width, height = pose_set.image_size[rows[0]]
+            size = int(height), int(width)
         path = pose_set.images[rows[0]] if rows else (pose_set.paths or {})[image_id]
-        shape = None if size is None else (int(size[1]), int(size[0]))
-        items.append(Item(path, image_id, people, shape, _box_as_crop(pose_set, rows), rows=tuple(rows)))
+        items.append(Item(path, image_id, persons, size, _box_as_crop(pose_set, rows), tuple(rows)))
     return ItemSet(items, skeleton, synthetic=pose_set.synthetic, root=pose_set.root, pose_set=pose_set)
 
 
 def _box_as_crop(pose_set: PoseSet, rows: list[int]) -> np.ndarray | None:
     """The only person's box in the form of the .mat files' crop; None with no person or several, or without a box."""
-    if len(rows) != 1 or pose_set.box is None or not np.isfinite(pose_set.box[rows[0]]).all():
+    if len(rows) != 1 or not np.isfinite(pose_set.box[rows[0]]).all():
         return None
     x, y, w, h = pose_set.box[rows[0]]
     return np.floor([x, y, x + w, y + h]) + 1
-
-
-def _crowds_only(pose_set: PoseSet, image_id, rows: list[int]) -> bool:
-    crowds = {r["id"] for r in (pose_set.regions or {})[image_id] if r.get("iscrowd")}
-    return bool(crowds) and all(int(pose_set.person_id[row]) in crowds for row in rows)
-
-
-def _rows_of(joints: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    present = np.flatnonzero(visible > 0)
-    return np.concatenate([present[:, None], joints[present]], axis=1).astype(np.float64)
-
-
-def _image_info(root: Path, config: Config) -> ItemSet:
-    """COCO's image_info files: pictures without annotations."""
-    split = config.train_split or "train"
-    path = root / "annotations" / f"image_info_{split}.json"
-    if not path.is_file():
-        raise files.missing("coco", root, f"annotations/{path.name}")
-    content, folder = files.read_json(path), files.first_existing((root / "images", root), split) or root / "images"
-    try:
-        listed = [(i["file_name"], i["id"], (int(i["height"]), int(i["width"]))) for i in content["images"]]
-        items = [Item(f"{folder}/{split}/{name}", image_id, [], size) for name, image_id, size in listed]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: field images lacks {error}; take the image_info file as COCO publishes it") from error
-    skeleton = AIC17 if config.dataset == "aic" else COCO17
-    return ItemSet(items, skeleton, has_truth=False, synthetic=files.is_synthetic(root), root=str(root))
 
 
 # ---- .mat files in the original's layout -----------------------------------------------------------------------------
@@ -188,8 +182,7 @@ def _load_prepared(path: Path, config: Config) -> ItemSet:
     rows, names = content["dataset"].ravel(), content["dataset"].dtype.names
     items = [_prepared_item(path, i, row, names, len(skeleton), shift, config) for i, row in enumerate(rows)]
     mirror_shift = _COMPAT_SHIFT.get(config.dataset, -1) if config.mode == "compat" else -1
-    sequences, synthetic = _sequences(content) if config.video_batch else [], files.is_synthetic(path.parent)
-    return ItemSet(items, skeleton, "joints" in names, mirror_shift, synthetic, str(path), sequences=sequences)
+    return ItemSet(items, skeleton, mirror_shift, files.is_synthetic(path.parent), str(path))
 
 
 def _missing_file(path: Path, dataset: str) -> DataMissing:
@@ -212,9 +205,8 @@ def _prepared_item(path: Path, index: int, row, names, joints: int, shift: int, 
         raise DataError(f"{path}: entry {index} of `dataset` cannot be read ({error}); fields are {fields}") from error
     people = people[:1] if config.mode == "compat" else people
     persons = [_person(path, index, cell, joints, shift) for cell in people if cell.size]
-    number = {k: int(np.ravel(row[k])[0]) if k in names else None for k in ("seq_id", "frame_id")}
     where = image if Path(image).is_absolute() or Path(image).exists() else str(path.parent / image)
-    return Item(where, index, persons, (height, width), crop, number["seq_id"], number["frame_id"])
+    return Item(where, index, persons, (height, width), crop)
 
 
 def _person(path: Path, index: int, cell: np.ndarray, joints: int, shift: int) -> np.ndarray:
@@ -228,7 +220,8 @@ def _person(path: Path, index: int, cell: np.ndarray, joints: int, shift: int) -
     return table
 
 
-def _sequences(content: dict) -> list[list[int]]:
-    if "sequences" not in content:
-        raise DataError("video_batch needs the variable `sequences` (lists of image numbers) in the .mat file")
-    return [np.ravel(cell).astype(int).tolist() for cell in np.ravel(content["sequences"])]
+def write_mat(path: str | Path, content: dict) -> Path:
+    """Variables of a .mat file, whole or not at all."""
+    from scipy.io import savemat
+
+    return atomic_write(path, lambda temporary: savemat(temporary, content, appendmat=False))

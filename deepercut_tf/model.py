@@ -8,6 +8,7 @@ block4 is dilated by 2. Heads are transposed convolutions to stride 8. Input (B,
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -29,27 +30,21 @@ class ConvNorm(keras.layers.Layer):
     """Convolution without bias, batch normalisation, ReLU unless `relu` is false.
 
     Pads by (kernel-1) rate, with stride 2 the smaller half first (TensorFlow-Slim's conv2d_same). `frozen`: moving
-    statistics always, though scale and offset are trained. `folded`: with a bias instead of the normalisation.
+    statistics always, though scale and offset are trained.
     """
 
-    def __init__(
-        self, filters: int, kernel: int, stride=1, rate=1, relu=True, *, frozen, folded, decay, scope, **options
-    ):
+    def __init__(self, filters: int, kernel: int, stride=1, rate=1, relu=True, *, frozen, decay, scope, **options):
         super().__init__(**options)
         self.filters, self.kernel_size, self.stride, self.rate = filters, kernel, stride, rate
-        self.relu, self.frozen, self.folded, self.decay, self.scope = relu, frozen, folded, decay, scope
+        self.relu, self.frozen, self.decay, self.scope = relu, frozen, decay, scope
 
     def build(self, shape):
         """Create the variables for inputs of `shape` (B,H,W,C)."""
-        fan_in = self.kernel_size**2 * shape[-1]
-        # slim's variance scaling: 1.3 makes up for the truncation; folded kernels come from another network
-        deviation, seed = float(np.sqrt(1.3 * 2 / fan_in)), keras.random.SeedGenerator()
-        kernel = "zeros" if self.folded else keras.initializers.TruncatedNormal(stddev=deviation, seed=seed)
+        # slim's variance scaling: 1.3 makes up for the truncation
+        deviation = float(np.sqrt(1.3 * 2 / (self.kernel_size**2 * shape[-1])))
+        kernel = keras.initializers.TruncatedNormal(stddev=deviation, seed=keras.random.SeedGenerator())
         size = (self.kernel_size, self.kernel_size, shape[-1], self.filters)
         self.weights_ = self.add_weight(shape=size, initializer=kernel, name="weights")
-        if self.folded:
-            self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="biases")
-            return
         # never cast: a mean that moves by a hundredth a step stands still in bfloat16
         options = {"shape": (self.filters,), "autocast": False}
         self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
@@ -60,12 +55,12 @@ class ConvNorm(keras.layers.Layer):
     def call(self, x, training=False):
         """(B,H,W,C) -> (B,ceil(H/stride),ceil(W/stride),filters)."""
         x = self._convolve(x, self.weights_, training)
-        if self.folded:
-            x = x + self.bias
-        elif training and not self.frozen:
-            x = self._normalise_batch(x)
+        norm = _fused_norm if _on_tensorflow() else _plain_norm
+        if training and not self.frozen:
+            x, mean, variance = norm(x, self.gamma, self.beta)
+            for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.decay + new * (1 - self.decay))
         else:
-            norm = _fused_norm if training and _on_tensorflow() else _plain_norm
             x = norm(x, self.gamma, self.beta, (self.moving_mean, self.moving_variance))[0]
         return ops.relu(x) if self.relu else x
 
@@ -84,12 +79,6 @@ class ConvNorm(keras.layers.Layer):
             return tf.nn.convolution(x, kernel, self.stride, "VALID", dilations=self.rate)
         options = {"strides": self.stride, "dilation_rate": self.rate}
         return ops.conv(x, kernel, padding="valid", data_format="channels_last", **options)
-
-    def _normalise_batch(self, x):
-        x, mean, variance = (_fused_norm if _on_tensorflow() else _plain_norm)(x, self.gamma, self.beta)
-        self.moving_mean.assign(self.moving_mean * self.decay + mean * (1 - self.decay))
-        self.moving_variance.assign(self.moving_variance * self.decay + variance * (1 - self.decay))
-        return x
 
     def compute_output_shape(self, shape):
         """Ceiling division by the stride."""
@@ -184,22 +173,6 @@ class Heads(keras.layers.Layer):
         return {n: keras.KerasTensor((*size, count), dtype=dtype) for n, count in self.channels.items()}
 
 
-class SubtractMean(keras.layers.Layer):
-    """Pixels (B,H,W,3) of any number type -> float32 minus the RGB mean."""
-
-    def __init__(self, mean, **options):
-        super().__init__(**{"autocast": False, **options})
-        self.mean = [float(v) for v in mean]
-
-    def call(self, images):
-        """Same shape."""
-        return ops.cast(images, self.compute_dtype) - ops.convert_to_tensor(self.mean, dtype=self.compute_dtype)
-
-    def compute_output_spec(self, images):
-        """Same shape."""
-        return keras.KerasTensor(images.shape, dtype=self.compute_dtype)
-
-
 # scope -> key of the output
 OUTPUTS = {"part_pred": "part_pred", "locref_pred": "locref", "pairwise_pred": "pairwise_pred"}
 
@@ -215,21 +188,18 @@ def head_channels(config: Config) -> dict[str, int]:
     return channels
 
 
-def build_model(
-    config: Config, intermediate: bool = False, features: bool = False, folded: bool = False, amp: str = "off"
-) -> keras.Model:
+def build_model(config: Config, intermediate: bool = False, features: bool = False, amp: str = "off") -> keras.Model:
     """The network of the settings: RGB (B,H,W,3) -> {part_pred logits, locref, pairwise_pred, part_pred_interm}.
 
     `intermediate`: with the second score map, if the settings have one; training alone needs it. `features`: block4's
-    output too. `folded`: with biases instead of normalisation, for the variables of `folded_variables`. `amp` bf16:
-    activations in bfloat16, variables and outputs in float32. DataError when num_joints is missing.
+    output too. `amp` bf16: activations in bfloat16, variables and outputs in float32. DataError when num_joints is missing.
     """
     require(config, "num_joints", why="the network")
     scope, joints = scope_of(config.net_type), config.num_joints
     images = keras.Input((None, None, 3), name="inputs", dtype="uint8")
     dtype = "mixed_bfloat16" if amp == "bf16" else "float32"
-    kind = {"frozen": not config.train_statistics, "folded": folded, "decay": config.bn_decay, "dtype": dtype}
-    x = SubtractMean(config.mean_pixel, name="subtract_mean")(images)
+    kind = {"frozen": not config.train_statistics, "decay": config.bn_decay, "dtype": dtype}
+    x = keras.layers.Rescaling(1.0, [-float(v) for v in config.mean_pixel], dtype="float32")(images)
     x = ConvNorm(_channels(64, config), 7, 2, scope=f"{scope}/conv1", name="conv1", **kind)(x)
     x = keras.layers.MaxPooling2D(3, 2, padding="same", name="pool1", dtype=dtype)(x)
     wanted = config.intermediate_unit if intermediate else None
@@ -274,19 +244,13 @@ def _bottleneck(x, base: int, stride: int, rate: int, first: bool, kind: dict, s
     return keras.layers.Activation("relu", name=f"{name}_out", dtype=dtype)(total)
 
 
-_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
-
-
 def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     """The original's variable name -> our variable, backbone first, in the network's order."""
     found = {}
     for layer in model.layers:
         if isinstance(layer, ConvNorm):
             found[f"{layer.scope}/weights"] = layer.weights_
-            if layer.folded:
-                found[f"{layer.scope}/biases"] = layer.bias
-                continue
-            for part in _NORM:
+            for part in ("gamma", "beta", "moving_mean", "moving_variance"):
                 found[f"{layer.scope}/BatchNorm/{part}"] = getattr(layer, part)
         elif isinstance(layer, Heads):
             for name in layer.channels:
@@ -295,19 +259,17 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     return found
 
 
-def load_variables(
-    model: keras.Model, values: dict, source: str, only_backbone: bool = False, fitting_heads: bool = False
-) -> list[str]:
+def load_variables(model: keras.Model, values: dict, source: str, optional: tuple[str, ...] = ()) -> list[str]:
     """Assign arrays by the original's names; returns the names that were assigned. Further names in `values` are
-    ignored.
+    ignored, and so are variables beginning with one of `optional` that `values` lacks or has in another shape.
 
-    `only_backbone`: heads keep their values; with `fitting_heads` those alone that `values` lacks or has in another
-    shape. DataError listing what the file lacks or the first wrong shape.
+    DataError listing what the file lacks or the first wrong shape.
     """
-    wanted = named_variables(model)
-    if only_backbone:
-        fits = {n for n, v in wanted.items() if fitting_heads and n in values and tuple(v.shape) == np.shape(values[n])}
-        wanted = {n: v for n, v in wanted.items() if not n.startswith("pose/") or n in fits}
+    wanted = {
+        name: variable
+        for name, variable in named_variables(model).items()
+        if not name.startswith(optional) or np.shape(values.get(name)) == tuple(variable.shape)
+    }
     missing = [name for name in wanted if name not in values]
     if missing:
         first = f"{len(missing)} variables of {model.name}, among them {', '.join(missing[:3])}"
@@ -322,13 +284,26 @@ def load_variables(
     return list(wanted)
 
 
-def folded_variables(model: keras.Model) -> dict[str, np.ndarray]:
-    """The variables of the same network with `folded`: normalisation by moving statistics in kernels and biases."""
-    values = {name: ops.convert_to_numpy(v) for name, v in named_variables(model).items()}
-    folded = {name: value for name, value in values.items() if "/BatchNorm/" not in name}
-    for scope in [name.removesuffix("/BatchNorm/gamma") for name in values if name.endswith("/BatchNorm/gamma")]:
-        gamma, beta, mean, variance = (values[f"{scope}/BatchNorm/{part}"] for part in _NORM)
-        factor = gamma / np.sqrt(variance + EPSILON)
-        folded[f"{scope}/weights"] = values[f"{scope}/weights"] * factor
-        folded[f"{scope}/biases"] = beta - mean * factor
-    return folded
+def fresh_model(config: Config) -> keras.Model:
+    """The network with random weights and moving statistics, as prediction uses it."""
+    keras.utils.set_random_seed(config.seed)
+    return build_model(replace(config, bn_mode="frozen"))
+
+
+class Predictor:
+    """A network's maps of pictures, compiled once for all sizes."""
+
+    def __init__(self, network: keras.Model):
+        self.network, self._call = network, self._outputs
+        if _on_tensorflow():
+            import tensorflow as tf
+
+            self._call = tf.function(self._outputs, input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
+
+    def _outputs(self, images):
+        outputs = self.network(images, training=False)
+        return {**outputs, "part_prob": ops.sigmoid(outputs["part_pred"])}
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """(B,H,W,3) uint8 RGB -> part_pred, part_prob, locref, pairwise_pred as arrays."""
+        return {name: ops.convert_to_numpy(value) for name, value in self._call(images).items()}

@@ -1,23 +1,20 @@
 """Which detections belong to one person: geometric features of a pair, logistic regression on them, the solver's graph,
-its clusters as persons.
-
-DeeperCut, arXiv 1605.03170, section 4; files of the spatial model in the original's layout.
+its clusters as persons (DeeperCut, arXiv 1605.03170, section 4). Files of the spatial model are the original's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from common.datasets.files import read_mat
 from common.errors import DataError
-from common.files import atomic_write
 from deepercut_tf.detections import Detections
+from deepercut_tf.items import write_mat
 from deepercut_tf.multicut import SUPPRESSED, logit_cost, solve_nl_lmp
-from deepercut_tf.targets import pair_id
 
 SAME_PART_SLOPE, SAME_PART_BIAS = 0.2, 7.5  # two detections of one joint: even odds at 37.5 pixels
 
@@ -41,10 +38,10 @@ def model_file(folder: str | Path, c1: int, c2: int) -> Path:
     return Path(folder) / f"spatial_model_cidx_{c1 + 1}_{c2 + 1}.mat"
 
 
-def load_spatial_model(folder: str | Path, joints: int, needed: list[list[int]] | None = None) -> SpatialModel:
-    """Read the files of the `needed` pairs (all for None or empty). DataError naming a missing or damaged file."""
+def load_spatial_model(folder: str | Path, joints: int, sparse_graph: list[list[int]] | None = None) -> SpatialModel:
+    """Read the files of the `wanted_pairs`. DataError naming a missing or damaged file."""
     model = SpatialModel.empty(joints)
-    for c1, c2 in wanted_pairs(needed, joints):
+    for c1, c2 in np.argwhere(wanted_pairs(sparse_graph, joints)):
         path = model_file(folder, c1, c2)
         if not path.is_file():
             make = "python deepercut_tf/train_spatial_model.py"
@@ -66,25 +63,26 @@ def _plain(field: np.ndarray) -> np.ndarray:
 
 def save_spatial_model(folder: str | Path, model: SpatialModel) -> list[Path]:
     """Write one file a pair that the model has; returns the paths."""
-    from scipy.io import savemat
-
     paths = []
     for c1, c2 in np.argwhere(np.isfinite(model.weight[..., 0])):
         options = {"X_min": model.low[c1, c2][None], "X_max": model.high[c1, c2][None]}
         content = {"spatial_model": {"training_opts": options, "log_reg": {"w": model.weight[c1, c2][None]}}}
-        path = model_file(folder, int(c1), int(c2))
-        paths.append(atomic_write(path, partial(savemat, mdict=content, appendmat=False)))
+        paths.append(write_mat(model_file(folder, c1, c2), content))
     return paths
 
 
-def wanted_pairs(sparse_graph: list[list[int]] | None, joints: int) -> list[tuple[int, int]]:
-    """The pairs c1 < c2 that `sparse_graph` names in either order; all when empty. DataError for an unknown joint."""
+def wanted_pairs(sparse_graph: list[list[int]] | None, joints: int) -> np.ndarray:
+    """(J,J) bool: the pairs c1 < c2 that `sparse_graph` names in either order; all when empty. DataError for an unknown
+    joint.
+    """
     if not sparse_graph:
-        return [(a, b) for a in range(joints) for b in range(a + 1, joints)]
+        return np.triu(np.ones((joints, joints), bool), 1)
     bad = [p for p in sparse_graph if len(set(p)) != 2 or len(p) != 2 or not all(0 <= int(j) < joints for j in p)]
     if bad:
         raise DataError(f"sparse_graph: {bad[0]} is no pair of two of the {joints} joints")
-    return sorted({(min(a, b), max(a, b)) for a, b in sparse_graph})
+    wanted = np.zeros((joints, joints), bool)
+    wanted[tuple(np.sort(sparse_graph, axis=1).T)] = True
+    return wanted
 
 
 def pair_features(found: Detections, a: np.ndarray, b: np.ndarray, joints: int) -> np.ndarray:
@@ -95,9 +93,8 @@ def pair_features(found: Detections, a: np.ndarray, b: np.ndarray, joints: int) 
     exp(-f).
     """
     k, m = found.joint[a], found.joint[b]
-    number = np.array([[pair_id(p, q, joints) if p != q else 0 for q in range(joints)] for p in range(joints)], int)
     parts = []
-    for start, end, channel in ((a, b, number[k, m]), (b, a, number[m, k])):
+    for start, end, channel in ((a, b, (joints - 1) * k + m - (k < m)), (b, a, (joints - 1) * m + k - (m < k))):
         real = found.coord[end] - found.grid[start]
         predicted = found.pairwise[start, channel]
         angle = np.arctan2(real[:, 1], real[:, 0]) - np.arctan2(predicted[:, 1], predicted[:, 0])
@@ -106,56 +103,33 @@ def pair_features(found: Detections, a: np.ndarray, b: np.ndarray, joints: int) 
     return np.concatenate([features, np.exp(-features)], axis=1)
 
 
-def different_part_probability(features: np.ndarray, k: np.ndarray, m: np.ndarray, model: SpatialModel) -> np.ndarray:
-    """(M,) probability that detections of joints k < m with `features` (M,8) belong to one person."""
-    low, high, weight = model.low[k, m], model.high[k, m], model.weight[k, m]
-    scaled = (features - low) / (high - low)
-    return _sigmoid((scaled * weight[:, :8]).sum(1) + weight[:, 8])
-
-
-def same_part_probability(found: Detections, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(M,) probability that two detections of one joint are the same joint of the same person."""
-    distance = np.linalg.norm(found.coord[a] - found.coord[b], axis=1)
-    return _sigmoid(SAME_PART_BIAS - SAME_PART_SLOPE * distance)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(np.minimum(-x, 700)))  # exp overflows soon after
-
-
 def pair_graph(found: Detections, joints: int, model: SpatialModel, sparse_graph: list[list[int]] | None = None):
-    """(pwidx (M,2) int64, probability (M,) float64): every pair of detections of one joint, and of the pairs of joints
-    in `sparse_graph`.
+    """(pwidx (M,2) int64, probability (M,) float64 that both are one person's): every pair of detections of one joint,
+    and of the pairs of joints in `sparse_graph`.
 
     Sorted by first joint, second joint, first detection, second detection. DataError naming a pair of joints that the
     model lacks.
     """
-    used = np.eye(joints, dtype=bool)
-    for c1, c2 in wanted_pairs(sparse_graph, joints):
-        used[c1, c2] = True
     a, b = np.triu_indices(len(found), 1)
-    keep = used[found.joint[a], found.joint[b]]
+    keep = (wanted_pairs(sparse_graph, joints) | np.eye(joints, dtype=bool))[found.joint[a], found.joint[b]]
     a, b = a[keep], b[keep]
     order = np.lexsort((b, a, found.joint[b], found.joint[a]))
     a, b = a[order], b[order]
-    same = found.joint[a] == found.joint[b]
-    probability = np.empty(len(a))
-    probability[same] = same_part_probability(found, a[same], b[same])
-    a2, b2 = a[~same], b[~same]
-    lacking = np.isnan(model.weight[found.joint[a2], found.joint[b2], 0])
-    if lacking.any():
-        c1, c2 = found.joint[a2][lacking][0], found.joint[b2][lacking][0]
-        file = model_file("", int(c1), int(c2))
-        raise DataError(f"the spatial model lacks the joints {c1} and {c2}: {file} was not loaded")
-    features = pair_features(found, a2, b2, joints)
-    probability[~same] = different_part_probability(features, found.joint[a2], found.joint[b2], model)
-    return np.stack([a, b], axis=1), probability
+    k, m = found.joint[a], found.joint[b]
+    score = SAME_PART_BIAS - SAME_PART_SLOPE * np.linalg.norm(found.coord[a] - found.coord[b], axis=1)
+    other = k != m
+    weight = model.weight[k[other], m[other]]
+    if np.isnan(weight[:, 0]).any():
+        c1, c2 = np.stack([k, m], axis=1)[other][np.isnan(weight[:, 0])][0]
+        raise DataError(f"the spatial model lacks the joints {c1} and {c2}: {model_file('', c1, c2)} was not loaded")
+    low, high = model.low[k[other], m[other]], model.high[k[other], m[other]]
+    scaled = (pair_features(found, a[other], b[other], joints) - low) / (high - low)
+    score[other] = (scaled * weight[:, :8]).sum(1) + weight[:, 8]
+    return np.stack([a, b], axis=1), expit(score)
 
 
 def solve_detections(found: Detections, joints: int, model: SpatialModel, sparse_graph=None) -> np.ndarray:
     """(N,2) uint64 class (0, or SUPPRESSED) and cluster of every detection. DataError for a pair without model."""
-    if not len(found):
-        return np.zeros((0, 2), np.uint64)
     pairs, probability = pair_graph(found, joints, model, sparse_graph)
     return solve_nl_lmp(logit_cost(found.conf)[:, None], pairs, logit_cost(probability))
 

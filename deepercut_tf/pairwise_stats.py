@@ -1,4 +1,4 @@
-"""Mean and deviation of the offsets between the joints of a person, over a training set: writes `pairwise_stats_fn`.
+"""Mean and deviation of the offsets between a person's joints, over a training set: writes `pairwise_stats_fn`.
 
     python deepercut_tf/pairwise_stats.py --config deepercut_tf/models/coco/train/pose_cfg.yaml
 
@@ -8,47 +8,97 @@ image counts once; no image is decoded. A pair that never occurs gets mean 0 and
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import numpy as np
+
+from common.datasets.files import read_mat
+from common.errors import DataError
 from common.runs.process import exit_code
-from deepercut_tf.config import settings_of, settings_parser
+from deepercut_tf.config import Config, settings_of, settings_parser
+from deepercut_tf.items import load_items, write_mat
+from deepercut_tf.joints import mirror_joints, symmetric_order
 
 
-def run(args: argparse.Namespace) -> Path:
+def ordered_pairs(joints: int) -> np.ndarray:
+    """(P,2) the P = J(J-1) ordered pairs k != m, k-major: the order of the network's channels."""
+    return np.argwhere(~np.eye(joints, dtype=bool))
+
+
+def collect(
+    persons: list[np.ndarray], joints: int, widths: list[float] | None = None, all_joints=None, mirror_shift: int = -1
+):
+    """(mean, deviation, count): (P,2), (P,2), (P,) over persons of rows (id, x, y); the deviation is the population's.
+
+    With `widths` (one a person, of its image) mirrored copies count too, exchanged by `all_joints`. NaN where a pair
+    never occurs.
+    """
+    if widths is not None:
+        order = symmetric_order(all_joints, joints)
+        persons = persons + [mirror_joints(p, w, order, mirror_shift) for p, w in zip(persons, widths)]
+    points = np.full((len(persons), joints, 2), np.nan)
+    for table, person in zip(points, persons):
+        table[person[:, 0].astype(int)] = person[:, 1:]
+    start, end = ordered_pairs(joints).T
+    offset = points[:, end] - points[:, start]
+    count = np.isfinite(offset[..., 0]).sum(0)
+    safe = np.where(count, count, np.nan)[:, None]
+    mean = np.nansum(offset, axis=0) / safe
+    return mean, np.sqrt(np.nansum((offset - mean) ** 2, axis=0) / safe), count
+
+
+def save_statistics(path: str | Path, mean: np.ndarray, deviation: np.ndarray, joints: int) -> Path:
+    """The original's .mat: graph (P,2) from 0, means, std_devs (P,2)."""
+    return write_mat(path, {"graph": ordered_pairs(joints), "means": mean, "std_devs": deviation})
+
+
+def load_statistics(path: str | Path, joints: int, scale: float = 1.0) -> np.ndarray:
+    """(2,J,J,2) mean and deviation of the offsets k -> m times `scale` (the original's global_scale); diagonal 0 and 1.
+
+    DataError when the file is missing, of another joint set, or a deviation is not positive.
+    """
+    make = "make it with python deepercut_tf/pairwise_stats.py"
+    if not Path(path).is_file():
+        raise DataError(f"pairwise statistics {path} do not exist (key pairwise_stats_fn); {make}")
+    content = read_mat(Path(path))
+    lacking = [name for name in ("graph", "means", "std_devs") if name not in content]
+    if lacking:
+        raise DataError(f"{path} has no variable {lacking[0]!r}; {make}")
+    graph, values = np.reshape(content["graph"], (-1, 2)).astype(int), [content["means"], content["std_devs"]]
+    if {*map(tuple, graph.tolist())} != {*map(tuple, ordered_pairs(joints).tolist())}:
+        raise DataError(f"{path} is of another joint set: field graph must hold all pairs of {joints} joints; {make}")
+    table = np.stack([np.zeros((joints, joints, 2)), np.ones((joints, joints, 2))])
+    table[:, graph[:, 0], graph[:, 1]] = np.reshape(values, (2, -1, 2)) * scale
+    if not (np.isfinite(table).all() and (table[1] > 0).all()):
+        raise DataError(f"{path}: field std_devs must be positive and means finite; {make}")
+    return table
+
+
+def run(config: Config) -> Path:
     """Collect and write; returns the file. DataError on bad input."""
-    import numpy as np
-
     from deepercut_tf.data import image_size
-    from deepercut_tf.items import load_items
-    from deepercut_tf.pair_statistics import collect, ordered_pairs, save_statistics
 
-    item_set, config = load_items(settings_of(args))
+    item_set, config = load_items(config)
     items = [item for item in item_set.items if item.persons]
     persons = [person for item in items for person in item.persons]
     widths = [float(image_size(item)[1]) for item in items for _ in item.persons] if config.mirror else None
     mean, deviation, count = collect(persons, config.num_joints, widths, config.all_joints, item_set.mirror_shift)
-    rare = np.flatnonzero(count == 0)
-    if len(rare):
-        first = ordered_pairs(config.num_joints)[rare[0]].tolist()
-        print(
-            f"warning: {len(rare)} pairs of joints never occur together, first {first}: mean 0, deviation 1",
-            file=sys.stderr,
-        )
+    rare = ordered_pairs(config.num_joints)[count == 0].tolist()
+    if rare:
+        what = f"{len(rare)} pairs of joints never occur together, first {rare[0]}"
+        print(f"warning: {what}: mean 0, deviation 1", file=sys.stderr)
     mean, deviation = np.nan_to_num(mean), np.where(np.nan_to_num(deviation) > 0, deviation, 1.0)
-    path = Path(config.out or config.pairwise_stats_fn)
-    save_statistics(path, mean, deviation, config.num_joints)
     print(f"{len(persons)} persons in {len(items)} images, {int(count.sum())} pairs")
-    return path
+    return save_statistics(config.out or config.pairwise_stats_fn, mean, deviation, config.num_joints)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(settings_parser(__doc__).parse_args(argv)), "{}")
+    return exit_code(lambda: run(settings_of(settings_parser(__doc__).parse_args(argv))), "{}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
 """Find joints in pictures, folders, videos or a camera; write and draw them.
 
-    python deepercut_tf/predict.py photo.jpg --weights output/deepercut_tf/smoke    # all persons, with pairwise terms
-    python deepercut_tf/predict.py clip.mp4 --weights RUN --smooth
-    python deepercut_tf/predict.py photo.jpg --weights RUN --boxes 10,20,80,200     # one person in each box
-    python deepercut_tf/predict.py photo.jpg --weights RUN --detector yolo11n.onnx
-    python deepercut_tf/predict.py photo.jpg --config FILE --weights snapshot-1030000   # the original's weights
-
-Without boxes and pairwise terms the whole picture is one person. The original's weights need its pose_cfg.yaml.
+python deepercut_tf/predict.py photo.jpg --weights RUN                        # all persons with pairwise terms, else one
+python deepercut_tf/predict.py clip.mp4 --weights RUN --smooth
+python deepercut_tf/predict.py photo.jpg --weights RUN --boxes 10,20,80,200   # one person in each box
+python deepercut_tf/predict.py photo.jpg --config FILE --weights snapshot-1030000   # the original's weights need both
 """
 
 from __future__ import annotations
@@ -26,9 +23,8 @@ from deepercut_tf.config import PREDICTION, Config, add_file_options, predicting
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = predicting.parser(__doc__)
-    parser.option(
-        "people", choices=("auto", "one", "all"), default="auto", text="auto: all with pairwise terms", group="data"
-    )
+    people = "auto: all with pairwise terms"
+    parser.option("people", choices=("auto", "one", "all"), default="auto", text=people, group="data")
     add_file_options(parser)
     parser.settings(Config, only=PREDICTION)
     return parser.parse_args(argv)

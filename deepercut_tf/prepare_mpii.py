@@ -19,9 +19,14 @@ if __name__ == "__main__":
 
 import numpy as np
 
+from common.datasets import files
+from common.datasets.mpii import RELEASE
+from common.datasets.mpii_release import read_release
 from common.errors import DataError
+from common.images import read_image
 from common.runs.options import Parser
 from common.runs.process import exit_code
+from deepercut_tf.items import write_mat
 
 HEIGHT, HEAD = 400.0, 50.0  # pixels of a prepared person and its head
 MARGINS = {True: 130, False: 65}  # isolated persons, all others
@@ -35,7 +40,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.source("root", "folder with the release file and images/", type=Path)
     parser.source("out", "folder to write", type=Path)
     parser.option("mode", choices=("correct", "compat"), default="correct", text="coordinates from 0, or from 1")
-    parser.option("limit", type=int, default=None, text="the first N persons of each pass only", metavar="N")
     return parser.parse_args(argv)
 
 
@@ -59,21 +63,15 @@ def crop_box(points, others, size, isolate: bool):
 
 def places(release: Path) -> tuple[dict[str, int], set[tuple[int, int]]]:
     """({image name: its place in annolist}, {(place, person) of the field single_person}), counted from 0."""
-    from common.datasets.files import read_mat
-
-    content = read_mat(release, "RELEASE", struct_as_record=False, squeeze_me=True)
+    content = files.read_mat(release, "RELEASE", struct_as_record=False, squeeze_me=True)
     numbers = {str(entry.image.name): i for i, entry in enumerate(np.atleast_1d(content.annolist))}
     cells = np.atleast_1d(getattr(content, "single_person", np.zeros(0)))
     return numbers, {(i, int(p) - 1) for i, cell in enumerate(cells) for p in np.ravel(cell)}
 
 
-def prepare(root: Path, out: Path, mode: str, limit: int | None) -> Path:
+def prepare(root: Path, out: Path, mode: str) -> Path:
     """Write the crops and dataset.mat; returns the latter. DataMissing or DataError on bad input."""
     from tqdm import tqdm
-
-    from common.datasets import files
-    from common.datasets.mpii import RELEASE
-    from common.datasets.mpii_release import read_release
 
     release = root / RELEASE
     if not release.is_file():
@@ -81,30 +79,27 @@ def prepare(root: Path, out: Path, mode: str, limit: int | None) -> Path:
     persons, (numbers, single) = read_release(release), places(release)
     rows = np.flatnonzero(persons.train & persons.annotated & np.isfinite(persons.head_box).all(1))
     (out / "cropped").mkdir(parents=True, exist_ok=True)
-    entries, left_out = [], 0
+    entries = []
     for isolate in (True, False):
-        chosen = [r for r in rows if ((numbers[persons.image[r]], persons.person[r]) in single) == isolate][:limit]
+        chosen = [row for row in rows if ((numbers[persons.image[row]], persons.person[row]) in single) == isolate]
         for row in tqdm(chosen, desc="isolated persons" if isolate else "other persons", unit="person"):
-            same_image = np.flatnonzero((persons.image == persons.image[row]) & (np.arange(len(persons)) != row))
-            entry = _person(root, out, persons, row, same_image, isolate, numbers[persons.image[row]], mode)
-            left_out += entry is None
-            entries += [entry] if entry is not None else []
-    if left_out:
-        print(f"warning: {left_out} persons were left out: no image, or no room around them", file=sys.stderr)
-    if not entries:
+            entries.append(_person(root, out, persons, row, isolate, numbers[persons.image[row]], mode))
+    found = [entry for entry in entries if entry is not None]
+    if len(found) < len(entries):
+        count = len(entries) - len(found)
+        print(f"warning: {count} persons were left out: no image, or no room around them", file=sys.stderr)
+    if not found:
         raise DataError(f"no annotated training person of {release} has its image in {root / 'images'}; put them there")
     if files.is_synthetic(root):
         (out / "SYNTHETIC").touch()
-    return write_dataset(out / "dataset.mat", entries, 0 if mode == "correct" else 1)
+    return write_dataset(out / "dataset.mat", found, 0 if mode == "correct" else 1)
 
 
-def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, number: int, mode: str):
+def _person(root: Path, out: Path, persons, row: int, isolate: bool, number: int, mode: str):
     """One entry of dataset.mat, its crop and transformation written; None when there is no image or no room."""
     import cv2
 
-    from common.images import read_image
-
-    path = root / "images" / persons.image[row]
+    path = root / "images" / Path(persons.image[row]).name
     if not path.is_file():
         return None
     image = read_image(path)
@@ -113,8 +108,9 @@ def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, num
     if not 0.01 < 25 / max(head, 1e-9) < 100:
         raise DataError(f"{path}: the head of person {persons.person[row]} has {head:.1f} pixels; correct the head box")
     sc = head / HEAD
-    size = (int(np.ceil(image.shape[1] / sc)), int(np.ceil(image.shape[0] / sc)))
+    size = int(np.ceil(image.shape[1] / sc)), int(np.ceil(image.shape[0] / sc))
     labelled = persons.visible[row] > 0
+    others = (persons.image == persons.image[row]) & (np.arange(len(persons)) != row)
     around = persons.joints[others][persons.visible[others] > 0] / sc
     left, top, right, bottom = crop_box(persons.joints[row][labelled] / sc, around, size, isolate)
     if right <= left or bottom <= top:
@@ -131,27 +127,17 @@ def _person(root: Path, out: Path, persons, row: int, others, isolate: bool, num
 
 def write_dataset(path: Path, entries: list, origin: int) -> Path:
     """The original's struct array `dataset` (image, size [3,h,w], joints {n x 3}), and `origin`, the first pixel."""
-    from scipy.io import savemat
-
-    from common.files import atomic_write
-
     table = np.empty((1, len(entries)), [("image", object), ("size", object), ("joints", object)])
     for i, (image, (height, width), joints) in enumerate(entries):
         cell = np.empty((1, 1), object)
         cell[0, 0] = joints
         table[0, i] = (image, np.array([[3, height, width]], np.uint16), cell)
-    content = {"dataset": table, "origin": origin}
-    return atomic_write(path, lambda temporary: savemat(temporary, content, appendmat=False))
+    return write_mat(path, {"dataset": table, "origin": origin})
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-
-    def work() -> Path:
-        args = parse_args(argv)
-        return prepare(args.root, args.out, args.mode, args.limit)
-
-    return exit_code(work, "{}")
+    return exit_code(lambda: prepare(**vars(parse_args(argv))), "{}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Score-map, location-refinement and pairwise targets of one image (NumPy; as in eldar/pose-tensorflow; DeeperCut,
-section 3).
+"""Score-map, location-refinement and pairwise targets of one image (as in eldar/pose-tensorflow; DeeperCut, section 3).
 
 Cell (row j, column i) of a map stands for the pixel (8 i + 4, 8 j + 4). Coordinates are 0-based pixels of the scaled
 image.
@@ -13,6 +12,7 @@ import numpy as np
 
 from deepercut_tf.config import Config
 
+STRIDE = 8  # pixels a cell of the maps
 HALF = 0.5  # a cell's pixel is its middle
 
 
@@ -28,20 +28,9 @@ class Targets:
     pairwise_mask: np.ndarray | None = None
 
 
-def pair_id(k: int, m: int, joints: int) -> int:
-    """Number of the ordered pair of joints k -> m (k != m) among J (J-1): k-major, m ascending."""
-    return (joints - 1) * k + m - (1 if k < m else 0)
-
-
 def map_size(height: int, width: int) -> tuple[int, int]:
     """Rows and columns of the score maps of an image: 2 ceil(H/16), 2 ceil(W/16)."""
     return 2 * -(-height // 16), 2 * -(-width // 16)
-
-
-def _window(position: float, reach: float, stride: float, cells: int) -> slice:
-    first = int(np.ceil((position - reach) / stride - HALF))
-    last = int(np.floor((position + reach) / stride - HALF))
-    return slice(min(max(first, 0), cells), max(min(last + 1, cells), 0))
 
 
 def make_targets(
@@ -59,78 +48,48 @@ def make_targets(
     this scale, needed for pairwise targets. Mode compat: without location refinement the first person keeps a cell; a
     cell's pairwise entries of a former owner stay.
     """
-    joints, locref, compat = config.num_joints, config.location_refinement, config.mode == "compat"
+    joints, refined, compat = config.num_joints, config.location_refinement, config.mode == "compat"
     pairwise = config.pairwise_predict and statistics is not None
-    maps = _Maps.empty(size, joints, joints - 1 if pairwise else 0)
+    score, weights = np.zeros((*size, joints), np.float32), np.ones((*size, joints), np.float32)
+    nearest = np.full(score.shape, np.inf)  # squared distance of the joint that has the cell
+    offset = np.zeros((*score.shape, 2))  # pixels from the cell's middle to it
+    pair = np.zeros((*score.shape, joints - 1 if pairwise else 0, 2), np.float32)
+    pair_mask = np.zeros_like(pair)
     for ids, coords in persons:
         for k, point in zip(ids, coords):
-            first_stays = compat and not locref
-            rows, columns, wins, offset, distance = _winning_cells(maps, int(k), point, scale, config, first_stays)
-            maps.score[rows, columns, k][wins] = 1
-            maps.nearest[rows, columns, k][wins] = distance[wins]
-            maps.offset[rows, columns, k][wins] = offset[wins]
-            if statistics is not None and pairwise:
-                _write_pairs(maps, (rows, columns), wins, offset, int(k), point, (ids, coords), statistics, compat)
+            rows, columns, offsets, distances = _cells_near(point, config.pos_dist_thresh * scale, size)
+            held = nearest[rows, columns, k]
+            wins = np.isinf(held) if compat and not refined else distances < held
+            cells, offsets = (rows[wins], columns[wins], k), offsets[wins]
+            score[cells], nearest[cells], offset[cells] = 1, distances[wins], offsets
+            if statistics is None or not pairwise:
+                continue
+            if not compat:
+                pair[cells], pair_mask[cells] = 0, 0
+            others, ends = ids[ids != k], coords[ids != k]
+            # from the cell's middle: the joint's own offset plus the step to the other joint
+            step = offsets[:, None] + (ends - point)
+            places = rows[wins, None], columns[wins, None], k, others - (k < others)
+            pair[places], pair_mask[places] = (step - statistics[0, k, others]) / statistics[1, k, others], 1
+    if config.weigh_only_present_joints:
+        weights[...] = np.isin(np.arange(joints), np.concatenate([ids for ids, _ in persons] or [[]]))
     flat = (*size, -1)
-    present = _present_weights(persons, size, joints) if config.weigh_only_present_joints else np.ones_like(maps.score)
     return Targets(
-        score=maps.score,
-        weights=present,
-        locref=(maps.offset / config.locref_stdev).reshape(flat).astype(np.float32) if locref else None,
-        locref_mask=np.repeat(maps.score, 2, axis=-1) if locref else None,
-        pairwise=maps.pair.reshape(flat) if pairwise else None,
-        pairwise_mask=maps.pair_mask.reshape(flat) if pairwise else None,
+        score=score,
+        weights=weights,
+        locref=(offset / config.locref_stdev).reshape(flat).astype(np.float32) if refined else None,
+        locref_mask=np.repeat(score, 2, axis=-1) if refined else None,
+        pairwise=pair.reshape(flat) if pairwise else None,
+        pairwise_mask=pair_mask.reshape(flat) if pairwise else None,
     )
 
 
-@dataclass
-class _Maps:
-    score: np.ndarray
-    nearest: np.ndarray  # squared distance of the joint that has the cell
-    offset: np.ndarray  # pixels from the cell's middle to it
-    pair: np.ndarray
-    pair_mask: np.ndarray
-
-    @classmethod
-    def empty(cls, size: tuple[int, int], joints: int, others: int) -> _Maps:
-        flat, pairs = (*size, joints), (*size, joints, others, 2)
-        score, offset = np.zeros(flat, np.float32), np.zeros((*flat, 2))
-        return cls(score, np.full(flat, np.inf), offset, np.zeros(pairs, np.float32), np.zeros(pairs, np.float32))
-
-
-def _winning_cells(maps: _Maps, k: int, point: np.ndarray, scale: float, config: Config, first_stays: bool):
-    """The window around a joint, which of its cells the joint takes, its offsets there and their squared lengths."""
-    reach, stride, (height, width) = config.pos_dist_thresh * scale, config.stride, maps.score.shape[:2]
-    rows, columns = _window(point[1], reach, stride, height), _window(point[0], reach, stride, width)
-    dx = point[0] - (np.arange(columns.start, columns.stop) * stride + HALF * stride)
-    dy = point[1] - (np.arange(rows.start, rows.stop) * stride + HALF * stride)
-    offset = np.stack(np.broadcast_arrays(dx[None, :], dy[:, None]), axis=-1)
-    distance = offset[..., 0] ** 2 + offset[..., 1] ** 2
-    held = maps.nearest[rows, columns, k]
-    wins = (distance <= reach**2) & (np.isinf(held) if first_stays else distance < held)
-    return rows, columns, wins, offset, distance
-
-
-def _write_pairs(
-    maps: _Maps, window, wins, offset, k: int, point, person, statistics: np.ndarray, compat: bool
-) -> None:
-    rows, columns = window
-    pair, mask = maps.pair[rows, columns, k], maps.pair_mask[rows, columns, k]
-    if not compat:
-        pair[wins], mask[wins] = 0, 0
-    ids, ends = person
-    others = ids != k
-    ids, ends = ids[others], ends[others]
-    # from the cell's middle: the joint's own offset plus the step to the other joint
-    step = offset[wins][:, None] + (ends - point)
-    j, i = (index[:, None] for index in np.nonzero(wins))
-    places = ids - (k < ids)
-    pair[j, i, places] = (step - statistics[0, k, ids]) / statistics[1, k, ids]
-    mask[j, i, places] = 1
-
-
-def _present_weights(persons, size: tuple[int, int], joints: int) -> np.ndarray:
-    present = np.zeros(joints, np.float32)
-    for ids, _ in persons:
-        present[np.asarray(ids, int)] = 1
-    return np.broadcast_to(present, (*size, joints)).copy()
+def _cells_near(point: np.ndarray, reach: float, size: tuple[int, int]):
+    """Rows, columns (n,) of the cells within `reach` pixels, their offsets (n,2) to the point, squared lengths (n,)."""
+    first = np.clip(np.ceil((point - reach) / STRIDE - HALF), 0, size[::-1]).astype(int)
+    last = np.clip(np.floor((point + reach) / STRIDE - HALF) + 1, 0, size[::-1]).astype(int)
+    rows, columns = np.mgrid[first[1] : last[1], first[0] : last[0]]
+    offset = point - (np.stack([columns, rows], axis=-1) + HALF) * STRIDE
+    distance = (offset**2).sum(-1)
+    near = distance <= reach**2
+    return rows[near], columns[near], offset[near], distance[near]

@@ -18,9 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(
-        Path(__file__).resolve().parent.parent
-    )  # this folder's data.py and test.py must not shadow other modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
 
 from common.runs.process import exit_code
 from common.runs.session import Session
@@ -36,7 +34,7 @@ def parse_args(argv=None) -> Config:
 
 def prepare(config: Config) -> tuple[Config, ItemSet]:
     """The images with their settings; DataError for a file that training will lack, before TensorFlow starts."""
-    from deepercut_tf.pair_statistics import load_statistics
+    from deepercut_tf.pairwise_stats import load_statistics
 
     pose_set, config = load_items(config)
     if config.weights:
@@ -52,14 +50,20 @@ def train(config: Config, pose_set: ItemSet, process) -> Path:
 
     trainer = Trainer(config, pose_set, process)
     folder = Path(config.out or ".")
-    folder.mkdir(
-        parents=True, exist_ok=True
-    )  # a folder that cannot be written should fail now, not at the first snapshot
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written should fail now, not at the first snapshot
     session = Session(
-        folder, trainer.position, trainer.total_steps, process, open_store(folder, process.is_main),
-        settings=asdict(config), about=trainer.about, valid_every=config.save_iters, save_minutes=config.save_minutes,
-        patience=config.patience, log_every=config.display_iters,
-    )  # fmt: skip
+        folder,
+        trainer.position,
+        trainer.total_steps,
+        process,
+        open_store(folder, process.is_main),
+        settings=asdict(config),
+        about=trainer.about,
+        valid_every=config.save_iters,
+        save_minutes=config.save_minutes,
+        patience=config.patience,
+        log_every=config.display_iters,
+    )
     with session:
         state = session.begin(config.resume)
         trainer.restore(state) if state else trainer.start()
@@ -71,6 +75,7 @@ def train(config: Config, pose_set: ItemSet, process) -> Path:
                 session.save(trainer.state())
             if trainer.snapshot_due:
                 trainer.snapshot(folder)
+    pose_set.say_unreadable()
     return folder
 
 

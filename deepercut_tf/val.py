@@ -1,10 +1,9 @@
 """Score weights on a labelled data set and write the prediction file.
 
-python deepercut_tf/val.py --weights output/deepercut_tf/smoke                  # settings and data set are in the file
-python deepercut_tf/val.py --weights RUN --dataset coco --data_root DIR --split val2017 --people all python
-deepercut_tf/val.py --weights RUN --boxes annotated                      # one person in every annotated box (an upper
-bound) python deepercut_tf/val.py --config FILE --weights snapshot-1030000             # the original's weights need its
-pose_cfg.yaml
+python deepercut_tf/val.py --weights output/deepercut_tf/smoke      # settings and data set are in the file
+python deepercut_tf/val.py --weights RUN --dataset coco --data_root DIR --split val2017 --people all
+python deepercut_tf/val.py --weights RUN --boxes annotated          # one person in every annotated box
+python deepercut_tf/val.py --config FILE --weights snapshot-1030000 # the original's weights need its pose_cfg.yaml
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ from common.runs.shelf import find_weights
 from deepercut_tf.config import PREDICTION, Config, add_file_options, make_config, predicting_settings
 from deepercut_tf.weight_files import NAME, SUFFIX
 
+NO_WEIGHTS = "NO WEIGHTS ARE HERE: what follows are the figures of RANDOM weights, a baseline"
+
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
@@ -31,9 +32,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.option("split", default=None, text="split to score (default: the validation split, else the published one)")
     boxes = "whole, annotated (one person in each box), or a JSON or CSV file of detections"
     parser.option("boxes", default="whole", metavar="WHERE", text=boxes)
-    parser.option(
-        "people", choices=("auto", "one", "all"), default="auto", text="auto: all with pairwise terms", group="data"
-    )
+    people = "auto: all with pairwise terms"
+    parser.option("people", choices=("auto", "one", "all"), default="auto", text=people, group="data")
     add_file_options(parser)
     parser.settings(Config, only=("dataset", "data_root", *PREDICTION))
     return parser.parse_args(argv)
@@ -62,39 +62,33 @@ def evaluated_split(config: Config, given: str | None, learnt: str | None) -> st
     return split
 
 
-def chosen_weights(args: argparse.Namespace, options: dict) -> str | Path | None:
-    """The weights to score; None for random ones: asked for, or there are no others, which is said."""
-    given = args.weights or options.get("weights") or options.get("init_weights")
-    if given or args.random_weights:
-        return None if args.random_weights else given
-    found = find_weights(NAME, None, (SUFFIX,))
-    if found is None:
-        print("NO WEIGHTS ARE HERE: what follows are the figures of RANDOM weights, a baseline")
-    return found
-
-
 def run(args: argparse.Namespace):
     """Predict, write, score. DataError on bad input."""
     from deepercut_tf.estimator import Estimator
-    from deepercut_tf.items import load_pose_set
+    from deepercut_tf.items import items_of, load_pose_set
     from deepercut_tf.joints import NETWORK_SKELETONS
 
     boxes, options, skeleton = where(args.boxes), predicting_settings(args), None
-    weights = chosen_weights(args, options)
+    given = args.weights or options.get("weights") or options.get("init_weights")
+    weights = None if args.random_weights else given or find_weights(NAME, None, (SUFFIX,))
     if weights is None:
+        print("RANDOM weights: what follows is a baseline" if args.random_weights else NO_WEIGHTS)
         options.setdefault("net_type", "resnet_50")
         config = make_config(options)
         pose_set = load_pose_set(config, evaluated_split(config, args.split, None))
         skeleton = NETWORK_SKELETONS.get(config.dataset, pose_set.skeleton)
-    estimator = Estimator(
-        weights, people=args.people if boxes == "whole" else "one", random_weights=weights is None, skeleton=skeleton,
-        device=args.device, threads=args.threads, **options,
-    )  # fmt: skip
+    how = {"people": args.people if boxes == "whole" else "one", "random_weights": weights is None}
+    estimator = Estimator(weights, skeleton=skeleton, device=args.device, threads=args.threads, **how, **options)
     config = estimator.config
     split = evaluated_split(config, args.split, estimator.about.get("split"))
-    pose_set = load_pose_set(config, split).limit(args.limit)
-    if args.limit:
-        pose_set = replace(pose_set, regions=None)  # the images of these persons alone
+    pose_set = load_pose_set(config, split)
+    whole = len(pose_set)
+    if config.data_range and split == config.train_split:
+        learnt = items_of(pose_set, pose_set.skeleton, config.coco_only_images_with_people).items
+        learnt = learnt[slice(*map(int, config.data_range))]
+        pose_set = pose_set.select([row for item in learnt for row in item.rows])
+    if len(pose_set) < whole or args.limit:
+        pose_set = replace(pose_set.limit(args.limit), regions=None)  # the images of these persons alone
     predictions = estimator.predict_pose_set(pose_set, boxes, args.shared_joints)
     standard = Path("output") / NAME / pose_set.name / f"{pose_set.split}.npz"
     return scoring.publish(args, predictions, pose_set, standard)

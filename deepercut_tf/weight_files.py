@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from common.runs.checkpoints import CheckpointStore
 from common.runs.converting import card_path
 from common.runs.shelf import STATES, find_weights, missing_weights
 from common.weights import tf1
-from deepercut_tf.config import house_path
+from deepercut_tf.config import Config, house_path
 
 NAME = "deepercut_tf"
 SUFFIX = ".npz"
@@ -52,11 +53,14 @@ def _read_card(path: Path) -> dict:
 
 
 def _checked_card(path: Path, card: dict) -> dict:
-    """`config` and `about` of a card; DataError for one of the project's first form."""
+    """`config`, without settings that there are no more, and `about` of a card; DataError for the first form's."""
     found = {name: card[name] for name in ("config", "about") if name in card}
-    if "config" in found and ("about" not in found or "width" in found["config"]):
+    if "config" not in found:
+        return found
+    if "about" not in found or "width" in found["config"]:
         raise DataError(f"{path} was written by this project's first form, which is not read any more; train anew")
-    return found
+    known = {field.name for field in fields(Config)}
+    return found | {"config": {name: value for name, value in found["config"].items() if name in known}}
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -73,17 +77,16 @@ def write_weights(path: str | Path, values: dict[str, np.ndarray], card: dict) -
     """Write weights with their card: .npz that holds it, else a TF1 checkpoint (V2) with the card beside it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix != ".npz":
-        tf1.write_v2(path, values, tensorflow)
-        write_json(card_path(path), card)
-        return path
-
-    def save(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            np.savez(file, **values, **({"meta": np.array(json.dumps(card))} if card else {}))
-
-    atomic_write(path, save)
+    if path.suffix == ".npz":
+        return atomic_write(path, lambda temporary: _write_npz(temporary, values, card))
+    tf1.write_v2(path, values, tensorflow)
+    write_json(card_path(path), card)
     return path
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
+    with open(path, "wb") as file:
+        np.savez(file, **arrays, meta=np.array(json.dumps(meta)))
 
 
 def tensorflow():
@@ -100,8 +103,7 @@ def tensorflow():
 def _save_state(path: Path, state: dict) -> None:
     meta = {name: value for name, value in state.items() if name not in ("model", "optimizer")}
     arrays = {_MODEL + n: v for n, v in state["model"].items()} | {_SLOT + n: v for n, v in state["optimizer"].items()}
-    with open(path, "wb") as file:
-        np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+    _write_npz(path, arrays, meta)
 
 
 def _load_state(path: Path) -> dict:

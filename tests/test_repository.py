@@ -224,7 +224,6 @@ EXTRA = {
         "joints.py": "joints of the original's data sets",
         "detections.py": "score maps to detections",
         "pairwise.py": "probabilities that two detections are one person's",
-        "pair_statistics.py": "means and deviations of pairs",
         "multicut.py": "the graph partition",
         "prepare_mpii.py": "the original's crops of MPII",
         **dict.fromkeys(

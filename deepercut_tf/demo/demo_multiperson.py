@@ -11,12 +11,12 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
-from deepercut_tf.demo.run import demo
+from deepercut_tf.demo import singleperson
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return demo(__doc__, "image_multi.png", "pose_cfg_multi.yaml", "all", argv)
+    return singleperson.main(argv, __doc__, "image_multi.png", "pose_cfg_multi.yaml", "all")
 
 
 if __name__ == "__main__":

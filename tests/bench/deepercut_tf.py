@@ -73,19 +73,17 @@ def crowd(people: int, size: tuple[int, int] = (640, 480)):
     import numpy as np
 
     from deepercut_tf.config import make_config
-    from deepercut_tf.pair_statistics import PairStatistics, ordered_pairs
     from deepercut_tf.targets import make_targets, map_size
 
     rng = np.random.default_rng(people)
     config = make_config(
         {"num_joints": 17, "pos_dist_thresh": 17, "location_refinement": True, "pairwise_predict": True}
     )
-    order = ordered_pairs(17)
-    known = PairStatistics(np.zeros((len(order), 2)), np.full((len(order), 2), 30.0), np.arange(len(order)))
+    known = np.stack([np.zeros((17, 17, 2)), np.full((17, 17, 2), 30.0)])
     persons = [
         (np.arange(17), rng.uniform([40, 40], np.array(size) - 40) + rng.normal(0, 40, (17, 2))) for _ in range(people)
     ]
-    targets = make_targets(persons, map_size(*size[::-1]), 1.0, config, known.table(17))
+    targets = make_targets(persons, map_size(*size[::-1]), 1.0, config, known)
     score = np.clip(0.9 * targets.score + rng.uniform(0, 0.1, targets.score.shape), 0, 1).astype(np.float32)
     pairwise = (targets.pairwise + rng.normal(0, 0.1, targets.pairwise.shape)).astype(np.float32)
     return config, known, {"part_prob": score[None], "locref": targets.locref[None], "pairwise_pred": pairwise[None]}
@@ -149,16 +147,16 @@ def bench_network(args: argparse.Namespace) -> dict:
     import keras
 
     from deepercut_tf.data import batches
+    from deepercut_tf.detections import unpack_maps
     from deepercut_tf.engine import Update
-    from deepercut_tf.estimator import Predictor
-    from deepercut_tf.model import build_model, named_variables
+    from deepercut_tf.model import Predictor, build_model, named_variables
     from tests.reference.deepercut_tf import PlainNetwork
 
     with tempfile.TemporaryDirectory() as folder:
         item_set, config = picture_set(Path(folder), SIZE)
         keras.utils.set_random_seed(0)
         model = build_model(config)
-        update, predictor = Update(model, config), Predictor(model, config)
+        update, predictor = Update(model, config), Predictor(model)
         plain = PlainNetwork({name: v.numpy() for name, v in named_variables(model).items()}, config)
         stream, count = batches(item_set, config, None), itertools.count(1)
         ready = {name: value for name, value in next(stream).items() if name != "draw"}
@@ -167,7 +165,7 @@ def bench_network(args: argparse.Namespace) -> dict:
         sides = {
             "step": lambda: float(update(next(stream), 0.0, next(count))["total_loss"]),
             "plain step": lambda: float(plain.step(ready, 0.0)),
-            "prediction": lambda: predictor.maps(image[0]),
+            "prediction": lambda: unpack_maps(predictor(image), config),
             "plain prediction": lambda: [v.numpy() for v in plain.predict(image)],
         }
         spent = cpu_ms(sides, args.runs)

@@ -10,10 +10,9 @@ import yaml
 pytest.importorskip("tensorflow")
 
 from common.datasets import synthetic
-from deepercut_tf import estimator, pairwise_stats, train_spatial_model, val
+from deepercut_tf import estimator, model, pairwise_stats, train_spatial_model, val
 from deepercut_tf.config import HOUSE, load_config, make_config
-from deepercut_tf.data import make_sample
-from deepercut_tf.detections import unpack_maps
+from deepercut_tf.data import Draw, make_sample
 from deepercut_tf.items import load_items
 
 PICTURES = 40
@@ -35,18 +34,19 @@ def settings(tmp_path_factory):
 class Perfect:
     """In place of the network: the targets of the picture that it is shown, with little confidence in them."""
 
-    def __init__(self, config, statistics, source):
-        self.config, self.statistics, self.known = config, statistics, {}
+    def __init__(self, source):
+        config = make_config(load_config(source))
+        statistics, self.known = pairwise_stats.load_statistics(config.pairwise_stats_fn, 17), {}
         for split in ("train2017", "val2017"):
-            item_set, _ = load_items(make_config(load_config(source, dataset_phase=split)))
+            item_set, config = load_items(make_config(load_config(source, dataset_phase=split)))
             for index in range(len(item_set)):
-                sample = make_sample(item_set, index, config, 1.0, False, statistics.table(config.num_joints))
+                sample = make_sample(item_set, Draw(index), config, statistics)
                 self.known[sample.image.tobytes()] = sample.targets
 
-    def maps(self, image):
-        targets = self.known[image.tobytes()]
-        outputs = {"part_prob": 0.6 * targets.score + 0.05, "locref": targets.locref, "pairwise_pred": targets.pairwise}
-        return unpack_maps({name: value[None] for name, value in outputs.items()}, self.config, self.statistics)
+    def __call__(self, images):
+        found = self.known[images[0].tobytes()]
+        outputs = {"part_prob": 0.6 * found.score + 0.05, "locref": found.locref, "pairwise_pred": found.pairwise}
+        return {name: value[None] for name, value in outputs.items()}
 
 
 def test_perfect_maps_give_the_persons(settings, monkeypatch):
@@ -57,11 +57,8 @@ def test_perfect_maps_give_the_persons(settings, monkeypatch):
     few pictures, misjudge.
     """
 
-    def network(model, config, statistics):
-        return Perfect(config, statistics, settings / "pose_cfg.yaml")
-
-    monkeypatch.setattr(estimator, "Predictor", network)
-    monkeypatch.setattr(estimator, "fresh_model", lambda config: None)
+    monkeypatch.setattr(model, "Predictor", lambda network: Perfect(settings / "pose_cfg.yaml"))
+    monkeypatch.setattr(model, "fresh_model", lambda config: None)
     monkeypatch.setattr(estimator, "find_snapshot", lambda given: None)
     options = ["--config", str(settings / "pose_cfg.yaml")]
     assert pairwise_stats.main(options) == 0

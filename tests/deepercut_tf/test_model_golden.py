@@ -12,8 +12,7 @@ pytestmark = pytest.mark.golden
 
 from deepercut_tf.config import make_config  # noqa: E402
 from deepercut_tf.engine import Update  # noqa: E402
-from deepercut_tf.estimator import Predictor  # noqa: E402
-from deepercut_tf.model import UNITS, build_model, load_variables, named_variables  # noqa: E402
+from deepercut_tf.model import UNITS, Predictor, build_model, load_variables, named_variables  # noqa: E402
 
 # measured in deepercut_tf.md's own comparison: another library's convolutions over a hundred layers, logits up to 65
 FORWARD = {"rtol": 1e-4, "atol": 1e-3}
@@ -63,7 +62,7 @@ def filled(config, base, **options):
 
 @pytest.mark.parametrize("name", ["net_resnet50_mpii", "net_resnet50_coco", "net_resnet101_mpii"])
 def test_forward(folder, fixture, name):
-    """Logits, offsets, the intermediate map and features; names and shapes of all variables; the folded network gives
+    """Logits, offsets, the intermediate map and features; names and shapes of all variables; the compiled network gives
     the same.
     """
     config = make_config(
@@ -73,7 +72,7 @@ def test_forward(folder, fixture, name):
     listed = folder / name.replace("net_", "vars_")
     if listed.with_suffix(".json").exists():
         assert json.loads(listed.with_suffix(".json").read_text()) == {n: list(v.shape) for n, v in values.items()}
-    stored, predictor, images = np.load(folder / f"{name}.npz"), Predictor(model, config), 0
+    stored, predictor, images = np.load(folder / f"{name}.npz"), Predictor(model), 0
     while f"img{images}" in stored.files:
         image = stored[f"img{images}"]
         found = {key: np.asarray(value) for key, value in model(image, training=False).items()}
@@ -91,9 +90,9 @@ def test_forward(folder, fixture, name):
             )
         features = stored[f"feat{images}"]
         np.testing.assert_allclose(found["features"][..., : features.shape[-1]], features, rtol=1e-4, atol=5e-3)
-        folded = predictor.outputs(image)
-        np.testing.assert_allclose(folded["part_pred"], found["part_pred"], **FORWARD)
-        np.testing.assert_allclose(folded["part_prob"], stored[f"out{images}_part_prob"], rtol=0, atol=1e-3)
+        compiled = predictor(image)
+        np.testing.assert_allclose(compiled["part_pred"], found["part_pred"], **FORWARD)
+        np.testing.assert_allclose(compiled["part_prob"], stored[f"out{images}_part_prob"], rtol=0, atol=1e-3)
         images += 1
     assert images
 
@@ -175,7 +174,7 @@ def test_names_of_resnet_152(folder):
         "resnet_v1_152/logits/weights": np.zeros((1, 1, 2048, 1000), np.float32),
         "resnet_v1_152/mean_rgb": np.zeros(3, np.float32),
     }
-    assert sorted(load_variables(model, slim, "slim's file", only_backbone=True)) == sorted(backbone)
+    assert sorted(load_variables(model, slim, "slim's file", optional=("pose/",))) == sorted(backbone)
     assert len(backbone) == 5 * (1 + 4 + 3 * sum(UNITS["resnet_152"]))
 
 

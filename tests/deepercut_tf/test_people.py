@@ -8,7 +8,7 @@ import pytest
 from common.errors import DataError
 from deepercut_tf.config import make_config
 from deepercut_tf.detections import Detections, Maps, argmax_pose, detect, unpack_maps
-from deepercut_tf.estimator import Estimator, resample
+from deepercut_tf.estimator import Estimator
 from deepercut_tf.pairwise import SpatialModel, assemble, pair_graph, solve_detections
 from deepercut_tf.targets import make_targets
 from deepercut_tf.train_spatial_model import fit, fit_logistic, owners, training_pairs
@@ -143,19 +143,6 @@ def test_logistic_regression():
 def test_too_few_pairs_are_refused():
     with pytest.raises(DataError, match="train the network longer"):
         fit(np.zeros((3, 2), int), np.zeros((3, 8)), np.array([True, False, False]), 2)
-
-
-def test_maps_of_another_scale():
-    """A picture at twice the size gives the same joints once its maps are on the small picture's grid."""
-    persons = persons_at((100, 120))
-    large = ideal_maps([2 * p for p in persons], size=(60, 120))
-    # smooth the offsets' support: bilinear sampling needs neighbours that answer
-    small = resample(large, (30, 60), 2.0)
-    reference = ideal_maps(persons)
-    assert small.score.shape == reference.score.shape and small.pairwise.shape == reference.pairwise.shape
-    np.testing.assert_allclose(argmax_pose(small)[:, :2], persons[0], atol=4)
-    cell = tuple(np.argwhere(small.score[..., 0] == small.score[..., 0].max())[0])
-    np.testing.assert_allclose(small.pairwise[cell][0], reference.pairwise[cell][0], atol=4)
 
 
 def test_bench_writes_figures(tmp_path, monkeypatch):

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from deepercut_tf.config import make_config
-from deepercut_tf.detections import Detections, Maps, argmax_pose, arrows, detect, disc, unpack_maps
+from deepercut_tf.detections import Detections, Maps, argmax_pose, detect, disc, unpack_maps
 from deepercut_tf.eval_pck import per_joint_pck, report
 from deepercut_tf.joints import joint_groups
 from deepercut_tf.multicut import SUPPRESSED, build_graph, logit_cost
-from deepercut_tf.pair_statistics import collect, load_statistics, ordered_pairs, save_statistics
 from deepercut_tf.pairwise import (
     SpatialModel,
     assemble,
@@ -19,6 +18,7 @@ from deepercut_tf.pairwise import (
     save_spatial_model,
     solve_detections,
 )
+from deepercut_tf.pairwise_stats import collect, load_statistics, ordered_pairs, save_statistics
 from deepercut_tf.test_multiperson import group_by_masks
 
 pytestmark = pytest.mark.golden
@@ -57,7 +57,7 @@ def test_detections(stored, ties):
         if name in ties:
             continue
         maps = Maps(stored[name + "_scmap"], stored[name + "_locref"], stored[name + "_pairwise_diff"])
-        found = detect(maps, case["nms_radius"], case["det_min_score"], case["stride"])
+        found = detect(maps, case["nms_radius"], case["det_min_score"])
         expected = detections(stored, name)
         assert len(found) == len(expected)
         for key in ("joint", "conf", "grid", "coord", "pairwise") if len(expected) else ():
@@ -126,18 +126,22 @@ def test_solver_and_persons(stored):
 
 
 def test_argmax_and_arrows(stored):
-    for name, _ in cases(stored):
+    for name, case in cases(stored):
         maps = Maps(stored[name + "_scmap"], stored[name + "_locref"], stored[name + "_pairwise_diff"])
         pose = argmax_pose(maps)
         np.testing.assert_allclose(pose, stored[name + "_argmax_pose"], **EXACT)
         np.testing.assert_allclose(
             argmax_pose(Maps(maps.score, 0 * maps.locref)), stored[name + "_argmax_pose_nolocref"], **EXACT
         )
-        pairs, starts, ends = arrows(maps, pose)
-        place = {tuple(pair): i for i, pair in enumerate(pairs.tolist())}
-        order = [place[tuple(pair)] for pair in stored[name + "_arrow_keys"].tolist()]
-        np.testing.assert_allclose(starts[order], stored[name + "_arrow_start"], **EXACT)
-        np.testing.assert_allclose(ends[order], stored[name + "_arrow_end"], **EXACT)
+        # what the original draws: from each joint the offset to every other that its cell predicts
+        k, m = stored[name + "_arrow_keys"].T
+        np.testing.assert_allclose(pose[k, :2], stored[name + "_arrow_start"], **EXACT)
+        _, width, joints = maps.score.shape
+        best = maps.score.reshape(-1, joints).argmax(0)[k]
+        place = [ordered_pairs(joints).tolist().index(pair) for pair in stored[name + "_arrow_keys"].tolist()]
+        middle = (np.stack([best % width, best // width], axis=1) + 0.5) * case["stride"]
+        ends = middle + maps.pairwise[best // width, best % width, place]
+        np.testing.assert_allclose(ends, stored[name + "_arrow_end"], **EXACT)
 
 
 def test_grouping_by_masks(stored):

@@ -25,12 +25,11 @@ from deepercut_tf import model as networks
 from deepercut_tf.config import make_config
 from deepercut_tf.demo import demo_multiperson, singleperson
 from deepercut_tf.engine import Machine
-from deepercut_tf.estimator import Estimator, Predictor
+from deepercut_tf.estimator import Estimator
 from deepercut_tf.items import load_items
-from deepercut_tf.pair_statistics import save_statistics
 from deepercut_tf.pairwise import SpatialModel, save_spatial_model
+from deepercut_tf.pairwise_stats import save_statistics
 from deepercut_tf.prepare_mpii import write_dataset
-from deepercut_tf.test import write_maps
 from deepercut_tf.train import main as train_main
 from deepercut_tf.train import train
 from deepercut_tf.weight_files import read_weights, write_weights
@@ -176,25 +175,6 @@ def test_one_part_only(tmp_path, capsys):
     assert "num_joints" in text
 
 
-def test_maps_are_cached(tmp_path):
-    """--cache writes the maps of the pairwise network, cached_scoremaps reads them: the same answers without running
-    it.
-    """
-    from deepercut_tf.detections import Maps
-
-    rng = np.random.default_rng(0)
-    maps = Maps(
-        rng.random((4, 5, JOINTS)),
-        rng.normal(size=(4, 5, JOINTS, 2)),
-        rng.normal(size=(4, 5, JOINTS * (JOINTS - 1), 2)),
-    )
-    content = {"scoremaps": maps.score, "locreg_pred": maps.locref, "pairwise_diff": maps.pairwise}
-    write_maps(tmp_path / "7.mat", **content)
-    read = test_multiperson.read_maps(tmp_path / "7.mat")
-    for name in ("score", "locref", "pairwise"):
-        np.testing.assert_array_equal(getattr(read, name), getattr(maps, name).astype(np.float32))
-
-
 def test_onnx(tmp_path):
     """The exported network answers as ours at a size that was not checked at the export (1e-4 of the largest output:
     other kernels).
@@ -206,7 +186,7 @@ def test_onnx(tmp_path):
     model = networks.build_model(config)
     networks.load_variables(model, read_weights(tmp_path / "w.npz")[0], "w.npz")
     image = picture(size=(50, 131))[None]
-    ours, theirs = Predictor(model, config).outputs(image), convert.run_onnx(out, image)
+    ours, theirs = networks.Predictor(model)(image), convert.run_onnx(out, image)
     assert set(theirs) == {"part_pred", "locref"}
     assert largest_difference(theirs, ours) < 1e-4
     assert json.loads(Path(f"{out}.card.json").read_text())["check"]["outputs of the written file"]["tolerance"] == 1e-4
@@ -236,7 +216,7 @@ from deepercut_tf import Estimator
 from deepercut_tf.config import load_config
 model.UNITS["resnet_50"] = (1, 1, 1, 1)
 estimator = Estimator(sys.argv[2], **load_config(sys.argv[1]))
-np.savez(sys.argv[4], **estimator._network.outputs(np.load(sys.argv[3])))
+np.savez(sys.argv[4], **estimator._network(np.load(sys.argv[3])))
 assert keras.backend.backend() == "torch"
 """
 
@@ -252,7 +232,7 @@ def test_the_torch_backend_answers_alike(tmp_path):
     config = make_config(SETTINGS)
     model = networks.build_model(config)
     networks.load_variables(model, read_weights(tmp_path / "w.npz")[0], "w.npz")
-    assert largest_difference(dict(np.load(tmp_path / "out.npz")), Predictor(model, config).outputs(image)) < 1e-4
+    assert largest_difference(dict(np.load(tmp_path / "out.npz")), networks.Predictor(model)(image)) < 1e-4
 
 
 def run_python(words: list[str], wait: bool = True, **variables):

@@ -12,8 +12,9 @@ from deepercut_tf.ai2coco_art_neckhead_json import convert
 from deepercut_tf.config import HOUSE, as_cfg, find_config_file, load_config, make_config
 from deepercut_tf.items import load_items
 from deepercut_tf.joints import AIC17, joint_groups, skeleton_of_settings
-from deepercut_tf.pair_statistics import load_statistics
+from deepercut_tf.pairwise_stats import load_statistics
 from deepercut_tf.targets import map_size
+from tests.tolerance import close, rounding
 
 
 def coco_config(root, **more):
@@ -46,10 +47,13 @@ def test_shipped_settings(file):
         ({"multi_step": [[0.1, 20], [0.01, 10]]}, "ascend"),
         ({"multi_step": [0.1]}, "multi_step"),
         ({"all_joints": 3}, "list"),
-        ({"stride": 4}, "stride"),
+        ({"stride": 4}, "stride must be 8"),
+        ({"cached_scoremaps": "maps"}, "cached_scoremaps"),
         ({"global_scale": 0}, "global_scale"),
         ({"data_range": [3]}, "data_range"),
-        ({"test_scales": [1, "two"]}, "test_scales"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"workers": -1}, "workers"),
+        ({"channels": float("nan")}, "channels"),
     ],
 )
 def test_bad_settings_are_named(values, message):
@@ -175,11 +179,10 @@ def test_statistics_command(coco, tmp_path):
     )
     assert pairwise_stats.main(["--config", str(tmp_path)]) == 0
     statistics = load_statistics(tmp_path / "s.mat", 17, scale=0.5)
-    assert statistics.mean.shape == (17 * 16, 2) and (statistics.deviation > 0).all()
+    assert statistics.shape == (2, 17, 17, 2) and (statistics[1] > 0).all()
     whole = load_statistics(tmp_path / "s.mat", 17)
-    np.testing.assert_allclose(whole.mean, 2 * statistics.mean)
+    np.testing.assert_array_equal(whole[0], 2 * statistics[0])
     # mirrored copies: left shoulder -> right shoulder is the mirror image of the other way round
-    pairs = {tuple(p): i for i, p in enumerate((k, m) for k in range(17) for m in range(17) if k != m)}
-    np.testing.assert_allclose(whole.mean[pairs[5, 6], 0], -whole.mean[pairs[6, 5], 0], atol=1e-9)
+    close(whole[0, 5, 6, 0], -whole[0, 6, 5, 0], rounding(1000, dtype=np.float64))
     with pytest.raises(DataError, match="another joint set"):
         load_statistics(tmp_path / "s.mat", 18)
