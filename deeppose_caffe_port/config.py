@@ -18,7 +18,7 @@ from common.errors import DataError
 from common.files import write_json
 from common.runs.options import Parser
 from common.runs.process import default_workers
-from common.runs.settings import check_numbers, read_settings_file, resolve, setting
+from common.runs.settings import check_numbers, parse_yaml, read_settings_file, resolve, setting
 from common.runs.shelf import REPOSITORY, run_folder
 from common.skeletons import K2HPD15, Skeleton, from_card
 
@@ -51,29 +51,11 @@ class Stage:
     solver: dict = field(default_factory=dict)
 
 
-def _short(max_iter: int, snapshot: int, lr: float, steps: tuple[int, int], **more) -> dict:
-    """A short training with Adam: two steps down by ten, a test at every snapshot."""
-    course = {"lr_policy": "multistep", "gamma": 0.1, "power": None, "stepvalue": steps, "base_lr": lr}
-    return {**course, "max_iter": max_iter, "snapshot": snapshot, "test_interval": snapshot, "type": "Adam",
-            "weight_decay": 1e-4, "random_seed": 1, **more}  # fmt: skip
-
-
-_SMALL = {"mode": "correct", "patch_rate": 3, "holdout": 200, "displacements": 1, "alpha": 1.6, "joint_outputs": True}
-_LARGE = {"alpha": 2.0, "warm_start": True, "rotate": 40.0, "zoom": 1.2}
 # preset -> (settings, stage 1, stage 2)
 PRESETS: dict[str, tuple[dict, Stage, Stage]] = {
-    "paper": ({"mode": "compat"}, Stage(227, 11, 4), Stage(64, 10, 1, batch=64)),
-    "cpu": (
-        {**_SMALL, **_LARGE},
-        Stage(115, 11, 4, 0.5, 0.5, 0.98, 32, _short(20000, 2000, 1e-3, (15500, 18800), test_interval=1000)),
-        Stage(115, 11, 4, 0.5, 0.5, 0.98, 64, _short(480, 240, 3e-4, (320, 440))),
-    ),
-    "smoke": (
-        _SMALL,
-        Stage(115, 11, 4, 0.25, 0.0, 0.95, 32, _short(500, 250, 1e-3, (340, 450))),
-        Stage(48, 6, 2, 0.25, 0.0, 0.95, 64, _short(450, 225, 1e-3, (300, 405))),
-    ),
-}  # fmt: skip
+    name: (found["settings"], Stage(**found[1]), Stage(**found[2]))
+    for name, found in parse_yaml("presets.yaml", Path(__file__).with_name("presets.yaml").read_text()).items()
+}
 
 _rare = partial(setting, group="data", rare=True)
 _training = partial(setting, group="training")

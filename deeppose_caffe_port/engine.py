@@ -68,7 +68,9 @@ class Trainer:
     """Training of a solver file (`config.solver`), or of a stage of the project. As a context it obeys the signals that
     Caffe does.
 
-    A batch is what iter_size passes read. DataError for anything in the files that cannot be.
+    It takes no PoseSet, unlike the other houses' trainers: what is trained on is what the data layers of the solver's
+    nets name (prepare.py makes those LMDBs of a project's PoseSet). A batch is what iter_size passes read. DataError
+    for anything in the files that cannot be.
     """
 
     def __init__(self, config: Config, process: TorchProcess):
@@ -76,7 +78,6 @@ class Trainer:
         path = Path(config.solver) if config.solver else config.model_folder(config.stage) / "solver.prototxt"
         folder = Path(config.folder or ".") if config.solver else config.project
         self.solver = Solver(path, folder, config, process, process.device, self._log)
-        self.solver.check_prefix()
         self.position, self.total_steps = self.solver.position, self.solver.param.max_iter
         self.folder = Path(config.out) if config.solver and config.out else self.solver.snapshot_folder / "log"
         self.settings = {
@@ -93,11 +94,17 @@ class Trainer:
     def store(self) -> CheckpointStore:
         """Our checkpoints, with all that Caffe's lack: `last`, `previous`, `best` by the test net's first figure."""
         outputs = [n for net in self.solver.test_nets for n in net.outputs if n in net.loss_weights]
+        how: dict = {"mode": "min" if outputs else "max", "unit": "step", "writer": self.process.is_main}
+        every = self.solver.param.snapshot
         return CheckpointStore(
-            self.folder, lambda path, state: torch.save(state, path), load_torch, suffix=".pt",
-            mode="min" if outputs else "max", every=self.solver.param.snapshot, unit="step", keep=1,
-            writer=self.process.is_main,
-        )  # fmt: skip
+            self.folder,
+            lambda path, state: torch.save(state, path),
+            load_torch,
+            suffix=".pt",
+            every=every,
+            keep=1,
+            **how,
+        )
 
     def _log(self, text: str) -> None:
         """A line as Caffe's glog writes it, on standard error and in train.log."""
@@ -108,8 +115,6 @@ class Trainer:
         if self._file:
             self._file.write(line + "\n")
             self._file.flush()
-
-    # ---- begin ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """First weights: fillers, Caffe's state, `.caffemodel` files, or the stage before."""
@@ -139,7 +144,9 @@ class Trainer:
         solver.say("Starting Optimization")
         solver.say(f"Solving {solver.net.name}")
         solver.say(f"Learning Rate Policy: {solver.param.lr_policy}")
-        if solver.test_due and self._tested != self.position.step < self.total_steps:
+        p, it = solver.param, self.position.step
+        due = p.test_interval and it % p.test_interval == 0 and (it > 0 or p.test_initialization)
+        if due and self._tested != it < self.total_steps:
             self._test()
 
     def state(self) -> dict:
@@ -169,8 +176,6 @@ class Trainer:
         solver.set_positions(state["positions"])
         self._open("a")
         self._begin()
-
-    # ---- steps ---------------------------------------------------------------------------------------
 
     def batches(self) -> Iterator[list[Feeds]]:
         """What the next iterations read, without end."""
@@ -212,17 +217,14 @@ class Trainer:
         solver.say("Optimization Done.")  # Caffe says it twice: the solver, then the tool
         return figures
 
-    # ---- signals -------------------------------------------------------------------------------------
-
     def __enter__(self) -> Trainer:
         effects = {signal.SIGINT: self.config.sigint_effect, signal.SIGHUP: self.config.sighup_effect}
         # a stop is the session's, which ends the loop after the step
         handlers: dict[str, Any] = {"none": signal.SIG_IGN, "snapshot": self._note}
         handlers["stop"] = lambda *_: signal.raise_signal(signal.SIGTERM)
-        if threading.current_thread() is threading.main_thread():
-            for number, effect in effects.items():
-                if (number, effect) != (signal.SIGINT, "stop"):
-                    self._handlers[number] = handlers[effect], signal.signal(number, handlers[effect])
+        for number, effect in effects.items():
+            if (number, effect) != (signal.SIGINT, "stop") and threading.current_thread() is threading.main_thread():
+                self._handlers[number] = handlers[effect], signal.signal(number, handlers[effect])
         return self
 
     def _note(self, *_) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.ndimage import affine_transform
 
 from common.errors import DataError
 from common.geometry import apply_affine, box_center, crop_affine, pad_box, warp
@@ -113,14 +114,12 @@ def caffe_io_resize(image: np.ndarray, side: int) -> np.ndarray:
     Bilinear at (i + 0.5) in/out - 0.5, samples outside count as the image's minimum, so borders darken. `image` is
     float in [0, 1].
     """
-    if image.shape[:2] == (side, side):
-        return image
     low, high = image.min(), image.max()
-    if high == low:
-        return np.full((side, side, image.shape[2]), low)
-    rows, columns = (_bilinear(n, side) for n in image.shape[:2])
-    scaled = (image - low) / (high - low)
-    return np.einsum("ih,hwc,jw->ijc", rows, scaled, columns, optimize=True) * (high - low) + low
+    if image.shape[:2] == (side, side) or high == low:
+        return image if high > low else np.full((side, side, image.shape[2]), low)
+    scale = np.array([*image.shape[:2], side]) / side
+    form = {"output_shape": (side, side, image.shape[2]), "order": 1, "mode": "grid-constant", "cval": 0.0}
+    return affine_transform((image - low) / (high - low), scale, scale / 2 - 0.5, **form) * (high - low) + low
 
 
 def caffe_io_input(picture: np.ndarray, side: int, channel_mean: np.ndarray) -> np.ndarray:
@@ -128,14 +127,3 @@ def caffe_io_input(picture: np.ndarray, side: int, channel_mean: np.ndarray) -> 
     # the division in float32, as caffe.io.load_image did it
     scaled = caffe_io_resize((picture / np.float32(255)).astype(np.float64), side)
     return (scaled - channel_mean / 255).transpose(2, 0, 1).astype(np.float32)
-
-
-def _bilinear(size: int, out: int) -> np.ndarray:
-    """(out, size) weights of linear interpolation; those of samples outside are missing."""
-    position = (np.arange(out) + 0.5) * size / out - 0.5
-    first = np.floor(position).astype(int)
-    weights = np.zeros((out, size))
-    for offset, weight in ((0, 1 - (position - first)), (1, position - first)):
-        inside = (first + offset >= 0) & (first + offset < size)
-        weights[np.flatnonzero(inside), (first + offset)[inside]] += weight[inside]
-    return weights

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import DataError
+from common.runs.settings import parse_yaml
 from common.weights.caffe import array_blob, read_caffemodel, write_net
 from common.weights.caffe_messages import messages
 from common.weights.caffe_text import TextFile, read_text
@@ -296,22 +297,7 @@ def _bare(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[first:])
 
 
-# types of layers that Caffe itself does not have -> the fork that they belong to
-_FORKS = {
-    "SSD (weiliu89/caffe)": "AnnotatedData DetectionEvaluate DetectionOutput MultiBoxLoss PriorBox VideoData",
-    "Fast R-CNN (rbgirshick/caffe-fast-rcnn)": "ROIPooling SmoothL1Loss",
-    "R-FCN": "PSROIPooling BoxAnnotatorOHEM SoftmaxWithLossOHEM SmoothL1LossOHEM",
-    "SegNet": "Upsample DenseImageData BN",
-    "DeepLab or PSPNet": "Interp ImageSegData SegAccuracy MatRead MatWrite DenseCRF",
-    "ShuffleNet": "ShuffleChannel",
-    "SENet": "Axpy",
-    "NVIDIA DIGITS or caffe": "DetectNetTransformation",
-    "OpenPose or its CPM": "CPMData ImResize Nms OPData",
-    "FlowNet": "Correlation FlowWarp DataAugmentation CustomData L1Loss Downsample Resample ChannelNorm",
-    "pycaffe (code in Python is not run)": "Python",
-    "MATLAB faster_rcnn": "ROIData",
-}
-
-
 def _origin(kind: str) -> str:
-    return next((f", a layer of {fork}" for fork, kinds in _FORKS.items() if kind in kinds.split()), "")
+    """What is known of a type that is not here: a fork of Caffe, or a reason."""
+    known = parse_yaml("forks.yaml", Path(__file__).with_name("forks.yaml").read_text())
+    return next((f" ({fork})" for fork, kinds in known.items() if kind in kinds.split()), "")

@@ -58,7 +58,7 @@ def solver(shape: Stage, stage: int):
     message = _paper(stage, "solver", "SolverParameter")
     for name, value in shape.solver.items():
         message.ClearField(name)
-        if isinstance(value, tuple):
+        if isinstance(value, list):
             getattr(message, name).extend(value)
         elif value is not None:
             setattr(message, name, value)

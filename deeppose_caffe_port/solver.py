@@ -51,8 +51,11 @@ class Solver:
         self._check()
         self.random = CaffeRandom(self.param.random_seed)
         self.random.reseed(int(self.process.mean(self.random.seed)))  # one stream for all processes
-        self.net = self._build_net(TRAIN, self._train_text(), self.param.train_state)
+        p = self.param
+        text = self._text(p.net or p.train_net, p.net_param if p.HasField("net_param") else p.train_net_param)
+        self.net = self._build_net(TRAIN, text, p.train_state)
         self.test_nets = [self._build_net(TEST, text, state) for text, state in self._test_texts()]
+        self.nets = [self.net, *self.test_nets]
         self.network = self._place()
         aspect = config.size[0] / config.size[1] if config.stage == 1 else 1.0
         self.augment = Augment(config.rotate, config.zoom, aspect)
@@ -77,26 +80,20 @@ class Solver:
         if found := [text for text, is_so in wrong.items() if is_so]:
             raise DataError(f"{self.path}: {found[0]}")
 
-    def _train_text(self) -> TextFile:
-        p = self.param
-        if p.HasField("net") or p.HasField("train_net"):
-            return read_text(self.folder / (p.net or p.train_net), "NetParameter")
-        return TextFile(p.net_param if p.HasField("net_param") else p.train_net_param, {}, str(self.path))
+    def _text(self, name: str, message) -> TextFile:
+        """A net: of a file, else the message in the solver file itself."""
+        return read_text(self.folder / name, "NetParameter") if name else TextFile(message, {}, str(self.path))
 
     def _test_texts(self) -> list[tuple]:
         """(net, state) of each test net: test_net files and messages first, then the common net."""
-        p = self.param
-        if not p.test_iter:
-            return []
-        texts = [read_text(self.folder / n, "NetParameter") for n in p.test_net]
-        texts += [TextFile(n, {}, str(self.path)) for n in p.test_net_param]
-        missing = len(p.test_iter) - len(texts)
-        if missing and not (p.HasField("net") or p.HasField("net_param")):
-            raise DataError(f"{self.path}: {len(p.test_iter)} values of test_iter for {len(texts)} test nets")
-        texts += [self._train_text() for _ in range(missing)]
-        states = list(p.test_state) or [None] * len(texts)
-        if len(states) != len(texts):
-            raise DataError(f"{self.path}: {len(states)} values of test_state for {len(texts)} test nets")
+        p, count = self.param, len(self.param.test_iter)
+        texts = [self._text(name, None) for name in p.test_net] + [self._text("", net) for net in p.test_net_param]
+        if p.HasField("net") or p.HasField("net_param"):
+            texts += [self._text(p.net, p.net_param) for _ in range(count - len(texts))]
+        states = list(p.test_state) or [None] * count
+        if not len(texts) == len(states) == count:
+            found = f"{count} values of test_iter, {len(texts)} test nets and {len(p.test_state)} values of test_state"
+            raise DataError(f"{self.path} has {found}; give one of each for every test net")
         return list(zip(texts, states))
 
     def _build_net(self, phase: int, text: TextFile, state) -> CaffeNet:
@@ -110,7 +107,7 @@ class Solver:
     def _place(self) -> torch.nn.Module:
         last = self.device.type == "cuda" or self.config.amp == "bf16"
         layout = {"memory_format": torch.channels_last} if last else {}
-        for net in (self.net, *self.test_nets):
+        for net in self.nets:
             net.to(self.device, **layout)  # type: ignore[call-overload]
         for net in self.test_nets:
             net.share_with(self.net)
@@ -118,11 +115,6 @@ class Solver:
         if self.process.world > 1:
             network = torch.nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
         return network
-
-    @property
-    def iteration(self) -> int:
-        """Updates so far."""
-        return self.position.step
 
     def say(self, line: str) -> None:
         """Log a line, once for all processes."""
@@ -134,7 +126,7 @@ class Solver:
     def feeds(self, number: int = 0) -> Feeds:
         """The next batch of the train net (0) or of a test net (from 1), as read."""
         if number not in self._feeds:
-            self._feeds[number] = Prefetch((self.net, *self.test_nets)[number].sources(), self.device)
+            self._feeds[number] = Prefetch(self.nets[number].sources(), self.device)
         return self._feeds[number].next()
 
     def _forward(self, network, feeds: Feeds):
@@ -148,12 +140,12 @@ class Solver:
 
     def seed(self) -> None:
         """Seed PyTorch for the next iteration of this process: augmentation, mirror, crop, and dropout on a device."""
-        source = np.random.SeedSequence((self.random.seed, self.iteration, self.process.rank))
+        source = np.random.SeedSequence((self.random.seed, self.position.step, self.process.rank))
         torch.manual_seed(int(source.generate_state(1, np.uint64)[0]))
 
     def iterate(self, batch: list[Feeds]) -> dict:
         """iter_size forward and backward passes, display, update; the iteration's loss (a tensor) and rate."""
-        p, it, total, outputs = self.param, self.iteration, torch.zeros((), device=self.device), {}
+        p, it, total, outputs = self.param, self.position.step, torch.zeros((), device=self.device), {}
         self.seed()
         for blob in self.updater.blobs:
             blob.tensor.grad = None
@@ -166,7 +158,7 @@ class Solver:
                 loss.backward()
             total = total + loss.detach() / p.iter_size
         self.losses.append(total)
-        shown = bool(p.display) and it % p.display == 0
+        shown = bool(p.display) and it % p.display == 0 and self.process.is_main
         if shown:
             self._display(outputs)
         rate = self.rate.at(it)
@@ -178,14 +170,16 @@ class Solver:
         self.position.advance()
         return {"loss": total, "lr": rate}
 
+    @property
+    def _smoothed(self) -> float:
+        return sum(map(float, self.losses)) / len(self.losses)
+
     def _display(self, outputs: dict) -> None:
-        if not self.process.is_main:
-            return
-        loss, now = sum(map(float, self.losses)) / len(self.losses), time.monotonic()
-        elapsed, done = now - self._clock[0], self.iteration - self._clock[1]
-        self._clock = (now, self.iteration)
+        now, it = time.monotonic(), self.position.step
+        elapsed, done = now - self._clock[0], it - self._clock[1]
+        self._clock = (now, it)
         speed = f"{done / max(elapsed, 1e-9):.5g} iter/s, {elapsed:.5g}s/{self.param.display} iters"
-        self.say(f"Iteration {self.iteration} ({speed}), loss = {loss:.6g}")
+        self.say(f"Iteration {it} ({speed}), loss = {self._smoothed:.6g}")
         self._say_outputs("Train", self.net, outputs)
 
     def _say_outputs(self, kind: str, net: CaffeNet, outputs: dict) -> None:
@@ -195,12 +189,6 @@ class Solver:
             tail = f" (* {weight:.6g} = {weight * element:.6g} loss)" if weight else ""
             self.say(f"    {kind} net output #{number}: {name} = {element:.6g}{tail}")
 
-    @property
-    def test_due(self) -> bool:
-        """Whether Caffe tests before the next iteration."""
-        p, it = self.param, self.iteration
-        return bool(p.test_interval) and it % p.test_interval == 0 and (it > 0 or p.test_initialization)
-
     @torch.no_grad()
     def test(self) -> dict[str, float]:
         """Every test net's mean outputs over its batches, in the process that speaks: {test_OUTPUT: figure}."""
@@ -208,7 +196,7 @@ class Solver:
         for i, (net, batches) in enumerate(zip(self.test_nets, self.param.test_iter)):
             if not self.process.is_main:
                 continue
-            self.say(f"Iteration {self.iteration}, Testing net (#{i})")
+            self.say(f"Iteration {self.position.step}, Testing net (#{i})")
             means, total = dict[str, Tensor](), 0.0
             for _ in range(batches):
                 outputs, loss = self._forward(net, self.feeds(i + 1))
@@ -226,29 +214,25 @@ class Solver:
     def closing_loss(self) -> None:
         """Caffe's last training loss: one more batch, behind the last update."""
         self.losses.append(self._forward(self.net, self._augmented(self.feeds()))[1])
-        self.say(f"Iteration {self.iteration}, loss = {sum(map(float, self.losses)) / len(self.losses):.6g}")
+        self.say(f"Iteration {self.position.step}, loss = {self._smoothed:.6g}")
 
     # ---- what a run goes on from ---------------------------------------------------------------------
 
     def positions(self) -> dict[int, dict[str, int]]:
-        """Record that each reader goes on with: by net (0 for training) and first top of the Data layer."""
-        found = {}
-        for number, net in enumerate((self.net, *self.test_nets)):
-            read = {tops[0]: source.position for tops, source in net.sources().items()}
-            found[number] = self._feeds[number].positions if number in self._feeds else read
-        return found
+        """Record that each reader goes on with: by net (0 for training) and first top of the data layer."""
+        found = {i: {tops[0]: s.position for tops, s in net.sources().items()} for i, net in enumerate(self.nets)}
+        return found | {i: feed.positions for i, feed in self._feeds.items()}
 
     def set_positions(self, positions: dict[int, dict[str, int]]) -> None:
         """Undo `positions`, before anything was read."""
-        for number, net in enumerate((self.net, *self.test_nets)):
-            for tops, reader in net.sources().items():
-                reader.position = positions[number][tops[0]]
+        for i, net in enumerate(self.nets):
+            for tops, source in net.sources().items():
+                source.position = positions[i][tops[0]]
 
     def close(self) -> None:
         """End the reading threads."""
         for feed in self._feeds.values():
             feed.close()
-        self._feeds.clear()
 
     @property
     def prefix(self) -> str:
@@ -263,44 +247,31 @@ class Solver:
         """Where snapshots go."""
         return (self.folder / self.prefix).parent
 
-    def check_prefix(self) -> None:
-        """Make the folder of the snapshots; DataError when nothing can be written there."""
-        try:
-            self.snapshot_folder.mkdir(parents=True, exist_ok=True)
-            probe = self.snapshot_folder / f".probe{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            where = f"{self.path}: nothing can be written at snapshot_prefix {self.prefix}"
-            raise DataError(f"{where} ({error}); change it") from error
-
     def check_finite(self) -> None:
         """FloatingPointError naming the layer of a weight that is not finite."""
         bad = [b.layer for b in self.updater.blobs if not torch.isfinite(b.tensor).all()]
         if bad:
-            raise FloatingPointError(f"a weight of layer {bad[0]} is not finite at iteration {self.iteration}")
+            raise FloatingPointError(f"a weight of layer {bad[0]} is not finite at iteration {self.position.step}")
 
-    def snapshot(self) -> Path:
+    def snapshot(self) -> None:
         """Write PREFIX_iter_N.caffemodel and .solverstate. FloatingPointError when a weight is not finite."""
-        stem = f"{self.prefix}_iter_{self.iteration}"
-        model, state = f"{stem}.caffemodel", f"{stem}.solverstate"
+        stem = f"{self.prefix}_iter_{self.position.step}"
         if self.process.is_main:
             self.check_finite()
-            self.say(f"Snapshotting to binary proto file {model}")
-            self.net.save(self.folder / model)
+            self.say(f"Snapshotting to binary proto file {stem}.caffemodel")
+            self.net.save(self.folder / f"{stem}.caffemodel")
+            state, history = f"{stem}.solverstate", [h.cpu().contiguous().numpy() for h in self.updater.history]
             self.say(f"Snapshotting solver state to binary proto file {state}")
-            history = [h.detach().cpu().contiguous().numpy() for h in self.updater.history]
-            write_solverstate(self.folder / state, self.iteration, model, self.rate.current_step, history)
-        return self.folder / state
+            known = (self.position.step, f"{stem}.caffemodel", self.rate.current_step)
+            write_solverstate(self.folder / state, *known, history)
 
     def restore(self, path: str | Path) -> None:
         """Go on from a `.solverstate` and the model that it names, there or beside it; data starts at record 0."""
         path = Path(path)
         iteration, learned, step, history = read_solverstate(path)
-        places = [p for p in (self.folder / learned, path.parent / Path(learned).name) if learned and p.is_file()]
+        places = [p for p in (self.folder / learned, path.parent / Path(learned).name) if p.is_file()]
         if not places:
-            model = learned or "(none named)"
-            raise DataError(f"{path}: its model {model} is neither in {self.folder.absolute()} nor beside it")
+            raise DataError(f"{path}: its model {learned} is neither in {self.folder.absolute()} nor beside it")
         self.say(f"Resuming from {path}")
         self.updater.load_history(history, str(path))
         self.net.load(places[0])

@@ -209,6 +209,8 @@ EXTRA = {
         "images.py": "patches, and the two ways of resizing",
         "output.py": "name of the original's programme",
         "prototxts.py": "the two networks' prototxts",
+        "presets.yaml": "sizes and solvers of the presets",
+        "forks.yaml": "layer types that are not here, and whose they are",
         "random_stream.py": "Caffe's random numbers",
         "solver.py": "Caffe's solver with its snapshots",
         "updates.py": "Caffe's update rules and learning-rate policies",

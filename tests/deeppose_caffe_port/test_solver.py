@@ -159,7 +159,7 @@ def test_signals(project, monkeypatch, number, effects, code, last):
     real = Solver.iterate
 
     def iterate(self, batch):
-        if self.iteration == 1:
+        if self.position.step == 1:
             signal.raise_signal(number)
         return real(self, batch)
 
@@ -214,6 +214,7 @@ def test_seeds_decide_mirror_and_angles_and_differ_between_processes(project):
     [
         ('lr_policy: "inv"', 'lr_policy: "cosine"', "lr_policy 'cosine'"),
         ("gamma: 0.1", "", "needs gamma"),
+        ("display: 1", "snapshot_diff: true", "snapshot_diff"),
         ('net: "net.prototxt"', "", "exactly one of"),
         ("max_iter: 8", "", "max_iter is missing"),
         ("display: 1", "snapshot_format: HDF5", "HDF5"),
