@@ -19,7 +19,7 @@ from common.files import write_json
 from common.runs.options import Parser
 from common.runs.process import default_workers
 from common.runs.settings import check_numbers, parse_yaml, read_settings_file, resolve, setting
-from common.runs.shelf import REPOSITORY, run_folder
+from common.runs.shelf import REPOSITORY, data_folder, run_folder
 from common.skeletons import K2HPD15, Skeleton, from_card
 
 HOUSE = "deeppose_caffe_port"
@@ -29,7 +29,6 @@ SEED = 10086  # of shuffling and of the choice of patches
 # splits to train and to score; train and test where a data set is not here
 SPLITS = {"lspet": ("1-4000", "4001-5000"), "coco": ("train2017", "val2017")}
 SPLITS |= dict.fromkeys(("mpii", "json", "ai_challenger", "crowdpose"), ("train", "valid"))
-
 
 STAGES = {1: "deeppose", 2: "deeppose_refine"}  # names of their model folders and snapshots
 PATCH_UNIT = 64  # labels of stage 2 are in pixels of a patch of this side
@@ -154,8 +153,7 @@ class Config:
     @property
     def data_folder(self) -> Path:
         """Folder of the data set."""
-        here = Path("data") / self.name
-        return Path(self.data_root) if self.data_root else here if here.exists() else REPOSITORY / here
+        return data_folder(self.data_root, self.name)
 
     @property
     def project(self) -> Path:
@@ -222,7 +220,14 @@ def settle(given: dict, fresh: bool = False) -> Config:
     """
     wanted = resolve(Config, given)
     file = wanted.project / "project.json"
-    stored = {} if fresh or wanted.solver or not file.is_file() else _read(file)
+    stored: dict = {}
+    if not fresh and not wanted.solver and file.is_file():
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            stored = {name: found[name] for name in STORED}
+        except (ValueError, KeyError, TypeError) as error:
+            remedy = "run `workflow.py import_data` again"
+            raise DataError(f"{file} is not a project file of this version ({error}); {remedy}") from error
     for name in FIXED:
         if name in given and name in stored and getattr(wanted, name) not in (stored[name], "auto"):
             raise DataError(f"{file}: field {name} is {stored[name]!r}, not {given[name]!r}; or give another --out")
@@ -230,15 +235,6 @@ def settle(given: dict, fresh: bool = False) -> Config:
     if preset == "auto":
         preset = "smoke" if (wanted.data_folder / "SYNTHETIC").exists() else "paper"
     return resolve(Config, PRESETS[preset][0], stored, {**given, "preset": preset})
-
-
-def _read(file: Path) -> dict:
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        return {name: stored[name] for name in STORED}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = "run `workflow.py import_data` again"
-        raise DataError(f"{file} is not a project file of this version ({error}); {remedy}") from error
 
 
 def store(config: Config) -> None:

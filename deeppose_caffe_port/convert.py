@@ -26,20 +26,19 @@ from common.runs.process import exit_code
 
 FORMS = (".caffemodel", ".pt")
 TOLERANCE = 1e-4  # of the largest output: float32 sums in another order
-Outputs = dict[str, Any]
 
 
 def load(model: Path, weights: Path):
     """The net in TEST phase with its weights; DataError when any layer has none in the file."""
-    from deeppose_caffe_port.model import TEST, CaffeNet
+    from deeppose_caffe_port.model import CaffeNet
     from deeppose_caffe_port.weight_files import load_whole
 
-    net = CaffeNet.from_file(model, TEST)
+    net = CaffeNet.from_file(model)
     load_whole(net, weights)
     return net
 
 
-def example(net) -> Outputs:
+def inputs(net) -> dict[str, Any]:
     """Random inputs of the net, the same ones in every call."""
     import torch
 
@@ -47,15 +46,15 @@ def example(net) -> Outputs:
     return {top: torch.rand(net.shapes[top], generator=draw) for top in net.inputs}
 
 
-def outputs(net) -> Outputs:
-    """Outputs for `example`."""
+def outputs(net) -> dict[str, Any]:
+    """Outputs for `inputs`."""
     import torch
 
     with torch.inference_mode():
-        return {name: value.numpy() for name, value in net(example(net))[0].items()}
+        return {name: value.numpy() for name, value in net(inputs(net))[0].items()}
 
 
-def opencv_outputs(prototxt: Path, weights: Path, net) -> Outputs | None:
+def opencv_outputs(prototxt: Path, weights: Path, net) -> dict[str, Any] | None:
     """What OpenCV's Caffe reader answers; None when it cannot load the prototxt, or would ignore LRN's k."""
     import cv2
 
@@ -63,25 +62,19 @@ def opencv_outputs(prototxt: Path, weights: Path, net) -> Outputs | None:
         return None
     try:
         other = cv2.dnn.readNetFromCaffe(str(prototxt), str(weights))
-        for name, value in example(net).items():
+        for name, value in inputs(net).items():
             other.setInput(value.numpy(), name)
         return {name: other.forward(name) for name in net.outputs}
     except cv2.error:
         return None
 
 
-def skeleton_of(source: Path) -> dict | None:
-    """The skeleton's card of the project that a file lies in; single files hold no names."""
-    from deeppose_caffe_port.config import settle
-    from deeppose_caffe_port.weight_files import find_project
-
-    project = find_project(source)
-    return settle({"out": str(project)}).skeleton if project else None
-
-
 def convert(args: argparse.Namespace) -> dict:
     """Write the file and its card; returns the card."""
     import torch
+
+    from deeppose_caffe_port.config import settle
+    from deeppose_caffe_port.weight_files import find_project
 
     source = Path(args.input)
     if args.output.suffix not in FORMS:
@@ -90,7 +83,7 @@ def convert(args: argparse.Namespace) -> dict:
     model = args.model or next((p for p in beside if p.is_file()), None)
     if model is None:
         raise DataError(f"{source}: no deploy.prototxt beside it or one folder up; give --model")
-    net = load(model, source)
+    net, project = load(model, source), find_project(source)
     with Conversion(source, args.output, args.licence) as conversion:
         draft = conversion.draft
         net.save(draft) if args.output.suffix == ".caffemodel" else torch.save(net.state_dict(), draft)
@@ -99,7 +92,9 @@ def convert(args: argparse.Namespace) -> dict:
         if other is not None:
             conversion.compare("cv2.dnn", outputs(net), other, TOLERANCE)
         mapping = "blob i of layer L = parameter L.{weight,bias} or BatchNorm's three statistics, unchanged"
-        return conversion.keep(model=model.name, skeleton=skeleton_of(source), mapping=mapping)
+        # single files hold no names: those of the project that it lies in
+        skeleton = settle({"out": str(project)}).skeleton if project else None
+        return conversion.keep(model=model.name, skeleton=skeleton, mapping=mapping)
 
 
 def main(argv=None) -> int:

@@ -1,7 +1,6 @@
 """Losses of a training log -> loss.data and a plot (the original's draw_loss).
 
-python deeppose_caffe_port/draw_loss.py LOG [--out FOLDER]          # train.log of this programme, or a log of Caffe
-itself
+python deeppose_caffe_port/draw_loss.py LOG [--out FOLDER]      # train.log of this programme, or a log of Caffe
 """
 
 from __future__ import annotations
@@ -25,26 +24,16 @@ _LINES = re.compile(
 )
 
 
-def read_losses(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """(iteration, loss) of `train` and `test`. DataError when the log has none of training."""
-    found: dict[str, list[tuple[int, float]]] = {"train": [], "test": []}
-    now = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if match := _LINES.search(line):
-            now = int(match["at"] or now)
-            for kind, losses in found.items():
-                losses += [(now, float(match[kind]))] if match[kind] else []
-    if not found["train"]:
-        raise DataError(f"log {path} has no line `Iteration N ..., loss = L`; give the log of a training")
-    return found
-
-
 def draw(log: Path, out: str | None) -> Path:
     """Write loss.data (iteration and loss, a line each) and loss.png into a folder (default: the log's); returns it."""
-    losses, folder = read_losses(log), Path(out) if out else log.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{iteration} {loss:g}\n" for iteration, loss in losses["train"])
-    atomic_write(folder / "loss.data", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    losses, now, folder = {"train": [], "test": []}, 0, Path(out) if out else log.parent  # type: ignore[var-annotated]
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        if match := _LINES.search(line):
+            now = int(match["at"] or now)
+            for kind, points in losses.items():
+                points += [(now, float(match[kind]))] if match[kind] else []
+    if not losses["train"]:
+        raise DataError(f"log {log} has no line `Iteration N ..., loss = L`; give the log of a training")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -55,8 +44,10 @@ def draw(log: Path, out: str | None) -> Path:
         axes.plot([at for at, _ in points], [loss for _, loss in points], label=name)
     axes.set(xlabel="iteration", ylabel="loss", yscale="log")
     axes.legend()
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(f"{iteration} {loss:g}\n" for iteration, loss in losses["train"])
+    atomic_write(folder / "loss.data", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     atomic_write(folder / "loss.png", lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
-    pyplot.close(figure)
     return folder
 
 

@@ -93,18 +93,11 @@ class Trainer:
 
     def store(self) -> CheckpointStore:
         """Our checkpoints, with all that Caffe's lack: `last`, `previous`, `best` by the test net's first figure."""
-        outputs = [n for net in self.solver.test_nets for n in net.outputs if n in net.loss_weights]
-        how: dict = {"mode": "min" if outputs else "max", "unit": "step", "writer": self.process.is_main}
-        every = self.solver.param.snapshot
+        losses = [n for net in self.solver.test_nets for n in net.outputs if n in net.loss_weights]
         return CheckpointStore(
-            self.folder,
-            lambda path, state: torch.save(state, path),
-            load_torch,
-            suffix=".pt",
-            every=every,
-            keep=1,
-            **how,
-        )
+            self.folder, lambda path, state: torch.save(state, path), load_torch, suffix=".pt", keep=1, unit="step",
+            mode="min" if losses else "max", every=self.solver.param.snapshot, writer=self.process.is_main,
+        )  # fmt: skip
 
     def _log(self, text: str) -> None:
         """A line as Caffe's glog writes it, on standard error and in train.log."""
@@ -117,36 +110,33 @@ class Trainer:
             self._file.flush()
 
     def start(self) -> None:
-        """First weights: fillers, Caffe's state, `.caffemodel` files, or the stage before."""
+        """First weights: fillers, Caffe's state, `.caffemodel` files, or stage 1's."""
         config, solver = self.config, self.solver
-        self._open("w")
+        self._begin("w")
         if config.snapshot:
             solver.restore(config.snapshot)
+            files = ""
+        elif config.warm_start and config.stage > 1 and not (config.solver or config.weights):
+            files = str(pick_snapshot(config, config.stage - 1))
         else:
-            warm = config.warm_start and config.stage > 1 and not config.solver
-            before = str(pick_snapshot(config, config.stage - 1)) if warm else ",".join(solver.param.weights)
-            files = config.weights or before
-            for file in filter(None, files.split(",")):
-                solver.say(f"Finetuning from {file}")
-                taken = first_weights(solver.net, Path(file), None if config.solver else config.joints)
-                solver.say(f"{file}: {taken}")
-        self._begin()
+            files = config.weights or ",".join(solver.param.weights)
+        for file in filter(None, files.split(",")):
+            solver.say(f"Finetuning from {file}")
+            solver.say(f"{file}: {first_weights(solver.net, Path(file), None if config.solver else config.joints)}")
+        self._announce()
 
-    def _open(self, mode: str) -> None:
+    def _begin(self, mode: str) -> None:
         if self.process.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = open(self.folder / "train.log", mode, encoding="utf-8")
 
-    def _begin(self) -> None:
-        solver = self.solver
+    def _announce(self) -> None:
+        solver, p, it = self.solver, self.solver.param, self.position.step
         if self.about["synthetic"]:
             solver.say("SYNTHETIC data: figures from it say nothing about real pictures")
-        solver.say("Starting Optimization")
-        solver.say(f"Solving {solver.net.name}")
-        solver.say(f"Learning Rate Policy: {solver.param.lr_policy}")
-        p, it = solver.param, self.position.step
-        due = p.test_interval and it % p.test_interval == 0 and (it > 0 or p.test_initialization)
-        if due and self._tested != it < self.total_steps:
+        for line in ("Starting Optimization", f"Solving {solver.net.name}", f"Learning Rate Policy: {p.lr_policy}"):
+            solver.say(line)
+        if self._due(p.test_interval) and (it > 0 or p.test_initialization) and self._tested != it < self.total_steps:
             self._test()
 
     def state(self) -> dict:
@@ -174,8 +164,8 @@ class Trainer:
         solver.random.set_state(state["caffe_random"][1:])
         solver.losses.extend(torch.tensor(v) for v in state["smoothed"])
         solver.set_positions(state["positions"])
-        self._open("a")
-        self._begin()
+        self._begin("a")
+        self._announce()
 
     def batches(self) -> Iterator[list[Feeds]]:
         """What the next iterations read, without end."""
@@ -188,10 +178,12 @@ class Trainer:
 
     def snapshot(self) -> None:
         """Caffe's snapshot, where it is due or a signal asks for it."""
-        every = self.solver.param.snapshot
-        if self._wanted or (every and self.position.step % every == 0):
+        if self._wanted or self._due(self.solver.param.snapshot):
             self.solver.snapshot()
         self._wanted = False
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.position.step % every == 0
 
     def _test(self) -> dict[str, float]:
         self._tested = self.position.step
@@ -203,27 +195,27 @@ class Trainer:
 
     def finish(self) -> dict[str, float] | None:
         """What Caffe does behind the last iteration, or where it was stopped: snapshot, a last loss, a last test."""
-        solver, p, it, figures = self.solver, self.solver.param, self.position.step, None
-        if p.snapshot_after_train and (not p.snapshot or it % p.snapshot):
+        solver, p, figures = self.solver, self.solver.param, None
+        if p.snapshot_after_train and not self._due(p.snapshot):
             solver.snapshot()
-        if it < self.total_steps:
+        if self.position.step < self.total_steps:
             solver.say("Optimization stopped early.")
         else:
-            if p.display and it % p.display == 0:
+            if self._due(p.display):
                 solver.closing_loss()
-            if p.test_interval and it % p.test_interval == 0:
+            if self._due(p.test_interval):
                 figures = self._test()
             solver.say("Optimization Done.")
         solver.say("Optimization Done.")  # Caffe says it twice: the solver, then the tool
         return figures
 
     def __enter__(self) -> Trainer:
-        effects = {signal.SIGINT: self.config.sigint_effect, signal.SIGHUP: self.config.sighup_effect}
         # a stop is the session's, which ends the loop after the step
         handlers: dict[str, Any] = {"none": signal.SIG_IGN, "snapshot": self._note}
         handlers["stop"] = lambda *_: signal.raise_signal(signal.SIGTERM)
-        for number, effect in effects.items():
-            if (number, effect) != (signal.SIGINT, "stop") and threading.current_thread() is threading.main_thread():
+        effects = {signal.SIGINT: self.config.sigint_effect, signal.SIGHUP: self.config.sighup_effect}
+        for number, effect in effects.items() if threading.current_thread() is threading.main_thread() else ():
+            if (number, effect) != (signal.SIGINT, "stop"):
                 self._handlers[number] = handlers[effect], signal.signal(number, handlers[effect])
         return self
 

@@ -40,18 +40,13 @@ class BatchNorm(Layer):
             share = torch.where(self.factor == 0, torch.zeros_like(self.factor), 1 / self.factor)
             return F.batch_norm(x, self.mean_sum * share, self.variance_sum * share, weight, bias, False, 0.0, self.eps)
         per_channel = x.numel() // x.shape[1]
-        if self.context.world > 1:
-            y, mean, variance, count = self._across_processes(x, per_channel)
-            variance = variance * (count / max(count - 1, 1))
-        elif per_channel == 1:
-            # one value is its own mean, without a gradient; torch refuses this case
-            y, mean, variance = x - x, x.detach().flatten(), torch.zeros_like(self.mean_sum)
+        if self.context.world > 1 or per_channel == 1:  # torch refuses a single value
+            y, mean, variance = self._across_processes(x, per_channel * self.context.world)
+            y = y if scale is None else scale(y)
         else:
             mean, variance = torch.zeros_like(self.mean_sum), torch.zeros_like(self.variance_sum)
             # momentum 1: the buffers receive this batch's mean and unbiased variance
             y = F.batch_norm(x, mean, variance, weight, bias, True, 1.0, self.eps)
-        if scale is not None and (self.context.world > 1 or per_channel == 1):
-            y = scale(y)
         self._accumulate(mean, variance)
         return y
 
@@ -61,16 +56,15 @@ class BatchNorm(Layer):
         self.mean_sum.mul_(self.fraction).add_(mean.detach())
         self.variance_sum.mul_(self.fraction).add_(variance.detach())
 
-    def _across_processes(self, x: Tensor, per_channel: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    def _across_processes(self, x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         from torch.distributed.nn.functional import all_reduce
 
-        axes = [a for a in range(x.dim()) if a != 1]
-        view = [1, -1] + [1] * (x.dim() - 2)
-        count = per_channel * self.context.world
-        mean = all_reduce(x.sum(axes)) / count
+        total = all_reduce if self.context.world > 1 else torch.clone
+        axes, view = [a for a in range(x.dim()) if a != 1], [1, -1] + [1] * (x.dim() - 2)
+        mean = total(x.sum(axes)) / count
         centred = x - mean.view(view)
-        variance = all_reduce(centred.square().sum(axes)) / count
-        return centred * torch.rsqrt(variance + self.eps).view(view), mean, variance, count
+        variance = total(centred.square().sum(axes)) / count
+        return centred * torch.rsqrt(variance + self.eps).view(view), mean, variance * (count / max(count - 1, 1))
 
 
 class _AcrossChannels(torch.autograd.Function):

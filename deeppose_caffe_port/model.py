@@ -49,17 +49,6 @@ class _Step(NamedTuple):
     scale: Scale | None  # a Scale that the BatchNorm computes along
 
 
-def meets(rule, phase: int, level: int, stages: Sequence[str]) -> bool:
-    """Whether a NetStateRule matches the state of a net."""
-    if rule.HasField("phase") and rule.phase != phase:
-        return False
-    low = rule.min_level if rule.HasField("min_level") else level
-    high = rule.max_level if rule.HasField("max_level") else level
-    if not low <= level <= high:
-        return False
-    return set(rule.stage) <= set(stages) and not set(rule.not_stage) & set(stages)
-
-
 class CaffeNet(nn.Module):
     """The layers of a prototxt that belong to one phase, in file order.
 
@@ -81,10 +70,10 @@ class CaffeNet(nn.Module):
         self.order: list[Layer] = []
         self._shared: dict[str, Tensor] = {}
         self.loss_weights: dict[str, float] = {}
-        level, stages = max(level, proto.state.level), [*stages, *proto.state.stage]
+        level, states = max(level, proto.state.level), {*stages, *proto.state.stage}
         self.train(phase == TRAIN)
         for param, where in _placed(proto, text):
-            if _kept(param, phase, level, stages):
+            if _kept(param, phase, level, states):
                 self._add(param, where)
         read = Counter(b for m in self.order for b in m.param.bottom)
         # blobs that a caller gives; those of data layers come from `sources`
@@ -164,9 +153,7 @@ class CaffeNet(nn.Module):
             steps.append(step)
         return steps
 
-    def forward(
-        self, feeds: Feeds | None = None, capture: dict[str, Tensor] | None = None
-    ) -> tuple[dict, Tensor | None]:
+    def forward(self, feeds: Feeds | None = None, capture: dict | None = None) -> tuple[dict, Tensor | None]:
         """Outputs and the weighted sum of losses. `capture` receives `LAYER/TOP` of every layer."""
         feeds, losses, blobs = feeds or {}, [], dict[str, Tensor]()
         for step in self.fused if capture is None else self.steps:
@@ -283,12 +270,19 @@ def _placed(proto, text: TextFile) -> Iterator[tuple]:
         yield param, text.where(field, i - extra)
 
 
-def _kept(param, phase: int, level: int, stages: Sequence[str]) -> bool:
+def _kept(param, phase: int, level: int, stages: set[str]) -> bool:
+    """Whether the rules of a layer let it into a net of this state."""
+
+    def meets(rule) -> bool:
+        low = rule.min_level if rule.HasField("min_level") else level
+        high = rule.max_level if rule.HasField("max_level") else level
+        asked, barred = set(rule.stage), set(rule.not_stage)
+        in_phase = not rule.HasField("phase") or rule.phase == phase
+        return in_phase and low <= level <= high and asked <= stages and not barred & stages
+
     if param.include and param.exclude:
         raise DataError(f"layer {param.name} has include and exclude rules; Caffe takes one kind")
-    if param.include:
-        return any(meets(rule, phase, level, stages) for rule in param.include)
-    return not any(meets(rule, phase, level, stages) for rule in param.exclude)
+    return any(map(meets, param.include)) if param.include else not any(map(meets, param.exclude))
 
 
 def _bare(shape: Sequence[int]) -> tuple[int, ...]:

@@ -1,5 +1,4 @@
-"""The original's refine script under a name of its own: predict.py with both stages, MODEL1 MODEL2 IMAGE in the
-original's order.
+"""The original's refine script: predict.py with both stages, its arguments in the original's order.
 
 python deeppose_caffe_port/predict_refine.py MODEL1.caffemodel MODEL2.caffemodel IMAGE [options of predict.py]
 """
@@ -12,13 +11,6 @@ if __name__ == "__main__":
 
 from deeppose_caffe_port.predict import main
 
-
-def arguments(words: list[str]) -> list[str]:
-    """The original's positional arguments as options of predict.py."""
-    if len(words) < 3 or any(w.startswith("-") for w in words[:3]):
-        return words if "--help" in words else ["--help"]
-    return [words[2], f"--snapshot1={words[0]}", f"--snapshot2={words[1]}", *words[3:]]
-
-
 if __name__ == "__main__":
-    sys.exit(main(arguments(sys.argv[1:])))
+    model1, model2, *rest = sys.argv[1:] if len(sys.argv) > 3 else ("", "", "--help")
+    sys.exit(main([f"--snapshot1={model1}", f"--snapshot2={model2}", *rest]))

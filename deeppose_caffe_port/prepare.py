@@ -15,9 +15,9 @@ import random
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,30 +32,22 @@ from deeppose_caffe_port.config import PATCH_UNIT, SEED, Config, store
 from deeppose_caffe_port.images import Pictures, Unread, patch, read_picture
 from deeppose_caffe_port.prototxts import write_project
 
+_KINDS = ("train", "test")
 tqdm = partial(progress, dynamic_ncols=True, mininterval=2)
 
 
-@dataclass
-class Line:
-    """An annotation line: image name and points (P,2), the joints first; `text` is the values as written."""
+class Line(NamedTuple):
+    """A line of a list: image name, its numbers, and the text as written."""
 
     name: str
-    points: np.ndarray
+    values: np.ndarray
     text: str
 
-    def __str__(self) -> str:
-        return f"{self.name} {self.text}\n"
 
-
-class Python2Random:
-    """`random.Random(seed)` with the `randint` of Python 2, which draws one double."""
-
-    def __init__(self, seed: int):
-        self._random = random.Random(seed)
-
-    def randint(self, low: int, high: int) -> int:
-        """A whole number from low to high, both included."""
-        return low + int(self._random.random() * (high - low + 1))
+def python2_randint(seed: int) -> Callable[[int, int], int]:
+    """`random.Random(seed).randint` of Python 2, which draws one double; both ends are included."""
+    generator = random.Random(seed)
+    return lambda low, high: low + int(generator.random() * (high - low + 1))
 
 
 def image_folder(config: Config) -> str:
@@ -63,49 +55,41 @@ def image_folder(config: Config) -> str:
     return f"./data/{config.name}/depth_data/depth_images/"
 
 
-def _rows(path: Path) -> list[tuple[str, list[str]]]:
-    """(place for messages, words) of every line of a list that is not empty; NUL bytes are removed."""
+def read_lines(path: Path, least: int, most: int | None = None) -> list[Line]:
+    """Lines `NAME x0,y0,x1,y1,...` (with blanks in the LMDB tool's lists) of `least` to `most` numbers, an even count;
+    NUL bytes are removed. DataError with the line number for another form."""
     if not path.is_file():
         raise DataError(f"list {path} does not exist; run the step of workflow.py that makes it")
-    lines = path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace").splitlines()
-    return [(f"{path} line {number}", line.split()) for number, line in enumerate(lines, 1) if line.split()]
-
-
-def _numbers(words: list[str]) -> list[float]:
-    """Words as numbers; none where one is no number."""
-    try:
-        return [float(word) for word in words]
-    except ValueError:
-        return []
-
-
-def read_annotations(path: Path, joints: int) -> list[Line]:
-    """Lines `NAME x0,y0,x1,y1,...`. DataError with the line number for one of another form, or with a folder in its
-    name: what is made of it must not land elsewhere."""
     lines = []
-    for place, words in _rows(path):
-        values = _numbers(words[1].split(",")) if len(words) == 2 else []
-        if len(values) < 2 * joints or len(values) % 2:
-            wanted = f"expected a file name and an even number of at least {2 * joints} comma-separated numbers"
-            raise DataError(f"{place}: {wanted}, found {len(words)} words and {len(values)} numbers")
-        if Path(words[0]).name != words[0]:
-            raise DataError(f"{place}: the file name {words[0]!r} has a folder in it; all pictures lie in one")
-        lines.append(Line(words[0], np.array(values).reshape(-1, 2), words[1]))
+    for place, row in enumerate(path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace").splitlines(), 1):
+        name, _, text = row.strip().partition(" ")
+        try:
+            values = np.array([float(word) for word in text.replace(",", " ").split()])
+        except ValueError:
+            values = np.zeros(0)
+        if name and (not least <= len(values) <= (most or np.inf) or len(values) % 2):
+            wanted = f"a file name and an even number of at least {least} numbers"
+            raise DataError(f"{path} line {place}: expected {wanted}, found {len(values)} numbers")
+        lines += [Line(name, values, text)] if name else []
+    return lines
+
+
+def read_annotations(config: Config, kind: str) -> list[Line]:
+    """An annotation list of the project folder. DataError when it is empty, or a name has a folder in it: what is made
+    of it must not land elsewhere."""
+    lines = read_lines(config.data_home / f"{kind}.txt", config.outputs(1))
+    for line in lines:
+        if Path(line.name).name != line.name:
+            raise DataError(f"{kind}.txt: the file name {line.name!r} has a folder in it; all pictures lie in one")
     if not lines:
-        raise DataError(f"annotation list {path} is empty")
+        raise DataError(f"annotation list {config.data_home / kind}.txt is empty")
     return lines
 
 
 def read_list(path: Path, labels: int) -> tuple[list[str], np.ndarray]:
     """A list of the LMDB tool: paths and (N, labels) numbers. DataError naming a line that has another count."""
-    names, values = [], []
-    for place, words in _rows(path):
-        found = _numbers(words[1:])
-        if len(found) != labels:
-            raise DataError(f"{place}: expected a path and {labels} numbers, found {len(words) - 1} words behind it")
-        names.append(words[0])
-        values.append(found)
-    return names, np.array(values, np.float64).reshape(-1, labels)
+    lines = read_lines(path, labels, labels)
+    return [line.name for line in lines], np.array([line.values for line in lines]).reshape(-1, labels)
 
 
 def write_lines(path: Path, lines) -> None:
@@ -139,7 +123,7 @@ def import_data(config: Config) -> None:
     if splits[0].synthetic:
         (config.project / "SYNTHETIC").touch()
         print(f"SYNTHETIC data in {splits[0].root}: figures from it say nothing about real pictures")
-    for kind, pose_set in zip(("train", "test"), splits):
+    for kind, pose_set in zip(_KINDS, splits):
         lines = _link(config, pose_set, images) if config.whole_images else _crop(config, pose_set, images, kind)
         write_lines(config.data_home / f"{kind}_annos.txt", lines)
     write_project(config)
@@ -161,7 +145,8 @@ def _link(config: Config, pose_set: PoseSet, images: Path) -> list[str]:
     folder = Path(pose_set.images[0]).parent.parent.parent
     listed = {"train": "train_annos.txt"}.get(pose_set.split, "test_annos.txt")
     known = wanted & set(pose_set.image_id.tolist())
-    return [str(line) for line in read_annotations(folder / listed, len(config.joints)) if line.name in known]
+    lines = read_lines(folder / listed, config.outputs(1))
+    return [f"{line.name} {line.text}\n" for line in lines if line.name in known]
 
 
 def _crop(config: Config, pose_set: PoseSet, images: Path, kind: str) -> list[str]:
@@ -183,28 +168,18 @@ def mirrored(line: Line, config: Config) -> Line:
 
     Points behind the joints keep their places.
     """
-    points, width, count = line.points.copy(), config.size[0], len(config.joints)
+    points, width, count = line.values.reshape(-1, 2).copy(), config.size[0], len(config.joints)
     compat = config.mode == "compat"
     points[:, 0] = (width if compat else width - 1) - points[:, 0]
     points[:count] = points[:count][config.joints.mirror]
-    values = points.ravel().tolist()
-    text = ",".join(str(int(v)) if compat and math.isfinite(v) else f"{v:.7g}" for v in values)
-    stem, dot, suffix = line.name.rpartition(".")
-    return Line(f"{stem}m{dot}{suffix}", points, text)
-
-
-def shuffle(items: list, generator: Python2Random) -> None:
-    """5 n exchanges of two random places."""
-    last = len(items) - 1
-    for _ in range(5 * len(items)):
-        i, j = generator.randint(0, last), generator.randint(0, last)
-        items[i], items[j] = items[j], items[i]
+    text = ",".join(str(int(v)) if compat and math.isfinite(v) else f"{v:.7g}" for v in points.ravel().tolist())
+    path = Path(line.name)
+    return Line(f"{path.stem}m{path.suffix}", points.ravel(), text)
 
 
 def get_stage1(config: Config) -> None:
     """Mirror every training image and shuffle both lists: data/NAME/stage1/{train,test}_set.txt."""
-    home, generator = config.data_home, Python2Random(SEED)
-    train, test = (read_annotations(home / f"{kind}_annos.txt", len(config.joints)) for kind in ("train", "test"))
+    randint, train, test = python2_randint(SEED), *(read_annotations(config, f"{kind}_annos") for kind in _KINDS)
     images, kept, flipped, unread = config.project / image_folder(config), [], [], Unread()
     for line in tqdm(train, desc="get_stage1"):
         with unread:
@@ -216,9 +191,13 @@ def get_stage1(config: Config) -> None:
             flipped.append(mirrored(line, config))
             save(images / flipped[-1].name, cv2.flip(picture, 1))
     unread.report(len(train))
-    for kind, lines in (("train", kept + flipped), ("test", test)):
-        shuffle(lines, generator)
-        write_lines(home / "stage1" / f"{kind}_set.txt", map(str, lines))
+    for kind, lines in zip(_KINDS, (kept + flipped, test)):
+        last = len(lines) - 1
+        for _ in range(5 * len(lines)):
+            i, j = randint(0, last), randint(0, last)
+            lines[i], lines[j] = lines[j], lines[i]
+        texts = (f"{line.name} {line.text}\n" for line in lines)
+        write_lines(config.data_home / "stage1" / f"{kind}_set.txt", texts)
 
 
 def number(value: float) -> str:
@@ -229,11 +208,12 @@ def number(value: float) -> str:
 
 def get_k2hpd(config: Config) -> None:
     """Stage-1 lists for the LMDB tool: path and joints relative to the image centre, in pixels."""
-    half, count = np.array(config.size) / 2, len(config.joints)
-    for kind in ("train", "test"):
-        lines = read_annotations(config.data_home / "stage1" / f"{kind}_set.txt", count)
-        values = [" ".join(map(number, (line.points[:count] - half).ravel())) for line in lines]
-        texts = [f"{image_folder(config)}{line.name} {value}\n" for line, value in zip(lines, values)]
+    half, count = np.array(config.size) / 2, config.outputs(1)
+    for kind in _KINDS:
+        texts = []
+        for line in read_annotations(config, f"stage1/{kind}_set"):
+            values = (line.values[:count].reshape(-1, 2) - half).ravel()
+            texts.append(f"{image_folder(config)}{line.name} {' '.join(map(number, values))}\n")
         write_lines(config.model_folder(1) / f"{kind}_images.txt", texts)
 
 
@@ -244,7 +224,7 @@ def create_lmdb(config: Config, stage: int = 1) -> None:
 
     folder = config.model_folder(stage)
     side = read_text(folder / "deploy.prototxt", "NetParameter").message.layer[0].input_param.shape[0].dim[-1]
-    for kind in ("train", "test"):
+    for kind in _KINDS:
         names, values = read_list(folder / f"{kind}_images.txt", config.outputs(stage))
         if not names:
             raise DataError(f"{folder}/{kind}_images.txt is empty: none is left; lower --holdout or --patch_rate")
@@ -299,9 +279,9 @@ def get_stage2(config: Config) -> dict[str, float]:
     (home / "data").mkdir(parents=True)
     errors = (guess - truth) / np.where(side > 0, side, np.nan)[:, None, None]
     seen = [np.flatnonzero(np.isfinite(errors[:, j]).all(-1)) for j in range(count)]
-    generator, draw, lines, labels, dropped = Python2Random(SEED), np.random.default_rng(SEED), [], [], 0
+    randint, draw, lines, labels, dropped = python2_randint(SEED), np.random.default_rng(SEED), [], [], 0
     for i, name in enumerate(tqdm(names, desc="get_stage2")):
-        kept = [j for j in range(count) if generator.randint(1, config.patch_rate) == 1]
+        kept = [j for j in range(count) if randint(1, config.patch_rate) == 1]
         known = [j for j in kept if side[i] > 0 and own_side[i] > 0 and np.isfinite(truth[i, j]).all()]
         dropped += len(kept) - len(known)
         picture = read_picture(config.project / name, config.allow_16bit) if known else np.zeros((0, 0, 3), np.uint8)
@@ -312,30 +292,21 @@ def get_stage2(config: Config) -> dict[str, float]:
                 file = f"{Path(name).stem}.{j}{f'.{k}' if k else ''}{'.jpg' if compat else '.png'}"
                 save(home / "data" / file, patch(picture, center, length))
                 labels.append((truth[i, j] - center) / length)
-                lines.append(f"./data/{config.name}/stage2/data/{file} {_label(labels[-1], j, config)}\n")
+                before, behind = (j, count - 1 - j) if config.joint_outputs else (0, 0)
+                words = ["nan nan"] * before + [f"{labels[-1][0]:f} {labels[-1][1]:f}"] + ["nan nan"] * behind
+                lines.append(f"./data/{config.name}/stage2/data/{file} {' '.join(words)}\n")
     write_lines(home / "images.txt", lines)
-    return _figures(side, labels, dropped)
-
-
-def _figures(side: np.ndarray, labels: list, dropped: int) -> dict[str, float]:
-    """Print and return what the original printed, and two counts."""
-    known = side[np.isfinite(side)]
-    included = (np.abs(np.array(labels).reshape(-1, 2)) <= 0.5).all(-1)
+    known, moves = side[np.isfinite(side)], np.abs(np.array(labels).reshape(-1, 2))
     figures = {
         **{"max of size ": known.max(initial=0), "min of size ": known.min(initial=np.inf)},
-        **{"mean of size": known.mean() if len(known) else 0.0, "included rate": included.mean() if labels else 0.0},
+        **{
+            "mean of size": known.sum() / max(len(known), 1),
+            "included rate": (moves <= 0.5).all(-1).sum() / max(len(moves), 1),
+        },
         **{"dropped": dropped, "patches": len(labels)},
     }
     print("\n".join(f"{key}: {value}" for key, value in figures.items()))
     return figures
-
-
-def _label(move: np.ndarray, joint: int, config: Config) -> str:
-    """A label of stage 2 as the list has it."""
-    words = ["nan"] * config.outputs(2)
-    place = 2 * joint if config.joint_outputs else 0
-    words[place : place + 2] = [f"{v:f}" for v in move]
-    return " ".join(words)
 
 
 def get_k2hpd2(config: Config) -> None:
@@ -343,7 +314,7 @@ def get_k2hpd2(config: Config) -> None:
     names, values = read_list(config.data_home / "stage2" / "images.txt", config.outputs(2))
     rows = [f"{name} {' '.join(map(number, label))}\n" for name, label in zip(names, values * PATCH_UNIT)]
     cut = max(len(rows) - config.holdout, 0)
-    for kind, part in (("train", rows[:cut]), ("test", rows[cut:])):
+    for kind, part in zip(_KINDS, (rows[:cut], rows[cut:])):
         write_lines(config.model_folder(2) / f"{kind}_images.txt", part)
     if not cut:
         print(f"warning: {len(rows)} patches, --holdout takes the last {config.holdout}: none is left to train on")

@@ -19,28 +19,25 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
 
-from common.errors import DataError
 from common.runs.options import Parser
 from common.runs.process import exit_code
+from common.weights.caffe_text import read_text
 from deeppose_caffe_port.config import Config, parse, settle
 from deeppose_caffe_port.prepare import load_split, ready
 
 
 def prepared(config: Config) -> Config:
     """The settings, once everything is there that is trained on: of a project what is missing is made."""
-    from common.weights.caffe_text import read_text
-
+    path = Path(config.solver or config.model_folder(config.stage) / "solver.prototxt")
     if not config.solver:
         if not (config.project / "project.json").is_file():
             load_split(config, 0)
         ready(config, config.stage)
         config.masked |= " nan" in (config.model_folder(config.stage) / "train_images.txt").read_text(encoding="utf-8")
-    elif not Path(config.solver).is_file():
-        raise DataError(f"solver file {config.solver} does not exist")
-    if config.gpu:
-        config.device = f"cuda:{config.gpu}"
-    path = config.solver or config.model_folder(config.stage) / "solver.prototxt"
-    if config.device is None and read_text(path, "SolverParameter").message.solver_mode == 0:
+    param = read_text(path, "SolverParameter").message
+    if config.gpu or (config.device is None and param.device_id):
+        config.device = f"cuda:{config.gpu or param.device_id}"
+    elif config.device is None and param.solver_mode == 0:
         config.device = "cpu"
     return config
 

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from deeppose_caffe_port.model import CaffeNet
 
 
+_SCRIPT = "bash examples/train_k2hpd_deeppose.sh"
+
+
 def find_project(given: str | Path | None) -> Path | None:
     """The project folder that `--weights` names, itself or a file in it; without it the newest. None: there is none."""
     if given is not None:
         path = Path(given)
         if not path.exists():
-            raise DataError(f"weights: {path} is neither a project folder nor a .caffemodel; {_known()}")
+            raise missing_project(f"{path} is neither a project folder nor a .caffemodel")
         return next((p for p in (path, *path.absolute().parents) if (p / "project.json").is_file()), None)
     newest = max(_projects(), key=lambda p: p.stat().st_mtime, default=None)
     if newest is not None:
@@ -40,30 +43,25 @@ def _projects() -> list[Path]:
     return [folder for folder in folders if any(folder.glob("models/*/snapshot/*.caffemodel"))]
 
 
-def _known() -> str:
+def missing_project(why: str = "there are none") -> DataError:
+    """The error where weights are needed and there are none; lists the projects that have some."""
     found = ", ".join(map(str, _projects())) or "none yet"
-    return f"projects here: {found}; make one with `bash examples/train_k2hpd_deeppose.sh`, or give --weights"
-
-
-def missing_project() -> DataError:
-    """The error where weights are needed and there are none."""
-    return DataError(f"weights: there are none. {_known()}")
+    return DataError(f"weights: {why}. Projects here: {found}; make one with `{_SCRIPT}`, or give --weights")
 
 
 def pick_snapshot(config: Config, stage: int) -> Path:
     """The snapshot of a stage: a path, an iteration, or the last one in its folder. DataError where there is none."""
-    wanted = {1: config.snapshot1, 2: config.snapshot2}.get(stage)
-    folder = config.model_folder(stage) / "snapshot"
+    wanted, folder = (config.snapshot1, config.snapshot2)[stage - 1], config.model_folder(stage) / "snapshot"
     if wanted and not wanted.isdecimal():
         return Path(wanted)
-    found = [p for p in folder.glob("*_iter_*.caffemodel") if p.stem.rpartition("_")[2].isdecimal()]
-    files = {int(p.stem.rpartition("_")[2]): p for p in found}
-    if files and (not wanted or int(wanted) in files):
-        return files[int(wanted) if wanted else max(files)]
-    have = f"there are those of iterations {', '.join(map(str, sorted(files)))}" if files else "train first"
-    which = f" of iteration {wanted}" if wanted else ""
-    train = f"bash examples/train_k2hpd_deeppose.sh --dataset={config.dataset}"
-    raise DataError(f"no snapshot{which} in {folder}; {have}: {train}")
+    found = {p.stem.rpartition("_")[2]: p for p in folder.glob("*_iter_*.caffemodel")}
+    files = {int(number): path for number, path in found.items() if number.isdecimal()}
+    number = int(wanted) if wanted else max(files, default=0)
+    if number not in files:
+        have = f"there are those of iterations {', '.join(map(str, sorted(files)))}" if files else "train first"
+        which = f" of iteration {wanted}" if wanted else ""
+        raise DataError(f"no snapshot{which} in {folder}; {have}: {_SCRIPT} --dataset={config.dataset}")
+    return files[number]
 
 
 def load_torch(path: Path):

@@ -279,12 +279,12 @@ def test_unlabelled_joints_go_through_both_stages(data, tmp_path):
     )
     import_data(config)
     home = config.data_home
-    lines = prepare.read_annotations(home / "train_annos.txt", 14)
+    lines = prepare.read_annotations(config, "train_annos")
     assert len(lines) == 4
-    lines[0].points[config.joints.index("right_hip")] = (
+    lines[0].values.reshape(-1, 2)[config.joints.index("right_hip")] = (
         np.nan
     )  # an end of a diagonal: the other one is the diameter then
-    text = ",".join("nan" if np.isnan(v) else f"{v:.3f}" for v in lines[0].points.ravel())
+    text = ",".join("nan" if np.isnan(v) else f"{v:.3f}" for v in lines[0].values)
     prepare.write_lines(home / "train_annos.txt", [f"{lines[0].name} {text}\n"])
     prepare.get_stage1(config)
     prepare.get_k2hpd(config)
@@ -319,7 +319,7 @@ def test_degenerate_person_is_refined_without_error():
 def test_training_a_stage_prepares_what_is_missing(data, tmp_path, monkeypatch):
     """The bare command on data alone: lists, LMDBs and mean first, then the training; nothing is made twice."""
     given, *shapes = PRESETS["smoke"]
-    short = [replace(shape, solver={**shape.solver, "max_iter": 1, "test_iter": (1,)}) for shape in shapes]
+    short = [replace(shape, solver={**shape.solver, "max_iter": 1, "test_iter": [1]}) for shape in shapes]
     monkeypatch.setitem(PRESETS, "smoke", (given, *short))
     words = options(data, tmp_path / "w")
     assert train.main(words) == 0
@@ -381,22 +381,25 @@ def test_every_preset_builds(preset):
 @pytest.mark.parametrize(
     "line, says",
     [
-        ("a.png 1,2,3", "line 2: expected a file name and an even number of at least 30"),
+        ("a.png 1,2,3", "line 2: expected a file name and an even number of at least 30 numbers, found 3"),
         ("a.png " + ",".join(["1"] * 31), "31 numbers"),
         ("a.png " + ",".join(["x"] * 30), "line 2"),
-        ("a.png 1 2", "3 words"),
+        ("../a.png " + ",".join(["1"] * 30), "has a folder in it"),
+        ("/tmp/a.png " + ",".join(["1"] * 30), "has a folder in it"),
     ],
 )
 def test_bad_annotation_lines(tmp_path, line, says):
-    (tmp_path / "train_annos.txt").write_text("b.png " + ",".join(["1"] * 30) + f"\n{line}\n")
+    config = Config(out=str(tmp_path))
+    config.data_home.mkdir(parents=True)
+    (config.data_home / "train_annos.txt").write_text("b.png " + ",".join(["1"] * 30) + f"\n{line}\n")
     with pytest.raises(DataError, match=re.escape(says)):
-        prepare.read_annotations(tmp_path / "train_annos.txt", 15)
+        prepare.read_annotations(config, "train_annos")
 
 
 def test_nul_bytes_are_removed(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\0b.png " + b",".join([b"1"] * 38) + b"\n\0\n")
-    lines = prepare.read_annotations(tmp_path / "a.txt", 15)
-    assert lines[0].name == "b.png" and lines[0].points.shape == (19, 2)
+    (line,) = prepare.read_lines(tmp_path / "a.txt", 30)
+    assert line.name == "b.png" and len(line.values) == 38
 
 
 def test_16_bit_pictures_need_the_option(tmp_path):
