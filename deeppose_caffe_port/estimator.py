@@ -60,7 +60,9 @@ class Regressor:
         if mean.shape != shape:
             raise DataError(f"{folder / 'train_mean.binaryproto'} has shape {mean.shape}, {text.name} takes {shape}")
         self.channel_mean, self.side = mean.reshape(len(mean), -1).mean(1), shape[-1]
-        self.scale = _training_scale(folder / "train_test.prototxt")
+        trained = folder / "train_test.prototxt"
+        layers = read_text(trained, "NetParameter").message.layer if trained.exists() else ()
+        self.scale = next((layer.transform_param.scale for layer in layers if layer.type == "Data"), 1 / 256)
         numbers = device_numbers(config.device, torch.cuda.device_count())
         self.device = torch.device("cuda", numbers[0]) if numbers else torch.device("cpu")
         self.mean = torch.from_numpy(mean).to(self.device)
@@ -101,12 +103,6 @@ class Regressor:
         return found.reshape(joints.shape) / PATCH_UNIT * side[:, None, None]
 
 
-def _training_scale(path: Path) -> float:
-    """scale of the first Data layer's transform_param."""
-    layers = read_text(path, "NetParameter").message.layer if path.exists() else ()
-    return next((layer.transform_param.scale for layer in layers if layer.type == "Data"), 1 / 256)
-
-
 class Estimator:
     """A project's stages up to `stage` (default: both).
 
@@ -132,6 +128,8 @@ class Estimator:
         elif not project and not random_weights:
             raise missing_project()
         self.config = config = settle(options)
+        if config.threads:
+            torch.set_num_threads(config.threads)
         last = max(STAGES) if stage is None else stage
         if last not in STAGES:
             raise DataError(f"there is no stage {last}; give --stage 1, or 2 for both")
@@ -169,10 +167,10 @@ class Estimator:
         picture = as_picture(image, "image", leave) if ready else read_picture(image, leave)
         height, width = picture.shape[:2]
         boxes = np.array([[0.0, 0.0, width, height]]) if boxes is None else np.asarray(boxes, np.float64).reshape(-1, 4)
-        matrices = np.stack([self._view(box, (width, height)) for box in boxes]) if len(boxes) else np.zeros((0, 2, 3))
-        views = [picture if np.array_equal(m, np.eye(2, 3)) else warp(picture, m, self.config.size) for m in matrices]
-        if not views:
+        if not len(boxes):
             return People.of(np.zeros((0, len(self.skeleton), 2)), box=boxes)
+        matrices = np.stack([self._view(box, (width, height)) for box in boxes])
+        views = [picture if np.array_equal(m, np.eye(2, 3)) else warp(picture, m, self.config.size) for m in matrices]
         return People.of(apply_affine(invert_affine(matrices), self.joints(views)), box=boxes)
 
     def _view(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:

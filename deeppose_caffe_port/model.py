@@ -19,15 +19,14 @@ from common.weights.caffe import array_blob, read_caffemodel, write_net
 from common.weights.caffe_messages import messages
 from common.weights.caffe_text import TextFile, read_text
 from common.weights.caffe_upgrade import upgrade_net
-from deeppose_caffe_port import layers_more, losses
+from deeppose_caffe_port import losses
 from deeppose_caffe_port.data import Fed
-from deeppose_caffe_port.layers import LAYERS, Context, Layer, Scale
-from deeppose_caffe_port.layers_norm import BatchNorm
+from deeppose_caffe_port.layers import LAYERS, BatchNorm, Context, Layer, Scale
 from deeppose_caffe_port.layers_plain import ReLU
 from deeppose_caffe_port.random_stream import CaffeRandom
 from deeppose_caffe_port.sources import Source
 
-assert losses and layers_more  # imported, as the others, for the layers that they register
+assert losses  # imported, as the others, for the layers that they register
 TRAIN, TEST = 0, 1
 Feeds = Mapping[str, Tensor]
 
@@ -72,13 +71,17 @@ class CaffeNet(nn.Module):
         self.loss_weights: dict[str, float] = {}
         level, states = max(level, proto.state.level), {*stages, *proto.state.stage}
         self.train(phase == TRAIN)
-        for param, where in _placed(proto, text):
+        extra = len(proto.layer) - len(text.message.layer) - len(text.message.layers)  # made of `input`
+        for i, param in enumerate(proto.layer):
+            where = text.where("layers" if text.message.layers else "layer", i - extra)
             if _kept(param, phase, level, states):
                 self._add(param, where)
         read = Counter(b for m in self.order for b in m.param.bottom)
         # blobs that a caller gives; those of data layers come from `sources`
         self.inputs = [t for m in self.order if isinstance(m, Fed) and not m.source for t in m.param.top]
-        self.outputs = self._find_outputs()
+        made = {top: i for i, m in enumerate(self.order) for top in m.param.top}
+        read_by = {bottom: i for i, m in enumerate(self.order) for bottom in m.param.bottom}
+        self.outputs = [t for t in sorted(made, key=made.__getitem__) if read_by.get(t, -1) <= made[t]]
         self.steps = [_Step(m, tuple(m.param.bottom), tuple(m.param.top), None) for m in self.order]
         self.fused = self._fuse(read)
 
@@ -97,7 +100,9 @@ class CaffeNet(nn.Module):
             param.top.append("(automatic)")
         kind = LAYERS.get(param.type)
         if kind is None:
-            raise DataError(f"{where} has type {param.type!r}{_origin(param.type)}; known: {', '.join(sorted(LAYERS))}")
+            known = parse_yaml("forks.yaml", Path(__file__).with_name("forks.yaml").read_text())
+            origin = next((f" ({fork})" for fork, kinds in known.items() if param.type in kinds.split()), "")
+            raise DataError(f"{where} has type {param.type!r}{origin}; known: {', '.join(sorted(LAYERS))}")
         missing = [b for b in param.bottom if b not in self.shapes]
         if missing:
             raise DataError(f"{where} reads the blob {missing[0]!r}, which no layer before it makes")
@@ -128,14 +133,6 @@ class CaffeNet(nn.Module):
                 if owner.shape != getattr(module, name).shape:
                     raise module.error(f"shares {shared!r} of another shape, {tuple(owner.shape)}")
                 setattr(module, name, owner)
-
-    def _find_outputs(self) -> list[str]:
-        unread: dict[str, None] = {}
-        for module in self.order:
-            for bottom in module.param.bottom:
-                unread.pop(bottom, None)
-            unread.update(dict.fromkeys(module.param.top))
-        return list(unread)
 
     def _fuse(self, read: Counter) -> list[_Step]:
         """Steps in which BatchNorm takes its Scale along, and ReLU overwrites what only it reads."""
@@ -262,14 +259,6 @@ class CaffeNet(nn.Module):
         return digest.hexdigest()
 
 
-def _placed(proto, text: TextFile) -> Iterator[tuple]:
-    """Layers of the upgraded net, each with the file and line that it was written in."""
-    extra = len(proto.layer) - len(text.message.layer) - len(text.message.layers)
-    field = "layers" if text.message.layers else "layer"
-    for i, param in enumerate(proto.layer):
-        yield param, text.where(field, i - extra)
-
-
 def _kept(param, phase: int, level: int, stages: set[str]) -> bool:
     """Whether the rules of a layer let it into a net of this state."""
 
@@ -289,9 +278,3 @@ def _bare(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape without leading ones."""
     first = next((i for i, n in enumerate(shape) if n != 1), len(shape))
     return tuple(shape[first:])
-
-
-def _origin(kind: str) -> str:
-    """What is known of a type that is not here: a fork of Caffe, or a reason."""
-    known = parse_yaml("forks.yaml", Path(__file__).with_name("forks.yaml").read_text())
-    return next((f" ({fork})" for fork, kinds in known.items() if kind in kinds.split()), "")

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common.runs import predicting
+from common.runs.options import given_of
 from common.runs.process import exit_code
 from deeppose_caffe_port.config import HOUSE, parse
 
@@ -36,13 +37,9 @@ def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
 def run(given: dict, own: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
     source = predicting.Source(own.source, own.recursive, own.limit)
-    import torch
-
     from deeppose_caffe_port.estimator import Estimator
 
-    if own.threads:
-        torch.set_num_threads(own.threads)
-    estimator = Estimator(own.weights, stage=own.stage, device=own.device, **given)
+    estimator = Estimator(own.weights, stage=own.stage, **given_of(own, "device", "threads"), **given)
     # boxes are padded as in training, so the next one is that of the joints; whole pictures are not followed
     answers = predicting.Answers(own, source, estimator.skeleton, HOUSE, padding=0.0)
     answers.padding = None if estimator.config.whole_images else answers.padding

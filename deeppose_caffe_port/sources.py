@@ -25,19 +25,6 @@ from deeppose_caffe_port.layers import Context
 _environments: dict[Path, tuple] = {}
 
 
-def _environment(path: Path):
-    """The environment of an LMDB folder, opened once a process, as LMDB demands; anew when the file was replaced."""
-    stat = (path / "data.mdb").stat()
-    stamp = (stat.st_ino, stat.st_mtime_ns)
-    if path not in _environments or _environments[path][0] != stamp:
-        # no lock file, so that read-only folders work
-        found = lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=64)
-        if (found.info()["last_pgno"] + 1) * found.stat()["psize"] > stat.st_size:  # reading on would kill the process
-            raise lmdb.Error("the file is cut off")
-        _environments[path] = (stamp, found)
-    return _environments[path][1]
-
-
 class Source:
     """Batches of one process out of `count` records; `record(index)` gives the arrays of one, one a top.
 
@@ -93,8 +80,18 @@ class LmdbSource(Source):
         self.path, self.label_num, self.force = Path(path), label_num, force
         if not (self.path / "data.mdb").is_file():
             raise self.error("does not exist")
+        place, stat = self.path.resolve(), (self.path / "data.mdb").stat()
+        stamp = (stat.st_ino, stat.st_mtime_ns)
         try:
-            self._transaction = _environment(self.path.resolve()).begin(buffers=True)
+            if (
+                _environments.get(place, (None,))[0] != stamp
+            ):  # opened once a process, as LMDB demands; anew when the file was replaced
+                # no lock file, so that read-only folders work
+                found = lmdb.open(str(place), readonly=True, lock=False, readahead=False, max_readers=64)
+                if (found.info()["last_pgno"] + 1) * found.stat()["psize"] > stat.st_size:  # a read would be fatal
+                    raise lmdb.Error("the file is cut off")
+                _environments[place] = (stamp, found)
+            self._transaction = _environments[place][1].begin(buffers=True)
         except lmdb.Error as error:
             raise self.error(f"cannot be opened ({error})") from error
         self.keys = [bytes(key) for key in self._transaction.cursor().iternext(values=False)]

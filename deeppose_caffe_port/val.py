@@ -18,6 +18,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common.runs import scoring
+from common.runs.options import given_of
 from common.runs.process import exit_code
 from common.runs.shelf import run_folder
 from deeppose_caffe_port.config import HOUSE, parse, settle
@@ -51,19 +52,16 @@ def run(given: dict, own: argparse.Namespace) -> None:
     """Score; what data is missing is said before PyTorch is imported."""
     project = find_project(own.weights)
     pose_set = persons(given, own, project)
-    import torch
-
     from common.skeletons import card
     from deeppose_caffe_port.estimator import Estimator
 
-    if own.threads:
-        torch.set_num_threads(own.threads)
-    settings = {name: v for name, v in given.items() if project is None or name not in _DATA}
+    settings = given_of(own, "device", "threads")
+    settings |= {name: v for name, v in given.items() if project is None or name not in _DATA}
     random = own.random_weights or (project is None and own.weights is None)
     if random:
         print("RANDOM weights: the figures are those of an untrained network", file=sys.stderr)
         settings |= {} if project else {"skeleton": card(pose_set.skeleton)}
-    estimator = Estimator(own.weights or project, stage=own.stage, random_weights=random, device=own.device, **settings)
+    estimator = Estimator(own.weights or project, stage=own.stage, random_weights=random, **settings)
     predictions = estimator.predict_pose_set(pose_set, own.shared_joints)
     folder = (project or run_folder(HOUSE, "random")) / "output"
     scoring.publish(own, predictions, pose_set, folder / f"{pose_set.split}_{predictions.meta['model']}.npz")

@@ -14,8 +14,8 @@ from common.weights.caffe_text import parse_text
 from deeppose_caffe_port import train as programme
 from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.model import TEST, CaffeNet
+from deeppose_caffe_port.solver import LearningRate
 from deeppose_caffe_port.sources import LmdbSource
-from deeppose_caffe_port.updates import LearningRate
 from tests.fixtures import GOLDEN
 
 torch.set_num_threads(1)  # the nets are tiny

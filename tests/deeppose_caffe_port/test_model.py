@@ -202,7 +202,7 @@ def test_masked_loss_leaves_unlabelled_values_out():
 
 
 def test_gradient_of_lrn_is_exact():
-    from deeppose_caffe_port.layers_norm import _AcrossChannels
+    from deeppose_caffe_port.layers import _AcrossChannels
 
     torch.manual_seed(0)
     x = torch.randn(2, 7, 3, 2, dtype=torch.float64, requires_grad=True)

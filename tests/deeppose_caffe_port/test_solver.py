@@ -17,7 +17,8 @@ from common.images import write_lmdb
 from common.runs.process import Process, Stopped
 from common.skeletons import LSP14, card
 from common.weights.caffe import read_caffemodel, read_solverstate, write_blob
-from deeppose_caffe_port import train, updates
+from deeppose_caffe_port import solver as rules
+from deeppose_caffe_port import train
 from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.data import datum
 from deeppose_caffe_port.solver import Solver
@@ -275,7 +276,7 @@ def test_compiled_training_follows_the_plain_one(project):
     assert steps(solver_in(project, compile=True), 3) == pytest.approx(steps(solver_in(project), 3), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", updates.TYPES)
+@pytest.mark.parametrize("kind", rules.TYPES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_updates_in_chunks_are_the_same(project, monkeypatch, kind, layout):
     """Large weights are updated in pieces that fit the cache."""
@@ -284,10 +285,10 @@ def test_updates_in_chunks_are_the_same(project, monkeypatch, kind, layout):
     )
     found = []
     for chunk in (1 << 20, 7):
-        monkeypatch.setattr(updates, "_CHUNK", chunk)
+        monkeypatch.setattr(rules, "CHUNK", chunk)
         solver = solver_in(project)
         solver.net.to(memory_format=layout)
-        solver.updater = updates.Updater(solver.param, list(solver.net.blobs()))
+        solver.updater = rules.Updater(solver.param, list(solver.net.blobs()))
         steps(solver, 3)
         found.append([b.tensor.detach().clone() for b in solver.updater.blobs])
     assert all(torch.equal(a, b) for a, b in zip(*found))

@@ -369,7 +369,7 @@ def test_paper_networks_have_the_originals_blobs():
 def test_every_preset_builds(preset):
     from common.weights.caffe_text import parse_text
     from deeppose_caffe_port.model import TEST, CaffeNet
-    from deeppose_caffe_port.updates import LearningRate
+    from deeppose_caffe_port.solver import LearningRate
 
     for name, text in project_files(Config(dataset="lsp", preset=preset)).items():
         if name.endswith("solver.prototxt"):
