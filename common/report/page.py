@@ -81,7 +81,6 @@ def _about(pose_set: PoseSet, persons: Persons, draws: Draws) -> dict:
         "synthetic": pose_set.synthetic,
         "differs": record.differs(pose_set),
         "source": record.source,
-        "terms": record.terms,
         "draws": draws.number,
         "what": draws.what,
         "seed": draws.seed,

@@ -15,6 +15,7 @@ when all others are done.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import sys
@@ -67,44 +68,55 @@ class Picture:
     error: str = ""
     boxes: np.ndarray | None = None  # (n,4) to look at, None: the network finds people itself
     box_score: np.ndarray | None = None
+    part: int = 0  # which video, camera, folder or row of image files it comes from
 
 
 class Source:
-    """The pictures that SOURCE ... name, at most `limit`. `moving`: one video or camera. DataError when one is not
-    there."""
+    """The pictures that SOURCE ... name, at most `limit`. `moving`: videos and cameras only; `fps` of each part.
+    DataError when one is not there."""
 
     def __init__(self, names: Sequence[str | Path], recursive: bool = False, limit: int | None = None):
-        self.limit, self._parts = limit, [_part(str(name), recursive) for name in names]
-        self.moving = len(self._parts) == 1 and isinstance(self._parts[0], video.Frames)
-        self.fps = self._parts[0].fps if isinstance(self._parts[0], video.Frames) else video.DEFAULT_FPS
+        self.limit, self._parts = limit, []  # type: ignore[var-annotated]
+        files = False
+        for name in map(str, names):
+            part, was_files = _part(name, recursive), files
+            files = isinstance(part, list) and not Path(name).is_dir()
+            if files and was_files:
+                self._parts[-1] = [*self._parts[-1], *part]  # image files one after another are one row
+            else:
+                self._parts.append(part)
+        self.moving = all(isinstance(part, video.Frames) for part in self._parts)
+        self.fps = [part.fps if isinstance(part, video.Frames) else video.DEFAULT_FPS for part in self._parts]
         counts = [p.count if isinstance(p, video.Frames) else len(p) for p in self._parts]
         total = None if None in counts else sum(c for c in counts if c is not None)
         self.count = total if limit is None or total is None else min(total, limit)
 
     def __iter__(self) -> Iterator[Picture]:
         index = 0
-        for part in self._parts:
+        for number, part in enumerate(self._parts):
             pictures = _of_video(part) if isinstance(part, video.Frames) else map(_of_file, part)
             for picture in pictures:
                 if self.limit is not None and index >= self.limit:
                     return
-                picture.index = index
+                picture.index, picture.part = index, number
                 yield picture
                 index += 1
 
 
-def _part(name: str, recursive: bool) -> video.Frames | list[Path]:
+def _part(name: str, recursive: bool) -> video.Frames | list[tuple[Path, str]]:
+    """A video, or image files and the names that they go by: in a folder's folders with the way there."""
     path = Path(name)
     if path.is_dir():
-        return video.pictures_in(path, recursive)
-    return [path] if path.is_file() and video.is_picture(path) else video.frames(name)
+        return [(file, shown(file.relative_to(path))) for file in video.pictures_in(path, recursive)]
+    return [(path, shown(path.name))] if path.is_file() and video.is_picture(path) else video.frames(name)
 
 
-def _of_file(path: Path) -> Picture:
+def _of_file(file: tuple[Path, str]) -> Picture:
+    path, name = file
     try:
-        return Picture(shown(path.name), 0, None, read_image(path, whole=True, upright=True))
+        return Picture(name, 0, None, read_image(path, whole=True, upright=True))
     except DataError as error:
-        return Picture(shown(path.name), 0, None, None, str(error))
+        return Picture(name, 0, None, None, str(error))
 
 
 def _of_video(frames: video.Frames) -> Iterator[Picture]:
@@ -125,9 +137,9 @@ class Answers:
 
     def __init__(self, args, source: Source, skeleton: Skeleton, house: str, padding: float | None = 0.2):
         self.folder = Path(args.out) if args.out else Path("output") / house / "predict"
-        self.skeleton, self.padding, self.moving, self.fps = skeleton, padding, source.moving, source.fps
+        self.skeleton, self.padding, self.fps = skeleton, padding, source.fps
         track = getattr(args, "track", None)
-        self.follows = self.moving if track is None else track
+        self.follows = source.moving if track is None else track
         self.lost = False  # whether the followed person was lost in the last picture: the next look starts anew
         if args.smooth and not self.follows:
             what = "--smooth is for videos and cameras"
@@ -137,9 +149,10 @@ class Answers:
         self._formats = _listed("format", getattr(args, "format", "jsonl"), FORMATS)
         self._show = _listed("show", getattr(args, "show", "ids"), (*SHOWN, "none"))
         self._draw, self._min_score = args.draw, getattr(args, "min_score", LOST)
-        self._tracker = Tracker() if self.follows else None
-        self._smooth: dict[int, tuple[float, video.OneEuroFilter]] | None = {} if args.smooth else None
-        self._next: np.ndarray | None = None
+        self._smoothing = args.smooth
+        self._begin(0)
+        self._film: video.VideoWriter | None = None
+        self._drawn: set[str] = set()
         self.unread: list[str] = []
         self._coco: list[dict] = []
         self.stopped = self._said = False
@@ -150,11 +163,15 @@ class Answers:
         the same persons' from picture to picture."""
         return self.follows and self._boxes is not None and self._boxes.file is None and self._detector is None
 
+    def _begin(self, part: int) -> None:
+        """Forget who was there: the next pictures have nothing to do with the last."""
+        self._part, self.lost = part, part > 0
+        self._tracker = Tracker() if self.follows else None
+        self._smooth: dict[int, tuple[float, video.OneEuroFilter]] | None = {} if self._smoothing else None
+        self._next: np.ndarray | None = None
+
     def __enter__(self) -> Answers:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._film = video.VideoWriter(self.folder / "overlay.mp4", self.fps) if self.moving and self._draw else None
-        if self._film:
-            self._film.__enter__()
         self._lines = _fresh(self.folder / "joints.jsonl")
         self._rows = None
         if "csv" in self._formats:
@@ -174,6 +191,9 @@ class Answers:
                     line = {"image": picture.name, "index": picture.index, "error": picture.error}
                     self._lines.write(json.dumps(line) + "\n")
                     continue
+                if picture.part != self._part:
+                    self._close_film(None)
+                    self._begin(picture.part)
                 height, width = picture.image.shape[:2]
                 if self._next is not None:
                     picture.boxes, picture.box_score = self._next, np.ones(len(self._next))
@@ -195,7 +215,9 @@ class Answers:
     def write(self, picture: Picture, people: People) -> None:
         """The persons found in one picture."""
         if self._tracker:
-            people = self._in_time(people, picture.time if picture.time is not None else picture.index / self.fps)
+            people = self._in_time(
+                people, picture.time if picture.time is not None else picture.index / self.fps[self._part]
+            )
         self._follow(people, picture)
         if np.isinf(people.joints).any() or (people.score.size and not np.isfinite(people.score).any()):
             what = f"{picture.name}: the network answers with numbers that are not finite"
@@ -236,7 +258,7 @@ class Answers:
         self._next = pad_box(box_of_joints(shown.astype(np.float64)), ratio=self.padding)
 
     def _drawing(self, picture: Picture, people: People) -> None:
-        from common.draw import beside, draw_pose, legend, save_image
+        from common.draw import beside, draw_pose, legend
 
         assert picture.image is not None
         # several persons in a colour each, which a followed one keeps
@@ -250,10 +272,26 @@ class Answers:
         image = draw_pose(picture.image, people.joints, self.skeleton, people.score, **how)
         if "legend" in self._show:
             image = beside(image, legend(self.skeleton, len(image)))
-        if self._film:
-            self._film.write(image, picture.time or 0.0)
-        else:
-            save_image(self.folder / f"{picture.name}_pose.png", image)
+        if picture.time is None:
+            self._draw_file(picture.name, image)
+            return
+        if self._film is None:
+            name = "overlay.mp4" if len(self.fps) == 1 else f"overlay_{picture.part + 1}.mp4"
+            self._film = video.VideoWriter(self.folder / name, self.fps[picture.part]).__enter__()
+        self._film.write(image, picture.time)
+
+    def _draw_file(self, name: str, image: np.ndarray) -> None:
+        from common.draw import save_image
+
+        copies = (f"_{n}" if n else "" for n in itertools.count())  # two folders may have files of one name
+        name = next(whole for copy in copies if (whole := f"{name}_pose{copy}.png") not in self._drawn)
+        self._drawn.add(name)
+        save_image(self.folder / name, image)
+
+    def _close_film(self, kind, *error) -> None:
+        if self._film is not None:
+            self._film.__exit__(kind, *error)
+        self._film = None
 
     def __exit__(self, kind, *error) -> None:
         try:
@@ -263,8 +301,7 @@ class Answers:
             if "coco" in self._formats:
                 write_json(self.folder / "coco.json", self._coco)
         finally:
-            if self._film:
-                self._film.__exit__(kind, *error)
+            self._close_film(kind, *error)
         if kind is not None:
             return
         if self._boxes is not None and not self.stopped:

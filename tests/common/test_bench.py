@@ -1,11 +1,12 @@
 """The benchmarks: both sides give the same answer, a wrong answer is noticed, one form of options and files."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
 
-from tests.bench import harness
+from tests.bench import harness, tracking
 from tests.bench import metrics as bench
 
 
@@ -67,3 +68,10 @@ def test_note_names_processor_and_threads(tmp_path):
     note = json.loads((tmp_path / "f.json").read_text())["note"]
     assert note.startswith("medians of 2 runs, sides in turn, batch 3, 1 thread of ") and "numpy" in note
     assert harness.processor() in note
+
+
+def test_expected_movement_keeps_numbers():
+    assert tracking.main(["switches", "--films", "4"]) == 0
+    table = tracking.bench_switches(Namespace(films=8))["rows"]
+    assert [row[0] for row in table] == ["--track", "OKS, nobody moves on", "box overlap"]
+    assert table[0][2] <= table[1][2]

@@ -58,7 +58,7 @@ def test_a_folder_becomes_lines_and_drawings_of_the_fixed_form(tmp_path):
     joints[3] = np.nan
     folder = predict([tmp_path / "pictures", "--recursive", "--out", tmp_path / "o"], lambda p: People.of(joints[None]))
     rows = lines(folder)
-    assert [r["image"] for r in rows] == ["2.bmp", "2.png", "10.png", "3.png"]
+    assert [r["image"] for r in rows] == ["2.bmp", "2.png", "10.png", "in/3.png"]
     assert [r["index"] for r in rows] == [0, 1, 2, 3]
     first = rows[0]
     assert first["size"] == [64, 48] and first["skeleton"] == "lsp14" and first["joint_names"] == list(LSP14.joints)
@@ -66,7 +66,25 @@ def test_a_folder_becomes_lines_and_drawings_of_the_fixed_form(tmp_path):
     assert found["id"] == -1 and len(found["box"]) == 4 and found["joints"][3] is None
     np.testing.assert_allclose(found["joints"][0], [*joints[0], 1.0], atol=0.006)
     # 2.bmp and 2.png have drawings of their own
-    assert {p.name for p in folder.glob("*_pose.png")} == {f"{r['image']}_pose.png" for r in rows}
+    drawn = {str(p.relative_to(folder)) for p in folder.rglob("*_pose.png")}
+    assert drawn == {f"{r['image']}_pose.png" for r in rows}
+
+
+def test_several_sources_are_told_apart(tmp_path):
+    for name in ("one/a.png", "two/a.png"):
+        save_image(tmp_path / name, picture(0))
+    words = [clip(tmp_path / "c.mp4", 3), clip(tmp_path / "d.mp4", 3), tmp_path / "one/a.png", tmp_path / "two/a.png"]
+    folder = predict([*words, "--track", "--out", tmp_path / "o"], lambda p: people(20, 40))
+    rows = lines(folder)
+    assert [[one["id"] for one in row["persons"]] for row in rows] == 8 * [[0, 1]], "numbers start anew"
+    assert {p.name for p in folder.iterdir()} == {
+        "joints.jsonl",
+        "overlay_1.mp4",
+        "overlay_2.mp4",
+        "a.png_pose.png",
+        "a.png_pose_1.png",
+    }
+    assert [row.get("time") for row in rows[2:5]] == [0.2, 0.0, 0.1]
 
 
 def test_what_is_drawn_besides_by_option(tmp_path):
@@ -251,6 +269,17 @@ def test_a_number_comes_back_within_a_second_and_not_later():
     assert tracker(people(), 0.5).id.tolist() == []
     assert tracker(people(20), 0.9).id.tolist() == [0]
     assert tracker(people(20), 3.0).id.tolist() == [1]
+
+
+def test_crossing_persons_alike_found_again_keep_their_numbers():
+    """Two persons of one pose meet at 8 body widths a second, and the one behind is hidden for half a second."""
+    tracker, pose, numbers = Tracker(), person(0, 100, 20), set()
+    for frame in range(50):
+        time, seen = frame / 25, [40 + 160 * frame / 25, 340 - 160 * frame / 25]
+        places = seen[:1] if 18 <= frame < 30 else seen
+        found = tracker(People.of(np.array([pose + (x, 0) for x in places])), time)
+        numbers |= {(n, found.id[n]) for n in range(len(places))}
+    assert numbers == {(0, 0), (1, 1)}
 
 
 def test_assignment_of_unequal_numbers():
