@@ -1,0 +1,128 @@
+"""The recipes: every reported figure has one, every command is understood, and what is done is told from what lacks."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from common import reproduce
+from common.errors import DataError
+from common.reported import figure
+
+RECIPES = reproduce.recipes()
+
+
+def test_every_reported_figure_has_one_recipe():
+    answered = [row for recipe in RECIPES.values() for row in recipe.rows]
+    assert sorted(answered) == sorted(f"{table['table']}/{model}" for table, model in reproduce.rows())
+    assert len(set(answered)) == len(answered)
+
+
+def _parsed(words: list[str], monkeypatch) -> None:
+    """What the programme of a command makes of its options, without running it."""
+    module = importlib.import_module(words[1].removesuffix(".py").replace("/", "."))
+    monkeypatch.setattr(sys, "argv", words[1:])
+    if hasattr(module, "parse_args"):
+        module.parse_args(words[2:])
+    else:
+        made = module.parser if hasattr(module, "parser") else module.settings_parser
+        made(module.__doc__).parse_args(words[2:])
+
+
+@pytest.mark.parametrize("rehearsed", (False, True), ids=("real", "rehearsed"))
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_command_is_understood(name, rehearsed, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    _touch_weights(RECIPES[name], tmp_path)
+    commands = RECIPES[name].commands(rehearsed)
+    assert list(commands)[-1] == "score" and f"output/{'rehearsal' if rehearsed else 'reproduce'}" in str(commands)
+    for words in commands.values():
+        assert words[0] == "python" and (reproduce.ROOT / words[1]).is_file()
+        assert "{" not in "".join(words)
+        _parsed(words, monkeypatch)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_say_what_it_takes(name):
+    text = reproduce.explain(name)
+    for recipe_row in RECIPES[name].rows:
+        assert recipe_row in text
+    cost = RECIPES[name].cost()
+    assert set(cost["hours"]) == {"H200", "RTX 4090"}
+    assert cost["operations"] == pytest.approx(cost["samples"] * RECIPES[name].fields["gmac"] * 6e9)
+
+
+def test_what_lacks_is_named(tmp_path):
+    recipe = reproduce.recipe_of("simplebaseline_coco_detector/resnet50_256x192")
+    assert recipe.lacks(tmp_path) == "DATA data/coco/annotations"
+    (tmp_path / "data/coco/annotations").mkdir(parents=True)
+    assert recipe.lacks(tmp_path) == "WEIGHTS pretrained/resnet50-19c8e357.pth"
+    _touch_weights(recipe, tmp_path)
+    assert recipe.lacks(tmp_path) is None
+
+
+def _touch_weights(recipe, folder: Path) -> None:
+    for name in recipe.weights:
+        path = folder / reproduce._content()["weights"][name]["file"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_steps_go_on_after_a_stop(tmp_path, monkeypatch):
+    recipe = reproduce.recipe_of("simplebaseline_mpii/paddle_resnet50_256x256")
+    ran, codes = [], iter((0, 130, 0, 0))
+
+    def run(words, cwd):
+        ran.append(Path(words[1]).name)
+        if ran[-1] == "val.py":
+            _run_file(tmp_path, recipe, synthetic=False, total=88.5)
+        return type("Done", (), {"returncode": next(codes)})
+
+    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.perform(recipe, tmp_path)
+    said = reproduce.verdict(recipe, reproduce.perform(recipe, tmp_path))
+    assert ran == ["train.py", "convert.py", "convert.py", "val.py"]
+    assert [line.rsplit(" | ", 1)[1] for line in said] == ["in the band", "OUT OF THE BAND"]
+
+
+def _run_file(folder: Path, recipe, synthetic: bool, total: float) -> None:
+    path = folder / recipe.commands()["score"][-1]
+    figures = {name: {"total": total} for name in ("pckh@0.5", "mean@0.1:compat")}
+    run = {"house": "simplebaseline_paddle", "model": "paddle_resnet50_256x256", "dataset": "mpii", "split": "valid"}
+    meta = {"boxes": "oracle", "flip_test": True, "synthetic": synthetic}
+    path.write_text(json.dumps({**run, "protocols": figures, "meta": meta, "command": "python val.py"}))
+
+
+def test_a_failed_step_is_named(tmp_path, monkeypatch):
+    recipe = reproduce.recipe_of("lpm_torch_lsp/lpm")
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda *_, **__: type("Done", (), {"returncode": 2}))
+    with pytest.raises(DataError, match="lpm_torch_lsp/lpm, step train: exit code 2"):
+        reproduce.perform(recipe, tmp_path)
+
+
+def test_drawn_people_are_never_comparable(tmp_path):
+    recipe = reproduce.recipe_of("simplebaseline_mpii/paddle_resnet50_256x256")
+    (tmp_path / "output/reproduce").mkdir(parents=True)
+    _run_file(tmp_path, recipe, synthetic=True, total=88.5)
+    (tmp_path / "output/reproduce/simplebaseline_mpii-paddle_resnet50_256x256.steps").write_text("train convert score")
+    said = reproduce.verdict(recipe, reproduce.perform(recipe, tmp_path))
+    assert all(line.endswith("SYNTHETIC, not comparable") for line in said)
+    states = {entry["row"]: entry["state"] for entry in reproduce.status(tmp_path)}
+    assert {states[row] for row in recipe.rows} == {"lacks DATA data/mpii/annot"}
+
+
+def test_an_unknown_row_is_an_error():
+    with pytest.raises(DataError, match="--row nothing/here"):
+        reproduce.recipe_of("nothing/here")
+
+
+def test_the_list_says_every_rows_state(tmp_path, capsys):
+    assert reproduce.main(["--folder", str(tmp_path), "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert len(entries) == len(reproduce.rows())
+    assert all(
+        entry["state"].startswith("lacks DATA") and figure(entry["reported"], entry["protocol"]) for entry in entries
+    )
