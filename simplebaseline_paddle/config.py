@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -134,9 +135,14 @@ class Config:
         width, height = self.input_size
         if width % 32 or height % 32 or min(width, height) < 32:
             raise DataError(f"input_height {height} and input_width {width} must be multiples of 32")
-        check_numbers(self)
-        for field in ("deconv_filters", "lr_epochs"):
-            numbers_of(getattr(self, field), field)
+        check_numbers(self, sigma=0.1)
+        if self.scale_factor >= 1:
+            raise DataError(
+                f"setting scale_factor: {self.scale_factor} would turn persons inside out; give less than 1"
+            )
+        if len(numbers_of(self.deconv_filters, "deconv_filters")) != 3:
+            raise DataError(f"setting deconv_filters: {self.deconv_filters!r}; give three numbers, such as 256,256,256")
+        numbers_of(self.lr_epochs, "lr_epochs")
         workers = default_workers() if self.workers is None else self.workers
         seed = 90 if self.enable_ce else self.seed
         return replace(self, seed=seed, workers=workers, device=device_of(self.device, self.use_gpu))
@@ -144,10 +150,9 @@ class Config:
 
 def numbers_of(text: str, field: str = "") -> tuple[int, ...]:
     """`90,120` -> (90, 120); DataError naming the setting for other text."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise DataError(f"setting {field}: {text!r} is not a list of whole numbers such as 90,120") from None
+    if not re.fullmatch(r"[1-9]\d{0,8}(,[1-9]\d{0,8})*", text):
+        raise DataError(f"setting {field}: {text!r} is not a list of whole numbers above 0 such as 90,120")
+    return tuple(map(int, text.split(",")))
 
 
 def device_of(device: str | None, use_gpu: bool | None) -> str | None:

@@ -205,6 +205,8 @@ class Estimator:
         if self.config.flip_test:
             mirrored = self.forward(images[:, :, ::-1])
             maps = (maps + flip_back(mirrored, self.skeleton.mirror, self.config.shift_heatmap)) * 0.5
+        if not np.isfinite(maps).all():
+            raise DataError(f"the heat-maps of {self.path or 'this network'} are not finite; its weights are no good")
         return maps
 
     def joints(self, maps: np.ndarray, center: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

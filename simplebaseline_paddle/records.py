@@ -191,7 +191,12 @@ def from_detections(pose_set: PoseSet, path: Path, config: Config) -> Records:
     if not path.is_file():
         what = "write selected, annotated, whole, or a file such as COCO_val2017_detections_AP_H_56_person.json"
         raise DataError(f"--boxes {path}: there is no such detection file; {what}")
-    entries = [row for row in rows(path, read_json(path)) if row[1].get("category_id") == (pose_set.category or 1)]
+    entries, wanted = rows(path, read_json(path)), pose_set.category or 1
+    category = column(entries, "category_id", whole=True)
+    if not (category == wanted).any():
+        found = f"category_id is {sorted(set(category.tolist()))[:5]}, and {wanted} nowhere"
+        raise DataError(f"{path}: no entry is of persons: {found}; write {wanted}")
+    entries = [entry for entry, number in zip(entries, category) if number == wanted]
     image, box, score = column(entries, "image_id", whole=True), column(entries, "bbox", (4,)), column(entries, "score")
     unknown = sorted(set(image.tolist()) - set(pose_set.regions))
     if unknown:
@@ -204,5 +209,6 @@ def from_detections(pose_set: PoseSet, path: Path, config: Config) -> Records:
     center, scale = center_and_scale(box, config, "coco", config.mode == "compat")
     joints, images = np.zeros((len(box), len(pose_set.skeleton), 2)), [pose_set.paths[i] for i in image.tolist()]
     left_out = f", {flat.sum()} boxes without area left out" if flat.any() else ""
+    left_out += f", {others} of other categories" if (others := len(category) - len(entries)) else ""
     note = f"detector ({path.name}, score >= {config.box_threshold:g}{left_out})"
     return Records(images, image, np.full(len(box), -1), center, scale, joints, joints[..., 0] == 0, score, note)

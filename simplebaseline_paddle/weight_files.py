@@ -77,13 +77,14 @@ def is_backbone(name: str) -> bool:
     return name.startswith(("conv1.", "bn1.", "layer"))
 
 
-def describe(tensors: Mapping[str, np.ndarray]) -> dict:
+def describe(tensors: Mapping[str, np.ndarray], path: str | Path) -> dict:
     """Settings (but `style`) of the network that tensors belong to, and its `joints`. DataError: no PoseResNet."""
     blocks = tuple(len({n.split(".")[1] for n in tensors if n.startswith(f"layer{s}.")}) for s in (1, 2, 3, 4))
     bottleneck = any(n.endswith(".conv3.weight") for n in tensors)
     depth = next((d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck), None)
     if depth is None or "final_layer.weight" not in tensors:
-        raise DataError(f"these tensors are no PoseResNet: blocks {blocks} fit no depth, or final_layer is missing")
+        what = f"blocks {blocks} fit no depth, or final_layer is missing"
+        raise DataError(f"{path}: its tensors are no PoseResNet's: {what}; give weights of this network")
     deconvs = [f"deconv_layers.{3 * i}.weight" for i in range(9)]
     return {
         "depth": depth, "joints": len(tensors["final_layer.weight"]), "base_width": len(tensors["conv1.weight"]),
@@ -216,7 +217,7 @@ def load_first_weights(model, path: str | Path, skeleton: Skeleton) -> str:
     """Another network's weights for a training's start, the head's joints by name. Returns what came, in words."""
     state = read_state(path)
     weights, own = tensors_of(state), arrays_of(model)
-    theirs = skeleton_of(state, path, describe(weights)["joints"]).joints
+    theirs = skeleton_of(state, path, describe(weights, path)["joints"]).joints
     known = [j for j in skeleton.joints if j in theirs]
     here, there = skeleton.indices(known), [theirs.index(j) for j in known]
     for name in ("final_layer.weight", "final_layer.bias"):
@@ -253,7 +254,7 @@ def load_network(path: str | Path, given: dict, preset: dict, dataset: str | Non
 
     state = read_state(path)
     weights = tensors_of(state, raw)
-    found = describe(weights)
+    found = describe(weights, path)
     joints = found.pop("joints")
     stored = state.get("config") or {}
     fixed = [f for f in (*found, *MEANING_FIELDS) if f in given and (f in found or f in stored)]

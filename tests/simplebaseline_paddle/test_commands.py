@@ -107,7 +107,8 @@ def test_published_configurations(preset, size, maps, sigma):
     ("words", "message"),
     [
         (["--input_height", "100"], "multiples of 32"), (["--lr_epochs", "a"], "lr_epochs"),
-        (["--batch_size", "0"], "batch_size"), (["--deconv_filters", "8;8"], "deconv_filters"),
+        (["--batch_size", "0"], "batch_size"), (["--deconv_filters", "8"], "deconv_filters"),
+        (["--sigma", "0"], "sigma"), (["--scale_factor", "2"], "scale_factor"), (["--lr_epochs", "-3"], "lr_epochs"),
         (["--boxes", "whole"], "training takes selected or annotated"),
     ],
 )  # fmt: skip

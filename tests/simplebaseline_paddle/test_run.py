@@ -284,6 +284,13 @@ def test_the_predictor_equals_the_network(trained):
     np.testing.assert_allclose(estimator.forward(PICTURES), eager, atol=1e-4 * eager.std())
 
 
+def test_maps_that_are_not_finite_are_noticed(trained):
+    estimator = Estimator(trained)
+    estimator.model.final_layer.bias.set_value(np.full(16, np.inf, np.float32))
+    with pytest.raises(DataError, match="heat-maps of .*last.pdparams are not finite"):
+        estimator.predict(PICTURES[0])
+
+
 def test_bfloat16_scoring_is_near(trained, monkeypatch):
     """8 bits of mantissa, by the size of the maps: a hardly trained network's differences are far below."""
     with monkeypatch.context() as patch, pytest.raises(DataError, match="--amp bf16 needs a CPU with avx512_bf16"):

@@ -241,6 +241,12 @@ def test_first_weights_take_the_heads_joints_by_name(small, tmp_path):
         np.testing.assert_array_equal(head[i], known, err_msg=joint)
 
 
+def test_weights_of_something_else_are_named(tmp_path):
+    paddle.save({"fc.weight": paddle.ones([2, 2])}, str(tmp_path / "other.pdparams"))
+    with pytest.raises(DataError, match=r"other.pdparams: its tensors are no PoseResNet's"):
+        load_network(tmp_path / "other.pdparams", {}, {})
+
+
 def test_not_a_number_is_refused(small):
     broken = {**small[1], "conv1.weight": np.full_like(small[1]["conv1.weight"], np.nan)}
     with pytest.raises(DataError, match="not finite"):
