@@ -151,12 +151,12 @@ def status(folder: Path) -> list[dict]:
         name, line = f"{table['table']}/{model}", answer(table, model, found)
         recipe = recipe_of(name)
         lacking = recipe.lacks(folder)
-        done = line is not None and line["images"] == "real"
+        measured = line["measured"] if line is not None and line["images"] == "real" else None
         entries.append({
             "row": name, "recipe": recipe.name, "protocol": table["protocol"],
             "reported": table["rows"][model][table["columns"].index("total")],
-            "band": recipe.fields["band"], "measured": line["measured"] if done else None,
-            "state": "done" if done else f"lacks {lacking}" if lacking else "ready", **recipe.cost(),
+            "band": recipe.fields["band"], "measured": measured,
+            "state": "done" if measured is not None else f"lacks {lacking}" if lacking else "ready", **recipe.cost(),
         })  # fmt: skip
     return entries
 
@@ -240,7 +240,7 @@ def verdict(recipe: Recipe, lines: dict) -> list[str]:
 
 def rehearse(names: list[str], folder: Path) -> dict:
     """Draw what is not drawn yet, then every recipe's steps; {recipe: seconds}."""
-    seconds = {}
+    seconds: dict[str, int] = {}
     for name in names:
         recipe, began = recipe_of(name), time.monotonic()
         before = recipe.fields.get("after")  # whose weights stand in for ImageNet's
