@@ -208,8 +208,10 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} is an HDF5 file, which needs the package h5py: pip install h5py") from None
     try:
         with h5py.File(path, "r") as file:
-            return {k: np.array(v) for k, v in file.items() if isinstance(v, h5py.Dataset)}
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+            arrays = {k: v for k, v in file.items() if isinstance(v, h5py.Dataset)}
+            files.check_size(sum(v.nbytes for v in arrays.values()), path)
+            return {k: np.array(v) for k, v in arrays.items()}
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise DataError(f"{path} is not a readable HDF5 file ({error}); download or write it again") from error
 
 

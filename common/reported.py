@@ -24,7 +24,9 @@ from common.files import write_text
 
 _BOXES = dict.fromkeys(("oracle", "gt", "ground", "annotated"), "oracle")
 _BOXES |= {"detector": "detector", "detections": "detector", "none": "none"}
-_RUN_FIELDS = ("house", "model", "dataset", "split", "protocols", "meta", "command")
+_NUMBER = (float, int, type(None))
+_TEXTS: dict = dict.fromkeys(("house", "model", "dataset", "split"), str)
+_RUN = _TEXTS | {"protocols": {"*": {"total": _NUMBER}}, "meta": {}, "command": str}
 _SETTINGS = ("preset", "synthetic", "boxes", "flip_test", "mode", "weights", "missing_rows")  # of one line's runs
 
 
@@ -99,7 +101,7 @@ def _range(table: dict) -> str:
 
 def save_run(path: str | Path, **run) -> None:
     """Write one run in the layout above, at once. `protocols` as common.evaluate writes it, NaN as None already."""
-    run = {field: run[field] for field in _RUN_FIELDS}
+    run = {field: run[field] for field in _RUN}
     write_text(path, json.dumps(run, indent=1, allow_nan=False) + "\n")
 
 
@@ -110,19 +112,7 @@ def load_runs(folder: str | Path) -> list[dict]:
         remedy = "give the repository, a house or a folder of run files"
         raise DataError(f"results folder {folder} does not exist; {remedy}")
     found = (sorted(folder.glob(pattern)) for pattern in ("*/results/*.json", "results/*.json", "*.json"))
-    return [_load_run(path) for path in next(filter(None, found), [])]
-
-
-def _load_run(path: Path) -> dict:
-    run = read_json(path)
-    lacking = [f for f in _RUN_FIELDS if not isinstance(run, dict) or f not in run]
-    if lacking:
-        layout = f"a run file has {', '.join(_RUN_FIELDS)} (see common/reported.py)"
-        raise DataError(f"{path} lacks the field {lacking[0]!r}; {layout}")
-    for name, result in run["protocols"].items():
-        if not isinstance(result, dict) or "total" not in result:
-            raise DataError(f"{path}: field protocols: {name!r} has no total; write it as common.evaluate --json does")
-    return run
+    return [read_json(path, _RUN) for path in next(filter(None, found), [])]
 
 
 def compare(runs: list[dict], house: str | None = None) -> list[dict]:

@@ -109,24 +109,53 @@ def read_npz(path: str | Path, kind: str) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
-        if size > max(_PLENTY, 100 * os.path.getsize(path)):
-            raise ValueError(f"it would unpack to {size} bytes")
+        check_size(size, path)
         with np.load(path, allow_pickle=False) as data:
             return {name: np.asarray(data[name]) for name in data.files}  # a member without an array's head is bytes
     except Exception as error:  # numpy and zipfile raise many kinds for damaged files
         raise DataError(f"{path} is not a readable {kind} ({error}); write it again") from error
 
 
-_PLENTY = 2**30
+def check_size(size: int, path: str | Path) -> None:
+    """ValueError when a file would unpack to gigabytes, and to far more than packing explains."""
+    if size > max(2**30, 100 * os.path.getsize(path)):
+        raise ValueError(f"it would unpack to {size} bytes")
 
 
-def read_json(path: Path):
-    """A JSON file; DataError naming the file and the line when it is none."""
+def read_json(path: str | Path, schema=None):
+    """A JSON file, as `schema` says where there is one (see `fit`); DataError naming the file and the line or field."""
     try:
-        return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        content = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
     # ValueError: no UTF-8, no JSON, or a number of thousands of digits
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not readable JSON ({error}); download or write it again") from error
+    if schema is not None:
+        fit(content, schema, f"{path}: ")
+    return content
+
+
+def fit(value, schema, where: str) -> None:
+    """DataError, beginning with `where`, unless `value` is as `schema` says: a type or several; [SCHEMA], a list of
+    such; {FIELD: SCHEMA}, an object with these fields (`FIELD?`: may be absent; `*`: all others are such)."""
+    kind = type(schema) if isinstance(schema, (list, dict)) else schema
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        names = ", ".join({list: "a list", dict: "an object", str: "a text"}.get(k, "a number") for k in _tuple(kind))
+        raise DataError(f"{where.rstrip('. ')} is {short(value)}; write {names}")
+    if isinstance(schema, list):
+        for i, item in enumerate(value):
+            fit(item, schema[0], f"{where.rstrip('.')}[{i}].")
+    elif isinstance(schema, dict) and isinstance(value, dict):
+        named = {field.rstrip("?"): inner for field, inner in schema.items() if field != "*"}
+        rest = dict.fromkeys(value.keys() - named.keys(), schema["*"]) if "*" in schema else {}
+        for field, inner in (named | rest).items():
+            if field in value:
+                fit(value[field], inner, f"{where}{field}.")
+            elif f"{field}?" not in schema:
+                raise DataError(f"{where}{field} is missing; write it, or the file again")
+
+
+def _tuple(kinds) -> tuple:
+    return kinds if isinstance(kinds, tuple) else (kinds,)
 
 
 def rows(path: str | Path, content, field: str = "") -> list[Row]:

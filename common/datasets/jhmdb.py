@@ -108,7 +108,7 @@ def _load_official(root: Path, side: str, number: str, split: str) -> PoseSet:
 
 def _read_joints(path: Path) -> np.ndarray:
     stored = np.atleast_3d(*files.read_numbers(path, "pos_img"))  # Matlab drops the last axis of a single frame
-    if stored.shape[:2] != (2, len(JHMDB15)) or not np.isfinite(stored).all():
+    if stored.ndim != 3 or stored.shape[:2] != (2, len(JHMDB15)) or not np.isfinite(stored).all():
         what = f"has shape {stored.shape} or holds NaN; expected (2, 15, n) numbers"
         raise DataError(f"{path}: pos_img {what}. Download it again")
     return stored.transpose(2, 1, 0) - 1
@@ -117,7 +117,7 @@ def _read_joints(path: Path) -> np.ndarray:
 def _mask_boxes(path: Path, count: int) -> np.ndarray:
     """(n,4) x, y, w, h of the non-zero pixels of each frame; NaN for an empty mask."""
     mask = np.atleast_3d(*files.read_numbers(path, "part_mask")) != 0
-    if mask.ndim != 3 or mask.shape[2] != count:
+    if mask.ndim != 3 or mask.shape[2] != count or not mask.size:
         raise DataError(f"{path}: part_mask has shape {mask.shape}, the joints {count} frames; download both again")
     corners = []
     for axis in (0, 1):  # collapsing rows leaves columns, i.e. x first

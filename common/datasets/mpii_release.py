@@ -131,4 +131,10 @@ def read_ground_truth(path: Path) -> GroundTruth:
         if array.shape != (*shape, joints.shape[-1]):
             remedy = "take gt_valid.mat from the simple-baselines annotations"
             raise DataError(f"{path}: {name} is {array.shape}, expected {(*shape, 'N')}; {remedy}")
-    return GroundTruth(joints.transpose(2, 0, 1), missing.T == 0, head_box.reshape(4, -1).T)
+    truth = GroundTruth(joints.transpose(2, 0, 1), missing.T == 0, head_box.reshape(4, -1).T)
+    for person in np.flatnonzero(~np.isfinite(truth.joints[truth.labelled]).all(-1)):
+        row = np.repeat(np.arange(len(truth.joints)), truth.labelled.sum(1))[person]
+        raise DataError(
+            f"{path}: pos_gt_src of person {row} has a labelled joint without coordinates; download it again"
+        )
+    return truth

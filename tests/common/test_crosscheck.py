@@ -182,10 +182,13 @@ def test_bad_results(tmp_path, capsys):
     with pytest.raises(DataError, match="readable JSON"):
         load_runs(tmp_path)
     path.write_text('{"house": "x"}')
-    with pytest.raises(DataError, match="lacks the field 'model'"):
+    with pytest.raises(DataError, match="model is missing"):
+        load_runs(tmp_path)
+    path.write_text(json.dumps(json.loads(run_file(tmp_path).read_text()) | {"meta": [3]}))
+    with pytest.raises(DataError, match=r"meta is \[3\]; write an object"):
         load_runs(tmp_path)
     run_file(tmp_path, protocols={"pckh@0.5": {"n": 1}})
-    with pytest.raises(DataError, match="pckh@0.5.*no total"):
+    with pytest.raises(DataError, match="pckh@0.5.total is missing"):
         load_runs(tmp_path)
     with pytest.raises(ValueError):
         run_file(tmp_path, protocols={"pckh@0.5": result(float("nan"))})
