@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import DataError
-from common.runs.settings import check_numbers, setting
+from common.runs.settings import check_numbers, parse_yaml, setting
 from common.runs.shelf import data_folder
 from common.skeletons import LSP14, MPII16, Skeleton
 
@@ -15,7 +15,6 @@ HOUSE = "deeppose_tf"
 ROOT = Path(__file__).resolve().parent.parent
 LSPET_ROOT, LSP_ROOT, MPII_ROOT = (ROOT / "datasets" / name for name in ("lsp_ext", "lsp", "mpii"))
 IMAGENET_WEIGHTS = ROOT / "weights" / "bvlc_alexnet.tf"
-LSP_VALIDATION = LSPET_ROOT / "train_lsp_small_joints.csv"  # DT: part of the training set
 
 # the data sets that DT has as CSV files: their joints, and the folder of the files
 CSV_SKELETONS: dict[str, Skeleton] = {"lsp": LSP14, "mpii": MPII16}
@@ -76,7 +75,6 @@ class Config:
     gcn: bool = setting(False, "subtract each image's channel mean, divide by its deviation")
     channels: float = setting(1.0)
     init: str = setting("original", "first weights: DT's truncated normal, or He's", ("original", "he"), rare=True)
-    conv1_padding: str = setting("same", "same: DT's code; valid: Caffe's", ("same", "valid"), rare=True)
     dropout_keep: float = setting(DROPOUT_KEEP, "share of the activations of fc6 and fc7 that dropout keeps", rare=True)
     mode: str = setting("correct", "crops, targets, metrics as they should be or as DT's", ("correct", "compat"))
 
@@ -88,7 +86,6 @@ class Config:
     optimizer: str = setting("adagrad", "update rule", ("adagrad", "momentum", "sgd"), group="training")
     schedule: str = setting("constant", "learning rates: constant, or cosine to 1 %", ("constant", "cosine"), rare=True)
     warmup: int = setting(0, rare=True)
-    weight_decay: float = setting(0.0, "L2 penalty; DT logs 0.0005 and trains with 0", rare=True)
     patience: int = setting(0, rare=True)
     seed: int = setting(1701)
     test_step: int = setting(100, "score every so many steps", group="training")
@@ -96,17 +93,14 @@ class Config:
     keep: int = setting(5, "numbered checkpoints to keep; 0 keeps all", group="training", rare=True)
     save_minutes: float = setting(10.0, rare=True)
     resume: str | None = setting(None)
-    resume_mode: str = setting("correct", "compat: DT's new start", ("correct", "compat"), group="training", rare=True)
     reset_iter_counter: bool = setting(False, "count steps from 0 after --resume", group="training", rare=True)
 
     batch_size: int = setting(128, "persons a step, over all devices")
     workers: int | None = setting(None, "loader processes (default: from the cores)")
     loader: str = setting("chainer", "Chainer's (DT) or a pool", ("chainer", "pool"), group="machine", rare=True)
-    cache_mb: int = setting(256, "decoded images that a loader process may keep", group="machine", rare=True)
     device: str | None = setting(None)
     threads: int = setting(0, rare=True)
     amp: str = setting("off", "", ("off", "bf16"))
-    compile: bool = setting(False, "compile the training step with XLA", rare=True)
     run_name: str = setting("alexnet", "the run's folder in output/deeppose_tf", group="output", rare=True)
     out: str | None = setting(None, "the run's folder itself", names=("o_dir",))
     log_step: int = setting(1, "print the loss every so many steps", group="output", rare=True)
@@ -117,14 +111,13 @@ class Config:
         return bool(self.train_csv_fn or self.test_csv_fn) or (not self.data_root and self.dataset in CSV_SKELETONS)
 
     def csv(self, part: str) -> Path | None:
-        """The CSV of `train`, `test` or `val`; DT's own where none is given."""
+        """The CSV of `train`, `test` or `val`; of the first two DT's own where none is given."""
         given = {"train": self.train_csv_fn, "test": self.test_csv_fn, "val": self.val_csv_fn}[part]
-        if part == "val":
-            other_data = given == str(LSP_VALIDATION) and (self.train_csv_fn or not self.from_csv)
-            return Path(given) if given and not other_data else None
-        if given:
-            return Path(given)
-        return CSV_FOLDERS[self.dataset] / f"{part}_joints.csv"
+        if part == "val" and (
+            not given or given == EXAMPLES["lsp_alexnet_scratch"]["val_csv_fn"] and self.train_csv_fn
+        ):
+            return None  # the examples' own is a part of their own training persons
+        return Path(given) if given else CSV_FOLDERS[self.dataset] / f"{part}_joints.csv"
 
     @property
     def folder(self) -> Path:
@@ -153,53 +146,23 @@ class Config:
     def checked(self) -> Config:
         """The settings, `--resume -s PATH` as `--resume PATH`. DataError naming the first whose value cannot be
         meant."""
-        check_numbers(self, workers=1, downscale_height=IM_SIZE)
+        bounds = {"bbox_extension_min": 1, "bbox_extension_max": self.bbox_extension_min or 1, "workers": 1}
+        check_numbers(self, downscale_height=IM_SIZE, joint_index=self.fname_index + 1, **bounds)
         if self.shift > 1 or not self.dropout_keep:
             raise DataError("setting shift is 0 to 1, dropout_keep above 0")
-        if self.extension and self.extension[0] > self.extension[1]:
-            raise DataError(f"setting bbox_extension_min: {self.extension[0]} is more than --bbox_extension_max")
         if self.from_csv and self.data_root:
             raise DataError("setting data_root: --train_csv_fn and --test_csv_fn name files; leave one of both out")
         if self.from_csv and self.dataset not in CSV_SKELETONS:
             raise DataError(f"setting dataset: CSVs have the joints of lsp or mpii, not of {self.dataset}")
         if self.resume == "auto" and self.weights not in (None, str(IMAGENET_WEIGHTS)):
             return replace(self, resume=self.weights, weights=None)
-        if self.resume == "auto" and self.resume_mode == "compat":
-            raise DataError("setting resume_mode: compat needs the checkpoint; give --resume PATH")
         return self
 
 
-# The four example runs of DT, as given by its shell and Python scripts.
-_EXAMPLE = {
-    "max_steps": 1_000_000, "batch_size": 128, "test_step": 250, "seed": 1701, "min_dim": 6, "shift": 0.1, "conv_lr": 0.0005,
-    "fc_lr": 0.0005, "optimizer": "adagrad", "gcn": True, "fliplr": True,
-}  # fmt: skip
-_LSP = {**_EXAMPLE, "dataset": "lsp", "snapshot_step": 10000, "log_step": 1,
-        "val_csv_fn": str(LSP_VALIDATION)}  # fmt: skip
-_MPII = {
-    **_EXAMPLE, "dataset": "mpii", "snapshot_step": 5000, "log_step": 2, "img_path_prefix": str(MPII_ROOT / "images"),
-    "should_downscale_images": True, "downscale_height": 400, "bbox_extension_min": 1.0, "bbox_extension_max": 1.2, "workers": 4,
-}  # fmt: skip
-_IMAGENET = {"weights": str(IMAGENET_WEIGHTS)}
-EXAMPLES: dict[str, dict] = {
-    "lsp_alexnet_scratch": {**_LSP, "bbox_extension_min": 1.5, "bbox_extension_max": 2.0, "workers": 6},
-    "lsp_alexnet_imagenet": {**_LSP, **_IMAGENET, "bbox_extension_min": 1.2, "bbox_extension_max": 2.0, "workers": 2,
-                             "fix_conv_iter": 10000},
-    "mpii_alexnet_scratch": _MPII,
-    "mpii_alexnet_imagenet": {**_MPII, **_IMAGENET},
-}  # fmt: skip
-
-# What trains on two cores: a narrower network with He's weights and a higher rate (at DT's, Adagrad from 1e-4 is slow
-# gradient descent for thousands of steps), the same data and crops.
-SMALL: dict = {
-    "channels": 0.25, "init": "he", "batch_size": 64, "dropout_keep": 0.8, "schedule": "cosine", "warmup": 100,
-    "conv_lr": 0.003, "fc_lr": 0.003, "workers": 1,
-}  # fmt: skip
-# Tighter crops than the example's: what is learnt in a minute is worth more pixels.
-SMOKE = {
-    **SMALL, "max_steps": 300, "test_step": 300, "snapshot_step": 300, "log_step": 20, "batch_size": 32, "shift": 0.05,
-    "warmup": 30, "dropout_keep": 0.9, "bbox_extension_min": 1.1, "bbox_extension_max": 1.3,
-}  # fmt: skip
+PRESETS = parse_yaml("presets.yaml", Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8"))
+EXAMPLES: dict[str, dict] = PRESETS["examples"]
+for _given in EXAMPLES.values():
+    _given |= {name: str(ROOT / value) for name, value in _given.items() if "/" in str(value)}
 
 
 def presets(example: str = "lsp_alexnet_scratch") -> dict[str, dict]:
@@ -209,8 +172,8 @@ def presets(example: str = "lsp_alexnet_scratch") -> dict[str, dict]:
     frozen = {"fix_conv_iter": 20} if "fix_conv_iter" in chosen else {}
     return {
         "paper": {**chosen, "run_name": example},
-        "cpu": {**chosen, **SMALL, "max_steps": 20000, "test_step": 2000, "snapshot_step": 5000, "log_step": 50},
-        "smoke": {**chosen, **SMOKE, **frozen, "run_name": "smoke"},
+        "cpu": {**chosen, **PRESETS["cpu"]},
+        "smoke": {**chosen, **PRESETS["smoke"], **frozen},
         "none": {},
     }
 

@@ -4,8 +4,9 @@ name."""
 from __future__ import annotations
 
 import csv
+import itertools
 import re
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -48,29 +49,34 @@ def read_csv(path: str | Path, config: Config) -> PoseSet:
     instead of 1 and leaves out joints that a file `*_visible.csv` beside `*_joints.csv` (`prepare.py` writes it) marks
     0; compat takes the numbers as they are.
     """
-    path, dataset, prefix = Path(path), config.dataset, config.img_path_prefix
+    path, dataset = Path(path), config.dataset
     skeleton = CSV_SKELETONS[dataset]
-    names, joints = _read_rows(path, config.fname_index, config.joint_index, 2 * len(skeleton), config.limit)
-    joints = joints.reshape(len(names), len(skeleton), 2)
+    names, numbers = _read_rows(path, config.fname_index, config.joint_index, 2 * len(skeleton), config.limit)
+    joints = numbers.reshape(len(names), len(skeleton), 2)
     ignored = IGNORE_LABELS[dataset] if config.ignore_label is None else config.ignore_label
     labelled = (joints != ignored).all(-1)
+    side = path.with_name(path.name.replace("_joints.csv", "_visible.csv"))
     if config.mode == "correct":
-        labelled &= _usable(path, names, len(skeleton), config.limit)
         joints = joints - (1.0 if dataset == "mpii" else 0.0)
+        if side != path and side.exists():
+            own, flags = _read_rows(side, 0, 1, len(skeleton), config.limit)
+            if own != names:
+                raise DataError(f"{side} does not list the same images as {path}; {_REMEDY}, both, or remove it")
+            labelled &= flags > 0
     joints = np.where(labelled[..., None], joints, np.nan)
     image_id = _image_ids(names, dataset)
-    visible, images = np.where(labelled, 2, 0), [str(Path(prefix) / name) if prefix else name for name in names]
-    return PoseSet(
-        name=dataset, skeleton=skeleton, split=path.stem, images=images, image_id=image_id, person_id=_occurrence(image_id),
-        joints=joints, visible=visible.astype(np.int8), box=box_of_joints(joints), root=str(path),
-        synthetic=(path.parent / "SYNTHETIC").exists(),
-    )  # fmt: skip
+    numbers_of: defaultdict = defaultdict(itertools.count)  # of the persons of one image
+    person_id = np.array([next(numbers_of[i]) for i in image_id.tolist()])
+    images, visible = [str(Path(config.img_path_prefix) / n) for n in names], np.where(labelled, 2, 0).astype(np.int8)
+    rows = {"images": images, "image_id": image_id, "person_id": person_id, "joints": joints, "visible": visible}
+    about = {"root": str(path), "synthetic": (path.parent / "SYNTHETIC").exists()}
+    return PoseSet(dataset, skeleton, path.stem, **rows, box=box_of_joints(joints), **about)  # type: ignore[arg-type]
 
 
-def _read_rows(path: Path, fname_index: int, joint_index: int, count: int, limit: int | None):
+def _read_rows(path: Path, name_at: int, first: int, count: int, limit: int | None) -> tuple[list[str], np.ndarray]:
     """(names, (N,count) numbers)."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file) if line][:limit]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV ({error}); {_REMEDY}") from error
@@ -78,46 +84,24 @@ def _read_rows(path: Path, fname_index: int, joint_index: int, count: int, limit
         raise DataError(f"{path} holds no persons; {_REMEDY}")
     numbers = np.empty((len(lines), count))
     for i, line in enumerate(lines):
-        where, needed = f"{path}: line {i + 1}", joint_index + count
-        if len(line) != needed:
-            what = f"{needed} are needed ({count // 2} joints from column {joint_index})"
-            raise DataError(f"{where} has {len(line)} columns, {what}; check --dataset and --joint_index")
+        if len(line) != first + count:
+            what = f"{first + count} are needed ({count // 2} joints from column {first})"
+            raise DataError(f"{path}: line {i + 1} has {len(line)} columns, {what}; check --dataset and --joint_index")
         try:
-            numbers[i] = [float(value) for value in line[joint_index:]]
+            numbers[i] = line[first:]
         except ValueError as error:
-            raise DataError(f"{where} has a coordinate that is no number ({error}); correct or remove it") from error
+            raise DataError(f"{path}: line {i + 1} has a coordinate that is no number ({error}); correct it") from error
         if not np.isfinite(numbers[i]).all():
-            raise DataError(f"{where} has a coordinate that is not finite; mark missing joints with the ignore label")
-    return [line[fname_index] for line in lines], numbers
-
-
-def _usable(path: Path, names: list[str], joints: int, limit: int | None) -> np.ndarray:
-    """(N,J) bool from the side file; all True when there is none."""
-    side = path.with_name(path.name.replace("_joints.csv", "_visible.csv"))
-    if side == path or not side.exists():
-        return np.ones((len(names), joints), bool)
-    own, flags = _read_rows(side, 0, 1, joints, limit)
-    if own != names:
-        raise DataError(f"{side} does not list the same images as {path}; {_REMEDY}, both, or remove it")
-    return flags > 0
+            raise DataError(f"{path}: line {i + 1} has a coordinate that is not finite; write the ignore label there")
+    return [line[name_at] for line in lines], numbers
 
 
 def _image_ids(names: list[str], dataset: str) -> np.ndarray:
     """Image numbers for LSP where they identify the images, as common.datasets has them; else file names or paths."""
     bases = [Path(name).name for name in names]
-    if dataset == "lsp":
-        numbers = [m[1] for base in bases if (m := re.fullmatch(r"im(\d+)\.\w+", base))]
-        one_folder = len(set(bases)) == len(set(names))
-        if len(numbers) == len(bases) and one_folder and len(set(map(len, numbers))) == 1:
-            return np.array(list(map(int, numbers)))
-    return np.array(bases if len(set(bases)) == len(set(names)) else names)
-
-
-def _occurrence(image_id: np.ndarray) -> np.ndarray:
-    """How many earlier rows have the same image."""
-    seen: Counter = Counter()
-    rows = []
-    for name in image_id.tolist():
-        rows.append(seen[name])
-        seen[name] += 1
-    return np.array(rows)
+    if len(set(bases)) < len(set(names)):
+        return np.array(names)
+    numbers = [found[1] for base in bases if (found := re.fullmatch(r"im(\d+)\.\w+", base))]
+    if dataset == "lsp" and len(numbers) == len(bases) and len(set(map(len, numbers))) == 1:
+        return np.array(list(map(int, numbers)))
+    return np.array(bases)

@@ -4,156 +4,105 @@ framework.
 Crops come from the annotated joints (oracle boxes), in training and in scoring, as in DT. In mode compat every step is
 DT's: whole-pixel boxes that slide at the left and top border, targets cut to whole pixels of the crop, no half-pixel
 shift. In mode correct boxes are intersected with the picture, targets keep their fractions, and pixel centres are at
-integers throughout.
-
-A target is a share of the crop, (J,2) in about [-0.5, 0.5]. Every random number of a sample comes from a generator
-keyed by (seed, epoch, person), whatever process draws it: batches do not depend on the number of workers, and a resumed
-run sees what it would have seen.
+integers throughout. A target is a share of the crop, (J,2) in about [-0.5, 0.5]. Random numbers of a sample come from
+a generator keyed by (seed, epoch, person): batches do not depend on the number of workers, nor on a resume.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.errors import DataError
 from common.images import read_image
-from common.poses import PoseSet
+from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton
 from deeppose_tf.config import IM_SIZE, OUTSIDE_LIMIT, UNPROJECT_LIMIT, Config
 
 
 def image_size(path: str) -> tuple[int, int]:
-    """(width, height) of an image, from a file's header alone where that will do. DataError when it is missing or
+    """(width, height) of a picture, from a file's header alone where that will do. DataError when it is missing or
     damaged."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.size
-    except (OSError, ValueError):  # a frame in a database, or what OpenCV alone can read, if anything
+    except (OSError, ValueError, Image.DecompressionBombError):  # a frame in a database, or OpenCV's alone, if any
         height, width = read_image(path).shape[:2]
         return width, height
-
-
-class ImageStore:
-    """Decoded pictures, BGR uint8, at most `megabytes` of them; later ones are decoded again each time.
-
-    Nothing is ever thrown out: every epoch visits each picture once in a new order, where the oldest is as likely to be
-    next as any.
-    """
-
-    def __init__(self, megabytes: int):
-        self.room = megabytes * 2**20
-        self.limit = self.room
-        self._kept: dict[tuple[str, float], np.ndarray] = {}
-
-    def __getstate__(self) -> dict:
-        return {"room": self.limit, "limit": self.limit, "_kept": {}}
-
-    def read(self, path: str, factor: float = 1.0) -> np.ndarray:
-        """The picture, reduced by `factor` (bilinear, as DT does) when that is above 1. DataError when it cannot be
-        decoded."""
-        kept = self._kept.get((path, factor))
-        if kept is not None:
-            return kept
-        image = reduced(read_image(path), factor)
-        if image.nbytes <= self.room:
-            self.room -= image.nbytes
-            self._kept[path, factor] = image
-        return image
-
-
-def reduced(image: np.ndarray, factor: float) -> np.ndarray:
-    """(H,W,3) resized by 1/factor; the picture itself for factor 1."""
-    if factor == 1.0:
-        return image
-    import cv2
-
-    return cv2.resize(image, None, fx=1 / factor, fy=1 / factor)
-
-
-def reduced_size(width: int, height: int, factor: float) -> tuple[int, int]:
-    """Width and height of `reduced`'s result: OpenCV rounds half to even."""
-    return (width, height) if factor == 1.0 else (round(width * (1 / factor)), round(height * (1 / factor)))
 
 
 class Persons:
     """The persons of a PoseSet that can be used, in pixels of the (possibly reduced) pictures.
 
     rows (N,) of the PoseSet · joints (N,J,2) · valid (N,J) bool · tight (N,4) box x, y, w, h of the valid joints ·
-    factor (N,) by which the picture is reduced · size (N,2) its width and height afterwards · dropped: reason -> number
-    of persons left out.
+    factor (N,) by which the picture is reduced · size (N,2) its width and height afterwards · left_out: what is not
+    among them, for people.
     """
 
-    def __init__(self, pose_set: PoseSet, mode: str, min_dim: float = 0, height: int | None = None, cache_mb=0):
-        """Pictures higher than `height` are reduced to it. DataError when an image is missing or when no person is
-        left."""
-        self.paths, self.mode, self.store = [str(p) for p in pose_set.images], mode, ImageStore(cache_mb)
-        sizes = _sizes(self.paths, pose_set.root)
-        factor = np.ones(len(sizes))
-        if height:
-            factor = np.maximum(sizes[:, 1] / height, 1.0)
-        size = np.array([reduced_size(int(w), int(h), f) for (w, h), f in zip(sizes, factor)])
-        joints, valid = to_reduced(pose_set.joints, factor, mode), pose_set.visible > 0
-        joints, valid, outside = _inside(joints, valid, size, mode)
-        tight = _tight_boxes(joints, valid)
+    def __init__(self, pose_set: PoseSet, mode: str, min_dim: float = 0, height: int | None = None):
+        """Pictures higher than `height` are reduced to it. DataError when no person is left."""
+        self.paths = [str(path) for path in pose_set.images]
+        size, unread = _sizes(self.paths)
+        factor = np.maximum(size[:, 1] / height, 1.0) if height else np.ones(len(size))
+        size = np.rint(size * (1 / factor)[:, None])  # as OpenCV rounds
+        shift = half_pixel(mode)
+        joints = (pose_set.joints + shift) / factor[:, None, None] - shift
+        joints, valid, outside = _inside(joints, pose_set.visible > 0, size, mode)
+        tight = box_of_joints(np.where(valid[..., None], joints, np.nan))
         reasons = {
+            f"in a picture that cannot be read ({names_of(unread)})": size[:, 0] == 0,
             "with a joint right of or below the image": outside,
             "without a valid joint": ~valid.any(1),
-            f"smaller than {min_dim:g} pixels": (np.nan_to_num(tight[:, 2:], nan=np.inf) < min_dim).any(1),
+            f"smaller than {min_dim:g} pixels": (tight[:, 2:] < min_dim).any(1),
         }
-        gone, self.dropped = np.zeros(len(joints), bool), dict[str, int]()
+        gone, counts = np.zeros(len(joints), bool), []
         for reason, rows in reasons.items():
-            self.dropped[reason] = int((rows & ~gone).sum())
+            counts.append((int((rows & ~gone).sum()), reason))
             gone |= rows
-        self.dropped = {reason: count for reason, count in self.dropped.items() if count}
+        self.left_out = ", ".join(f"{count} {reason}" for count, reason in counts if count)
         self.rows = np.flatnonzero(~gone)
         if not len(self.rows):
-            raise DataError(f"{pose_set.root}: none of {len(joints)} persons can be used: {self.dropped_text()}")
+            raise DataError(f"{pose_set.root}: none of {len(joints)} persons can be used: {self.left_out or 'no data'}")
         self.joints, self.valid, self.tight = joints[self.rows], valid[self.rows], tight[self.rows]
-        self.factor, self.size = factor[self.rows], size[self.rows]
+        self.factor, self.size = factor[self.rows], size[self.rows].astype(int)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def dropped_text(self) -> str:
-        """What was left out, for people."""
-        return ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-
     def image(self, index: int) -> np.ndarray:
-        """The (possibly reduced) picture of a person, (H,W,3) uint8 BGR."""
-        return self.store.read(self.paths[self.rows[index]], float(self.factor[index]))
+        """The (possibly reduced) picture of a person, (H,W,3) uint8 BGR. DataError when it is not whole."""
+        image, factor = read_image(self.paths[self.rows[index]], whole=True), self.factor[index]
+        if factor == 1.0:
+            return image
+        import cv2
+
+        return cv2.resize(image, None, fx=1 / factor, fy=1 / factor)
 
 
-def _sizes(paths: list[str], source: str) -> np.ndarray:
-    """(N,2) width and height of the image files; DataError with their number when some are missing."""
-    known: dict[str, tuple[int, int]] = {}
-    errors: list[DataError] = []
-    for path in dict.fromkeys(paths):
+def names_of(paths: Iterable[str], most: int = 5) -> str:
+    """The first of some files, for a message."""
+    paths = list(paths)
+    return ", ".join(paths[:most]) + (" ..." if len(paths) > most else "")
+
+
+def _sizes(paths: list[str]) -> tuple[np.ndarray, list[str]]:
+    """(N,2) width and height of the pictures, 0 of those that cannot be read, and these."""
+    known = dict.fromkeys(paths, (0, 0))
+    unread = []
+    for path in known:
         try:
             known[path] = image_size(path)
-        except DataError as error:
-            errors.append(error)
-    if errors:
-        raise DataError(f"{source}: {len(errors)} of {len(set(paths))} images cannot be read, the first: {errors[0]}")
-    return np.array([known[path] for path in paths])
+        except DataError:
+            unread.append(path)
+    return np.array([known[path] for path in paths], float).reshape(-1, 2), unread
 
 
-def to_reduced(joints: np.ndarray, factor: np.ndarray, mode: str) -> np.ndarray:
-    """(N,J,2) pixels of the stored picture -> of the one reduced by `factor` (N,)."""
-    shift = _half(mode)
-    return (joints + shift) / factor[:, None, None] - shift
-
-
-def to_stored(joints: np.ndarray, factor: np.ndarray, mode: str) -> np.ndarray:
-    """Inverse of `to_reduced`."""
-    shift = _half(mode)
-    return (joints + shift) * factor[:, None, None] - shift
-
-
-def _half(mode: str) -> float:
+def half_pixel(mode: str) -> float:
+    """What lies between a pixel's edge and its coordinate."""
     return 0.5 if mode == "correct" else 0.0
 
 
@@ -164,25 +113,16 @@ def _inside(joints: np.ndarray, valid: np.ndarray, size: np.ndarray, mode: str):
     above they are. Correct makes joints more than 3 pixels outside on any side invalid and moves none.
     """
     limit = size[:, None, :]
-    with np.errstate(invalid="ignore"):
+    if mode == "compat":
         beyond = (joints - limit > OUTSIDE_LIMIT).any(-1) & valid
-        if mode == "compat":
-            return np.clip(joints, 0, limit), valid, beyond.any(1)
-        beyond = ((joints - (limit - 1) > OUTSIDE_LIMIT) | (joints < -OUTSIDE_LIMIT)).any(-1) & valid
+        return np.clip(joints, 0, limit), valid, beyond.any(1)
+    beyond = ((joints - (limit - 1) > OUTSIDE_LIMIT) | (joints < -OUTSIDE_LIMIT)).any(-1)
     return joints, valid & ~beyond, np.zeros(len(joints), bool)
-
-
-def _tight_boxes(joints: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    low = np.where(valid[..., None], joints, np.inf).min(1)
-    high = np.where(valid[..., None], joints, -np.inf).max(1)
-    with np.errstate(invalid="ignore"):
-        box = np.concatenate([low, high - low], axis=-1)
-    return np.where(np.isfinite(box).all(-1, keepdims=True), box, np.nan)
 
 
 @dataclass(frozen=True)
 class Crops:
-    """How a crop is cut and varied; the fields as in `Config`."""
+    """How a crop is cut and varied; the fields as in `Config`. Without anything random: extension (f, f)."""
 
     mode: str = "correct"
     extension: tuple[float, float] | None = None
@@ -198,39 +138,34 @@ class Crops:
         pairs = tuple(skeleton.flip_pairs)
         return cls(config.mode, config.extension, config.shift, config.fliplr, turn, pairs)
 
-    @classmethod
-    def for_scoring(cls, mode: str, extension: float | None) -> Crops:
-        """Crops without anything random: the tight box extended by one factor, None: as it is."""
-        return cls(mode, None if extension is None else (extension, extension))
-
 
 def draw_box(tight: np.ndarray, crops: Crops, rng: np.random.RandomState) -> np.ndarray:
     """The tight box (4,) extended and shifted at random: two draws for the extension, then two for the shift."""
-    x, y, w, h = (float(v) for v in tight)
     if crops.extension is None:
-        return np.array([x, y, w, h])
+        return tight
     low, high = crops.extension
-    factors = low + (high - low) * np.array([rng.rand(), rng.rand()])
-    pad = np.array([w, h]) * (factors - 1) / 2
-    origin, side = np.array([x, y]) - pad, np.array([w, h]) * factors
+    side = tight[2:]
+    factors = low + (high - low) * rng.rand(2)
+    pad = side * (factors - 1) / 2
+    origin = tight[:2] - pad
     if crops.shift is not None:
-        tight_side = np.array([w, h])
         # never so far that the tight box leaves the crop
-        room = np.minimum(np.divide(pad, tight_side, out=np.zeros(2), where=tight_side > 0), crops.shift)
-        origin = origin + room * tight_side * (2 * np.array([rng.rand(), rng.rand()]) - 1)
-    return np.concatenate([origin, side])
+        room = np.minimum(np.divide(pad, side, out=np.zeros(2), where=side > 0), crops.shift)
+        origin = origin + room * side * (2 * rng.rand(2) - 1)
+    return np.concatenate([origin, side * factors])
 
 
 def pixel_box(box: np.ndarray, size: np.ndarray, mode: str) -> tuple[int, ...]:
     """Whole-pixel x, y, w, h inside a picture of `size` (width, height) for a box in pixels."""
     if mode == "compat":
-        x, y = (int(v) for v in box[:2])  # towards zero
-        w, h = (int(np.ceil(box[2 + i] + (box[i] - v))) for i, v in enumerate((x, y)))
-        x, y = (int(np.clip(v, 0, size[i] - 1)) for i, v in enumerate((x, y)))
-        return x, y, *(int(np.clip(v, 1, size[i] - o)) for i, (v, o) in enumerate(((w, x), (h, y))))
-    low = np.clip(np.floor(box[:2] + 0.5), 0, size - 1)
-    high = np.clip(np.ceil(box[:2] + box[2:] + 0.5), low + 1, size)
-    return tuple(int(v) for v in (*low, *(high - low)))
+        low = np.trunc(box[:2])
+        side = np.ceil(box[2:] + (box[:2] - low))
+        low = np.clip(low, 0, size - 1)
+        side = np.clip(side, 1, size - low)
+    else:
+        low = np.clip(np.floor(box[:2] + 0.5), 0, size - 1)
+        side = np.clip(np.ceil(box[:2] + box[2:] + 0.5), low + 1, size) - low
+    return tuple(int(v) for v in (*low, *side))
 
 
 def crop_targets(joints: np.ndarray, box: tuple[int, ...], mode: str) -> np.ndarray:
@@ -259,17 +194,16 @@ def rotate_crop(image: np.ndarray, targets: np.ndarray, degrees: float, mode: st
     outside."""
     import cv2
 
-    middle = (IM_SIZE - 1) / 2
+    middle, shift = (IM_SIZE - 1) / 2, half_pixel(mode)
     matrix = cv2.getRotationMatrix2D((middle, middle), degrees, 1.0)
     turned = cv2.warpAffine(image, matrix, (IM_SIZE, IM_SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    pixels = (targets + 0.5) * IM_SIZE - _half(mode)
-    pixels = pixels @ matrix[:, :2].T + matrix[:, 2]
-    return turned, (pixels + _half(mode)) / IM_SIZE - 0.5
+    pixels = ((targets + 0.5) * IM_SIZE - shift) @ matrix[:, :2].T + matrix[:, 2]
+    return turned, (pixels + shift) / IM_SIZE - 0.5
 
 
 def example(persons: Persons, index: int, crops: Crops, rng: np.random.RandomState) -> tuple[np.ndarray, ...]:
     """One sample: crop (227,227,3) uint8 BGR, targets (J,2) float32 with 0 where invalid, valid (J,) bool, crop box
-    (4,) int64."""
+    (4,) int64. DataError when its picture cannot be read."""
     import cv2
 
     box = pixel_box(draw_box(persons.tight[index], crops, rng), persons.size[index], crops.mode)
@@ -295,14 +229,15 @@ def unproject(values: np.ndarray, box: np.ndarray, mode: str) -> np.ndarray:
         if np.nanmax(np.abs(values), initial=0.0) > UNPROJECT_LIMIT:
             raise ValueError(f"a share of the crop is outside +-{UNPROJECT_LIMIT}")
         box = box.astype(int)
-    shift = _half(mode)
-    return ((values + 0.5) * box[:, None, 2:] + box[:, None, :2] - shift).astype(np.float32)
+    return ((values + 0.5) * box[:, None, 2:] + box[:, None, :2] - half_pixel(mode)).astype(np.float32)
 
 
 class Stream:
     """The samples of a run, one after another over all epochs: number k is person `order(k // N)[k % N]`. Picklable.
 
-    Process `rank` of `world` reads its part of each of `steps` batches of `batch_size`, from number `first` on.
+    Process `rank` of `world` reads its part of each of `steps` batches of `batch_size`, from number `first` on. A
+    sample is an `example` and the row of a person who should have been it and whose picture cannot be read, else -1:
+    the next person of the epoch stands in.
     """
 
     def __init__(
@@ -322,8 +257,14 @@ class Stream:
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, ...]:
         epoch, place = divmod(self.number(position), len(self.persons))
-        index = int(self.order(epoch)[place])
-        return example(self.persons, index, self.crops, generator(self.seed, epoch, index))
+        unread = -1
+        for index in np.roll(self.order(epoch), -place).tolist():
+            try:
+                sample = example(self.persons, index, self.crops, generator(self.seed, epoch, index))
+                return *sample, np.array(unread)
+            except DataError:
+                unread = int(self.persons.rows[index]) if unread < 0 else unread
+        raise DataError("not one picture of the training persons can be read")
 
     def order(self, epoch: int) -> np.ndarray:
         """(N,) the persons of an epoch, shuffled."""
@@ -339,5 +280,5 @@ def generator(seed: int, epoch: int, index: int) -> np.random.RandomState:
 
 
 def stack(samples: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    """Samples -> batch: crops (B,227,227,3) uint8, targets (B,J,2), valid (B,J), boxes (B,4)."""
+    """Samples -> batch: crops (B,227,227,3) uint8, targets (B,J,2), valid (B,J), boxes (B,4), what else they hold."""
     return tuple(np.stack(column) for column in zip(*samples))

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import DataError
+from common.errors import DataError, DataWarning
 from common.poses import PoseSet
 from common.runs.checkpoints import check_compatible
 from common.runs.process import Process, default_workers, device_numbers
@@ -24,13 +26,13 @@ from common.skeletons import from_card
 from deeppose_tf import weight_files
 from deeppose_tf.config import SUMMARY_STEP, Config
 from deeppose_tf.csv_files import load_split
-from deeppose_tf.data import Crops, Persons, Stream
+from deeppose_tf.data import Crops, Persons, Stream, names_of
 from deeppose_tf.estimator import Estimator, fill, set_up
 from deeppose_tf.loader import batches
 from deeppose_tf.report import block
 
 # what must not change when a run goes on: what the weights mean, and which tensors there are
-_KEPT = ("mode", "gcn", "dataset", "channels", "conv1_padding")
+_KEPT = ("mode", "gcn", "dataset", "channels")
 
 
 class TensorFlow(Process):
@@ -55,8 +57,6 @@ class TensorFlow(Process):
         gpus = tf.config.list_physical_devices("GPU")
         chosen = [gpus[n] for n in device_numbers(config.device, len(gpus)) or []]
         tf.config.set_visible_devices(chosen, "GPU")
-        for gpu in chosen:
-            tf.config.experimental.set_memory_growth(gpu, True)
         self.strategy: Any = None
         if self.world > 1:
             self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -89,16 +89,16 @@ class TensorFlow(Process):
 
 
 def ranks() -> tuple[int, int]:
-    """Number of this process and how many there are, from TF_CONFIG; (0, 1) without it. DataError when it is
-    malformed."""
+    """Number of this process and how many there are, from TF_CONFIG; (0, 1) without it. DataError when it is malformed
+    or has others than workers."""
     if "TF_CONFIG" not in os.environ:
         return 0, 1
     try:
         content = json.loads(os.environ["TF_CONFIG"])
-        workers, task = content["cluster"]["worker"], content["task"]
-        if set(content["cluster"]) != {"worker"} or task["type"] != "worker":
+        ((kind, workers),) = content["cluster"].items()
+        if (kind, content["task"]["type"]) != ("worker", "worker"):
             raise ValueError("only workers, no chief or parameter servers")
-        return int(task["index"]), len(workers)
+        return int(content["task"]["index"]), len(workers)
     except (KeyError, ValueError, TypeError) as error:
         form = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}'
         raise DataError(f"the variable TF_CONFIG is not usable ({error!r}); set it to {form}") from error
@@ -110,72 +110,46 @@ class Trainer:
 
     def __init__(self, config: Config, pose_set: PoseSet, process: TensorFlow):
         self.config, self.pose_set, self.process, self.skeleton = config, pose_set, process, pose_set.skeleton
-        self.persons = Persons(pose_set, config.mode, config.min_dim, config.height, config.cache_mb)
-        if self.persons.dropped:
-            self._say(f"left out of {pose_set.root}: {self.persons.dropped_text()}")
+        self.persons = Persons(pose_set, config.mode, config.min_dim, config.height)
+        if self.persons.left_out:
+            self._say(f"left out of {pose_set.root}: {self.persons.left_out}")
         self._say(f"{len(self.persons)} persons, joints shape: {self.persons.joints.shape[1:]}")
-        self.position = Position(batch_size=config.batch_size)
-        self.tests: dict[str, PoseSet] | None = None
-        if self.forgets and not config.reset_iter_counter:
-            self.position.step = int(self._read(config.resume)[1].get("global_iter_counter", 0))
-        self.start_step = self.position.step  # DT counts its own loop from 0 here
-        self.total_steps = self.start_step + config.max_steps
-        self._build()
+        self.position, self.total_steps = Position(batch_size=config.batch_size), config.max_steps
+        self.unused: dict[str, np.ndarray] = {}  # DT's head fc8, of a checkpoint of DT's
+        self._tests: dict[str, PoseSet] | None = None
+        from deeppose_tf.model import network_for
+        from deeppose_tf.updates import TrainingStep
 
-    @property
-    def forgets(self) -> bool:
-        """Whether this is DT's resume: weights and counter of a checkpoint, new accumulators, `max_steps` more
-        updates."""
-        return self.config.resume is not None and self.config.resume_mode == "compat"
-
-    def _read(self, given: str | None) -> tuple[Path, dict[str, np.ndarray]]:
-        """File and variables of first weights. DataError for random stand-ins on photographs."""
-        place = weight_files.find(given)
-        assert place is not None
-        if weight_files.card_of(place).get("synthetic") and not self.pose_set.synthetic:
-            what = f"{place} is the stand-in (random weights) for synthetic data, but {self.pose_set.root} is real"
-            raise DataError(f"{what}; put BVLC AlexNet's weights in its place, or train from scratch")
-        return place, weight_files.read_weights(place)
-
-    def _build(self) -> None:
-        from deeppose_tf.model import get_weights, network_for
-        from deeppose_tf.updates import Rule, TrainingStep
-
-        config = self.config
-        with self.process.scope():
+        with process.scope():
             self.model = network_for(config, len(self.skeleton))
-        self.rule = Rule(config.optimizer)
-        self._update = TrainingStep(self.model, self.rule, config.mode, strategy=self.process.strategy,
-                                    xla=config.compile, weight_decay=config.weight_decay)  # fmt: skip
-        self.unused = unused_head(get_weights(self.model), config.seed)
-        self._estimator = Estimator.of(self.model, config, self.skeleton, self.process)
+        self._update = TrainingStep(self.model, config.optimizer, config.mode, process.strategy)
+        self._estimator = Estimator.of(self.model, config, self.skeleton, process)
 
     def _say(self, text: str) -> None:
         if self.process.is_main:
             print(text, flush=True)
 
     def start(self) -> None:
-        """First weights: conv1 to fc7 of a file, and of a network of ours the joints that it names; all of it in DT's
-        resume."""
+        """First weights: conv1 to fc7 of a file, and of a network of ours the joints that it names. DataError for
+        random stand-ins on photographs, or where nothing fits."""
         from deeppose_tf.model import RESTORED_LAYERS, get_weights, set_weights
 
-        if self.forgets:
-            source, variables = self._read(self.config.resume)
-            fill(self.model, variables, str(source))
-            self.unused |= {name: value for name, value in variables.items() if name in self.unused}
-        if self.forgets or self.config.weights is None:
+        place = weight_files.find(self.config.weights) if self.config.weights else None
+        if place is None:
             return
-        source, variables = self._read(self.config.weights)
+        if weight_files.is_stand_in(place) and not self.pose_set.synthetic:
+            what = f"{place} is the stand-in (random weights) for synthetic data, but {self.pose_set.root} is real"
+            raise DataError(f"{what}; put BVLC AlexNet's weights in its place, or train from scratch")
         own = get_weights(self.model)
-        chosen, missing, mismatched = weight_files.fit(variables, own, RESTORED_LAYERS)
+        chosen, missing, mismatched = weight_files.fit(weight_files.read_weights(place), own, RESTORED_LAYERS)
         layers = list(dict.fromkeys(name.split("/")[0] for name in chosen))
         self._say(f"Restoring {len(layers)} layers from the snapshot: {layers}")
         for kind, names in (("missing", missing), ("mismatched", mismatched)):
             if names:
-                self._say(f"{kind} in {source}: {', '.join(names)}")
+                self._say(f"{kind} in {place}: {', '.join(names)}")
         if not layers:
-            raise DataError(f"{source}: none of its variables fits this network; is it AlexNet? check --channels")
-        set_weights(self.model, {**chosen, **self._head(source, own)})
+            raise DataError(f"{place}: none of its variables fits this network; is it AlexNet? check --channels")
+        set_weights(self.model, {**chosen, **self._head(place, own)})
 
     def _head(self, place: Path, own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The head with the joints that the file's network names too; {} where it names none (DT's start fresh)."""
@@ -201,16 +175,16 @@ class Trainer:
         if card and from_card(card, source) != self.skeleton:
             raise DataError(f"{source} has skeleton {card['name']}, the data {self.skeleton.name}; give its own data")
         fill(self.model, state["model"], source)
-        self.unused |= state["unused"]
-        for name, variable in self.rule.slots.items():
-            key = f"{name}/{self.rule.slot}"
-            if key not in state["optimizer"]:
-                self._say(f"the checkpoint has no {key}: the update rule starts anew")
-                break
-            variable.assign(state["optimizer"][key])
+        self.unused = state["unused"]
+        slots, dropout = state["optimizer"], state["dropout"]
+        if self._update.slots.keys() <= slots.keys():
+            for name, variable in self._update.slots.items():
+                variable.assign(slots[name])
+        else:
+            self._say(f"the checkpoint has no {min(self._update.slots)}: the update rule starts anew")
         for layer in self._dropouts():
-            if layer.name in state["dropout"]:
-                layer.seed_generator.state.assign(state["dropout"][layer.name])
+            if layer.name in dropout:
+                layer.seed_generator.state.assign(dropout[layer.name])
 
     def _dropouts(self) -> list:
         return [layer for layer in self.model.layers if getattr(layer, "seed_generator", None) is not None]
@@ -223,22 +197,32 @@ class Trainer:
         bad = next((name for name, value in model.items() if not np.isfinite(value).all()), None)
         if bad:
             raise FloatingPointError(f"weight {bad} is not finite at step {self.position.step}: training diverged")
-        slots = {f"{name}/{self.rule.slot}": variable.numpy() for name, variable in self.rule.slots.items()}
+        slots = {name: variable.numpy() for name, variable in self._update.slots.items()}
         dropout = {layer.name: np.asarray(layer.seed_generator.state) for layer in self._dropouts()}
         return {"model": model, "optimizer": slots, "unused": self.unused, "dropout": dropout}
 
     def batches(self) -> Iterator[tuple]:
-        """This process's share of all batches from the position on, over all epochs."""
+        """This process's share of all batches from the position on, over all epochs. Pictures that cannot be read are
+        said at once and named again at the end."""
         config, process = self.config, self.process
         first, left = self.position.batch * config.batch_size, max(self.total_steps - self.position.step, 0)
         crops, part = Crops.for_training(config, self.skeleton), (config.batch_size, process.rank, process.world)
         stream = Stream(self.persons, crops, config.seed, first, left, *part)
         workers = default_workers() if config.workers is None else config.workers
-        return batches(stream, config.batch_size // process.world, kind=config.loader, workers=workers)
+        unread: dict[str, None] = {}
+        try:
+            for batch in batches(stream, config.batch_size // process.world, kind=config.loader, workers=workers):
+                for row in batch[-1][batch[-1] >= 0]:
+                    unread[path := self.persons.paths[row]] = None
+                    warnings.warn(f"{path} cannot be read, another person takes its place", DataWarning, stacklevel=2)
+                yield batch
+        finally:
+            if unread:
+                print(f"warning: {len(unread)} pictures could not be read: {names_of(unread)}", file=sys.stderr)
 
     def rates(self) -> tuple[float, float]:
         """Learning rates (convolutions, fully connected layers) of the next step."""
-        config, step = self.config, self.position.step - self.start_step
+        config, step = self.config, self.position.step
         factor = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
         if config.schedule == "cosine":
             factor *= 0.01 + 0.99 * (1 + math.cos(math.pi * min(step / max(config.max_steps, 1), 1.0))) / 2
@@ -247,54 +231,44 @@ class Trainer:
 
     def step(self, batch: tuple) -> dict[str, Any]:
         """One update; every fiftieth also returns DT's summaries. Prints DT's line every `log_step`."""
-        config, began, step = self.config, time.perf_counter(), self.position.step - self.start_step
+        config, began, step = self.config, time.perf_counter(), self.position.step
         conv_lr, fc_lr = self.rates()
         summary = step % SUMMARY_STEP == 0
         result = self._update(batch, conv_lr, fc_lr, train_conv=step >= config.fix_conv_iter, summary=summary)
         self.position.advance()
-        values = {"loss": result["loss"], "lr": fc_lr}
         if self.process.is_main and (step % config.log_step == 0 or step + 1 == config.max_steps):
             from tqdm import tqdm
 
             loss, seconds = float(result["loss"]), time.perf_counter() - began
             speed = f"({seconds:.3f} s, {config.batch_size // seconds:.2f} im/s)"
             tqdm.write(f"Step {self.position.step}: train/pose_loss = {loss:.2f} {speed}")
-        return {**values, **self._summaries(result, conv_lr, fc_lr)} if summary else values
+        values = {"loss": result["loss"], "lr": fc_lr}
+        if summary:
+            from deeppose_tf.losses import weight_decay_term
+            from deeppose_tf.model import get_weights
 
-    def _summaries(self, result: dict, conv_lr: float, fc_lr: float) -> dict[str, float]:
-        from deeppose_tf.losses import weight_decay_term
-        from deeppose_tf.model import get_weights
-
-        decay = weight_decay_term({**get_weights(self.model), **self.unused})
-        norms = {f"grad_norms/grad_norms/{name}_0": float(value) for name, value in result["grad_norms"].items()}
-        return {"loss_with_decay": float(result["loss"]) + decay, "conv_lr": conv_lr, "fc_lr": fc_lr, **norms}
+            decay = weight_decay_term({**get_weights(self.model), **self.unused})
+            values |= {"loss_with_decay": float(result["loss"]) + decay, "conv_lr": conv_lr, "fc_lr": fc_lr}
+            values |= {f"grad_norms/grad_norms/{n}_0": float(norm) for n, norm in result["grad_norms"].items()}
+        return values
 
     @property
     def validation_due(self) -> bool:
         """DT scores every `test_step`, where the convolutions begin to train, and before the last update (correct:
         after it)."""
-        step, last = self.position.step - self.start_step, self.config.max_steps - (self.config.mode == "compat")
+        step, last = self.position.step, self.config.max_steps - (self.config.mode == "compat")
         return step % self.config.test_step == 0 or step in (self.config.fix_conv_iter, last)
 
     def validate(self) -> dict[str, float] | None:
         """DT's figures of the scored persons, printed as its block; the first one chooses the best checkpoint."""
         if not self.process.is_main:
             return None
-        if self.tests is None:
+        if self._tests is None:
             loaded = {tag: load_split(self.config, tag) for tag in ("test", "val")}
-            self.tests = {tag: pose_set for tag, pose_set in loaded.items() if pose_set is not None}
+            self._tests = {tag: pose_set for tag, pose_set in loaded.items() if pose_set is not None}
         found: dict[str, float] = {}
-        for tag, pose_set in self.tests.items():
+        for tag, pose_set in self._tests.items():
             figures, _ = self._estimator.evaluate(pose_set)
             print(block(self.position.step, tag, figures), flush=True)
             found |= figures.scalars(tag)
         return found
-
-
-def unused_head(weights: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """DT's `fc8`, which gets no gradient but is in its checkpoints and its logged weight decay: truncated normal,
-    deviation 0.01."""
-    inputs = len(weights["fc7/bias"])
-    draw = np.random.default_rng(seed).standard_normal(4 * inputs)
-    kept = draw[np.abs(draw) <= 2][:inputs]
-    return {"fc8/weight": (0.01 * kept).reshape(-1, 1).astype(np.float32), "fc8/bias": np.zeros(1, np.float32)}

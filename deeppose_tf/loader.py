@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -16,22 +17,27 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
-from common.errors import DataError
+from common.errors import DataError, DataWarning
 from deeppose_tf.data import Crops, Persons, Stream, example, generator, stack
 
 PREFETCH = 3  # batches that are made ahead (DT)
 START = "spawn"  # forked workers would inherit the locks of a framework's threads
+WATCH = 1.0  # seconds of waiting after which workers are looked at
 Batch = tuple[np.ndarray, ...]
 
 
 def batches(stream: Stream, batch_size: int, *, kind: str = "chainer", workers: int = 1) -> Iterator[Batch]:
-    """The stream's samples in its order, `batch_size` at a time (the last may be smaller): crops, targets, valid,
-    boxes.
+    """The stream's samples in its order, `batch_size` at a time (the last may be smaller), as `data.stack` has them.
 
-    Close the iterator (or let it go) to end the processes. DataError for a picture that cannot be read, a worker that
-    died (pool), or when Chainer is asked for and cannot be imported.
+    Close the iterator (or let it go) to end the processes. DataError when no picture can be read, for a worker that
+    died, or when Chainer is asked for and cannot be imported.
     """
     return {"chainer": _chainer, "pool": _pool}[kind](stream, batch_size, workers)
+
+
+def _worker_died() -> DataError:
+    what = "a loader process was ended from outside, perhaps for lack of memory"
+    return DataError(f"{what}; give fewer --workers, and go on with --resume")
 
 
 class _Answers:
@@ -57,15 +63,45 @@ def _chainer(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
                     n_prefetch=PREFETCH, dataset_timeout=None)  # fmt: skip
     try:
         multiprocessing.set_start_method(START, force=True)  # Chainer's pool begins with the first batch
-        for samples in iterator:
-            multiprocessing.set_start_method(before, force=True)
+        samples = next(iterator, None)
+        multiprocessing.set_start_method(before, force=True)
+        processes = list(
+            iterator._prefetch_loop._pool._pool
+        )  # which replaces those that die, but not what they had to do
+        iterator._comm.dataset_timeout = WATCH
+        while samples is not None:
             for error in samples:
                 if isinstance(error, Exception):
                     raise error
             yield stack(samples)
+            samples = _next(iterator, processes)
     finally:
         multiprocessing.set_start_method(before, force=True)
         iterator.finalize()
+
+
+def _next(iterator, processes: list):
+    """The next samples, None at the end. DataError when one of the processes died."""
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", iterator.TimeoutWarning)
+                return next(iterator, None)
+        except iterator.TimeoutWarning:
+            if any(not process.is_alive() for process in processes):
+                _abandon(iterator)
+                raise _worker_died() from None
+
+
+def _abandon(iterator) -> None:
+    """End the pool of an iterator without waiting for it: whoever was killed may hold a lock of it for ever."""
+    pool = iterator._prefetch_loop._pool
+    iterator._comm.terminate()
+    iterator._finalized = True
+    pool._terminate.cancel()
+    pool._worker_handler._state = "TERMINATE"  # no new processes
+    for process in pool._pool:
+        process.kill()
 
 
 def _multiprocess_iterator():
@@ -74,8 +110,6 @@ def _multiprocess_iterator():
     os.environ["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
     if "_distutils_hack" in sys.modules:
         sys.modules["_distutils_hack"].remove_shim()
-    import warnings
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Chainer's own age
@@ -100,9 +134,9 @@ def _begin(stream: Stream) -> None:
     _stream = stream
 
 
-def _part(positions: range) -> Batch:
+def _sample(position: int) -> tuple[np.ndarray, ...]:
     assert _stream is not None
-    return stack([_stream[p] for p in positions])
+    return _stream[position]
 
 
 def _pool(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
@@ -111,46 +145,46 @@ def _pool(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
     try:
         ahead: deque = deque()
         for start in range(0, len(stream), batch_size):
-            stop = min(start + batch_size, len(stream))
-            size = -(-(stop - start) // workers)
-            parts = [range(at, min(at + size, stop)) for at in range(start, stop, size)]
-            ahead.append([pool.submit(_part, part) for part in parts])
+            ahead.append([pool.submit(_sample, p) for p in range(start, min(start + batch_size, len(stream)))])
             if len(ahead) > PREFETCH:
                 yield _joined(pool, ahead.popleft())
         while ahead:
             yield _joined(pool, ahead.popleft())
     except BrokenProcessPool as error:
-        what = "a loader process was ended from outside, perhaps for lack of memory"
-        raise DataError(f"{what}; give fewer --workers or a smaller --cache_mb, and go on with --resume") from error
+        raise _worker_died() from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _joined(pool: ProcessPoolExecutor, results: list[Future]) -> Batch:
-    parts = []
-    for result in results:
-        while not result.done():
-            processes = list((pool._processes or {}).values())
-            if wait([result], 1.0).not_done and not all(p.is_alive() for p in processes):
-                # ended while it sent a result, a worker would be waited for for ever: nobody may be left who could send
-                # the rest
-                for process in processes:
-                    process.kill()
-                pool._result_queue._writer.close()  # type: ignore[attr-defined]
-        parts.append(result.result())
-    return tuple(np.concatenate(column) for column in zip(*parts))
+    while wait(results, WATCH).not_done:
+        processes = list((pool._processes or {}).values())
+        if not all(process.is_alive() for process in processes):
+            # ended while it sent a result, a worker would be waited for for ever: nobody may be left who could send the
+            # rest
+            for process in processes:
+                process.kill()
+            pool._result_queue._writer.close()  # type: ignore[attr-defined]
+    return stack([result.result() for result in results])
 
 
 def in_order(persons: Persons, crops: Crops, batch_size: int) -> Iterator[Batch]:
-    """Every person once, in order, the next batch made meanwhile by a thread (OpenCV lets the others run)."""
+    """Every person once, in order, whose picture can be read, and which one it is; the next batch is made meanwhile by
+    a thread (OpenCV lets the others run)."""
 
-    def make(start: int) -> Batch:
-        indices = range(start, min(start + batch_size, len(persons)))
-        return stack([example(persons, i, crops, generator(0, 0, i)) for i in indices])
+    def make(start: int) -> Batch | None:
+        samples = []
+        for i in range(start, min(start + batch_size, len(persons))):
+            try:
+                samples.append((*example(persons, i, crops, generator(0, 0, i)), np.array(i)))
+            except DataError as error:
+                warnings.warn(str(error), DataWarning, stacklevel=2)
+        return stack(samples) if samples else None
 
     with ThreadPoolExecutor(1) as executor:
         ahead = executor.submit(make, 0)
         for start in range(batch_size, len(persons) + batch_size, batch_size):
             batch = ahead.result()
             ahead = executor.submit(make, start) if start < len(persons) else ahead
-            yield batch
+            if batch is not None:
+                yield batch

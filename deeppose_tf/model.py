@@ -1,12 +1,9 @@
 """The network, in Keras 3 layers and `keras.ops` alone: it runs on TensorFlow, PyTorch and JAX (`KERAS_BACKEND`).
 
 Input: (N,227,227,3) BGR pixels 0 to 255 (uint8); output: (N,2J) shares of the crop, x0, y0, x1, y1, ... AlexNet as in
-DT: every convolution is padded SAME, the first too (which gives 57 x 57, not Caffe's 55 x 55), groups are two
-contiguous halves, LRN comes before pooling.
-
-The normalisations of contrast and of responses are chains of elementwise operations, each of which costs a CPU a pass
-over memory. In training on TensorFlow XLA compiles every chain to one loop; elsewhere they stay as they are: XLA would
-compile anew for every batch size.
+DT: every convolution is padded SAME, the first too (57 x 57, not Caffe's 55 x 55), groups are two contiguous halves,
+LRN comes before pooling. Normalisations are chains of elementwise operations, each a pass over memory: in training on
+TensorFlow XLA compiles a chain to one loop; elsewhere not, as it would do so anew for every batch size.
 """
 
 from __future__ import annotations
@@ -35,13 +32,11 @@ DENSE = {"fc6": (FC_UNITS, 0.005, 0.1), "fc7": (FC_UNITS, 0.005, 0.1)}
 HEAD = "fc_regression"
 HEAD_DEVIATION = {"original": 0.01, "he": 0.001}  # a first guess near the crop's centre, whatever comes in
 RESTORED_LAYERS = (*CONVOLUTIONS, *DENSE)  # from ImageNet weights
-UNUSED_HEAD = ("fc8", 1)  # DT builds it, it gets no gradient, checkpoints hold it
 
 
-@keras.saving.register_keras_serializable("deeppose_tf")
 class GroupedConvolution(layers.Conv2D):
     """A convolution in contiguous groups of channels, as that many plain ones: kernels as `Conv2D(groups=...)` has them
-    (kh, kw, in/groups, out). Keras's own grouped convolution neither exports to ONNX nor runs fast on a CPU."""
+    (kh, kw, in/groups, out). Keras's own grouped convolution is slow on a CPU."""
 
     def call(self, x):
         """(N,H,W,C) -> (N,H',W',filters)."""
@@ -63,7 +58,6 @@ def _compile_in(training: bool) -> bool:
     return bool(training) and keras.backend.backend() == "tensorflow"
 
 
-@keras.saving.register_keras_serializable("deeppose_tf")
 class Pixels(layers.Layer):
     """uint8 BGR -> float32; with `contrast` each image's channels minus their mean, over their deviation + 1e-5 (global
     contrast normalisation). Always in float32, also under mixed precision."""
@@ -77,14 +71,6 @@ class Pixels(layers.Layer):
         if not self.contrast:
             return ops.cast(images, "float32")
         return (compiled(_contrast_by_rows) if _compile_in(training) else contrast_normalise)(images)
-
-    def compute_output_spec(self, images, training=False):
-        """Same shape, float32."""
-        return keras.KerasTensor(images.shape, dtype="float32")
-
-    def get_config(self) -> dict:
-        """For saving."""
-        return {**super().get_config(), "contrast": self.contrast}
 
 
 def contrast_normalise(images, by_rows: bool = False):
@@ -105,7 +91,6 @@ def contrast_normalise(images, by_rows: bool = False):
 _contrast_by_rows = functools.partial(contrast_normalise, by_rows=True)
 
 
-@keras.saving.register_keras_serializable("deeppose_tf")
 class LocalResponseNorm(layers.Layer):
     """x / (k + alpha * sum of x^2 over 2r+1 neighbouring channels)^beta (Krizhevsky et al., NIPS 2012, section 3.3;
     TensorFlow's alpha)."""
@@ -123,10 +108,7 @@ class LocalResponseNorm(layers.Layer):
             return ops.cast(_trained(ops.cast(x, "float32")), x.dtype)
         # not compiled, one matrix product is cheaper than ten passes that pad, slice and add
         band = ops.cast(ops.convert_to_tensor(self.band), x.dtype)
-        # flat, because the four-dimensional product becomes a Tensordot, which tf2onnx now and then folds into a MatMul
-        # of wrong shape
-        total = ops.reshape(ops.matmul(ops.reshape(ops.square(x), (-1, band.shape[0])), band), ops.shape(x))
-        return x * _powers(total)[0]
+        return x * _powers(ops.matmul(ops.square(x), band))[0]
 
 
 @ops.custom_gradient
@@ -166,39 +148,35 @@ def _initializer(kind: str, deviation: float, seed: int):
     return first.HeNormal(seed) if kind == "he" else first.TruncatedNormal(0.0, deviation, seed)
 
 
-def alexnet(x, channels: float, init: str, conv1_padding: str, dropout_keep: float, seed: int):
+def alexnet(x, channels: float, init: str, dropout_keep: float, seed: int):
     """(N,227,227,3) -> (N,4096) activations of fc7 after dropout."""
+    constant = keras.initializers.Constant
     for i, (name, (side, stride, filters, groups, deviation, bias)) in enumerate(CONVOLUTIONS.items()):
-        kind = GroupedConvolution if groups > 1 else layers.Conv2D
-        x = kind(
-            scaled(filters, channels), side, stride, conv1_padding if name == "conv1" else "same", groups=groups, activation="relu", name=name,
-            kernel_initializer=_initializer(init, deviation, seed + i), bias_initializer=keras.initializers.Constant(bias),
-        )(x)  # fmt: skip
+        kind, first = GroupedConvolution if groups > 1 else layers.Conv2D, _initializer(init, deviation, seed + i)
+        form = {"groups": groups, "activation": "relu", "kernel_initializer": first, "bias_initializer": constant(bias)}
+        x = kind(scaled(filters, channels), side, stride, "same", name=name, **form)(x)
         if name in ("conv1", "conv2"):
             x = LocalResponseNorm(name=f"{name}_lrn")(x)
         if name in ("conv1", "conv2", "conv5"):
             x = layers.MaxPooling2D(3, 2, "valid", name=f"pool{name[-1]}")(x)
     x = layers.Flatten(name="flatten")(x)
     for i, (name, (units, deviation, bias)) in enumerate(DENSE.items()):
-        x = layers.Dense(
-            scaled(units, channels), activation="relu", name=name, kernel_initializer=_initializer(init, deviation, seed + 10 + i),
-            bias_initializer=keras.initializers.Constant(bias),
-        )(x)  # fmt: skip
+        first = _initializer(init, deviation, seed + 10 + i)
+        x = layers.Dense(scaled(units, channels), "relu", True, first, constant(bias), name=name)(x)
         if dropout_keep < 1:
             x = layers.Dropout(1 - dropout_keep, name=f"{name}_dropout", seed=seed + 20 + i)(x)
     return x
 
 
 def build_network(
-    joints: int, *, gcn: bool = True, channels: float = 1.0, init: str = "original", conv1_padding: str = "same",
-    dropout_keep: float = DROPOUT_KEEP, seed: int = 0, amp: str = "off",
-) -> keras.Model:  # fmt: skip
+    joints: int, *, gcn=True, channels=1.0, init="original", dropout_keep=DROPOUT_KEEP, seed=0, amp="off"
+) -> keras.Model:
     """A network that regresses so many joints; the options as in `config.Config`."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if amp == "bf16" else "float32")
     try:
         images = keras.Input((IM_SIZE, IM_SIZE, 3), dtype="uint8", name="images")
-        x = alexnet(Pixels(gcn, name="pixels")(images), channels, init, conv1_padding, dropout_keep, seed)
+        x = alexnet(Pixels(gcn, name="pixels")(images), channels, init, dropout_keep, seed)
         first = _initializer("original", HEAD_DEVIATION[init], seed + 30)
         x = layers.Dense(2 * joints, name=HEAD, kernel_initializer=first)(x)
         return keras.Model(images, layers.Activation("linear", dtype="float32", name="joints")(x), name="alexnet")
@@ -208,7 +186,7 @@ def build_network(
 
 def network_for(config: Config, joints: int) -> keras.Model:
     """The network of a run's settings."""
-    names = ("gcn", "channels", "init", "conv1_padding", "dropout_keep", "seed", "amp")
+    names = ("gcn", "channels", "init", "dropout_keep", "seed", "amp")
     return build_network(joints, **{name: getattr(config, name) for name in names})
 
 

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
 
 from common.errors import DataError
+from common.poses import PoseSet
 from common.runs.options import Parser, training_settings
 from common.runs.process import exit_code
 from common.runs.session import Session
@@ -44,24 +45,23 @@ def parse_args(argv=None) -> Config:
     return training_settings(parser, Config, named, rest, folder=lambda config: config.folder).checked()
 
 
-def load_data(config: Config):
+def load_data(config: Config) -> PoseSet:
     """The training persons. DataError, before a framework is imported, for all of data and weights that are not
     there."""
-    problems: list[str] = []
+    problems: dict[str, None] = {}
     found = {}
     for part in ("train", "test", "val"):
         try:
             found[part] = load_split(config, part)
         except DataError as error:
-            problems += [text for text in [str(error)] if text not in problems]
+            problems[str(error)] = None
     given = config.resume or config.weights  # of a run that goes on the first weights need not be there
     try:
         if given not in (None, "auto"):
             weight_files.find(given)
     except DataError as error:
-        problems.append(str(error))
         stand_in = f"python {Path(__file__).parent / 'prepare.py'} {config.dataset} --synthetic"
-        problems.append(f"One command makes synthetic stand-ins for data and weights: {stand_in}")
+        problems[f"{error}\nOne command makes synthetic stand-ins for data and weights: {stand_in}"] = None
     if problems:
         raise DataError("\n".join(problems))
     if found["train"] is None:
@@ -69,13 +69,12 @@ def load_data(config: Config):
     return found["train"]
 
 
-def train(config: Config, pose_set, process) -> Path:
+def train(config: Config, pose_set: PoseSet, process) -> Path:
     """Run to the last step; the run's folder."""
     from deeppose_tf.engine import Trainer
 
     trainer = Trainer(config, pose_set, process)
-    resume = None if trainer.forgets else config.resume
-    resume = resume if resume in (None, "auto") else str(weight_files.find(resume))
+    resume = config.resume if config.resume in (None, "auto") else weight_files.find(config.resume)
     folder = run_folder(HOUSE, config.run_name, config.out)
     about = {"skeleton": card(trainer.skeleton), "dataset": pose_set.name, "split": pose_set.split}
     session = Session(folder, trainer.position, trainer.total_steps, process, weight_files.open_store(folder, config, process),

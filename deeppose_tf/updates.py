@@ -10,60 +10,48 @@ from deeppose_tf.config import ADAGRAD_START, MOMENTUM
 from deeppose_tf.losses import pose_loss
 from deeppose_tf.model import CONVOLUTIONS, variables_of
 
-
-class Rule:
-    """An update rule by its name in `RULES`; `slots` holds a variable of state for every trained one."""
-
-    def __init__(self, name: str):
-        self.name, (self.slot, self.start) = name, RULES[name]
-        self.slots: dict[str, tf.Variable] = {}
-
-    def build(self, variables: dict[str, tf.Variable]) -> None:
-        """Make the state of variables given by name; call it in the strategy's scope."""
-        if self.slot:
-            fresh = {name: tf.fill(v.shape, self.start) for name, v in variables.items()}
-            self.slots = {name: tf.Variable(value, trainable=False) for name, value in fresh.items()}
-
-    def apply(self, name: str, variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor) -> None:
-        """Update one variable and its state."""
-        at, ops = {"var": variable.handle, "use_locking": True}, tf.raw_ops
-        if self.slot:
-            at["accum"] = self.slots[name].handle
-        if self.name == "adagrad":
-            ops.ResourceApplyAdagrad(**at, lr=rate, grad=gradient)
-        elif self.name == "momentum":
-            ops.ResourceApplyMomentum(**at, lr=rate, grad=gradient, momentum=MOMENTUM)
-        else:
-            ops.ResourceApplyGradientDescent(**at, alpha=rate, delta=gradient)
-
-
-# name -> (name of its state after the variable's in a checkpoint, first value)
-RULES: dict[str, tuple[str | None, float]] = {
+# rule -> (name of a variable's state, after its own, in a checkpoint; first value)
+RULES: dict[str, tuple[str, float]] = {
     # acc += g^2; w -= lr g / sqrt(acc), no epsilon: TF 1's AdagradOptimizer as DT sets it
     "adagrad": ("Adagrad", ADAGRAD_START),
     # acc = 0.9 acc + g; w -= lr acc
     "momentum": ("Momentum", 0.0),
-    "sgd": (None, 0.0),
+    "sgd": ("", 0.0),
 }
 
 
+def fresh_slots(rule: str, variables: dict[str, tf.Variable]) -> dict[str, tf.Variable]:
+    """A variable of state for every one given by name: `NAME/Adagrad`, `NAME/Momentum`."""
+    slot, first = RULES[rule]
+    values = {f"{name}/{slot}": tf.fill(v.shape, first) for name, v in variables.items()} if slot else {}
+    return {name: tf.Variable(value, trainable=False) for name, value in values.items()}
+
+
+def update(rule: str, variable: tf.Variable, slot: tf.Variable | None, gradient: tf.Tensor, rate: tf.Tensor) -> None:
+    """Update a variable and its state."""
+    at = {"var": variable.handle, "use_locking": True}
+    if slot is None:
+        tf.raw_ops.ResourceApplyGradientDescent(**at, alpha=rate, delta=gradient)
+    elif rule == "adagrad":
+        tf.raw_ops.ResourceApplyAdagrad(**at, accum=slot.handle, lr=rate, grad=gradient)
+    else:
+        tf.raw_ops.ResourceApplyMomentum(**at, accum=slot.handle, lr=rate, grad=gradient, momentum=MOMENTUM)
+
+
 class TrainingStep:
-    """One update of a network's weights; `mode` is that of the loss, `weight_decay` is added to the trained loss (DT
-    trains without).
+    """One update of a network's weights by a rule of `RULES`; `mode` is that of the loss, `slots` the rule's state.
 
     With a `strategy` every process gives its own share of the batch, and gradients are averaged over all devices.
     """
 
-    def __init__(
-        self, model: keras.Model, rule: Rule, mode: str, *, strategy=None, xla: bool = False, weight_decay=0.0
-    ):
-        self.model, self.rule, self.mode, self.weight_decay = model, rule, mode, weight_decay
+    def __init__(self, model: keras.Model, rule: str, mode: str, strategy=None):
+        self.model, self.rule, self.mode = model, rule, mode
         self.strategy = strategy or tf.distribute.get_strategy()
         self.devices = len(strategy.extended.worker_devices) if strategy else 1  # of this process
         self.variables = {name: variable.value for name, variable in variables_of(model).items()}
         with self.strategy.scope():
-            rule.build(self.variables)
-        self._compiled = tf.function(self._distributed, jit_compile=xla)
+            self.slots = fresh_slots(rule, self.variables)
+        self._compiled = tf.function(self._distributed)
 
     def __call__(self, batch: tuple, conv_lr: float, fc_lr: float, train_conv: bool = True, summary: bool = False):
         """One update with crops (B,227,227,3), targets (B,J,2), valid (B,J); returns `loss` before it.
@@ -72,11 +60,6 @@ class TrainingStep:
         `summary` adds `grad_norms`: variable -> half its squared gradient norm.
         """
         return self._compiled(*self._share(batch), tf.constant(conv_lr), tf.constant(fc_lr), train_conv, summary)
-
-    def loss(self, batch: tuple):
-        """The loss of a batch, without dropout and update."""
-        images, targets, valid = batch[:3]
-        return pose_loss(self.model(images, training=False), targets, valid, self.mode)
 
     def _share(self, batch: tuple) -> list:
         """The batch, one part a device of this process."""
@@ -104,14 +87,13 @@ class TrainingStep:
         trained = {n: v for n, v in self.variables.items() if train_conv or n.split("/")[0] not in CONVOLUTIONS}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(trained.values()))
-            loss = objective = pose_loss(self.model(images, training=True), targets, valid, self.mode)
-            if self.weight_decay:
-                objective += self.weight_decay * tf.add_n([tf.nn.l2_loss(v) for v in trained.values()])
-        gradients = tape.gradient(objective, list(trained.values()))
+            loss = pose_loss(self.model(images, training=True), targets, valid, self.mode)
+        gradients = tape.gradient(loss, list(trained.values()))
         if self.strategy.num_replicas_in_sync > 1:
             gradients = tf.distribute.get_replica_context().all_reduce("mean", gradients)
         for (name, variable), gradient in zip(trained.items(), gradients):
-            self.rule.apply(name, variable, gradient, conv_lr if name.split("/")[0] in CONVOLUTIONS else fc_lr)
+            slot = self.slots.get(f"{name}/{RULES[self.rule][0]}")
+            update(self.rule, variable, slot, gradient, conv_lr if name.split("/")[0] in CONVOLUTIONS else fc_lr)
         result = {"loss": loss}
         if summary:
             result["grad_norms"] = {name: tf.nn.l2_loss(gradient) for name, gradient in zip(trained, gradients)}

@@ -2,8 +2,8 @@
 prediction file.
 
     python deeppose_tf/val.py -s out/lsp_alexnet_scratch/checkpoint-10000 --csv datasets/lsp_ext/test_joints.csv
-    python deeppose_tf/val.py --weights out/mine --dataset lspet --data_root DIR --split 4001-5000 --ext 1.5 --json scores.json
-    python deeppose_tf/val.py --ext 1.0 1.2 1.4 1.6 1.8 2.0 --curves curves.png
+    python deeppose_tf/val.py --weights out/mine --dataset lspet --data_root DIR --split 4001-5000 --json scores.json
+    python deeppose_tf/val.py --ext 1.0 1.2 1.4 1.6 1.8 2.0
 
 Crops come from the annotated joints (oracle boxes), extended by --ext, as in the original. The protocols score the
 first extension given. What is not given is the checkpoint's: its test persons, extension and picture height.
@@ -28,8 +28,6 @@ from deeppose_tf import weight_files
 from deeppose_tf.config import HOUSE, Config
 from deeppose_tf.csv_files import load_split
 
-SWEEP = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)  # of the original's test_snapshot
-SWEEP_HEIGHT = 400  # it reduces higher pictures of both data sets
 _DATA = ("dataset", "data_root", "test_csv_fn", "img_path_prefix")
 
 
@@ -37,11 +35,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Options; those left out come from the checkpoint."""
     parser = scoring.parser(__doc__, but=("raw_weights",))
     parser.also("weights", "-s", "snapshot")
-    parser.settings(Config, only=(*_DATA, "downscale_height"))
+    parser.settings(Config, only=_DATA)
     parser.options("split", "mode")
     parser.option("batch_size", type=int, default=128)
     parser.option("ext", type=float, nargs="+", text="box extensions (default: the checkpoint's largest)", group="data")
-    parser.option("curves", type=Path, text="also draw the figures over their thresholds (PNG)", group="output")
     return parser.parse_args(argv)
 
 
@@ -50,21 +47,21 @@ def persons(args: argparse.Namespace, trained: Config) -> PoseSet:
     given = given_of(args, *_DATA)
     # another place of the data replaces the checkpoint's whole description of it
     base = {"train_csv_fn": None, "test_csv_fn": None, "data_root": None} if given.keys() - {"img_path_prefix"} else {}
-    config = replace(trained, **{**base, **given}, limit=args.limit)
-    if getattr(args, "split", None):
-        config = replace(config, valid_split=args.split)
-    pose_set = load_split(config.checked(), "test")
+    split = {"valid_split": args.split} if getattr(args, "split", None) else {}
+    pose_set = load_split(replace(trained, **{**base, **given, **split}, limit=args.limit).checked(), "test")
     if pose_set is None:
         raise DataError("--split none: name the persons to score")
     return pose_set
 
 
-def show(estimator, pose_set: PoseSet, extensions, height) -> list:
+def show(estimator, pose_set: PoseSet, extensions, height: int | None = None) -> list:
     """Print the original's block for every box extension; [(Evaluation, Predictions)]."""
     from deeppose_tf.report import block
 
     found = []
     for extension in extensions:
+        if not 1 <= extension <= 100:
+            raise DataError(f"--ext {extension}: a box is extended by a factor of 1 to 100")
         found.append(estimator.evaluate(pose_set, extension, height))
         print(f"\n{'=' * 20}\nBBOX EXTENSION: {extension}\n{block(estimator.step, 'test', found[-1][0])}")
     if pose_set.synthetic:
@@ -74,8 +71,7 @@ def show(estimator, pose_set: PoseSet, extensions, height) -> list:
 
 def run(args: argparse.Namespace) -> None:
     """Score and write what was asked for."""
-    from deeppose_tf.estimator import TRAINED, Estimator
-    from deeppose_tf.report import plot
+    from deeppose_tf.estimator import Estimator
 
     place = weight_files.find(args.weights)
     if place is None and not args.random_weights:
@@ -84,13 +80,7 @@ def run(args: argparse.Namespace) -> None:
     options = given_of(args, "mode", "random_weights", "shared_joints", "device", "threads", "batch_size")
     estimator = Estimator(place, **options)
     pose_set = persons(args, estimator.config)
-    extensions = getattr(args, "ext", [estimator.extension])
-    height = getattr(args, "downscale_height", TRAINED)
-    figures, predictions = show(estimator, pose_set, extensions, height)[0]
-    if getattr(args, "curves", None):
-        title = f"{pose_set.name} {pose_set.split}, {len(figures.truth)} persons"
-        plot(args.curves, {"percent": figures.curves()}, "threshold", title)
-        print(f"curves: {args.curves}")
+    _, predictions = show(estimator, pose_set, getattr(args, "ext", [estimator.extension]))[0]
     at = estimator.place
     folder = at.parent if at and (at.parent / "index.json").exists() else Path("output") / HOUSE / "val"
     scoring.publish(args, predictions, pose_set, folder / f"{pose_set.name}_{pose_set.split}.npz")

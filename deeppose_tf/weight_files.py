@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +27,14 @@ ACCEPTED = (
     "a TensorFlow 1 checkpoint (old single file, or the prefix of an .index/.data pair), a .npy dictionary of layers,"
     " a .caffemodel of BVLC AlexNet, or a checkpoint of ours (.npz)"
 )
+DEAD_LINK = (
+    " The original's download of it is dead; BVLC AlexNet itself is described at"
+    " https://github.com/BVLC/caffe/tree/master/models/bvlc_alexnet."
+)
 _GROUPS = ("model", "optimizer", "unused", "dropout")
 
 
-# ---- our own ----------------------------------------------------------------------------------------------------------------------
+# ---- our own ---------------------------------------------------------------------------------------------------------
 
 
 def save_state(path: Path, state: dict) -> None:
@@ -43,10 +46,10 @@ def save_state(path: Path, state: dict) -> None:
 
 
 def load_state(path: Path) -> dict:
-    """Read a state; one of DT's, from a TensorFlow 1 checkpoint or another weight file, for files of other kinds.
-    DataError when it is cut short, damaged or not ours."""
+    """Read a state; DT's, from a TensorFlow 1 checkpoint or another weight file, where it has another suffix. DataError
+    when it is cut short, damaged or not ours."""
     if path.suffix != SUFFIX:
-        return _foreign_state(path)
+        return state_of(read_weights(path))
     try:
         with np.load(path, allow_pickle=False) as file:
             state = json.loads(str(file["state"]))
@@ -55,28 +58,30 @@ def load_state(path: Path) -> dict:
                 if "|" in key:
                     group, name = key.split("|")
                     state[group][name] = file[key]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            state |= {"step": int(state["step"]), "about": {**state["about"]}}
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds for damaged files
         what = f"{path} is not a whole checkpoint of deeppose_tf ({type(error).__name__}: {error})"
         raise DataError(f"{what}; use another one") from error
     return state
 
 
-def _foreign_state(path: Path) -> dict:
-    """A state whose batches had this run's size; accumulators where the file has them."""
-    found = read_weights(path)
-    step = int(found.pop("global_iter_counter", np.array(0)))
-    slots = {name: value for name, value in found.items() if name.count("/") == 2}
-    unused = {name: value for name, value in found.items() if name.startswith("fc8/") and name not in slots}
-    model = {name: value for name, value in found.items() if name not in slots and name not in unused}
+def state_of(variables: dict[str, np.ndarray]) -> dict:
+    """A state from variables by DT's names: weights, accumulators where there are some, the unused head, the counter.
+    Settings, random numbers and place in the epoch are not among them."""
+    step = int(variables.get("global_iter_counter", 0))
+    slots = {name: value for name, value in variables.items() if name.count("/") == 2}
+    unused = {name: value for name, value in variables.items() if name.startswith("fc8/") and name not in slots}
+    left = {*slots, *unused, "global_iter_counter"}
+    model = {name: value for name, value in variables.items() if name not in left}
+    groups = {"model": model, "optimizer": slots, "unused": unused, "dropout": {}, "random": collect_random_state()}
     place = {"format": STATE_FORMAT, "epoch": 0, "batch": step, "step": step, "config": {}, "about": {}, "losses": []}
-    return {
-        **place,
-        "random": collect_random_state(),
-        "model": model,
-        "optimizer": slots,
-        "unused": unused,
-        "dropout": {},
-    }
+    return {**place, **groups}
+
+
+def variables_of(state: dict) -> dict[str, np.ndarray]:
+    """The variables of a state under the names that DT's checkpoint would give them."""
+    step = np.array(state["step"], np.int32)
+    return {**state["model"], **state["unused"], **state["optimizer"], "global_iter_counter": step}
 
 
 def open_store(folder: Path, config: Config, process: Process) -> CheckpointStore:
@@ -91,36 +96,27 @@ def open_store(folder: Path, config: Config, process: Process) -> CheckpointStor
                            keep=config.keep, numbered="checkpoint-{}", writer=process.is_main)  # fmt: skip
 
 
-# ---- finding and reading ------------------------------------------------------------------------------------------------------------
+# ---- finding and reading ---------------------------------------------------------------------------------------------
 
 
 def find(given: str | Path | None) -> Path | None:
     """The file behind `--weights`: as it is, with .npz, the index of a TensorFlow checkpoint's prefix, one of the
     shelf; DT's folder `out/` is `output/deeppose_tf/` here. None given: the newest of this house, None when there is
     none. DataError when a given one is not there."""
-    if given is None:
-        return shelf.find_weights(HOUSE, None, (SUFFIX,))
-    path = Path(given)
-    moved = [base / HOUSE / Path(*path.parts[1:]) for base in (Path("output"), shelf.REPOSITORY / "output")]
-    for candidate in (path, *(moved if path.parts[:1] == ("out",) else ())):
-        for file in (candidate, candidate.with_name(candidate.name + SUFFIX)):
+    path = Path(given or "")
+    places = [path] if path.name else []
+    if path.parts[:1] == ("out",):
+        places += [base / HOUSE / Path(*path.parts[1:]) for base in (Path("output"), shelf.REPOSITORY / "output")]
+    for place in places:
+        for file in (place, place.with_name(place.name + SUFFIX)):
             if file.is_file():
                 return file
-        checkpoint = find_checkpoint(candidate)
-        if checkpoint:
+        if checkpoint := find_checkpoint(place):
             return checkpoint if checkpoint.is_file() else checkpoint.with_name(checkpoint.name + ".index")
-    if path.is_dir() or str(given) == path.name and not path.suffix:
+    if given is None or path.is_dir() or str(given) == path.name and not path.suffix:
         return shelf.find_weights(HOUSE, given, (SUFFIX,))
-    raise DataError(missing_text(path))
-
-
-def missing_text(path: Path) -> str:
-    """What to say where weights are not there."""
-    gone = " The original's download of it is dead; BVLC AlexNet itself is described at"
-    gone += " https://github.com/BVLC/caffe/tree/master/models/bvlc_alexnet."
-    return (
-        f"weight file {path} does not exist.{gone if path.name == IMAGENET_WEIGHTS.name else ''} Accepted: {ACCEPTED}"
-    )
+    gone = DEAD_LINK if path.name == IMAGENET_WEIGHTS.name else ""
+    raise DataError(f"weight file {path} does not exist.{gone} Accepted: {ACCEPTED}")
 
 
 def read_weights(place: Path) -> dict[str, np.ndarray]:
@@ -135,12 +131,6 @@ def read_weights(place: Path) -> dict[str, np.ndarray]:
 
         return from_caffe(read_caffemodel(place))
     return read_checkpoint(place, tensorflow)
-
-
-def variables_of(state: dict) -> dict[str, np.ndarray]:
-    """The variables of one of our states under the names that DT's checkpoint would give them."""
-    step = np.array(state["step"], np.int32)
-    return {**state["model"], **state["unused"], **state["optimizer"], "global_iter_counter": step}
 
 
 def tensorflow():
@@ -183,27 +173,11 @@ def from_caffe(layers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
         weight, bias = np.asarray(blobs[0], np.float32), np.asarray(blobs[1], np.float32).reshape(-1)
         if name.startswith("conv"):
             weight = weight.transpose(2, 3, 1, 0)
+        elif name == "fc6" and weight.size % (36 * len(bias)) == 0:
+            weight = weight.reshape(len(bias), -1, 6, 6).transpose(2, 3, 1, 0).reshape(-1, len(bias))
         else:
-            weight = weight.reshape(len(bias), -1)
-            if name == "fc6" and weight.shape[1] % 36 == 0:
-                weight = weight.reshape(len(bias), -1, 6, 6).transpose(0, 2, 3, 1).reshape(len(bias), -1)
-            weight = weight.T
+            weight = weight.reshape(len(bias), -1).T
         found[f"{name}/weight"], found[f"{name}/bias"] = np.ascontiguousarray(weight), bias
-    return found
-
-
-def to_caffe(weights: dict[str, np.ndarray]) -> dict[str, tuple[str, list[np.ndarray]]]:
-    """Inverse of `from_caffe`, with layer types, for `common.weights.caffe.write_caffemodel`."""
-    found = {}
-    for name in dict.fromkeys(n.split("/")[0] for n in weights):
-        weight, bias = weights[f"{name}/weight"], weights[f"{name}/bias"]
-        if name.startswith("conv"):
-            found[name] = "Convolution", [np.ascontiguousarray(weight.transpose(3, 2, 0, 1)), bias]
-            continue
-        weight = weight.T
-        if name == "fc6":
-            weight = weight.reshape(len(bias), 6, 6, -1).transpose(0, 3, 1, 2).reshape(len(bias), -1)
-        found[name] = "InnerProduct", [np.ascontiguousarray(weight), bias]
     return found
 
 
@@ -217,10 +191,10 @@ def fit(weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None)
     return {name: value for name, value in found.items() if value.shape == own[name].shape}, missing, other
 
 
-def card_of(path: str | Path) -> dict:
-    """The card (JSON) beside a weight file, {} where there is none."""
-    card = card_path(Path(path))
+def is_stand_in(place: Path) -> bool:
+    """Whether the card (JSON) beside a weight file says that it holds random weights for synthetic data."""
+    card = card_path(place)
     try:
-        return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
-    except ValueError as error:
-        raise DataError(f"{card} is not readable JSON ({error}); remove it") from error
+        return card.is_file() and bool(json.loads(card.read_text(encoding="utf-8")).get("synthetic"))
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{card} is not a readable card ({error}); remove it") from error

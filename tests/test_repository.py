@@ -198,7 +198,8 @@ EXTRA = {
         "csv_files.py": "the original's CSV files, read",
         "loader.py": "loading in Chainer's processes",
         "updates.py": "TensorFlow 1's update rules, and the step compiled around them",
-        "report.py": "the original's printed block, and curves",
+        "report.py": "the original's printed block",
+        "presets.yaml": "settings of the original's examples",
     },
     "deeppose_caffe_port": {
         "layers.py": "Caffe's layers with weights or statistics",

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     from deeppose_tf import Estimator
     from deeppose_tf.config import CSV_SKELETONS, Config, presets
     from deeppose_tf.csv_files import load_split
-    from deeppose_tf.val import SWEEP, SWEEP_HEIGHT, show
+    from deeppose_tf.val import show
 
     estimator, expected = Estimator(args.snapshot, **given_of(args, "mode")), CSV_SKELETONS[args.dataset]
     if estimator.skeleton != expected:
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
     given = {"test_csv_fn": args.csv, "mode": estimator.config.mode, **given_of(args, "img_path_prefix", "limit")}
     pose_set = load_split(resolve(Config, presets(f"{args.dataset}_alexnet_scratch")["paper"], given), "test")
     # the original reduces LSP's pictures here, but not when it trains
-    height = SWEEP_HEIGHT if estimator.config.mode == "compat" or args.dataset == "mpii" else None
-    extensions = getattr(args, "ext", SWEEP)
+    height = 400 if estimator.config.mode == "compat" or args.dataset == "mpii" else 0
+    extensions = getattr(args, "ext", (1.0, 1.2, 1.4, 1.6, 1.8, 2.0))
     found = show(estimator, pose_set, extensions, height)
     if args.json:
         write_json(args.json, {str(e): figures.scalars("test") for e, (figures, _) in zip(extensions, found)})

@@ -39,7 +39,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--loader", choices=("chainer", "pool"), default="chainer", help="(default: chainer)")
     pictures = "an LSPET folder whose pictures to load (default: noise pictures of its median size)"
     parser.add_argument("--images", type=Path, help=pictures)
-    parser.add_argument("--xla", action="store_true", help="our step with XLA")
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="our step in mixed precision")
     return parser.parse_args(argv)
 
@@ -104,9 +103,9 @@ def make_ours(args: argparse.Namespace, folder: Path):
     ready = batches(stream, args.batch_size, kind=args.loader, workers=args.workers)
     TensorFlow(Config(threads=args.threads))
     from deeppose_tf.model import build_network
-    from deeppose_tf.updates import Rule, TrainingStep
+    from deeppose_tf.updates import TrainingStep
 
-    update = TrainingStep(build_network(JOINTS, amp=args.amp), Rule("adagrad"), "correct", xla=args.xla)
+    update = TrainingStep(build_network(JOINTS, amp=args.amp), "adagrad", "correct")
     return lambda: update(next(ready), conv_lr=0.0005, fc_lr=0.0005)["loss"]
 
 
@@ -144,7 +143,7 @@ def bench_step(args: argparse.Namespace) -> dict:
     for process in processes:
         process.join()
     plain, ours = found["plain"], found["ours"]
-    kind = ("bfloat16" if args.amp == "bf16" else "float32") + (", XLA" if args.xla else "")
+    kind = "bfloat16" if args.amp == "bf16" else "float32"
     # the sides run in processes of their own, this one has not imported TensorFlow
     note = f"{load()}, tensorflow {version('tensorflow')}, keras {version('keras')}"
     rows = [["plain, float32, ready tensors", plain, 1.0], [f"train.py's, {kind}, loader included", ours, ours / plain]]

@@ -1,6 +1,6 @@
 """Crops and targets in mode correct, who is left out, reproducible samples. No framework is imported."""
 
-import pickle
+import re
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from common.skeletons import LSP14
 from deeppose_tf import data
 from deeppose_tf.config import Config
 from deeppose_tf.csv_files import read_csv
-from deeppose_tf.data import ImageStore, image_size, reduced_size
+from deeppose_tf.data import image_size
 from tests.deeppose_tf.tiny import write_persons
 
 PAIRS = tuple(LSP14.flip_pairs)
@@ -83,10 +83,16 @@ def test_correct_boxes_are_intersected_and_compat_ones_slide():
         assert 0 <= x < 100 and 0 <= y < 80 and w >= 1 and h >= 1 and x + w <= 100 and y + h <= 80
 
 
-def test_reduction_round_trip():
-    joints, factor = np.random.RandomState(0).uniform(0, 100, (5, 14, 2)), np.array([1, 1.5, 2, 3, 7.3])
-    for mode in ("correct", "compat"):
-        np.testing.assert_allclose(data.to_stored(data.to_reduced(joints, factor, mode), factor, mode), joints)
+@pytest.mark.parametrize("mode", ["correct", "compat"])
+@pytest.mark.parametrize("height", [None, 60, 33])
+def test_reduced_pictures(picture, mode, height):
+    """A reduced picture has the size that the persons know, and the dot is where its joint is."""
+    persons = data.Persons(pose_set_of(picture, [spread_joints(j3=(40, 30))]), mode, height=height)
+    image = persons.image(0)[..., 0].astype(float)
+    assert image.shape[::-1] == tuple(persons.size[0]) and (height is None or image.shape[0] == height)
+    centre = [(image.sum(axis) * np.arange(len(image.sum(axis)))).sum() / image.sum() for axis in (0, 1)]
+    shift = data.half_pixel("correct") - data.half_pixel(mode)  # DT's reduction moves what it reduces by as much
+    assert np.abs(np.array(centre) - persons.joints[0, 3] + shift * (1 - 1 / persons.factor[0])).max() < 0.25
 
 
 def test_who_is_left_out(picture):
@@ -97,11 +103,9 @@ def test_who_is_left_out(picture):
     compat = data.Persons(rows, "compat", min_dim=6)
     assert compat.rows.tolist() == [0, 4]
     assert compat.joints[1, 5].tolist() == [0, 40]  # clipped, however far
-    assert compat.dropped == {
-        "with a joint right of or below the image": 1,
-        "without a valid joint": 1,
-        "smaller than 6 pixels": 1,
-    }
+    assert compat.left_out == (
+        "1 with a joint right of or below the image, 1 without a valid joint, 1 smaller than 6 pixels"
+    )
     correct = data.Persons(rows, "correct", min_dim=6)
     assert correct.rows.tolist() == [0, 3, 4]
     assert not correct.valid[1:, 5].any() and correct.valid[0].all()
@@ -109,12 +113,27 @@ def test_who_is_left_out(picture):
         data.Persons(rows.select([1]), "correct")
 
 
-def test_missing_images_are_counted(tmp_path):
+def test_pictures_that_cannot_be_read(tmp_path):
+    """Missing ones are left out and named; one that is cut off has a size: its person is replaced when it is drawn."""
     path = write_persons(tmp_path, 4)
     (tmp_path / "im0002.jpg").unlink()
-    (tmp_path / "im0003.jpg").unlink()
-    with pytest.raises(DataError, match="2 of 4 images"):
-        data.Persons(read_csv(path, Config()), "correct")
+    cut = tmp_path / "im0004.jpg"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    persons = data.Persons(read_csv(path, Config()), "correct")
+    assert persons.rows.tolist() == [0, 2, 3]
+    assert re.fullmatch(r"1 in a picture that cannot be read \(.*im0002.jpg\)", persons.left_out)
+    stream = data.Stream(persons, data.Crops(), 0, 0, 6)
+    for position, (image, *_, unread) in enumerate(stream[p] for p in range(6)):
+        epoch, place = divmod(position, 3)
+        order = stream.order(epoch).tolist()
+        person, after = order[place], order[(place + 1) % 3]
+        assert unread == (3 if person == 2 else -1)
+        stand_in = data.example(persons, after if person == 2 else person, data.Crops(), None)
+        assert np.array_equal(image, stand_in[0])
+    with pytest.raises(DataError, match="not one picture"):
+        data.Stream(data.Persons(read_csv(path, Config()).select([3]), "correct"), data.Crops(), 0, 0, 1)[0]
+    with pytest.raises(DataError, match=r"none of 1 persons can be used: 1 in a picture .*im0002"):
+        data.Persons(read_csv(path, Config()).select([1]), "correct")
 
 
 def test_image_sizes(tmp_path):
@@ -125,21 +144,6 @@ def test_image_sizes(tmp_path):
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:10])
     with pytest.raises(DataError, match=r"b\.jpg"):
         image_size(str(tmp_path / "b.jpg"))
-    for factor in (1.0, 1.37, 2.6):
-        width, height = reduced_size(53, 37, factor)
-        from deeppose_tf.data import reduced
-
-        assert reduced(image, factor).shape[:2] == (height, width)
-
-
-def test_store_is_bounded_and_not_pickled(tmp_path):
-    for i in range(3):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((300, 1000, 3), i, np.uint8))
-    store = ImageStore(2)  # room for two of them
-    for i in (0, 1, 2, 0, 2):
-        assert store.read(str(tmp_path / f"{i}.png"))[0, 0, 0] == i
-    assert len(store._kept) == 2 and store.room >= 0
-    assert len(pickle.dumps(store)) < 1000
 
 
 def test_stream_visits_everyone_each_epoch_and_depends_on_nothing_else(tmp_path):

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from common.poses import box_of_joints
 from common.skeletons import LSP14, MPII16
 from deeppose_tf import data
 from deeppose_tf.config import IM_SIZE, Config
@@ -85,9 +86,8 @@ def test_flip(geometry, name):
 def test_tight_box(geometry):
     valid = geometry["bbox/valid"].all(1)
     np.testing.assert_array_equal(geometry["bbox/joints"][valid], geometry["bbox/valid_joints"])
-    np.testing.assert_allclose(
-        data._tight_boxes(geometry["bbox/joints"][None], valid[None])[0], geometry["bbox/bbox_xywh"]
-    )
+    found = box_of_joints(np.where(valid[:, None], geometry["bbox/joints"], np.nan)[None])[0]
+    np.testing.assert_allclose(found, geometry["bbox/bbox_xywh"])
 
 
 def test_unproject(geometry):
@@ -137,7 +137,7 @@ def test_pipeline(pipeline, name):
         pytest.skip(f"this set has no configuration {name}")
     crops, min_dim, downscale = CONFIGURATIONS[name]
     pose_set = read_csv(folder / "persons.csv", Config(img_path_prefix=str(folder), mode="compat"))
-    persons = data.Persons(pose_set, "compat", min_dim=min_dim, height=downscale, cache_mb=1)
+    persons = data.Persons(pose_set, "compat", min_dim=min_dim, height=downscale)
     assert [pathlib.Path(pose_set.images[row]).name for row in persons.rows] == [
         str(n) for n in arrays[f"{name}/kept_image_ids"]
     ]

@@ -21,7 +21,7 @@ from deeppose_tf.model import (
     get_weights,
     set_weights,
 )
-from deeppose_tf.updates import Rule, TrainingStep
+from deeppose_tf.updates import RULES, TrainingStep, fresh_slots, update
 from tests.tolerance import close, rounding
 
 
@@ -75,7 +75,6 @@ def test_shapes_and_parameters():
     assert model.get_layer("conv1").output.shape == (None, 57, 57, 96)
     assert model.get_layer("flatten").output.shape == (None, 9216)
     assert sum(w.size for w in get_weights(model).values()) == 56_982_940
-    assert build_network(14, conv1_padding="valid", channels=0.1).get_layer("conv1").output.shape[1] == 55
 
 
 def test_initial_weights_are_the_originals():
@@ -109,12 +108,11 @@ def test_update_rules(name):
     own = variables(rng)
     expected = {n: v.numpy().astype(np.float64) for n, v in own.items()}
     slot = {n: np.full(v.shape, 1e-4 if name == "adagrad" else 0.0) for n, v in own.items()}
-    rule = Rule(name)
-    rule.build(own)
+    slots = fresh_slots(name, own)
     for _ in range(4):
         for n, v in own.items():
             g = rng.standard_normal(v.shape).astype(np.float32)
-            rule.apply(n, v, tf.constant(g), tf.constant(0.01))
+            update(name, v, slots.get(f"{n}/{RULES[name][0]}"), tf.constant(g), tf.constant(0.01))
             if name == "adagrad":
                 slot[n] += g.astype(float) ** 2
                 expected[n] -= 0.01 * g / np.sqrt(slot[n])
@@ -139,7 +137,7 @@ def trained(steps=2, train_conv=True, **options):
     model = build_network(14, channels=0.05, init="he", seed=2, **{"dropout_keep": 1.0, **network})
     before = get_weights(model)
     before = {n: w.copy() for n, w in before.items()}
-    update = TrainingStep(model, Rule("adagrad"), "correct", **options)
+    update = TrainingStep(model, "adagrad", "correct", **options)
     losses = [float(update(batch(), 0.001, 0.002, train_conv)["loss"]) for _ in range(steps)]
     return before, get_weights(model), losses
 
@@ -167,26 +165,19 @@ def test_frozen_convolutions():
         assert np.array_equal(before[name], after[name]) == (name.split("/")[0] in CONVOLUTIONS), name
 
 
-def test_weight_decay_is_trained_only_when_asked_for():
-    _, without, _ = trained_plainly(1)
-    _, with_decay, _ = trained(1, weight_decay=10.0)
-    assert np.linalg.norm(with_decay["fc6/weight"]) < np.linalg.norm(without["fc6/weight"])
-
-
-@pytest.mark.parametrize("options", [{"xla": True}, {"amp": "bf16"}])
-def test_xla_and_mixed_precision(options):
+def test_mixed_precision():
     """To the rounding of each layer's results, 8 layers deep. The first loss adds 4 x 28 squares, whose errors average;
     the second comes after three passes, and the errors of the update are the same in all four pictures: 28 independent
     ones.
     """
     # TensorFlow asks the processor for bfloat16, not this variable, and then oneDNN refuses
-    if "amp" in options and os.environ.get("ONEDNN_MAX_CPU_ISA") in ("SSE41", "AVX", "AVX2"):
+    if os.environ.get("ONEDNN_MAX_CPU_ISA") in ("SSE41", "AVX", "AVX2"):
         pytest.skip("oneDNN without bfloat16 imitated on a processor that has it")
     before, _, expected = trained_plainly(2)
-    _, after, losses = trained(2, **options)
+    _, after, losses = trained(2, amp="bf16")
     layers, count = sum(name.endswith("weight") for name in before), before["fc_regression/bias"].size
     for loss, plain, steps in zip(losses, expected, (layers / (4 * count), 3 * layers / count)):
-        close(loss, plain, rounding(plain, steps=steps, dtype="bfloat16" if "amp" in options else np.float32))
+        close(loss, plain, rounding(plain, steps=steps, dtype="bfloat16"))
     assert all(w.dtype == np.float32 for w in after.values())
 
 
@@ -212,49 +203,23 @@ def test_set_weights_takes_what_it_knows():
 
 def evaluation(shares, targets):
     valid = np.ones(shares.shape[:2], bool)
-    varied = report.spread(shares, targets, valid)
-    return report.Evaluation(200 * (targets + 0.5), 200 * (shares + 0.5), valid, 0.1, varied, LSP14)
+    return report.Evaluation(200 * (targets + 0.5), 200 * (shares + 0.5), valid, 0.1, LSP14)
 
 
-def test_block_and_collapse_warning():
-    rng = np.random.RandomState(0)
-    targets = rng.uniform(-0.5, 0.5, (30, 14, 2))
+def test_block():
+    targets = np.random.RandomState(0).uniform(-0.5, 0.5, (30, 14, 2))
     good = report.block(7, "test", evaluation(targets, targets)).split("\n")
     assert good[0] == "30" and good[1] == "Step 7 test/pose_loss = 0.100" and good[2] == "Step\t 7\t test/mPCP\t 1.000"
     assert good[4] == "Head\tTorso\tU Arm\tL Arm\tU Leg\tL Leg\tmean" and good[5] == "\t".join(["1.000"] * 7)
-    assert "Head\tNeck\tShoulder\tElbow\tWrist\tHip\tKnee\tAnkle" in good and not any(
-        "warning" in line for line in good
-    )
-    collapsed = evaluation(np.broadcast_to(targets.mean(0), targets.shape), targets)
-    assert collapsed.spread == pytest.approx(0, abs=1e-6) and "the same pose" in report.block(7, "test", collapsed)
-
-
-def test_curves_rise_and_are_drawn(tmp_path):
-    rng = np.random.RandomState(0)
-    targets = rng.uniform(-0.5, 0.5, (30, 14, 2))
-    figures = evaluation(targets + rng.normal(0, 0.1, targets.shape), targets)
-    lines = figures.curves()
-    assert all(list(values) == sorted(values) and values[0] < values[-1] for _, values in lines.values())
-    report.plot(tmp_path / "c.png", {"percent": lines}, "threshold", "title")
-    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_learning_curve(tmp_path, capsys):
-    log = tmp_path / "log.jsonl"
-    assert report.main([str(tmp_path)]) == 2 and "does not exist" in capsys.readouterr().err
-    log.write_text('{"step": 0, "other": 1}\n')
-    assert report.main([str(tmp_path)]) == 2 and "no losses" in capsys.readouterr().err
-    log.write_text(
-        '{"step": 0, "test/mPCP": 0.1}\n{"step": 50, "loss": 0.5}\n{"step": 100, "test/mPCP": 0.4, "loss": null}\n'
-    )
-    assert report.main([str(tmp_path), "--out", str(tmp_path / "c.png")]) == 0
-    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    assert [line.split("\t")[2].strip() for line in good if line.startswith("Step\t")] == [
+        "test/mPCP", "test/mRelaxedPCP", "test/mPCKh", "test/mSymmetricPCKh",
+    ]  # fmt: skip
+    assert good[-2] == "Head\tNeck\tShoulder\tElbow\tWrist\tHip\tKnee\tAnkle" and good[-1] == "\t".join(["1.000"] * 8)
 
 
 def test_figures_of_a_skeleton_without_the_originals_parts():
     rng = np.random.RandomState(0)
     truth, valid = rng.uniform(0, 100, (6, 3, 2)), np.ones((6, 3), bool)
-    own = Skeleton("hand", ("wrist", "thumb", "index"))
-    figures = report.Evaluation(truth, truth, valid, 0.1, 1.0, own)
-    assert figures.scalars("test") == {"test/PCK": 1.0, "test/pose_loss": 0.1, "test/spread": 1.0}
-    assert "test/PCK\t 1.000" in report.block(3, "test", figures) and list(figures.curves()) == ["PCK (person's size)"]
+    figures = report.Evaluation(truth, truth, valid, 0.1, Skeleton("hand", ("wrist", "thumb", "index")))
+    assert figures.scalars("test") == {"test/PCK": 1.0, "test/pose_loss": 0.1}
+    assert "test/PCK\t 1.000" in report.block(3, "test", figures)

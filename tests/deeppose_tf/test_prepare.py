@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import scipy.io
 
+from common.datasets.mpii_release import random_tenth
 from common.errors import DataError
-from deeppose_tf import prepare
+from deeppose_tf import prepare, weight_files
 from deeppose_tf.config import Config
 from deeppose_tf.csv_files import read_csv
 
@@ -58,7 +59,7 @@ def test_split_of_the_release(fixture):
     (name,) = {key.split("/")[0] for key in fixture if key.startswith("split")}
     expected = {part: fixture[f"{name}/{part}_indices"] for part in ("train", "test")}
     count = sum(map(len, expected.values()))
-    train, test = prepare.mpii_split([str(i) for i in range(count)])
+    train, test = random_tenth(count)
     assert np.array_equal(train, expected["train"]) and np.array_equal(test, expected["test"])
     if count == 19919:  # the real release
         assert (
@@ -74,13 +75,6 @@ def test_real_csv_rows(pose_data):
     for path in paths:
         pose_set = read_csv(path, Config(dataset="mpii" if "mpii" in path.parts else "lsp"))
         assert len(pose_set) == len(path.read_text().splitlines()) and (pose_set.visible > 0).any()
-
-
-def test_split_by_image_keeps_photographs_together():
-    names = [f"{i // 3}.jpg" for i in range(300)]
-    train, test = prepare.mpii_split(names, "image")
-    assert len(test) == 30 and not {names[i] for i in train} & {names[i] for i in test}
-    assert sorted([*train, *test]) == list(range(300))
 
 
 def release(folder, shape, count, digits):
@@ -102,29 +96,24 @@ def release(folder, shape, count, digits):
     return joints
 
 
-def prepared(tmp_path, **options):
+def prepared(tmp_path):
     joints = {"lspet": release(tmp_path / "lsp_ext", "lspet", 6, 5), "lsp": release(tmp_path / "lsp", "lsp", 4, 4)}
     ext, small = tmp_path / "lsp_ext", tmp_path / "lsp"
     places = [(folder / "images", folder / "joints.mat") for folder in (ext, small)]
-    return joints, prepare.prepare_lsp(*places, ext, **options)
+    return joints, prepare.prepare_lsp(*places, ext)
 
 
 def test_lsp_files(tmp_path, capsys):
-    joints, counts = prepared(tmp_path, held_out=2)
-    assert counts == {"train_joints.csv": 6, "train_lsp_small_joints.csv": 2, "test_joints.csv": 2, "val_joints.csv": 2}
+    joints, counts = prepared(tmp_path)
+    assert counts == "train_joints.csv: 8, train_lsp_small_joints.csv: 2, test_joints.csv: 2"
     assert "10000" in capsys.readouterr().err
     compat = read_csv(tmp_path / "lsp_ext/train_joints.csv", Config(mode="compat"))
     np.testing.assert_array_equal(compat.joints[1], joints["lspet"][1, :, :2])
     assert np.isnan(compat.joints[0, 0]).all() and compat.visible[0, 0] == 0  # one coordinate is not above 0
     correct = read_csv(tmp_path / "lsp_ext/train_joints.csv", Config())
     assert np.array_equal(correct.visible[1:4] > 0, joints["lspet"][1:4, :, 2] > 0)
-    assert (correct.visible[5] > 0).all()  # LSP's flag means occluded, its coordinates are good
+    assert (correct.visible[7] > 0).all()  # LSP's flag means occluded, its coordinates are good
     assert read_csv(tmp_path / "lsp_ext/test_joints.csv", Config()).image_id.tolist() == [3, 4]
-
-
-def test_lsp_strict_counts(tmp_path):
-    with pytest.raises(DataError, match="holds 6 images"):
-        prepared(tmp_path, strict=True)
 
 
 def test_lsp_shape():
@@ -144,24 +133,21 @@ def test_bad_csv(tmp_path, text, message):
 
 
 def test_stand_ins(tmp_path, monkeypatch, capsys):
-    """People drawn elsewhere are linked, their CSVs and random weights made; real data is left alone."""
-    drawn, weights = tmp_path / "data/LSP", tmp_path / "weights/bvlc_alexnet.tf"
-    release(drawn, "lsp", 4, 4)
-    for name, place in (("LSP_ROOT", "datasets/lsp"), ("LSPET_ROOT", "datasets/lsp_ext")):
-        monkeypatch.setattr(prepare, name, tmp_path / place)
+    """People, their CSVs and random weights where there are none; real data is left alone."""
+    root, weights = tmp_path / "datasets/lsp", tmp_path / "weights/bvlc_alexnet.tf"
+    monkeypatch.setattr(prepare, "LSP_ROOT", root)
+    monkeypatch.setattr(prepare, "LSPET_ROOT", tmp_path / "datasets/lsp_ext")
     monkeypatch.setattr(prepare, "IMAGENET_WEIGHTS", weights)
-    assert prepare.main(["lsp", "--synthetic", str(drawn)]) == 2 and "no file SYNTHETIC" in capsys.readouterr().err
-    (drawn / "SYNTHETIC").touch()
-    for _again in range(2):
-        assert prepare.main(["lsp", "--synthetic", str(drawn)]) == 0
-    found = read_csv(tmp_path / "datasets/lsp_ext/train_joints.csv", Config())
-    assert found.synthetic and (tmp_path / "datasets/lsp/images").samefile(drawn / "images") and weights.is_file()
-    (drawn / "SYNTHETIC").unlink()
-    weights.unlink()
+    release(root, "lsp", 4, 4)
     assert prepare.main(["lsp", "--synthetic"]) == 0
     assert "real data" in capsys.readouterr().out and not weights.exists()
+    (root / "SYNTHETIC").touch()
+    for _again in range(2):
+        assert prepare.main(["lsp", "--synthetic"]) == 0
+    found = read_csv(tmp_path / "datasets/lsp_ext/train_joints.csv", Config())
+    assert found.synthetic and weight_files.is_stand_in(weights)
 
 
 def test_missing_release(capsys):
     assert prepare.main(["mpii", "--mat", "nowhere.mat"]) == 2
-    assert "human-pose.mpi-inf.mpg.de" in capsys.readouterr().err
+    assert "http://human-pose.mpi-inf.mpg.de" in capsys.readouterr().err

@@ -38,14 +38,13 @@ def lines_of(folder):
 def test_val_writes_predictions_and_scores(run, tmp_path, capsys):
     out, csv = run
     arguments = ["-s", str(out), "--csv", str(csv), "--ext", "1.5", "1.0", "--out", str(tmp_path / "p.npz"), "--json", str(tmp_path / "s.json"),
-                 "--curves", str(tmp_path / "c.png"), "--result", str(tmp_path / "r.json")]  # fmt: skip
+                 "--result", str(tmp_path / "r.json")]  # fmt: skip
     assert val.main(arguments) == 0
     text, found = capsys.readouterr().out, load_predictions(tmp_path / "p.npz")
     assert text.count("BBOX EXTENSION") == 2 and "pcp_strict@0.5" in text
     assert found.meta["mode"] == "correct" and found.meta["boxes"].startswith("oracle") and len(found) == 6
     scores, kept = json.loads((tmp_path / "s.json").read_text()), json.loads((tmp_path / "r.json").read_text())
     assert kept["protocols"]["pcp_strict@0.5"]["total"] == pytest.approx(scores["pcp_strict@0.5"]["total"])
-    assert (tmp_path / "c.png").stat().st_size > 1000
     # without anything: what the training scored, as it was scored
     assert val.main(["--weights", str(out / "last.npz")]) == 0
     assert (out / f"lsp_{csv.stem}.npz").exists() and "BBOX EXTENSION: 1.6" in capsys.readouterr().out
@@ -85,7 +84,7 @@ def test_predict_pictures_video_and_boxes(run, tmp_path):
     assert (tmp_path / "c/overlay.mp4").exists() and len(lines_of(tmp_path / "c")) == 3
 
 
-@pytest.mark.parametrize("box", ["500,5,10,10", "1,2,3", "0,0,0,5", "nan,0,5,5"])
+@pytest.mark.parametrize("box", ["1,2,3", "0,0,0,5", "nan,0,5,5"])
 def test_bad_boxes(run, tmp_path, capsys, box):
     out, csv = run
     assert predict.main([str(csv.parent / "im0001.jpg"), "-s", str(out), "--bbox", box, "--out", str(tmp_path)]) == 2
