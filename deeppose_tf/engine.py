@@ -153,13 +153,14 @@ class Trainer:
 
     def _head(self, place: Path, own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The head with the joints that the file's network names too; {} where it names none (DT's start fresh)."""
-        state = weight_files.load_state(place) if place.suffix == weight_files.SUFFIX else {}
-        inputs = len(own["fc_regression/weight"])
-        if "about" not in state or len(state["model"]["fc_regression/weight"]) != inputs:
+        if place.suffix != weight_files.SUFFIX:
             return {}
-        known = from_card(state["about"]["skeleton"], f"{place}: field about.skeleton")
-        shared = [name for name in self.skeleton.joints if name in known.joints]
+        state = weight_files.load_state(place)
+        known = from_card(state["about"].get("skeleton"), f"{place}: field about.skeleton")
         head = {name: own[name].copy() for name in ("fc_regression/weight", "fc_regression/bias")}
+        if any(np.shape(state["model"].get(n)) != (*v.shape[:-1], 2 * len(known)) for n, v in head.items()):
+            return {}
+        shared = [name for name in self.skeleton.joints if name in known.joints]
         for name in shared:
             to, at = 2 * self.skeleton.index(name), 2 * known.index(name)
             for key, value in head.items():

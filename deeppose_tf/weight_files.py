@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.datasets.files import read_npz
 from common.errors import DataError
 from common.runs import shelf
 from common.runs.checkpoints import STATE_FORMAT, CheckpointStore, collect_random_state
@@ -38,11 +39,14 @@ _GROUPS = ("model", "optimizer", "unused", "dropout")
 
 
 def save_state(path: Path, state: dict) -> None:
-    """Write a state: the arrays of its groups under `group|name`, the rest as JSON."""
+    """Write a state: the arrays of its groups under `group|name`, the rest as JSON. OSError naming the file."""
     arrays = {f"{group}|{name}": np.asarray(value) for group in _GROUPS for name, value in state[group].items()}
     rest = {key: value for key, value in state.items() if key not in _GROUPS}
-    with open(path, "wb") as file:
-        np.savez(file, **arrays, state=np.array(json.dumps(rest)))
+    try:
+        with open(path, "wb") as file:
+            np.savez(file, **arrays, state=np.array(json.dumps(rest)))
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: the checkpoint cannot be written", str(path)) from error
 
 
 def load_state(path: Path) -> dict:
@@ -50,16 +54,15 @@ def load_state(path: Path) -> dict:
     when it is cut short, damaged or not ours."""
     if path.suffix != SUFFIX:
         return state_of(read_weights(path))
+    arrays = read_npz(path, "checkpoint of deeppose_tf")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            state = json.loads(str(file["state"]))
-            state |= {group: {} for group in _GROUPS}
-            for key in file.files:
-                if "|" in key:
-                    group, name = key.split("|")
-                    state[group][name] = file[key]
-            state |= {"step": int(state["step"]), "about": {**state["about"]}}
-    except Exception as error:  # numpy, zipfile and zlib raise many kinds for damaged files
+        state = json.loads(str(arrays.pop("state")))
+        state |= {"step": int(state["step"]), "about": {**state["about"]}, "config": {**state["config"]}}
+        state |= {group: {} for group in _GROUPS}
+        for key, value in arrays.items():
+            group, name = key.split("|")
+            state[group][name] = value
+    except (KeyError, TypeError, ValueError) as error:
         what = f"{path} is not a whole checkpoint of deeppose_tf ({type(error).__name__}: {error})"
         raise DataError(f"{what}; use another one") from error
     return state
@@ -129,7 +132,10 @@ def read_weights(place: Path) -> dict[str, np.ndarray]:
     if place.suffix == ".caffemodel":
         from common.weights.caffe import read_caffemodel
 
-        return from_caffe(read_caffemodel(place))
+        try:
+            return from_caffe(read_caffemodel(place))
+        except (ValueError, ZeroDivisionError) as error:
+            raise DataError(f"{place} has layers of other shapes than AlexNet's ({error}); {ACCEPTED}") from error
     return read_checkpoint(place, tensorflow)
 
 
@@ -187,8 +193,9 @@ def fit(weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None)
     wanted = {name: value for name, value in own.items() if layers is None or name.split("/")[0] in layers}
     found = {name: weights[name] for name in wanted if name in weights}
     missing = [name for name in wanted if name not in found]
-    other = [f"{n} {v.shape} instead of {own[n].shape}" for n, v in found.items() if v.shape != own[n].shape]
-    return {name: value for name, value in found.items() if value.shape == own[name].shape}, missing, other
+    fitting = {n: v for n, v in found.items() if v.shape == own[n].shape and v.dtype.kind in "fiu"}
+    other = [f"{n} {v.dtype} {v.shape} instead of {own[n].shape}" for n, v in found.items() if n not in fitting]
+    return fitting, missing, other
 
 
 def is_stand_in(place: Path) -> bool:
