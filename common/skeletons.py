@@ -102,6 +102,7 @@ def _derived_limbs(joints: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
 
 SKELETONS = {name: Skeleton(name, tuple(joints.split())) for name, joints in _DATA["skeletons"].items()}
 LSP14, MPII16, MPII14, LPM14, CPM14, COCO17, CROWDPOSE14, PENN13, JHMDB15, AIC14, K2HPD15 = SKELETONS.values()
+OPENPOSE25, MEDIAPIPE33 = (Skeleton(name, tuple(joints.split())) for name, joints in _DATA["foreign"].items())
 
 
 @dataclass(frozen=True)

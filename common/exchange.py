@@ -1,0 +1,446 @@
+"""People of other tools to ours and back: `python -m common.exchange SOURCE TARGET --source KIND --target KIND`.
+
+| KIND | is | third number of a joint |
+|---|---|---|
+| `jsonl` | joints.jsonl, as every predict.py writes it; common.evaluate scores it | score, visibility |
+| `json` | one's own data (`--dataset json`) | visibility |
+| `coco` | COCO annotations, as CVAT and Label Studio export them | visibility |
+| `ultralytics` | folder of labels or results, a .txt a picture; joint names from a data.yaml in it or above | either |
+| `openpose` | folder of NAME_keypoints.json, BODY_25 | score |
+| `mediapipe` | JSON list or lines {image, pose_landmarks: [[{x, y, visibility}, ...], ...]} | score |
+| `deeplabcut` | .csv, or .h5 (read only), of one or several animals | score |
+| `mmpose` | folder of a JSON a picture, or one of a video, as its inferencer writes them | score |
+
+Joints go by name. Visibility (0 not labelled, 1 occluded, 2 visible) is kept wherever the target can hold it; elsewhere
+a labelled joint has score 1. Pictures whose sizes a format needs and does not hold are looked for in `--images`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import pickle
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import DataError
+from common.files import write_json, write_text
+from common.poses import box_of_joints
+from common.skeletons import COCO17, MEDIAPIPE33, OPENPOSE25, SKELETONS, Skeleton, card, from_card
+from common.video import is_picture
+
+# {"image": name, "size": (w, h) or None, "persons": [{"joints": (J,4) x, y in pixels from 0, score, visibility (NaN, NaN,
+# 0, 0: none), "box": [x, y, w, h], "score", "id"}, ...]}
+Picture = dict[str, Any]
+Read = tuple[Skeleton | None, list[Picture]]
+_HALF = 0.5  # shares of a picture count from its border, pixels from the middle of the first
+
+
+def person(points: Iterable, labels: bool = False, **more: Any) -> dict:
+    """From J times [x, y], [x, y, score] or (`labels`) [x, y, visibility]; None, or NaN or null in it, is no joint."""
+    rest = [2.0 if labels else 1.0]
+    rows = [[None] * 3 if p is None else [*p, *rest][:3] for p in points]
+    x, y, third = np.array(rows, np.float64).reshape(-1, 3).T
+    joints = np.column_stack([x, y, *((np.ones(len(x)), third) if labels else (third, np.full(len(x), 2.0)))])
+    joints[~np.isfinite(joints).all(1) | (labels & (third == 0))] = np.nan, np.nan, 0, 0
+    box = box_of_joints(joints[None, :, :2])[0].tolist()
+    return {"joints": joints, "box": box, "score": 1.0, "id": -1} | {n: v for n, v in more.items() if v is not None}
+
+
+def plain_name(name: str) -> str:
+    """`LeftWrist`, `wrist_L`, `L wrist` -> left_wrist."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
+    sides = {"l": "left", "left": "left", "r": "right", "right": "right"}
+    side, rest = [sides[w] for w in words if w in sides][:1], [w for w in words if w not in sides]
+    return "_".join([*side, *rest]) if rest else name
+
+
+def named(joints: Iterable, where: Path, name: str = "own") -> Skeleton:
+    """The known skeleton with these joints in this order, else one of its own."""
+    names = tuple(plain_name(str(joint)) for joint in joints)
+    known = next((s for s in SKELETONS.values() if s.joints == names), None)
+    return known or from_card({"name": name, "joints": list(names)}, f"{where}: names of joints")
+
+
+class Pictures:
+    """The pictures in a folder, if one is given: call it with a name or stem for the picture and its size."""
+
+    def __init__(self, folder: str | Path | None):
+        files = sorted(filter(is_picture, Path(folder).rglob("*"))) if folder else []
+        self.folder, self._files = folder, {key: file for file in files for key in (file.stem, file.name)}
+
+    def __call__(self, name: str, size: Any = None, needed: bool = False) -> Picture:
+        from PIL import Image
+
+        path = self._files.get(Path(name).name) or self._files.get(Path(name).stem)
+        if path and not size:
+            with Image.open(path) as image:
+                name, size = path.relative_to(str(self.folder)).as_posix(), image.size
+        if needed and not size:
+            raise DataError(f"the size of picture {name} is not known and needed; give --images its folder")
+        return {"image": name, "size": tuple(size) if size else None, "persons": []}
+
+
+# ---- reading: (path, pictures, the skeleton that was asked for) -> skeleton, pictures --------------------------------
+
+
+def _lines_of(path: Path) -> list[Any]:
+    text = path.read_text(encoding="utf-8-sig").strip()
+    return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+
+
+def _files(path: Path, pattern: str) -> list[tuple[Path, Any]]:
+    found = [path] if path.is_file() else sorted(path.rglob(pattern))
+    if not found:
+        raise DataError(f"{path} holds no {pattern}; give the folder that holds them")
+    return [(file, json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else None) for file in found]
+
+
+def _read_jsonl(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+    made = []
+    for line in (line for line in _lines_of(path) if "error" not in line):
+        skeleton = from_card({"name": line["skeleton"], "joints": line["joint_names"]}, f"{path}: field skeleton")
+        made.append(find(line["image"], line.get("size")))
+        for one in line["persons"]:
+            made[-1]["persons"].append(person(one["joints"], box=one["box"], score=one["score"], id=one["id"]))
+            if "visible" in one:
+                made[-1]["persons"][-1]["joints"][:, 3] = one["visible"]
+    return skeleton, made
+
+
+def _read_json(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+    content, made = json.loads(path.read_text(encoding="utf-8")), []
+    for image in content["images"]:
+        made.append(find(image["file"], (image["width"], image["height"]) if "width" in image else None))
+        made[-1]["persons"] = [
+            person(p["joints"], True, box=p.get("box"), id=p.get("id")) for p in image.get("persons", [])
+        ]
+    return from_card(content["skeleton"], f"{path}: field skeleton"), made
+
+
+def _read_coco(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    category = next((c for c in content["categories"] if c.get("keypoints")), None)
+    if category is None:
+        raise DataError(f"{path}: field categories: none has keypoints; export persons with named points")
+    sizes = {
+        i["id"]: (i["file_name"], (i["width"], i["height"]) if i.get("width") else None) for i in content["images"]
+    }
+    made = {key: find(*value) for key, value in sizes.items()}
+    for entry in content["annotations"]:
+        if entry["category_id"] == category["id"] and entry.get("keypoints") and not entry.get("iscrowd"):
+            points = np.reshape(entry["keypoints"], (-1, 3))
+            made[entry["image_id"]]["persons"].append(person(points, True, box=entry.get("bbox")))
+    return skeleton or named(category["keypoints"], path, category["name"]), list(made.values())
+
+
+def _read_ultralytics(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+    import yaml
+
+    notes = [f for folder in (path, *path.absolute().parents[:2]) for f in sorted(folder.glob("*.yaml"))]
+    names = (yaml.safe_load(notes[0].read_text(encoding="utf-8")) or {}).get("kpt_names") if notes else None
+    skeleton = skeleton or (named(names[0], notes[0]) if names else COCO17)
+    made, joints = [], len(skeleton)
+    for file, _ in _files(path, "*.txt"):
+        made.append(find(file.stem, needed=True))
+        scale = np.array(made[-1]["size"])
+        for line in filter(None, file.read_text(encoding="utf-8").splitlines()):
+            values = np.array(line.split(), np.float64)
+            columns = 2 if len(values) == 5 + 2 * joints else 3
+            rest = values[5 + columns * joints :]  # results may end in the box's score and a number
+            if len(values) - len(rest) != 5 + columns * joints or len(rest) > 2:
+                raise DataError(f"{file}: {len(values)} numbers in a line, {joints} joints need {5 + 3 * joints}")
+            points = values[5 : 5 + columns * joints].reshape(joints, columns)
+            labels = bool(np.isin(points[:, 2:], (0, 1, 2)).all()) and not len(rest)
+            points[:, :2] = np.where((points[:, :2] > 0).any(1, keepdims=True), points[:, :2] * scale - _HALF, np.nan)
+            box = np.concatenate([(values[1:3] - values[3:5] / 2) * scale, values[3:5] * scale]).tolist()
+            made[-1]["persons"].append(person(points, labels, box=box, score=float(rest[0]) if len(rest) else None))
+    return skeleton, made
+
+
+def _read_openpose(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+    made = []
+    for file, content in _files(path, "*_keypoints.json"):
+        made.append(find(file.stem.removesuffix("_keypoints")))
+        people = [np.reshape(p["pose_keypoints_2d"], (-1, 3)) for p in content["people"]]
+        made[-1]["persons"] = [person(np.where(p[:, 2:] > 0, p, np.nan), score=float(p[:, 2].mean())) for p in people]
+    return OPENPOSE25, made
+
+
+def _read_mediapipe(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+    made = []
+    for entry in _lines_of(path):
+        made.append(find(entry["image"], entry.get("size"), needed=True))
+        poses: list = next((entry[k] for k in ("pose_landmarks", "poseLandmarks", "landmarks") if entry.get(k)), [])
+        for pose in poses if isinstance((poses or [[]])[0], list) else [poses]:
+            points = np.array([[p["x"], p["y"], p.get("visibility", 1.0)] for p in pose])
+            points[:, :2] = points[:, :2] * made[-1]["size"] - _HALF
+            made[-1]["persons"].append(person(np.where(points[:, 2:] > 0, points, np.nan)))
+    return MEDIAPIPE33, made
+
+
+def _read_deeplabcut(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+    table = _hdf5_rows(path) if path.suffix.lower() in (".h5", ".hdf5") else list(csv.reader(path.open(newline="")))
+    heads = {row[0]: row for row in table[:4] if row[0] in ("individuals", "bodyparts", "coords")}
+    first = next(i for i, word in enumerate(heads["coords"]) if word in ("x", "y", "likelihood"))
+    who = heads.get("individuals", len(heads["coords"]) * [""])
+    columns = list(zip(who, heads["bodyparts"], heads["coords"]))
+    who, parts = (list(dict.fromkeys(c[k] for c in columns[first:])) for k in (0, 1))
+    made, stem = [], re.split("DLC", path.stem)[0]
+    for row in table[len(heads) + 1 :]:
+        index = "/".join(str(cell) for cell in row[:first] if cell != "")
+        made.append(find(f"{stem}_{int(index):06d}" if index.isdecimal() else index))
+        cells = {c: float(v) if v != "" else np.nan for c, v in zip(columns[first:], row[first:])}
+        for number, one in enumerate(who):
+            points = np.array([[cells.get((one, part, c), 1.0) for c in ("x", "y", "likelihood")] for part in parts])
+            if np.isfinite(points).all(1).any():
+                made[-1]["persons"].append(person(points, score=float(np.nanmean(points[:, 2])), id=number))
+    return named(parts, path), made
+
+
+class _Texts(pickle.Unpickler):
+    """Texts and containers only: no class is made, nothing runs."""
+
+    def find_class(self, module: str, name: str):
+        raise DataError(f"a DeepLabCut table names its columns by {module}.{name}; export it as .csv")
+
+
+def _hdf5_rows(path: Path) -> list[list]:
+    """pandas' two layouts of a DeepLabCut table (table, fixed) as the lines of its CSV file."""
+    import h5py
+
+    def levels(group, axis: str) -> list[list[str]]:
+        if axis in group:
+            return [[str(v.decode() if isinstance(v, bytes) else v) for v in group[axis]]]
+        texts = [levels(group, f"{axis}_level{k}")[0] for k in range(int(group.attrs[f"{axis}_nlevels"]))]
+        return [[text[i] for i in group[f"{axis}_label{k}"]] for k, text in enumerate(texts)]
+
+    with h5py.File(path, "r") as file:
+        group = next(iter(file.values()))
+        if "table" in group:
+            kinds = bytes(group["table"].attrs["values_block_0_kind"])
+            heads: list = list(zip(*_Texts(io.BytesIO(kinds)).load()))
+            index, values = [group["table"]["index"].tolist()], group["table"]["values_block_0"]
+        else:
+            heads, index, values = levels(group, "axis0"), levels(group, "axis1"), np.array(group["block0_values"])
+    index = [[i.decode() if isinstance(i, bytes) else str(i) for i in level] for level in index]
+    names = ["scorer", *(["individuals"] if len(heads) == 4 else []), "bodyparts", "coords"]
+    gap = (len(index) - 1) * [""]
+    lines = [[*place, *("" if np.isnan(v) else v for v in row)] for place, row in zip(zip(*index), values.tolist())]
+    return [*([name, *gap, *head] for name, head in zip(names, heads)), *lines]
+
+
+def _read_mmpose(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+    made = []
+    for file, content in _files(path, "*.json"):
+        frames = [(file.stem, content)]
+        if isinstance(content, dict):
+            names = content.get("meta_info", {}).get("keypoint_id2name")
+            skeleton = skeleton or (named(names.values(), file) if names else None)
+            frames = [(f"{file.stem}_{f['frame_id']:06d}", f["instances"]) for f in content["instance_info"]]
+        for name, people in frames:
+            made.append(find(name))
+            for one in people:
+                box = np.ravel(one["bbox"]).tolist() if "bbox" in one else None
+                box = box and [*box[:2], box[2] - box[0], box[3] - box[1]]
+                points = np.column_stack([one["keypoints"], one["keypoint_scores"]])
+                points = np.where(points[:, 2:] > 0, points, np.nan)
+                made[-1]["persons"].append(person(points, box=box, score=one.get("bbox_score")))
+    return skeleton or COCO17, made
+
+
+# ---- writing: (path, skeleton, pictures) -----------------------------------------------------------------------------
+
+
+def _plain(values: Iterable, digits: int = 4) -> list:
+    return [round(float(v), digits) if np.isfinite(v) else None for v in values]
+
+
+def _points(one: dict, third: int) -> list[list[float]]:
+    """J times x, y and score (2) or visibility (3), zeros where there is none."""
+    return np.nan_to_num(one["joints"][:, [0, 1, third]]).round(4).tolist()
+
+
+def _sized(picture: Picture) -> np.ndarray:
+    if not picture["size"]:
+        raise DataError(f"the size of picture {picture['image']} is not known and needed; give --images its folder")
+    return np.array(picture["size"])
+
+
+def _write_jsonl(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
+    lines = []
+    for index, picture in enumerate(pictures):
+        line = picture | {"index": index, "skeleton": skeleton.name, "joint_names": skeleton.joints, "persons": []}
+        for one in picture["persons"]:
+            joints = [_plain(row) if np.isfinite(row).all() else None for row in one["joints"][:, :3]]
+            visible = one["joints"][:, 3].astype(int).tolist()
+            line["persons"].append({**one, "box": _plain(one["box"]), "joints": joints, "visible": visible})
+        lines.append(json.dumps(line) + "\n")
+    write_text(path, "".join(lines))
+
+
+def _write_json(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
+    images: list[dict] = []
+    for picture in pictures:
+        images.append(
+            {"file": picture["image"], **dict(zip(("width", "height"), picture["size"] or ())), "persons": []}
+        )
+        for number, one in enumerate(picture["persons"]):
+            box, number = _plain(one["box"]), one["id"] if one["id"] >= 0 else number
+            about = {"id": number, "box": box, "area": 0.53 * box[2] * box[3]}
+            images[-1]["persons"].append(about | {"joints": _points(one, 3)})
+    write_json(path, {"skeleton": card(skeleton), "images": images})
+
+
+def _write_coco(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
+    limbs = [[a + 1, b + 1] for a, b in skeleton.limbs]
+    images: list[dict] = []
+    entries: list[dict] = []
+    for number, picture in enumerate(pictures, 1):
+        size = dict(zip(("width", "height"), picture["size"] or ()))
+        images.append({"id": number, "file_name": picture["image"], **size})
+        for one in picture["persons"]:
+            box, points = _plain(one["box"]), _points(one, 3)
+            entry = {"id": len(entries) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, "bbox": box}
+            entry |= {"area": 0.53 * box[2] * box[3], "num_keypoints": sum(v > 0 for *_, v in points)}
+            entries.append(entry | {"keypoints": [value for point in points for value in point]})
+    category = {"id": 1, "name": "person", "keypoints": skeleton.joints, "skeleton": limbs}
+    write_json(path, {"images": images, "annotations": entries, "categories": [category]})
+
+
+def _write_ultralytics(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
+    notes = {"kpt_shape": [len(skeleton), 3], "flip_idx": skeleton.mirror.tolist(), "names": {0: "person"}}
+    # JSON is YAML, but for its texts as keys
+    write_text(path / "data.yaml", re.sub(r'"(\d+)":', r"\1:", json.dumps(notes | {"kpt_names": {0: skeleton.joints}})))
+    for picture in pictures:
+        scale, lines = np.array(_sized(picture)), []
+        for one in picture["persons"]:
+            x, y, w, h = np.array(one["box"]) / [*scale, *scale]
+            points = np.nan_to_num((one["joints"][:, :2] + _HALF) / scale)
+            joints = (f"{a:.6f} {b:.6f} {v:.0f}" for (a, b), v in zip(points, one["joints"][:, 3]))
+            lines.append(f"0 {x + w / 2:.6f} {y + h / 2:.6f} {w:.6f} {h:.6f} {' '.join(joints)}\n")
+        write_text(path / "labels" / f"{Path(picture['image']).stem}.txt", "".join(lines))
+
+
+def _write_openpose(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
+    for picture in pictures:
+        people = [
+            {"person_id": [p["id"]], "pose_keypoints_2d": np.ravel(_points(p, 2)).tolist()} for p in picture["persons"]
+        ]
+        write_json(path / f"{Path(picture['image']).stem}_keypoints.json", {"version": 1.3, "people": people})
+
+
+def _write_mediapipe(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
+    entries: list[dict] = []
+    for picture in pictures:
+        entries.append({"image": picture["image"], "size": _sized(picture).tolist(), "pose_landmarks": []})
+        for one in picture["persons"]:
+            rows = np.column_stack([(one["joints"][:, :2] + _HALF) / _sized(picture), one["joints"][:, 2]])
+            pose = [dict(zip(("x", "y", "visibility"), row)) for row in np.nan_to_num(rows).tolist()]
+            entries[-1]["pose_landmarks"].append(pose)
+    write_json(path, entries)
+
+
+def _write_deeplabcut(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
+    most = max((len(p["persons"]) for p in pictures), default=1)
+    columns = [
+        (f"person{k}", joint, c) for k in range(most) for joint in skeleton.joints for c in ("x", "y", "likelihood")
+    ]
+    rows: list[list] = [["scorer", *len(columns) * ["export"]]]
+    rows += [[name, *head] for name, head in zip(("individuals", "bodyparts", "coords"), zip(*columns))]
+    rows = rows if most > 1 else [rows[0], *rows[2:]]
+    for picture in pictures:
+        joints = [row for one in picture["persons"] for row in one["joints"][:, :3]]
+        cells = [value for row in joints for value in (_plain(row) if np.isfinite(row).all() else 3 * [""])]
+        rows.append([picture["image"], *cells, *(len(columns) - len(cells)) * [""]])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _write_mmpose(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
+    for picture in pictures:
+        people = []
+        for one in picture["persons"]:
+            (x, y, w, h), points = one["box"], np.array(_points(one, 2))
+            about = {"bbox": [[x, y, x + w, y + h]], "bbox_score": one["score"]}
+            people.append(about | {"keypoints": points[:, :2], "keypoint_scores": points[:, 2]})
+        write_json(path / f"{Path(picture['image']).stem}.json", people)
+
+
+KINDS: dict[str, tuple[Callable, Callable]] = {
+    "jsonl": (_read_jsonl, _write_jsonl),
+    "json": (_read_json, _write_json),
+    "coco": (_read_coco, _write_coco),
+    "ultralytics": (_read_ultralytics, _write_ultralytics),
+    "openpose": (_read_openpose, _write_openpose),
+    "mediapipe": (_read_mediapipe, _write_mediapipe),
+    "deeplabcut": (_read_deeplabcut, _write_deeplabcut),
+    "mmpose": (_read_mmpose, _write_mmpose),
+}
+_FIXED = {"openpose": OPENPOSE25, "mediapipe": MEDIAPIPE33}  # kinds whose joints are always these
+
+
+def read(path: str | Path, kind: str, images: str | Path | None = None, skeleton: str | None = None) -> Read:
+    """The people of `path`. `skeleton`: a known one's name, for files that do not name their joints. DataError naming
+    the file and what is wrong with it."""
+    if not Path(path).exists():
+        raise DataError(f"{path} does not exist; give the file or folder that --source {kind} means")
+    asked = from_card(skeleton, "--skeleton") if skeleton else None
+    try:
+        return KINDS[kind][0](Path(path), Pictures(images), asked)
+    except (KeyError, TypeError, ValueError, IndexError, StopIteration, OSError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} is not readable as {kind} ({why}); give --source the kind that it is") from error
+
+
+def write(path: str | Path, kind: str, people: Read) -> None:
+    """Write people in their skeleton, or the kind's own by joint name: joints that they do not have are not there."""
+    source, pictures = people
+    if source is None:
+        raise DataError("there is no picture that could be read, so nothing to write")
+    target = _FIXED.get(kind, source)
+    order = [source.joints.index(joint) if joint in source.joints else len(source) for joint in target.joints]
+    pictures = [
+        picture
+        | {
+            "persons": [
+                one | {"joints": np.vstack([one["joints"], [np.nan, np.nan, 0, 0]])[order]}
+                for one in picture["persons"]
+            ]
+        }
+        for picture in pictures
+    ]
+    KINDS[kind][1](Path(path), target, pictures)
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m common.exchange", description=__doc__, formatter_class=form)
+    parser.add_argument("path", metavar="SOURCE")
+    parser.add_argument("out", metavar="TARGET")
+    for end in ("source", "target"):
+        parser.add_argument(f"--{end}", choices=KINDS, required=True, metavar="KIND", help=f"kind of the {end}")
+    parser.add_argument("--images", metavar="FOLDER", help="pictures, where sizes or suffixes are needed")
+    parser.add_argument("--skeleton", help="joints of a file that does not name them, such as coco17")
+    args = parser.parse_args(argv)
+    try:
+        people = read(args.path, args.source, args.images, args.skeleton)
+        write(args.out, args.target, people)
+    except DataError as error:
+        print(f"exchange: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.out}: {sum(len(p['persons']) for p in people[1])} persons in {len(people[1])} pictures")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
