@@ -22,6 +22,13 @@ class Loss(Layer):
     def setup(self, shapes: list[Shape]) -> None:
         self.top_shapes = [()]
 
+    def check_labels(self, shapes: list[Shape], axis: int) -> None:
+        """DataError unless there is a label for every place of the scores but `axis`."""
+        axis = self.axis(axis, shapes[0])
+        wanted = prod(shapes[0]) // shapes[0][axis]
+        if prod(shapes[1]) != wanted:
+            raise self.error(f"needs {wanted} labels for {shapes[0]} along axis {axis}, has {shapes[1]}")
+
     def normalised(self, total: Tensor, valid: Tensor, batch: int) -> Tensor:
         """A sum over labels divided as loss_param asks; `valid`: which of them count."""
         p = self.param.loss_param
@@ -61,6 +68,10 @@ class EuclideanLoss(Loss):
 class SoftmaxWithLoss(Loss):
     """Cross entropy of softmax along `axis` with integer labels."""
 
+    def setup(self, shapes: list[Shape]) -> None:
+        super().setup(shapes)
+        self.check_labels(shapes, self.param.softmax_param.axis)
+
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         p, axis = self.param.loss_param, self.axis(self.param.softmax_param.axis, x.shape)
         wanted = labels.reshape([n for i, n in enumerate(x.shape) if i != axis]).long()
@@ -75,6 +86,11 @@ class SigmoidCrossEntropyLoss(Loss):
 
     standard = BATCH_SIZE
 
+    def setup(self, shapes: list[Shape]) -> None:
+        super().setup(shapes)
+        if prod(shapes[0]) != prod(shapes[1]):
+            raise self.error(f"compares {shapes[0]} with {shapes[1]}, another number of values")
+
     def forward(self, x: Tensor, targets: Tensor) -> Tensor:
         p, targets = self.param.loss_param, targets.reshape(x.shape).float()
         valid = targets != p.ignore_label if p.HasField("ignore_label") else torch.ones_like(targets, dtype=torch.bool)
@@ -85,6 +101,13 @@ class SigmoidCrossEntropyLoss(Loss):
 @layer("Accuracy")
 class Accuracy(Loss):
     """Share of labels among the `top_k` highest scores."""
+
+    def setup(self, shapes: list[Shape]) -> None:
+        super().setup(shapes)
+        p = self.param.accuracy_param
+        self.check_labels(shapes, p.axis)
+        if not 1 <= p.top_k <= shapes[0][p.axis]:
+            raise self.error(f"has top_k {p.top_k} of {shapes[0][p.axis]} scores")
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         p = self.param.accuracy_param
