@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from common.images import write_lmdb
 from common.weights.caffe import read_blob, write_blob
 from common.weights.caffe_messages import messages
 from deeppose_caffe_port.images import Unread, read_picture, resize
-from deeppose_caffe_port.layers import Layer, Shape, layer
+from deeppose_caffe_port.layers import LARGEST, Layer, Shape, layer
 from deeppose_caffe_port.random_stream import fill
 from deeppose_caffe_port.sources import Hdf5Source, ImageList, LmdbSource, Source
 
@@ -67,7 +68,7 @@ class DummyData(Layer):
         fillers = list(p.data_filler) or [messages()["FillerParameter"]()]
         self.top_shapes = found * tops if len(found) == 1 else found
         self.fillers = fillers * tops if len(fillers) == 1 else fillers
-        if not len(self.top_shapes) == len(self.fillers) == tops:
+        if not len(self.top_shapes) == len(self.fillers) == tops or max(map(prod, self.top_shapes)) > LARGEST:
             raise self.error(f"has {tops} tops, {len(found)} shapes and {len(fillers)} fillers; give one, or one each")
         for i, (filler, shape) in enumerate(zip(self.fillers, self.top_shapes)):
             values = torch.from_numpy(fill(filler, shape, self.context.random, self.where))

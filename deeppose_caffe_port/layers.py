@@ -22,6 +22,7 @@ from deeppose_caffe_port.random_stream import CaffeRandom, fill
 Shape = tuple[int, ...]
 LAYERS: dict[str, type[Layer]] = {}
 MANY = 10**6
+LARGEST = 2**30  # values of a blob
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Layer(nn.Module):
     """Base: `param` (LayerParameter), `where` (file, line and name, for messages), `top_shapes`."""
 
     bottoms: tuple[int, int] = (1, 1)  # fewest and most
-    reshapes = False  # whether the tops have other shapes than the first bottom: a pass without data finds them
+    reshapes = False  # whether a pass over zeros finds the tops' shapes; else `setup`, or they are the first bottom's
 
     def __init__(self, param, shapes: list[Shape], context: Context, where: str):
         super().__init__()
@@ -73,11 +74,9 @@ class Layer(nn.Module):
     def setup(self, shapes: list[Shape]) -> None:
         """Make weights, and `top_shapes` where neither rule above holds."""
 
-    @torch.no_grad()
     def _tried(self, shapes: list[Shape]) -> list[Shape]:
-        weights = {name: tensor.to("meta") for name, tensor in self.state_dict().items()}
-        try:
-            tops = torch.func.functional_call(self, weights, tuple(torch.empty(s, device="meta") for s in shapes))
+        try:  # views of one zero: PyTorch's own `meta` tensors take half a second to load
+            tops = self(*(torch.zeros(()).expand(s) for s in shapes))
         except (RuntimeError, IndexError) as error:
             raise self.error(f"cannot take bottoms of shapes {shapes} ({error})") from error
         return [tuple(t.shape) for t in ((tops,) if isinstance(tops, Tensor) else tops)]
@@ -94,6 +93,8 @@ class Layer(nn.Module):
     def add_blob(self, name: str, shape: Shape, param, field: str, standard: float = 0.0) -> None:
         """A weight as the next of `blobs`, filled as `field` of `param` says, else with `standard`; frozen where its
         lr_mult is 0, as in Caffe."""
+        if prod(shape) > LARGEST:
+            raise self.error(f"has a weight of {prod(shape)} values, more than any known network")
         given = param.HasField(field)
         filler = getattr(param, field) if given else messages()["FillerParameter"](value=standard)
         values = torch.from_numpy(fill(filler, shape, self.context.random, self.where))
@@ -135,8 +136,6 @@ class Layer(nn.Module):
 class Convolution(Layer):
     """Cross-correlation with groups; weight (out, in/group, kh, kw), of Deconvolution (in, out/group, kh, kw)."""
 
-    reshapes = True
-
     def setup(self, shapes: list[Shape]) -> None:
         p, shape = self.param.convolution_param, shapes[0]
         if len(shape) != 4 or p.axis not in (1, -3):
@@ -156,6 +155,13 @@ class Convolution(Layer):
         weight = (channels, out // self.group) if self.transposed else (out, channels // self.group)
         self.add_blob("weight", (*weight, *self.kernel), p, "weight_filler")
         self.add_bias((out,), p)
+        size = []
+        for n, k, s, pad, d in zip(shape[2:], self.kernel, self.stride, self.pad, self.dilation):
+            extent = d * (k - 1) + 1
+            size.append(s * (n - 1) + extent - 2 * pad if self.transposed else (n + 2 * pad - extent) // s + 1)
+        if min(size) < 1:
+            raise self.error(f"has kernel {self.kernel}, larger than its padded bottom {shape[2:]}")
+        self.top_shapes = [(shape[0], out, *size)]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.transposed:
@@ -167,8 +173,6 @@ class Convolution(Layer):
 class InnerProduct(Layer):
     """y = x W^T + b on the bottom flattened from `axis`; weight (out, K), or (K, out) when `transpose`."""
 
-    reshapes = True
-
     def setup(self, shapes: list[Shape]) -> None:
         p, shape = self.param.inner_product_param, shapes[0]
         self.from_axis = self.axis(p.axis, shape)
@@ -178,6 +182,7 @@ class InnerProduct(Layer):
         size = (inputs, p.num_output) if p.transpose else (p.num_output, inputs)
         self.add_blob("weight", size, p, "weight_filler")
         self.add_bias((p.num_output,), p)
+        self.top_shapes = [(*shape[: self.from_axis], p.num_output)]
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.t() if self.transpose else self.weight

@@ -9,48 +9,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deeppose_caffe_port.layers import MANY, Layer, Shape, layer
+from deeppose_caffe_port.layers import LARGEST, MANY, Layer, Shape, layer
 
 
 @layer("Pooling")
 class Pooling(Layer):
     """MAX or AVE over windows clipped to the image, as many as Caffe's ceil rule gives."""
 
-    reshapes = True
-
     def setup(self, shapes: list[Shape]) -> None:
         p, shape = self.param.pooling_param, shapes[0]
         if len(shape) != 4 or p.pool == 2:
             raise self.error(f"supports MAX and AVE (not STOCHASTIC) on 4 axes, its bottom is {shape}")
-        self.average, self.ceil = p.pool == 1, p.ceil_mode and p.round_mode == 0
+        self.average, self.ceil, self.whole = p.pool == 1, p.ceil_mode and p.round_mode == 0, p.global_pooling
         self.kernel = self.window(p, "kernel_size", "kernel", 0)
         self.stride, self.pad = self.window(p, "stride", "stride", 1), self.window(p, "pad", "pad", 0)
-        if p.global_pooling:
-            if any(self.kernel) or any(self.pad) or self.stride != (1, 1):
-                raise self.error("has global_pooling and a window of its own; give one of the two")
-            self.kernel = shape[2:]
+        if self.whole and (any(self.kernel) or any(self.pad) or self.stride != (1, 1)):
+            raise self.error("has global_pooling and a window of its own; give one of the two")
+        self.kernel = shape[2:] if self.whole else self.kernel
         if min(*self.kernel, *self.stride) < 1 or any(pad >= k for pad, k in zip(self.pad, self.kernel)):
             raise self.error(f"has kernel {self.kernel} and pad {self.pad}; the pad must be smaller than the kernel")
-        for n, k, s in zip(shape[2:], self.kernel, self.stride):
-            # where Caffe would make a window without a pixel in it; with a pad it leaves that out
-            if self.ceil and not max(self.pad) and max(-(-(n - k) // s), 0) * s >= n:
-                raise self.error(f"has kernel {k}, stride {s} on {n} pixels: an empty window in Caffe; crop its bottom")
+        self.far = any(2 * pad > k for pad, k in zip(self.pad, self.kernel))  # which PyTorch's own pooling refuses
+        if self.far and self.average:
+            raise self.error(f"AVE with pad {self.pad} of more than half the kernel {self.kernel} is not supported")
+        self.top_shapes = [(*shape[:2], *self.size(shape[2:]))]
+
+    def size(self, size: Shape) -> Shape:
+        """Height and width of the top; DataError where Caffe would make a window without a pixel in it."""
+        out = []
+        for n, k, s, pad in zip(size, self.kernel, self.stride, self.pad):
+            count = (-(-(n + 2 * pad - k) // s) if self.ceil else (n + 2 * pad - k) // s) + 1
+            if max(self.pad) and (count - 1) * s >= n + pad:
+                count -= 1
+            if count < 1 or (count - 1) * s >= n + pad:
+                window = f"kernel {k}, stride {s}, pad {pad} on {n} pixels"
+                raise self.error(f"has {window}: an empty window in Caffe; crop its bottom")
+            out.append(count)
+        return tuple(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.param.pooling_param.global_pooling:
+        if self.whole:
             return x.mean((2, 3), keepdim=True) if self.average else x.amax((2, 3), keepdim=True)
-        if all(2 * p <= k for p, k in zip(self.pad, self.kernel)):
-            if self.average:
-                return F.avg_pool2d(x, self.kernel, self.stride, self.pad, self.ceil, count_include_pad=True)
-            return F.max_pool2d(x, self.kernel, self.stride, self.pad, ceil_mode=self.ceil)
         if self.average:
-            raise self.error(f"AVE with pad {self.pad} of more than half the kernel {self.kernel} is not supported")
-        (ph, pw), lowest = self.pad, torch.finfo(x.dtype).min
+            return F.avg_pool2d(x, self.kernel, self.stride, self.pad, self.ceil, count_include_pad=True)
+        if not self.far:
+            return F.max_pool2d(x, self.kernel, self.stride, self.pad, ceil_mode=self.ceil)
+        (height, width), (ph, pw), lowest = self.size(x.shape[2:]), self.pad, torch.finfo(x.dtype).min
         padded = F.pad(x, (pw, pw, ph, ph), value=lowest)
-        found = F.max_pool2d(padded, self.kernel, self.stride, ceil_mode=self.ceil)
-        # a last window that begins behind the image is left out
-        height, width = (-(-(n + p) // s) for n, p, s in zip(x.shape[2:], self.pad, self.stride))
-        return found[..., :height, :width]
+        return F.max_pool2d(padded, self.kernel, self.stride, ceil_mode=self.ceil)[..., :height, :width]
 
 
 @layer("ReLU")
@@ -250,6 +255,11 @@ class Tile(Layer):
     """The bottom `tiles` times one after another along `axis`."""
 
     reshapes = True
+
+    def setup(self, shapes: list[Shape]) -> None:
+        tiles = self.param.tile_param.tiles
+        if not 1 <= tiles <= LARGEST // prod(shapes[0]):
+            raise self.error(f"has {tiles} tiles of {shapes[0]}, none or more values than any known network")
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.param.tile_param

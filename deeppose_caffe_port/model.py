@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from common.weights.caffe_text import TextFile, read_text
 from common.weights.caffe_upgrade import upgrade_net
 from deeppose_caffe_port import losses
 from deeppose_caffe_port.data import Fed
-from deeppose_caffe_port.layers import LAYERS, BatchNorm, Context, Layer, Scale
+from deeppose_caffe_port.layers import LARGEST, LAYERS, BatchNorm, Context, Layer, Scale
 from deeppose_caffe_port.layers_plain import ReLU
 from deeppose_caffe_port.random_stream import CaffeRandom
 from deeppose_caffe_port.sources import Source
@@ -118,6 +119,8 @@ class CaffeNet(nn.Module):
         if param.blobs:
             raise module.error("has blobs in the text; give weights as .caffemodel")
         for top, shape, weight in zip(param.top, module.top_shapes, weights):
+            if prod(shape) > LARGEST:
+                raise module.error(f"makes {shape}, more values than any known network")
             if top in self.shapes and top not in param.bottom:
                 raise DataError(f"{where} makes the blob {top!r}, which another layer has made")
             self.shapes[top] = tuple(shape)
