@@ -76,6 +76,7 @@ def read_numbers(path: Path, *fields: str) -> list[np.ndarray]:
     return [content[field].astype(np.float64) for field in fields]
 
 
+_PLENTY = 2**30  # bytes
 _MAT_TYPES = {*range(1, 8), 9, *range(12, 19)}
 _MATRIX, _COMPRESSED = 14, 15
 
@@ -92,8 +93,10 @@ def _check_elements(data: bytes | memoryview, order: str) -> int:
             raise ValueError(f"element of type {kind} and {size} bytes where {room} are left")
         body = data[position + 8 : position + 8 + size]
         if kind == _COMPRESSED:
-            # two of Penn Action's files lack the checksum at a stream's end
-            _check_elements(zlib.decompressobj().decompress(body), order)
+            stream = zlib.decompressobj()  # two of Penn Action's files lack the checksum at a stream's end
+            _check_elements(stream.decompress(body, max(_PLENTY, 100 * size)), order)
+            if stream.unconsumed_tail:
+                raise ValueError("it would unpack to gigabytes")
         elif kind == _MATRIX and size:
             parts, flags = _check_elements(body, order), struct.unpack_from(f"{order}8xI", body)[0]
             wanted = 4 + (flags >> 11 & 1)  # flags, size, name, numbers, imaginary parts
@@ -118,7 +121,7 @@ def read_npz(path: str | Path, kind: str) -> dict[str, np.ndarray]:
 
 def check_size(size: int, path: str | Path) -> None:
     """ValueError when a file would unpack to gigabytes, and to far more than packing explains."""
-    if size > max(2**30, 100 * os.path.getsize(path)):
+    if size > max(_PLENTY, 100 * os.path.getsize(path)):
         raise ValueError(f"it would unpack to {size} bytes")
 
 
@@ -139,7 +142,10 @@ def fit(value, schema, where: str) -> None:
     such; {FIELD: SCHEMA}, an object with these fields (`FIELD?`: may be absent; `*`: all others are such)."""
     kind = type(schema) if isinstance(schema, (list, dict)) else schema
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        names = ", ".join({list: "a list", dict: "an object", str: "a text"}.get(k, "a number") for k in _tuple(kind))
+        names = ", ".join(
+            {list: "a list", dict: "an object", str: "a text", bool: "true or false"}.get(k, "a number")
+            for k in _tuple(kind)
+        )
         raise DataError(f"{where.rstrip('. ')} is {short(value)}; write {names}")
     if isinstance(schema, list):
         for i, item in enumerate(value):

@@ -39,7 +39,9 @@ def load(root: Path, split: str) -> PoseSet:
     box, boxed = box_of_joints(joints), [i for i, (_, person) in enumerate(people) if person.get("box") is not None]
     box[boxed] = column([people[i] for i in boxed], "box", (4,))
     sizes = [_optional(images, field) for field in ("width", "height")]
-    ignore = np.array([bool(person.get("ignore", False)) for _, person in people], bool)
+    for where, person in people:
+        files.fit(person, {"ignore?": bool}, f"{where}.")
+    ignore = np.array([person.get("ignore", False) for _, person in people], bool)
     base = path.parent.parent if path.parent.name == "annotations" and path.parent != root else path.parent
     return record("json").pose_set(
         root,

@@ -9,6 +9,9 @@ import scipy.io
 
 from common.datasets import load
 from common.errors import DataError, DataMissing
+from tests.tolerance import rounding
+
+EXACT = rounding(1000, steps=4, dtype=np.float64)  # pixels
 
 
 def _person(rng, head, points=16, visible=True):
@@ -69,8 +72,8 @@ def test_release(tmp_path):
         assert (found.visible[row] > 0).sum() == len(person["annopoints"]["point"])
         assert found.center[row].tolist() == [person["objpos"]["x"] - 1, person["objpos"]["y"] - 1]
         diagonal = np.hypot(person["x2"] - person["x1"], person["y2"] - person["y1"])
-        assert found.head_size[row] == pytest.approx(0.6 * diagonal)
-        assert found.box[row, 2:].tolist() == pytest.approx([200 * person["scale"]] * 2)
+        assert found.head_size[row] == pytest.approx(0.6 * diagonal, rel=0, abs=EXACT)
+        assert found.box[row, 2:].tolist() == pytest.approx([200 * person["scale"]] * 2, rel=0, abs=EXACT)
     assert len(load("mpii", tmp_path, "test")) == 1 and np.isnan(load("mpii", tmp_path, "test").joints).all()
     with pytest.raises(DataError, match="gt_valid.mat"):
         load("mpii", tmp_path, "valid")
@@ -125,7 +128,9 @@ def test_release_matches_deeppose_preparation(golden_dir, tmp_path):
     lines = [json.loads(str(line)) for line in fixture["mpii/data_json_lines"]]
     assert found.image_id.tolist() == [line["filename"] for line in lines]
     for row, line in enumerate(lines):
-        assert (found.joints[row] + 1).tolist() == [pytest.approx(line["joint_pos"][str(k)]) for k in range(16)]
+        assert (found.joints[row] + 1).tolist() == [
+            pytest.approx(line["joint_pos"][str(k)], rel=0, abs=EXACT) for k in range(16)
+        ]
         if line["is_visible"] is not None:
             assert (found.visible[row] == 2).tolist() == [bool(line["is_visible"][str(k)]) for k in range(16)]
     for part in ("train", "test"):
@@ -135,7 +140,10 @@ def test_release_matches_deeppose_preparation(golden_dir, tmp_path):
         )
         assert split.image_id.tolist() == [line[0] for line in lines] and split.split == f"deeppose_tf_{part}"
         np.testing.assert_allclose(
-            split.joints.reshape(len(lines), 32) + 1, [[float(v) for v in line[1:]] for line in lines], rtol=1e-11
+            split.joints.reshape(len(lines), 32) + 1,
+            [[float(v) for v in line[1:]] for line in lines],
+            rtol=0,
+            atol=EXACT,
         )
 
 
@@ -160,7 +168,7 @@ def test_ground_truth_alone(golden_dir):
     assert np.array_equal(found.visible > 0, seen) and found.center is None
     assert np.array_equal(found.joints[seen], stored["pos_gt_src"].transpose(2, 0, 1)[seen] - 1)
     boxes = stored["headboxes_src"]
-    np.testing.assert_allclose(found.head_size, 0.6 * np.linalg.norm(boxes[1] - boxes[0], axis=0))
+    np.testing.assert_allclose(found.head_size, 0.6 * np.linalg.norm(boxes[1] - boxes[0], axis=0), rtol=0, atol=EXACT)
 
 
 @pytest.mark.data

@@ -10,6 +10,9 @@ import scipy.io
 from common.datasets import load, penn_action, splits
 from common.errors import DataError, DataMissing
 from common.images import read_image
+from tests.tolerance import rounding
+
+EXACT = rounding(1000, steps=4, dtype=np.float64)  # pixels
 
 
 def _video(root, number, n, train=1, dtype=np.float64, rows=None, frames=False):
@@ -52,7 +55,9 @@ def test_penn_rows(tmp_path):
     placeholder = (seen == 0) & (x == y)
     assert np.array_equal(found.visible, np.where(placeholder, 0, 1 + seen))
     assert np.array_equal(found.joints[~placeholder], np.stack([x, y], -1)[~placeholder].astype(float) - 1)
-    np.testing.assert_allclose(found.box, np.concatenate([box[:, :2] - 1, box[:, 2:] - box[:, :2]], 1))
+    np.testing.assert_allclose(
+        found.box, np.concatenate([box[:, :2] - 1, box[:, 2:] - box[:, :2]], 1), rtol=0, atol=EXACT
+    )
     assert [len(load("penn_action", tmp_path, s)) for s in ("test", "valid", "all")] == [4, 4, 9]
 
 
@@ -128,13 +133,13 @@ def test_penn_matches_mobilepose(golden_dir, tmp_path):
             length = fixture[f"penn_{split}_x"].shape[1]
             rows = np.flatnonzero(found.sequence == int(str(video)))[int(start) : int(start) + length]
             x, y = (fixture[f"penn_{split}_{axis}"][w][:, mine] for axis in "xy")
-            np.testing.assert_allclose(found.joints[rows][:, theirs] + 1, np.stack([x, y], -1), rtol=1e-12)
+            np.testing.assert_allclose(found.joints[rows][:, theirs] + 1, np.stack([x, y], -1), rtol=0, atol=EXACT)
             assert np.array_equal(
                 found.visible[rows][:, theirs] == 2, fixture[f"penn_{split}_visibility"][w][:, mine] == 1
             )
             box = found.box[rows] + [1, 1, 0, 0]
             box[:, 2:] += box[:, :2]
-            np.testing.assert_allclose(box, fixture[f"penn_{split}_bbox"][w], rtol=1e-12)
+            np.testing.assert_allclose(box, fixture[f"penn_{split}_bbox"][w], rtol=0, atol=EXACT)
     for video in (k for k in fixture.files if k.startswith("penn_keys_for_start")):
         start, name = video.removeprefix("penn_keys_for_start").split("_video")
         known = load("penn_action", tmp_path, "all").image_id.tolist()

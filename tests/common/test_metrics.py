@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from common.metrics import k2hpd, mobilepose, pck, pcp
 from common.metrics.counting import Result
 from common.skeletons import COCO17, CPM14, K2HPD15, LPM14, LSP14, MPII16, PENN13, mirror_name
+from tests.tolerance import rounding
+
+EXACT = rounding(100, terms=1000, dtype=np.float64)  # percentages of at most 1000 joints
 
 
 def _people(n, skeleton=LSP14, seed=0, noise=6.0):
@@ -47,11 +50,11 @@ ALL = sorted(_all_metrics(*_people(3)))
 
 
 def _same(a: Result, b: Result, names=lambda name: name):
-    np.testing.assert_allclose(a.total, b.total, atol=1e-9)
+    np.testing.assert_allclose(a.total, b.total, rtol=0, atol=EXACT)
     for field in ("values", "counts", "groups"):
         first, second = getattr(a, field), getattr(b, field)
         assert {names(n) for n in first} == set(second)
-        np.testing.assert_allclose([first[n] for n in first], [second[names(n)] for n in first], atol=1e-9)
+        np.testing.assert_allclose([first[n] for n in first], [second[names(n)] for n in first], rtol=0, atol=EXACT)
 
 
 def test_pck_counts_inclusively_and_by_person_size():
@@ -67,9 +70,9 @@ def test_pck_counts_inclusively_and_by_person_size():
 def test_auc_of_a_step():
     truth, labelled = np.zeros((1, 14, 2)), np.ones((1, 14), bool)
     size = np.array([100.0])
-    assert pck.auc(truth, truth, labelled, size, LSP14).total == pytest.approx(100.0)
+    assert pck.auc(truth, truth, labelled, size, LSP14).total == pytest.approx(100.0, rel=0, abs=EXACT)
     # distance 10 of size 100: right from threshold 0.10 on, so 10 of 20 intervals and half of the one before
-    assert pck.auc(truth, truth + [10, 0], labelled, size, LSP14).total == pytest.approx(52.5)
+    assert pck.auc(truth, truth + [10, 0], labelled, size, LSP14).total == pytest.approx(52.5, rel=0, abs=EXACT)
     assert pck.auc(truth, truth + [30, 0], labelled, size, LSP14).total == 0.0
 
 
@@ -136,7 +139,7 @@ def test_penn_neck_is_visible_only_with_head_and_both_shoulders():
     visible = np.ones((2, 13), bool)
     visible[1, PENN13.index("left_shoulder")] = False
     mapped, seen = mobilepose.with_penn_neck(joints, visible)
-    np.testing.assert_allclose(mapped[:, LPM14.index("neck")], [(10, 44)] * 2)
+    np.testing.assert_allclose(mapped[:, LPM14.index("neck")], [(10, 44)] * 2, rtol=0, atol=EXACT)
     assert seen[:, LPM14.index("neck")].tolist() == [True, False] and mapped[0, LPM14.index("head_top")].tolist() == [
         10,
         20,
@@ -177,7 +180,7 @@ def test_k2hpd_loss_and_zero_diameter():
     truth[1] = np.arange(30).reshape(15, 2)
     predicted = truth.copy()
     predicted[1, 0] += (3, 4)
-    assert k2hpd.euclidean_loss(truth, predicted, K2HPD15).total == pytest.approx(25 / 2 / 2 / 30)
+    assert k2hpd.euclidean_loss(truth, predicted, K2HPD15).total == pytest.approx(25 / 2 / 2 / 30, rel=0, abs=EXACT)
     # the first person has diameter 0 and no stick has a length: exact hits count in the original's form
     result = k2hpd.accuracy(truth, truth, K2HPD15)
     assert result.total == 100.0 and set(result.values.values()) == {100.0}
@@ -187,7 +190,7 @@ def test_k2hpd_loss_and_zero_diameter():
 @pytest.mark.parametrize("name", ALL)
 def test_perfect_predictions(name):
     truth, _, labelled = _people(20)
-    assert _all_metrics(truth, truth, labelled)[name].total == pytest.approx(100.0)
+    assert _all_metrics(truth, truth, labelled)[name].total == pytest.approx(100.0, rel=0, abs=EXACT)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -227,9 +230,9 @@ def test_zero_normalisers():
     everything = np.ones((3, 14), bool)
     results = _all_metrics(truth, truth, everything)
     for name in ("pck", "pck_box", "pdj", "auc", "extent"):  # a multiple of zero still admits an exact hit
-        assert results[name].total == pytest.approx(100.0), name
+        assert results[name].total == pytest.approx(100.0, rel=0, abs=EXACT), name
     for name in ("pckh", "pckh_neck", "pckh_neck_symmetric", "pcp", "pcp_relaxed"):  # a quotient by zero does not
-        assert results[name].total == pytest.approx(200 / 3), name
+        assert results[name].total == pytest.approx(200 / 3, rel=0, abs=EXACT), name
     zero_head = pck.pckh(truth, truth, everything, np.zeros(3), 0.5, LSP14)
     assert zero_head.total == 0.0 and zero_head.n == 3
 
@@ -327,5 +330,5 @@ def _pck_one_by_one(truth, predicted, labelled, threshold):
 def test_agrees_with_a_loop_over_persons():
     truth, predicted, labelled = _people(200, noise=15)
     result = _all_metrics(truth, predicted, labelled)["pck"]
-    assert result.total == pytest.approx(_pck_one_by_one(truth, predicted, labelled, 0.2), abs=1e-9)
+    assert result.total == pytest.approx(_pck_one_by_one(truth, predicted, labelled, 0.2), rel=0, abs=EXACT)
     assert replace(result, total=0.0).as_dict()["total"] == 0.0

@@ -23,6 +23,9 @@ from common.synthetic.look import sample_look
 from common.synthetic.shapes import Camera
 from common.synthetic.write_many import _coco_crowd, _crowd_index
 from common.synthetic.write_video import sample_motion
+from tests.tolerance import rounding
+
+EXACT = rounding(1, terms=9, steps=8, dtype=np.float64)  # products of rotations
 
 BUILT_IN = tuple(SKELETONS.values())  # before a test registers a user's own
 CAMERA = Camera(400.0, 119.5, 159.5)
@@ -62,11 +65,11 @@ def test_poses_keep_the_joint_limits_and_bone_lengths():
         for side in SIDES:
             for a, b, length in BONES:
                 assert np.linalg.norm(joints[f"{side}_{a}"] - joints[f"{side}_{b}"]) == pytest.approx(
-                    getattr(build, length)
+                    getattr(build, length), rel=0, abs=EXACT
                 )
         for frame in frames.values():
-            np.testing.assert_allclose(frame @ frame.T, np.eye(3), atol=1e-9)
-            assert np.linalg.det(frame) == pytest.approx(1)
+            np.testing.assert_allclose(frame @ frame.T, np.eye(3), rtol=0, atol=EXACT)
+            assert np.linalg.det(frame) == pytest.approx(1, rel=0, abs=EXACT)
 
 
 def test_anatomy_bends_the_right_way():
@@ -170,7 +173,7 @@ def test_crowd_index_counts_others_joints_in_ones_box():
     left = person([0, 0, 10, 10], (1, 1), (9, 9))
     right = person([8, 0, 10, 8], (8.5, 2), (15, 3))
     assert _crowd_index([left]) == 0
-    assert _crowd_index([left, right]) == pytest.approx((1 / 2 + 0) / 2)
+    assert _crowd_index([left, right]) == pytest.approx((1 / 2 + 0) / 2, rel=0, abs=EXACT)
     unlabelled = {"bbox": [0, 0, 99, 99], "num_keypoints": 0, "keypoints": [0, 0, 0]}
     assert _crowd_index([left, right, unlabelled]) == _crowd_index([left, right])
     assert _crowd_index([person([0, 0, 9, 9], (1, 1)), *[person([1, 1, 2, 2], (2, 2), (2, 2))] * 3]) == 1
