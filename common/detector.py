@@ -4,8 +4,7 @@
 |---|---|---|
 | Ultralytics, detect, segment or pose | (1, 4 + classes + more, N): middle, size, class scores | RGB / 255, centred |
 | the same with NMS inside, or end to end | (1, N, 6 or more): corners, score, class | RGB / 255, centred |
-| YOLOv5 | (1, N, 5 + classes): middle, size, objectness, class scores | RGB / 255, centred |
-| YOLOX, decoded or not | (1, cells, 5 + classes): the same, in cells unless decoded | BGR, top left |
+| YOLOX, decoded or not | (1, cells, 5 + classes): middle, size, objectness, class scores | BGR, top left |
 | MMDeploy (RTMDet, YOLOX) | `dets` (1, N, 5): corners, score; `labels` (1, N) | BGR normalised (YOLOX: plain), top left |
 | torchvision | boxes (N, 4), labels (N,) where 1 is the person, scores (N,) | RGB / 255, the picture as it is |
 
@@ -67,7 +66,7 @@ class Detector:
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).astype(np.float64)
         order = np.argsort(-score, kind="stable")
         order = order[(boxes[order, 2:] > 1).all(1)]
-        if self._as in ("ultralytics", "yolov5", "yolox") and len(order):
+        if self._as in ("ultralytics", "yolox") and len(order):
             import cv2
 
             chosen = cv2.dnn.NMSBoxes(boxes[order].tolist(), score[order].tolist(), 0.0, _OVERLAP)
@@ -83,7 +82,7 @@ class Detector:
         height, width = (int(own or other) for own, other in zip(self._size, free))
         scale = min(height / image.shape[0], width / image.shape[1])
         size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-        centred = self._as in ("ultralytics", "nms", "yolov5")
+        centred = self._as in ("ultralytics", "nms")
         left, top = ((width - size[0]) // 2, (height - size[1]) // 2) if centred else (0, 0)
         canvas = np.full((height, width, 3), _GREY, np.uint8)
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -121,8 +120,6 @@ class Detector:
         if len(first) == 3 and first[0] == 1:
             if first[1] == cells and first[2] >= 6 and "names" not in self._meta:
                 return "yolox", "YOLOX"
-            if first[1] == 3 * cells and first[2] >= 6:
-                return "yolov5", "YOLOv5"
             if (first[2] == cells or first[1] < first[2]) and first[1] >= 5:
                 return "ultralytics", f"Ultralytics {'pose' if self._classes(first[1]) < first[1] - 4 else 'detect'}"
             if first[2] >= 6:

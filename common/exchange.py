@@ -39,7 +39,8 @@ from common.video import is_picture
 # {"image": name, "size": (w, h) or None, "persons": [{"joints": (J,4) x, y in pixels from 0, score, visibility (NaN, NaN,
 # 0, 0: none), "box": [x, y, w, h], "score", "id"}, ...]}
 Picture = dict[str, Any]
-Read = tuple[Skeleton | None, list[Picture]]
+People = tuple[Skeleton, list[Picture]]
+Found = tuple[str, Any, list[dict]]  # a picture's name, its size where the file says it, its persons
 _HALF = 0.5  # shares of a picture count from its border, pixels from the middle of the first
 
 
@@ -50,8 +51,13 @@ def person(points: Iterable, labels: bool = False, **more: Any) -> dict:
     x, y, third = np.array(rows, np.float64).reshape(-1, 3).T
     joints = np.column_stack([x, y, *((np.ones(len(x)), third) if labels else (third, np.full(len(x), 2.0)))])
     joints[~np.isfinite(joints).all(1) | (labels & (third == 0))] = np.nan, np.nan, 0, 0
-    box = box_of_joints(joints[None, :, :2])[0].tolist()
-    return {"joints": joints, "box": box, "score": 1.0, "id": -1} | {n: v for n, v in more.items() if v is not None}
+    return {"joints": joints, "box": None, "score": 1.0, "id": -1} | {n: v for n, v in more.items() if v is not None}
+
+
+def sure(points: Iterable, **more: Any) -> dict:
+    """`person` of J times [x, y, score], where score 0 is no joint."""
+    table = np.array(points, np.float64).reshape(-1, 3)
+    return person(np.where(table[:, 2:] > 0, table, np.nan), **more)
 
 
 def plain_name(name: str) -> str:
@@ -69,26 +75,7 @@ def named(joints: Iterable, where: Path, name: str = "own") -> Skeleton:
     return known or from_card({"name": name, "joints": list(names)}, f"{where}: names of joints")
 
 
-class Pictures:
-    """The pictures in a folder, if one is given: call it with a name or stem for the picture and its size."""
-
-    def __init__(self, folder: str | Path | None):
-        files = sorted(filter(is_picture, Path(folder).rglob("*"))) if folder else []
-        self.folder, self._files = folder, {key: file for file in files for key in (file.stem, file.name)}
-
-    def __call__(self, name: str, size: Any = None, needed: bool = False) -> Picture:
-        from PIL import Image
-
-        path = self._files.get(Path(name).name) or self._files.get(Path(name).stem)
-        if path and not size:
-            with Image.open(path) as image:
-                name, size = path.relative_to(str(self.folder)).as_posix(), image.size
-        if needed and not size:
-            raise DataError(f"the size of picture {name} is not known and needed; give --images its folder")
-        return {"image": name, "size": tuple(size) if size else None, "persons": []}
-
-
-# ---- reading: (path, pictures, the skeleton that was asked for) -> skeleton, pictures --------------------------------
+# ---- reading: (path, the skeleton that was asked for) -> skeleton, pictures ------------------------------------------
 
 
 def _lines_of(path: Path) -> list[Any]:
@@ -103,106 +90,103 @@ def _files(path: Path, pattern: str) -> list[tuple[Path, Any]]:
     return [(file, json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else None) for file in found]
 
 
-def _read_jsonl(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
-    made = []
-    for line in (line for line in _lines_of(path) if "error" not in line):
-        skeleton = from_card({"name": line["skeleton"], "joints": line["joint_names"]}, f"{path}: field skeleton")
-        made.append(find(line["image"], line.get("size")))
-        for one in line["persons"]:
-            made[-1]["persons"].append(person(one["joints"], box=one["box"], score=one["score"], id=one["id"]))
-            if "visible" in one:
-                made[-1]["persons"][-1]["joints"][:, 3] = one["visible"]
-    return skeleton, made
+def _size(entry: dict) -> tuple[int, int] | None:
+    return (entry["width"], entry["height"]) if entry.get("width") else None
 
 
-def _read_json(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
-    content, made = json.loads(path.read_text(encoding="utf-8")), []
+def _read_jsonl(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
+    lines, found = [line for line in _lines_of(path) if "error" not in line], []
+    for line in lines:
+        people = [person(p["joints"], box=p["box"], score=p["score"], id=p["id"]) for p in line["persons"]]
+        for one, entry in zip(people, line["persons"]):
+            one["joints"][:, 3] = entry.get("visible", one["joints"][:, 3])
+        found.append((line["image"], line.get("size"), people))
+    names = {"name": lines[0]["skeleton"], "joints": lines[0]["joint_names"]}
+    return from_card(names, f"{path}: field skeleton"), found
+
+
+def _read_json(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
+    content, found = json.loads(path.read_text(encoding="utf-8")), []
     for image in content["images"]:
-        made.append(find(image["file"], (image["width"], image["height"]) if "width" in image else None))
-        made[-1]["persons"] = [
-            person(p["joints"], True, box=p.get("box"), id=p.get("id")) for p in image.get("persons", [])
-        ]
-    return from_card(content["skeleton"], f"{path}: field skeleton"), made
+        people = [person(p["joints"], True, box=p.get("box"), id=p.get("id")) for p in image.get("persons", [])]
+        found.append((image["file"], _size(image), people))
+    return from_card(content["skeleton"], f"{path}: field skeleton"), found
 
 
-def _read_coco(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+def _read_coco(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
     content = json.loads(path.read_text(encoding="utf-8"))
     category = next((c for c in content["categories"] if c.get("keypoints")), None)
     if category is None:
         raise DataError(f"{path}: field categories: none has keypoints; export persons with named points")
-    sizes = {
-        i["id"]: (i["file_name"], (i["width"], i["height"]) if i.get("width") else None) for i in content["images"]
-    }
-    made = {key: find(*value) for key, value in sizes.items()}
+    found: dict[Any, Found] = {i["id"]: (i["file_name"], _size(i), []) for i in content["images"]}
     for entry in content["annotations"]:
         if entry["category_id"] == category["id"] and entry.get("keypoints") and not entry.get("iscrowd"):
             points = np.reshape(entry["keypoints"], (-1, 3))
-            made[entry["image_id"]]["persons"].append(person(points, True, box=entry.get("bbox")))
-    return skeleton or named(category["keypoints"], path, category["name"]), list(made.values())
+            found[entry["image_id"]][2].append(person(points, True, box=entry.get("bbox")))
+    return skeleton or named(category["keypoints"], path, category["name"]), list(found.values())
 
 
-def _read_ultralytics(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+def _read_ultralytics(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
     import yaml
 
     notes = [f for folder in (path, *path.absolute().parents[:2]) for f in sorted(folder.glob("*.yaml"))]
     names = (yaml.safe_load(notes[0].read_text(encoding="utf-8")) or {}).get("kpt_names") if notes else None
-    skeleton = skeleton or (named(names[0], notes[0]) if names else COCO17)
-    made, joints = [], len(skeleton)
+    skeleton, found = skeleton or (named(names[0], notes[0]) if names else COCO17), []
     for file, _ in _files(path, "*.txt"):
-        made.append(find(file.stem, needed=True))
-        scale = np.array(made[-1]["size"])
-        for line in filter(None, file.read_text(encoding="utf-8").splitlines()):
-            values = np.array(line.split(), np.float64)
-            columns = 2 if len(values) == 5 + 2 * joints else 3
-            rest = values[5 + columns * joints :]  # results may end in the box's score and a number
-            if len(values) - len(rest) != 5 + columns * joints or len(rest) > 2:
-                raise DataError(f"{file}: {len(values)} numbers in a line, {joints} joints need {5 + 3 * joints}")
-            points = values[5 : 5 + columns * joints].reshape(joints, columns)
-            labels = bool(np.isin(points[:, 2:], (0, 1, 2)).all()) and not len(rest)
-            points[:, :2] = np.where((points[:, :2] > 0).any(1, keepdims=True), points[:, :2] * scale - _HALF, np.nan)
-            box = np.concatenate([(values[1:3] - values[3:5] / 2) * scale, values[3:5] * scale]).tolist()
-            made[-1]["persons"].append(person(points, labels, box=box, score=float(rest[0]) if len(rest) else None))
-    return skeleton, made
+        people = [_labels(file, line, len(skeleton)) for line in file.read_text().splitlines() if line.strip()]
+        found.append((file.stem, None, people))
+    return skeleton, found
 
 
-def _read_openpose(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
-    made = []
+def _labels(file: Path, line: str, joints: int) -> dict:
+    values = np.array(line.split(), np.float64)
+    columns = 2 if len(values) == 5 + 2 * joints else 3
+    end = 5 + columns * joints
+    score = values[end : end + 1].tolist()  # results may end in the box's score and a number
+    if not end <= len(values) <= end + 2:
+        raise DataError(f"{file}: {len(values)} numbers in a line; {joints} joints need {5 + 3 * joints}")
+    points = values[5:end].reshape(joints, columns)
+    points[(points[:, :2] <= 0).all(1)] = np.nan
+    labels = not score and bool(np.isin(np.nan_to_num(points[:, 2:]), (0, 1, 2)).all())
+    box = [*(values[1:3] - values[3:5] / 2), *values[3:5]]
+    return person(points, labels, box=box, score=score[0] if score else None, shares=True)
+
+
+def _read_openpose(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
+    found = []
     for file, content in _files(path, "*_keypoints.json"):
-        made.append(find(file.stem.removesuffix("_keypoints")))
-        people = [np.reshape(p["pose_keypoints_2d"], (-1, 3)) for p in content["people"]]
-        made[-1]["persons"] = [person(np.where(p[:, 2:] > 0, p, np.nan), score=float(p[:, 2].mean())) for p in people]
-    return OPENPOSE25, made
+        points = [p["pose_keypoints_2d"] for p in content["people"]]
+        people = [sure(p, score=float(np.mean(p[2::3]))) for p in points]
+        found.append((file.stem.removesuffix("_keypoints"), None, people))
+    return OPENPOSE25, found
 
 
-def _read_mediapipe(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
-    made = []
+def _read_mediapipe(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
+    found = []
     for entry in _lines_of(path):
-        made.append(find(entry["image"], entry.get("size"), needed=True))
         poses: list = next((entry[k] for k in ("pose_landmarks", "poseLandmarks", "landmarks") if entry.get(k)), [])
-        for pose in poses if isinstance((poses or [[]])[0], list) else [poses]:
-            points = np.array([[p["x"], p["y"], p.get("visibility", 1.0)] for p in pose])
-            points[:, :2] = points[:, :2] * made[-1]["size"] - _HALF
-            made[-1]["persons"].append(person(np.where(points[:, 2:] > 0, points, np.nan)))
-    return MEDIAPIPE33, made
+        poses = poses if isinstance((poses or [[]])[0], list) else [poses]
+        people = [sure([[p["x"], p["y"], p.get("visibility", 1.0)] for p in pose], shares=True) for pose in poses]
+        found.append((entry["image"], entry.get("size"), people))
+    return MEDIAPIPE33, found
 
 
-def _read_deeplabcut(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
+def _read_deeplabcut(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
     table = _hdf5_rows(path) if path.suffix.lower() in (".h5", ".hdf5") else list(csv.reader(path.open(newline="")))
     heads = {row[0]: row for row in table[:4] if row[0] in ("individuals", "bodyparts", "coords")}
     first = next(i for i, word in enumerate(heads["coords"]) if word in ("x", "y", "likelihood"))
-    who = heads.get("individuals", len(heads["coords"]) * [""])
-    columns = list(zip(who, heads["bodyparts"], heads["coords"]))
-    who, parts = (list(dict.fromkeys(c[k] for c in columns[first:])) for k in (0, 1))
-    made, stem = [], re.split("DLC", path.stem)[0]
+    animals = heads.get("individuals", len(heads["coords"]) * [""])
+    columns = list(zip(animals, heads["bodyparts"], heads["coords"]))[first:]
+    who, parts = (list(dict.fromkeys(column[k] for column in columns)) for k in (0, 1))
+    found, stem = [], path.stem.split("DLC")[0]
     for row in table[len(heads) + 1 :]:
         index = "/".join(str(cell) for cell in row[:first] if cell != "")
-        made.append(find(f"{stem}_{int(index):06d}" if index.isdecimal() else index))
-        cells = {c: float(v) if v != "" else np.nan for c, v in zip(columns[first:], row[first:])}
-        for number, one in enumerate(who):
-            points = np.array([[cells.get((one, part, c), 1.0) for c in ("x", "y", "likelihood")] for part in parts])
-            if np.isfinite(points).all(1).any():
-                made[-1]["persons"].append(person(points, score=float(np.nanmean(points[:, 2])), id=number))
-    return named(parts, path), made
+        cells = {column: float(v) if v != "" else np.nan for column, v in zip(columns, row[first:])}
+        points = np.array([[[cells.get((a, p, c), 1.0) for c in ("x", "y", "likelihood")] for p in parts] for a in who])
+        there = np.isfinite(points).all(2).any(1)
+        people = [person(p, score=float(np.nanmean(p[:, 2])), id=n) for n, p in enumerate(points) if there[n]]
+        found.append((f"{stem}_{int(index):06d}" if index.isdecimal() else index, None, people))
+    return named(parts, path), found
 
 
 class _Texts(pickle.Unpickler):
@@ -216,44 +200,44 @@ def _hdf5_rows(path: Path) -> list[list]:
     """pandas' two layouts of a DeepLabCut table (table, fixed) as the lines of its CSV file."""
     import h5py
 
+    def text(value: Any) -> str:
+        return value.decode() if isinstance(value, bytes) else str(value)
+
     def levels(group, axis: str) -> list[list[str]]:
         if axis in group:
-            return [[str(v.decode() if isinstance(v, bytes) else v) for v in group[axis]]]
-        texts = [levels(group, f"{axis}_level{k}")[0] for k in range(int(group.attrs[f"{axis}_nlevels"]))]
-        return [[text[i] for i in group[f"{axis}_label{k}"]] for k, text in enumerate(texts)]
+            return [[text(v) for v in group[axis]]]
+        parts = ((group[f"{axis}_level{k}"], group[f"{axis}_label{k}"]) for k in range(group.attrs[f"{axis}_nlevels"]))
+        return [[text(words[i]) for i in places] for words, places in parts]
 
     with h5py.File(path, "r") as file:
         group = next(iter(file.values()))
         if "table" in group:
-            kinds = bytes(group["table"].attrs["values_block_0_kind"])
+            table, kinds = group["table"][:], bytes(group["table"].attrs["values_block_0_kind"])
             heads: list = list(zip(*_Texts(io.BytesIO(kinds)).load()))
-            index, values = [group["table"]["index"].tolist()], group["table"]["values_block_0"]
+            index, values = [[text(i) for i in table["index"]]], table["values_block_0"]
         else:
-            heads, index, values = levels(group, "axis0"), levels(group, "axis1"), np.array(group["block0_values"])
-    index = [[i.decode() if isinstance(i, bytes) else str(i) for i in level] for level in index]
+            heads, index, values = levels(group, "axis0"), levels(group, "axis1"), group["block0_values"][:]
     names = ["scorer", *(["individuals"] if len(heads) == 4 else []), "bodyparts", "coords"]
-    gap = (len(index) - 1) * [""]
-    lines = [[*place, *("" if np.isnan(v) else v for v in row)] for place, row in zip(zip(*index), values.tolist())]
-    return [*([name, *gap, *head] for name, head in zip(names, heads)), *lines]
+    lines = [[*place, *("" if np.isnan(v) else v for v in row)] for place, row in zip(zip(*index), values)]
+    return [*([name, *(len(index) - 1) * [""], *head] for name, head in zip(names, heads)), *lines]
 
 
-def _read_mmpose(path: Path, find: Pictures, skeleton: Skeleton | None) -> Read:
-    made = []
+def _read_mmpose(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
+    found = []
     for file, content in _files(path, "*.json"):
         frames = [(file.stem, content)]
         if isinstance(content, dict):
             names = content.get("meta_info", {}).get("keypoint_id2name")
             skeleton = skeleton or (named(names.values(), file) if names else None)
             frames = [(f"{file.stem}_{f['frame_id']:06d}", f["instances"]) for f in content["instance_info"]]
-        for name, people in frames:
-            made.append(find(name))
-            for one in people:
-                box = np.ravel(one["bbox"]).tolist() if "bbox" in one else None
-                box = box and [*box[:2], box[2] - box[0], box[3] - box[1]]
+        for name, instances in frames:
+            people = []
+            for one in instances:
+                x0, y0, x1, y1 = np.ravel(one.get("bbox", 4 * [np.nan])).tolist()
                 points = np.column_stack([one["keypoints"], one["keypoint_scores"]])
-                points = np.where(points[:, 2:] > 0, points, np.nan)
-                made[-1]["persons"].append(person(points, box=box, score=one.get("bbox_score")))
-    return skeleton or COCO17, made
+                people.append(sure(points, box=[x0, y0, x1 - x0, y1 - y0], score=one.get("bbox_score")))
+            found.append((name, None, people))
+    return skeleton or COCO17, found
 
 
 # ---- writing: (path, skeleton, pictures) -----------------------------------------------------------------------------
@@ -375,50 +359,55 @@ def _write_mmpose(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> No
         write_json(path / f"{Path(picture['image']).stem}.json", people)
 
 
-KINDS: dict[str, tuple[Callable, Callable]] = {
-    "jsonl": (_read_jsonl, _write_jsonl),
-    "json": (_read_json, _write_json),
-    "coco": (_read_coco, _write_coco),
-    "ultralytics": (_read_ultralytics, _write_ultralytics),
-    "openpose": (_read_openpose, _write_openpose),
-    "mediapipe": (_read_mediapipe, _write_mediapipe),
-    "deeplabcut": (_read_deeplabcut, _write_deeplabcut),
-    "mmpose": (_read_mmpose, _write_mmpose),
-}
+_READ = (_read_jsonl, _read_json, _read_coco, _read_ultralytics, _read_openpose, _read_mediapipe, _read_deeplabcut,
+         _read_mmpose)  # fmt: skip
+_WRITE = (_write_jsonl, _write_json, _write_coco, _write_ultralytics, _write_openpose, _write_mediapipe,
+          _write_deeplabcut, _write_mmpose)  # fmt: skip
+KINDS: dict[str, tuple[Callable, Callable]] = {r.__name__.removeprefix("_read_"): (r, w) for r, w in zip(_READ, _WRITE)}
 _FIXED = {"openpose": OPENPOSE25, "mediapipe": MEDIAPIPE33}  # kinds whose joints are always these
 
 
-def read(path: str | Path, kind: str, images: str | Path | None = None, skeleton: str | None = None) -> Read:
-    """The people of `path`. `skeleton`: a known one's name, for files that do not name their joints. DataError naming
-    the file and what is wrong with it."""
+def read(path: str | Path, kind: str, images: str | Path | None = None, skeleton: str | None = None) -> People:
+    """The people of `path`. `images`: a folder where pictures of the files' names or stems lie, for sizes and suffixes;
+    `skeleton`: a known one's name, for files that do not name their joints. DataError naming the file and what is wrong
+    with it."""
+    from PIL import Image
+
     if not Path(path).exists():
         raise DataError(f"{path} does not exist; give the file or folder that --source {kind} means")
     asked = from_card(skeleton, "--skeleton") if skeleton else None
     try:
-        return KINDS[kind][0](Path(path), Pictures(images), asked)
+        found, pictures = KINDS[kind][0](Path(path), asked)
     except (KeyError, TypeError, ValueError, IndexError, StopIteration, OSError) as error:
         why = f"{type(error).__name__}: {error}"
         raise DataError(f"{path} is not readable as {kind} ({why}); give --source the kind that it is") from error
+    files = sorted(filter(is_picture, Path(images).rglob("*"))) if images else []
+    known, made = {key: file for file in files for key in (file.stem, file.name)}, []
+    for name, size, people in pictures:
+        file = known.get(Path(name).name) or known.get(Path(name).stem)
+        if file and images and not size:
+            with Image.open(file) as image:
+                name, size = file.relative_to(images).as_posix(), image.size
+        made.append({"image": name, "size": tuple(size) if size else None, "persons": people})
+        for one in people:
+            if one.pop("shares", False):
+                scale = _sized(made[-1])
+                one["joints"][:, :2] = one["joints"][:, :2] * scale - _HALF
+                one["box"] = one["box"] and (np.array(one["box"]) * np.tile(scale, 2)).tolist()
+            if one["box"] is None or not np.isfinite(one["box"]).all():
+                one["box"] = box_of_joints(one["joints"][None, :, :2])[0].tolist()
+    return found, made
 
 
-def write(path: str | Path, kind: str, people: Read) -> None:
+def write(path: str | Path, kind: str, people: People) -> None:
     """Write people in their skeleton, or the kind's own by joint name: joints that they do not have are not there."""
     source, pictures = people
-    if source is None:
-        raise DataError("there is no picture that could be read, so nothing to write")
-    target = _FIXED.get(kind, source)
+    target, made = _FIXED.get(kind, source), []
     order = [source.joints.index(joint) if joint in source.joints else len(source) for joint in target.joints]
-    pictures = [
-        picture
-        | {
-            "persons": [
-                one | {"joints": np.vstack([one["joints"], [np.nan, np.nan, 0, 0]])[order]}
-                for one in picture["persons"]
-            ]
-        }
-        for picture in pictures
-    ]
-    KINDS[kind][1](Path(path), target, pictures)
+    for picture in pictures:
+        joints = [np.vstack([one["joints"], [np.nan, np.nan, 0, 0]])[order] for one in picture["persons"]]
+        made.append(picture | {"persons": [one | {"joints": j} for one, j in zip(picture["persons"], joints)]})
+    KINDS[kind][1](Path(path), target, made)
 
 
 def main(argv=None) -> int:

@@ -10,20 +10,22 @@ also a joint that was not predicted.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from common import datasets
+from common.intervals import Draws, Samples
 from common.metrics import Result
 from common.metrics.coco import final_people
 from common.metrics.oks import oks, sigmas_of
 from common.poses import PoseSet, box_of_joints
 from common.predictions import Predictions
-from common.protocols import protocols_of
 from common.skeletons import group_name
 
 KINDS = ("right", "jitter", "inversion", "swap", "miss")
@@ -44,12 +46,12 @@ class Persons:
     rotation: np.ndarray  # (P,) degrees between trunk and upright, 0 to 180; NaN not known
     groups: dict[str, dict[str, np.ndarray]]  # what persons are grouped by -> label -> (P,) bool
 
-    @property
+    @cached_property
     def truth(self) -> np.ndarray:
         """(P,J,2)."""
         return self.pose_set.joints[self.rows]
 
-    @property
+    @cached_property
     def labelled(self) -> np.ndarray:
         """(P,J) bool."""
         return self.pose_set.visible[self.rows] > 0
@@ -59,90 +61,99 @@ class Persons:
 class Judged:
     """One prediction file, person by person."""
 
+    path: Path
     name: str
     predictions: Predictions
     results: dict[str, Result]
+    samples: dict[str, Samples | None]  # protocol -> figures of the draws
     joints: np.ndarray  # (P,J,2) of the person, NaN where none was found
     score: np.ndarray  # (P,J)
     similarity: np.ndarray  # (P,J) to the true joint; 0: not predicted
     kind: np.ndarray  # (P,J) index into KINDS, -1: not labelled
     right: np.ndarray  # (P,) what counts as right of the person by the main protocol
     counted: np.ndarray  # (P,) of how much
-    extra: int = 0  # predicted persons that are none of the annotated
-    samples: dict = field(default_factory=dict)  # protocol -> figures of the draws
+    extra: int  # predicted persons that are none of the annotated
 
     @property
     def share(self) -> np.ndarray:
         """(P,) percent right; NaN where nothing is counted."""
-        whole = np.where(self.counted > 0, self.counted, np.nan)
-        return 100 * self.right / whole
+        return 100 * self.right / np.where(self.counted > 0, self.counted, np.nan)
+
+    def draws(self, protocol: str, entry: str = "total") -> np.ndarray | None:
+        """(B,) figures of the draws; None where there are none."""
+        return (self.samples.get(protocol) or {}).get(entry)
+
+    @property
+    def unfound(self) -> int:
+        """How many persons have no joint."""
+        return int(np.isnan(self.joints).all((1, 2)).sum())
+
+    def failures(self) -> list[tuple[str, int, np.ndarray]]:
+        """Labelled joints and the percent of them of each kind: of all joints, then of each."""
+        counts = np.stack([(self.kind == code).sum(0) for code in range(len(KINDS))], 1)
+        table = np.concatenate([counts.sum(0, keepdims=True), counts])
+        shares = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
+        names = ("all joints", *(joint.replace("_", " ") for joint in self.predictions.skeleton.joints))
+        return list(zip(names, table.sum(1).tolist(), shares))
 
 
 def persons_of(pose_set: PoseSet) -> Persons:
     """The persons that metrics count, with their sizes, areas and groups."""
     counted = (pose_set.visible > 0).any(1)
     rows = np.flatnonzero(counted if pose_set.ignore is None else counted & ~pose_set.ignore)
-    tight = box_of_joints(pose_set.joints[rows])
-    stated = np.full(len(rows), np.nan) if pose_set.area is None else pose_set.area[rows]
-    area = np.where(np.nan_to_num(stated) > 0, stated, 0.53 * np.maximum(tight[:, 2] * tight[:, 3], 1.0))
-    own = sigmas_of(pose_set)
-    sigmas = _sigmas_by_name(pose_set) if own is None else own
-    made = Persons(pose_set, rows, area, sigmas, tight[:, 2:].max(1), _turned(pose_set, rows), {})
-    made.groups = _groups(made, tight)
-    return made
+    tight, stated = box_of_joints(pose_set.joints[rows]), np.zeros(len(rows))
+    if pose_set.area is not None:
+        stated = np.nan_to_num(pose_set.area[rows])
+    area = np.where(stated > 0, stated, 0.53 * np.maximum(tight[:, 2] * tight[:, 3], 1.0))
+    sigmas = sigmas_of(pose_set)
+    sigmas, size = _sigmas_by_name(pose_set) if sigmas is None else sigmas, tight[:, 2:].max(1)
+    rotation = _rotation(pose_set, rows)
+    groups = _groups(pose_set, rows, tight, size, rotation) if len(rows) else {}
+    return Persons(pose_set, rows, area, sigmas, size, rotation, groups)
 
 
 def _sigmas_by_name(pose_set: PoseSet) -> np.ndarray:
     known: dict[str, float] = {}
     for record in (datasets.record(name) for name in ("crowdpose", "coco")):
         assert record.skeleton and record.sigmas
-        known |= {group_name(joint): sigma for joint, sigma in zip(record.skeleton.joints, record.sigmas)}
+        known |= dict(zip(map(group_name, record.skeleton.joints), record.sigmas))
     return np.array([known.get(group_name(joint), _OTHER_SIGMA) for joint in pose_set.skeleton.joints])
 
 
-def _turned(pose_set: PoseSet, rows: np.ndarray) -> np.ndarray:
+def _rotation(pose_set: PoseSet, rows: np.ndarray) -> np.ndarray:
     """(P,) degrees that the trunk, from the hips to the shoulders, is turned away from upright."""
-    names, joints = pose_set.skeleton.joints, pose_set.joints[rows]
-
-    def middle(*choices: tuple[str, ...]) -> np.ndarray:
-        chosen = next((c for c in choices if set(c) <= set(names)), None)
-        return joints[:, pose_set.skeleton.indices(chosen)].mean(1) if chosen else np.full((len(rows), 2), np.nan)
-
-    low = middle(("right_hip", "left_hip"), ("pelvis",), ("spine",))
-    axis = middle(("right_shoulder", "left_shoulder"), ("thorax",), ("neck",)) - low
-    return np.abs(np.degrees(np.arctan2(axis[:, 0], -axis[:, 1])))
+    skeleton, ends = pose_set.skeleton, []
+    for choices in ("right_hip left_hip", "pelvis", "spine"), ("right_shoulder left_shoulder", "thorax", "neck"):
+        names = next((names for c in choices if set(names := c.split()) <= set(skeleton.joints)), None)
+        middle = pose_set.joints[rows][:, skeleton.indices(names)].mean(1) if names else np.full((len(rows), 2), np.nan)
+        ends.append(middle)
+    x, y = (ends[1] - ends[0]).T
+    return np.abs(np.degrees(np.arctan2(x, -y)))
 
 
-def _groups(persons: Persons, tight: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    pose_set, rows, size = persons.pose_set, persons.rows, persons.size
+def _groups(pose_set: PoseSet, rows, tight, size, rotation) -> dict[str, dict[str, np.ndarray]]:
     edges = np.unique(np.round(np.percentile(size, [25, 50, 75])))
-    marks = [f"{edge:g}" for edge in edges]
-    names = [f"below {marks[0]}", *(f"{a} to {b}" for a, b in zip(marks, marks[1:])), f"{marks[-1]} and more"]
-    found = {"size of the person (joints' box, pixels)": _cut(size, edges, names)}
-    turned = {
-        "upright (below 30)": (0, 30),
-        "leaning (30 to 60)": (30, 60),
-        "lying (60 to 120)": (60, 120),
-        "upside down (above 120)": (120, 181),
-    }
-    found["rotation of the trunk (degrees)"] = {
-        n: (persons.rotation >= a) & (persons.rotation < b) for n, (a, b) in turned.items()
+    between = [f"{a:g} to {b:g}" for a, b in zip(edges, edges[1:])]
+    names = (f"below {edges[0]:g}", *between, f"{edges[-1]:g} and more")
+    turned = ("not known", "upright (below 30)", "leaning (30 to 60)", "lying (60 to 120)", "upside down (above 120)")
+    found = {
+        "size of the person (joints' box, pixels)": _cut(size, edges, names),
+        "rotation of the trunk (degrees)": _cut(np.nan_to_num(rotation, nan=-1), [0, 30, 60, 120], turned),
     }
     few = ("none", "1 to 3", "4 and more")
     for name, flag in (("joints marked as occluded", 1), ("joints without a label", 0)):
         found[name] = _cut((pose_set.visible[rows] == flag).sum(1), [1, 4], few)
-    sizes = image_sizes(pose_set, rows)
-    if np.isfinite(sizes).any():
+    if np.isfinite(sizes := image_sizes(pose_set, rows)).any():
         at = ((tight[:, :2] < 0.01 * sizes) | (tight[:, :2] + tight[:, 2:] > 0.99 * sizes)).any(1)
-        found["truncation (a joint at the picture's border)"] = {"inside": ~at, "at the border": at}
+        found["truncation (a joint at the picture's border)"] = _cut(at, [1], ("inside", "at the border"))
     _, place, count = np.unique(pose_set.image_id[rows], return_inverse=True, return_counts=True)
     found["persons in the picture"] = _cut(count[place], [2, 4], ("1", "2 or 3", "4 and more"))
-    return {name: cut for name, group in found.items() if len(cut := {n: m for n, m in group.items() if m.any()}) > 1}
+    return {name: group for name, group in found.items() if len(group) > 1}
 
 
 def _cut(values: np.ndarray, edges, names: Sequence[str]) -> dict[str, np.ndarray]:
     place = np.digitize(values, edges)
-    return {name: place == i for i, name in enumerate(names)}
+    return {name: place == i for i, name in enumerate(names) if (place == i).any()}
 
 
 def image_sizes(pose_set: PoseSet, rows: np.ndarray) -> np.ndarray:
@@ -161,25 +172,25 @@ def image_sizes(pose_set: PoseSet, rows: np.ndarray) -> np.ndarray:
     return np.array([known[pose_set.images[row]] for row in rows], np.float64).reshape(-1, 2)
 
 
-def judge(name: str, persons: Persons, predictions: Predictions, results: dict[str, Result]) -> Judged:
+def judge(
+    path: Path, persons: Persons, predictions: Predictions, results: dict[str, Result], draws: Draws | None = None
+) -> Judged:
     """A prediction file, in the PoseSet's skeleton, person by person."""
-    pose_set, rows, extra = persons.pose_set, persons.rows, 0
-    if datasets.record(pose_set.name).by_image:
+    rows, by_image, extra = persons.rows, datasets.record(persons.pose_set.name).by_image, 0
+    if by_image:
         joints, score, extra = _matched(persons, predictions)
     else:
         joints, score = predictions.joints[rows].astype(np.float64), predictions.score[rows].astype(np.float64)
-    similarity = np.nan_to_num(_similarity(joints, persons.truth, persons))
+    similarity = _similarity(joints, persons.truth, persons)
     kind = np.where(persons.labelled, _kinds(persons, joints, similarity), -1)
-    main = next((n for n, r in results.items() if r.tally is not None and len(r.tally.hits) == len(pose_set)), None)
-    if main is None or protocols_of(pose_set.name)[next(iter(results))].by == "image":
+    tallies = (r.tally for r in results.values() if r.tally and len(r.tally.hits) == len(persons.pose_set))
+    if by_image or (tally := next(tallies, None)) is None:
         right, counted = oks(persons.truth, persons.labelled, persons.area, joints, persons.sigmas), np.ones(len(rows))
     else:
-        tally = results[main].tally
-        assert tally is not None
-        right, counted = (
-            (part[rows]).sum(1).astype(np.float64) for part in (tally.hits * tally.counted, tally.counted)
-        )
-    return Judged(name, predictions, results, joints, score, similarity, kind, right, counted, extra)
+        right, counted = (np.sum(part[rows], 1, float) for part in (tally.hits * tally.counted, tally.counted))
+    samples = {name: draws.of(name, r, predictions) for name, r in results.items()} if draws else {}
+    found = (joints, score, similarity, kind, right, counted, extra)
+    return Judged(path, path.stem, predictions, results, samples, *found)
 
 
 def _matched(persons: Persons, predictions: Predictions) -> tuple[np.ndarray, np.ndarray, int]:
@@ -205,9 +216,9 @@ def _matched(persons: Persons, predictions: Predictions) -> tuple[np.ndarray, np
     return joints, score, extra
 
 
-def _similarity(joints: np.ndarray, truth: np.ndarray, persons: Persons, rows=slice(None), sigmas=None) -> np.ndarray:
+def _similarity(joints: np.ndarray, truth: np.ndarray, persons: Persons, rows=slice(None)) -> np.ndarray:
     squared = ((joints - truth) ** 2).sum(-1)
-    return np.exp(-squared / (8 * (persons.sigmas if sigmas is None else sigmas) ** 2 * persons.area[rows, None]))
+    return np.nan_to_num(np.exp(-squared / (8 * persons.sigmas**2 * persons.area[rows, None])))
 
 
 def _kinds(persons: Persons, joints: np.ndarray, similarity: np.ndarray) -> np.ndarray:
@@ -221,9 +232,9 @@ def _kinds(persons: Persons, joints: np.ndarray, similarity: np.ndarray) -> np.n
         for row in group if len(group) > 1 else ():
             others = truth[group[group != row]]
             for there in (others, others[:, mirror]):
-                swapped[row] |= (np.nan_to_num(_similarity(joints[row], there, persons, [row])) >= NEAR).any(0)
+                swapped[row] |= (_similarity(joints[row], there, persons, [row]) >= NEAR).any(0)
     kind[swapped] = code["swap"]
-    own = np.nan_to_num(_similarity(joints, truth[:, mirror], persons)) >= NEAR
+    own = _similarity(joints, truth[:, mirror], persons) >= NEAR
     kind[own & (mirror != np.arange(len(mirror)))] = code["inversion"]
     kind[similarity >= NEAR] = code["jitter"]
     kind[similarity >= RIGHT] = code["right"]
@@ -237,26 +248,15 @@ def calibration(judged: Judged, persons: Persons, bins: int = 10) -> tuple[np.nd
     if len(score) < 5 * bins or np.ptp(score) < 1e-6:
         return None
     parts = np.array_split(np.argsort(score, kind="stable"), bins)
-    return (
-        np.array([score[p].mean() for p in parts]),
-        np.array([good[p].mean() for p in parts]),
-        np.array(list(map(len, parts))),
-    )
+    means = (np.array([values[part].mean() for part in parts]) for values in (score, good))
+    return *means, np.array([len(part) for part in parts])  # type: ignore[return-value]
 
 
 def dispute(persons: Persons, judged: list[Judged]) -> np.ndarray:
     """(P,) largest mean distance between the joints of two files, in square roots of the person's area."""
     worst = np.zeros(len(persons.rows))
-    for i, first in enumerate(judged):
-        for second in judged[i + 1 :]:
-            distance = np.linalg.norm(first.joints - second.joints, axis=-1)
-            known = np.isfinite(distance)
-            mean = np.where(known, distance, 0).sum(1) / np.maximum(known.sum(1), 1)
-            worst = np.maximum(worst, mean / np.sqrt(persons.area))
+    for first, second in itertools.combinations(judged, 2):
+        distance = np.linalg.norm(first.joints - second.joints, axis=-1)
+        mean = np.nansum(distance, 1) / np.maximum(np.isfinite(distance).sum(1), 1)
+        worst = np.maximum(worst, mean / np.sqrt(persons.area))
     return worst
-
-
-def file_label(path: Path, taken: list[str]) -> str:
-    """A short name that no other file has."""
-    names = [path.stem, f"{path.absolute().parent.name}/{path.stem}", f"{path.stem} {len(taken) + 1}"]
-    return next(name for name in names if name not in taken)

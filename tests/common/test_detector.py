@@ -154,7 +154,6 @@ def layouts():
         "detect_nms": ("Ultralytics detect with NMS", {"outputs": {"output0": rows}, "names": NAMES}),
         "pose_nms": ("Ultralytics pose with NMS", {"outputs": {"output0": posed}, "names": NAMES}),
         "swapped": ("Ultralytics detect with NMS", {"outputs": {"output0": [[[*r[:5], 1 - r[5]] for r in rows[0]]]}, "names": {0: "dog", 1: "person"}}),
-        "yolov5": ("YOLOv5", {"outputs": {"output0": [yolox[0] + 2 * CELLS * [[0.0] * 7]]}, "names": NAMES}),
         "yolox_decoded": ("YOLOX", {"outputs": {"output": yolox}, "red": 2, "full": 255.0}),
         "yolox": ("YOLOX", {"outputs": {"output": raw}, "red": 2, "full": 255.0}),
         "rtmdet": ("MMDeploy (RTMDet", {"outputs": dets, "labels": ("labels",), **normal}),

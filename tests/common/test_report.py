@@ -56,7 +56,7 @@ def test_kinds_of_errors_by_known_answers():
     joints[0, LSP14.index("left_elbow")] += 5000
     joints[0, LSP14.index("right_elbow")] = np.nan
     predictions = predictions_for(pose_set, joints)
-    judged = judge("a", persons, predictions, score(pose_set, predictions))
+    judged = judge(Path("a"), persons, predictions, score(pose_set, predictions))
     kinds = {joint: KINDS[k] for joint, k in zip(LSP14.joints, judged.kind[0])}
     expected = {"neck": "jitter", "left_wrist": "inversion", "left_ankle": "swap", "right_ankle": "swap"}
     expected |= {"left_elbow": "miss", "right_elbow": "miss"}
@@ -68,8 +68,10 @@ def test_kinds_of_errors_by_known_answers():
 def test_persons_of_a_picture_find_their_predictions():
     pose_set, predictions = random_coco(40, 3)
     order = np.random.default_rng(0).permutation(len(predictions))
-    straight = judge("a", persons_of(pose_set), predictions, score(pose_set, predictions))
-    mixed = judge("b", persons_of(pose_set), predictions.select(order), score(pose_set, predictions.select(order)))
+    straight = judge(Path("a"), persons_of(pose_set), predictions, score(pose_set, predictions))
+    mixed = judge(
+        Path("b"), persons_of(pose_set), predictions.select(order), score(pose_set, predictions.select(order))
+    )
     np.testing.assert_array_equal(straight.joints, mixed.joints)
     assert straight.extra == mixed.extra and (straight.right <= 1).all() and straight.right.max() > 0.7
 
