@@ -106,8 +106,7 @@ def reference(path: Path | str, key: str) -> str:
 def read_frame(frame: str) -> np.ndarray:
     """(H,W,3) uint8 BGR image of a reference `lmdb:PATH?KEY`; DataError when it cannot be read."""
     path, key = _split(frame)
-    with _open(path, os.getpid()).begin() as transaction:
-        data = transaction.get(key.encode())
+    data = _stored(path, key)
     image = None if data is None else _decode(data)
     if image is None:
         state = "is missing" if data is None else "cannot be decoded"
@@ -122,12 +121,20 @@ def exists(path: str) -> bool:
     """Whether an image file is there, or the database of a reference holds its key."""
     if not path.startswith(PREFIX):
         return Path(path).is_file()
-    database, key = _split(path)
     try:
-        with _open(database, os.getpid()).begin() as transaction:
-            return transaction.cursor().set_key(key.encode())
+        return _stored(*_split(path)) is not None
     except DataError:
         return False
+
+
+def _stored(path: str, key: str) -> bytes | None:
+    import lmdb
+
+    try:
+        with _open(path, os.getpid()).begin() as transaction:
+            return transaction.get(key.encode())
+    except lmdb.Error as error:
+        raise DataError(f"LMDB {path} cannot be read ({error}); {_AGAIN}") from error
 
 
 def _split(frame: str) -> tuple[str, str]:

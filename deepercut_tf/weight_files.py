@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
+from common.datasets.files import read_npz
 from common.errors import DataError
 from common.files import atomic_write, write_json
 from common.runs.checkpoints import CheckpointStore
@@ -33,10 +33,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     path = Path(path)
     if path.suffix != ".npz":
         return tf1.read_checkpoint(path, tensorflow), _read_card(path)
-    content = _read_npz(path)
+    content = read_npz(path, "file of weights")
     if "meta" not in content:
         return content, _read_card(path)
-    about = json.loads(str(content.pop("meta")))
+    about = _json_of(path, str(content.pop("meta")))
     model = {name.removeprefix(_MODEL): v for name, v in content.items() if name.startswith(_MODEL)}
     return model or content, _checked_card(path, about)
 
@@ -46,31 +46,30 @@ def _read_card(path: Path) -> dict:
     card = card_path(place)
     if not card.is_file():
         return {}
+    return _checked_card(card, _json_of(card, card.read_text(encoding="utf-8", errors="replace")))
+
+
+def _json_of(path: Path, text: str) -> dict:
     try:
-        return _checked_card(card, json.loads(card.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise DataError(f"{card} is not readable JSON ({error}); remove it to read the weights alone") from error
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        found = error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: what it says of its weights is no JSON object ({str(found)[:100]}); write it again")
+    return found
 
 
 def _checked_card(path: Path, card: dict) -> dict:
     """`config`, without settings that there are no more, and `about` of a card; DataError for the first form's."""
     found = {name: card[name] for name in ("config", "about") if name in card}
+    if not all(isinstance(part, dict) for part in found.values()):
+        raise DataError(f"{path}: fields config and about must be objects; write it again")
     if "config" not in found:
         return found
     if "about" not in found or "width" in found["config"]:
         raise DataError(f"{path} was written by this project's first form, which is not read any more; train anew")
     known = {field.name for field in fields(Config)}
     return found | {"config": {name: value for name, value in found["config"].items() if name in known}}
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except FileNotFoundError as error:
-        raise DataError(f"weights {path} do not exist; train first, or give another file") from error
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path} is not a readable .npz of weights ({error}); write it again") from error
 
 
 def write_weights(path: str | Path, values: dict[str, np.ndarray], card: dict) -> Path:
@@ -107,8 +106,8 @@ def _save_state(path: Path, state: dict) -> None:
 
 
 def _load_state(path: Path) -> dict:
-    content = _read_npz(path)
-    state = json.loads(str(content.pop("meta")))
+    content = read_npz(path, "file of weights")
+    state = _json_of(path, str(content.pop("meta", "")))
     for key, prefix in (("model", _MODEL), ("optimizer", _SLOT)):
         state[key] = {name.removeprefix(prefix): v for name, v in content.items() if name.startswith(prefix)}
     return state

@@ -92,9 +92,9 @@ class LmdbSource(Source):
                     raise lmdb.Error("the file is cut off")
                 _environments[place] = (stamp, found)
             self._transaction = _environments[place][1].begin(buffers=True)
+            self.keys = [bytes(key) for key in self._transaction.cursor().iternext(values=False)]
         except lmdb.Error as error:
             raise self.error(f"cannot be opened ({error})") from error
-        self.keys = [bytes(key) for key in self._transaction.cursor().iternext(values=False)]
         self.count = len(self.keys)
         if not self.keys:
             raise self.error("is empty")
@@ -110,7 +110,7 @@ class LmdbSource(Source):
         datum = messages()["Datum"]()
         try:
             datum.ParseFromString(bytes(self._transaction.get(self.keys[index])))
-        except DecodeError as error:
+        except (DecodeError, TypeError, lmdb.Error) as error:
             raise self.error(f"not a Datum ({error})", index) from error
         if not self.label_num:
             return self._pixels(datum, index), np.float32(datum.label)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.datasets.files import read_npz
 from common.errors import DataError
 from common.runs.checkpoints import STATE_FORMAT, CheckpointStore, check_compatible, collect_random_state
 from common.runs.converting import card_path
@@ -23,7 +24,7 @@ from common.runs.process import Process
 from common.runs.settings import resolve
 from common.runs.shelf import missing_weights
 from common.skeletons import Skeleton, from_card
-from common.weights.pickles import check_zip, read_torch
+from common.weights.pickles import check_zip, read_npy, read_torch
 from lpm_torch.config import HOUSE, PRESETS, SUFFIX, SUFFIXES, Config
 
 Weights = dict[str, np.ndarray]
@@ -265,7 +266,7 @@ def write_weights(path: Path, weights: Weights) -> None:
 
 
 def read_weights(path: Path) -> Weights:
-    """What `write_weights` wrote. A `.npy` file is a pickle: read only what was written here."""
+    """What `write_weights` wrote."""
     if path.suffix == ".pt":
         return {k: v.numpy() for k, v in torch.load(path, map_location="cpu", weights_only=True).items()}
     if path.suffix == ".safetensors":
@@ -282,9 +283,8 @@ def read_weights(path: Path) -> Weights:
         stored = {k: np.asarray(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
         return {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in stored.items()}
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=True).item()
-    with np.load(path, allow_pickle=False) as data:
-        return {k: data[k] for k in data.files}
+        return read_npy(path)
+    return read_npz(path, "file of weights")
 
 
 def network_of(shapes: dict[str, tuple[int, ...]], source: str | Path | None) -> dict:

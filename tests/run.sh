@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests: sets up the environment, runs one pytest process a framework (two frameworks in one process can crash), then ruff and mypy.
 #   bash tests/run.sh [--full] [PATH under tests/...] [pytest options]      e.g.  bash tests/run.sh tests/common -k pck
-# --full also runs the long forms (mark `long`: all golden tests on changed fixtures). Fixtures of the originals lie in tests/golden; $GOLDEN_DIR names
+# --full also runs the long forms (mark `long`: all golden tests on changed fixtures, 20 000 damaged files). Fixtures of the originals lie in tests/golden; $GOLDEN_DIR names
 # others of the same layout, $POSE_DATA the real data sets. The last line is the sum: N passed, N failed, N skipped.
 set -euo pipefail
 
@@ -17,6 +17,7 @@ groups=(
   'tensorflow 220 tests/deeppose_tf tests/deepercut_tf'
   'paddle 90 tests/simplebaseline_paddle'
   'repository 50 tests/test_*.py'
+  'fuzz 90 tests/fuzz'
 )
 selection=() options=() full=''
 for argument in "$@"; do

@@ -103,7 +103,11 @@ def load(name: str, root: str | Path, split: str, **options) -> PoseSet:
     allowed = inspect.signature(loader).parameters.keys()
     if unknown := options.keys() - allowed:
         raise DataError(f"data set {name} has no option {', '.join(sorted(unknown))}; leave it out")
-    return loader(Path(root).expanduser().absolute(), split, **options, **_own_name(name, allowed))
+    folder = Path(root).expanduser().absolute()
+    try:
+        return loader(folder, split, **options, **_own_name(name, allowed))
+    except ValueError as error:  # the PoseSet's own
+        raise DataError(f"{folder}: {error}; get the annotations again") from error
 
 
 def splits(name: str, root: str | Path) -> list[str]:

@@ -248,10 +248,10 @@ class CheckpointStore:
 
     def _index(self) -> dict[str, dict]:
         try:
-            return json.loads((self.directory / "index.json").read_text(encoding="utf-8"))["files"]
+            return dict(json.loads((self.directory / "index.json").read_text(encoding="utf-8"))["files"])
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
             self.announce(f"warning: {self.directory / 'index.json'} cannot be read ({error}); hashes are not checked")
             return {}
 

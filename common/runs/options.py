@@ -282,6 +282,10 @@ def training_settings(
     given = vars(parser.parse_args(argv))
     preset, file = given.pop("preset"), given.pop("config")
     layers = [parser.without_ignored(read_settings_file(file)) if file else {}, given]
+    try:
+        resolve(cls, layers[0])
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
     if preset == "auto":
         wanted = resolve(cls, presets[standard], *layers)
         drawn = folder is not None and (Path(folder(wanted)) / "SYNTHETIC").exists()

@@ -82,12 +82,12 @@ class RunLog:
 def read_log(path: str | Path) -> list[dict]:
     """The entries of a `log.jsonl`, oldest first. A last line cut by a kill is left out; DataError for other faults."""
     entries = []
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines[:-1], 1):  # what follows the last line break is empty or cut short
         try:
             entry = json.loads(line)
             entry["step"] = int(entry["step"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             what = f"line {number} is not a log entry with a field step ({error})"
             raise DataError(f"{path}: {what}; remove that line to go on") from error
         entries.append(entry)
@@ -99,7 +99,8 @@ def _describe(path: Path, config: dict, resume_step: int | None, announce: Calla
     start = {"config": config, "versions": found, "git_sha": commit, "resume_step": resume_step, "time": time.time()}
     try:
         starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
-    except (ValueError, KeyError, TypeError) as error:
+        starts = list(starts)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: field starts cannot be read ({error}); move the file away to go on") from error
     write_json(path, {"starts": [*starts, start]})
     announce(f"commit {commit}, " + ", ".join(f"{name} {version}" for name, version in found.items()))
