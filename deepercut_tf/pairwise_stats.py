@@ -68,11 +68,17 @@ def load_statistics(path: str | Path, joints: int, scale: float = 1.0) -> np.nda
     lacking = [name for name in ("graph", "means", "std_devs") if name not in content]
     if lacking:
         raise DataError(f"{path} has no variable {lacking[0]!r}; {make}")
-    graph, values = np.reshape(content["graph"], (-1, 2)).astype(int), [content["means"], content["std_devs"]]
+    table = np.stack([np.zeros((joints, joints, 2)), np.ones((joints, joints, 2))])
+    try:
+        graph = np.reshape(content["graph"], (-1, 2)).astype(int)
+        values = np.reshape([content["means"], content["std_devs"]], (2, len(graph), 2)).astype(float)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: graph, means and std_devs are no tables of the same pairs ({error}); {make}"
+        ) from error
     if {*map(tuple, graph.tolist())} != {*map(tuple, ordered_pairs(joints).tolist())}:
         raise DataError(f"{path} is of another joint set: field graph must hold all pairs of {joints} joints; {make}")
-    table = np.stack([np.zeros((joints, joints, 2)), np.ones((joints, joints, 2))])
-    table[:, graph[:, 0], graph[:, 1]] = np.reshape(values, (2, -1, 2)) * scale
+    table[:, graph[:, 0], graph[:, 1]] = values * scale
     if not (np.isfinite(table).all() and (table[1] > 0).all()):
         raise DataError(f"{path}: field std_devs must be positive and means finite; {make}")
     return table

@@ -395,7 +395,7 @@ def torch(root: Path) -> Targets:
     from safetensors.torch import save_file
 
     from deeppose_caffe_port.model import TEST, CaffeNet
-    from deeppose_caffe_port.prepare import read_annotations, read_list
+    from deeppose_caffe_port.prepare import read_lines
     from deeppose_caffe_port.sources import LmdbSource
     from deeppose_caffe_port.weight_files import load_torch, load_whole
     from lpm_torch.weight_files import read_checkpoint
@@ -442,15 +442,8 @@ def torch(root: Path) -> Targets:
     found.add(
         "Caffe LMDB", {"test_lmdb/data.mdb": "bytes"}, records, {"test_lmdb/data.mdb": golden / "test_lmdb/data.mdb"}
     )
-    lists = CAFFE / "dataprep/k2hpd"
-    found.add("annotations", {"train_annos.txt": "text"}, lambda d: [line.name for line in read_annotations(d / "train_annos.txt", 15)],
-              {"train_annos.txt": lists / "train_annos.txt"})  # fmt: skip
-    found.add(
-        "list of images",
-        {"list.txt": "text"},
-        lambda d: read_list(d / "list.txt", 2),
-        {"list.txt": b"a.jpg 1 2\nb.jpg 3.5 -1\n" * 3},
-    )
+    found.add("list of images", {"train_annos.txt": "text"}, lambda d: read_lines(d / "train_annos.txt", 30),
+              {"train_annos.txt": CAFFE / "dataprep/k2hpd/train_annos.txt"})  # fmt: skip
     return found
 
 
@@ -460,7 +453,7 @@ def tensorflow(root: Path) -> Targets:
 
     from deepercut_tf import weight_files as deepercut
     from deepercut_tf.eval_pck import read_predictions
-    from deepercut_tf.pair_statistics import load_statistics, save_statistics
+    from deepercut_tf.pairwise_stats import load_statistics, save_statistics
     from deeppose_tf import weight_files as deeppose
     from deeppose_tf.config import Config
     from deeppose_tf.csv_files import read_csv
@@ -508,7 +501,7 @@ def tensorflow(root: Path) -> Targets:
         lambda d: read_csv(d / "a_joints.csv", Config()).joints,
         {"a_joints.csv": rows},
     )
-    found.add("pair statistics", {"s.mat": "mat"}, lambda d: vars(load_statistics(d / "s.mat", 5)),
+    found.add("pair statistics", {"s.mat": "mat"}, lambda d: load_statistics(d / "s.mat", 5),
               {"s.mat": lambda p: save_statistics(p, rng.random((20, 2)), rng.random((20, 2)) + 1, 5)})  # fmt: skip
     tables = np.empty((1, 4), object)
     for k in range(4):

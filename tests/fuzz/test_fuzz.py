@@ -71,7 +71,7 @@ def campaign(group: str, folder: Path, seed: int, cases: int) -> tuple[dict[str,
         name = names[case % len(names)]
         found = worker.run(name, seed, case)
         counts[name][found["kind"]] += 1
-        if found["kind"] not in ("read", "refused"):
+        if found["kind"] not in ("read", "refused", "unnamed"):
             bad.append(f"{found['kind']}: {group} {name!r} {seed} {case} ({found.get('file')}): {found.get('text')}")
     worker.process.stdin.close()
     worker.process.wait(60)
