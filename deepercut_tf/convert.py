@@ -18,6 +18,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from common.errors import DataError
 from common.runs import converting
 from common.runs.process import exit_code
 from deepercut_tf.config import PREDICTION, Config, add_file_options, make_config, predicting_settings
@@ -74,6 +75,10 @@ def run(args: argparse.Namespace) -> Path:
     load_variables(model, values, str(source))
     image = np.random.default_rng(0).integers(0, 256, (1, 80, 96, 3), np.uint8)
     values = {name: values[name] for name in named_variables(model)}
+    if args.half and args.output.suffix != ".npz":
+        raise DataError(f"OUTPUT {args.output}: --half is for .npz")
+    if args.half:
+        values = converting.halved(values)
     about = {"skeleton": card(skeleton), "dataset": config.dataset} | stored.get("about", {})
     about = {"config": asdict(config), "about": about}
     with converting.Conversion(source, args.output, args.licence) as conversion:

@@ -13,7 +13,7 @@ from common.datasets.files import read_npz
 from common.errors import DataError
 from common.files import atomic_write, write_json
 from common.runs.checkpoints import CheckpointStore
-from common.runs.converting import card_path
+from common.runs.converting import card_path, widened
 from common.runs.shelf import STATES, find_weights, missing_weights
 from common.weights import tf1
 from deepercut_tf.config import Config, house_path
@@ -33,7 +33,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     path = Path(path)
     if path.suffix != ".npz":
         return tf1.read_checkpoint(path, tensorflow), _read_card(path)
-    content = read_npz(path, "file of weights")
+    content = widened(read_npz(path, "file of weights"))
     if "meta" not in content:
         return content, _read_card(path)
     about = _json_of(path, str(content.pop("meta")))

@@ -54,6 +54,10 @@ def convert(args: argparse.Namespace) -> str:
     elif kind == "npz":
         raise DataError(f"{place} has no fc_regression, so it is no whole network; write it as tf1 or tf1_old")
     weights = {n: v for n, v in variables.items() if n.count("/") == 1 and not n.startswith("fc8")}
+    if args.half and kind != "npz":
+        raise DataError(f"--half is for .npz, not for {kind}")
+    if args.half:
+        variables, weights = converting.halved(variables), converting.halved(weights)
     with converting.Conversion(place, args.output, args.licence) as conversion:
         if kind == "npz":
             about = {"skeleton": card(skeleton), "dataset": config.dataset, "split": "", "synthetic": False}

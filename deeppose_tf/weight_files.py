@@ -18,7 +18,7 @@ from common.datasets.files import read_npz
 from common.errors import DataError
 from common.runs import shelf
 from common.runs.checkpoints import STATE_FORMAT, CheckpointStore, collect_random_state
-from common.runs.converting import card_path
+from common.runs.converting import card_path, widened
 from common.runs.process import Process
 from common.weights.tf1 import find_checkpoint, read_checkpoint
 from deeppose_tf.config import HOUSE, IMAGENET_WEIGHTS, Config
@@ -54,7 +54,7 @@ def load_state(path: Path) -> dict:
     when it is cut short, damaged or not ours."""
     if path.suffix != SUFFIX:
         return state_of(read_weights(path))
-    arrays = read_npz(path, "checkpoint of deeppose_tf")
+    arrays = widened(read_npz(path, "checkpoint of deeppose_tf"))
     try:
         state = json.loads(str(arrays.pop("state")))
         state |= {"step": int(state["step"]), "about": {**state["about"]}, "config": {**state["config"]}}

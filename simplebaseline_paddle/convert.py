@@ -15,6 +15,7 @@ import argparse
 import sys
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,15 @@ from common.runs.process import exit_code
 from common.skeletons import card
 from simplebaseline_paddle.config import DATASETS, PRESETS, Config
 
-KINDS = {".pdparams": "pdparams", ".pth": "torch", ".pt": "torch", ".tar": "torch", ".onnx": "onnx", "": "fluid"}
+KINDS = {
+    ".pdparams": "pdparams",
+    ".npz": "npz",
+    ".pth": "torch",
+    ".pt": "torch",
+    ".tar": "torch",
+    ".onnx": "onnx",
+    "": "fluid",
+}
 DEPLOYED = 2e-5  # of the largest value: the same sums in another order; formats of tensors hold the same numbers
 GIVEN = ("input_height", "input_width", "style")
 
@@ -57,11 +66,14 @@ def convert(args: argparse.Namespace) -> str:
         raise DataError(f"OUTPUT {output}: which format? Give --kind, or a suffix {' '.join(filter(None, KINDS))}")
     if output.resolve() == Path(args.input).resolve() or (output.is_dir() and kind == "fluid"):
         raise DataError(f"OUTPUT {output} is there already; give another name")
+    if args.half and kind != "npz":
+        raise DataError(f"--half is for .npz, not for {kind}")
     given = given_of(args, *GIVEN, "preset", "dataset", "raw_weights")
     one = Estimator(args.input, device="cpu", **given)
     width, height = one.config.input_size
     inputs = np.random.default_rng(0).standard_normal((2, 3, height, width), np.float32)
-    write, tolerance = {"onnx": (_onnx, DEPLOYED), "inference": (_inference, DEPLOYED)}.get(kind, (_tensors, 0.0))
+    tensors = partial(_tensors, half=args.half), converting.HALVED if args.half else 0.0
+    write, tolerance = {"onnx": (_onnx, DEPLOYED), "inference": (_inference, DEPLOYED)}.get(kind, tensors)
     with converting.Conversion(args.input, output, args.licence) as conversion:
         conversion.compare("heat-maps", _maps(one.model, inputs), write(conversion.draft, one, inputs), tolerance)
         about = {"network": one.config.name, "skeleton": card(one.skeleton), "settings": asdict(one.config)}
@@ -77,7 +89,7 @@ def _maps(model, inputs: np.ndarray) -> np.ndarray:
         return model(paddle.to_tensor(inputs)).numpy()
 
 
-def _tensors(draft: Path, one, inputs: np.ndarray) -> np.ndarray:
+def _tensors(draft: Path, one, inputs: np.ndarray, half: bool) -> np.ndarray:
     """Write a file or folder of tensors; what a network with those read back answers."""
     from simplebaseline_paddle.model import build_model
     from simplebaseline_paddle.weight_files import arrays_of, put_weights, read_state, write_weights
@@ -88,7 +100,7 @@ def _tensors(draft: Path, one, inputs: np.ndarray) -> np.ndarray:
         about = {"config": asdict(one.config), "about": {"skeleton": card(one.skeleton)}}
         paddle.save({"model": one.model.state_dict(), **about}, str(draft))
     else:
-        write_weights(draft, arrays_of(one.model), one.config.depth)
+        write_weights(draft, arrays_of(one.model), one.config.depth, half)
     again = build_model(one.config, len(one.skeleton))
     put_weights(again, read_state(draft)["model"], draft)
     return _maps(again, inputs)

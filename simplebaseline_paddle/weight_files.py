@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from common import datasets
+from common.datasets.files import read_npz
 from common.errors import DataError
 from common.runs.checkpoints import CheckpointStore, check_compatible
-from common.runs.converting import card_path
+from common.runs.converting import card_path, halved, widened
 from common.runs.process import Process
 from common.runs.settings import resolve
 from common.skeletons import COCO17, MPII16, Skeleton, from_card
@@ -27,7 +28,7 @@ from simplebaseline_paddle.config import BLOCKS, MEANING_FIELDS, Config
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 ORIGINALS = {16: MPII16, 17: COCO17}  # the originals' files hold no joint names: theirs are these
 BATCH_NORM = {"weight": "w_0", "bias": "b_0", "_mean": "w_1", "_variance": "w_2"}  # our names -> P's
-_KINDS = "a Fluid folder, a combined file __params__, .pdparams, .pth or .pth.tar"
+_KINDS = "a Fluid folder, a combined file __params__, .pdparams, .npz, .pth or .pth.tar"
 # Settings of a training that are not those of its network's use
 _OF_THE_RUN = "limit data_root weights out model_save_dir resume workers batch_size device use_gpu amp".split()
 
@@ -118,6 +119,8 @@ def read_state(path: str | Path) -> dict:
         return {"model": _from_folder(path), **_card_of(path)}
     if path.suffix == ".pdparams":
         return _state_in(path, pickles.read_paddle(path))
+    if path.suffix == ".npz":
+        return {"model": widened(read_npz(path, "file of weights")), **_card_of(path)}
     if path.suffix in TORCH_SUFFIXES:
         return {"model": from_torch(_state_in(path, pickles.read_torch(path))["model"]), **_card_of(path)}
     if fluid.is_variable(path):
@@ -161,9 +164,12 @@ def _from_combined(path: Path) -> dict[str, np.ndarray]:
     raise DataError(f"{path} is damaged, or no PoseResNet saved for inference: its variables are those of no depth")
 
 
-def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: int) -> None:
-    """Arrays as a Fluid folder, or by suffix as `.pth`, `.pth.tar`. DataError where P's graph has no such layers."""
+def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: int, half: bool = False) -> None:
+    """Arrays as a Fluid folder, or by suffix as `.npz` (`half`: of 16 bits), `.pth`, `.pth.tar`. DataError where P's
+    graph has no such layers."""
     path = Path(path)
+    if path.suffix == ".npz":
+        return np.savez(path, **(halved(tensors) if half else tensors))
     if path.suffix in TORCH_SUFFIXES:
         return pickles.write_torch(path, {to_torch(n): a for n, a in tensors.items()})
     table = fluid_names(depth)

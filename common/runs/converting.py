@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,29 @@ from common.runs.options import Parser
 
 
 def parser(about: str | None) -> Parser:
-    """The parser of a convert.py: INPUT OUTPUT --licence."""
+    """The parser of a convert.py: INPUT OUTPUT --licence --half."""
     made = Parser(about)
     made.source("input", "weights to read", metavar="INPUT")
     made.source("output", "file or folder to write", metavar="OUTPUT", type=Path)
-    made.options("licence")
+    made.options("licence", "half")
     return made
+
+
+HALVED = 0.02  # of the largest output: 11 bits a weight, through the depth of a network
+
+
+def halved(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Floating-point arrays in 16 bits; DataError for values that those cannot hold."""
+    made = {name: a.astype(np.float16) if a.dtype.kind == "f" else a for name, a in arrays.items()}
+    lost = [name for name, a in made.items() if not np.isfinite(a).all() and np.isfinite(arrays[name]).all()]
+    if lost:
+        raise DataError(f"--half: {lost[0]} has values above {np.finfo(np.float16).max:g}; leave it out")
+    return made
+
+
+def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `halved` wrote, in float32 again."""
+    return {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in arrays.items()}
 
 
 def card_path(output: Path) -> Path:

@@ -71,6 +71,7 @@ VOCABULARY = {
     "smooth": ("output", "One-Euro filter over the frames of a video"),
     "track": ("output", "the pictures follow each other: one number for a person in all of them"),
     "licence": ("output", "licence of the weights, for the card"),
+    "half": ("output", "floats of 16 bits in an .npz, for shipping"),
 }
 _TRUTH = re.compile(r"(?i)(?P<yes>yes|true|on|1|y)|no|false|off|0|n")
 
@@ -260,6 +261,7 @@ _FORMS: dict[str, dict] = {
     "track": {"type": bool, "default": None},
     "min_score": {"type": float, "metavar": "S", "default": 0.1},
     "licence": {"default": "as the source states; not given", "metavar": "TEXT"},
+    "half": {"type": bool, "default": False},
 }
 # what a programme that runs a network over labelled persons asks for, and what one over pictures does
 SCORING = "weights raw_weights random_weights shared_joints device threads out protocol json result".split()

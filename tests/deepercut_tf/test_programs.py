@@ -192,6 +192,16 @@ def test_onnx(tmp_path):
     assert json.loads(Path(f"{out}.card.json").read_text())["check"]["outputs of the written file"]["tolerance"] == 1e-4
 
 
+def test_weights_of_16_bits(tmp_path):
+    make_network(tmp_path)
+    words = [str(tmp_path / "w.npz"), str(tmp_path / "h.npz"), "--config", str(tmp_path / "pose_cfg.yaml"), "--half"]
+    assert convert.main(words) == 0
+    whole, half = read_weights(tmp_path / "w.npz")[0], read_weights(tmp_path / "h.npz")[0]
+    assert all(half[name].dtype == np.float32 for name in half)
+    assert all(np.array_equal(half[name], whole[name].astype(np.float16)) for name in half)
+    assert len(Estimator(tmp_path / "h.npz").skeleton) == JOINTS
+
+
 def test_resnet_152():
     """Units 3, 8, 36, 3 under the original's names, and a forward pass."""
     config = make_config({**SETTINGS, "net_type": "resnet_152", "intermediate_supervision": True})

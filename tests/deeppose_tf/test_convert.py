@@ -38,6 +38,16 @@ def test_every_format_holds_what_its_source_does(source, tmp_path, kind, name):
     assert found["fc8/weight"].shape[1] == 1
 
 
+def test_weights_of_16_bits(source, tmp_path, capsys):
+    prefix, weights = source
+    assert convert.main([str(prefix), str(tmp_path / "h.npz"), "--half"]) == 0
+    found = weight_files.read_weights(tmp_path / "h.npz")
+    for name, weight in weights.items():
+        assert found[name].dtype == np.float32 and np.array_equal(found[name], weight.astype(np.float16))
+    assert Estimator(tmp_path / "h.npz").skeleton == LSP14
+    assert convert.main([str(prefix), str(tmp_path / "h"), "--half"]) == 2 and "--half" in capsys.readouterr().err
+
+
 def test_tensorflow_reads_what_is_written(source, tmp_path):
     import tensorflow as tf
 

@@ -165,12 +165,17 @@ def first(tmp_path):
 
 def test_conversions(first, tmp_path, capsys):
     """Every format from one small checkpoint, checked by a forward pass; the cards say so, and whose joints it has."""
-    for name, more in (("fluid", []), ("w.pth.tar", []), ("w.pdparams", []), ("deploy", ["--kind", "inference"])):
+    half = ("half.npz", ["--half"])
+    for name, more in (("fluid", []), ("w.pth.tar", []), ("w.pdparams", []), half, ("deploy", ["--kind", "inference"])):
         assert convert.main([str(first), str(tmp_path / name), *SIZE, *more]) == 0, capsys.readouterr().err
         content = json.loads((tmp_path / f"{name}.card.json").read_text())
         check = content["check"]["heat-maps"]
         assert check["largest difference"] <= check["tolerance"] and content["skeleton"] == card(MPII16)
     assert (tmp_path / "fluid/conv2d_20.b_0").is_file() and (tmp_path / "deploy.pdiparams").is_file()
+    own = json.loads((tmp_path / "half.npz.card.json").read_text())
+    assert own["check"]["heat-maps"]["largest difference"] > 0
+    shipped = estimator.Estimator(tmp_path / "half.npz")
+    assert shipped.config.input_size == (64, 64) and shipped.skeleton == MPII16
     for source, goal, message in (
         (first, first, "there already"),
         (first, "fluid", "there already"),
