@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import datasets
+from common.datasets import lsp
 from common.errors import DataError
 from common.poses import PoseSet
+from common.runs import shelf
 from common.runs.settings import check_numbers, setting
-from common.runs.shelf import REPOSITORY, find_weights, run_folder
 from common.skeletons import JHMDB15, LPM14, LSP14, MPII14, MPII16, PENN13, Skeleton
 
 HOUSE = "lpm_torch"
@@ -40,9 +41,7 @@ class Config:
 
     # data
     dataset: str = setting("penn_action", "data set of common.datasets; MP's PennAction, MPII, LSP")
-    data_root: str | None = setting(
-        None, "its folder, or what holds it (default: data/PennAction, ...)", names=("data_dir",)
-    )
+    data_root: str | None = setting(None, "its folder, or what holds it", names=("data_dir",))
     train_split: str = setting("train", "training split; LSP and LSPET also know ranges of images: 1-4000")
     valid_split: str = setting("valid")
     limit: int | None = setting(None, names=("subset_size",))
@@ -86,12 +85,8 @@ class Config:
     sigma: float = setting(2.0, "deviation of the target Gaussians in map cells", group="training", rare=True)
     background: bool = setting(False, "background channel 1 - max (LP); MP: zero", group="training", rare=True)
     masked_loss: bool = setting(False, "unlabelled joints out of the loss; MP: zero maps", group="training", rare=True)
-    loss_norm: str = setting(
-        "compat", "MP's (times stages), their mean, LP's Caffe sum", ("compat", "mean", "caffe"), rare=True
-    )
-    deep_supervision: bool = setting(
-        False, "cpm: loss on all stages (paper); MP: the last", group="training", rare=True
-    )
+    loss_norm: str = setting("compat", "MP's, the mean, LP's Caffe sum", ("compat", "mean", "caffe"), rare=True)
+    deep_supervision: bool = setting(False, "cpm: loss on all stages; MP: the last", group="training", rare=True)
     center_map: str = setting("compat", "centre map: transposed (MP) or upright", ("compat", "correct"), rare=True)
     # machine and output
     device: str | None = setting(None)
@@ -108,7 +103,7 @@ class Config:
 
     def checked(self) -> Config:
         """With names as `common.datasets` has them; DataError naming a setting whose value is out of range."""
-        check_numbers(self)
+        check_numbers(self, step_size=1, sigma=0.01, scale_low=0.01, scale_high=self.scale_low)
         device = self.device or (self.gpus and f"cuda:{self.gpus}") or None
         return replace(self, dataset=dataset_name(self.dataset), device=device, gpus=None)
 
@@ -116,7 +111,7 @@ class Config:
     def folder(self) -> Path:
         """The run's folder."""
         original = mobilepose_folder(self.model_dir, self.model, self.dataset) if self.model_dir else None
-        return run_folder(HOUSE, f"{self.model}-{self.dataset}", self.out or original)
+        return shelf.run_folder(HOUSE, f"{self.model}-{self.dataset}", self.out or original)
 
 
 _SMALL = {
@@ -171,10 +166,8 @@ def dataset_name(name: str) -> str:
 def data_folder(dataset: str, root: str | None) -> Path:
     """A data set's folder: `root`, or what it holds under MP's name for it; else data/NAME here, in the repository."""
     name = FOLDERS.get(dataset, dataset)
-    if root and root != "data":
-        return Path(root) / name if (Path(root) / name).exists() else Path(root)
-    here = Path("data") / name
-    return here if here.exists() else REPOSITORY / here
+    inner = Path(root or "data") / name
+    return inner if inner.exists() else shelf.data_folder(None if root == "data" else root, name)
 
 
 @functools.cache  # a run asks for the same split again and again
@@ -186,10 +179,7 @@ def load_pose_set(dataset: str, root: str | None, split: str) -> PoseSet:
     """
     name = dataset_name(dataset)
     folder = data_folder(name, root)
-    if name == "lsp":
-        from common.datasets.lsp import which
-
-        name = which(folder)
+    name = lsp.which(folder) if name == "lsp" else name
     return datasets.load(name, folder, datasets.record(name).split(split))
 
 
@@ -207,6 +197,6 @@ def weights_path(
     """
     folder = mobilepose_folder(model_dir, model or "lpm", dataset_name(dataset))
     if name is None:
-        return find_weights(HOUSE, folder if model_dir else None, SUFFIXES, f"{model or '*'}-*")
+        return shelf.find_weights(HOUSE, folder if model_dir else None, SUFFIXES, f"{model or '*'}-*")
     own = next((p for p in (folder / name, folder / (name + SUFFIX)) if p.is_file()), None)
-    return find_weights(HOUSE, name if Path(name).exists() else own or name, SUFFIXES)
+    return shelf.find_weights(HOUSE, name if Path(name).exists() else own or name, SUFFIXES)

@@ -9,20 +9,24 @@ and augmentation are MobilePose's own, with its truncations (second half of this
 
 from __future__ import annotations
 
-import math
 import random
-from dataclasses import dataclass
+import sys
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.codecs import gaussian_maps
 from common.datasets import record
+from common.errors import DataError, DataWarning
 from common.geometry import apply_affine, box_center, compose_affine, crop_affine, invert_affine, pad_box, warp
 from common.images import read_image
-from common.poses import PoseSet
+from common.poses import PoseSet, box_of_joints
 from common.runs.process import default_workers
 from common.skeletons import LPM14, PENN13, skeleton_map
 from lpm_torch.config import MEANS, OFFICIAL_MEAN, OFFICIAL_STD, Config, half_pixel, network_skeleton
@@ -31,20 +35,31 @@ CENTER_SIGMA = 21.0  # pixels of the crop, whatever its size (MP and LP)
 
 
 def to_network(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
-    """Joints (N,J,2) and visibility (N,J) in the order of the network for this data set (`config.network_skeleton`)."""
+    """Joints (N,J,2) and visibility (N,J) in the order of the network for this data set (`config.network_skeleton`),
+    with MP's stand-in for Penn Action's neck, as visible as the least of head and shoulders.
+    """
     target = network_skeleton(pose_set.skeleton)
     joints, visible = skeleton_map(pose_set.skeleton, target).apply(pose_set.joints, pose_set.visible)
     if pose_set.skeleton == PENN13:
-        joints[:, target.index("neck")], visible[:, target.index("neck")] = penn_neck(pose_set)
+        index, neck = PENN13.indices(("head", "left_shoulder", "right_shoulder")), target.index("neck")
+        head, left, right = (pose_set.joints[:, i] for i in index)
+        joints[:, neck] = [0.5, 0.2] * head + [0.25, 0.4] * (left + right)
+        visible[:, neck] = pose_set.visible[:, index].min(-1)
     return joints, visible
 
 
-def penn_neck(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
-    """MP's stand-in for Penn Action's neck: (N,2), (N,) visibility, the least of head and shoulders."""
-    index = PENN13.indices(("head", "left_shoulder", "right_shoulder"))
-    head, left, right = (pose_set.joints[:, i] for i in index)
-    neck = [0.5, 0.2] * head + [0.25, 0.4] * (left + right)
-    return neck, pose_set.visible[:, index].min(-1)
+def crop_boxes(pose_set: PoseSet) -> np.ndarray:
+    """(N,4) x, y, w, h of the annotated boxes; for an empty one (185 frames of Penn Action) the extent of the joints,
+    which is said.
+    """
+    box = pose_set.box
+    empty = ~(np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1))
+    if not empty.any():
+        return box
+    what = f"{empty.sum()} persons of split {pose_set.split} have an empty box and are cropped about their joints"
+    warnings.warn(f"{pose_set.root}: {what}", DataWarning, stacklevel=1)
+    around = box_of_joints(pose_set.joints)
+    return np.where((empty & np.isfinite(around).all(1))[:, None], around, np.nan_to_num(box))
 
 
 def make_clips(pose_set: PoseSet, t: int, every_frame: bool = False) -> np.ndarray:
@@ -65,41 +80,30 @@ def make_clips(pose_set: PoseSet, t: int, every_frame: bool = False) -> np.ndarr
     return np.concatenate(clips) if clips else np.zeros((0, t), int)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Ranges of the random crop; `Augmentation()` is none."""
-
-    p_flip: float = 0.0
-    rotate: float = 0.0
-    scale: tuple[float, float] = (1.0, 1.0)
-    jitter: float = 0.0
-    shift: float = 0.0
-
-    @classmethod
-    def from_config(cls, config: Config) -> Augmentation:
-        """The training ranges of a run."""
-        return cls(config.p_flip, config.rotate, (config.scale_low, config.scale_high), config.jitter, config.shift)
-
-
-NONE = Augmentation()
-
-
 class ClipDataset(Dataset):
     """Clips of a PoseSet as network input. Items are dicts of arrays, J being the network's joints:
 
     frames (T,S,S,3) uint8 RGB · labels (T,J+1,g,g) float32 · center (1,S,S) float32 · joints (T,J,2) crop pixels, NaN =
     unlabelled (in mode compat MobilePose's place for it) · visible (T,J) int8 · to_image (T,2,3) crop -> image · box
     (T,4) x0, y0, x1, y1 of the padded person box in the crop (in mode compat cut to the picture, as MobilePose does) ·
-    rows (T,) rows of the PoseSet. T is 1 for still images.
+    rows (T,) rows of the PoseSet · unread (T,) rows whose picture cannot be read, and -1. T is 1 for still images.
     """
 
-    def __init__(self, pose_set: PoseSet, config: Config, grid: int, augmentation=NONE, every_frame: bool = False):
-        """`grid` = side of the network's belief maps for the input's size; `every_frame` as in `make_clips`."""
-        self.pose_set, self.config, self.grid, self.augmentation = pose_set, config, grid, augmentation
+    def __init__(self, pose_set: PoseSet, config: Config, grid: int, augment=False, every_frame=False):
+        """`grid` = side of the network's belief maps for the input's size; `every_frame` as in `make_clips`. DataError
+        when there is no clip.
+        """
+        self.pose_set, self.grid, self.augment = pose_set, grid, augment
+        plain: dict[str, Any] = {"p_flip": 0.0, "rotate": 0.0, "scale_low": 1.0, "scale_high": 1.0, "shift": 0.0}
+        plain |= {} if config.mode == "compat" else {"jitter": 0.0}  # MobilePose varies colours in evaluation too
+        self.config = config if augment else replace(config, **plain)
         self.clips = make_clips(pose_set, config.t, every_frame)
+        if not len(self.clips):
+            what = f"split {pose_set.split} has no clip of {config.t} frames; give a smaller --t or another split"
+            raise DataError(f"{pose_set.root}: {what}")
         self.joints, self.visible = to_network(pose_set)
         self.mirror = network_skeleton(pose_set.skeleton).mirror
-        self.boxes = pad_box(pose_set.box, config.pad_pixels, config.pad_ratio)
+        self.boxes = pad_box(crop_boxes(pose_set), config.pad_pixels, config.pad_ratio)
         self.compat = config.mode == "compat"
         if self.compat:
             self.places, self.given, self.origin = source_rows(pose_set, self.joints)
@@ -108,35 +112,59 @@ class ClipDataset(Dataset):
         return len(self.clips)
 
     def __getitem__(self, key) -> dict[str, np.ndarray]:
+        """Frames that cannot be read are black, and nothing in them is labelled; in training the next clip stands for
+        theirs.
+        """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        c, rows = self.config, self.clips[index]
+        lost: list[int] = []
+        for turn in range(len(self)):
+            index = (index + bool(turn)) % len(self)
+            c, rows = self.config, self.clips[index]
+            images = [self._read(int(row), lost) for row in rows]
+            bad = np.isin(rows, lost)
+            if not (self.augment and bad.any()):
+                break
+        else:
+            raise DataError(f"{self.pose_set.root}: not one picture of split {self.pose_set.split} can be read")
         make = self._mobilepose_crops if self.compat else self._crops
-        frames, joints, visible, to_image, box = make(rows, epoch, int(index))
+        frames, joints, visible, to_image, box = make(images, rows, epoch, index)
+        unread = np.full(len(rows), -1)
+        unread[: len(lost)] = lost[: len(rows)]
         taught = np.ones_like(visible) if self.compat else visible
         return {
             "frames": frames,
             "labels": belief_labels(joints, taught, c.input_width, self.grid, c.sigma, c.background, half_pixel(c)),
             "center": center_map(joints, c.input_width, transposed=c.center_map == "compat"),
             "joints": joints.astype(np.float32),
-            "visible": visible,
+            "visible": np.where(bad[:, None], 0, visible).astype(np.int8),
             "to_image": to_image.astype(np.float32),
             "box": box.astype(np.float32),
             "rows": rows.astype(np.int64),
+            "unread": unread,
         }
 
-    def _crops(self, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, ...]:
+    def _read(self, row: int, lost: list[int]) -> np.ndarray:
+        try:
+            return read_image(self.pose_set.images[row])
+        except DataError as error:
+            warnings.warn(str(error), DataWarning, stacklevel=2)
+            lost.append(row)
+            return np.zeros((256, 256, 3), np.uint8)
+
+    def _crops(self, images: list, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, ...]:
         """(frames, joints, visible, to_image, box) of a clip; its frames share the random numbers, all drawn always."""
-        a, size = self.augmentation, self.config.input_width
-        rng = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, epoch, index]))
-        flip, angle, scale = bool(rng.random() < a.p_flip), rng.uniform(-a.rotate, a.rotate), rng.uniform(*a.scale)
-        shift, color = rng.uniform(-a.shift, a.shift, 2), rng.uniform(1 - a.jitter, 1 + a.jitter, 3)
+        c, size = self.config, self.config.input_width
+        rng = np.random.Generator(np.random.Philox(key=c.seed, counter=[0, 0, epoch, index]))
+        flip, angle = bool(rng.random() < c.p_flip), rng.uniform(-c.rotate, c.rotate)
+        scale, shift = rng.uniform(c.scale_low, c.scale_high), rng.uniform(-c.shift, c.shift, 2)
+        color = rng.uniform(1 - c.jitter, 1 + c.jitter, 3)
         frames = np.empty((len(rows), size, size, 3), np.uint8)
         matrices = np.empty((len(rows), 2, 3))
         for i, row in enumerate(rows):
             side = max(self.boxes[row, 2:].max(), 1.0) / scale
             center = box_center(self.boxes[row]) + shift * side
             matrices[i] = crop_affine(center, side, (size, size), angle, flip)
-            image = warp(read_image(self.pose_set.images[row]), matrices[i], (size, size))
+            image = warp(images[i], matrices[i], (size, size))
             cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=frames[i])
             jitter(frames[i], color)
         joints, visible, box = apply_affine(matrices, self.joints[rows]), self.visible[rows], self.boxes[rows]
@@ -145,21 +173,19 @@ class ClipDataset(Dataset):
         corners = apply_affine(matrices, np.stack([box[:, :2], box[:, :2] + box[:, 2:]], axis=1))
         return frames, joints, visible, invert_affine(matrices), corners.reshape(-1, 4)
 
-    def _mobilepose_crops(self, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, ...]:
+    def _mobilepose_crops(self, images: list, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, ...]:
         """In mode compat: absent joints have a place, a flip leaves `visible`, colours vary in evaluation too."""
         c, rng = self.config, random.Random(f"{self.config.seed} {epoch} {index}")
-        augment, video = self.augmentation != NONE, self.pose_set.sequence is not None
-        draw = random_draw(rng, c, augment, video)
+        draw = random_draw(rng, c, self.augment, self.pose_set.sequence is not None)
         views = []
-        for row in rows:
-            image = cv2.cvtColor(read_image(self.pose_set.images[row]), cv2.COLOR_BGR2RGB)
+        for image, row in zip(images, rows):
             given = None if self.given is None else self.given[row]
-            view = open_view(image, self.places[row], c.pad_pixels, given)
+            view = open_view(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self.places[row], c.pad_pixels, given)
             views.append(transform(view, draw, c.input_width, self.mirror))
         to_image = invert_affine(np.stack([view.from_source for view in views]))
         to_image[..., 2] -= self.origin
-        images, places, boxes = (np.stack([getattr(v, name) for v in views]) for name in ("image", "joints", "box"))
-        return images, places, self.visible[rows], to_image, boxes
+        frames, places, boxes = (np.stack([getattr(v, name) for v in views]) for name in ("image", "joints", "box"))
+        return frames, places, self.visible[rows], to_image, boxes
 
 
 def belief_labels(joints: np.ndarray, visible: np.ndarray, size: int, grid: int, sigma: float, background: bool,
@@ -184,15 +210,8 @@ def center_map(joints: np.ndarray, size: int, transposed: bool) -> np.ndarray:
     points = points[np.isfinite(points).all(-1)]
     low, high = (points.min(0), points.max(0)) if len(points) else (np.zeros(2), np.full(2, size - 1.0))
     middle = (np.maximum(low, 0) + np.minimum(high, size - 1)) / 2
-    points = middle[::-1] if transposed else middle
-    # only the square in which the Gaussian is above its threshold of 0.01: a quarter of a map of 256 pixels
-    reach = CENTER_SIGMA * math.sqrt(-2 * math.log(0.01)) + 1
-    low = np.clip(points - reach, 0, size).astype(int)
-    right, bottom = np.minimum(np.clip(points + reach, 0, size).astype(int) + 1, size) - low
-    result = np.zeros((1, size, size), np.float32)
-    part = gaussian_maps((points - low)[None], np.ones(1, bool), (bottom, right), CENTER_SIGMA)
-    result[:, low[1] : low[1] + bottom, low[0] : low[0] + right] = part
-    return result
+    place = middle[::-1] if transposed else middle
+    return gaussian_maps(place[None], np.ones(1, bool), (size, size), CENTER_SIGMA)
 
 
 def normalisation(config: Config) -> tuple[tuple, tuple, bool]:
@@ -214,25 +233,27 @@ def prepare(batch: dict[str, torch.Tensor], device: torch.device, config: Config
     return batch
 
 
+def say_unread(pose_set: PoseSet, rows: set[int]) -> None:
+    """Name the pictures that could not be read, at the end of the work."""
+    if rows:
+        names = ", ".join(str(pose_set.images[row]) for row in sorted(rows)[:5]) + (" ..." if len(rows) > 5 else "")
+        print(f"warning: {len(rows)} pictures could not be read and were left out: {names}", file=sys.stderr)
+
+
 class EpochSampler(Sampler):
     """Keys (epoch, index) in an order fixed by (seed, epoch), split over `world` processes, from item `skip` on."""
 
-    def __init__(self, length: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1):
-        self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
+    def __init__(self, length: int, seed: int, rank: int = 0, world: int = 1):
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
         self.epoch, self.skip = 0, 0
 
     def __iter__(self):
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        own = order[self.rank :: self.world]
-        if self.shuffle:
-            own = own[: self.length // self.world]
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        own = order[self.rank :: self.world][: self.length // self.world]
         return iter([(self.epoch, int(i)) for i in own[self.skip :]])
 
     def __len__(self) -> int:
-        count = self.length // self.world if self.shuffle else len(range(self.rank, self.length, self.world))
-        return max(count - self.skip, 0)
+        return max(self.length // self.world - self.skip, 0)
 
 
 def _quiet_worker(_: int) -> None:
@@ -241,12 +262,12 @@ def _quiet_worker(_: int) -> None:
 
 
 def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int = 0, world: int = 1) -> DataLoader:
-    """Batches of `config.batch_size` clips; set `loader.sampler.epoch` (and `.skip`) before each epoch."""
+    """Batches of `config.batch_size` clips; set `loader.sampler.epoch` (and `.skip`) before each epoch to shuffle."""
     workers = default_workers() if config.workers is None else config.workers
     return DataLoader(
         dataset,
         batch_size=config.batch_size,
-        sampler=EpochSampler(len(dataset), config.seed, shuffle, rank, world),
+        sampler=EpochSampler(len(dataset), config.seed, rank, world) if shuffle else None,
         num_workers=workers,
         drop_last=shuffle and len(dataset) >= config.batch_size * world,
         pin_memory=torch.cuda.is_available(),
@@ -301,9 +322,9 @@ def random_draw(rng: random.Random, config: Config, augment: bool, video: bool) 
 def source_rows(pose_set: PoseSet, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, float]:
     """What MP read: joints (N,J,2), boxes (N,4) x0, y0, x1, y1 or None, the number of the files' first pixel.
 
-    `joints` are the PoseSet's, in the network's order. MP used the files' coordinates as they are, and took an absent
-    joint for the place that the file has there: (-1, -1) in MPII, about (1, 1) in Penn Action, outside the picture in
-    LSPET (here (-1, -1)). MPII's are truncated, and come with a square of 200 x scale pixels.
+    MP used the files' coordinates as they are, and took an absent joint for the place that the file has there: (-1, -1)
+    in MPII, about (1, 1) in Penn Action, outside the picture in LSPET (here (-1, -1)). MPII's are truncated, and come
+    with a square of 200 x scale pixels.
     """
     origin = float(record(pose_set.name).origin)
     joints = np.nan_to_num(joints + origin, nan=1.0 if pose_set.name == "penn_action" else -1.0)
@@ -314,14 +335,13 @@ def source_rows(pose_set: PoseSet, joints: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def open_view(image: np.ndarray, joints: np.ndarray, pad: float, given: np.ndarray | None = None) -> View:
-    """(H,W,3) picture, (J,2) joints -> View with the box that MP crops, whole numbers.
-
-    It is the extent of the joints, absent ones too, and `pad` pixels more, cut to the picture, or `given` unless NaN.
+    """With the box that MP crops, whole numbers: the extent of the joints, absent ones too, and `pad` pixels more, cut
+    to the picture, or `given` unless NaN.
     """
     height, width = image.shape[:2]
     if given is None or np.isnan(given).any():
-        low, high = joints.min(0) - pad, joints.max(0) + pad
-        box = np.concatenate([np.maximum(low, 0), np.minimum(high, [width - 1, height - 1])])
+        low, high = np.maximum(joints.min(0) - pad, 0), np.minimum(joints.max(0) + pad, [width - 1, height - 1])
+        box = np.concatenate([low, high])
     else:
         box = np.clip(given, 0, [width, height, width, height])
     return View(image, joints, np.trunc(box), np.eye(2, 3))
@@ -346,19 +366,20 @@ def flip(view: View, mirror: np.ndarray = LPM14.mirror) -> View:
 
 def crop(view: View, size: int) -> View:
     """The box cut out, its longer side scaled to `size`, centred on a black square; joints are whole numbers."""
-    x0, y0, x1, y1 = view.box.astype(int)
-    width, height = max(x1 - x0, 1), max(y1 - y0, 1)
-    part = view.image[y0 : y0 + height, x0 : x0 + width]
-    moved = compose_affine(np.array([[1.0, 0, -x0], [0, 1, -y0]]), view.from_source)
-    cut = View(part, np.trunc(view.joints) - [x0, y0], np.array([0.0, 0.0, width, height]), moved)
+    corner, (width, height) = (
+        view.box[:2].astype(int),
+        np.maximum(np.diff(view.box.astype(int).reshape(2, 2), axis=0)[0], 1),
+    )
+    part = view.image[corner[1] : corner[1] + height, corner[0] : corner[0] + width]
+    moved = view.from_source - np.pad(corner[:, None], ((0, 0), (2, 0)))
+    cut = View(part, np.trunc(view.joints) - corner, np.array([0.0, 0.0, width, height]), moved)
     cut = scale(cut, size / max(width, height))
-    inner_height, inner_width = cut.image.shape[:2]
-    left, top = (size - inner_width) // 2, (size - inner_height) // 2
+    inner = np.array(cut.image.shape[1::-1])
+    (left, top), (right, bottom) = low, high = (size - inner) // 2, (size - inner) // 2 + inner
     canvas = np.zeros((size, size, 3), np.uint8)
-    canvas[top : top + inner_height, left : left + inner_width] = cut.image
-    joints = np.clip(cut.joints + [left, top], [left, top], [left + inner_width, top + inner_height])
-    moved = compose_affine(np.array([[1.0, 0, left], [0, 1, top]]), cut.from_source)
-    return View(canvas, np.trunc(joints), cut.box + [left, top, left, top], moved)
+    canvas[top:bottom, left:right] = cut.image
+    joints = np.trunc(np.clip(cut.joints + low, low, high))
+    return View(canvas, joints, cut.box + [*low, *low], cut.from_source + np.pad(low[:, None], ((0, 0), (2, 0))))
 
 
 def rotate(view: View, angle: float) -> View:
@@ -367,15 +388,16 @@ def rotate(view: View, angle: float) -> View:
     x, y = (width - 1) / 2, (height - 1) / 2
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     turn = np.array([[cos, sin, x - cos * x - sin * y], [-sin, cos, y + sin * x - cos * y]])
-    dx, dy = (view.joints - [x, y]).T
-    joints = np.stack([x + cos * dx + sin * dy, y - sin * dx + cos * dy], axis=-1)
     box = view.box.astype(float)
     # MP computes each corner's y from its x after that has been turned, and takes a middle one pixel lower
     for i in (0, 2):
         box[i] = x + cos * (box[i] - x) + sin * (box[i + 1] - (y + 1))
         box[i + 1] = y + 1 - sin * (box[i] - x) + cos * (box[i + 1] - (y + 1))
-    image = _sample(view.image, invert_affine(turn))
-    return View(image, np.trunc(joints), box, compose_affine(turn, view.from_source))
+    (a, b, dx), (c, d, dy) = invert_affine(turn)  # rows come first there
+    matrix, how = [[d, c], [b, a]], {"output": np.float32, "order": 1, "mode": "grid-constant"}
+    planes = [ndimage.affine_transform(plane, matrix, [dy, dx], **how) for plane in np.moveaxis(view.image, -1, 0)]
+    joints = np.trunc(apply_affine(turn, view.joints))
+    return View(_to_bytes(np.stack(planes, axis=-1)), joints, box, compose_affine(turn, view.from_source))
 
 
 def jitter(image: np.ndarray, factors) -> None:
@@ -399,50 +421,13 @@ def transform(view: View, draw: Draw, size: int, mirror: np.ndarray = LPM14.mirr
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """scikit-image's anti-aliased linear resize (0.19 to 0.24, constant) of (H,W,3) uint8, truncated to uint8.
-
-    When it shrinks, a Gaussian of sigma (factor - 1) / 2 cut at 4 sigma comes first; pixels outside the picture are
-    black, so an enlarged picture is dimmer in its outermost half pixel.
+    """scikit-image's anti-aliased linear resize of (H,W,3) uint8, black outside, truncated to uint8: when it shrinks, a
+    Gaussian of sigma (factor - 1) / 2 comes first.
     """
-    sizes = ((width, image.shape[1]), (height, image.shape[0]))
-    kernels = [_gaussian(max(0.0, (before / after - 1) / 2)) for after, before in sizes]
-    blurred = cv2.sepFilter2D(image, cv2.CV_32F, *kernels, borderType=cv2.BORDER_CONSTANT)
-    resized = cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
-    fade_x, fade_y = (_fade(after, before) for after, before in sizes)
-    return _to_bytes(resized * (fade_y[:, None, None] * fade_x[:, None]))
-
-
-def _sample(image: np.ndarray, to_image: np.ndarray) -> np.ndarray:
-    """Linear interpolation of an (H,W,3) picture at `to_image` (2,3) of each pixel, black outside, truncated to uint8.
-
-    Not cv2.warpAffine: that rounds places to 1/32 pixel, which is up to 4 grey values away from scikit-image.
-    """
-    height, width = image.shape[:2]
-    x, y = (m[0] * np.arange(width) + m[1] * np.arange(height)[:, None] + m[2] for m in to_image)
-    x, y = np.clip(x, -1, width).astype(np.float32), np.clip(y, -1, height).astype(np.float32)
-    left, top = np.floor(x), np.floor(y)
-    right_share, lower_share = (x - left)[..., None], (y - top)[..., None]
-    padded = np.zeros((height + 3, width + 3, 3), np.float32)
-    padded[1:-2, 1:-2] = image
-    pixels, row = padded.reshape(-1, 3), width + 3
-    corner = ((top + 1) * row + left + 1).astype(np.int64)
-    upper = pixels[corner] * (1 - right_share) + pixels[corner + 1] * right_share
-    lower = pixels[corner + row] * (1 - right_share) + pixels[corner + row + 1] * right_share
-    return _to_bytes(upper * (1 - lower_share) + lower * lower_share)
-
-
-def _gaussian(sigma: float) -> np.ndarray:
-    if sigma == 0:
-        return np.ones(1, np.float32)
-    steps = np.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)
-    weights = np.exp(-(steps**2) / (2 * sigma**2))
-    return (weights / weights.sum()).astype(np.float32)
-
-
-def _fade(count: int, source: int) -> np.ndarray:
-    """(count,) share of each resized pixel between centres of source pixels; the rest mixes with the black outside."""
-    place = (np.arange(count) + 0.5) * (source / count) - 0.5
-    return np.clip(np.minimum(1 + place, source - place), 0, 1).astype(np.float32)
+    factors = np.array(image.shape[:2]) / (height, width)
+    sigma = (*np.maximum(0, (factors - 1) / 2), 0)
+    blurred = ndimage.gaussian_filter(image.astype(np.float32), sigma, mode="constant")
+    return _to_bytes(ndimage.zoom(blurred, (*(1 / factors), 1), order=1, mode="grid-constant", grid_mode=True))
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:

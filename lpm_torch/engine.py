@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,12 @@ from common.poses import PoseSet
 from common.runs.checkpoints import check_compatible
 from common.runs.process import Process, device_numbers, environment_ranks
 from common.runs.session import Position, swapped_weights
-from common.skeletons import Skeleton
 from lpm_torch.config import Config, load_pose_set, network_skeleton, weights_path
-from lpm_torch.data import Augmentation, ClipDataset, make_loader, normalisation, prepare
-from lpm_torch.estimator import Estimator, decode, native_amp, no_clip, pick_device, run_network
+from lpm_torch.data import ClipDataset, make_loader, normalisation, prepare
+from lpm_torch.estimator import Estimator, decode, native_amp, pick_device, run_network
 from lpm_torch.losses import training_loss
 from lpm_torch.model import build_network
-from lpm_torch.weight_files import RUN_FIELDS, first_weights, graph_fields, read_checkpoint, skeleton_of
+from lpm_torch.weight_files import RUN_FIELDS, first_weights, graph_fields
 
 ACCURACY_EVERY = 20  # steps
 SIDE = 256  # pixels of each half of a debug picture
@@ -81,20 +79,18 @@ class MovingAverage:
     """Exponential moving average of the weights (`--ema`); buffers such as batch-norm statistics are copied."""
 
     def __init__(self, model: nn.Module, decay: float):
-        self.model, self.decay = model, decay
+        self.model, self.decay, self.count = model, decay, 0
         self.shadow = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        self.parameters = {k for k, _ in model.named_parameters()}
-        self.count = 0
 
+    @torch.no_grad()
     def update(self) -> None:
         """After an optimiser step. The decay starts small, so that the random first weights are forgotten."""
         self.count += 1
-        decay = min(self.decay, (1 + self.count) / (10 + self.count))
-        for name, value in self.model.state_dict().items():
-            if name in self.parameters:
-                self.shadow[name].lerp_(value.detach(), 1 - decay)
-            else:
-                self.shadow[name].copy_(value)
+        weight = 1 - min(self.decay, (1 + self.count) / (10 + self.count))
+        own = dict(self.model.named_parameters())
+        torch._foreach_lerp_([self.shadow[name] for name in own], list(own.values()), weight)
+        for name, buffer in self.model.named_buffers():
+            self.shadow[name].copy_(buffer)
 
 
 class Trainer:
@@ -102,8 +98,7 @@ class Trainer:
 
     def __init__(self, config: Config, pose_set: PoseSet, process: TorchProcess):
         self.config = config = replace(config, amp=native_amp(config.amp, process.device))
-        self.process, self.pose_set = process, pose_set
-        self.skeleton = network_skeleton(pose_set.skeleton)
+        self.process, self.skeleton = process, network_skeleton(pose_set.skeleton)
         wanted = config.valid_split != "none"
         self.valid_set = load_pose_set(config.dataset, config.data_root, config.valid_split) if wanted else None
         torch.manual_seed(config.seed)
@@ -111,20 +106,17 @@ class Trainer:
         if process.device.type == "cuda" or config.amp == "bf16":
             # measured: bf16 convolutions are three times as fast in this layout on CPUs too
             self.model = self.model.to(memory_format=torch.channels_last)
-        grid = self.model.output_size(config.input_width)
-        dataset = ClipDataset(pose_set, config, grid, Augmentation.from_config(config))
-        if not len(dataset):
-            raise no_clip(pose_set, config.t)
+        dataset = ClipDataset(pose_set, config, self.model.output_size(config.input_width), augment=True)
         self.loader = make_loader(dataset, config, True, process.rank, process.world)
         if not len(self.loader):
-            raise DataError(
-                f"{len(dataset)} clips are less than a batch of {config.batch_size} a process; lower --batch_size"
-            )
+            what = f"{len(dataset)} clips are less than a batch of {config.batch_size} a process"
+            raise DataError(f"{what}; lower --batch_size")
+        self.unread: set[int] = set()  # rows whose picture could not be read
         self.position = Position(len(self.loader), config.batch_size * process.world)
         self.total_steps = config.epochs * len(self.loader)
         self.valid_every = len(self.loader) if self.valid_set else 0
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        self.scaler = torch.amp.GradScaler(process.device.type) if config.amp == "fp16" else None
+        self.scaler = torch.amp.GradScaler(process.device.type, enabled=config.amp == "fp16")
         self.ema = MovingAverage(self.model, config.ema) if config.ema else None
         self.network = torch.compile(self.model) if config.compile else self.model
         if process.world > 1:
@@ -135,13 +127,11 @@ class Trainer:
     def start(self) -> None:
         """The first weights: random ones, or those of `--weights`."""
         config = self.config
-        path = weights_path(config.weights, config.model, config.dataset, config.model_dir) if config.weights else None
-        if path is None:
-            return
-        found = skeleton_of(read_checkpoint(path), path)
-        first_weights(self.model, path, self.skeleton, network_skeleton(found) if found else self.skeleton, config)
-        if self.ema:
-            self.ema = MovingAverage(self.model, config.ema)
+        if config.weights:
+            path = weights_path(config.weights, config.model, config.dataset, config.model_dir)
+            assert path is not None
+            first_weights(self.model, path, self.skeleton, config)
+            self.ema = MovingAverage(self.model, config.ema) if config.ema else None
 
     def batches(self) -> Iterator[dict]:
         """Batches from the position on, without an end."""
@@ -158,17 +148,16 @@ class Trainer:
         config, step = self.config, self.position.step
         torch.manual_seed(int(np.random.SeedSequence((config.seed, self.process.rank, step)).generate_state(1)[0]))
         self.network.train()
+        self.unread |= set(raw.pop("unread").flatten().tolist()) - {-1}
         batch = prepare(raw, self.process.device, config)
         out, out_loss = run_network(self.network, batch, config)
         loss = training_loss(out_loss, batch, config)
-        share = loss / config.accumulate
-        (self.scaler.scale(share) if self.scaler else share).backward()
+        self.scaler.scale(loss / config.accumulate).backward()
         values = {"loss": self.process.mean(loss.detach()), "lr": self.learning_rate(step // config.accumulate)}
         if (step + 1) % ACCURACY_EVERY == 0:
-            values["accuracy"] = accuracy(out, batch, config, self.skeleton)
+            values["accuracy"] = self.accuracy(out, batch)
         if config.debug and step % config.log_freq == 0 and self.process.is_main:
-            folder = config.folder / "debug" / f"epoch_{self.position.epoch + 1}"
-            write_debug(out, batch, config, self.skeleton, folder, step + 1)
+            self.write_debug(out, batch)
         if (step + 1) % config.accumulate == 0:
             self._move(values["lr"])
         self.position.advance()
@@ -186,15 +175,11 @@ class Trainer:
 
     def _move(self, lr: float) -> None:
         self.optimizer.param_groups[0]["lr"] = lr
-        if self.scaler:
-            self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if self.scaler:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update()
@@ -206,7 +191,7 @@ class Trainer:
         if bad:
             raise FloatingPointError(f"weight {bad[0]} is not finite at step {self.position.step}: training diverged")
         ema = {"shadow": self.ema.shadow, "count": self.ema.count} if self.ema else None
-        scaler = self.scaler.state_dict() if self.scaler else None
+        scaler = self.scaler.state_dict() or None  # {} where there is no loss scale
         return {"model": tensors, "optimizer": self.optimizer.state_dict(), "ema": ema, "scaler": scaler}
 
     def restore(self, state: dict) -> None:
@@ -221,7 +206,7 @@ class Trainer:
         if self.ema and state["ema"]:
             self.ema.count = state["ema"]["count"]
             self.ema.shadow = {k: v.to(self.process.device) for k, v in state["ema"]["shadow"].items()}
-        if self.scaler and state["scaler"]:
+        if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
     def validate(self) -> dict[str, float] | None:
@@ -235,36 +220,28 @@ class Trainer:
         with swapped_weights(self.model.state_dict(), self.model.load_state_dict, weights):
             estimator = Estimator.of(self.model, self.config, self.valid_set.skeleton, self.process)
             predictions = estimator.predict_pose_set(self.valid_set)
-            scored = estimator.scored(self.valid_set)
-        about = datasets.record(scored.name)
-        compat = self.config.mode == "compat" and "pck_extent@0.2:compat" in about.protocols
-        name = "pck_extent@0.2:compat" if compat else about.main_protocol
-        return {name: score(scored, predictions, [name])[name].total}
+        about, mp = datasets.record(self.valid_set.name), "pck_extent@0.2:compat"
+        name = mp if self.config.mode == "compat" and mp in about.protocols else about.main_protocol
+        return {name: score(estimator.scored(self.valid_set), predictions, [name])[name].total}
 
+    def accuracy(self, maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> float:
+        """Percent of the batch's labelled joints within `pck_r` x their extent; NaN when none is labelled."""
+        found = decode(maps.detach(), self.config)[0]
+        truth = np.broadcast_to(batch["joints"].cpu().numpy().astype(np.float64), found.shape)
+        seen = np.broadcast_to(batch["visible"].cpu().numpy() > 0, found.shape[:-1])
+        truth, found, seen = (a.reshape(-1, *a.shape[2:]) for a in (truth, found, seen))
+        return pck.pck(truth, found, seen, pck.extent(truth), self.config.pck_r, self.skeleton).total
 
-def accuracy(maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config, skeleton: Skeleton) -> float:
-    """Percent of the batch's labelled joints within `pck_r` x their extent; NaN when none is labelled."""
-    found = decode(maps.detach(), config)[0]
-    truth = np.broadcast_to(batch["joints"].cpu().numpy().astype(np.float64), found.shape).reshape(
-        -1, *found.shape[-2:]
-    )
-    seen = np.broadcast_to(batch["visible"].cpu().numpy() > 0, found.shape[:-1]).reshape(truth.shape[:-1])
-    return pck.pck(truth, found.reshape(truth.shape), seen, pck.extent(truth), config.pck_r, skeleton).total
+    def write_debug(self, maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        """debug/epoch_N/STEP_stage_T_.jpg for every map of the batch's first clip, truth left, prediction right."""
+        from common.draw import save_image, truth_and_prediction
 
-
-def write_debug(
-    maps: torch.Tensor, batch: dict[str, torch.Tensor], config: Config, skeleton: Skeleton, folder: Path, step: int
-) -> None:
-    """FOLDER/STEP_stage_T_.jpg for every map of the batch's first clip, truth left, prediction right."""
-    from common.draw import save_image, truth_and_prediction
-
-    mean, std, bgr = normalisation(config)
-    shape = (1, 3, 1, 1)
-    pixels = batch["frames"][0].cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
-    pixels = pixels if bgr else pixels.flip(1)
-    pictures = (pixels * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    truth = batch["joints"][0].cpu().numpy()
-    for t, joints in enumerate(decode(maps[0].detach(), config)[0]):
-        frame = min(t, len(pictures) - 1)
-        picture = truth_and_prediction(pictures[frame], truth[frame], joints, skeleton, height=SIDE)
-        save_image(folder / f"{step}_stage_{t}_.jpg", picture)
+        mean, std, bgr = normalisation(self.config)
+        pixels = batch["frames"][0].cpu().permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)
+        pictures = ((pixels if bgr else pixels.flip(-1)) * 255).round().clamp(0, 255).byte().numpy()
+        truth = batch["joints"][0].cpu().numpy()
+        folder = self.config.folder / "debug" / f"epoch_{self.position.epoch + 1}"
+        for t, joints in enumerate(decode(maps[0].detach(), self.config)[0]):
+            frame = min(t, len(pictures) - 1)
+            picture = truth_and_prediction(pictures[frame], truth[frame], joints, self.skeleton, height=SIDE)
+            save_image(folder / f"{self.position.step + 1}_stage_{t}_.jpg", picture)

@@ -6,6 +6,7 @@ stream = Estimator().stream()        # a video: carries the LSTM's state from pi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from common.runs.settings import resolve
 from common.runs.shelf import missing_weights
 from common.skeletons import CPM14, LPM14, Skeleton, joint_order, skeleton_map
 from lpm_torch.config import HOUSE, RECURRENT, SUFFIXES, Config, half_pixel, network_skeleton, weights_path
-from lpm_torch.data import ClipDataset, center_map, make_clips, make_loader, prepare
+from lpm_torch.data import ClipDataset, center_map, crop_boxes, make_clips, make_loader, prepare, say_unread
 from lpm_torch.hourglass import expected_coordinates
 from lpm_torch.model import build_network
 from lpm_torch.weight_files import config_of, load_weights, read_checkpoint, skeleton_of
@@ -51,32 +52,31 @@ class Estimator:
             raise missing_weights(HOUSE, SUFFIXES)
         found = read_checkpoint(path) if path else {}
         stored = skeleton_of(found, path) if path else skeleton
-        self.named, self.skeleton = stored is not None, stored or skeleton
         config = config_of(found, path, options)
         asked = {k: v for k, v in options.items() if k in OVERRIDES and v is not None}
-        self.config = resolve(Config, asdict(config), asked).checked()
-        self.shared_joints = shared_joints
+        config = resolve(Config, asdict(config), asked).checked()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = build_network(self.config, len(network_skeleton(self.skeleton)))
+            model = build_network(config, len(network_skeleton(stored or skeleton)))
         if path and not random_weights:
             load_weights(model, found, path, raw_weights)
-        self._take(model, pick_device(self.config))
+        self._take(model, config, stored or skeleton, pick_device(config))
+        self.named, self.shared_joints = stored is not None, shared_joints
         trained = None if random_weights else path
         self.meta = describe(HOUSE, config.model, trained, asdict(self.config), mode=config.mode,
-                             flip_test=self.config.flip_test, seed=config.seed)  # fmt: skip
+                             flip_test=config.flip_test, seed=config.seed)  # fmt: skip
 
     @classmethod
     def of(cls, model: nn.Module, config: Config, skeleton: Skeleton, process: Process) -> Estimator:
         """Around a live network on the device of `process`, for the validation of its training."""
         made = cls.__new__(cls)
-        made.config, made.skeleton, made.named, made.shared_joints, made.meta = config, skeleton, True, False, {}
-        made._take(model, getattr(process, "device", torch.device("cpu")))
+        made._take(model, config, skeleton, getattr(process, "device", torch.device("cpu")))
+        made.named, made.shared_joints, made.meta = True, False, {}
         return made
 
-    def _take(self, model: nn.Module, device: torch.device) -> None:
-        self.config = replace(self.config, amp=native_amp(self.config.amp, device))
-        self.network_skeleton = network_skeleton(self.skeleton)
+    def _take(self, model: nn.Module, config: Config, skeleton: Skeleton, device: torch.device) -> None:
+        self.config = replace(config, amp=native_amp(config.amp, device))
+        self.skeleton, self.network_skeleton = skeleton, network_skeleton(skeleton)
         self.model, self.device = model.to(device).eval(), device
 
     # ---- pictures ----------------------------------------------------------------------------------------------------
@@ -105,24 +105,22 @@ class Estimator:
             from common.images import read_image
 
             image = read_image(image, whole=True, upright=True)
-        height, width = image.shape[:2]
-        size, config = self.config.input_width, self.config
+        (height, width), size = image.shape[:2], self.config.input_width
         given = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
         whole = (given[:, :2] <= 1).all(1) & (given[:, :2] + given[:, 2:] >= (width - 1, height - 1)).all(1)
-        looked = np.where(whole[:, None], given, pad_box(given, config.pad_pixels, config.pad_ratio))
-        made = [crop_affine(box_center(box), max(box[2:].max(), 1.0), (size, size)) for box in looked]
-        matrices = np.array(made).reshape(-1, 2, 3)
+        padded = pad_box(given, self.config.pad_pixels, self.config.pad_ratio)
+        matrices = np.zeros((len(given), 2, 3))
         frames = np.zeros((len(given), 1, size, size, 3), np.uint8)
-        for row, matrix in enumerate(matrices):
-            frames[row, 0] = warp(image, matrix, (size, size))[..., ::-1]
+        for row, box in enumerate(np.where(whole[:, None], given, padded)):
+            matrices[row] = crop_affine(box_center(box), max(box[2:].max(), 1.0), (size, size))
+            frames[row, 0] = warp(image, matrices[row], (size, size))[..., ::-1]
         middle = center_map(np.full((1, 1, 2), (size - 1) / 2), size, transposed=False)
         raw = {"frames": torch.from_numpy(frames), "center": torch.from_numpy(np.repeat(middle[None], len(given), 0))}
-        return given, prepare(raw, self.device, config), invert_affine(matrices)
+        return given, prepare(raw, self.device, self.config), invert_affine(matrices)
 
     def _people(self, maps: Tensor, boxes: np.ndarray, to_image: np.ndarray) -> People:
         crop, score = decode(maps, self.config)
-        joints, score = self.named_as(self.skeleton, apply_affine(to_image, crop), score)
-        return People.of(joints, score, boxes)
+        return People.of(*self.named_as(self.skeleton, apply_affine(to_image, crop), score), boxes)
 
     # ---- labelled sets -----------------------------------------------------------------------------------------------
 
@@ -130,41 +128,46 @@ class Estimator:
         """The persons that `predict_pose_set` looks at: in mode compat those of a video's whole clips, as MP does."""
         if self.config.mode == "correct":
             return pose_set
-        clips = make_clips(pose_set, self.config.t)
-        if not len(clips):
-            raise no_clip(pose_set, self.config.t)
-        return pose_set.select(np.unique(clips))
+        return pose_set.select(np.unique(make_clips(pose_set, self.config.t)))
 
     def predict_pose_set(self, pose_set: PoseSet) -> Predictions:
         """Predictions for every row of `scored(pose_set)`, in its skeleton, from crops about the annotated boxes.
 
-        A video's frames are read in clips of `t`. DataError for data with other joints, unless the shared ones were
-        asked for.
+        A video's frames are read in clips of `t`; a picture that cannot be read is warned of, its joints are NaN.
+        DataError for data with other joints, unless the shared ones were asked for, and when nothing can be read.
         """
         self.check_order()
         config, pose_set = self.config, self.scored(pose_set)
-        answers = self._answers_for(pose_set.skeleton)
+        # weights that name no joints answer any data set whose joints MP puts into the network's order
+        any_set = not self.named and network_skeleton(pose_set.skeleton) == self.network_skeleton
+        answers = pose_set.skeleton if any_set else self.skeleton
         order = joint_order(answers, pose_set.skeleton, self.shared_joints)
-        grid = self.model.output_size(config.input_width)
-        dataset = ClipDataset(pose_set, config, grid, every_frame=config.mode == "correct")
         joints = np.full((len(pose_set), len(self.network_skeleton), 2), np.nan)
-        score = np.zeros((len(pose_set), len(self.network_skeleton)), np.float32)
-        for raw in make_loader(dataset, config, shuffle=False):
+        score = np.zeros(joints.shape[:2], np.float32)
+        unread: set[int] = set()
+        for raw, batch in self.batches(pose_set, every_frame=config.mode == "correct"):
             with torch.inference_mode():
-                maps = belief_maps(self.model, prepare(raw, self.device, config), config, self.network_skeleton)
+                maps = belief_maps(self.model, batch, config, self.network_skeleton)
             crop, found = decode(maps, config)
             rows = raw["rows"].numpy()
-            joints[rows] = apply_affine(raw["to_image"].numpy().astype(np.float64), crop)
-            score[rows] = found
+            joints[rows], score[rows] = apply_affine(raw["to_image"].numpy().astype(np.float64), crop), found
+            unread |= set(raw["unread"].flatten().tolist()) - {-1}
+        if len(unread) == len(pose_set):
+            raise DataError(f"{pose_set.root}: not one picture of split {pose_set.split} can be read")
+        joints[list(unread)], score[list(unread)] = np.nan, 0
+        say_unread(pose_set, unread)
         joints, score = self.named_as(answers, joints, score)
         joints = np.where((order >= 0)[:, None], joints[:, order], np.nan)
         score = np.where(order >= 0, score[:, order], 0)
-        box = box_with_aspect(pad_box(pose_set.box, config.pad_pixels, config.pad_ratio), 1.0)
+        box = box_with_aspect(pad_box(crop_boxes(pose_set), config.pad_pixels, config.pad_ratio), 1.0)
         return predictions_for(pose_set, joints, score, {**self.meta, "boxes": "oracle (annotated boxes)"}, box=box)
 
-    def _answers_for(self, skeleton: Skeleton) -> Skeleton:
-        """The stored skeleton; for weights that name no joints, any whose joints MP puts into the network's order."""
-        return skeleton if not self.named and network_skeleton(skeleton) == self.network_skeleton else self.skeleton
+    def batches(self, pose_set: PoseSet, every_frame: bool = False) -> Iterator[tuple[dict, dict]]:
+        """Its clips as the loader gives them, and prepared for the network. DataError when there is none."""
+        grid = self.model.output_size(self.config.input_width)
+        dataset = ClipDataset(pose_set, self.config, grid, every_frame=every_frame)
+        for raw in make_loader(dataset, self.config, shuffle=False):
+            yield raw, prepare(raw, self.device, self.config)
 
     def named_as(self, skeleton: Skeleton, joints: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N,J,2) joints and (N,J) scores of the network as those of a data set's skeleton."""
@@ -186,18 +189,12 @@ class Stream:
     def __init__(self, estimator: Estimator):
         self.estimator, self.state, self.count = estimator, None, 0
 
-    def reset(self) -> None:
-        """Forget what was seen: the next picture is a first one."""
-        self.state = None
-
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
         """As `Estimator.predict`; row i of `boxes` is one person all along; another number of rows starts anew."""
         own = self.estimator
-        if own.config.model not in RECURRENT:
+        if own.config.model not in RECURRENT or (boxes is not None and not len(boxes)):
             return own.predict(image, boxes)
         boxes, batch, to_image = own._crops(image, boxes)
-        if not len(boxes):
-            return own.predict(image, boxes)
         frame, center = batch["frames"][:, 0], batch["center"]
         with torch.inference_mode(), autocast(own.device, own.config.amp):
             if self.state is None or self.count != len(boxes):
@@ -232,7 +229,7 @@ def native_amp(amp: str, device: torch.device) -> str:
     if amp != "auto":
         return amp
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "off"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "off"
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # without a public name in torch 2.13
     return "bf16" if any(getattr(torch.cpu, name, bool)() for name in asked) else "off"
 
@@ -257,15 +254,10 @@ def belief_maps(model: nn.Module, batch: dict[str, Tensor], config: Config, skel
     """
     maps = run_network(model, batch, config)[0].float()
     if config.flip_test:
-        mirrored = run_network(model, flip_batch(batch, config), config)[0].float()
-        maps = (maps + unflip_maps(mirrored, config, skeleton)) / 2
+        axis = -2 if config.center_map == "compat" else -1  # a transposed centre map is mirrored along its other axis
+        mirrored = {"frames": batch["frames"].flip(-1), "center": batch["center"].flip(axis)}
+        maps = (maps + unflip_maps(run_network(model, mirrored, config)[0].float(), config, skeleton)) / 2
     return maps[:, -1:] if batch["frames"].shape[1] == 1 else maps
-
-
-def flip_batch(batch: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """The mirrored network input; a transposed centre map is mirrored along its other axis."""
-    axis = -2 if config.center_map == "compat" else -1
-    return {**batch, "frames": batch["frames"].flip(-1), "center": batch["center"].flip(axis)}
 
 
 def unflip_maps(maps: Tensor, config: Config, skeleton: Skeleton = LPM14) -> Tensor:
@@ -287,10 +279,3 @@ def decode(maps: Tensor, config: Config) -> tuple[np.ndarray, np.ndarray]:
     cells, score = decode_maps(maps[..., :-1, :, :].float().cpu().numpy())
     shift = 0.5 if half_pixel(config) else 0.0
     return (cells + shift) * (config.input_width / maps.shape[-1]) - shift, score
-
-
-def no_clip(pose_set: PoseSet, t: int) -> DataError:
-    """The error for a split that has no clip."""
-    return DataError(
-        f"{pose_set.root}: split {pose_set.split} has no clip of {t} frames; give a smaller --t or another split"
-    )

@@ -5,13 +5,15 @@ Neither runs in MobilePose itself; graphs and parameter names are the original's
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import DataError
-from lpm_torch.layers import Channels, SameConv, fit
-from lpm_torch.lstm import GATES
+from lpm_torch.layers import SameConv, channels, fit
 
 
 class ConvBlock(nn.Module):
@@ -23,96 +25,60 @@ class ConvBlock(nn.Module):
         self.conv1 = SameConv(inputs, outputs, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,inputs,h,w) -> (N,outputs,h,w)."""
         return self.conv1(F.relu(self.bn1(x)))
 
 
-class ResidualBlock(nn.Module):
-    """Bottleneck 1x1, 3x3, 1x1, each normalised and rectified; the input is added only where the channel counts agree.
-
-    `downsample` exists in the original's checkpoints, which never use it.
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1, each normalised; the input is added only where the channel counts agree. `inverted` (MobileNetV2):
+    wide and depthwise in the middle, ReLU6, the last one linear. The original never uses `downsample` of its files.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, inverted: bool = False) -> None:
         super().__init__()
-        half = outputs // 2
-        plan = [(inputs, half, 1), (half, half, 3), (half, outputs, 1)]
-        layers = [(nn.Conv2d(a, b, k, padding=k // 2, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b, k in plan]
-        self.conv = nn.Sequential(*[layer for group in layers for layer in group])
+        inner = 2 * inputs if inverted else outputs // 2
+        layers: list[nn.Module] = []
+        for a, b, kernel in ((inputs, inner, 1), (inner, inner, 3), (inner, outputs, 1)):
+            groups = inner if inverted and kernel == 3 else 1
+            layers.append(nn.Conv2d(a, b, kernel, padding=kernel // 2, groups=groups, bias=False))
+            layers += [nn.BatchNorm2d(b), nn.ReLU6() if inverted else nn.ReLU()]
+        self.conv = nn.Sequential(*(layers[:-1] if inverted else layers))
         self.same = inputs == outputs
-        if not self.same:
+        if not self.same and not inverted:
             self.downsample = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,inputs,h,w) -> (N,outputs,h,w)."""
         y = self.conv(x)
         return x + y if self.same else y
 
 
-class InvertedBlock(nn.Module):
-    """Inverted residual (MobileNetV2): expand by 2, depthwise 3x3, ReLU6, linear 1x1."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        wide = 2 * inputs
-        plan = [(inputs, wide, 1, 1), (wide, wide, 3, wide), (wide, outputs, 1, 1)]  # the last one linear
-        convs = [nn.Conv2d(a, b, k, padding=k // 2, groups=g, bias=False) for a, b, k, g in plan]
-        layers = [layer for conv in convs for layer in (conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU6())]
-        self.conv = nn.Sequential(*layers[:-1])
-        self.same = inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N,inputs,h,w) -> (N,outputs,h,w)."""
-        y = self.conv(x)
-        return x + y if self.same else y
-
-
-BLOCKS: dict[str, type] = {"conv": ConvBlock, "res": ResidualBlock, "inv": InvertedBlock}
-
-
-class ConvGRUCell(nn.Module):
-    """A convolutional GRU step from no state, as the original calls it: update * out, reset without effect.
-
-    The gates' weights cover [input, state] as in the original's checkpoints; the half that would read the zero state is
-    skipped.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        for gate in ("reset_gate", "update_gate", "out_gate"):
-            layer = SameConv(2 * channels, channels, 3)
-            nn.init.orthogonal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-            self.add_module(gate, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N,C,h,w) -> (N,C,h,w)."""
-        weight = torch.cat([self.update_gate.weight, self.out_gate.weight])[:, : x.shape[1]]
-        both = F.conv2d(x, weight, torch.cat([self.update_gate.bias, self.out_gate.bias]), padding=1)
-        update, out = both.chunk(2, 1)
-        return torch.sigmoid(update) * torch.tanh(out)
+BLOCKS: dict[str, Any] = {"conv": ConvBlock, "res": Bottleneck, "inv": partial(Bottleneck, inverted=True)}
 
 
 class ConvGRU(nn.Module):
-    """One-layer container that gives the cell its name in the checkpoints."""
+    """A convolutional GRU step from no state, as the original calls it: update * out, reset without effect; the half of
+    the weights that would read the state is skipped.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.ConvGRUCell_00 = ConvGRUCell(channels)
+        gates = {q: SameConv(2 * channels, channels, 3) for q in ("reset_gate", "update_gate", "out_gate")}
+        for layer in gates.values():
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.ConvGRUCell_00 = nn.ModuleDict(gates)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,C,h,w) -> (N,C,h,w)."""
-        return self.ConvGRUCell_00(x)
+        layers = [self.ConvGRUCell_00[q] for q in ("update_gate", "out_gate")]
+        update, out = (F.conv2d(x, layer.weight[:, : x.shape[1]], layer.bias, padding=1) for layer in layers)
+        return torch.sigmoid(update) * torch.tanh(out)
 
 
 class Hourglass(nn.Module):
-    """A recursive hourglass with GRUs: `channels` -> `maps` at the input's size, which 2**(depth+1) must divide.
-
-    layers[d] is [A, GRU, B] of level d+1; level 0, the innermost, has none of its own and uses A and GRU of the
-    outermost level and B of the level around it (the original's index -1, kept).
+    """A recursive hourglass with GRUs. layers[d] is [A, GRU, B] of level d+1; level 0, the innermost, uses A and GRU of
+    the outermost level and B of the level around it (the original's index -1, kept).
     """
 
-    def __init__(self, block: type[nn.Module], channels: int, maps: int, depth: int) -> None:
+    def __init__(self, block, channels: int, maps: int, depth: int) -> None:
         super().__init__()
         outputs = [channels] * (depth - 1) + [maps]
         self.layers = nn.ModuleList(
@@ -120,7 +86,6 @@ class Hourglass(nn.Module):
         )
 
     def forward(self, x: Tensor, level: int | None = None) -> Tensor:
-        """(N,channels,h,w) -> (N,maps,h,w)."""
         level = len(self.layers) if level is None else level
         before, memory, _ = self.layers[level - 1]
         x = memory(before(F.max_pool2d(x, 2)))
@@ -131,22 +96,14 @@ class Hourglass(nn.Module):
 
 
 class RecurrentHourglass(nn.Module):
-    """Stem, an hourglass for the first maps, `passes` passes of another over [features, last maps, centre].
-
-    Frames are processed on their own (folded into the batch); maps are a quarter of the input's side, which
-    2**(depth+3) must divide.
+    """Stem, an hourglass for the first maps, `passes` passes of another over [features, last maps, centre]; every frame
+    on its own. Maps are a quarter of the input's side.
     """
 
-    def __init__(
-        self, joints: int = 14, width: float = 1.0, passes: int = 5, depth: int = 4, block: str = "res"
-    ) -> None:
+    def __init__(self, joints: int, width: float, passes: int, depth: int, block: str) -> None:
         super().__init__()
-        if block not in BLOCKS:
-            raise DataError(f"--block {block!r} is unknown: use one of {', '.join(BLOCKS)}")
         self.passes, self.depth = passes, depth
-        body, wide = max(2, round(64 * width)), max(2, round(128 * width))
-        maps = joints + 1
-        self.channels = Channels(wide, wide, body, maps)
+        body, wide, maps = max(2, round(64 * width)), max(2, round(128 * width)), joints + 1
         kind = BLOCKS[block]
         self.conv1 = nn.Conv2d(3, body, 7, stride=2, padding=3)
         self.bn1 = nn.BatchNorm2d(body)
@@ -155,16 +112,13 @@ class RecurrentHourglass(nn.Module):
         self.hg_t = Hourglass(kind, body + maps + 1, maps, depth)
 
     def output_size(self, size: int) -> int:
-        """Side of the belief maps for input side `size`."""
         return size // 4
 
     def image_maps(self, images: Tensor, centers: Tensor) -> Tensor:
         """(N,3,S,S), (N,1,S,S) -> the maps of every pass (N,passes+1,maps,S/4,S/4)."""
-        step = 2 ** (self.depth + 3)
-        if images.shape[-1] % step or images.shape[-2] % step:
-            got = tuple(images.shape[-2:])
-            wanted = f"needs sides that {step} divides, not {got}: change --input_width or --depth"
-            raise DataError(f"hourglass of depth {self.depth} {wanted}")
+        step, size = 2 ** (self.depth + 3), images.shape[-1]
+        if size % step:
+            raise DataError(f"--input_width {size}: an hourglass of depth {self.depth} needs a multiple of {step}")
         x = self.res1(F.relu(self.bn1(self.conv1(images))))
         features = self.res3(self.res2(F.max_pool2d(x, 2)))
         centre = F.avg_pool2d(centers, 4)
@@ -174,62 +128,24 @@ class RecurrentHourglass(nn.Module):
         return torch.stack(maps, 1)
 
     def forward(self, frames: Tensor, centers: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """(B,T,3,S,S), (B,1,S,S) -> last pass (B,T,maps,g,g); all (B,(passes+1)T,maps,g,g), frames fastest.
-
-        `steps` is for the LSTM networks and changes nothing here: the number of passes is fixed.
-        """
+        """(B,T,3,S,S), (B,1,S,S) -> last pass (B,T,maps,g,g); all (B,(passes+1)T,maps,g,g), frames fastest."""
         batch, count = frames.shape[:2]
         maps = self.image_maps(frames.flatten(0, 1), centers.repeat_interleave(count, 0)).unflatten(0, (batch, count))
         return maps[:, :, -1], maps.transpose(1, 2).flatten(1, 2)
 
 
-def _encoder(c: Channels, inputs: int = 3) -> list[nn.Module]:
+def _encoder(c) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for channels in (inputs, c.body, c.body):
-        layers += [SameConv(channels, c.body, 9), nn.ReLU(), nn.MaxPool2d(3, 2)]
+    for inputs in (3, c.body, c.body):
+        layers += [SameConv(inputs, c.body, 9), nn.ReLU(), nn.MaxPool2d(3, 2)]
     return [*layers, SameConv(c.body, c.feature, 5), nn.ReLU()]
 
 
-class _Named(nn.Sequential):
+def _named(name: str, layers: list[nn.Module]) -> nn.Sequential:
     """A sequence one level down, as the original's checkpoints name it."""
-
-    def __init__(self, name: str, layers: list[nn.Module]) -> None:
-        super().__init__()
-        self.add_module(name, nn.Sequential(*layers))
-
-
-class CoordLSTM(nn.Module):
-    """The gate convolutions of `coord_lpm`, without batch normalisation."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        for q in ("i", "o", "g", "f"):
-            self.add_module(f"{q}_x", SameConv(channels, channels, 3))
-        for q in ("i", "o", "g", "f"):
-            self.add_module(f"{q}_h", SameConv(channels, channels, 3))
-
-    def forward(self, x: Tensor, hidden: Tensor | None, cell: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B,C,g,g) input, state or None (zeros) -> hidden, cell. All gates: sigmoid; h-biases act from the start."""
-        parts = ("x",) if hidden is None else ("x", "h")
-        weight = torch.cat([torch.cat([getattr(self, f"{q}_{part}").weight for q in GATES]) for part in parts], 1)
-        bias = sum(torch.cat([getattr(self, f"{q}_{part}").bias for q in GATES]) for part in ("x", "h"))
-        gates = F.conv2d(x if hidden is None else torch.cat([x, hidden], 1), weight, bias, padding=1)
-        g, f, i, o = torch.sigmoid(gates).chunk(4, 1)
-        new = i * g if cell is None else f * cell + i * g
-        return o * torch.tanh(new), new
-
-
-class CoordStage(nn.Module):
-    """Encoder, LSTM and belief generator of one time step."""
-
-    def __init__(self, c: Channels) -> None:
-        super().__init__()
-        self.encode = _Named("encode", _encoder(c))
-        self.lstm = CoordLSTM(c.lstm)
-        sizes = [c.lstm, c.body, c.body, c.body, c.body, c.maps]
-        convs = [SameConv(a, b, k) for a, b, k in zip(sizes, sizes[1:], (11, 11, 11, 1, 1))]
-        layers = [layer for conv in convs for layer in (conv, nn.ReLU())]
-        self.generate = _Named("generate", layers[:-1])
+    outer = nn.Sequential()
+    outer.add_module(name, nn.Sequential(*layers))
+    return outer
 
 
 class CoordLPM(nn.Module):
@@ -238,40 +154,44 @@ class CoordLPM(nn.Module):
     Coordinates are x, y in (-1, 1): cell k of g lies at (2k + 1)/g - 1.
     """
 
-    def __init__(self, joints: int = 14, width: float = 1.0, dropout: float = 0.5) -> None:
+    def __init__(self, joints: int, width: float, dropout: float = 0.5) -> None:
         super().__init__()
-        self.channels = c = Channels.scaled(width, joints)
+        c = channels(width, joints)
         wide = [SameConv(c.feature, c.head, 9), nn.ReLU(), nn.Dropout(dropout)]
         wide += [SameConv(c.head, c.head, 1), nn.ReLU(), nn.Dropout(dropout)]
-        self.process = _Named("process", [*_encoder(c), *wide, SameConv(c.head, c.maps, 1)])
-        self.stage = CoordStage(c)
+        self.process = _named("process", [*_encoder(c), *wide, SameConv(c.head, c.maps, 1)])
+        sizes = [c.lstm, c.body, c.body, c.body, c.body, c.maps]
+        convs = [SameConv(a, b, k) for a, b, k in zip(sizes, sizes[1:], (11, 11, 11, 1, 1))]
+        lstm = {f"{q}_{part}": SameConv(c.lstm, c.lstm, 3) for part in "xh" for q in "iogf"}
+        generate = [layer for conv in convs for layer in (conv, nn.ReLU())][:-1]
+        parts = {"encode": _named("encode", _encoder(c)), "lstm": nn.ModuleDict(lstm)}
+        self.stage = nn.ModuleDict({**parts, "generate": _named("generate", generate)})
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
                 nn.init.constant_(module.bias, 1.0 if name.endswith(("f_x", "f_h")) else 0.0)
 
     def output_size(self, size: int) -> int:
-        """Side of the maps for input side `size`."""
         for _ in range(3):
             size = (size - 3) // 2 + 1
         return size
 
-    def forward(
-        self, frames: Tensor, centers: Tensor, steps: int | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B,T,3,S,S), (B,1,S,S) -> maps (B,T,joints,g,g); (maps, coordinates (B,T+1,joints,2)).
-
-        The pair has the estimate before the first frame in front. `steps` reads a single frame (T = 1) that many times,
-        encoded once.
+    def forward(self, frames: Tensor, centers: Tensor, steps: int | None = None):
+        """(B,T,3,S,S), (B,1,S,S) -> maps (B,T,joints,g,g); (maps, coordinates (B,T+1,joints,2)), the pair with the
+        estimate before the first frame in front. `steps` reads a single frame (T = 1) that many times, encoded once.
         """
-        count = frames.shape[1]
-        features = self.stage.encode(frames.transpose(0, 1).flatten(0, 1)).unflatten(0, (count, -1))
+        count, lstm = frames.shape[1], self.stage["lstm"]
+        features = self.stage["encode"](frames.transpose(0, 1).flatten(0, 1)).unflatten(0, (count, -1))
         centre = fit(F.avg_pool2d(centers, 9, 8), features.shape[-2:])
-        maps = [softmax_maps(self.process(frames[:, 0]))]
-        hidden = cell = None
+        maps, hidden, cell = [softmax_maps(self.process(frames[:, 0]))], None, 0.0
         for feature in features.expand(steps or count, -1, -1, -1, -1):
-            hidden, cell = self.stage.lstm(torch.cat([feature, maps[-1], centre], 1), hidden, cell)
-            maps.append(softmax_maps(self.stage.generate(hidden)))
+            x = torch.cat([feature, maps[-1], centre], 1)
+            hidden = torch.zeros_like(x) if hidden is None else hidden
+            # all gates sigmoid, without normalisation
+            i, o, g, f = (torch.sigmoid(lstm[f"{q}_x"](x) + lstm[f"{q}_h"](hidden)) for q in "iogf")
+            cell = f * cell + i * g
+            hidden = o * torch.tanh(cell)
+            maps.append(softmax_maps(self.stage["generate"](hidden)))
         heat = torch.stack(maps, 1)
         return heat[:, 1:], (heat, expected_coordinates(heat))
 

@@ -1,8 +1,8 @@
-"""What the pose machines share: named layers, pooling, the first belief maps."""
+"""What the pose machines share: named layers, pooling, ConvNet1."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -11,65 +11,28 @@ from torch import Tensor, nn
 from lpm_torch.fft_conv import fft_conv2d, worthwhile
 
 
-class Channels(NamedTuple):
-    """Channel counts of a network; `width` 1.0 gives the original's 128, 512, 32 and (lstm) 48."""
-
-    body: int  # encoders and belief generators
-    head: int  # the two wide layers before the first belief map
-    feature: int  # image features that meet the belief maps
-    maps: int  # belief maps: joints and background
-
-    @property
-    def lstm(self) -> int:
-        """Features, previous belief maps and the centre map."""
-        return self.feature + self.maps + 1
-
-    @classmethod
-    def scaled(cls, width: float, maps: int) -> Channels:
-        """The original's counts times `width`."""
-        body, head, feature = (max(1, round(n * width)) for n in (128, 512, 32))
-        return cls(body, head, feature, maps)
+def channels(width: float, maps: int) -> SimpleNamespace:
+    """Channel counts: `body` of encoders and belief generators, `head` of the two wide layers before the first belief
+    map, `feature` of the image features that meet the belief maps, `maps`, `lstm` of these, the maps and the centre
+    map. `width` 1.0 gives the original's 128, 512, 32.
+    """
+    body, head, feature = (max(1, round(n * width)) for n in (128, 512, 32))
+    return SimpleNamespace(body=body, head=head, feature=feature, maps=maps, lstm=feature + maps + 1)
 
 
 class SameConv(nn.Conv2d):
-    """A stride-1 convolution that keeps the size (odd kernels); computed through spectra where that is faster."""
+    """A stride-1 convolution that keeps the size (odd kernels), computed through spectra where that is faster; behind it
+    a batch normalisation, where it is given one (`add_batch_norm`).
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2)
-
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if worthwhile(x, weight):
-            return fft_conv2d(x, weight, bias)
-        return super()._conv_forward(x, weight, bias)
-
-
-class NormalisedConv(SameConv):
-    """A convolution followed by batch normalisation (`<name>.norm`)."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
-        super().__init__(inputs, outputs, kernel)
-        self.norm = nn.BatchNorm2d(outputs)
+        self.norm: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,inputs,H,W) -> (N,outputs,H,W)."""
-        return self.norm(super().forward(x))
-
-
-def add_batch_norm(model: PoseMachine) -> None:
-    """Normalise the hidden layers of the encoders, of ConvNet1 and of the belief generators: no original has this, but
-    without it the up to 30 layers hardly learn from scratch. The 5x5 and 3x3 convolutions, which feed concatenations
-    and gates, stay as they are.
-    """
-    for name, layer in list(model.named_children()):
-        hidden = isinstance(layer, nn.Conv2d) and layer.out_channels != model.channels.maps
-        if hidden and layer.kernel_size[0] in (1, 9, 11):
-            setattr(model, name, NormalisedConv(layer.in_channels, layer.out_channels, layer.kernel_size[0]))
-
-
-def add_convs(module: nn.Module, pattern: str, channels: list[int], kernels: list[int], first: int = 1) -> None:
-    """Register a chain of convolutions as `pattern` with {} replaced by first, first+1, ..."""
-    for k, kernel in enumerate(kernels):
-        module.add_module(pattern.format(k + first), SameConv(channels[k], channels[k + 1], kernel))
+        y = fft_conv2d(x, self.weight, self.bias) if worthwhile(x, self.weight) else super().forward(x)
+        return y if self.norm is None else self.norm(y)
 
 
 def chain(layers: list[nn.Module], x: Tensor, last_relu: bool) -> Tensor:
@@ -82,28 +45,46 @@ def chain(layers: list[nn.Module], x: Tensor, last_relu: bool) -> Tensor:
 
 def fit(x: Tensor, size: torch.Size) -> Tensor:
     """Crop or zero-pad at the right and bottom to `size` (h, w): centre map and features may differ by a cell."""
-    extra = [int(size[1]) - x.shape[-1], int(size[0]) - x.shape[-2]]
-    return F.pad(x, (0, extra[0], 0, extra[1])) if any(extra) else x
+    return F.pad(x, (0, int(size[1]) - x.shape[-1], 0, int(size[0]) - x.shape[-2]))
 
 
 class PoseMachine(nn.Module):
-    """What all pose machines here share: named layers, pooling, the first belief maps."""
+    """A network that begins with ConvNet1 and reads its layers by their names; subclasses add the others."""
 
-    pad, ceil = 0, False  # of every 3/2 max pool
-    centre_pad = 0
+    pad, ceil, centre_pad = 0, False, 0  # of the 3/2 max pools, and of the centre map's average pool
+    belief_relu = False  # whether belief maps are rectified
+    drop = staticmethod(F.dropout2d)
+
+    def __init__(self, joints: int, width: float, dropout: float) -> None:
+        super().__init__()
+        self.dropout, self.channels = dropout, channels(width, joints + 1)
+        c = self.channels
+        self.add_encoder("conv{}_stage1")
+        self.add_convs("conv{}_stage1", [c.feature, c.head, c.head, c.maps], [9, 1, 1], first=5)
+
+    def add_convs(self, pattern: str, sizes: list[int], kernels: list[int], first: int = 1) -> None:
+        """Register a chain of convolutions as `pattern` with {} replaced by first, first+1, ..."""
+        for k, kernel in enumerate(kernels):
+            self.add_module(pattern.format(k + first), SameConv(sizes[k], sizes[k + 1], kernel))
+
+    def add_encoder(self, pattern: str) -> None:
+        """ConvNet2: four layers from pixels to features."""
+        c = self.channels
+        self.add_convs(pattern, [3, c.body, c.body, c.body, c.feature], [9, 9, 9, 5])
+
+    def add_generator(self, pattern: str) -> None:
+        """ConvNet3: five layers from the LSTM's channels to belief maps."""
+        c = self.channels
+        self.add_convs(pattern, [c.lstm, c.body, c.body, c.body, c.body, c.maps], [11, 11, 11, 1, 1])
 
     def layers(self, pattern: str, count: int, first: int = 1) -> list[nn.Module]:
         """The layers registered by `add_convs`."""
         return [getattr(self, pattern.format(k)) for k in range(first, first + count)]
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Max pool 3, stride 2."""
-        return F.max_pool2d(x, 3, 2, self.pad, ceil_mode=self.ceil)
-
-    def pooled_features(self, layers: list[nn.Module], frames: Tensor) -> Tensor:
-        """(N,3,S,S) -> (N,body,S/8,S/8): three times convolution, ReLU, pool."""
-        for layer in layers:
-            frames = self.pool(F.relu(layer(frames)))
+    def pooled_features(self, pattern: str, frames: Tensor) -> Tensor:
+        """(N,3,S,S) -> (N,body,S/8,S/8): three times convolution, ReLU, max pool 3/2."""
+        for layer in self.layers(pattern, 3):
+            frames = F.max_pool2d(F.relu(layer(frames)), 3, 2, self.pad, ceil_mode=self.ceil)
         return frames
 
     def pooled_centre(self, centers: Tensor, size: torch.Size) -> Tensor:
@@ -113,33 +94,47 @@ class PoseMachine(nn.Module):
     def output_size(self, size: int) -> int:
         """Side of the belief maps for input side `size`."""
         for _ in range(3):
-            rounded = size + 2 * self.pad - 3 + (1 if self.ceil else 0)
-            size = rounded // 2 + 1
+            size = (size + 2 * self.pad - 3 + self.ceil) // 2 + 1
         return size
 
-
-def add_initial(module: nn.Module, c: Channels) -> None:
-    """ConvNet1: conv1_stage1 ... conv7_stage1."""
-    add_encoder(module, c, "conv{}_stage1")
-    add_convs(module, "conv{}_stage1", [c.feature, c.head, c.head, c.maps], [9, 1, 1], first=5)
-
-
-def add_encoder(module: nn.Module, c: Channels, pattern: str) -> None:
-    """ConvNet2: four layers from pixels to features."""
-    add_convs(module, pattern, [3, c.body, c.body, c.body, c.feature], [9, 9, 9, 5])
+    def first_belief(self, images: Tensor) -> Tensor:
+        """ConvNet1: (N,3,S,S) -> (N,maps,g,g), with dropout after the fifth and sixth layer."""
+        x = self.pooled_features("conv{}_stage1", images)
+        fourth, fifth, sixth, last = self.layers("conv{}_stage1", 4, first=4)
+        x = F.relu(fifth(F.relu(fourth(x))))
+        x = self.drop(x, self.dropout, self.training)
+        x = self.drop(F.relu(sixth(x)), self.dropout, self.training)
+        return chain([last], x, self.belief_relu)
 
 
-def add_generator(module: nn.Module, c: Channels, pattern: str) -> None:
-    """ConvNet3: five layers from the LSTM's channels to belief maps."""
-    add_convs(module, pattern, [c.lstm, c.body, c.body, c.body, c.body, c.maps], [11, 11, 11, 1, 1])
+def add_batch_norm(model: PoseMachine) -> None:
+    """Normalise the hidden layers of the encoders, of ConvNet1 and of the belief generators: no original has this, but
+    without it the up to 30 layers hardly learn from scratch. The 5x5 and 3x3 convolutions, which feed concatenations
+    and gates, stay as they are.
+    """
+    for layer in model.children():
+        if isinstance(layer, SameConv) and layer.out_channels != model.channels.maps:
+            if layer.kernel_size[0] in (1, 9, 11):
+                layer.norm = nn.BatchNorm2d(layer.out_channels)
 
 
-def first_belief(net: PoseMachine, images: Tensor, last_relu: bool = False, dropout=F.dropout2d) -> Tensor:
-    """ConvNet1: (N,3,S,S) -> (N,maps,g,g), with dropout after the fifth and sixth layer."""
-    x = net.pooled_features(net.layers("conv{}_stage1", 3), images)
-    _, _, _, fourth, fifth, sixth, last = net.layers("conv{}_stage1", 7)
-    x = F.relu(fifth(F.relu(fourth(x))))
-    x = dropout(x, net.dropout, net.training)
-    x = dropout(F.relu(sixth(x)), net.dropout, net.training)
-    x = last(x)
-    return F.relu(x) if last_relu else x
+def kaiming_init(model: PoseMachine) -> None:
+    """He et al.'s normal initialisation (fan-in, ReLU gain) of every convolution, biases 0 (arXiv 1502.01852).
+
+    PyTorch's default shrinks the signal by about sqrt(6) a layer, which the up to 30 unnormalised layers of a pose
+    machine do not survive. Layers that give belief maps start small instead, std 0.01, with a positive bias that keeps
+    their ReLU alive.
+    """
+    maps = model.channels.maps
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        nn.init.zeros_(module.bias)
+        if name == "final_layer":
+            # every channel starts as the mean of its own four cells, so that deep supervision reaches the right maps
+            module.weight.data.copy_(torch.eye(maps)[:, :, None, None].expand(-1, -1, 2, 2) / 4)
+        elif module.out_channels == maps and module.kernel_size == (1, 1):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.constant_(module.bias, 0.01)
+        else:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

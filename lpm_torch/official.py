@@ -10,7 +10,7 @@ outside are dropped here and mirrored there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
 
 import numpy as np
 import torch
@@ -19,15 +19,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.codecs import gaussian_maps
-from common.errors import DataError
+from common.errors import DataError, DataWarning
 from common.geometry import box_center
 from common.images import read_image
 from common.poses import PoseSet
 from common.predictions import Predictions, predictions_for
 from common.skeletons import CPM14, LPM14, joint_order
-from lpm_torch.config import Config, half_pixel
-from lpm_torch.data import CENTER_SIGMA, center_map, normalisation
-from lpm_torch.estimator import Estimator, autocast, run_network
+from lpm_torch.config import Config
+from lpm_torch.data import CENTER_SIGMA, crop_boxes, make_clips, normalisation, say_unread
+from lpm_torch.estimator import Estimator, autocast
 
 SCALES = {"penn_action": tuple(s / 10 for s in range(8, 15)), "jhmdb": tuple(s / 10 for s in range(12, 19))}
 FIT = 1.05  # a person larger than the input is scaled to 1 / FIT of it
@@ -44,64 +44,35 @@ def resize(maps: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(maps[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False)[0]
 
 
-def overlap(corner: np.ndarray, side: int, width: int, height: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """(rows, columns) of a picture that a square of `side` at `corner` (x, y) covers, and the same in the square."""
-    low, high = np.maximum(corner, 0), np.minimum(corner + side, (width, height))
-    high = np.maximum(low, high)
-    picture = slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
-    rows, columns = (slice(s.start - int(c), s.stop - int(c)) for s, c in zip(picture, corner[::-1]))
-    return picture, (rows, columns)
-
-
-def enlarge(maps: Tensor, side: int, half: bool) -> Tensor:
-    """Belief maps (C,g,g) -> (C,side,side); a cell is the middle of its square (`half`) or pixel i * side / g (MP)."""
-    if half:
-        return resize(maps, side, side)
-    cells = torch.arange(side, device=maps.device) * (maps.shape[-1] / side)
-    place = (2 * cells + 1) / maps.shape[-1] - 1
-    grid = torch.stack(torch.meshgrid(place, place, indexing="xy"), -1)
-    return F.grid_sample(maps[None], grid[None], mode="bicubic", padding_mode="border", align_corners=False)[0]
-
-
 class Benchmark:
-    """Follows one sequence after another; `reset` before each."""
+    """Follows one sequence after another; `state` is set to None before each."""
 
     def __init__(self, model, config: Config, device: torch.device, scales: tuple[float, ...]):
-        if config.model in ("lpm_raw", "coord_lpm"):
-            usable = "lpm, lpm_official, cpm or hourglass"
-            raise DataError(f"--model={config.model} cannot be run over whole sequences; use {usable}")
-        self.model, self.config, self.device, self.scales = model.eval(), config, device, scales
-        self.side = config.input_width
-        self.mean, self.std, self.bgr = normalisation(config)
-        self.center = self._center().to(device).expand(len(scales), -1, -1, -1)
-        self.state = None
-
-    def reset(self) -> None:
-        """Forget the sequence."""
-        self.state = None
-
-    def _center(self) -> Tensor:
-        """(1,1,S,S): the authors' map peaks a pixel before the middle, without a threshold; MP's is its training's."""
-        if self.config.model == "lpm_official":
-            middle, size = np.full((1, 2), self.side / 2 - 1), (self.side, self.side)
-            return torch.from_numpy(gaussian_maps(middle, np.ones(1, bool), size, CENTER_SIGMA, threshold=0.0))[None]
-        return torch.from_numpy(center_map(np.full((1, 1, 2), (self.side - 1) / 2), self.side, transposed=False))[None]
+        self.model, self.config, self.device, self.scales = model, config, device, scales
+        self.side, self.state = config.input_width, None
+        # peaks a pixel before the middle; no threshold, as at the authors' test
+        middle, size = np.full((1, 2), self.side / 2 - 1), (self.side, self.side)
+        center = torch.from_numpy(gaussian_maps(middle, np.ones(1, bool), size, CENTER_SIGMA, threshold=0.0))
+        self.center = center[None].to(device).expand(len(scales), -1, -1, -1)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(H,W,3) uint8 BGR, box x, y, w, h -> joints (J,2) whole pixels, score (J,), the scales' mean belief."""
         height, width = image.shape[:2]
-        ordered = np.ascontiguousarray(image if self.bgr else image[..., ::-1])
-        pixels = torch.from_numpy(ordered).to(self.device).permute(2, 0, 1).float()
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1).float()
         views = [self._view(pixels, scale_of(s, box, self.side), box) for s in self.scales]
-        maps = self._step(torch.stack([crop for crop, _, _ in views]))[:, :-1]
+        frames = torch.stack([crop for crop, _, _ in views])
+        with autocast(self.device, self.config.amp):
+            if self.state is None:
+                self.state = self.model.init_state(frames, self.center)
+            maps, self.state = self.model.step(frames, self.center, self.state)
+        maps = maps[:, :-1].float()
         total = torch.zeros(maps.shape[1], height, width, device=self.device)
         for belief, (_, corner, (w, h)) in zip(maps, views):
-            canvas = torch.zeros(maps.shape[1], h, w, device=self.device)
-            (rows, columns), (own_rows, own_columns) = overlap(corner, self.side, w, h)
-            large = enlarge(belief, self.side, half_pixel(self.config))
-            canvas[:, rows, columns] = large[:, own_rows, own_columns]
-            total += resize(canvas, height, width)
+            s, (x, y) = self.side, corner
+            canvas = torch.zeros(maps.shape[1], h + 2 * s, w + 2 * s, device=self.device)
+            canvas[:, y + s : y + 2 * s, x + s : x + 2 * s] = resize(belief, s, s)
+            total += resize(canvas[:, s:-s, s:-s], height, width)
         peak, index = total.flatten(1).max(1)
         index = index.cpu().numpy()
         return np.stack([index % width, index // width], 1).astype(np.float64), (peak / len(self.scales)).cpu().numpy()
@@ -110,60 +81,43 @@ class Benchmark:
         """(normalised crop (3,S,S), its corner x, y in the resized frame, size of the resized frame)."""
         height, width = (int(np.ceil(factor * n - 1e-9)) for n in pixels.shape[1:])
         resized = resize(pixels, height, width).round().clamp(0, 255) / 255
-        mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in normalisation(self.config)[:2])
         resized = (resized - mean) / (std + 1e-8)
-        corner = np.round(box_center(box) * factor).astype(int) - self.side // 2
-        crop = resized.new_zeros(3, self.side, self.side)
-        (rows, columns), (own_rows, own_columns) = overlap(corner, self.side, width, height)
-        crop[:, own_rows, own_columns] = resized[:, rows, columns]
+        s = self.side
+        x, y = corner = np.clip(np.round(box_center(box) * factor).astype(int) - s // 2, -s, (width, height))
+        crop = F.pad(resized, (s, s, s, s))[:, y + s : y + 2 * s, x + s : x + 2 * s]
         return crop, corner, (width, height)
-
-    def _step(self, frames: Tensor) -> Tensor:
-        """(K,3,S,S) -> belief maps (K,maps,g,g)."""
-        if not hasattr(self.model, "step"):
-            batch = {"frames": frames[:, None], "center": self.center}
-            return run_network(self.model, batch, self.config)[0][:, -1].float()
-        with autocast(self.device, self.config.amp):
-            if self.state is None:
-                self.state = self.model.init_state(frames, self.center)
-            maps, self.state = self.model.step(frames, self.center, self.state)
-        return maps.float()
-
-
-def sequences(pose_set: PoseSet) -> Iterator[np.ndarray]:
-    """Rows of each video in the order of its frames, videos in the order of their numbers."""
-    assert pose_set.sequence is not None and pose_set.frame is not None
-    for sequence in np.unique(pose_set.sequence):
-        rows = np.flatnonzero(pose_set.sequence == sequence)
-        yield rows[np.argsort(pose_set.frame[rows], kind="stable")]
 
 
 def predict_official(estimator: Estimator, pose_set: PoseSet) -> Predictions:
     """Predictions of every frame of a video data set, in the order of videos and frames.
 
-    The authors' weights (skeleton cpm14) for Penn Action exchange left and right against the data set's naming.
-    DataError for still images and frames without a box.
+    The authors' weights (skeleton cpm14) for Penn Action exchange left and right against the data set's naming. DataError for
+    other networks and for still images.
     """
-    if pose_set.sequence is None or pose_set.name not in SCALES:
-        raise DataError(
-            f"the official protocol is for videos of {', '.join(SCALES)}, not for {pose_set.name}; use val.py"
-        )
+    if estimator.config.model != "lpm_official":
+        raise DataError(f"--protocol=official is lpm_official's; score {estimator.config.model} with val.py")
+    if pose_set.name not in SCALES:
+        raise DataError(f"--protocol=official is for {', '.join(SCALES)}, not for {pose_set.name}; use val.py")
     if estimator.network_skeleton not in (LPM14, CPM14):
         joint_order(estimator.skeleton, pose_set.skeleton)
-    benchmark, done = Benchmark(estimator.model, estimator.config, estimator.device, SCALES[pose_set.name]), []
-    joints, score = [], []
-    for rows in tqdm(list(sequences(pose_set)), desc="sequences", dynamic_ncols=True, mininterval=2, disable=None):
-        benchmark.reset()
-        for row in rows:
-            if not np.isfinite(pose_set.box[row]).all():
-                raise DataError(
-                    f"{pose_set.images[row]} has no person box, which the official protocol crops by; repair the labels"
-                )
-            found, confidence = benchmark(read_image(pose_set.images[row]), pose_set.box[row])
-            joints.append(found)
-            score.append(confidence)
-        done.extend(rows.tolist())
-    places, scores, order = np.stack(joints), np.stack(score), estimator.network_skeleton
+    benchmark = Benchmark(estimator.model, estimator.config, estimator.device, SCALES[pose_set.name])
+    rows, boxes = make_clips(pose_set, 1)[:, 0], crop_boxes(pose_set)
+    assert pose_set.sequence is not None
+    count, found, before, unread = len(estimator.network_skeleton), [], None, set()
+    for row in tqdm(rows, desc="frames", dynamic_ncols=True, mininterval=2, disable=None):
+        if pose_set.sequence[row] != before:
+            benchmark.state = None
+        before = pose_set.sequence[row]
+        try:
+            found.append(benchmark(read_image(pose_set.images[row]), boxes[row]))
+        except DataError as error:
+            warnings.warn(str(error), DataWarning, stacklevel=1)
+            unread.add(int(row))
+            found.append((np.full((count, 2), np.nan), np.zeros(count)))
+    say_unread(pose_set, unread)
+    places, scores = (np.stack(part) for part in zip(*found))
+    order = estimator.network_skeleton
     if order == CPM14 and pose_set.name == "penn_action":
         places, scores = places[:, CPM14.mirror], scores[:, CPM14.mirror]
     about = {"boxes": "oracle (annotated box of each frame)", "flip_test": False, "scales": SCALES[pose_set.name]}
@@ -171,5 +125,5 @@ def predict_official(estimator: Estimator, pose_set: PoseSet) -> Predictions:
     if pose_set.name == "jhmdb":
         about["stand_ins"] = ["belly"]  # the network has none; common.evaluate puts it where the benchmark does
     places, scores = estimator.named_as(pose_set.skeleton, places, scores)
-    kept = pose_set.select(done)
+    kept = pose_set.select(rows)
     return predictions_for(kept, places, scores, {**estimator.meta, **about}, box=kept.box)

@@ -32,8 +32,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = predicting.parser(__doc__)
     parser.settings(Config, only=SETTINGS, default="the checkpoint's")
-    parser.settings(Config, only=("gpus", "model_dir"))
-    parser.option("dataset", default="penn_action", text="MP: the model's folder is MODEL_DIR/MODEL/DATASET", rare=True)
     parser.also("weights", "checkpoint_name", "checkpoint")
     return parser.parse_args(argv)
 
@@ -41,8 +39,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
     source = Source(args.source, args.recursive, args.limit)
-    given = given_of(args, *SETTINGS, "gpus", "device", "threads")
-    path = weights_path(args.weights, given.get("model"), args.dataset, getattr(args, "model_dir", None))
+    given = given_of(args, *SETTINGS, "device", "threads")
+    path = weights_path(args.weights, given.get("model"))  # what is missing is said before PyTorch is imported
     from lpm_torch.estimator import Estimator
 
     estimator = Estimator(path, raw_weights=args.raw_weights, **given)

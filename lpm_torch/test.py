@@ -2,7 +2,7 @@
 
     python lpm_torch/test.py --model=lpm                       # RUN/test/{gt,pred,vis,box}.mat and pred_image.mat
     python lpm_torch/test.py --model=lpm --protocol=mp         # and the original's Penn Action table
-    python lpm_torch/test.py --protocol=official --weights=penn.pt   # the paper's protocol
+    python lpm_torch/test.py --protocol=official --weights=penn.pt   # lpm_official by the paper's protocol
     python lpm_torch/test.py --protocol=official --dataset=jhmdb --split=test1 --weights=jhmdb.pt
 
 `official`: whole sequences, seven scales, the data set's boxes (Penn Action, sub-JHMDB); writes official.npz for
@@ -27,7 +27,6 @@ from common.metrics.counting import Result
 from common.poses import PoseSet
 from common.runs import scoring
 from common.runs.process import exit_code
-from common.skeletons import CPM14, LPM14
 from lpm_torch import val
 from lpm_torch.config import HOUSE
 
@@ -35,19 +34,6 @@ if TYPE_CHECKING:
     from lpm_torch.estimator import Estimator
 
 PROTOCOLS = ("mp", "official")
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = val.parser(__doc__)
-    text = "order of the maps of weights that do not say it"
-    parser.option("joint_order", choices=("lpm14", "cpm14"), default="lpm14", text=text, group="network", rare=True)
-    args = parser.parse_args(argv)
-    if set(args.protocol or ()) - set(PROTOCOLS):
-        raise DataError(
-            f"--protocol {' '.join(args.protocol)}: test.py knows {', '.join(PROTOCOLS)}; others are val.py's"
-        )
-    return args
 
 
 def test_arrays(estimator: Estimator, pose_set: PoseSet) -> dict[str, np.ndarray]:
@@ -60,33 +46,26 @@ def test_arrays(estimator: Estimator, pose_set: PoseSet) -> dict[str, np.ndarray
     import torch
 
     from common.geometry import apply_affine
-    from lpm_torch import data
-    from lpm_torch.estimator import decode, no_clip, run_network
+    from lpm_torch.estimator import decode, run_network
 
-    model, config = estimator.model, estimator.config
-    dataset = data.ClipDataset(pose_set, config, model.output_size(config.input_width))
-    if not len(dataset):
-        raise no_clip(pose_set, config.t)
-    parts: dict[str, list] = {name: [] for name in ("gt", "pred", "vis", "box", "pred_image", "rows")}
-    for raw in data.make_loader(dataset, config, shuffle=False):
+    parts: dict[str, list] = {}
+    size = estimator.config.input_width
+    for raw, batch in estimator.batches(pose_set):
         with torch.inference_mode():
-            maps = run_network(model, data.prepare(raw, estimator.device, config), config)[0].float()
-        count, frames = maps.shape[:2]
+            maps = run_network(estimator.model, batch, estimator.config)[0].float()
         # one still image stands for all of the network's readings of it
-        names = ("labels", "visible", "to_image", "box", "rows")
-        single = {k: raw[k].expand(-1, frames, *raw[k].shape[2:]) if raw[k].shape[1] == 1 else raw[k] for k in names}
+        once = {k: v.expand(-1, maps.shape[1], *v.shape[2:]) for k, v in raw.items() if k not in ("frames", "center")}
         found = {
-            "gt": peaks(single["labels"].numpy(), config.input_width),
-            "pred": peaks(maps.cpu().numpy(), config.input_width),
-            "vis": (single["visible"].numpy() == 2).astype(np.float64),
-            "box": single["box"].numpy(),
-            "pred_image": apply_affine(single["to_image"].numpy().astype(np.float64), decode(maps, config)[0]),
-            "rows": single["rows"].numpy(),
+            "gt": peaks(once["labels"].numpy(), size),
+            "pred": peaks(maps.cpu().numpy(), size),
+            "vis": (once["visible"].numpy() == 2).astype(np.float64),
+            "box": once["box"].numpy(),
+            "pred_image": apply_affine(once["to_image"].numpy().astype(np.float64), decode(maps, estimator.config)[0]),
+            "rows": once["rows"].numpy(),
         }
         for name, array in found.items():
-            parts[name].append(array.reshape(count * frames, *array.shape[2:]))
-    arrays = {name: np.concatenate(part) for name, part in parts.items()}
-    return {**arrays, "pred_image": arrays["pred_image"].astype(np.float32)}
+            parts.setdefault(name, []).append(array.reshape(-1, *array.shape[2:]))
+    return {name: np.concatenate(part) for name, part in parts.items()}
 
 
 def peaks(maps: np.ndarray, size: int) -> np.ndarray:
@@ -103,10 +82,11 @@ def write_files(out: Path, arrays: dict, pose_set: PoseSet) -> None:
     from common.files import atomic_write
 
     contents = {name: {name: arrays[name]} for name in ("gt", "pred", "vis", "box")}
-    contents["pred_image"] = {"pred_image": arrays["pred_image"], "image_id": pose_set.image_id[arrays["rows"]]}
+    places = arrays["pred_image"].astype(np.float32)
+    contents["pred_image"] = {"pred_image": places, "image_id": pose_set.image_id[arrays["rows"]]}
     for name, content in contents.items():
         atomic_write(out / f"{name}.mat", partial(savemat, mdict=content))
-    print(f"{len(arrays['gt'])} frames: {out}/{{gt,pred,vis,box,pred_image}}.mat")
+    print(f"{len(places)} frames: {out}/{{gt,pred,vis,box,pred_image}}.mat")
 
 
 def mp_table(arrays: dict) -> Result:
@@ -114,28 +94,16 @@ def mp_table(arrays: dict) -> Result:
     from common.metrics.mobilepose import penn_table
 
     box = arrays["box"]
-    side = (box[:, 2:] - box[:, :2]).max(1)
     truth, predicted = (arrays[name][:, : arrays["vis"].shape[1], ::-1] for name in ("gt", "pred"))
-    return penn_table(truth, predicted, arrays["vis"] == 1, side)
-
-
-def report_mp(arrays: dict, pose_set: PoseSet, path: Path | None) -> None:
-    """Print the original's table; DataError for other data sets than Penn Action."""
-    if pose_set.name != "penn_action":
-        raise DataError(f"--protocol=mp is the original's Penn Action script; {pose_set.name} is scored by val.py")
-    from common.files import write_json
-
-    result = mp_table(arrays)
-    print("SYNTHETIC data" if pose_set.synthetic else "real data")
-    print("  ".join(f"{name} {value:.2f}" for name, value in result.values.items()))
-    print(f"total {result.total:.2f} (n = {result.n})\n{result.aggregation}")
-    if path:
-        write_json(path, {"penn_mobilepose@0.2:compat": result.as_dict()})
+    return penn_table(truth, predicted, arrays["vis"] == 1, (box[:, 2:] - box[:, :2]).max(1))
 
 
 def run(args: argparse.Namespace) -> None:
     """Predict and write the original's files, or score by LP's protocol. DataError on bad input."""
-    estimator, pose_set = val.open_weights(args, skeleton=CPM14 if args.joint_order == "cpm14" else LPM14)
+    if set(args.protocol or ()) - set(PROTOCOLS):
+        what = f"test.py knows {', '.join(PROTOCOLS)}; others are val.py's"
+        raise DataError(f"--protocol {' '.join(args.protocol)}: {what}")
+    estimator, pose_set = val.open_weights(args)
     out = Path(args.out or Path("output") / HOUSE / f"{estimator.config.model}-{pose_set.name}" / "test")
     if args.protocol == ["official"]:
         from lpm_torch.official import predict_official
@@ -144,16 +112,25 @@ def run(args: argparse.Namespace) -> None:
         args.protocol, args.out = ["pck_box@0.2", "pck_torso@0.2"], None
         scoring.publish(args, predictions, pose_set, out / "official.npz")
         return
+    if args.protocol and pose_set.name != "penn_action":
+        raise DataError(f"--protocol=mp is the original's Penn Action script; {pose_set.name} is scored by val.py")
     estimator.check_order()
     arrays = test_arrays(estimator, pose_set)
     write_files(out, arrays, pose_set)
     if args.protocol:
-        report_mp(arrays, pose_set, args.json)
+        from common.files import write_json
+
+        result = mp_table(arrays)
+        print("SYNTHETIC data" if pose_set.synthetic else "real data")
+        print("  ".join(f"{name} {value:.2f}" for name, value in result.values.items()))
+        print(f"total {result.total:.2f} (n = {result.n})\n{result.aggregation}")
+        if args.json:
+            write_json(args.json, {"penn_mobilepose@0.2:compat": result.as_dict()})
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)))
+    return exit_code(lambda: run(val.parser(__doc__).parse_args(argv)))
 
 
 if __name__ == "__main__":

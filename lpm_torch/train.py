@@ -39,17 +39,23 @@ def parse_args(argv=None) -> Config:
 
 def train(config: Config, pose_set: PoseSet, process: TorchProcess) -> Path:
     """Run to the last epoch; returns the run's folder. FloatingPointError when training diverged."""
+    from lpm_torch.data import say_unread
     from lpm_torch.engine import Trainer
     from lpm_torch.weight_files import open_store
 
     trainer = Trainer(config, pose_set, process)
+    about = {"skeleton": card(pose_set.skeleton), "dataset": pose_set.name, "split": pose_set.split}
     session = Session(
         config.folder, trainer.position, trainer.total_steps, process, open_store(config.folder, process),
-        settings=asdict(trainer.config), about=about(pose_set), valid_every=trainer.valid_every,
-        save_minutes=config.save_minutes, accumulate=config.accumulate, patience=config.patience,
+        settings=asdict(trainer.config), about={**about, "synthetic": pose_set.synthetic},
+        valid_every=trainer.valid_every, save_minutes=config.save_minutes, accumulate=config.accumulate,
+        patience=config.patience,
     )  # fmt: skip
+    # also, as MobilePose's --checkpoint_name, a file in the model's folder
+    named = config.resume not in (None, "auto")
+    place = (config.resume, config.model, config.dataset, config.model_dir)
     with session:
-        state = session.begin(resumed(config))
+        state = session.begin(weights_path(*place) if named else config.resume)
         trainer.restore(state) if state else trainer.start()
         for batch in session.track(trainer.batches()):
             session.log(trainer.step(batch))
@@ -57,20 +63,8 @@ def train(config: Config, pose_set: PoseSet, process: TorchProcess) -> Path:
                 session.validated(trainer.validate())
             if session.save_due:
                 session.save(trainer.state())
+    say_unread(pose_set, trainer.unread)
     return config.folder
-
-
-def about(pose_set: PoseSet) -> dict:
-    """What a checkpoint says of its data."""
-    about = {"dataset": pose_set.name, "split": pose_set.split, "synthetic": pose_set.synthetic}
-    return {"skeleton": card(pose_set.skeleton), **about}
-
-
-def resumed(config: Config) -> str | Path | None:
-    """What `--resume` names: also, as MobilePose's --checkpoint_name, a file in the model's folder."""
-    if config.resume in (None, "auto"):
-        return config.resume
-    return weights_path(config.resume, config.model, config.dataset, config.model_dir)
 
 
 def main(argv=None) -> int:

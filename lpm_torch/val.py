@@ -5,7 +5,7 @@
     python lpm_torch/val.py --random_weights                   # a baseline
 
 The network, its options and the crop come from the checkpoint; files of the original take MobilePose's settings. Crops
-come from the annotated joints (oracle boxes), as in the original.
+are about the annotated boxes (oracle), in mode compat about the annotated joints, as in the original.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from common.poses import PoseSet
 from common.runs import scoring
 from common.runs.options import Parser, given_of
 from common.runs.process import exit_code
+from common.skeletons import LPM14
 from lpm_torch.config import HOUSE, Config, load_pose_set, weights_path
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def parser(about: str | None) -> Parser:
     return made
 
 
-def open_weights(args: argparse.Namespace, **more) -> tuple[Estimator, PoseSet]:
+def open_weights(args: argparse.Namespace) -> tuple[Estimator, PoseSet]:
     """The network and the data set that the options name: without --dataset, the one that it learnt from."""
     given = given_of(args, *NETWORK, *MACHINE[:-1], "device", "threads")
     dataset, root = getattr(args, "dataset", None), getattr(args, "data_root", None)
@@ -53,10 +54,10 @@ def open_weights(args: argparse.Namespace, **more) -> tuple[Estimator, PoseSet]:
 
     if path is None:
         print("NO WEIGHTS are given and there are none yet: scoring a network with RANDOM weights", file=sys.stderr)
-        more["skeleton"] = pose_set.skeleton if pose_set else None
     estimator = Estimator(
         path, random_weights=args.random_weights or path is None, raw_weights=args.raw_weights,
-        shared_joints=args.shared_joints, dataset=dataset, **more, **given,
+        shared_joints=args.shared_joints, dataset=dataset,
+        skeleton=pose_set.skeleton if path is None and pose_set else LPM14, **given,
     )  # fmt: skip
     pose_set = pose_set or load_pose_set(estimator.config.dataset, root, args.split)
     return estimator, pose_set.limit(args.limit)

@@ -1,4 +1,4 @@
-"""Weight files: checkpoints of ours and of MobilePose, and plain tensors in six formats.
+"""Weight files: checkpoints of ours and of MobilePose, and plain tensors in three formats.
 
 Ours are MobilePose's `.pth.tar` (epoch, state_dict, optimizer) with what a resumed run needs. Converted ones keep
 settings and skeleton in the card beside them (FILE.card.json).
@@ -7,8 +7,8 @@ settings and skeleton in the card beside them (FILE.card.json).
 from __future__ import annotations
 
 import json
-import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.datasets.files import read_npz
 from common.errors import DataError
 from common.runs.checkpoints import STATE_FORMAT, CheckpointStore, check_compatible, collect_random_state
 from common.runs.converting import card_path
@@ -24,11 +23,10 @@ from common.runs.process import Process
 from common.runs.settings import resolve
 from common.runs.shelf import missing_weights
 from common.skeletons import Skeleton, from_card
-from common.weights.pickles import check_zip, read_npy, read_torch
-from lpm_torch.config import HOUSE, PRESETS, SUFFIX, SUFFIXES, Config
+from common.weights.pickles import read_torch
+from lpm_torch.config import HOUSE, PRESETS, SUFFIX, SUFFIXES, Config, network_skeleton
 
 Weights = dict[str, np.ndarray]
-FORMATS = (".pt", ".safetensors", ".npz", ".npy", ".h5", ".json")  # of plain tensors by name
 # What weights were trained to read and to answer, whoever goes on with them.
 MEANING_FIELDS = ("mode", "center_map", "background")
 # What a resumed run must share with its beginning.
@@ -43,19 +41,9 @@ RUN_FIELDS = (
     "accumulate",
 )
 # Settings of the machine and the run that trained, which mean nothing to whoever uses the weights.
-_LEFT_BEHIND = (
-    "device",
-    "gpus",
-    "workers",
-    "threads",
-    "compile",
-    "out",
-    "model_dir",
-    "data_root",
-    "weights",
-    "resume",
-    "limit",
-)
+_LEFT_BEHIND = {"device", "gpus", "workers", "threads", "compile", "out", "model_dir", "data_root", "weights", "resume"}
+ANSWERS = re.compile(r"conv7_stage1|M(conv|res)5(_stage\d+)?")  # layers with an output a belief map
+_READS = re.compile(r"[gfio]_x(_stage\d+)?|Mconv1_stage\d+|final_layer")  # layers with an input a belief map
 
 
 def graph_fields(model: str) -> tuple[str, ...]:
@@ -64,18 +52,14 @@ def graph_fields(model: str) -> tuple[str, ...]:
     return ("model", "channels", "norm", *more.get(model, ()))
 
 
-# ---- checkpoints -----------------------------------------------------------------------------------------------------
-
-
 def open_store(folder: Path, process: Process) -> CheckpointStore:
     """The store of one run: last, previous and best `.pth.tar`."""
     return CheckpointStore(folder, _save, _load, suffix=SUFFIX, writer=process.is_main)
 
 
 def _save(path: Path, state: dict) -> None:
-    state = dict(state)
-    state["state_dict"] = state.pop("model")  # the original's name, so that its programs find the weights
-    torch.save(state, path)
+    # the original's name, so that its programs find the weights
+    torch.save({"state_dict" if name == "model" else name: value for name, value in state.items()}, path)
 
 
 def _load(path: Path) -> dict:
@@ -88,21 +72,35 @@ def _load(path: Path) -> dict:
     return {**rest, "random": collect_random_state(), "ema": None, "scaler": None, **state}
 
 
-def _read_torch(path: Path) -> Any:
-    """What PyTorch reads without running code, checksums verified first; of files with more in them (numpy scalars, a
-    program's own classes) what common's reader makes of them, as tensors and plain values."""
-    check_zip(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        return _with_tensors(read_torch(path))
+def write_weights(path: Path, weights: Weights) -> None:
+    """Arrays by name as `.pt`, `.npz` or `.safetensors`."""
+    if path.suffix == ".pt":
+        torch.save(_as_tensors(weights), path)
+    elif path.suffix == ".npz":
+        np.savez(path, **weights)
+    else:
+        from safetensors.numpy import save_file
+
+        save_file(weights, path)
 
 
-def _with_tensors(value: Any) -> Any:
+def read_weights(path: Path) -> Any:
+    """What `write_weights` or `torch.save` wrote, tensors as arrays."""
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as data:
+            return {k: data[k] for k in data.files}
+    return read_torch(path)
+
+
+def _as_tensors(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _with_tensors(item) for key, item in value.items()}
+        return {key: _as_tensors(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_tensors(item) for item in value]
+        return [_as_tensors(item) for item in value]
     return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" else value
 
 
@@ -113,16 +111,14 @@ def read_checkpoint(path: Path) -> dict:
     if path.is_dir():
         raise missing_weights(HOUSE, SUFFIXES, f"folder {path} holds none")
     try:
-        plain = path.suffix in (".safetensors", ".npz")
-        state = as_tensors(read_weights(path)) if plain else _read_torch(path)
+        state = _as_tensors(read_weights(path))
     except DataError:
         raise
-    except Exception as error:  # torch, zipfile and pickle each have their own
-        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        raise DataError(f"{path} is not a readable PyTorch checkpoint ({reason})") from error
+    except Exception as error:  # numpy, zipfile and safetensors each have their own
+        raise DataError(f"{path} is not a readable weight file ({type(error).__name__}: {error})") from error
     if isinstance(state, dict) and state and all(isinstance(v, Tensor) for v in state.values()):
         state = {"state_dict": state}
-    if not isinstance(state, dict) or "state_dict" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         remedy = "give a checkpoint of lpm_torch or MobilePose, or a file of name -> tensor"
         raise DataError(f"{path} has no field state_dict; {remedy}")
     if state.get("format", STATE_FORMAT) != STATE_FORMAT:
@@ -149,15 +145,14 @@ def config_of(found: dict, path: Path | None, options: dict[str, Any]) -> Config
     """
     given = {name: value for name, value in options.items() if value is not None}
     resolve(Config, given)  # names and values are settings
-    stored = found.get("config")
-    if stored is None:
-        known = _settings_of(network_of(shapes_of(found["state_dict"]), path)) if found else {}
-        model = known.get("model", given.get("model"))
-        base = resolve(Config, PRESETS["official" if model == "lpm_official" else "paper"], given, known)
+    known = found.get("config")
+    if known is None:
+        known = network_of(found["state_dict"], path) if found else {}
+        official = known.get("model", given.get("model")) == "lpm_official"
+        base = resolve(Config, PRESETS["official" if official else "paper"], given, known)
     else:
-        known = stored
-        fields = {k: v for k, v in stored.items() if k in Config.__dataclass_fields__ and k not in _LEFT_BEHIND}
-        base = resolve(Config, fields)
+        fields = Config.__dataclass_fields__.keys() - _LEFT_BEHIND
+        base = resolve(Config, {name: value for name, value in known.items() if name in fields})
     for name in ("model", "mode"):
         if name in known and given.get(name, known[name]) != known[name]:
             remedy = f"run with --{name}={known[name]}, or give another checkpoint"
@@ -165,32 +160,18 @@ def config_of(found: dict, path: Path | None, options: dict[str, Any]) -> Config
     return base.checked()
 
 
-def shapes_of(weights: dict) -> dict[str, tuple[int, ...]]:
-    """Tensors or arrays by name -> their shapes."""
-    return {name: tuple(value.shape) for name, value in weights.items()}
-
-
-def _settings_of(network: dict) -> dict:
-    names = {"name": "model", "width": "channels", "T": "t"}
-    return {names.get(k, k): v for k, v in network.items() if k != "joints"}
-
-
-def load_weights(model: nn.Module, found: dict, path: Path, raw: bool = False) -> None:
-    """A checkpoint's weights into `model`, every tensor matched; its moving average, if any, unless `raw`.
-
-    DataError naming the first differing tensors of a checkpoint of another network, width or joint count.
-    """
-    weights, own = weights_of(found, raw), model.state_dict()
-    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
-    extra = [k for k in weights if k not in own]
-    other = [k for k in own if k in weights and weights[k].shape != own[k].shape]
-    shapes = [f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in other]
-    if missing or extra or shapes:
-        parts = [("lacks", missing), ("has besides", extra), ("has other shapes:", shapes)]
-        detail = "; ".join(f"{word} {', '.join(n[:3])}{' ...' if len(n) > 3 else ''}" for word, n in parts if n)
-        remedy = "Give --model and --channels as it was trained"
-        raise DataError(f"{path} does not fit {type(model).__name__}: it {detail}. {remedy}")
-    model.load_state_dict(weights, strict=False)
+def network_of(weights: Mapping[str, Any], source: str | Path | None) -> dict[str, Any]:
+    """The settings that the names and shapes of a pose machine's tensors tell. DataError when they are no such."""
+    marks = {"final_layer.weight": "cpm", "g_x_stage2.weight": "lpm_raw"}
+    marks |= {"g_x_stage6.weight": "lpm", "scale_g.bias": "lpm_official"}
+    model = next((network for mark, network in marks.items() if mark in weights), None)
+    if model is None or "conv1_stage1.weight" not in weights:
+        first = ", ".join(sorted(weights)[:3])
+        raise DataError(f"{source}: its tensors ({first}, ...) belong to no network of lpm_torch")
+    stages = [int(match[1]) for k in weights if (match := re.fullmatch(r"conv1_stage(\d+)\.weight", k))]
+    raw = {"t": max(stages) - 1} if model == "lpm_raw" else {}
+    norm = "batch" if "conv1_stage1.norm.weight" in weights else "none"
+    return {"model": model, "channels": weights["conv1_stage1.weight"].shape[0] / 128, "norm": norm, **raw}
 
 
 def weights_of(found: dict, raw: bool = False) -> dict[str, Tensor]:
@@ -198,15 +179,24 @@ def weights_of(found: dict, raw: bool = False) -> dict[str, Tensor]:
     return found["ema"]["shadow"] if found.get("ema") and not raw else found["state_dict"]
 
 
-ANSWERS = re.compile(r"conv7_stage1|M(conv|res)5(_stage\d+)?")  # layers with an output a belief map
-_READS = re.compile(r"[gfio]_x(_stage\d+)?|Mconv1_stage\d+|final_layer")  # layers with an input a belief map
+def load_weights(model: nn.Module, found: dict, path: Path, raw: bool = False) -> None:
+    """`weights_of` a checkpoint into `model`, every tensor matched. DataError naming tensors that differ."""
+    # files from before PyTorch 0.4 lack the counters of batch normalisations
+    counters = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
+    try:
+        model.load_state_dict({**counters, **weights_of(found, raw)})
+    except RuntimeError as error:
+        what = f"does not fit {type(model).__name__}: {' '.join(str(error).split())[:400]}"
+        raise DataError(f"{path} {what}. Give --model and --channels as it was trained") from error
 
 
-def first_weights(model: nn.Module, path: Path, skeleton: Skeleton, old: Skeleton, config: Config) -> None:
-    """Begin a training with another's weights. `skeleton`, `old`: the network's here and there; where they differ,
-    layers that answer with belief maps are taken joint by joint, and those that read them start fresh, which is said.
+def first_weights(model: nn.Module, path: Path, skeleton: Skeleton, config: Config) -> None:
+    """Begin a training with another's weights. `skeleton` is the network's; where the weights have another, layers that
+    answer with belief maps are taken joint by joint, and those that read them start fresh, which is said.
     """
     found = read_checkpoint(path)
+    stored = skeleton_of(found, path)
+    old = network_skeleton(stored) if stored else skeleton
     if found.get("config"):
         wanted = {name: getattr(config, name) for name in (*graph_fields(config.model), *MEANING_FIELDS)}
         check_compatible(found["config"], wanted, wanted, path)
@@ -215,8 +205,7 @@ def first_weights(model: nn.Module, path: Path, skeleton: Skeleton, old: Skeleto
         print(f"first weights: {path}")
         return
     if config.model in ("hourglass", "coord_lpm"):
-        why = f"{config.model} takes no weights of other joints"
-        raise DataError(f"{path} answers {old.name}, this run {skeleton.name}; {why}")
+        raise DataError(f"{path} answers {old.name}, which {config.model} cannot take over for {skeleton.name}")
     weights, fresh = weights_of(found), set()
     order = [old.joints.index(j) if j in old.joints else -1 for j in skeleton.joints] + [len(old)]
     here, there = zip(*((i, k) for i, k in enumerate(order) if k >= 0))
@@ -231,87 +220,3 @@ def first_weights(model: nn.Module, path: Path, skeleton: Skeleton, old: Skeleto
                 fresh.add(layer)
     taken = f"{len(here) - 1} of {len(skeleton)} joints by name; fresh: {', '.join(sorted(fresh))}"
     print(f"first weights: {path} ({old.name}); {taken}")
-
-
-# ---- plain tensors ---------------------------------------------------------------------------------------------------
-
-
-def as_tensors(weights: Weights) -> dict[str, Tensor]:
-    """Arrays by name as tensors."""
-    return {name: torch.from_numpy(np.asarray(array)) for name, array in weights.items()}
-
-
-def write_weights(path: Path, weights: Weights) -> None:
-    """Arrays by name in the format of the suffix, one of `FORMATS`."""
-    if path.suffix == ".pt":
-        torch.save(as_tensors(weights), path)
-    elif path.suffix == ".safetensors":
-        from safetensors.numpy import save_file
-
-        save_file(weights, path)
-    elif path.suffix == ".h5":
-        import h5py
-
-        with h5py.File(path, "w") as file:
-            for name, array in weights.items():
-                file.create_dataset(name, data=array)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps({k: v.tolist() for k, v in weights.items()}), encoding="utf-8")
-    else:
-        with open(path, "wb") as file:
-            if path.suffix == ".npz":
-                np.savez(file, **weights)
-            else:  # a pickle, as the original's converter writes
-                np.save(file, np.array(weights, dtype=object), allow_pickle=True)
-
-
-def read_weights(path: Path) -> Weights:
-    """What `write_weights` wrote."""
-    if path.suffix == ".pt":
-        return {k: v.numpy() for k, v in torch.load(path, map_location="cpu", weights_only=True).items()}
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        return load_file(path)
-    if path.suffix == ".h5":
-        import h5py
-
-        with h5py.File(path) as file:
-            return {name: np.asarray(file[name]) for name in file}
-    if path.suffix == ".json":
-        # float32 -> shortest decimal of the same double -> float32 is exact; integers are counters
-        stored = {k: np.asarray(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
-        return {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in stored.items()}
-    if path.suffix == ".npy":
-        return read_npy(path)
-    return read_npz(path, "file of weights")
-
-
-def network_of(shapes: dict[str, tuple[int, ...]], source: str | Path | None) -> dict:
-    """Parameter names and shapes -> the arguments of `build_model`. DataError when they are none of this house."""
-    stages = [int(match[1]) for k in shapes if (match := re.fullmatch(r"conv1_stage(\d+)\.weight", k))]
-    marks = {
-        "final_layer.weight": "cpm",
-        "g_x_stage2.weight": "lpm_raw",
-        "g_x_stage6.weight": "lpm",
-        "scale_g.bias": "lpm_official",
-    }
-    name = next((network for mark, network in marks.items() if mark in shapes), None)
-    if name:
-        more = {"T": max(stages) - 1} if name == "lpm_raw" else {}
-        norm = {"norm": "batch"} if "conv1_stage1.norm.weight" in shapes else {}
-        width = shapes["conv1_stage1.weight"][0] / 128
-        return {"name": name, "joints": shapes["conv7_stage1.weight"][0] - 1, "width": width, **more, **norm}
-    if "process.process.0.weight" in shapes:
-        width = shapes["process.process.0.weight"][0] / 128
-        return {"name": "coord_lpm", "joints": shapes["process.process.17.weight"][0], "width": width}
-    depths = [int(k.split(".")[2]) for k in shapes if k.startswith("hg_0.layers.")]
-    if not depths:
-        first = ", ".join(sorted(shapes)[:3])
-        raise DataError(f"{source}: its tensors ({first}, ...) belong to no network of lpm_torch")
-    last, block = f"hg_0.layers.{max(depths)}.2", "conv"
-    if "res1.conv1.weight" not in shapes:
-        block = "inv" if shapes["res1.conv.3.weight"][1] == 1 else "res"
-    maps = shapes[last + (".conv1.weight" if block == "conv" else ".conv.6.weight")][0]
-    width = shapes["conv1.weight"][0] / 64
-    return {"name": "hourglass", "joints": maps - 1, "width": width, "depth": 1 + max(depths), "block": block}

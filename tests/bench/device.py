@@ -15,9 +15,8 @@ from collections.abc import Callable
 import torch
 
 from common.errors import DataError
-from lpm_torch.losses import MSESequenceLoss
-from lpm_torch.model import build_model
-from tests.reference.lpm_torch import plain_cpm, plain_lpm
+from lpm_torch.losses import sequence_loss
+from tests.reference.lpm_torch import build_model, plain_cpm, plain_lpm
 
 PASSES = ("inference", "training")
 
@@ -100,7 +99,7 @@ class DeviceBench:
         self.model.train()
         with self._autocast():
             maps = network(self.frames, self.centers)[1]
-        MSESequenceLoss("mean")(maps, self.labels).backward()
+        sequence_loss(maps, self.labels, "mean").backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

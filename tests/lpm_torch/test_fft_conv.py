@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lpm_torch.fft_conv import fft_conv2d, worthwhile
-from lpm_torch.model import build_model
-from tests.reference.lpm_torch import plain_lpm
+from tests.reference.lpm_torch import build_model, plain_lpm
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from common.runs.session import Position, Session
 from common.skeletons import PENN13
 from lpm_torch import test
 from lpm_torch.data import CENTER_SIGMA
-from lpm_torch.losses import MSESequenceLoss
+from lpm_torch.losses import sequence_loss
 
 pytestmark = pytest.mark.golden
 
@@ -35,7 +35,7 @@ def test_loss(metrics):
     """With as many maps as labels, and with the first estimate before them. 1e-5 relative: float32 sums in another
     order."""
     maps, labels = torch.from_numpy(metrics["outputs"]), torch.from_numpy(metrics["labels"])
-    loss = MSESequenceLoss("compat")
+    loss = sequence_loss
     assert loss(maps, labels).item() == pytest.approx(float(metrics["loss_5"]), rel=1e-5)
     assert loss(torch.cat([maps[:, :1], maps], 1), labels).item() == pytest.approx(float(metrics["loss_6"]), rel=1e-5)
 

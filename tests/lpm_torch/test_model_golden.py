@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lpm_torch.losses import MSESequenceLoss
-from lpm_torch.model import build_model
+from lpm_torch.losses import sequence_loss
+from tests.reference.lpm_torch import build_model
 from tests.tolerance import MARGIN, close, rounding
 
 pytestmark = pytest.mark.golden
@@ -187,7 +187,7 @@ def test_train_step(folder, fixture, filled, monkeypatch):
         .astype(np.float32)
     )
     labels = torch.from_numpy(labels)
-    criterion = MSESequenceLoss("compat")
+    criterion = sequence_loss
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
     layers, start = depth(model), {k: v.clone() for k, v in model.state_dict().items()}
     with monkeypatch.context() as patched:

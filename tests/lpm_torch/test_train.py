@@ -16,13 +16,16 @@ import torch
 
 from common.datasets import load
 from common.images import read_image
+from common.predictions import load_predictions
 from common.runs.runlog import read_log
 from common.skeletons import LPM14
-from lpm_torch import config, engine, predict, train
+from lpm_torch import config, engine, predict, train, val
 from lpm_torch.estimator import native_amp
-from lpm_torch.model import build_model, build_network
-from lpm_torch.weight_files import graph_fields, network_of
+from lpm_torch.hourglass import Bottleneck, ConvBlock
+from lpm_torch.model import build_network
+from lpm_torch.weight_files import graph_fields
 from tests.lpm_torch import tiny
+from tests.reference.lpm_torch import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 # dropout on, so that PyTorch's random state matters
@@ -334,6 +337,13 @@ def test_bad_input_exits_with_2(tmp_path, capsys):
         ("--train_split=nonsense",): "nonsense",
         ("--dataset=nonsense",): "nonsense",
         ("--batch_size=0",): "batch_size",
+        ("--t=0",): "setting t",
+        ("--epochs=-1",): "epochs",
+        ("--channels=nan",): "channels",
+        ("--input_width=-4",): "input_width",
+        ("--lr=nan",): "lr",
+        ("--workers=-1",): "workers",
+        ("--p_flip=2",): "p_flip",
         ("--weights=averaged",): "--raw_weights",
     }
     for arguments, word in cases.items():
@@ -375,13 +385,12 @@ def test_options_and_defaults_of_the_original():
     assert parsed.folder == Path("c/lpm/PennAction")
 
 
-@pytest.mark.parametrize("block", ["res", "inv", "conv"])
-def test_block_of_the_command_line_is_the_networks(block):
+@pytest.mark.parametrize(("block", "kind"), [("res", Bottleneck), ("inv", Bottleneck), ("conv", ConvBlock)])
+def test_block_of_the_command_line_is_the_networks(block, kind):
     found = train.parse_args(["--preset=none", "--model=hourglass", f"--block={block}", "--depth=2"])
     with torch.device("meta"):
-        shapes = {k: tuple(v.shape) for k, v in build_network(found, 14).state_dict().items()}
-    network = network_of(shapes, "x")
-    assert (network["block"], network["depth"]) == (block, 2)
+        network = build_network(found, 14)
+    assert isinstance(network.res1, kind) and len(network.hg_0.layers) == 2
     assert {"block", "depth"} <= set(graph_fields("hourglass")), (
         "another block is refused when its checkpoint is loaded"
     )
@@ -448,17 +457,30 @@ def test_modes_and_mixed_precision_on_images_and_video(tmp_path, dataset, change
     assert (tmp_path / "best.pth.tar").is_file()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_bad_frame_is_named(tmp_path, capsys, workers, damage):
-    root = tmp_path / "PennAction"
+@pytest.mark.parametrize(("workers", "damage"), [(0, "missing"), (1, "truncated")])
+def test_an_unreadable_frame_is_warned_of_and_left_out(tmp_path, capsys, workers, damage):
+    """In training the next clip stands for its clip; scored, its row is NaN and all others are there."""
+    root, frame = tmp_path / "PennAction", "frames/0003/000001.jpg"
     shutil.copytree(tiny.penn(), root)
-    frame = root / "frames/0001/000001.jpg"
-    frame.unlink() if damage == "missing" else frame.write_bytes(frame.read_bytes()[:100])
-    arguments = options(tmp_path, *LPM, "--dataset=PennAction", f"--workers={workers}")
-    assert train.main([*arguments, f"--data_dir={root}"]) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: image") and "0001/000001.jpg" in message and "common.datasets check" in message
+    for file in (root / "frames/0001/000001.jpg", root / frame):
+        file.unlink() if damage == "missing" else file.write_bytes(file.read_bytes()[:100])
+    words = ["--dataset=PennAction", f"--data_root={root}", f"--workers={workers}"]
+    assert train.main([*options(tmp_path / "run", *LPM), *words, "--epochs=1", "--limit=7"]) == 0
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("warning: 1 pictures could not be read") and "0001/000001.jpg" in said
+    assert val.main([*words, f"--weights={tmp_path}/run", f"--out={tmp_path}/p.npz"]) == 0
+    assert "could not be read" in (said := capsys.readouterr().err) and frame in said
+    found = load_predictions(tmp_path / "p.npz")
+    assert np.isnan(found.joints[0]).all() and np.isfinite(found.joints[1:]).all() and found.score[0].max() == 0
+
+
+def test_no_readable_picture_at_all_is_an_error(tmp_path, capsys):
+    root = tmp_path / "PennAction"
+    shutil.copytree(tiny.penn(), root, ignore=lambda folder, names: [n for n in names if n.endswith(".jpg")])
+    words = ["--dataset=PennAction", f"--data_root={root}"]
+    assert train.main([*options(tmp_path / "run", *LPM), *words]) == 2
+    assert "not one picture" in capsys.readouterr().err
+    assert val.main([*words, "--random_weights", "--model=lpm", "--limit=2"]) == 2
 
 
 def test_debug_pictures(tmp_path):

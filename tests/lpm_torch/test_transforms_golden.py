@@ -16,7 +16,7 @@ from common.poses import PoseSet  # noqa: E402
 from common.skeletons import LPM14  # noqa: E402
 from lpm_torch import data  # noqa: E402
 from lpm_torch.config import Config  # noqa: E402
-from lpm_torch.data import Augmentation, ClipDataset, prepare  # noqa: E402
+from lpm_torch.data import ClipDataset, prepare  # noqa: E402
 
 pytestmark = pytest.mark.golden
 
@@ -112,7 +112,7 @@ def test_visibility(golden, tmp_path, monkeypatch, name, mode):
         sequence=np.zeros(frames, int) if frames > 1 else None, frame=numbers if frames > 1 else None,
     )  # fmt: skip
     config = Config(dataset="lsp", mode=mode, t=frames, p_flip=1.0, jitter=0.0, input_width=64)
-    found = ClipDataset(pose_set, config, grid=7, augmentation=Augmentation(p_flip=1.0))[0]["visible"]
+    found = ClipDataset(pose_set, config, grid=7, augment=True)[0]["visible"]
     assert np.array_equal(found, expected if mode == "compat" else expected[:, LPM14.mirror])
     assert not np.array_equal(visible, visible[LPM14.mirror])
 

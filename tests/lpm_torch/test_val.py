@@ -19,8 +19,9 @@ from lpm_torch import Estimator, official, test, val
 from lpm_torch.config import Config, half_pixel
 from lpm_torch.data import belief_labels
 from lpm_torch.estimator import decode, unflip_maps
-from lpm_torch.model import build_model, build_network
+from lpm_torch.model import build_network
 from tests.lpm_torch import tiny
+from tests.reference.lpm_torch import build_model
 
 SETTINGS = {
     "channels": 0.0625,
@@ -355,26 +356,6 @@ def test_scale_fits_large_people():
     assert official.scale_of(1.4, np.array([0, 0, 300.0, 50]), 368) == pytest.approx(368 / 300 / 1.05)
 
 
-def test_enlarging_puts_a_cell_where_it_stands():
-    """MobilePose: cell i is pixel i * size / cells; the authors: the middle of its square."""
-    maps = torch.zeros(1, 31, 31)
-    maps[0, 10, 20] = 1
-    for half, expected in (
-        (False, (20 * 256 / 31, 10 * 256 / 31)),
-        (True, (20.5 * 256 / 31 - 0.5, 10.5 * 256 / 31 - 0.5)),
-    ):
-        big = official.enlarge(maps, 256, half)[0]
-        y, x = divmod(int(big.argmax()), 256)
-        assert abs(x - expected[0]) <= 0.6 and abs(y - expected[1]) <= 0.6
-
-
-def test_overlap_at_and_beyond_the_borders():
-    picture, square = official.overlap(np.array([-3, 4]), 10, 20, 12)
-    assert (picture, square) == ((slice(4, 12), slice(0, 7)), (slice(0, 8), slice(3, 10)))
-    picture, _ = official.overlap(np.array([30, 0]), 10, 20, 12)
-    assert picture[1].start >= picture[1].stop
-
-
 def looking(net: torch.nn.Module, skeleton=PENN13) -> Estimator:
     """An estimator around a stand-in for lpm_official."""
     return Estimator.of(net, Config(model="lpm_official", input_width=96), skeleton, Process())
@@ -404,11 +385,10 @@ def test_authors_penn_models_exchange_sides():
     assert (left < right).all()
 
 
-@pytest.mark.parametrize("model", ["lpm", "lpm_official", "cpm"])
-def test_official_protocol_from_the_command_line(tmp_path, model, capsys):
-    checkpoint = save(tmp_path, model=model)
+def test_official_protocol_from_the_command_line(tmp_path, capsys):
+    checkpoint = save(tmp_path, model="lpm_official")
     arguments = [
-        f"--model={model}",
+        "--model=lpm_official",
         *penn("--protocol=official", f"--checkpoint_name={checkpoint}", f"--out={tmp_path}/")[1:],
     ]
     assert test.main(arguments) == 0
@@ -450,10 +430,10 @@ def test_weights_of_another_joint_order_are_refused(tmp_path, capsys):
     assert load_predictions(tmp_path / "official.npz").meta["joint_order"] == "cpm14"
 
 
-def test_networks_that_cannot_follow_a_sequence(tmp_path, capsys):
-    checkpoint = save(tmp_path, model="lpm_raw")
-    assert test.main(["--model=lpm_raw", *penn("--protocol=official", f"--checkpoint_name={checkpoint}")[1:]]) == 2
-    assert "lpm_raw" in capsys.readouterr().err
+def test_the_official_protocol_is_for_the_official_network(tmp_path, capsys):
+    checkpoint = save(tmp_path, model="lpm")
+    assert test.main(penn("--protocol=official", f"--checkpoint_name={checkpoint}")) == 2
+    assert "lpm with val.py" in capsys.readouterr().err
 
 
 @pytest.mark.golden

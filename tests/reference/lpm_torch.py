@@ -6,6 +6,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from lpm_torch.config import Config
+from lpm_torch.model import build_network
+
+
+def build_model(name, joints=14, width=1.0, T=5, **settings):
+    """A network by its name and what a test changes of it."""
+    return build_network(Config(model=name, channels=width, t=T, **settings), joints)
+
 
 def direct(layer, x):
     """The layer as PyTorch's own convolution."""
