@@ -13,7 +13,7 @@ from common.datasets import lsp
 from common.errors import DataError
 from common.poses import PoseSet
 from common.runs import shelf
-from common.runs.settings import check_numbers, setting
+from common.runs.settings import check_numbers, parse_yaml, setting
 from common.skeletons import JHMDB15, LPM14, LSP14, MPII14, MPII16, PENN13, Skeleton
 
 HOUSE = "lpm_torch"
@@ -114,35 +114,7 @@ class Config:
         return shelf.run_folder(HOUSE, f"{self.model}-{self.dataset}", self.out or original)
 
 
-_SMALL = {
-    "init": "kaiming", "norm": "batch", "dropout": 0.0, "lr": 1e-3, "schedule": "cosine", "warmup": 200, "clip": 1.0,
-    "sigma": 1.0, "background": True, "masked_loss": True, "loss_norm": "mean", "deep_supervision": True,
-    "center_map": "correct", "pad_pixels": 0.0, "pad_ratio": 0.15, "ema": 0.999, "flip_test": True,
-    "valid_split": "none", "t": 3,
-}  # fmt: skip
-PRESETS: dict[str, dict] = {
-    # MP's defaults
-    "none": {},
-    # its setting files and README
-    "paper": {"lr": 8e-5, "weight_decay": 8e-6, "step_size": 60000, "gamma": 0.33333, "batch_size": 4},
-    # LP's training file and solver for video, as far as Adam in place of SGD goes: for lpm_official
-    "official": {
-        "lr": 8e-5, "weight_decay": 5e-4, "step_size": 40000, "gamma": 0.333, "clip": 100.0, "loss_norm": "caffe",
-        "batch_size": 4, "input_width": 368, "sigma": 7 / 8, "background": True, "center_map": "correct",
-        "scale_low": 0.8, "scale_high": 1.4,
-    },
-    # found by trial on two cores: what CPM and LPM learn most from in an hour or two
-    "cpu": {
-        **_SMALL, "channels": 0.25, "input_width": 128, "batch_size": 16, "epochs": 20, "rotate": 60.0, "shift": 0.05,
-        "amp": "bf16",
-    },
-    # a thousand updates on two cores are two minutes: small batches, and less augmentation than it takes longer to
-    # profit from
-    "smoke": {
-        **_SMALL, "channels": 0.125, "input_width": 96, "batch_size": 4, "epochs": 40, "workers": 1, "ema": 0.98,
-        "warmup": 50, "rotate": 20.0, "scale_low": 0.85, "scale_high": 1.15,
-    },
-}  # fmt: skip
+PRESETS: dict[str, dict] = parse_yaml("presets.yaml", Path(__file__).with_name("presets.yaml").read_text("utf-8"))
 
 
 def half_pixel(config: Config) -> bool:

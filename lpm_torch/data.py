@@ -31,6 +31,7 @@ from common.runs.process import default_workers
 from common.skeletons import LPM14, PENN13, skeleton_map
 from lpm_torch.config import MEANS, OFFICIAL_MEAN, OFFICIAL_STD, Config, half_pixel, network_skeleton
 
+GIVE_UP = 100  # clips, or pictures, one after the other that cannot be read
 CENTER_SIGMA = 21.0  # pixels of the crop, whatever its size (MP and LP)
 
 
@@ -117,7 +118,7 @@ class ClipDataset(Dataset):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         lost: list[int] = []
-        for turn in range(len(self)):
+        for turn in range(min(len(self), GIVE_UP)):
             index = (index + bool(turn)) % len(self)
             c, rows = self.config, self.clips[index]
             images = [self._read(int(row), lost) for row in rows]
@@ -125,7 +126,7 @@ class ClipDataset(Dataset):
             if not (self.augment and bad.any()):
                 break
         else:
-            raise DataError(f"{self.pose_set.root}: not one picture of split {self.pose_set.split} can be read")
+            raise none_readable(self.pose_set)
         make = self._mobilepose_crops if self.compat else self._crops
         frames, joints, visible, to_image, box = make(images, rows, epoch, index)
         unread = np.full(len(rows), -1)
@@ -240,6 +241,11 @@ def say_unread(pose_set: PoseSet, rows: set[int]) -> None:
         print(f"warning: {len(rows)} pictures could not be read and were left out: {names}", file=sys.stderr)
 
 
+def none_readable(pose_set: PoseSet) -> DataError:
+    """The error when it seems that no picture is there."""
+    return DataError(f"{pose_set.root}: the pictures of split {pose_set.split} cannot be read; see the warnings above")
+
+
 class EpochSampler(Sampler):
     """Keys (epoch, index) in an order fixed by (seed, epoch), split over `world` processes, from item `skip` on."""
 
@@ -271,6 +277,7 @@ def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int =
         num_workers=workers,
         drop_last=shuffle and len(dataset) >= config.batch_size * world,
         pin_memory=torch.cuda.is_available(),
+        persistent_workers=shuffle and workers > 0,
         worker_init_fn=_quiet_worker if workers else None,
         generator=torch.Generator(),  # else every start of an iterator draws from the generator that dropout uses
     )
@@ -394,10 +401,11 @@ def rotate(view: View, angle: float) -> View:
         box[i] = x + cos * (box[i] - x) + sin * (box[i + 1] - (y + 1))
         box[i + 1] = y + 1 - sin * (box[i] - x) + cos * (box[i + 1] - (y + 1))
     (a, b, dx), (c, d, dy) = invert_affine(turn)  # rows come first there
-    matrix, how = [[d, c], [b, a]], {"output": np.float32, "order": 1, "mode": "grid-constant"}
+    matrix, how = [[d, c], [b, a]], {"output": np.float64, "order": 1, "mode": "grid-constant"}
     planes = [ndimage.affine_transform(plane, matrix, [dy, dx], **how) for plane in np.moveaxis(view.image, -1, 0)]
     joints = np.trunc(apply_affine(turn, view.joints))
-    return View(_to_bytes(np.stack(planes, axis=-1)), joints, box, compose_affine(turn, view.from_source))
+    image = np.clip(np.stack(planes, axis=-1), 0, 255).astype(np.uint8)
+    return View(image, joints, box, compose_affine(turn, view.from_source))
 
 
 def jitter(image: np.ndarray, factors) -> None:
@@ -426,10 +434,6 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """
     factors = np.array(image.shape[:2]) / (height, width)
     sigma = (*np.maximum(0, (factors - 1) / 2), 0)
-    blurred = ndimage.gaussian_filter(image.astype(np.float32), sigma, mode="constant")
-    return _to_bytes(ndimage.zoom(blurred, (*(1 / factors), 1), order=1, mode="grid-constant", grid_mode=True))
-
-
-def _to_bytes(image: np.ndarray) -> np.ndarray:
-    # a hair more than the truncated value: sums of float32 weights end just below whole numbers
-    return np.clip(image + 1e-3, 0, 255).astype(np.uint8)
+    blurred = ndimage.gaussian_filter(image.astype(np.float64), sigma, mode="constant")
+    resized = ndimage.zoom(blurred, (*(1 / factors), 1), order=1, mode="grid-constant", grid_mode=True)
+    return np.clip(resized, 0, 255).astype(np.uint8)

@@ -27,7 +27,17 @@ from common.runs.settings import resolve
 from common.runs.shelf import missing_weights
 from common.skeletons import CPM14, LPM14, Skeleton, joint_order, skeleton_map
 from lpm_torch.config import HOUSE, RECURRENT, SUFFIXES, Config, half_pixel, network_skeleton, weights_path
-from lpm_torch.data import ClipDataset, center_map, crop_boxes, make_clips, make_loader, prepare, say_unread
+from lpm_torch.data import (
+    GIVE_UP,
+    ClipDataset,
+    center_map,
+    crop_boxes,
+    make_clips,
+    make_loader,
+    none_readable,
+    prepare,
+    say_unread,
+)
 from lpm_torch.hourglass import expected_coordinates
 from lpm_torch.model import build_network
 from lpm_torch.weight_files import config_of, load_weights, read_checkpoint, skeleton_of
@@ -77,7 +87,7 @@ class Estimator:
     def _take(self, model: nn.Module, config: Config, skeleton: Skeleton, device: torch.device) -> None:
         self.config = replace(config, amp=native_amp(config.amp, device))
         self.skeleton, self.network_skeleton = skeleton, network_skeleton(skeleton)
-        self.model, self.device = model.to(device).eval(), device
+        self.model, self.device = placed(model, device, self.config.amp).eval(), device
 
     # ---- pictures ----------------------------------------------------------------------------------------------------
 
@@ -144,7 +154,7 @@ class Estimator:
         order = joint_order(answers, pose_set.skeleton, self.shared_joints)
         joints = np.full((len(pose_set), len(self.network_skeleton), 2), np.nan)
         score = np.zeros(joints.shape[:2], np.float32)
-        unread: set[int] = set()
+        unread, seen = set(), 0
         for raw, batch in self.batches(pose_set, every_frame=config.mode == "correct"):
             with torch.inference_mode():
                 maps = belief_maps(self.model, batch, config, self.network_skeleton)
@@ -152,8 +162,9 @@ class Estimator:
             rows = raw["rows"].numpy()
             joints[rows], score[rows] = apply_affine(raw["to_image"].numpy().astype(np.float64), crop), found
             unread |= set(raw["unread"].flatten().tolist()) - {-1}
-        if len(unread) == len(pose_set):
-            raise DataError(f"{pose_set.root}: not one picture of split {pose_set.split} can be read")
+            seen += rows.size
+            if len(unread) == min(len(pose_set), max(seen, GIVE_UP)):
+                raise none_readable(pose_set)
         joints[list(unread)], score[list(unread)] = np.nan, 0
         say_unread(pose_set, unread)
         joints, score = self.named_as(answers, joints, score)
@@ -232,6 +243,14 @@ def native_amp(amp: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "off"
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # without a public name in torch 2.13
     return "bf16" if any(getattr(torch.cpu, name, bool)() for name in asked) else "off"
+
+
+def placed(model: nn.Module, device: torch.device, amp: str) -> nn.Module:
+    """The network on its device in the layout that is fastest there: measured, bf16 convolutions are three times as fast
+    with the channels last on CPUs too.
+    """
+    last = device.type == "cuda" or amp == "bf16"
+    return model.to(device, memory_format=torch.channels_last if last else torch.preserve_format)
 
 
 def autocast(device: torch.device, amp: str):

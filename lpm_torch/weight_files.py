@@ -6,7 +6,6 @@ settings and skeleton in the card beside them (FILE.card.json).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.datasets.files import read_json, read_npz
 from common.errors import DataError
 from common.runs.checkpoints import STATE_FORMAT, CheckpointStore, check_compatible, collect_random_state
 from common.runs.converting import card_path
@@ -90,10 +90,7 @@ def read_weights(path: Path) -> Any:
         from safetensors.numpy import load_file
 
         return load_file(path)
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as data:
-            return {k: data[k] for k in data.files}
-    return read_torch(path)
+    return read_npz(path, "weight file") if path.suffix == ".npz" else read_torch(path)
 
 
 def _as_tensors(value: Any) -> Any:
@@ -114,8 +111,8 @@ def read_checkpoint(path: Path) -> dict:
         state = _as_tensors(read_weights(path))
     except DataError:
         raise
-    except Exception as error:  # numpy, zipfile and safetensors each have their own
-        raise DataError(f"{path} is not a readable weight file ({type(error).__name__}: {error})") from error
+    except Exception as error:  # safetensors has its own
+        raise DataError(f"{path} is not a readable weight file ({error})") from error
     if isinstance(state, dict) and state and all(isinstance(v, Tensor) for v in state.values()):
         state = {"state_dict": state}
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
@@ -126,7 +123,7 @@ def read_checkpoint(path: Path) -> dict:
     tensors = state["state_dict"].items()
     state["state_dict"] = {k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in tensors}
     if card_path(path).is_file():
-        card = json.loads(card_path(path).read_text(encoding="utf-8"))
+        card = read_json(card_path(path), {"config?": dict, "about?": dict})
         state = {**{k: card[k] for k in ("config", "about") if card.get(k)}, **state}
     return state
 

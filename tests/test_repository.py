@@ -190,6 +190,7 @@ EXTRA = {
         "layers.py": "convolutions that are one product for all frames",
         "fft_conv.py": "the large kernels of CPM on a CPU",
         "caffe_map.py": "the authors' Caffe models by layer",
+        "presets.yaml": "settings of the originals' files, and small ones",
         "test.py": "name of the original's programme",
         "valid.py": "name of the original's programme",
     },

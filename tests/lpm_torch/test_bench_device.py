@@ -16,7 +16,7 @@ def test_work_of_a_clip(model, expected):
     """Gflop a frame at 256 pixels, averaged over a clip of five, as counted by hand from the originals' layer
     tables."""
     found = clip_flops(model, 256, 5)
-    assert found["inference"] / 5e9 == pytest.approx(expected, abs=0.06)
+    assert round(found["inference"] / 5e9, 1) == expected
     # the backward pass has two products a convolution but for the first layers, whose input wants no gradient
     assert 2.8 < found["training"] / found["inference"] < 3
 
@@ -42,7 +42,7 @@ def test_share_is_work_over_time_over_rate(monkeypatch):
         (p, c) for p in ("inference", "training") for c in ("eager", "compiled")
     ]
     for row in result["rows"]:
-        assert row["clips_per_s"] == 4 and row["share"] == pytest.approx(4 * result["flops"][row["pass"]] / 1e9)
+        assert row["clips_per_s"] == 4 and row["share"] == 4 * result["flops"][row["pass"]] / 1e9
 
 
 def test_defaults_are_those_of_a_gpu_run():

@@ -18,6 +18,7 @@ from lpm_torch.caffe_map import map_caffe, reorder, role_of
 from lpm_torch.config import Config
 from lpm_torch.weight_files import network_of, read_checkpoint, read_weights
 from tests.reference.lpm_torch import build_model, caffe_forward
+from tests.tolerance import close, rounding
 
 WIDTH = 1 / 16
 CASES = Path(__file__).parents[1] / "common" / "cases" / "weights"
@@ -58,8 +59,9 @@ def layers(model, stages=6):
     return found
 
 
-def only(found, *wanted):
-    return {k: v for k, v in found.items() if any(w in k for w in wanted)}
+def after_layers(maps):
+    """What rounding explains after the some 60 layers that a third frame has behind it."""
+    return rounding(maps.abs().max().item(), steps=60)
 
 
 @pytest.fixture
@@ -210,8 +212,8 @@ def test_reorder_permutes_the_beliefs(training_file, tmp_path, naming):
         plain, found = model(*clip())[1], ours(*clip())[1]
     for i, joint in enumerate(LPM14.joints):
         channel = CPM14.index(mirror_name(joint) if naming == "penn" else joint)
-        torch.testing.assert_close(found[:, :, i], plain[:, :, channel], rtol=0, atol=1e-5 * plain.abs().max().item())
-    torch.testing.assert_close(found[:, :, 14], plain[:, :, 14], rtol=0, atol=1e-5 * plain.abs().max().item())
+        close(found[:, :, i], plain[:, :, channel].numpy(), after_layers(plain), joint)
+    close(found[:, :, 14], plain[:, :, 14].numpy(), after_layers(plain), "background")
 
 
 def test_reorder_of_the_compat_graphs():
@@ -226,11 +228,12 @@ def test_reorder_of_the_compat_graphs():
         other.load_state_dict(changed)
         order = [*CPM14.indices(LPM14.joints), 14]
         with torch.inference_mode():
-            torch.testing.assert_close(other(*clip())[1], model(*clip())[1][:, :, order], rtol=0, atol=1e-5)
+            expected = model(*clip())[1][:, :, order]
+            close(other(*clip())[1], expected.numpy(), after_layers(expected), name)
 
 
 def test_the_network_computes_what_the_caffe_layers_compute(training_file, tmp_path):
-    """Every stage's maps; 1e-4 of the largest belief: the same sums in another order."""
+    """Every stage's maps: the same sums in another order."""
     path, _ = training_file
     assert run(path, tmp_path / "o.pt", "--model", "lpm_official") == 0
     model = build_model("lpm_official", width=WIDTH).eval()
@@ -238,7 +241,7 @@ def test_the_network_computes_what_the_caffe_layers_compute(training_file, tmp_p
     frames, center = clip()
     with torch.inference_mode():
         found, expected = model(frames, center)[1][0], caffe_forward(read_caffemodel(path), frames[0], center)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+    close(found, expected.numpy(), after_layers(expected), "maps")
 
 
 def test_a_failing_check_saves_nothing(training_file, tmp_path, capsys, monkeypatch):

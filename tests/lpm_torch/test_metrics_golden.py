@@ -17,6 +17,7 @@ from common.skeletons import PENN13
 from lpm_torch import test
 from lpm_torch.data import CENTER_SIGMA
 from lpm_torch.losses import sequence_loss
+from tests.tolerance import close, rounding, stored
 
 pytestmark = pytest.mark.golden
 
@@ -32,12 +33,11 @@ def octave(golden_arrays):
 
 
 def test_loss(metrics):
-    """With as many maps as labels, and with the first estimate before them. 1e-5 relative: float32 sums in another
-    order."""
+    """With as many maps as labels, and with the first estimate before them. Positive numbers are added, in pairs."""
     maps, labels = torch.from_numpy(metrics["outputs"]), torch.from_numpy(metrics["labels"])
-    loss = sequence_loss
-    assert loss(maps, labels).item() == pytest.approx(float(metrics["loss_5"]), rel=1e-5)
-    assert loss(torch.cat([maps[:, :1], maps], 1), labels).item() == pytest.approx(float(metrics["loss_6"]), rel=1e-5)
+    for given, name in ((maps, "loss_5"), (torch.cat([maps[:, :1], maps], 1), "loss_6")):
+        limit = rounding(float(metrics[name]), steps=np.log2(given.numel()))
+        close(sequence_loss(given, labels).item(), metrics[name], limit, name)
 
 
 def test_decoded_points(metrics):
@@ -46,12 +46,12 @@ def test_decoded_points(metrics):
 
 
 def test_arrays_of_the_original(metrics):
-    """What its test.py writes of these maps: row and column, with the quarter cell. 1e-4 pixels: float32 there."""
+    """What its test.py writes of these maps: row and column, with the quarter cell, in float32."""
     size = 256  # pixels of its crop, fixed in that function
     for name, maps in (("gt", metrics["labels"]), ("pred", metrics["outputs"])):
         found = test.peaks(maps, size).reshape(metrics[f"fp_{name}"].shape)
         assert found.dtype == metrics[f"fp_{name}"].dtype
-        np.testing.assert_allclose(found, metrics[f"fp_{name}"], rtol=0, atol=1e-4)
+        close(found, metrics[f"fp_{name}"], rounding(metrics[f"fp_{name}"].max()), name)
     # clips joined, frame fastest, otherwise as given
     np.testing.assert_array_equal(metrics["vis"].reshape(-1, metrics["vis"].shape[-1]), metrics["fp_vis"])
     np.testing.assert_array_equal(metrics["box_in"].reshape(-1, 4), metrics["fp_box"])
@@ -86,12 +86,13 @@ def test_mean_loss_of_an_epoch(golden_dir, metrics, tmp_path):
             session.log({"loss": loss, "lr": 0.0})
         session.validated({"accuracy": 0.0})
     found = [entry["mean loss"] for entry in read_log(tmp_path / "log.jsonl") if "mean loss" in entry]
-    assert found == [pytest.approx(float(metrics["running_avg"]))]
+    (own,) = found
+    close(own, metrics["running_avg"], rounding(max(inputs), len(inputs), dtype=np.float64), "mean loss")
 
 
 def test_centre_map_of_the_authors_training(octave):
-    """Cut at its threshold. The fixture is float16: 1e-3."""
+    """Cut at its threshold. The fixture is float16."""
     side = len(octave["off_cmap"])
     found = gaussian_maps(np.full((1, 2), side / 2 - 1), np.ones(1, bool), (side, side), CENTER_SIGMA)[0]
-    np.testing.assert_allclose(found, octave["off_cmap"].astype(np.float32), rtol=0, atol=1e-3)
+    close(found, octave["off_cmap"], stored(octave["off_cmap"]) + rounding(1, steps=3), "centre map")
     assert np.array_equal(found > 0, octave["off_cmap"] > 0)

@@ -1,5 +1,6 @@
 """train.py as a user runs it: resume after kills, overfit, several processes, refusals, settings."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,15 +18,17 @@ import torch
 from common.datasets import load
 from common.images import read_image
 from common.predictions import load_predictions
+from common.runs.process import Process
 from common.runs.runlog import read_log
-from common.skeletons import LPM14
-from lpm_torch import config, engine, predict, train, val
+from common.skeletons import LPM14, LSP14
+from lpm_torch import Estimator, config, engine, predict, train, val
 from lpm_torch.estimator import native_amp
 from lpm_torch.hourglass import Bottleneck, ConvBlock
 from lpm_torch.model import build_network
 from lpm_torch.weight_files import graph_fields
 from tests.lpm_torch import tiny
 from tests.reference.lpm_torch import build_model
+from tests.tolerance import close, rounding
 
 ROOT = Path(__file__).resolve().parents[2]
 # dropout on, so that PyTorch's random state matters
@@ -129,9 +132,16 @@ def test_nan_loss_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch, cap
     assert_same_run(last(tmp_path), uninterrupted)
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys):
-    """An infinite learning rate breaks the weights while the loss is still finite: no file may hold them."""
-    assert train.main(options(tmp_path, *CPM, "--lr=inf", "--save_minutes=0")) == 1
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys, monkeypatch):
+    """An update breaks the weights while the loss is still finite: no file may hold them."""
+    real = engine.Trainer._move
+
+    def breaks(trainer, lr):
+        real(trainer, lr)
+        trainer.model.conv1_stage1.bias.data.fill_(float("inf"))
+
+    monkeypatch.setattr(engine.Trainer, "_move", breaks)
+    assert train.main(options(tmp_path, *CPM, "--save_minutes=0")) == 1
     assert "is not finite at step 1" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.pth.tar"))
 
@@ -214,7 +224,7 @@ def test_one_image_is_learned_and_found_again(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
-    """Losses agree to 1e-5 relative; weights to a tenth of the learning rate, because Adam's first steps are lr x sign
+    """Losses agree to rounding through the layers; weights to a tenth of the learning rate, because Adam's first steps are lr x sign
     of the gradient and sums in another order change the sign of gradients that are zero but for rounding."""
     lr = 1e-4
     shared = (*CPM, f"--lr={lr}", "--norm=none", "--dropout=0", "--epochs=2", "--ema=0.9")
@@ -241,7 +251,7 @@ def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
     expected, weights = losses(single), last(single)["state_dict"]
     start = build_model("cpm", width=0.0625, init="kaiming", dropout=0.0)
     for other in (summed, spread):
-        np.testing.assert_allclose(losses(other), expected, rtol=1e-5)
+        close(losses(other), expected, rounding(expected.max(), steps=100))
         found = last(other)["state_dict"]
         assert max((found[k] - weights[k]).abs().max().item() for k in weights) < 0.1 * lr
     assert set(weights) == set(start.state_dict())
@@ -479,7 +489,7 @@ def test_no_readable_picture_at_all_is_an_error(tmp_path, capsys):
     shutil.copytree(tiny.penn(), root, ignore=lambda folder, names: [n for n in names if n.endswith(".jpg")])
     words = ["--dataset=PennAction", f"--data_root={root}"]
     assert train.main([*options(tmp_path / "run", *LPM), *words]) == 2
-    assert "not one picture" in capsys.readouterr().err
+    assert "cannot be read" in capsys.readouterr().err
     assert val.main([*words, "--random_weights", "--model=lpm", "--limit=2"]) == 2
 
 
@@ -541,3 +551,29 @@ def test_weights_of_other_joints_are_taken_by_name(tmp_path, capsys):
             here = ["left_wrist", "tail", "right_wrist", "neck"].index(name)
             assert torch.equal(after["conv7_stage1.weight"][here], before["conv7_stage1.weight"][row]), name
     assert torch.equal(after["conv2_stage1.weight"], before["conv2_stage1.weight"])
+
+
+def test_processes_exchange_gradients_only_when_the_weights_move(tmp_path):
+    """Of three accumulated steps the first two are quiet. And scoring places a network as training does."""
+    settings = train.parse_args(options(tmp_path, *CPM, "--accumulate=3", "--amp=bf16"))
+    trainer = engine.Trainer(settings, load("lsp", tiny.lsp(), "train"), engine.TorchProcess(settings))
+    quiet = []
+
+    class Parallel(torch.nn.Module):
+        def forward(self, *inputs, **more):
+            return trainer.model(*inputs, **more)
+
+        def no_sync(self):
+            quiet.append(trainer.position.step)
+            return contextlib.nullcontext()
+
+    trainer.network, trainer.process.world, trainer.process.mean = Parallel(), 2, lambda value: value
+    for _, batch in zip(range(3), trainer.batches()):
+        trainer.step(batch)
+    assert quiet == [0, 1]
+    kernel = trainer.model.conv2_stage1.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    assert (
+        Estimator.of(build_network(settings, 14), settings, LSP14, Process()).model.conv2_stage1.weight.stride()
+        == kernel.stride()
+    )
