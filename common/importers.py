@@ -73,7 +73,10 @@ def _own(path: Path, pose_set: PoseSet) -> Predictions:
         other = f"field dataset is {predictions.dataset!r}, the ground truth is {pose_set.name!r}"
         raise DataError(f"{path}: {other}; give that data set, or predict again")
     predictions = _in_skeleton(predictions, pose_set.skeleton, path)
-    return predictions if datasets.record(pose_set.name).by_image else align_rows(predictions, pose_set, path)
+    if not datasets.record(pose_set.name).by_image:
+        return align_rows(predictions, pose_set, path)
+    _listed([f"{path}: person[{i}]" for i in range(len(predictions))], predictions.image_id.tolist(), pose_set)
+    return predictions
 
 
 def align_rows(predictions: Predictions, pose_set: PoseSet, path: str | Path = "the prediction file") -> Predictions:
@@ -332,8 +335,18 @@ def _coco(path: Path, rows: list[Row], pose_set: PoseSet) -> Predictions:
     rows = [row for row, k in zip(rows, category.tolist()) if k == wanted]
     named = pose_set.image_id.dtype.kind in "US"
     images = texts(rows, "image_id") if named else column(rows, "image_id", whole=True).tolist()
+    _listed([where for where, _ in rows], images, pose_set)
     points = column(rows, "keypoints", (3 * len(pose_set.skeleton),)).reshape(len(rows), -1, 3)
     return _by_image(path, "COCO results", pose_set, images, points, column(rows, "score"))
+
+
+def _listed(names: list[str], images: list, pose_set: PoseSet) -> None:
+    """DataError naming the first row whose image the PoseSet does not list."""
+    listed = set(images) if pose_set.regions is None else set(pose_set.regions) | set(pose_set.image_id.tolist())
+    for where, image in zip(names, images):
+        if image not in listed:
+            what = f"is {image}, which {pose_set.name}/{pose_set.split} does not list"
+            raise DataError(f"{where}.image_id {what}; give the split that was predicted, and ids as its annotations")
 
 
 def _ai_challenger(path: Path, rows: list[Row], pose_set: PoseSet) -> Predictions:

@@ -89,6 +89,8 @@ def _person(rect) -> tuple:
             raise ValueError(f"joint id {point.id}")
         joint = int(point.id)
         joints[joint] = _number(point, "x"), _number(point, "y")
+        if not np.isfinite(joints[joint]).all():
+            raise ValueError(f"joint {joint} without coordinates")
         visible[joint] = 2 if _number(point, "is_visible", 1) == 1 else 1
     head = [_number(rect, corner) for corner in ("x1", "y1", "x2", "y2")]
     position = next(iter(_structs(rect, "objpos")), None)

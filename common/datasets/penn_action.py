@@ -80,6 +80,8 @@ def _read_video(path: Path) -> dict:
     hidden, joints = seen == 0, np.stack([x, y], axis=-1) - 1
     placeholder = hidden & (x == y)
     joints[placeholder] = np.nan
+    if not np.isfinite(joints[~placeholder]).all():
+        raise DataError(f"{path}: x or y holds something else than finite numbers; download it again")
     return {
         "name": path.stem,
         "train": int(train.item()),

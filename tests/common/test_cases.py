@@ -2,11 +2,14 @@
 
 import copy
 import json
+import resource
+import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 
 from common import datasets, evaluate
 from common.datasets import files
@@ -140,7 +143,10 @@ def _second_is_none(coco):
         (_set("images", 0, "id", "im1"), "images[0].id is 'im1'"),
         (_set("images", 0, "file_name", None), "images[0].file_name is missing or null; write a text"),
         (_set("results", 0, "image_id", 1.7), "entry [0].image_id is 1.7; write a whole number"),
-        (_set("results", 0, "image_id", 99), "image_id 99; give the split that was predicted"),
+        (
+            _set("results", 0, "image_id", 99),
+            "entry [0].image_id is 99, which coco/mine does not list; give the split that was predicted",
+        ),
         (_set("results", 0, "category_id", "1"), "entry [0].category_id is '1'"),
         (_set("results", 0, "score", "high"), "entry [0].score is 'high'"),
         (_set("results", 4, "score", float("nan")), "entry [4].score is nan"),
@@ -286,8 +292,8 @@ def test_a_list_without_person_ids_is_scored_by_image_only(tmp_path):
             evaluate.score(truth, predictions, ["pck_box@0.2"])
     entries[0]["image_id"] = "nosuch.jpg"
     (tmp_path / "r.jsn").write_text(json.dumps(entries))
-    with pytest.raises(datasets.DataError, match="nosuch.jpg"), pytest.warns(UserWarning):
-        evaluate.score(truth, load_any(tmp_path / "r.jsn", truth))
+    with pytest.raises(datasets.DataError, match="nosuch.jpg"):
+        load_any(tmp_path / "r.jsn", truth)
 
 
 def test_one_person_not_predicted_takes_only_the_rows(tmp_path):
@@ -437,3 +443,53 @@ def test_the_published_persons_and_no_others_are_comparable(pose_data):
     others = truth.image_id.copy()
     others[0] = others[1]
     assert not verdict(replace(truth, image_id=others))[0]
+
+
+def _npz(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+
+
+def test_an_npz_is_refused_by_checksum_and_by_size_before_memory_is_taken(tmp_path):
+    truth = _own(tmp_path, _people())
+    save_predictions(tmp_path / "p.npz", predictions_for(truth, truth.joints))
+    with zipfile.ZipFile(tmp_path / "p.npz") as archive:
+        joints = archive.read("joints.npy")
+    _npz(tmp_path / "q.npz", joints=joints)
+    whole = (tmp_path / "q.npz").read_bytes()
+    crc = whole.index(b"PK\1\2") + 16
+    (tmp_path / "q.npz").write_bytes(whole[:crc] + bytes(4) + whole[crc + 4 :])
+    with pytest.raises(datasets.DataError, match="q.npz is not a readable prediction file .*CRC"):
+        load_any(tmp_path / "q.npz", truth)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("joints.npy", "w", force_zip64=True) as member:
+            for _ in range(1100):
+                member.write(bytes(2**20))
+    with pytest.raises(datasets.DataError, match="would unpack to 1153433600 bytes"):
+        load_any(tmp_path / "bomb.npz", truth)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def test_damaged_numbers_of_matlab_files_are_named(tmp_path):
+    scipy.io.savemat(tmp_path / "text.mat", {"joints": "no numbers"})
+    with pytest.raises(datasets.DataError, match="text.mat has another kind of variable 'joints'"):
+        files.read_numbers(tmp_path / "text.mat", "joints")
+    with pytest.raises(datasets.DataError, match="text.mat has no variable 'x'"):
+        files.read_numbers(tmp_path / "text.mat", "x")
+
+
+def test_a_schema_names_the_field():
+    schema = {"name": str, "sizes?": [(int, float)], "more": {"*": {"total": (float, int)}}}
+    files.fit({"name": "a", "more": {"x": {"total": 1}, "y": {"total": 2.5}}}, schema, "f: ")
+    for value, message in (
+        ([], r"^f: is \[\]; write an object"),
+        ({"name": 3, "more": {}}, "^f: name is 3; write a text"),
+        ({"name": "a"}, "^f: more is missing"),
+        ({"name": "a", "more": {}, "sizes": [1, "b"]}, r"^f: sizes\[1\] is 'b'; write a number"),
+        ({"name": "a", "more": {}, "sizes": [True]}, r"^f: sizes\[0\] is True; write a number"),
+        ({"name": "a", "more": {"x": {}}}, "^f: more.x.total is missing"),
+    ):
+        with pytest.raises(datasets.DataError, match=message):
+            files.fit(value, schema, "f: ")
