@@ -35,6 +35,11 @@ def stored(expected):
     return np.maximum(size * 2**-10, 2**-24) if np.asarray(expected).dtype == np.float16 else 0.0
 
 
+def printed(digits: int) -> float:
+    """The relative tolerance of a number that was printed with so many digits: twice what cutting it off can change."""
+    return 10.0 ** (1 - digits)
+
+
 def close(found, expected, tolerance, what: str = "") -> None:
     """Assert that `found` is within `tolerance` (a number, or one an element) of `expected`; the share that was used is
     kept."""

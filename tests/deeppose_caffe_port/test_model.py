@@ -10,6 +10,7 @@ from common.weights.caffe_text import parse_text
 from deeppose_caffe_port.layers import LAYERS
 from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
 from deeppose_caffe_port.random_stream import CaffeRandom
+from tests import tolerance
 
 torch.set_num_threads(1)
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 4 dim: 6 dim: 5 } } }\n'
@@ -26,6 +27,12 @@ def run(text: str, phase: int = TEST, **options):
     for name, value in outputs.items():
         assert tuple(value.shape) == built.shapes[name], f"{name}: the shape known beforehand"
     return x, outputs, loss
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, terms: int = 1) -> None:
+    """Two ways to form the same sums in float32."""
+    expected = expected.detach().numpy()
+    tolerance.close(found.detach(), expected, tolerance.rounding(np.abs(expected).max(), terms))
 
 
 def layer(kind: str, body: str = "", bottoms: str = "data", tops: str = "y", name: str = "y") -> str:
@@ -58,7 +65,7 @@ ELEMENTWISE = {
 @pytest.mark.parametrize("kind, body", ELEMENTWISE, ids=lambda v: str(v)[:40])
 def test_layers_without_a_fixture(kind, body):
     x, outputs, _ = run(layer(kind, body))
-    torch.testing.assert_close(outputs["y"], ELEMENTWISE[kind, body](x).detach(), rtol=1e-5, atol=1e-6)
+    close(outputs["y"], ELEMENTWISE[kind, body](x), 9)
 
 
 def test_joining_and_parting():
@@ -74,9 +81,9 @@ def test_joining_and_parting():
     x, outputs, _ = run(text)
     turned = torch.cat([x[:, 1:], x[:, :1]], 1)
     assert list(outputs) == ["d", "e", "g"], "what nobody reads is an output"
-    torch.testing.assert_close(outputs["d"], 2 * turned - x)
-    torch.testing.assert_close(outputs["e"], torch.maximum(turned, x))
-    torch.testing.assert_close(outputs["g"], turned * x)
+    close(outputs["d"], 2 * turned - x)
+    close(outputs["e"], torch.maximum(turned, x))
+    close(outputs["g"], turned * x)
 
 
 def test_deconvolution_undoes_the_shape_of_convolution():
@@ -102,7 +109,7 @@ def test_classification_net_learns_and_counts():
     feeds = {"data": x, "label": label}
     before = train(feeds)[1].item()
     expected = F.cross_entropy(train.layers["ip"](x), label.long()).item()
-    assert before == pytest.approx(expected, rel=1e-6)
+    assert before == pytest.approx(expected, rel=tolerance.rounding(1.0))
     assert set(train(feeds)[0]) == {"loss"} and set(test(feeds)[0]) == {"loss", "accuracy"}
     for _ in range(30):
         train.zero_grad()
@@ -198,7 +205,7 @@ def test_masked_loss_leaves_unlabelled_values_out():
     loss.backward()
     known = ~label.isnan()
     expected = ((x.reshape(2, 120) - label)[known] ** 2).sum() / (2 * known.sum())
-    torch.testing.assert_close(loss, expected)
+    close(loss, expected, label.numel())
     assert (x.grad.reshape(2, 120)[~known] == 0).all() and x.grad.isfinite().all()
     assert net(text, TRAIN)({"data": x, "label": label})[1].isnan(), "Caffe's own loss has no such rule"
 
@@ -210,9 +217,7 @@ def test_gradient_of_lrn_is_exact():
     x = torch.randn(2, 7, 3, 2, dtype=torch.float64, requires_grad=True)
     for beta in (0.75, 0.6):
         assert torch.autograd.gradcheck(lambda v, beta=beta: _AcrossChannels.apply(v, 5, 0.7, beta, 1.3), (x,))
-        torch.testing.assert_close(
-            _AcrossChannels.apply(x, 5, 0.7, beta, 1.3), F.local_response_norm(x, 5, 0.7, beta, 1.3)
-        )
+        close(_AcrossChannels.apply(x, 5, 0.7, beta, 1.3), F.local_response_norm(x, 5, 0.7, beta, 1.3), 5)
 
 
 def test_every_layer_type_has_a_class_that_says_what_it_does():
@@ -238,7 +243,7 @@ def test_loss_param_of_sigmoid_cross_entropy(body, divisor, counted):
     t = t.reshape(x.shape)
     each = F.binary_cross_entropy_with_logits(x, t, reduction="none")
     expected = (each if counted == 240 else each[t == 1]).sum() / divisor
-    torch.testing.assert_close(built({"data": x, "t": t})[1], expected)
+    close(built({"data": x, "t": t})[1], expected, counted)
 
 
 def test_no_gradient_flows_where_propagate_down_says_so():
@@ -267,4 +272,4 @@ def test_odd_names_and_losses_without_a_top():
     loss = 'layer { name: "loss" type: "EuclideanLoss" bottom: "data" bottom: "pop" }\n'
     built = net(layer("ReLU", "", "data", "type", "type") + layer("Sigmoid", "", "type", "pop", "pop") + loss)
     outputs, total = built({"data": torch.zeros(2, 4, 6, 5)})
-    assert list(outputs) == ["(automatic)"] and total.item() == pytest.approx(0.125)
+    assert list(outputs) == ["(automatic)"] and total.item() == 0.125

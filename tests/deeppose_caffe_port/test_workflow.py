@@ -22,6 +22,7 @@ from deeppose_caffe_port.estimator import Regressor
 from deeppose_caffe_port.images import patch, read_picture
 from deeppose_caffe_port.prepare import import_data
 from deeppose_caffe_port.prototxts import project_files
+from tests import tolerance
 from tests.bench import deeppose_caffe_port as bench
 
 torch.set_num_threads(1)
@@ -155,11 +156,11 @@ def test_estimator_takes_depth_images_and_boxes(project):
     np.testing.assert_array_equal(whole.joints, same.joints)
     large = np.pad(grey, ((30, 10), (50, 40)))
     size = grey.shape[::-1]
-    people = estimator.predict(large, np.array([[50, 30, *size], [10, 20, 60, 80]], float))
+    # the box's border lies half a pixel off the picture's, as everywhere in common
+    people = estimator.predict(large, np.array([[49.5, 29.5, *size], [10, 20, 60, 80]], float))
     assert people.joints.shape == (2, len(estimator.skeleton), 2) and (people.box[1] == [10, 20, 60, 80]).all()
     if estimator.config.whole_images:
-        # the box's border lies half a pixel off the picture's, as everywhere in common
-        np.testing.assert_allclose(people.joints[0] - (50, 30), whole.joints[0], atol=1.5)
+        tolerance.close(people.joints[0] - (50, 30), whole.joints[0], tolerance.rounding(np.abs(people.joints).max()))
     assert len(estimator.predict(large, np.zeros((0, 4)))) == 0
     with pytest.raises(DataError, match="16 bits"):
         estimator.predict(grey.astype(np.uint16))
@@ -228,9 +229,10 @@ def test_displaced_patches_repeat_errors_of_stage_1(project):
         if displaced:
             seen += 1
             off = (truth[:, joint] - guess[:, joint]) / size[:, None]
-            assert np.abs(off - label).max(-1).min() < 1e-4
+            assert np.abs(off - label).max(-1).min() < 1e-6 * (1 + 4 / size.min())
         else:
-            np.testing.assert_allclose(guess[row, joint] + label * size[row], truth[row, joint], atol=1e-3)
+            # six decimals in the label, which the patch's size multiplies, and in both positions
+            tolerance.close(guess[row, joint] + label * size[row], truth[row, joint], 1e-6 * (size[row] + 2))
     assert seen == config.displacements * len(patches) / (1 + config.displacements)
 
 
