@@ -41,6 +41,7 @@ def train(config: Config, pose_set: PoseSet, valid_set: PoseSet | None) -> Path:
     from simplebaseline_paddle.estimator import PaddleProcess
 
     process = PaddleProcess(config.device, config.threads)
+    from simplebaseline_paddle.data import loader_errors
     from simplebaseline_paddle.engine import Trainer
     from simplebaseline_paddle.weight_files import open_store
 
@@ -53,7 +54,7 @@ def train(config: Config, pose_set: PoseSet, valid_set: PoseSet | None) -> Path:
         valid_every=length if valid_set else 0, save_minutes=config.save_minutes, accumulate=config.accumulate,
         patience=config.patience,
     )  # fmt: skip
-    with session:
+    with loader_errors(), session:
         state = session.begin(config.resume)
         trainer.restore(state) if state else trainer.start()
         for batch in session.track(trainer.batches()):

@@ -70,13 +70,16 @@ def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
 
 def score(args: argparse.Namespace) -> None:
     """Predict, write and score. DataError on bad input."""
+    from simplebaseline_paddle.data import loader_errors
+
     pose_set = Config(dataset=args.dataset, data_root=args.data_root, limit=args.limit).load(args.split)
     estimator = make_estimator(args, pose_set)
     path, folder = estimator.path, estimator.config.folder
     if path and (path.parent / "log.jsonl").exists():
         folder = path.parent
     standard = folder / f"{args.split}.npz"
-    predictions = estimator.predict_pose_set(pose_set)
+    with loader_errors():
+        predictions = estimator.predict_pose_set(pose_set)
     if not estimator.process.is_main:
         return
     write_official(shelf.result_path(args.out, standard), predictions, args.split)

@@ -27,6 +27,7 @@ from common.weights.pickles import read_paddle
 from simplebaseline_paddle import Estimator, convert, predict, train, val
 from simplebaseline_paddle import estimator as infer
 from simplebaseline_paddle.config import Config
+from simplebaseline_paddle.data import loader_errors
 from simplebaseline_paddle.engine import MovingAverage, Trainer
 from simplebaseline_paddle.estimator import PaddleProcess
 from simplebaseline_paddle.model import FromPictures, PoseResNet
@@ -133,6 +134,13 @@ def test_ctrl_c_with_loader_processes_saves_and_ends(mpii, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "the state is saved" in errors and state_of(tmp_path / "run")["step"] >= 1
+
+
+def test_a_killed_loader_process_is_said_in_words():
+    with pytest.raises(DataError, match="loader process was killed; .* --shm-size .* --workers 0"), loader_errors():
+        raise SystemError("(Fatal) DataLoader process (pid 7) exited is killed by signal: 7. Bus error")
+    with pytest.raises(SystemError, match="else"), loader_errors():
+        raise SystemError("something else")
 
 
 def test_another_network_cannot_go_on(trained, mpii, tmp_path, capsys):
