@@ -25,6 +25,7 @@ from simplebaseline_paddle.records import records_for
 from simplebaseline_paddle.weight_files import arrays_of, load_backbone, load_first_weights, put_weights
 
 ACCURACY_EVERY = 20  # steps
+EPSILON, BETA2 = 1e-8, 0.999  # Adam's
 
 
 class Trainer:
@@ -91,9 +92,7 @@ class Trainer:
         rate = learning_rate(config, self.position.step, self.position.epoch_length)
         self.position.advance()
         if self.position.step % config.accumulate == 0:
-            self.optimizer.set_lr(rate)
-            self.optimizer.step()
-            self.optimizer.clear_grad()
+            update(self.optimizer, rate, self.position.step // config.accumulate)
             if self.ema is not None:
                 self.ema.update()
         values = {"loss": loss.detach(), "lr": rate}
@@ -161,11 +160,19 @@ def learning_rate(config: Config, step: int, epoch_length: int) -> float:
 
 
 def build_optimizer(model, config: Config):
-    """Adam (beta 0.9 and 0.999, epsilon 1e-8, no decay) or P's Momentum; its rate is set at every step."""
+    """Adam (beta 0.9 and 0.999, no decay) or P's Momentum; `update` sets its rate and epsilon."""
     if config.schedule == "momentum":
         decay = paddle.regularizer.L2Decay(5e-4)
         return paddle.optimizer.Momentum(config.lr, 0.9, model.parameters(), weight_decay=decay)
     return paddle.optimizer.Adam(config.lr, parameters=model.parameters())
+
+
+def update(optimizer, rate: float, count: int) -> None:
+    """The `count`th update (from 1). PaddlePaddle 1.8.5 adds Adam's epsilon before the bias correction, 3 after it."""
+    optimizer.set_lr(rate)
+    optimizer._epsilon = EPSILON / math.sqrt(1 - BETA2**count)
+    optimizer.step()
+    optimizer.clear_grad()
 
 
 def optimizer_state(model, optimizer) -> dict:
@@ -189,12 +196,11 @@ def put_optimizer_state(model, optimizer, state: dict) -> None:
 
 
 class MovingAverage:
-    """Exponential moving average of the weights (`--ema`); batch-norm statistics are copied."""
+    """Exponential moving average of weights and batch-norm statistics (`--ema`)."""
 
     def __init__(self, model, decay: float):
         self.model, self.decay, self.count = model, decay, 0
         self.shadow = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        self.trained = {k for k, _ in model.named_parameters()}
 
     @paddle.no_grad()
     def update(self) -> None:
@@ -202,7 +208,4 @@ class MovingAverage:
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
         for name, value in self.model.state_dict().items():
-            if name in self.trained:
-                self.shadow[name].scale_(decay).add_(value * (1 - decay))
-            else:
-                self.shadow[name].copy_(value, True)
+            self.shadow[name].scale_(decay).add_(value * (1 - decay))

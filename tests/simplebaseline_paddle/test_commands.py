@@ -236,13 +236,15 @@ def test_benchmarks_run(what, tmp_path):
 
 
 def test_multiplications_of_a_network():
-    """ResNet-50's 7.234 G at 256x256 (the published table's network): a sixteenth of it at 64x64."""
+    """ResNet-50's 7.234 G at 256x256 (the published table's network, to half its last digit): a sixteenth at 64x64."""
     from simplebaseline_paddle.model import PoseResNet
 
     spec = importlib.util.spec_from_file_location("bench", HOUSE.parent / "tests/bench/simplebaseline_paddle.py")
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
-    assert bench.multiplications(PoseResNet(50, 16, init="zeros"), (64, 64)) == pytest.approx(7.234e9 / 16, rel=1e-4)
+    assert bench.multiplications(PoseResNet(50, 16, init="zeros"), (64, 64)) == pytest.approx(
+        7.234e9 / 16, abs=0.5e6 / 16
+    )
 
 
 def test_the_original_table():

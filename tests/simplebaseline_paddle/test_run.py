@@ -32,6 +32,7 @@ from simplebaseline_paddle.engine import MovingAverage, Trainer
 from simplebaseline_paddle.estimator import PaddleProcess
 from simplebaseline_paddle.model import FromPictures, PoseResNet
 from simplebaseline_paddle.weight_files import arrays_of
+from tests.tolerance import close, rounding
 
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("recipe", Path(__file__).with_name("_recipe.py"))
@@ -172,7 +173,7 @@ def test_scoring_writes_predictions_and_figures(mpii, trained, tmp_path, capsys)
     assert json.loads(result.read_text())["model"] == "resnet18w16_64x64"
     import scipy.io
 
-    np.testing.assert_allclose(scipy.io.loadmat(tmp_path / "pred.mat")["preds"], predictions.joints + 1, rtol=1e-6)
+    np.testing.assert_array_equal(scipy.io.loadmat(tmp_path / "pred.mat")["preds"], predictions.joints + 1)
     # more than one batch changes nothing
     assert val.main([*options, f"--out={tmp_path / 'e.npz'}", "--batch_size", "2"]) == 0
     off = np.abs(load_predictions(tmp_path / "e.npz").joints - predictions.joints)
@@ -283,13 +284,27 @@ def test_prediction_on_pictures(mpii, trained, tmp_path, capsys):
     assert len(estimator.predict(first)) == 1 and len(estimator.predict(cv2.imread(str(first)), np.zeros((0, 4)))) == 0
 
 
+LAYERS = 3 * 25  # convolutions, batch norms and sums in a row of ResNet-18 with its head
+
+
+def size_of_terms(model):
+    """What the last layer adds up, which is larger than its sums: the root of the sum of the terms' squares."""
+    kept = []
+    hook = model.final_layer.register_forward_pre_hook(lambda layer, inputs: kept.append(inputs[0]))
+    with paddle.no_grad():
+        FromPictures(model, "bgr")(paddle.to_tensor(PICTURES))
+        hook.remove()
+        squares = paddle.nn.functional.conv2d(kept[0] ** 2, model.final_layer.weight**2)
+    return np.sqrt(squares.numpy()) + np.abs(model.final_layer.bias.numpy())[:, None, None]
+
+
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 
 
 def test_the_predictor_equals_the_network(trained):
     estimator = Estimator(trained)
     eager = FromPictures(estimator.model, "bgr")(paddle.to_tensor(PICTURES)).numpy()
-    np.testing.assert_allclose(estimator.forward(PICTURES), eager, atol=1e-4 * eager.std())
+    close(estimator.forward(PICTURES), eager, rounding(size_of_terms(estimator.model), steps=LAYERS))
 
 
 def test_maps_that_are_not_finite_are_noticed(trained):
@@ -307,8 +322,8 @@ def test_bfloat16_scoring_is_near(trained, monkeypatch):
     if "avx512_bf16" not in infer.processor():
         pytest.skip("this processor has no bfloat16")
     narrow, wide = (Estimator(trained, amp=amp).forward(PICTURES) for amp in ("bf16", "off"))
-    off = np.abs(narrow - wide).max() / np.abs(wide).max()
-    assert 0 < off < 0.1, off
+    close(narrow, wide, rounding(size_of_terms(Estimator(trained).model), steps=LAYERS, dtype="bfloat16"))
+    assert (narrow != wide).any()
 
 
 def test_moving_average():
@@ -318,7 +333,7 @@ def test_moving_average():
     model.final_layer.bias.set_value(before + 1.0)
     average.update()
     # after one update the decay is min(0.5, 2/11)
-    np.testing.assert_allclose(average.shadow["final_layer.bias"].numpy(), before + 9 / 11, rtol=1e-6)
+    close(average.shadow["final_layer.bias"].numpy(), before + 9 / 11, rounding(1, steps=3))
 
 
 def test_four_pictures_are_learnt(mpii):
@@ -334,19 +349,25 @@ def first_epoch(mpii, **settings):
     return losses_of(trainer, trainer.position.epoch_length), arrays_of(trainer.model)
 
 
+def same_but_for_rounding(found, expected, loss, rate, steps):
+    """Weights after some steps of plain momentum. A joint's bias has moved by means of differences to the target,
+    which cancel: their size shows in the loss, half their mean square."""
+    moved = rate * steps * np.sqrt(2 * loss) / len(expected["final_layer.bias"])
+    for name, value in expected.items():
+        close(found[name], value, rounding(np.abs(value).max() + moved, steps=LAYERS), name)
+
+
 def test_accumulated_half_batches_are_one_batch(mpii):
     whole, halves = first_epoch(mpii, batch_size=4), first_epoch(mpii, batch_size=2, accumulate=2)
-    np.testing.assert_allclose(np.reshape(halves[0], (2, 2)).mean(1), whole[0], rtol=1e-5)
-    for name, value in whole[1].items():
-        # float32 sums in another order
-        np.testing.assert_allclose(halves[1][name], value, atol=1e-6, rtol=1e-5, err_msg=name)
+    close(np.reshape(halves[0], (2, 2)).mean(1), np.array(whole[0]), rounding(np.array(whole[0]), steps=LAYERS))
+    same_but_for_rounding(halves[1], whole[1], whole[0][0], rate=0.1, steps=2)
     assert np.abs(whole[1]["final_layer.bias"]).max() > 1e-4  # zero before the first step
 
 
 def test_bfloat16_stays_near_float32(mpii):
     """bfloat16 has 8 bits of mantissa; the CPU kernels of Paddle 3.3.1 compute in float32 all the same."""
     (wide, _), (narrow, weights) = (first_epoch(mpii, amp=amp, batch_size=4) for amp in ("off", "bf16"))
-    np.testing.assert_allclose(narrow, wide, rtol=0.03)
+    close(narrow, np.array(wide), rounding(np.array(wide), dtype="bfloat16"))
     assert all(value.dtype == np.float32 for value in weights.values())
 
 
@@ -364,12 +385,11 @@ def test_two_processes_learn_and_score_what_one_does(mpii, tmp_path):
     assert train.main([*more, f"--out={tmp_path / 'one'}"]) == 0
     recipe.launch(tmp_path, ["simplebaseline_paddle/train.py", *more, f"--out={tmp_path / 'two'}"])
     one, two = (state_of(tmp_path / n) for n in ("one", "two"))
-    for name, value in one["model"].items():
-        np.testing.assert_allclose(two["model"][name], value, atol=1e-6, rtol=1e-5, err_msg=name)
     logs = [read_log(tmp_path / n / "log.jsonl") for n in ("one", "two")]
+    loss = next(entry["loss"] for entry in logs[0] if "loss" in entry)
+    same_but_for_rounding(two["model"], one["model"], loss, rate=1e-3, steps=4)
     first, second = ([e["valid pckh@0.5"] for e in log if "valid pckh@0.5" in e] for log in logs)
-    assert len(first) == 2
-    np.testing.assert_allclose(first, second, rtol=1e-5)
+    assert len(first) == 2 and first == second
 
 
 def test_batches_hold_the_crops_and_targets_of_their_persons(mpii):
