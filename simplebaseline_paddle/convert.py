@@ -29,15 +29,8 @@ from common.runs.process import exit_code
 from common.skeletons import card
 from simplebaseline_paddle.config import DATASETS, PRESETS, Config
 
-KINDS = {
-    ".pdparams": "pdparams",
-    ".npz": "npz",
-    ".pth": "torch",
-    ".pt": "torch",
-    ".tar": "torch",
-    ".onnx": "onnx",
-    "": "fluid",
-}
+KINDS = {".pdparams": "pdparams", ".npz": "npz", ".onnx": "onnx", "": "fluid"}
+KINDS |= dict.fromkeys((".pth", ".pt", ".tar"), "torch")
 DEPLOYED = 2e-5  # of the largest value: the same sums in another order; formats of tensors hold the same numbers
 GIVEN = ("input_height", "input_width", "style")
 

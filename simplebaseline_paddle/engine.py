@@ -18,7 +18,7 @@ from common.runs.shelf import find_weights
 from common.skeletons import from_card
 from simplebaseline_paddle.config import BACKBONE, HOUSE, RUN_FIELDS, SUFFIXES, Config, numbers_of
 from simplebaseline_paddle.data import PersonDataset, load_batches, normalise, shuffled_batches
-from simplebaseline_paddle.estimator import Estimator, PaddleProcess
+from simplebaseline_paddle.estimator import Estimator, PaddleProcess, check_bfloat16
 from simplebaseline_paddle.losses import heatmap_loss, map_accuracy
 from simplebaseline_paddle.model import build_model
 from simplebaseline_paddle.records import records_for
@@ -39,6 +39,8 @@ class Trainer:
             raise DataError(f"--batch_size {config.batch_size} cannot be shared evenly by {process.world} processes")
         if config.boxes not in ("selected", "annotated"):
             raise DataError(f"--boxes {config.boxes}: training takes selected or annotated boxes; it needs joints")
+        if config.amp == "bf16" and process.gpu is not None:  # without effect on CPUs
+            check_bfloat16(process.gpu)
         self.config, self.process, self.skeleton, self.valid_set = config, process, pose_set.skeleton, valid_set
         records = records_for(pose_set, config)
         self.dataset = PersonDataset(records, pose_set.skeleton, config, training=True)

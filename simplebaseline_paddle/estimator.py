@@ -101,6 +101,15 @@ def before_paddle(threads: int | None = 0) -> None:
     warnings.filterwarnings("ignore", "When training, we now always track")
 
 
+def check_bfloat16(gpu: int | None) -> None:
+    """DataError where the processor, or GPU number `gpu`, would imitate it, slower than float32."""
+    import paddle
+
+    native = processor() & {"avx512_bf16", "amx_bf16"}
+    if not native if gpu is None else paddle.device.cuda.get_device_capability(gpu)[0] < 8:
+        raise DataError("--amp bf16 needs a CPU with avx512_bf16 or amx_bf16, or a GPU since Ampere; leave it out")
+
+
 # ---- networks as functions -------------------------------------------------------------------------------------------
 
 
@@ -183,8 +192,8 @@ class Estimator:
         from simplebaseline_paddle.model import FromPictures
 
         config, gpu = self.config, self.process.gpu
-        if config.amp == "bf16" and gpu is None and not processor() & {"avx512_bf16", "amx_bf16"}:
-            raise DataError("--amp bf16 needs a CPU with avx512_bf16 or amx_bf16, or a GPU; leave it out")
+        if config.amp == "bf16":
+            check_bfloat16(gpu)
         width, height = config.input_size
         with tempfile.TemporaryDirectory() as folder:
             network = FromPictures(self.model, config.colour)

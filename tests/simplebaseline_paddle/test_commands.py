@@ -205,7 +205,7 @@ def test_onnx(first, tmp_path, capsys):
 
 def test_a_conversion_that_disagrees_is_not_kept(first, tmp_path, monkeypatch, capsys):
     real = convert._tensors
-    monkeypatch.setattr(convert, "_tensors", lambda *args: real(*args) + 1)
+    monkeypatch.setattr(convert, "_tensors", lambda *args, **more: real(*args, **more) + 1)
     assert convert.main([str(first), str(tmp_path / "w.pth"), *SIZE]) == 2
     assert "nothing was written" in capsys.readouterr().err and not (tmp_path / "w.pth").exists()
 

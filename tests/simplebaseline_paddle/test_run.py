@@ -326,6 +326,45 @@ def test_bfloat16_scoring_is_near(trained, monkeypatch):
     assert (narrow != wide).any()
 
 
+@pytest.fixture
+def gpus(monkeypatch):
+    """As if Paddle 3 saw two GPUs of the H100's kind; what is asked of them is noted."""
+    asked = []
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(paddle.version, "cuda", lambda: "12.6")
+    monkeypatch.setattr(paddle, "set_device", asked.append)
+    monkeypatch.setattr(paddle, "get_device", lambda: asked[-1])
+    return asked
+
+
+def test_the_predictor_runs_on_this_processs_gpu(gpus, trained, monkeypatch):
+    process = PaddleProcess("cuda:1")
+    assert (process.gpu, gpus) == (1, ["gpu:1"])
+    given = []
+
+    class Noted(paddle.inference.Config):
+        def enable_use_gpu(self, *words):
+            given.append(words)
+
+    monkeypatch.setattr(paddle.inference, "Config", Noted)
+    one = Estimator(trained, device="cpu")
+    Estimator.of(one.model, replace(one.config, amp="bf16"), one.skeleton, process).forward(PICTURES)
+    assert given == [(512, 1, paddle.inference.PrecisionType.Bfloat16)]
+
+
+def test_gpus_that_this_paddle_cannot_use_are_refused(gpus, monkeypatch):
+    with pytest.raises(DataError, match="paddle.distributed.launch --devices 0,1"):
+        PaddleProcess("cuda:0,1")
+    monkeypatch.setattr(paddle.version, "cuda", lambda: "11.8")
+    with pytest.raises(DataError, match="CUDA 11.8. has no code for this GPU; install Paddle 3 for CUDA 12"):
+        PaddleProcess("cuda")
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda device=None: (7, 0))
+    with pytest.raises(DataError, match="a GPU since Ampere"):
+        infer.check_bfloat16(0)
+
+
 def test_moving_average():
     model = PoseResNet(18, 2, filters=(8,))
     average = MovingAverage(model, 0.5)
