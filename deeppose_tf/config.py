@@ -148,8 +148,8 @@ class Config:
         meant."""
         bounds = {"bbox_extension_min": 1, "bbox_extension_max": self.bbox_extension_min or 1, "workers": 1}
         check_numbers(self, downscale_height=IM_SIZE, joint_index=self.fname_index + 1, **bounds)
-        if self.shift > 1 or not self.dropout_keep:
-            raise DataError("setting shift is 0 to 1, dropout_keep above 0")
+        if self.shift > 1 or not self.dropout_keep or self.channels > 16:
+            raise DataError("setting shift is 0 to 1, dropout_keep above 0, channels 16 at most")
         if self.from_csv and self.data_root:
             raise DataError("setting data_root: --train_csv_fn and --test_csv_fn name files; leave one of both out")
         if self.from_csv and self.dataset not in CSV_SKELETONS:

@@ -1,6 +1,7 @@
 """Weights in and out: every format answers as its source does, layouts are the formats' own, and unsafe or broken files are refused."""
 
 import json
+import pathlib
 import pickle
 
 import numpy as np
@@ -144,3 +145,35 @@ def test_imagenet_weights_are_no_network(tmp_path):
     with pytest.raises(DataError, match="no fc_regression"):
         Estimator(tmp_path / "w")
     assert convert.main([str(tmp_path / "w"), str(tmp_path / "w.npz")]) == 2
+
+
+def test_files_that_are_none(source, tmp_path):
+    """Of ours and of others: cut short, changed in one bit, with other things in it, of other shapes; a full disk."""
+    prefix, weights = source
+    assert convert.main([str(prefix), str(tmp_path / "a.npz")]) == 0
+    whole = (tmp_path / "a.npz").read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    for content in (whole[: len(whole) // 2], flipped, b"", b"text" * 100):
+        (tmp_path / "b.npz").write_bytes(content)
+        with pytest.raises(DataError, match=r"b\.npz is not a readable checkpoint"):
+            weight_files.load_state(tmp_path / "b.npz")
+    for rest in (
+        "[]",
+        '{"step": 1}',
+        '{"step": "x", "about": {}, "config": {}}',
+        '{"step": 1, "about": [], "config": {}}',
+    ):
+        np.savez(tmp_path / "b.npz", state=np.array(rest))
+        with pytest.raises(DataError, match=r"b\.npz is not a whole checkpoint"):
+            weight_files.load_state(tmp_path / "b.npz")
+    state = weight_files.load_state(tmp_path / "a.npz")
+    state["model"]["fc6/bias"] = np.array(["text"] * len(weights["fc6/bias"]))
+    weight_files.save_state(tmp_path / "b.npz", state)
+    with pytest.raises(DataError, match=r"b\.npz does not fit .*fc6/bias"):
+        Estimator(tmp_path / "b.npz").model  # noqa: B018
+    caffe.write_caffemodel(tmp_path / "c.caffemodel", {"conv1": ("Convolution", [np.zeros(5), np.zeros(2)])})
+    with pytest.raises(DataError, match=r"c\.caffemodel has layers of other shapes"):
+        weight_files.read_weights(tmp_path / "c.caffemodel")
+    with pytest.raises(OSError, match="No space left.*/dev/full"):
+        weight_files.save_state(pathlib.Path("/dev/full"), weight_files.state_of(weights))

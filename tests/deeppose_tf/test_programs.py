@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import deeppose_tf
-from common.errors import DataError
+from common.errors import DataError, DataWarning
 from common.predictions import load_predictions
 from deeppose_tf import Estimator, convert, predict, val
 from deeppose_tf import train as trainer
-from deeppose_tf.weight_files import load_state
+from deeppose_tf.weight_files import load_state, save_state
 from tests.deeppose_tf.tiny import small_config, small_run, write_persons
 
 ROOT = pathlib.Path(deeppose_tf.__file__).parents[1]
@@ -61,6 +61,8 @@ def test_the_estimator_agrees_with_val(run, tmp_path):
         found = estimator.predict(line.split(",")[0], [[x, y, w - 1, h - 1]])
         np.testing.assert_allclose(found.joints[0], stored.joints[row], atol=1e-3)
     image = np.zeros((50, 40, 3), np.uint8)
+    beside = estimator.predict(image, [[60, 0, 9, 9], [5, 5, 20, 20]])
+    assert np.isnan(beside.joints[0]).all() and np.isfinite(beside.joints[1]).all()
     assert estimator.predict(image, np.zeros((0, 4))).joints.shape == (0, 14, 2) and len(estimator.predict(image)) == 1
 
 
@@ -110,6 +112,41 @@ def test_no_checkpoint(run, tmp_path, capsys, monkeypatch):
     ]
     assert val.main(["-s", str(run[0]), *arguments]) == 0
     assert load_predictions(tmp_path / "p.npz").meta["weights"] == "random"
+
+
+def test_pictures_that_cannot_be_read(run, tmp_path, capsys):
+    """One that is cut off and one that is missing: a warning in training and scoring, named at the end, the row NaN; an
+    error at the end of predict.py, which does the others."""
+    out, csv = run[0], write_persons(tmp_path / "d", 6)
+    cut, gone = tmp_path / "d/im0002.jpg", tmp_path / "d/im0004.jpg"
+    cut.write_bytes(cut.read_bytes()[:-500])
+    gone.unlink()
+    with pytest.warns(DataWarning, match=f"{cut} cannot be read, another person takes its place"):
+        small_run(small_config(csv, tmp_path / "out", max_steps=3, test_step=100))
+    text = capsys.readouterr()
+    assert (
+        f"1 in a picture that cannot be read ({gone})" in text.out
+        and f"1 pictures could not be read: {cut}" in text.err
+    )
+    assert load_state(tmp_path / "out/last.npz")["step"] == 3
+    with pytest.warns(DataWarning, match=f"1 persons are in pictures that cannot be read: {cut}"):
+        assert val.main(["-s", str(out), "--csv", str(csv), "--out", str(tmp_path / "p.npz")]) == 0
+    found = load_predictions(tmp_path / "p.npz")
+    assert np.isnan(found.joints).any((1, 2)).tolist() == [False, True, False, True, False, False]
+    assert found.meta["missing_rows"] == 2
+    assert predict.main([str(tmp_path / "d"), "-s", str(out), "--out", str(tmp_path / "o"), "--no-draw"]) == 2
+    rows = lines_of(tmp_path / "o")
+    assert ["error" in row for row in rows] == [False, True, False, False, False]
+    assert "1 could not be read: im0002.jpg" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite(run, tmp_path):
+    """A file's network that answers NaN is an error that names the file; a training's has diverged."""
+    state = load_state(run[0] / "last.npz")
+    state["model"]["fc7/bias"][:] = np.inf
+    save_state(tmp_path / "bad.npz", state)
+    with pytest.raises(DataError, match=r"bad\.npz answers NaN"):
+        Estimator(tmp_path / "bad.npz").predict(np.zeros((50, 40, 3), np.uint8))
 
 
 OWN = {

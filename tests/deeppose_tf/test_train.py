@@ -165,11 +165,23 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(csv, tmp_path,
     assert np.isfinite(load_state(tmp_path / "last.npz")["model"]["fc6/weight"]).all()
 
 
+IMPOSSIBLE = (
+    "workers=0 workers=-1 max_steps=-1 batch_size=0 lr=nan conv_lr=-1 channels=0 channels=-1 channels=1e9 dropout_keep=0"
+    " dropout_keep=2 seed=-1 save_minutes=nan downscale_height=100 joint_index=0 limit=0 rotate_range=1.5"
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--shift", "2"], "shift"), (["--bbox_extension_min", "2", "--bbox_extension_max", "1"], "bbox_extension"), (["--workers=0"], "workers"),
-     (["--data_root=/x"], "data_root"), (["--dataset=coco"], "lsp or mpii"), (["--device=tpu"], "--device tpu")],
-)  # fmt: skip
+    [
+        (["--shift", "2"], "shift"),
+        (["--bbox_extension_min", "2", "--bbox_extension_max", "1"], "bbox_extension_max"),
+        *(([f"--{given}"], given.split("=")[0]) for given in IMPOSSIBLE.split()),
+        (["--data_root=/x"], "data_root"),
+        (["--dataset=coco"], "lsp or mpii"),
+        (["--device=tpu"], "--device tpu"),
+    ],
+)
 def test_bad_settings(csv, capsys, arguments, words):
     assert program.main([f"--train_csv_fn={csv}", f"--test_csv_fn={csv}", *arguments]) == 2
     assert words in capsys.readouterr().err
