@@ -14,6 +14,7 @@ from deeppose_tf.config import Config
 from deeppose_tf.csv_files import read_csv
 from deeppose_tf.data import image_size
 from tests.deeppose_tf.tiny import write_persons
+from tests.tolerance import close, rounding
 
 PAIRS = tuple(LSP14.flip_pairs)
 
@@ -46,13 +47,13 @@ def spread_joints(**at):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("rotate", [0.0, 30.0])
 def test_the_target_points_at_the_dot(picture, flip, rotate):
-    """Wherever the crop, the mirror and the rotation put it, the dot's centre of mass in the crop is where the target says (to half a crop
-    pixel, the dot being 5 source pixels wide)."""
+    """Wherever the crop, the mirror and the rotation put it, the dot's centre of mass in the crop is where the target
+    says, to a quarter of a pixel of the picture: half a pixel forgotten would show."""
     persons = data.Persons(pose_set_of(picture, [spread_joints(j3=(40, 30))]), "correct")
     crops = data.Crops("correct", (1.0, 1.6), 0.2, flip, rotate, PAIRS)
     seen = set()
     for seed in range(12):
-        image, targets, valid, _ = data.example(persons, 0, crops, np.random.RandomState(seed))
+        image, targets, valid, box = data.example(persons, 0, crops, np.random.RandomState(seed))
         weight = image[..., 0].astype(float)
         assert weight.sum() > 0
         centre = (
@@ -60,7 +61,7 @@ def test_the_target_points_at_the_dot(picture, flip, rotate):
         )
         distance = np.abs((targets + 0.5) * 227 - 0.5 - centre).max(1)
         joint = int(distance.argmin())
-        assert distance[joint] < 0.6 and valid.all()
+        assert distance[joint] < 0.25 * 227 / box[2:].max() and valid.all()
         seen.add(joint)
     mirrored = int(LSP14.mirror[3])
     assert seen == ({3, mirrored} if flip else {3})
@@ -71,7 +72,7 @@ def test_unproject_inverts_the_crop():
     boxes = np.stack([*rng.randint(0, 50, (2, 20)), *rng.randint(5, 90, (2, 20))], -1)
     joints = rng.uniform(-10, 150, (20, 14, 2))
     targets = np.stack([data.crop_targets(j, tuple(b), "correct") for j, b in zip(joints, boxes)])
-    np.testing.assert_allclose(data.unproject(targets, boxes, "correct"), joints, atol=1e-4)
+    close(data.unproject(targets, boxes, "correct"), joints, rounding(np.abs(joints) + 100, steps=3))
 
 
 def test_correct_boxes_are_intersected_and_compat_ones_slide():
@@ -86,7 +87,8 @@ def test_correct_boxes_are_intersected_and_compat_ones_slide():
 @pytest.mark.parametrize("mode", ["correct", "compat"])
 @pytest.mark.parametrize("height", [None, 60, 33])
 def test_reduced_pictures(picture, mode, height):
-    """A reduced picture has the size that the persons know, and the dot is where its joint is."""
+    """A reduced picture has the size that the persons know, and the dot is where its joint is, to a quarter of a
+    pixel."""
     persons = data.Persons(pose_set_of(picture, [spread_joints(j3=(40, 30))]), mode, height=height)
     image = persons.image(0)[..., 0].astype(float)
     assert image.shape[::-1] == tuple(persons.size[0]) and (height is None or image.shape[0] == height)

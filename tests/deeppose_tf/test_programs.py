@@ -17,8 +17,10 @@ from common.errors import DataError, DataWarning
 from common.predictions import load_predictions
 from deeppose_tf import Estimator, convert, predict, val
 from deeppose_tf import train as trainer
+from deeppose_tf.config import ADAGRAD_START, Config
 from deeppose_tf.weight_files import load_state, save_state
-from tests.deeppose_tf.tiny import small_config, small_run, write_persons
+from tests.deeppose_tf.tiny import roundings, small_config, small_run, write_persons
+from tests.tolerance import close, rounding
 
 ROOT = pathlib.Path(deeppose_tf.__file__).parents[1]
 
@@ -44,7 +46,7 @@ def test_val_writes_predictions_and_scores(run, tmp_path, capsys):
     assert text.count("BBOX EXTENSION") == 2 and "pcp_strict@0.5" in text
     assert found.meta["mode"] == "correct" and found.meta["boxes"].startswith("oracle") and len(found) == 6
     scores, kept = json.loads((tmp_path / "s.json").read_text()), json.loads((tmp_path / "r.json").read_text())
-    assert kept["protocols"]["pcp_strict@0.5"]["total"] == pytest.approx(scores["pcp_strict@0.5"]["total"])
+    assert kept["protocols"]["pcp_strict@0.5"]["total"] == scores["pcp_strict@0.5"]["total"]
     # without anything: what the training scored, as it was scored
     assert val.main(["--weights", str(out / "last.npz")]) == 0
     assert (out / f"lsp_{csv.stem}.npz").exists() and "BBOX EXTENSION: 1.6" in capsys.readouterr().out
@@ -55,11 +57,12 @@ def test_the_estimator_agrees_with_val(run, tmp_path):
     out, csv = run
     assert val.main(["-s", str(out), "--csv", str(csv), "--ext", "1.0", "--out", str(tmp_path / "p.npz")]) == 0
     stored, estimator = load_predictions(tmp_path / "p.npz"), Estimator(out)
+    deep = max(roundings(load_state(out / "last.npz")["model"]).values())
     for row, line in enumerate(csv.read_text().splitlines()):
         x, y, w, h = stored.box[row]
         # pixel_box rounds outwards; a box half a pixel inside whole ones comes back as they are
         found = estimator.predict(line.split(",")[0], [[x, y, w - 1, h - 1]])
-        np.testing.assert_allclose(found.joints[0], stored.joints[row], atol=1e-3)
+        close(found.joints[0], stored.joints[row], rounding(max(w, h), steps=deep))
     image = np.zeros((50, 40, 3), np.uint8)
     beside = estimator.predict(image, [[60, 0, 9, 9], [5, 5, 20, 20]])
     assert np.isnan(beside.joints[0]).all() and np.isfinite(beside.joints[1]).all()
@@ -229,12 +232,15 @@ n = 1 + 2e-5 * torch.stack([x.square()[..., max(0, c - 2):c + 3].sum(-1) for c i
 z = x.detach().clone().requires_grad_()
 m = 1 + 2e-5 * torch.stack([z.square()[..., max(0, c - 2):c + 3].sum(-1) for c in range(8)], -1)
 (z * m ** -0.75).square().sum().backward()
-assert torch.allclose(y, z * m ** -0.75, atol=1e-5) and torch.allclose(x.grad, z.grad, atol=1e-4), "LRN"
+from tests.tolerance import close, rounding
+for found, expected in ((y, z * m ** -0.75), (x.grad, z.grad)):
+    expected = expected.detach().numpy()
+    close(found.detach().numpy(), expected, rounding(np.abs(expected).max(), terms=5, steps=4), "LRN")
 """
 
 
 def test_the_network_runs_on_torch(run, tmp_path):
-    """The same outputs as on TensorFlow to 1e-4 of the largest, and LRN's gradient; without TensorFlow in the process."""
+    """The same outputs as on TensorFlow, and LRN's gradient; without TensorFlow in the process."""
     import importlib.util
 
     if importlib.util.find_spec("torch") is None:
@@ -245,7 +251,9 @@ def test_the_network_runs_on_torch(run, tmp_path):
     answer = python(ON_TORCH, out / "best.npz", tmp_path / "i.npy", tmp_path / "o.npy", KERAS_BACKEND="torch")
     assert answer.returncode == 0, answer.stderr[-3000:]
     expected = Estimator(out).shares(images)
-    np.testing.assert_allclose(np.load(tmp_path / "o.npy"), expected, atol=1e-4 * np.abs(expected).max())
+    lost = rounding(1.0, steps=max(roundings(load_state(out / "best.npz")["model"]).values()))
+    lost += rounding(1.0, terms=227 * 227)  # contrast's means
+    close(np.load(tmp_path / "o.npy"), expected, lost * np.abs(expected).max())
 
 
 TRAIN = """
@@ -307,8 +315,8 @@ def free_ports(count: int) -> list[int]:
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """MultiWorkerMirroredStrategy, two CPU processes of half the batch, against one process: the same losses and weights (to 1e-5: the sum of
-    the gradients is in another order). Dropout is off, its masks depend on the batch's shape."""
+    """MultiWorkerMirroredStrategy, two CPU processes of half the batch, against one process: the same weights, although
+    the gradients' sums are in another order. Dropout is off, its masks depend on the batch's shape."""
     csv = write_persons(tmp_path / "d", 8)
     settings = {"max_steps": 3, "test_step": 100, "dropout_keep": 1.0}
     workers = [f"localhost:{port}" for port in free_ports(2)]
@@ -325,8 +333,12 @@ def test_two_processes_train_as_one(tmp_path):
             process.kill()
     assert [p.returncode for p in running] == [0, 0], "\n".join(t[-1500:] for t in texts)
     one, two = load_state(tmp_path / "one/last.npz"), load_state(tmp_path / "two/last.npz")
+    deep = max(roundings(one["model"]).values())
     for name, weight in one["model"].items():
-        np.testing.assert_allclose(two["model"][name], weight, atol=1e-5, err_msg=name)
+        gradient = np.sqrt(one["optimizer"][f"{name}/Adagrad"].max())  # at most
+        step = Config.conv_lr / np.sqrt(ADAGRAD_START)  # of a unit of the gradient, at most
+        lost = 3 * step * rounding(gradient, steps=2 * deep)
+        close(two["model"][name], weight, lost + rounding(np.abs(weight).max(), steps=3), name)
     assert one["step"] == two["step"] == 3 and one["batch"] == two["batch"] == 3
 
 

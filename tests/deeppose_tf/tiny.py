@@ -43,3 +43,17 @@ def small_trainer(config):
 def small_run(config):
     """Train to the end; the folder."""
     return train.run(config)
+
+
+def roundings(weights, layers=()) -> dict[str, float]:
+    """Layer -> how many roundings in a row lead to its outputs, for `layers` in the network's order (default: those
+    with weights). A kernel adds in blocks: a sum of n terms of either sign is log2 n partial sums, none of which is
+    larger than what comes out. Local response normalisation: five squares, a power, a product."""
+    total, found = 0.0, {}
+    for name in layers or [n.removesuffix("/weight") for n in weights if n.endswith("/weight")]:
+        if f"{name}/weight" in weights:
+            total += np.log2(np.prod(weights[f"{name}/weight"].shape[:-1]))
+        elif name.endswith("_lrn"):
+            total += np.log2(5) + 4
+        found[name] = total
+    return found
