@@ -4,6 +4,7 @@ beside it.
     python deeppose_caffe_port/convert.py W.caffemodel net.pt --model deploy.prototxt             # PyTorch state dict
     python deeppose_caffe_port/convert.py net.pt back.caffemodel --model deploy.prototxt          # and back
     python deeppose_caffe_port/convert.py v1.caffemodel new.caffemodel --model old.prototxt       # V1 -> current layers
+    python deeppose_caffe_port/convert.py PROJECT shipped.npz --half     # a project's nets as one file of 16-bit weights
 
 The suffix says the form. Without --model: deploy.prototxt beside the weights, or one folder up. A .caffemodel is also
 read by OpenCV's own Caffe reader, where that can load the prototxt, and must answer alike.
@@ -20,7 +21,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common.errors import DataError
-from common.runs.converting import Conversion
+from common.runs.converting import HALVED, Conversion
 from common.runs.converting import parser as new_parser
 from common.runs.process import exit_code
 
@@ -69,6 +70,24 @@ def opencv_outputs(prototxt: Path, weights: Path, net) -> dict[str, Any] | None:
         return None
 
 
+def convert_project(args: argparse.Namespace) -> dict:
+    """A project as one file of 16-bit weights, and its card."""
+    import numpy as np
+
+    from common.skeletons import card
+    from deeppose_caffe_port.estimator import Estimator
+    from deeppose_caffe_port.weight_files import pack
+
+    whole = Estimator(args.input, stage=args.stage)
+    width, height = whole.config.size
+    pictures = list(np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8))
+    with Conversion(args.input, args.output, args.licence) as conversion:
+        pack(whole.config, len(whole.regressors), conversion.draft)
+        found = Estimator(conversion.draft, stage=args.stage).joints(pictures)
+        conversion.compare("joints", whole.joints(pictures), found, HALVED)
+        return conversion.keep(skeleton=card(whole.skeleton), mapping="a project folder, blobs of 16 bits")
+
+
 def convert(args: argparse.Namespace) -> dict:
     """Write the file and its card; returns the card."""
     import torch
@@ -77,6 +96,10 @@ def convert(args: argparse.Namespace) -> dict:
     from deeppose_caffe_port.weight_files import find_project
 
     source = Path(args.input)
+    if args.half != (args.output.suffix == ".npz"):
+        raise DataError(f"OUTPUT {args.output}: --half is for a project as .npz, and that needs it")
+    if args.half:
+        return convert_project(args)
     if args.output.suffix not in FORMS:
         raise DataError(f"OUTPUT {args.output}: the suffix must be one of {', '.join(FORMS)}")
     beside = (folder / "deploy.prototxt" for folder in (source.parent, source.parent.parent))
@@ -101,6 +124,9 @@ def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     parser = new_parser(__doc__)
     parser.option("model", "-model", type=Path, text="deploy prototxt, V1 or current", group="network", default=None)
+    parser.option(
+        "stage", type=int, text="stages of a project in an .npz (default: both)", group="network", default=None
+    )
     args = parser.parse_args(argv)
     return exit_code(lambda: f"{args.output}; checks: {convert(args)['check']}", "written: {}")
 

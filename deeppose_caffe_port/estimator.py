@@ -32,7 +32,7 @@ from deeppose_caffe_port.images import Pictures, Unread, as_picture, caffe_io_in
 from deeppose_caffe_port.model import TEST, CaffeNet
 from deeppose_caffe_port.prototxts import project_files
 from deeppose_caffe_port.random_stream import CaffeRandom
-from deeppose_caffe_port.weight_files import find_project, load_whole, missing_project, pick_snapshot
+from deeppose_caffe_port.weight_files import find_project, load_whole, missing_project, opened, pick_snapshot
 
 
 class Regressor:
@@ -114,7 +114,7 @@ class Estimator:
 
     def __init__(self, weights: str | Path | None = None, *, stage: int | None = None, random_weights: bool = False,
                  **options):  # fmt: skip
-        options = {name: value for name, value in options.items() if value is not None}
+        options, weights = {name: value for name, value in options.items() if value is not None}, opened(weights)
         project, file, folder = find_project(weights), Path(weights or ""), None
         options |= {"out": str(project)} if project else {}
         if file.is_file():

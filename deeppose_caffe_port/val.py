@@ -23,7 +23,7 @@ from common.runs.process import exit_code
 from common.runs.shelf import run_folder
 from deeppose_caffe_port.config import HOUSE, parse, settle
 from deeppose_caffe_port.prepare import load_split
-from deeppose_caffe_port.weight_files import find_project
+from deeppose_caffe_port.weight_files import find_project, opened
 
 _SETTINGS = ("dataset", "data_root", "mode", "preset", "snapshot1", "snapshot2", "allow_16bit", "amp",
              "compile", "batch_size", "workers", "seed")  # fmt: skip
@@ -50,6 +50,7 @@ def persons(given: dict, own: argparse.Namespace, project: Path | None):
 
 def run(given: dict, own: argparse.Namespace) -> None:
     """Score; what data is missing is said before PyTorch is imported."""
+    own.weights = opened(own.weights)
     project = find_project(own.weights)
     pose_set = persons(given, own, project)
     from common.skeletons import card

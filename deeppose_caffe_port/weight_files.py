@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.datasets.files import read_npz
 from common.errors import DataError
-from common.runs.shelf import REPOSITORY
+from common.files import atomic_write
+from common.runs.converting import halved, widened
+from common.runs.shelf import REPOSITORY, shipped
 from common.skeletons import Skeleton, from_card
-from common.weights.caffe import read_caffemodel
+from common.weights.caffe import read_caffemodel, write_caffemodel
 from common.weights.pickles import check_zip
 from deeppose_caffe_port.config import HOUSE, Config
 
@@ -35,6 +41,47 @@ def find_project(given: str | Path | None) -> Path | None:
     if newest is not None:
         print(f"weights: {newest} (the newest project of {HOUSE}; --weights takes others)")
     return newest
+
+
+def pack(config: Config, stages: int, path: Path) -> None:
+    """A project's stages as one `.npz`: settings, prototxts and mean pictures as bytes, blobs of 16 bits."""
+    arrays: dict[str, np.ndarray] = {}
+    blobs: dict[str, np.ndarray] = {}
+    files = [config.project / "project.json"]
+    for stage in range(1, stages + 1):
+        folder, snapshot = config.model_folder(stage), pick_snapshot(config, stage)
+        files += [folder / name for name in ("deploy.prototxt", "train_test.prototxt", "train_mean.binaryproto")]
+        place = snapshot.relative_to(config.project) if snapshot.is_relative_to(config.project) else snapshot.name
+        for layer, found in read_caffemodel(snapshot).items():
+            blobs |= {f"blob|{place}|{layer}|{i}": blob for i, blob in enumerate(found)}
+    for file in filter(Path.is_file, files):
+        arrays[f"file|{file.relative_to(config.project)}"] = np.frombuffer(file.read_bytes(), np.uint8)
+    atomic_write(path, lambda temporary: np.savez_compressed(temporary, **arrays, **halved(blobs)))
+
+
+def opened(given: str | Path | None) -> str | Path | None:
+    """`given`, or the project folder that a shipped name or FILE.npz of `pack` unpacks to, as long as this process
+    lives. DataError for another `.npz`."""
+    path = Path(given or "")
+    path = path if path.exists() else shipped(HOUSE).get(str(given), path)
+    if given is None or path.suffix != ".npz":
+        return given
+    folder = Path(tempfile.mkdtemp(prefix=f"{path.stem}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    nets: dict[str, dict[str, tuple[str, list[np.ndarray]]]] = {}
+    for name, array in widened(read_npz(path, "packed project")).items():
+        kind, place, *which = name.split("|")
+        file = folder / place
+        if not file.resolve().is_relative_to(folder.resolve()) or kind not in ("file", "blob"):
+            raise DataError(f"{path}: {name} is no part of a packed project; make it with convert.py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "file":
+            file.write_bytes(array.tobytes())
+        else:
+            nets.setdefault(place, {}).setdefault(which[0], ("", []))[1].append(array)
+    for place, layers in nets.items():
+        write_caffemodel(folder / place, layers)
+    return folder
 
 
 def _projects() -> list[Path]:

@@ -53,9 +53,8 @@ def find_weights(house: str, given: str | Path | None, suffixes: Iterable[str], 
         return _state_in(path, suffixes) or path
     if path.exists():
         return path
-    shipped = _shipped(house)
-    if str(given) in shipped:
-        return shipped[str(given)]
+    if str(given) in shipped(house):
+        return shipped(house)[str(given)]
     why = f"{given} is neither a file nor a folder nor shipped"
     if str(given) in ("raw", "averaged"):
         why += "; the trained weights in place of their moving average: --raw_weights"
@@ -65,8 +64,7 @@ def find_weights(house: str, given: str | Path | None, suffixes: Iterable[str], 
 def missing_weights(house: str, suffixes: Iterable[str], why: str = "there are none yet") -> DataError:
     """The error for weights that are not there; lists the runs and shipped weights that are."""
     runs = [str(p) for base in _outputs(house) for p in _states(base, tuple(suffixes), "*")][:8]
-    shipped = ", ".join(_shipped(house)) or "none"
-    have = f"runs here: {', '.join(runs) or 'none'}; shipped: {shipped}"
+    have = f"runs here: {', '.join(runs) or 'none'}; shipped: {', '.join(shipped(house)) or 'none'}"
     return DataError(f"weights: {why}. {have}. Train with `python {house}/train.py`, or give --weights")
 
 
@@ -88,5 +86,6 @@ def _newest(house: str, suffixes: tuple[str, ...], runs: str) -> Path | None:
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
-def _shipped(house: str) -> dict[str, Path]:
+def shipped(house: str) -> dict[str, Path]:
+    """Name -> file of the weights that come with the repository."""
     return {p.stem: p for p in sorted((REPOSITORY / house / "zoo").glob("*")) if p.suffix in (".npz", ".safetensors")}

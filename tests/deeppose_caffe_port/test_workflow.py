@@ -183,6 +183,22 @@ def test_a_single_caffemodel_is_enough(project, tmp_path):
         Estimator(tmp_path / "none.caffemodel")
 
 
+def test_a_project_travels_in_one_file(project, tmp_path, capsys):
+    """Both stages as 16-bit weights in an .npz, which is given in the project's place; a name that leaves is refused."""
+    folder, _ = project
+    packed = tmp_path / "both.npz"
+    assert convert.main([str(folder), str(packed), "--half"]) == 0, capsys.readouterr().err
+    check = json.loads((tmp_path / "both.npz.card.json").read_text())["check"]["joints"]
+    assert 0 < check["largest difference"] < check["tolerance"]
+    picture = np.random.default_rng(1).integers(0, 256, (90, 120), np.uint8)
+    found, wanted = (Estimator(where).predict(picture).joints for where in (packed, folder))
+    assert np.abs(found - wanted).max() < check["tolerance"] * np.abs(wanted).max()
+    assert convert.main([str(folder), str(tmp_path / "x.pt"), "--half"]) == 2
+    np.savez(tmp_path / "evil.npz", **{"file|../outside": np.zeros(1, np.uint8)})
+    with pytest.raises(DataError, match="no part of a packed project"):
+        Estimator(tmp_path / "evil.npz")
+
+
 def test_a_stage_converts_and_draws_its_loss(project, tmp_path):
     folder, _ = project
     model = folder / "models/deeppose"
