@@ -5,6 +5,7 @@ python lpm_torch/convert.py --input F.caffemodel                        # the sa
 python lpm_torch/convert.py F.caffemodel penn.pt --model lpm_official   # the authors' models
 python lpm_torch/convert.py PRE.caffemodel pre.pt --model lpm --reorder # to fine-tune with our joint order
 python lpm_torch/convert.py best.pth.tar lpm.onnx                       # also .pt .safetensors .npz
+python lpm_torch/convert.py best.pth.tar shipped.npz --half             # 16-bit weights
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from common.errors import DataError
-from common.runs.converting import Conversion
+from common.runs.converting import Conversion, halved
 from common.runs.options import Parser
 from common.runs.process import exit_code
 from common.skeletons import CPM14, card
@@ -37,7 +38,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Command line, with paths `input` and `output`."""
     parser = Parser(__doc__)
     parser.source("paths", "weights to read, file to write", nargs="*", metavar="INPUT OUTPUT")
-    parser.options("licence", "raw_weights")
+    parser.options("licence", "raw_weights", "half")
     parser.option("input", text="the original's way to name them", group="data", type=Path, default=None)
     parser.option("output", text="and the result (default: INPUT.pt)", group="output", type=Path, default=None)
     network: dict = {"group": "network", "default": None}
@@ -53,6 +54,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     args.input, args.output = given[0], Path(f"{given[0]}.pt") if len(given) == 1 else given[1]
     if args.output.suffix not in FORMATS:
         raise DataError(f"output {args.output}: the suffix must be one of {' '.join(FORMATS)}")
+    if args.half and args.output.suffix != ".npz":
+        raise DataError(f"output {args.output}: --half is for .npz")
     if not args.input.is_file() or args.input.resolve() == args.output.resolve():
         raise DataError(f"input {args.input} does not exist, or is the output; name two files")
     return args
@@ -132,6 +135,7 @@ def write(args: argparse.Namespace, conversion: Conversion, weights: Weights) ->
     """Write tensors by name, read them back and compare them, bit for bit."""
     from lpm_torch.weight_files import read_weights, write_weights
 
+    weights = halved(weights) if args.half else weights
     write_weights(conversion.draft, weights)
     back = read_weights(conversion.draft)
     if back.keys() != weights.keys():

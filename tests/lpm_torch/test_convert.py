@@ -271,8 +271,8 @@ def test_checkpoints_to_every_format(tmp_path, suffix):
     assert card["epoch"] == 3 and card["check"]
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_converted_checkpoint_is_read_with_its_own_settings(tmp_path, suffix, capsys):
+@pytest.mark.parametrize(("suffix", "more"), [(".npz", []), (".safetensors", []), (".npz", ["--half"])])
+def test_converted_checkpoint_is_read_with_its_own_settings(tmp_path, suffix, more, capsys):
     """The card beside a plain weight file says what the checkpoint said; another network or mode is refused as a
     checkpoint's is."""
     config = Config(
@@ -282,15 +282,17 @@ def test_converted_checkpoint_is_read_with_its_own_settings(tmp_path, suffix, ca
     source, output = tmp_path / "best.pth.tar", tmp_path / f"weights{suffix}"
     about = {"skeleton": card(LSP14), "dataset": "lsp"}
     torch.save({"epoch": 1, "state_dict": model.state_dict(), "config": vars(config), "about": about}, source)
-    assert run(source, output) == 0
+    assert run(source, output, *more) == 0
     found = Estimator(output)
     fields = ("channels", "norm", "input_width", "t", "center_map", "pad_pixels", "pad_ratio", "dataset")
     assert {f: getattr(found.config, f) for f in fields} == {f: getattr(config, f) for f in fields}
     assert found.skeleton == LSP14
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in found.model.state_dict().items())
-    for more, message in (({"model": "cpm"}, "--model=lpm"), ({"mode": "compat"}, "--mode=correct")):
+    written = {k: v.half().to(v.dtype) if more else v for k, v in model.state_dict().items()}
+    assert all(torch.equal(v, written[k]) for k, v in found.model.state_dict().items())
+    assert run(source, tmp_path / "x.pt", "--half") == 2
+    for other, message in (({"model": "cpm"}, "--model=lpm"), ({"mode": "compat"}, "--mode=correct")):
         with pytest.raises(DataError, match=message):
-            Estimator(output, **more)
+            Estimator(output, **other)
 
 
 @pytest.mark.parametrize("name", ["lpm", "cpm"])
