@@ -1,11 +1,18 @@
 """Pictures of poses: persons drawn on images, truth beside prediction, contact sheets. Images are (H,W,3) uint8 BGR.
 
 Joints are 0-based float pixels with pixel centres at integers; everything is placed to 1/16 of a pixel.
+
+    python -m common.draw SHEET.png PICTURE... --lines NAME=joints.jsonl ...
+
+puts pictures beside what each network (or, by common.exchange, the truth) says of them on one sheet.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +20,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import atomic_write
-from common.skeletons import Skeleton
+from common.skeletons import Skeleton, from_card
 
 Color = tuple[int, int, int]
 
@@ -285,3 +292,47 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
         what = f"image {path}: cannot be written as {path.suffix or 'a file without suffix'}"
         raise DataError(f"{what}; use .png or .jpg") from error
     atomic_write(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
+
+
+def drawn_line(image: np.ndarray, line: dict, min_score: float = 0.1, where: str = "joints.jsonl") -> np.ndarray:
+    """A picture with the persons of its line in joints.jsonl."""
+    skeleton = from_card({"name": line["skeleton"], "joints": line["joint_names"]}, f"{where}: field skeleton")
+    points = [[p or (None, None, None) for p in one["joints"]] for one in line["persons"]]
+    table = np.array(points, np.float64).reshape(-1, len(skeleton), 3)
+    numbers = range(len(table)) if len(table) > 1 else None
+    return draw_pose(image, table[..., :2], skeleton, table[..., 2], min_score=min_score, numbers=numbers)
+
+
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
+    from common.images import read_image
+
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m common.draw", description=__doc__, formatter_class=form)
+    parser.add_argument("sheet", metavar="SHEET.png")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE")
+    parser.add_argument(
+        "--lines", action="append", default=[], metavar="NAME=FILE", help="a column: its name, its lines"
+    )
+    parser.add_argument("--min_score", type=float, default=0.1, help="joints below are not drawn (default: 0.1)")
+    args = parser.parse_args(argv)
+    try:
+        columns = {}
+        for name, _, file in (text.partition("=") for text in args.lines):
+            lines = (json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines())
+            columns[name] = {Path(line["image"]).name: line for line in lines if "persons" in line}
+        images, captions = [], []
+        for path in map(Path, args.pictures):
+            image = read_image(path, upright=True)
+            found = {name: lines.get(path.name) for name, lines in columns.items()}
+            images += [image, *(drawn_line(image, f, args.min_score) if f else image for f in found.values())]
+            captions += [path.name, *(name if f else f"{name}: nothing" for name, f in found.items())]
+        save_image(args.sheet, contact_sheet(images, 1 + len(columns), (320, 320), captions))
+    except (DataError, OSError, ValueError, KeyError) as error:
+        print(f"draw: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,3 +1,5 @@
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -210,3 +212,30 @@ def test_a_large_picture_has_lines_of_its_size_and_small_persons_thin_ones():
     image = np.full((3000, 4000, 3), 128, np.uint8)
     large, small = (changed(image, draw_pose(image, standing(LSP14, size), LSP14)).sum() for size in (2800, 140))
     assert 100 < large / small < 600
+
+
+def test_a_sheet_of_what_networks_say(tmp_path, capsys):
+    save_image(tmp_path / "a.png", np.full((80, 100, 3), 128, np.uint8))
+    joints = [[*xy, 1.0] for xy in standing(LSP14, 80).tolist()]
+    line = {
+        "image": "a.png",
+        "skeleton": "lsp14",
+        "joint_names": LSP14.joints,
+        "persons": [{"joints": [None, *joints[1:]]}],
+    }
+    (tmp_path / "x.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({"image": "b.png", "error": "unreadable"}))
+    words = [
+        tmp_path / "sheet.png",
+        tmp_path / "a.png",
+        "--lines",
+        f"one={tmp_path / 'x.jsonl'}",
+        "--lines",
+        f"two={tmp_path / 'x.jsonl'}",
+    ]
+    assert draw.main(list(map(str, words))) == 0
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    thirds = [sheet[:320, k * 328 + 8 : k * 328 + 328] for k in range(3)]
+    assert not (thirds[0] == RIGHT).all(-1).any() and all((third == RIGHT).all(-1).any() for third in thirds[1:])
+    assert (
+        draw.main([str(tmp_path / "s.png"), str(tmp_path / "none.png")]) == 2 and "none.png" in capsys.readouterr().err
+    )
