@@ -5,9 +5,11 @@ gigabytes, or other values where the format has checksums.
 case again: `python -m tests.fuzz.worker GROUP FOLDER TARGET SEED CASE`.
 """
 
+import importlib.util
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = {"common": 0.72, "torch": 0.14, "tensorflow": 0.1, "paddle": 0.04}
 NEEDS = {"common": "h5py", "torch": "torch", "tensorflow": "tensorflow", "paddle": "paddle"}
-SECONDS = 30  # for one case, on a busy machine
+SECONDS = 300  # for one case that waits for something; worker.py counts those of the processor
 
 
 class Worker:
@@ -34,7 +36,7 @@ class Worker:
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
-        return self.answer(300)
+        return self.answer(1800)
 
     def answer(self, seconds: float) -> dict:
         """What it says within the time."""
@@ -42,9 +44,11 @@ class Worker:
         line = self.process.stdout.readline() if ready else ""
         if line:
             return json.loads(line)
-        self.process.kill()
+        if not ready:
+            self.process.kill()
         self.process.wait()
-        return {"kind": "crash" if ready else "hang", "text": f"exit {self.process.returncode}"}
+        hangs = not ready or self.process.returncode == -signal.SIGPROF
+        return {"kind": "hang" if hangs else "crash", "text": f"exit {self.process.returncode}"}
 
     def run(self, target: str, seed: int, case: int) -> dict:
         """One case."""
@@ -79,9 +83,6 @@ def campaign(group: str, folder: Path, seed: int, cases: int) -> tuple[dict[str,
 
 
 def _check(group: str, folder: Path, total: int) -> None:
-    pytest.importorskip(NEEDS[group]) if group == "common" else None
-    import importlib.util
-
     if importlib.util.find_spec(NEEDS[group]) is None:
         pytest.skip(f"{NEEDS[group]} is not installed")
     seed, cases = int(os.environ.get("FUZZ_SEED", 1)), int(int(os.environ.get("FUZZ_CASES", total)) * SHARES[group])

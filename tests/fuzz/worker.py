@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -25,6 +26,7 @@ from tests.fuzz.mutate import KINDS
 from tests.fuzz.targets import GROUPS, Target
 
 SPACE = 4 << 30  # bytes of addresses that a case may ask for
+SECONDS = 20  # of the processor that it may take: then SIGPROF ends the process
 
 
 def digest(value, depth: int = 0) -> bytes:
@@ -101,7 +103,9 @@ def main(group: str, root: str, *one: str) -> None:
         name, seed, case = json.loads(line)
         place = folder / f"{group}_{case}"
         file = damage(targets[name], place, seed, case)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         found = outcome(targets[name], place, rights[name])
+        signal.setitimer(signal.ITIMER_PROF, 0)
         shutil.rmtree(place, ignore_errors=True)
         print(json.dumps({"file": file, **found}), file=answers, flush=True)
 
