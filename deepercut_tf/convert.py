@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> Path:
     if args.half:
         values = converting.halved(values)
     about = {"skeleton": card(skeleton), "dataset": config.dataset} | stored.get("about", {})
-    about = {"config": asdict(config), "about": about}
+    about = {"config": converting.portable(asdict(config)), "about": about}
     with converting.Conversion(source, args.output, args.licence) as conversion:
         if args.output.suffix == ".onnx":
             plain = {name: np.asarray(value) for name, value in model(image, training=False).items()}

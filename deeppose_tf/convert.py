@@ -50,7 +50,7 @@ def convert(args: argparse.Namespace) -> str:
         variables, config, skeleton, step = read_network(place)
         # what the original's --resume expects
         variables = {**unused_head(variables), "global_iter_counter": np.array(step, np.int32), **variables}
-        known = {"joints": skeleton.joints, "config": asdict(config)}
+        known = {"joints": skeleton.joints, "config": converting.portable(asdict(config))}
     elif kind == "npz":
         raise DataError(f"{place} has no fc_regression, so it is no whole network; write it as tf1 or tf1_old")
     weights = {n: v for n, v in variables.items() if n.count("/") == 1 and not n.startswith("fc8")}
@@ -62,7 +62,7 @@ def convert(args: argparse.Namespace) -> str:
         if kind == "npz":
             about = {"skeleton": card(skeleton), "dataset": config.dataset, "split": "", "synthetic": False}
             about |= {"batch_size": config.batch_size}
-            state = {**weight_files.state_of(variables), "config": asdict(config), "about": about}
+            state = {**weight_files.state_of(variables), "config": converting.portable(asdict(config)), "about": about}
             weight_files.save_state(conversion.draft, state)
         else:
             (write_v2 if kind == "tf1" else write_v1)(conversion.draft, variables, weight_files.tensorflow)

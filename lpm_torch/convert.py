@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from common.errors import DataError
-from common.runs.converting import Conversion, halved
+from common.runs.converting import Conversion, halved, portable
 from common.runs.options import Parser
 from common.runs.process import exit_code
 from common.skeletons import CPM14, card
@@ -118,7 +118,8 @@ def from_checkpoint(args: argparse.Namespace) -> tuple[Weights, dict[str, Any]]:
     found = read_checkpoint(args.input)
     config_of(found, args.input, {})  # it is a network of this house
     weights = {k: v.contiguous().numpy() for k, v in weights_of(found, args.raw_weights).items()}
-    kept = {k: found[k] for k in ("config", "about", "epoch", "step") if k in found}
+    kept = {k: found[k] for k in ("about", "epoch", "step") if k in found}
+    kept |= {"config": portable(found["config"])} if "config" in found else {}
     averaged = bool(found.get("ema")) and not args.raw_weights
     return weights, {"mapping": "same names", "averaged": averaged, **kept}
 

@@ -69,7 +69,11 @@ def convert(args: argparse.Namespace) -> str:
     write, tolerance = {"onnx": (_onnx, DEPLOYED), "inference": (_inference, DEPLOYED)}.get(kind, tensors)
     with converting.Conversion(args.input, output, args.licence) as conversion:
         conversion.compare("heat-maps", _maps(one.model, inputs), write(conversion.draft, one, inputs), tolerance)
-        about = {"network": one.config.name, "skeleton": card(one.skeleton), "settings": asdict(one.config)}
+        about = {
+            "network": one.config.name,
+            "skeleton": card(one.skeleton),
+            "settings": converting.portable(asdict(one.config)),
+        }
         conversion.keep(mapping="names only, no tensor is transposed", kind=kind, **about)
     return f"{one.config.name} with {len(one.skeleton)} joints, check: {conversion.checks}"
 
@@ -90,7 +94,7 @@ def _tensors(draft: Path, one, inputs: np.ndarray, half: bool) -> np.ndarray:
     if draft.suffix == ".pdparams":
         import paddle
 
-        about = {"config": asdict(one.config), "about": {"skeleton": card(one.skeleton)}}
+        about = {"config": converting.portable(asdict(one.config)), "about": {"skeleton": card(one.skeleton)}}
         paddle.save({"model": one.model.state_dict(), **about}, str(draft))
     else:
         write_weights(draft, arrays_of(one.model), one.config.depth, half)

@@ -41,6 +41,12 @@ def halved(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return made
 
 
+def portable(config: dict) -> dict:
+    """Settings of a network for whoever uses it elsewhere: without folders and files of the machine that trained it."""
+    of_the_run = ("out", "weights", "resume")
+    return {n: v for n, v in config.items() if n not in of_the_run and not (isinstance(v, str) and os.path.isabs(v))}
+
+
 def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What `halved` wrote, in float32 again."""
     return {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in arrays.items()}
