@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -38,8 +39,7 @@ def convert(entries: list[dict], sizes: dict[str, tuple[int, int]], compat: bool
     """COCO content from AI Challenger `entries`; `sizes` image_id -> (width, height), images without one are left out.
 
     Correct: with a category, file extensions, the neck counted, unlabelled joints zeroed, persons numbered from 1
-    (pycocotools takes a match with number 0 for none). `compat` writes what the original wrote. DataError naming image
-    and person for a bad entry.
+    (pycocotools takes a match with number 0 for none). DataError naming image and person for a bad entry.
     """
     images: list[dict] = []
     annotations: list[dict] = []
@@ -54,7 +54,7 @@ def convert(entries: list[dict], sizes: dict[str, tuple[int, int]], compat: bool
                 number = len(annotations) if compat else len(annotations) + 1
                 about = {"image_id": image, "id": number, "iscrowd": 0} | ({} if compat else {"category_id": 1})
                 annotations.append(about | _person(points, entry["human_annotations"][who], compat))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             what = f"image {entry.get('image_id')} cannot be read ({type(error).__name__}: {error})"
             remedy = "keypoint_annotations need 14 joints x, y, flag a person, human_annotations x0, y0, x1, y1"
             raise DataError(f"AI Challenger annotations: {what}; {remedy}") from error
@@ -93,43 +93,26 @@ def _person(points: list, box: list, compat: bool) -> dict:
     return person | {"segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]]}
 
 
-def read_entries(path: str | Path) -> list[dict]:
-    """The annotation file's list; DataError when it is none."""
-    entries = read_json(Path(path))
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and "image_id" in e for e in entries):
-        fields = "{image_id, keypoint_annotations, human_annotations}"
-        raise DataError(f"{path} is no list of {fields}; give AI Challenger's annotation file")
-    return entries
-
-
 def image_sizes(entries: list[dict], folder: str | Path) -> dict[str, tuple[int, int]]:
     """{image_id: (width, height)} of those FOLDER/image_id.jpg that can be read."""
     from PIL import Image
 
     sizes = {}
     for name in (entry["image_id"] for entry in entries):
-        try:
-            with Image.open(Path(folder) / f"{name}.jpg") as file:
-                sizes[name] = file.size
-        except OSError:
-            continue
+        with suppress(OSError), Image.open(Path(folder) / f"{name}.jpg") as file:
+            sizes[name] = file.size
     return sizes
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = Parser(__doc__)
-    parser.option("keypoint_json", required=True, metavar="FILE", type=Path, text="annotation file")
-    parser.option("img_dir", required=True, metavar="FOLDER", text="the images, whose sizes the file does not give")
-    how = "the original's: no category, no extension, neck not counted"
-    parser.option("compat", type=bool, default=False, text=how)
-    return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> Path:
     """Convert and return the written path; images that are not there are left out. DataError on bad input."""
     path = args.keypoint_json
-    entries = read_entries(path)
+    entries = read_json(path)
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and isinstance(e.get("image_id"), str) for e in entries
+    ):
+        fields = "{image_id, keypoint_annotations, human_annotations}"
+        raise DataError(f"{path} is no list of {fields}; give AI Challenger's annotation file")
     sizes = image_sizes(entries, args.img_dir)
     missing = [entry["image_id"] for entry in entries if entry["image_id"] not in sizes]
     if not sizes:
@@ -144,7 +127,12 @@ def run(args: argparse.Namespace) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)), "{}")
+    parser = Parser(__doc__)
+    parser.option("keypoint_json", required=True, metavar="FILE", type=Path, text="annotation file")
+    parser.option("img_dir", required=True, metavar="FOLDER", text="the images, whose sizes the file does not give")
+    how = "the original's: no category, no extension, neck not counted"
+    parser.option("compat", type=bool, default=False, text=how)
+    return exit_code(lambda: run(parser.parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Every setting once: the keys of the original's `pose_cfg.yaml` with its defaults, and ours. Unknown keys are errors.
 
-Names are the vocabulary's of all five houses; the original's keys are second names of the same settings, in files and
-on command lines. One has two meanings: beside `dataset_type` (or when it is no data set's name) `dataset` is the .mat
-file or folder, as in the original's files; else, and always on a command line, it is the data set's name. Shipped files
-lie in `models/` (presets) and `demo/`.
+The original's keys are second names of the same settings, in files and on command lines. One has two meanings: beside
+`dataset_type` (or when it is no data set's name) `dataset` is the .mat file or folder, as in the original's files; else,
+and always on a command line, it is the data set's name. Shipped files lie in `models/` (presets) and `demo/`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from common import datasets
 from common.errors import DataError
@@ -137,16 +134,6 @@ class Config:
         return self.bn_mode == "train" or (self.bn_mode == "auto" and not self.weights)
 
     @property
-    def intermediate_unit(self) -> int | None:
-        """Unit of block3 with the second score map; None when training has none."""
-        return self.intermediate_supervision_layer if self.intermediate_supervision else None
-
-    @property
-    def mean_rgb(self) -> np.ndarray:
-        """(3,) float32."""
-        return np.asarray(self.mean_pixel, np.float32)
-
-    @property
     def data_path(self) -> Path:
         """The data set's folder or .mat file."""
         return house_path(self.data_root) if self.data_root else data_folder(None, self.dataset)
@@ -164,6 +151,10 @@ class Config:
             given = getattr(self, name)
             if given is not None and not (len(given) == count and all(isinstance(v, (int, float)) for v in given)):
                 raise DataError(f"{name} must be a list of {count} numbers, not {given}")
+        for name in ("all_joints", "sparse_graph"):
+            groups = getattr(self, name)
+            if not all(isinstance(g, (list, tuple)) and all(isinstance(j, int) for j in g) for g in groups):
+                raise DataError(f"{name} must be a list of lists of joint numbers, not {groups}")
         try:
             steps = [(float(rate), int(last)) for rate, last in self.schedule]
         except (TypeError, ValueError):
@@ -197,6 +188,8 @@ def from_file(values: dict, allow_unknown: bool = False) -> dict:
     if found.get("optimizer", "sgd") == "sgd":
         found.pop("adam_lr", None)  # as in the original
     if allow_unknown:
+        if found.get("dataset_type") not in (None, *DATASETS):  # DeepLabCut's names of loaders, for the same .mat files
+            found["dataset_type"] = "default"
         known = {f.name for f in fields(Config)} | set(ORIGINAL.values())
         found = {name: value for name, value in found.items() if name in known}
     return found
@@ -226,16 +219,13 @@ def load_config(path: str | Path | None = None, **overrides) -> EasyDict:
 
 
 def find_config_file(given: str | Path | None = None, needed: bool = True) -> Path | None:
-    """`given`, else pose_cfg.yaml in $POSE_PARAM_PATH, else in the working directory (the original's places).
-
-    DataError when it is not there; None where nothing was given and none is `needed`.
+    """`given`, else pose_cfg.yaml in $POSE_PARAM_PATH or the working directory, as in the original. DataError when it
+    is not there; None where nothing was given and none is `needed`.
     """
     path = Path(given) if given else Path(os.environ.get("POSE_PARAM_PATH", ".")) / "pose_cfg.yaml"
     path = path / "pose_cfg.yaml" if path.is_dir() else path
-    if path.is_file():
-        return path
-    if not given and not needed:
-        return None
+    if path.is_file() or not (given or needed):
+        return path if path.is_file() else None
     remedy = "run in a folder with a pose_cfg.yaml, give --config FILE, such as deepercut_tf/demo, or --preset NAME"
     raise DataError(f"settings file {path.absolute()} does not exist; {remedy}")
 
@@ -261,27 +251,24 @@ def add_file_options(parser: Parser) -> None:
 
 def file_settings(args: Namespace, needed: bool = True) -> dict:
     """The settings of the file that --config, --preset or the working directory names; {} where none is `needed`."""
-    preset = getattr(args, "preset", None)
-    given = HOUSE / "models" / PRESETS[preset] if preset and preset != "auto" and not args.config else args.config
-    path = find_config_file(given, needed)
-    if path is None:
-        return {}
+    preset = HOUSE / "models" / PRESETS[args.preset] if args.preset in PRESETS else None
+    path = find_config_file(args.config or preset, needed)
     try:
-        return from_file(read_settings_file(path), args.allow_unknown)
+        return from_file(read_settings_file(path), args.allow_unknown) if path else {}
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
 
 def settings_of(args: Namespace, automatic: bool = False) -> Config:
     """The settings that the options of `settings_parser` name. `automatic`: without a file, the preset that suits the
-    data.
-
-    DataError on a missing file, unknown key or bad value.
+    data. DataError on a missing file, unknown key or bad value.
     """
     given = given_of(args, *(f.name for f in fields(Config)))
     found = file_settings(args, needed=not automatic and args.preset != "auto")
     if not found:
-        args.preset = suited_preset(resolve(Config, given))
+        wanted = resolve(Config, given)
+        args.preset = "coco" if wanted.dataset in ("coco", "aic", "crowdpose") else "paper"
+        args.preset = "smoke" if (wanted.data_path / "SYNTHETIC").exists() else args.preset
         found = file_settings(args)
     if automatic:
         found.setdefault("out", standard_folder(args))
@@ -303,19 +290,11 @@ def predicting_settings(args: Namespace) -> dict:
 
 def standard_folder(args: Namespace) -> str:
     """Where a training writes: the working directory, if its settings are there; else output/deepercut_tf/NAME."""
-    if not args.config and args.preset in (None, "auto"):
-        return "."
-    path = Path(args.config or HOUSE / "models" / PRESETS[args.preset]).resolve()
-    folders = [path, *path.parents] if path.is_dir() else path.parents
-    name = next(p.name for p in folders if p.name not in ("train", "test"))
-    return str(run_folder("deepercut_tf", name))
-
-
-def suited_preset(config: Config) -> str:
-    """`smoke` on drawn people, else the paper's for the data set."""
-    if (config.data_path / "SYNTHETIC").exists():
-        return "smoke"
-    return "coco" if config.dataset in ("coco", "aic", "crowdpose") else "paper"
+    if not args.config:
+        return str(run_folder("deepercut_tf", args.preset)) if args.preset in PRESETS else "."
+    folder = Path(args.config).resolve()
+    folder = folder if folder.is_dir() else folder.parent
+    return str(run_folder("deepercut_tf", folder.parent.name if folder.name in ("train", "test") else folder.name))
 
 
 def require(config: Config, *names: str, why: str) -> None:

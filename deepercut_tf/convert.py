@@ -1,9 +1,9 @@
 """Weights between formats: TensorFlow 1 checkpoints (the original's snapshots, slim's ImageNet files) and .npz, by
 variable name; out to ONNX.
 
-    python deepercut_tf/convert.py models/coco/coco-resnet-101 weights/coco.npz --config deepercut_tf/demo/pose_cfg_multi.yaml
-    python deepercut_tf/convert.py weights/coco.npz weights/coco-resnet-101       # TF1 checkpoint, which the original loads
-    python deepercut_tf/convert.py output/deepercut_tf/smoke smoke.onnx           # any picture size; runs without TensorFlow
+    python deepercut_tf/convert.py models/coco/coco-resnet-101 coco.npz --config deepercut_tf/demo/pose_cfg_multi.yaml
+    python deepercut_tf/convert.py coco.npz coco-resnet-101               # TF1 checkpoint, which the original loads
+    python deepercut_tf/convert.py output/deepercut_tf/smoke smoke.onnx   # any picture size; runs without TensorFlow
 
 Nothing is written unless the source's variables are the network's, and the written file holds or computes the same.
 Files of ours bring their settings and joint names; the originals' need --config.
@@ -24,14 +24,6 @@ from common.runs.process import exit_code
 from deepercut_tf.config import PREDICTION, Config, add_file_options, make_config, predicting_settings
 
 TOLERANCE = 1e-4  # of the largest output, float32: other kernels
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = converting.parser(__doc__)
-    add_file_options(parser)
-    parser.settings(Config, only=PREDICTION)
-    return parser.parse_args(argv)
 
 
 def write_onnx(path: Path, network) -> None:
@@ -95,7 +87,10 @@ def run(args: argparse.Namespace) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)), "{}")
+    parser = converting.parser(__doc__)
+    add_file_options(parser)
+    parser.settings(Config, only=PREDICTION)
+    return exit_code(lambda: run(parser.parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

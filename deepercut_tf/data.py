@@ -76,7 +76,7 @@ def make_sample(
         mask = mask[:, ::-1] if mask is not None and config.mode == "correct" else mask
     matrix, size = rotation(image.shape[:2], angle)
     if angle:
-        image = turn(image, matrix, size, np.round(config.mean_rgb).tolist())
+        image = turn(image, matrix, size, np.round(config.mean_pixel).tolist())
         mask = None if mask is None else turn(mask, matrix * [scale, scale, 1], size, 0)
     scaled = [(p[:, 0].astype(int), p[:, 1:] * scale @ matrix[:, :2].T + matrix[:, 2]) for p in persons]
     cells = map_size(*image.shape[:2])
@@ -155,7 +155,7 @@ class Sampler:
     """Endless order of a data set: a permutation an epoch, of twice the images when mirrored copies are used."""
 
     def __init__(self, item_set: ItemSet, config: Config):
-        self.items, self.config = item_set.items, config
+        self.item_set, self.items, self.config = item_set, item_set.items, config
         self.size = len(self.items) * (2 if config.mirror else 1)
         self._epoch, self._order = -1, np.zeros(0, int)
 
@@ -189,7 +189,11 @@ class Sampler:
 
     def accepts(self, item: Item, scale: float) -> bool:
         """Whether an image may be trained on at this scale: not too small, not too large."""
-        height, width = map(float, image_size(item))
+        try:
+            height, width = map(float, image_size(item))
+        except DataError as error:
+            self.item_set.note(item, error)
+            return False
         if min(height, width) < SMALLEST:
             return False
         if self.config.crop and self.config.mode == "correct" and item.crop is not None:
@@ -204,17 +208,14 @@ class Sampler:
 
 def collate(samples: list[Sample], config: Config, bucket: int = 0) -> dict[str, np.ndarray]:
     """Samples as one batch: the original's keys, each (B,...). Smaller images are padded with the mean pixel at the
-    right and bottom, to multiples of `bucket` if given; weights and masks are 0 there. A batch of one image without
-    `bucket` is that image.
-
-    `part_score_weights` are the loss weights: 1 (0 on padding) unless `weigh_part_predictions`.
+    right and bottom, to multiples of `bucket` if given; weights and masks are 0 there.
     """
     height, width = (max(s.image.shape[axis] for s in samples) for axis in (0, 1))
     if bucket:
         height, width = (-(-side // bucket) * bucket for side in (height, width))
     shape = map_size(height, width)
     inputs = np.empty((len(samples), height, width, 3), np.uint8)
-    inputs[:] = np.round(config.mean_rgb).astype(np.uint8)
+    inputs[:] = np.round(config.mean_pixel).astype(np.uint8)
     batch = {"inputs": inputs}
     for i, sample in enumerate(samples):
         inputs[i, : sample.image.shape[0], : sample.image.shape[1]] = sample.image
@@ -233,15 +234,10 @@ def _named_targets(targets: Targets, config: Config) -> dict[str, np.ndarray]:
 
 
 def batches(
-    item_set: ItemSet,
-    config: Config,
-    statistics: np.ndarray | None,
-    start: int = 0,
-    workers: int = 2,
-    share: tuple[int, int] = (0, 1),
+    item_set: ItemSet, config: Config, statistics: np.ndarray | None, start=0, workers=2, share=(0, 1)
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches (`collate`) of `batch_size` draws, with `draw`, the number of the next draw. `share` (k, n): of n
-    workers' batches the k-th only, each reading its own images. A damaged image is left out with a warning.
+    """Endless batches (`collate`) of `batch_size` draws from number `start` on, with `draw`, the next one's number.
+    `share` (k, n): the k-th of n processes, each reading its own images. A damaged image is left out.
     """
     draws = Sampler(item_set, config).draws(start)
 
@@ -266,7 +262,7 @@ def batches(
 
 
 def batch_spec(config: Config) -> dict:
-    """tf.TensorSpec of every part of a batch: any number of images of any size, so that one compiled step serves all."""
+    """tf.TensorSpec of every part of a batch: any number of images of any size, for one compiled step."""
     import tensorflow as tf
 
     joints = config.num_joints

@@ -1,7 +1,4 @@
-"""Network maps -> joints of one person (argmax) or detections of all (non-maximum suppression). NumPy only.
-
-Coordinates are pixels of the network's input: cell (row j, column i) stands for (8 i + 4, 8 j + 4).
-"""
+"""Network maps -> joints of one person (argmax) or detections of all, in pixels of the network's input."""
 
 from __future__ import annotations
 
@@ -23,10 +20,8 @@ class Maps:
 
 
 def unpack_maps(outputs: dict[str, np.ndarray], config: Config, statistics: np.ndarray | None = None) -> Maps:
-    """Maps of a network output for one image (leading axis 1): `part_prob`, `locref`, `pairwise_pred`.
-
-    Offsets are brought to pixels (`locref_stdev`; mean and deviation of the `statistics` (2,J,J,2)), in the network's
-    precision. Without location refinement all offsets are 0.
+    """Maps of a network output for one image (leading axis 1), offsets in pixels, in the network's precision;
+    `statistics` (2,J,J,2): mean and deviation. Without location refinement its offsets are 0.
     """
     score = np.asarray(outputs["part_prob"])[0]
     height, width, joints = score.shape
@@ -76,10 +71,8 @@ def disc(radius: float) -> np.ndarray:
 
 
 def detect(maps: Maps, nms_radius: float, min_score: float) -> Detections:
-    """Non-maximum suppression per joint: best cell first, down to `min_score`, each suppressing a disc of `nms_radius`
-    cells around it.
-
-    Of equal probabilities the first in row order comes first (the original leaves their order open).
+    """Non-maximum suppression per joint: best cell first (of equal ones in row order, which the original leaves open),
+    down to `min_score`, each suppressing a disc of `nms_radius` cells around it.
     """
     mask = disc(nms_radius).astype(bool)
     found = [_suppress(maps.score[..., k], mask, min_score) for k in range(maps.score.shape[-1])]

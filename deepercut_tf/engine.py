@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from common.errors import DataError
 from common.runs.checkpoints import check_compatible
@@ -39,13 +40,9 @@ class Machine(Process):
     """The devices of `--device` and the processes of TF_CONFIG; `strategy` is None on one device in one process."""
 
     def __init__(self, device: str | None = None, threads: int | None = None):
-        if keras.backend.backend() != "tensorflow":
-            raise DataError(f"training needs KERAS_BACKEND=tensorflow; {keras.backend.backend()} can predict only")
         devices = use_device(device, threads)
         self.rank, self.world, self.replicas = 0, 1, max(devices, 1)
         self.strategy: Any = None
-        import tensorflow as tf
-
         if "TF_CONFIG" in os.environ:
             self.rank, self.world = _place_in_cluster()
             self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -60,10 +57,8 @@ class Machine(Process):
         """Mean of every process's value."""
         if self.world == 1:
             return value
-        import tensorflow as tf
-
         each = self.strategy.run(lambda: tf.constant(value, tf.float32))
-        return float(self.strategy.reduce(tf.distribute.ReduceOp.MEAN, each, axis=None))
+        return float(self.strategy.reduce("mean", each, axis=None))
 
     def barrier(self) -> None:
         """Wait for the others."""
@@ -119,7 +114,6 @@ class Trainer:
         stream = self.item_set, self.config, self.statistics, self.draw, workers
         if strategy is None:
             return data.batches(*stream)
-        import tensorflow as tf
 
         def per_process(context):
             # one pipeline a process gives its replicas' batches in turn
@@ -162,7 +156,7 @@ class Trainer:
         self.draw = state["draw"]
 
     def start(self) -> None:
-        """First weights: the backbone's alone, as in the original; of files that hold joint names, heads by name too."""
+        """First weights: the backbone alone, as in the original; of files that hold joint names heads by name too."""
         if not self.config.weights:
             return
         path = find_snapshot(self.config.weights)
@@ -201,8 +195,7 @@ class Trainer:
 
 
 def of_joints(values: dict[str, np.ndarray], stored: list[str], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Weights whose heads of scores and offsets within a cell have the `wanted` joints' channels, taken by name; without
-    heads when one is not `stored`.
+    """Weights whose heads have the `wanted` joints' channels, taken by name; without heads when one is not `stored`.
 
     The pairwise head's channels are pairs of joints: it is kept for the same joints in the same order alone.
     """
@@ -229,10 +222,7 @@ class Update:
     """
 
     def __init__(self, model: keras.Model, config: Config, spec: dict | None = None, strategy=None):
-        import tensorflow as tf
-
         self.model, self.config, self.strategy = model, config, strategy
-        self.variables = {name: v.value for name, v in named_variables(model).items()}
         self.trained = {name: v.value for name, v in named_variables(model).items() if v.trainable}
         kinds = ("Momentum",) if config.optimizer == "sgd" else ("Adam", "Adam_1")
         with strategy.scope() if strategy else nullcontext():
@@ -243,20 +233,12 @@ class Update:
             }
         spec = {name: part for name, part in (spec or data.batch_spec(config)).items() if name != "draw"}
         number = tf.TensorSpec((), tf.float32)
-        # one trace for all image sizes; with partly known sizes, as retracing would find them, TensorFlow 2.21 computed
-        # wrong shapes
-        self._compiled = tf.function(
-            self._distributed if strategy else self._step, input_signature=[spec, number, number]
-        )
+        # one trace for all image sizes; for partly known ones, as in retracing, TensorFlow 2.21 computed wrong shapes
+        step = self._distributed if strategy else self._step
+        self._compiled = tf.function(step, input_signature=[spec, number, number])
 
     def __call__(self, batch: dict, rate: float, number: int) -> dict:
-        """One update with a batch of `data.collate` (or a replica's each) at learning rate `rate`; `number` counts
-        updates from 1 (for Adam).
-
-        Returns the losses before it, as tensors. No retracing for other image sizes.
-        """
-        import tensorflow as tf
-
+        """One update with a batch of `data.collate`, or one a replica; `number` counts from 1. The losses before it."""
         batch = {name: value for name, value in batch.items() if name != "draw"}
         if self.strategy is None:
             batch = {name: tf.convert_to_tensor(value) for name, value in batch.items()}
@@ -264,8 +246,6 @@ class Update:
 
     def gradients(self, batch: dict):
         """(losses, gradients of the trained variables)."""
-        import tensorflow as tf
-
         with tf.GradientTape() as tape:
             losses = pose_losses(self.model(batch["inputs"], training=True), batch, self.config)
             total = losses["total_loss"]
@@ -275,8 +255,6 @@ class Update:
         return losses, tape.gradient(total, list(self.trained.values()), unconnected_gradients="zero")
 
     def _step(self, batch: dict, rate, number):
-        import tensorflow as tf
-
         losses, gradients = self.gradients(batch)
         if self.strategy is not None:
             gradients = tf.distribute.get_replica_context().all_reduce("mean", gradients)
@@ -287,8 +265,6 @@ class Update:
         return losses
 
     def _apply(self, name: str, variable, gradient, rate, number) -> None:
-        import tensorflow as tf
-
         if self.config.optimizer == "sgd":
             slot = self.slots[name + "/Momentum"].handle
             tf.raw_ops.ResourceApplyMomentum(var=variable.handle, accum=slot, lr=rate, grad=gradient, momentum=MOMENTUM)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from common.errors import DataError
 from common.images import read_image
@@ -34,29 +35,16 @@ PEOPLE = ("auto", "one", "all")
 class Estimator:
     """Joints of one person, or of all, in a picture.
 
-        from deepercut_tf import Estimator
-        people = Estimator("output/deepercut_tf/smoke").predict("photo.jpg")
-
     `weights`: as `weight_files.find_snapshot`. `options`: settings by their keys (`config.Config`), above those that
-    the weights bring; the originals' weights bring none, give those of their pose_cfg.yaml: `Estimator(weights,
-    **load_config("demo"))`. `people`: `one`, `all` (needs pairwise terms), `auto`: all where the settings have what it
-    takes. `random_weights`: fresh ones instead (a baseline). `skeleton` of the network, where neither weights nor
-    settings say it.
+    the weights bring; the originals' bring none: `Estimator(weights, **load_config("demo"))`. `people`: `one`, `all`
+    (needs pairwise terms), `auto`: all where the settings have what it takes. `random_weights`: fresh ones instead (a
+    baseline), of `skeleton` where the settings do not say it.
 
-    DataError when weights are missing or of another network than the options, or a file of the pairwise terms is
-    missing.
+    DataError when weights are missing or of another network, or a file of the pairwise terms is missing.
     """
 
     def __init__(
-        self,
-        weights: str | Path | None = None,
-        *,
-        people: str = "auto",
-        random_weights: bool = False,
-        skeleton: Skeleton | None = None,
-        device: str | None = None,
-        threads: int | None = None,
-        **options,
+        self, weights=None, *, people="auto", random_weights=False, skeleton=None, device=None, threads=None, **options
     ):
         use_device(device, threads)
         given = weights or options.get("weights") or options.get("init_weights")
@@ -173,12 +161,8 @@ class Estimator:
     def predict_pose_set(self, pose_set: PoseSet, boxes: str | Callable = "whole", shared_joints=False) -> Predictions:
         """Predictions in the PoseSet's skeleton, by joint name. `boxes` `whole`: all persons of every picture, or its
         one person in every row; `annotated`: one person in each row's box; a `common.boxes.Boxes`: one person in each
-        box that it has for a picture. A picture that cannot be read is warned of and has no answer.
-
-        DataError for another skeleton, unless `shared_joints` are enough.
+        box that it has for a picture. DataError for another skeleton, unless `shared_joints` are enough.
         """
-        from tqdm import tqdm
-
         by_image = callable(boxes) or (self.together and boxes == "whole")
         item_set = items_of(pose_set, pose_set.skeleton)
         items = [item for item in item_set.items if item.rows or by_image]
@@ -201,8 +185,8 @@ class Estimator:
         if image is None:
             return People.of(np.zeros((0, len(self.skeleton), 2)))
         if not callable(boxes):
-            rows = list(item.rows)
-            return self.predict(image, item_set.pose_set.box[rows] if boxes == "annotated" else None)
+            given = item_set.pose_set if boxes == "annotated" else None
+            return self.predict(image, given.box[list(item.rows)] if given else None)
         places, sure = boxes(Path(item.image).name, image.shape[1::-1])
         people = self.predict(image, places)
         return replace(people, person_score=(people.person_score * sure).astype(np.float32))

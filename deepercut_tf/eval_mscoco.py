@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -17,17 +18,8 @@ from common.runs.process import exit_code
 from deepercut_tf.config import require, settings_of, settings_parser
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = settings_parser(__doc__)
-    parser.option("pred", type=Path, default="predictions.json", metavar="FILE", text="COCO result file", group="data")
-    return parser.parse_args(argv)
-
-
 def run(args: argparse.Namespace) -> str:
     """The ten figures, a line each. DataError on bad input."""
-    from dataclasses import replace
-
     from common.datasets import coco
     from common.importers import load_any
     from common.metrics.coco import oks_ap
@@ -36,7 +28,9 @@ def run(args: argparse.Namespace) -> str:
 
     config = settings_of(args)
     require(config, "train_split", why="eval_mscoco.py")
-    truth = coco.load(config.data_path.absolute(), config.train_split, AIC17 if config.dataset == "aic" else COCO17)
+    truth = coco.load(
+        config.data_path.absolute(), str(config.train_split), AIC17 if config.dataset == "aic" else COCO17
+    )
     # COCO's evaluator knows 17 places, not what ai2coco put there
     truth = replace(truth, skeleton=COCO17)
     if not args.pred.is_file():
@@ -47,7 +41,9 @@ def run(args: argparse.Namespace) -> str:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)), "{}")
+    parser = settings_parser(__doc__)
+    parser.option("pred", type=Path, default="predictions.json", metavar="FILE", text="COCO result file", group="data")
+    return exit_code(lambda: run(parser.parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
     python deepercut_tf/eval_pck.py --config deepercut_tf/models/mpii/test/pose_cfg.yaml
 
-A joint is right within `pck_threshold` x the longer side of the box around the image's annotated joints (this is not
-PCKh). Joints are compared image by image in the data set's order; images without joints are left out.
+A joint is right within `pck_threshold` x the longer side of the box around the image's annotated joints (not PCKh).
 """
 
 from __future__ import annotations
@@ -23,17 +22,9 @@ from common.runs.process import exit_code
 from deepercut_tf.config import settings_of, settings_parser
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = settings_parser(__doc__)
-    parser.option("predictions", default="predictions.mat", metavar="FILE", text="file of test.py", group="data")
-    return parser.parse_args(argv)
-
-
 def per_joint_pck(persons, predicted, joints: int, threshold: float) -> np.ndarray:
-    """(J,) percentages, NaN for a joint that is never annotated.
-
-    `persons`: one array (n,3) of id, x, y an image (may be empty); `predicted`: (J,2 or 3) an image.
+    """(J,) percentages, NaN for a joint that is never annotated, of `persons`, (n,3) rows id, x, y an image, and
+    `predicted`, (J,2 or 3) an image.
     """
     from common.metrics.counting import distances, percentages, within
     from common.metrics.pck import extent
@@ -62,7 +53,7 @@ def read_predictions(path: str | Path, images: int, joints: int) -> list:
     if not Path(path).is_file():
         raise DataError(f"{path} does not exist; write it with python deepercut_tf/test.py, or give --predictions")
     found = list(read_mat(Path(path), "joints").ravel())
-    if [np.shape(table) for table in found] != [(joints, 3)] * images:
+    if [(t.shape, t.dtype.kind) for t in map(np.asarray, found)] != [((joints, 3), "f")] * images:
         raise DataError(
             f"{path} has not a ({joints},3) array for each of {images} images; run test.py on this data set"
         )
@@ -85,7 +76,9 @@ def run(args: argparse.Namespace) -> str:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)), "{}")
+    parser = settings_parser(__doc__)
+    parser.option("predictions", default="predictions.mat", metavar="FILE", text="file of test.py", group="data")
+    return exit_code(lambda: run(parser.parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

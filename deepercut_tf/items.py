@@ -58,10 +58,14 @@ class ItemSet:
         try:
             return read_image(item.image)
         except DataError as error:
-            if item.image not in self.unreadable:
-                self.unreadable.append(item.image)
-                print(f"warning: left out: {error}", file=sys.stderr)
+            self.note(item, error)
             return None
+
+    def note(self, item: Item, error: DataError) -> None:
+        """Warn of a picture that cannot be read, once."""
+        if item.image not in self.unreadable:
+            self.unreadable.append(item.image)
+            print(f"warning: left out: {error}", file=sys.stderr)
 
     def say_unreadable(self) -> None:
         """Name the pictures that could not be read, at the end of the work."""
@@ -75,12 +79,8 @@ class ItemSet:
         return known[item.image_id] if known and item.image_id in known else []
 
 
-def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
-    """The images of the training split, and the settings with the data set's joint set.
-
-    DataMissing (official source and stand-in command) when it is not there, DataError naming file and field when it is
-    damaged.
-    """
+def load_items(config: Config) -> tuple[ItemSet, Config]:
+    """The images of the training split, and the settings with the data set's joint set. DataMissing or DataError."""
     path = config.data_path
     if config.dataset == "default":
         require(config, "data_root", why="a data set of one's own")
@@ -90,7 +90,7 @@ def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
         pose_set = load_pose_set(config, config.train_split or "train")
         skeleton = NETWORK_SKELETONS.get(config.dataset, pose_set.skeleton)
         found = items_of(pose_set, skeleton, config.coco_only_images_with_people)
-    joint_set = config if config.dataset == "default" else with_joints(config, found.skeleton, announce)
+    joint_set = config if config.dataset == "default" else with_joints(config, found.skeleton)
     if config.data_range:
         first, last = config.data_range
         found = replace(found, items=found.items[int(first) : int(last)])
@@ -106,16 +106,12 @@ def load_items(config: Config, announce=print) -> tuple[ItemSet, Config]:
 
 
 def load_pose_set(config: Config, split: str) -> PoseSet:
-    """A split of a folder's data set. `aic` is ai2coco's file in COCO's layout with AI Challenger's 14 joints, as its
-    metric wants them.
-
+    """A split of a folder's data set; of `aic`, ai2coco's file, with the 14 joints that AI Challenger's metric wants.
     DataError for .mat files, which hold no such rows, and for files of other joints.
     """
     path = config.data_path
     if path.suffix == ".mat" or config.dataset == "default":
-        raise DataError(
-            "val.py scores a data set's folder, --dataset NAME; for .mat files take test.py and eval_pck.py"
-        )
+        raise DataError("val.py scores a data set's folder, --dataset NAME; test.py and eval_pck.py are for .mat files")
     if config.dataset != "aic":
         return datasets.load(config.dataset, path, split)
     found = coco.load(path.absolute(), split, AIC17)
@@ -124,10 +120,8 @@ def load_pose_set(config: Config, split: str) -> PoseSet:
 
 
 def items_of(pose_set: PoseSet, skeleton: Skeleton, only_people: bool = False) -> ItemSet:
-    """Group the persons of a PoseSet by image; images without a person come from its `regions`, unless `only_people`
-    are wanted.
-
-    Ignored rows are no persons. Joints are those of `skeleton`, the network's: of MPII's 16 the original's 14.
+    """The persons of a PoseSet by image, without ignored rows; images without one come from its `regions`, unless
+    `only_people` are wanted. Joints are those of `skeleton`, the network's: of MPII's 16 the original's 14.
     """
     joints, visible = skeleton_map(pose_set.skeleton, skeleton).apply(pose_set.joints, pose_set.visible)
     present, regions = visible > 0, pose_set.regions or {}
@@ -196,24 +190,25 @@ def _missing_file(path: Path, dataset: str) -> DataMissing:
 
 def _prepared_item(path: Path, index: int, row, names, joints: int, shift: int, config: Config) -> Item:
     try:
-        image = str(np.ravel(row["image"])[0])
+        image = Path(*(str(part).strip() for part in np.ravel(row["image"])))  # DeepLabCut's are in parts
         _, height, width = (int(v) for v in np.ravel(row["size"]))
         crop = np.ravel(row["crop"]).astype(np.float64) if "crop" in names else None
         people = [np.asarray(cell) for cell in np.ravel(row["joints"])] if "joints" in names else []
-    except (IndexError, ValueError) as error:
+    except (IndexError, TypeError, ValueError) as error:
         fields = "image, size [3,h,w], joints {n x 3}"
         raise DataError(f"{path}: entry {index} of `dataset` cannot be read ({error}); fields are {fields}") from error
     people = people[:1] if config.mode == "compat" else people
     persons = [_person(path, index, cell, joints, shift) for cell in people if cell.size]
-    where = image if Path(image).is_absolute() or Path(image).exists() else str(path.parent / image)
-    return Item(where, index, persons, (height, width), crop)
+    places = (place / image for place in (Path(), *path.absolute().parents))
+    where = next((place for place in places if place.is_file()), path.parent / image)
+    return Item(str(where), index, persons, (height, width), crop)
 
 
 def _person(path: Path, index: int, cell: np.ndarray, joints: int, shift: int) -> np.ndarray:
-    if cell.ndim != 2 or cell.shape[1] != 3:
-        raise DataError(f"{path}: entry {index}, field joints: shape {cell.shape}, expected (n,3) = joint id, x, y")
+    if cell.ndim != 2 or cell.shape[1] != 3 or cell.dtype.kind not in "iuf" or not np.isfinite(cell).all():
+        raise DataError(f"{path}: entry {index}, field joints: expected (n,3) numbers, joint id, x, y")
     table = cell.astype(np.float64)
-    if table[:, 0].min() < 0 or table[:, 0].max() >= joints:
+    if not np.isin(table[:, 0], np.arange(joints)).all():
         what = f"id outside 0..{joints - 1}; check num_joints and the ids (from 0)"
         raise DataError(f"{path}: entry {index}, field joints: {what}")
     table[:, 1:] += shift

@@ -32,16 +32,14 @@ def symmetric_order(all_joints: list[list[int]], count: int) -> np.ndarray:
     """(J,) the joint that each joint becomes in a mirrored image; groups of two are left-right pairs."""
     order = np.arange(count)
     for group in all_joints:
-        if len(group) == 2:
-            order[group[0]], order[group[1]] = group[1], group[0]
+        order[group] = group[::-1]
     return order
 
 
 def mirror_joints(joints: np.ndarray, width: float, order: np.ndarray, shift: float = -1) -> np.ndarray:
     """(n,3) rows (id, x, y) in the mirrored image of `width` pixels: x' = width - x + shift, ids exchanged by `order`.
 
-    `shift` is -1 for coordinates counted from 0 and +1 for those counted from 1. The original has -1 for `default` and
-    COCO, 0 for MPII (wrong by one either way), +1 for Penn Action.
+    `shift`: -1 for coordinates from 0; the original has 0 for MPII (wrong by one either way), +1 for Penn Action.
     """
     mirrored = joints.copy()
     mirrored[:, 0] = order[joints[:, 0].astype(int)]
@@ -50,10 +48,8 @@ def mirror_joints(joints: np.ndarray, width: float, order: np.ndarray, shift: fl
 
 
 def skeleton_of_settings(config: Config) -> Skeleton:
-    """The skeleton behind settings without data and without stored names: the data set's, else that of all_joints and
-    all_joints_names.
-
-    A pair's first joint is the right one, as in all files of the originals. DataError when the joint set is incomplete.
+    """The skeleton of settings without stored names: the data set's, else that of all_joints and all_joints_names,
+    whose pairs have the right joint first, as in all files of the originals. DataError when it is incomplete.
     """
     if config.dataset in _KNOWN:
         return _KNOWN[config.dataset]
@@ -77,12 +73,10 @@ def skeleton_of_settings(config: Config) -> Skeleton:
         raise DataError(f"all_joints_names {words}: {error}") from error
 
 
-def with_joints(config: Config, skeleton: Skeleton, announce=print) -> Config:
+def with_joints(config: Config, skeleton: Skeleton) -> Config:
     """The settings with the joint set of a skeleton; says so where they had another (the original did it silently)."""
     groups, names = joint_groups(skeleton, config.dataset)
     if config.num_joints not in (0, len(skeleton)):
-        announce(
-            f"warning: num_joints is {config.num_joints} in the settings, data set {config.dataset} has {len(skeleton)} joints"
-            " and overrides it; use dataset_type: default for a joint set of your own"
-        )
+        what = f"num_joints is {config.num_joints} in the settings, data set {config.dataset} has {len(skeleton)}"
+        print(f"warning: {what} and overrides it; use dataset_type: default for a joint set of your own")
     return replace(config, num_joints=len(skeleton), all_joints=groups, all_joints_names=names)

@@ -1,7 +1,4 @@
-"""The losses of the original (DeeperCut section 3), with its "sum by non-zero weights"; `keras.ops` only.
-
-A mean is the weighted sum over the number of weights that are not 0; 0 when all are 0.
-"""
+"""The losses of the original (DeeperCut section 3), with its "sum by non-zero weights"."""
 
 from __future__ import annotations
 

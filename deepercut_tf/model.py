@@ -17,13 +17,12 @@ from keras import ops
 from common.errors import DataError
 from deepercut_tf.config import UNITS, Config, require
 
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+if TENSORFLOW:
+    import tensorflow as tf
+
 WIDTHS = (64, 128, 256, 512)  # a unit puts out four times as many channels
 EPSILON = 1e-5
-
-
-def scope_of(net_type: str) -> str:
-    """Variable scope of the backbone: resnet_50 -> resnet_v1_50."""
-    return net_type.replace("resnet_", "resnet_v1_")
 
 
 class ConvNorm(keras.layers.Layer):
@@ -55,13 +54,12 @@ class ConvNorm(keras.layers.Layer):
     def call(self, x, training=False):
         """(B,H,W,C) -> (B,ceil(H/stride),ceil(W/stride),filters)."""
         x = self._convolve(x, self.weights_, training)
-        norm = _fused_norm if _on_tensorflow() else _plain_norm
         if training and not self.frozen:
-            x, mean, variance = norm(x, self.gamma, self.beta)
+            x, mean, variance = normalise(x, self.gamma, self.beta)
             for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(moving * self.decay + new * (1 - self.decay))
         else:
-            x = norm(x, self.gamma, self.beta, (self.moving_mean, self.moving_variance))[0]
+            x = normalise(x, self.gamma, self.beta, (self.moving_mean, self.moving_variance))[0]
         return ops.relu(x) if self.relu else x
 
     def _convolve(self, x, kernel, training):
@@ -71,9 +69,7 @@ class ConvNorm(keras.layers.Layer):
         if total:
             before, after = total // 2, total - total // 2
             x = ops.pad(x, [(0, 0), (before, after), (before, after), (0, 0)])
-        if _on_tensorflow():
-            import tensorflow as tf
-
+        if TENSORFLOW:
             if self.rate == 1 or not training or dilation_has_gradient():
                 return tf.nn.conv2d(x, kernel, self.stride, "VALID", dilations=self.rate)
             return tf.nn.convolution(x, kernel, self.stride, "VALID", dilations=self.rate)
@@ -86,20 +82,11 @@ class ConvNorm(keras.layers.Layer):
         return (shape[0], *sides, self.filters)
 
 
-def _on_tensorflow() -> bool:
-    return keras.backend.backend() == "tensorflow"
-
-
 @functools.cache
 def dilation_has_gradient() -> bool:
-    """Whether TensorFlow's dilated convolution can be trained here; found by trying once. Without oneDNN it cannot on a
-    CPU.
-
-    The other form rearranges the picture (space to batch), which costs more than the convolution; the numbers are the
-    same.
+    """Whether TensorFlow's dilated convolution can be trained here, found by trying once: without oneDNN it cannot on a
+    CPU. The other form rearranges the picture (space to batch), which costs more; the numbers are the same.
     """
-    import tensorflow as tf
-
     # eagerly, although a step is being traced; that scope pauses tapes, so the gradient is called by its operation
     with tf.init_scope():
         kernel, upstream, sizes = tf.ones((3, 3, 1, 1)), tf.ones((1, 5, 5, 1)), [1, 9, 9, 1]
@@ -107,24 +94,15 @@ def dilation_has_gradient() -> bool:
         try:
             tf.raw_ops.Conv2DBackpropInput(input_sizes=sizes, filter=kernel, out_backprop=upstream, **options)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
-            print(
-                "dilated convolutions have no gradient here (no oneDNN): pictures are rearranged instead, more slowly"
-            )
+            print("dilated convolutions have no gradient here (no oneDNN): pictures are rearranged, more slowly")
             return False
     return True
 
 
-def _plain_norm(x, gamma, beta, moving=None):
-    """x (B,H,W,C) normalised by its own mean and variance, or by the `moving` ones; and these, (C,)."""
-    mean, variance = moving or ops.moments(ops.cast(x, "float32"), axes=(0, 1, 2))
-    factor = gamma / ops.sqrt(variance + EPSILON)
-    return x * ops.cast(factor, x.dtype) + ops.cast(beta - mean * factor, x.dtype), mean, variance
-
-
-def _fused_norm(x, gamma, beta, moving=None):
-    """The same as one operation of TensorFlow, forwards and backwards: fewer passes over memory."""
-    import tensorflow as tf
-
+def normalise(x, gamma, beta, moving=None):
+    """x (B,H,W,C) normalised by its own mean and variance (on TensorFlow), or by the `moving` ones; and these."""
+    if not TENSORFLOW:
+        return ops.batch_normalization(x, *moving, axis=-1, offset=beta, scale=gamma, epsilon=EPSILON), *moving
     mean, variance = moving or (tf.zeros(0), tf.zeros(0))
     out, mean, variance = tf.raw_ops.FusedBatchNormV3(
         x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=EPSILON, is_training=moving is None
@@ -166,43 +144,25 @@ class Heads(keras.layers.Layer):
         # the gradient of a split is one concatenation; that of slices would be a whole map of zeros for each
         return dict(zip(self.channels, ops.split(out, ends[:-1], axis=-1)))
 
-    def compute_output_spec(self, x):
-        """Twice the sides."""
-        size = (x.shape[0], *(None if side is None else 2 * side for side in x.shape[1:3]))
-        dtype = self.variable_dtype
-        return {n: keras.KerasTensor((*size, count), dtype=dtype) for n, count in self.channels.items()}
-
 
 # scope -> key of the output
 OUTPUTS = {"part_pred": "part_pred", "locref_pred": "locref", "pairwise_pred": "pairwise_pred"}
 
 
-def head_channels(config: Config) -> dict[str, int]:
-    """Scope name -> channels of the heads on block4."""
-    joints = config.num_joints
-    channels = {"part_pred": joints}
-    if config.location_refinement:
-        channels["locref_pred"] = 2 * joints
-    if config.pairwise_predict:
-        channels["pairwise_pred"] = 2 * joints * (joints - 1)
-    return channels
-
-
-def build_model(config: Config, intermediate: bool = False, features: bool = False, amp: str = "off") -> keras.Model:
+def build_model(config: Config, intermediate: bool = False, amp: str = "off") -> keras.Model:
     """The network of the settings: RGB (B,H,W,3) -> {part_pred logits, locref, pairwise_pred, part_pred_interm}.
 
-    `intermediate`: with the second score map, if the settings have one; training alone needs it. `features`: block4's
-    output too. `amp` bf16: activations in bfloat16, variables and outputs in float32. DataError when num_joints is missing.
+    `intermediate`: with the second score map, if the settings have one; training alone needs it. `amp` bf16:
+    activations in bfloat16, variables and outputs in float32. DataError when num_joints is missing.
     """
     require(config, "num_joints", why="the network")
-    scope, joints = scope_of(config.net_type), config.num_joints
+    scope, joints = config.net_type.replace("resnet_", "resnet_v1_"), config.num_joints
     images = keras.Input((None, None, 3), name="inputs", dtype="uint8")
     dtype = "mixed_bfloat16" if amp == "bf16" else "float32"
     kind = {"frozen": not config.train_statistics, "decay": config.bn_decay, "dtype": dtype}
     x = keras.layers.Rescaling(1.0, [-float(v) for v in config.mean_pixel], dtype="float32")(images)
     x = ConvNorm(_channels(64, config), 7, 2, scope=f"{scope}/conv1", name="conv1", **kind)(x)
     x = keras.layers.MaxPooling2D(3, 2, padding="same", name="pool1", dtype=dtype)(x)
-    wanted = config.intermediate_unit if intermediate else None
     interm = None
     for block, (count, base) in enumerate(zip(UNITS[config.net_type], WIDTHS), start=1):
         for unit in range(1, count + 1):
@@ -210,15 +170,16 @@ def build_model(config: Config, intermediate: bool = False, features: bool = Fal
             stride, rate = 2 if unit == count and block < 3 else 1, 2 if block == 4 else 1
             place = f"{scope}/block{block}/unit_{unit}/bottleneck_v1"
             x = _bottleneck(x, _channels(base, config), stride, rate, unit == 1, kind, place)
-            if block == 3 and unit == wanted:
+            if block == 3 and unit == config.intermediate_supervision_layer:
                 interm = x
-    heads = Heads(head_channels(config), name="heads", dtype=dtype)(x)
+    channels = {"part_pred": joints}
+    channels |= {"locref_pred": 2 * joints} if config.location_refinement else {}
+    channels |= {"pairwise_pred": 2 * joints * (joints - 1)} if config.pairwise_predict else {}
+    heads = Heads(channels, name="heads", dtype=dtype)(x)
     outputs = {OUTPUTS[name]: value for name, value in heads.items()}
-    if wanted is not None:
+    if intermediate and config.intermediate_supervision:
         head = Heads({"intermediate_supervision": joints}, name="heads_interm", dtype=dtype)
         outputs["part_pred_interm"] = head(interm)["intermediate_supervision"]
-    if features:
-        outputs["features"] = x
     return keras.Model(images, outputs, name=config.net_type)
 
 
@@ -262,23 +223,19 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
 def load_variables(model: keras.Model, values: dict, source: str, optional: tuple[str, ...] = ()) -> list[str]:
     """Assign arrays by the original's names; returns the names that were assigned. Further names in `values` are
     ignored, and so are variables beginning with one of `optional` that `values` lacks or has in another shape.
-
-    DataError listing what the file lacks or the first wrong shape.
+    DataError naming the first that is missing or wrong.
     """
     wanted = {
         name: variable
         for name, variable in named_variables(model).items()
         if not name.startswith(optional) or np.shape(values.get(name)) == tuple(variable.shape)
     }
-    missing = [name for name in wanted if name not in values]
-    if missing:
-        first = f"{len(missing)} variables of {model.name}, among them {', '.join(missing[:3])}"
-        raise DataError(f"{source} lacks {first}; check net_type and the heads in pose_cfg.yaml")
-    for name, variable in wanted.items():
-        have, need = np.shape(values[name]), tuple(variable.shape)
-        if have != need:
-            remedy = "it is of another num_joints, net_type or channels"
-            raise DataError(f"{source}: variable {name} has shape {have}, the settings need {need}; {remedy}")
+    kinds = {name: np.dtype(values[name].dtype).kind for name in wanted if name in values}
+    wrong = [n for n, v in wanted.items() if kinds.get(n, "") not in "fiu" or np.shape(values[n]) != tuple(v.shape)]
+    if wrong:
+        have = f"{values[wrong[0]].dtype} of {np.shape(values[wrong[0]])}" if wrong[0] in values else "none"
+        what = f"variable {wrong[0]} needs shape {tuple(wanted[wrong[0]].shape)}, there is {have} ({len(wrong)} such)"
+        raise DataError(f"{source}: {what}; it is of another net_type, num_joints, channels or other heads")
     for name, variable in wanted.items():
         variable.assign(np.asarray(values[name], np.float32))
     return list(wanted)
@@ -295,9 +252,7 @@ class Predictor:
 
     def __init__(self, network: keras.Model):
         self.network, self._call = network, self._outputs
-        if _on_tensorflow():
-            import tensorflow as tf
-
+        if TENSORFLOW:
             self._call = tf.function(self._outputs, input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
 
     def _outputs(self, images):

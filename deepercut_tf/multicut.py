@@ -2,11 +2,8 @@
 
 Minimise  sum_v u_v(l_v) + sum_(v,w) [c_v = c_w] J_vw(l_v, l_w)  over classes l and clusters c: detections of one person
 share a cluster, suppressed ones cost nothing. NP-hard; this is the original's local search (nl-lmp: greedy contraction,
-then Kernighan-Lin moves with joins and class changes), without a compiled extension: numba where it is installed
-(cached on disk), else the same lines interpreted, with identical results, some hundred times slower.
-
-N nodes, K classes: contraction O(N^3) in numpy, a round of the search O(P m^2 K) for P neighbouring pairs of clusters
-of m nodes together; memory O(N^2 K^2).
+then Kernighan-Lin moves with joins and class changes) by numba, or, where that is not installed, the same lines
+interpreted, with identical results, some hundred times slower. Cost: README.md.
 """
 
 from __future__ import annotations
@@ -56,7 +53,13 @@ def build_graph(
     """The problem of `solve_nl_lmp`'s costs (not probabilities); ValueError when shapes or indices do not fit."""
     unary = np.asarray(unary, np.float64)
     pwidx, pw = np.asarray(pwidx).astype(np.int64), np.asarray(pw, np.float64).reshape(-1)
-    n, c = _check(unary, pwidx, pw)
+    n, c = unary.shape
+    if pwidx.shape != (len(pw), 2 if c == 1 else 4):
+        raise ValueError(f"pwidx has shape {pwidx.shape} for {len(pw)} costs and {c} classes, not (E,2) or (E,4)")
+    if len(pwidx) and (pwidx.min() < 0 or pwidx[:, :2].max() >= n or pwidx[:, 2:].max(initial=0) >= c):
+        raise ValueError(f"pwidx names a node beyond {n - 1} or a class beyond {c - 1}")
+    if not (np.isfinite(unary).all() and np.isfinite(pw).all()):
+        raise ValueError("unary and pw must be finite")
     if c == 1:
         pwidx = np.concatenate([pwidx, np.zeros_like(pwidx)], axis=1)
     swap = pwidx[:, 0] > pwidx[:, 1]
@@ -71,20 +74,6 @@ def build_graph(
     if do_suppression:
         cost[..., c, :c] = cost[..., :c, c] = CONFLICT
     return Graph(np.concatenate([unary, np.zeros((n, int(do_suppression)))], axis=1), linked, cost)
-
-
-def _check(unary: np.ndarray, pwidx: np.ndarray, pw: np.ndarray) -> tuple[int, int]:
-    if unary.ndim != 2 or unary.shape[1] < 1:
-        raise ValueError(f"unary has shape {unary.shape}, expected (N, classes)")
-    n, c = unary.shape
-    width = 2 if c == 1 else 4
-    if pwidx.ndim != 2 or pwidx.shape[1] != width or len(pw) != len(pwidx):
-        raise ValueError(f"pwidx has shape {pwidx.shape} and pw {len(pw)} values, expected (E,{width}) and E values")
-    if len(pwidx) and (pwidx.min() < 0 or pwidx[:, :2].max() >= n or pwidx[:, 2:].max(initial=0) >= c):
-        raise ValueError(f"pwidx names a node beyond {n - 1} or a class beyond {c - 1}")
-    if not (np.isfinite(unary).all() and np.isfinite(pw).all()):
-        raise ValueError("unary and pw must be finite")
-    return n, c
 
 
 def greedy_start(graph: Graph, class_count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,10 +96,8 @@ def greedy_start(graph: Graph, class_count: int) -> tuple[np.ndarray, np.ndarray
 
 
 def kernighan_lin(graph: Graph, classes: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Improve (classes, clusters) until a whole round gains less than 1e-6; the state of that round's beginning then.
-
-    A round: joins and moves between neighbouring clusters, splits, class changes; clusters are made connected before
-    each.
+    """Improve (classes, clusters) by rounds of joins and moves between neighbouring clusters, splits, class changes,
+    each on connected clusters, until one gains less than 1e-6; the state before it.
     """
     flat = graph.unary, graph.linked, graph.cost
     source, target = np.nonzero(graph.linked)
@@ -134,22 +121,14 @@ def kernighan_lin(graph: Graph, classes: np.ndarray, clusters: np.ndarray) -> tu
 
 
 def solve_nl_lmp(
-    unary: np.ndarray,
-    pwidx: np.ndarray,
-    pw: np.ndarray,
-    is_sparse_graph: bool = True,
-    solver_type: bool = False,
-    do_suppression: bool = True,
-    logit_in_solver: bool = False,
+    unary, pwidx, pw, is_sparse_graph=True, solver_type=False, do_suppression=True, logit_in_solver=False
 ) -> np.ndarray:
-    """(N,2) uint64: class and cluster of every node; a suppressed node has class 2^64-1 and, as a rule, a cluster of
-    its own.
+    """(N,2) uint64: class and cluster of every node; a suppressed one has class 2^64-1 and mostly a cluster of its own.
 
     `unary` (N,C) costs of the classes; `pwidx` (E,2) pairs of nodes, or (E,4) with their classes when C > 1; `pw` (E,)
     or (E,1) cost of the pair sharing a cluster. Self pairs are ignored, of repeated ones the last counts; without
     `is_sparse_graph` unlisted pairs cost 0 instead of being no neighbours. `logit_in_solver`: both are probabilities.
-    `solver_type` has no effect, as in the original. Deterministic; ValueError for wrong shapes, indices or values that
-    are not finite.
+    `solver_type` has no effect, as in the original. ValueError for wrong shapes, indices or values that are not finite.
     """
     unary, pw = np.asarray(unary, np.float64), np.asarray(pw, np.float64)
     if logit_in_solver:
@@ -258,10 +237,8 @@ def _bisect(nodes, first, graph, label, classes, a, b):
 
 @njit(cache=True)
 def _sweep(pairs, count, graph, label, classes, active, touched):
-    """`_bisect` for each row (a, b) of clusters one of which is active; b = -1 splits a, again while that gains. The
-    total gain.
-
-    Labels of split-off parts count up from `count`. Nodes of changed clusters become active and touched.
+    """`_bisect` for each row (a, b) of clusters one of which is active; b = -1 splits a, again while that gains; labels
+    of split-off parts count up from `count`. Changed nodes become active and touched. The total gain.
     """
     n = len(label)
     members, size = np.empty((count + n, n), np.int64), np.zeros(count + n, np.int64)

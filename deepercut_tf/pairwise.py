@@ -86,11 +86,8 @@ def wanted_pairs(sparse_graph: list[list[int]] | None, joints: int) -> np.ndarra
 
 
 def pair_features(found: Detections, a: np.ndarray, b: np.ndarray, joints: int) -> np.ndarray:
-    """(M,8) features of the pairs of detections a[i], b[i] of different joints: how well each one's prediction meets
-    the other.
-
-    f = distance and angle (radians, 0..pi) between predicted and found offset, from a to b and from b to a; then
-    exp(-f).
+    """(M,8) features of the pairs of detections a[i], b[i] of different joints: f = distance and angle (radians, 0..pi)
+    between predicted and found offset, from a to b and from b to a; then exp(-f).
     """
     k, m = found.joint[a], found.joint[b]
     parts = []
@@ -105,10 +102,8 @@ def pair_features(found: Detections, a: np.ndarray, b: np.ndarray, joints: int) 
 
 def pair_graph(found: Detections, joints: int, model: SpatialModel, sparse_graph: list[list[int]] | None = None):
     """(pwidx (M,2) int64, probability (M,) float64 that both are one person's): every pair of detections of one joint,
-    and of the pairs of joints in `sparse_graph`.
-
-    Sorted by first joint, second joint, first detection, second detection. DataError naming a pair of joints that the
-    model lacks.
+    and of the pairs of joints in `sparse_graph`, sorted by joints, then detections. DataError naming a pair of joints
+    that the model lacks.
     """
     a, b = np.triu_indices(len(found), 1)
     keep = (wanted_pairs(sparse_graph, joints) | np.eye(joints, dtype=bool))[found.joint[a], found.joint[b]]
@@ -134,14 +129,10 @@ def solve_detections(found: Detections, joints: int, model: SpatialModel, sparse
     return solve_nl_lmp(logit_cost(found.conf)[:, None], pairs, logit_cost(probability))
 
 
-def assemble(
-    found: Detections, labelling: np.ndarray, joints: int, mode: str = "correct"
-) -> tuple[np.ndarray, np.ndarray]:
+def assemble(found: Detections, labelling: np.ndarray, joints: int, mode="correct") -> tuple[np.ndarray, np.ndarray]:
     """(P,J,2) joints, NaN where not found, and (P,J) summed confidences: one person a cluster, the confidence-weighted
-    mean of its detections of each joint.
-
-    Mode compat repeats the original, which forgets suppression: each suppressed detection becomes a person of one
-    joint, and joints that were not found are (0, 0).
+    mean of its detections of each joint. Mode compat: suppressed detections are persons of one joint too, and joints
+    that were not found (0, 0).
     """
     kept = np.ones(len(found), bool) if mode == "compat" else labelling[:, 0] != SUPPRESSED
     _, cluster = np.unique(labelling[kept, 1], return_inverse=True)

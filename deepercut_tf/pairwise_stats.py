@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from common.datasets.files import read_mat
+from common.datasets.files import read_numbers
 from common.errors import DataError
 from common.runs.process import exit_code
 from deepercut_tf.config import Config, settings_of, settings_parser
@@ -64,20 +64,15 @@ def load_statistics(path: str | Path, joints: int, scale: float = 1.0) -> np.nda
     make = "make it with python deepercut_tf/pairwise_stats.py"
     if not Path(path).is_file():
         raise DataError(f"pairwise statistics {path} do not exist (key pairwise_stats_fn); {make}")
-    content = read_mat(Path(path))
-    lacking = [name for name in ("graph", "means", "std_devs") if name not in content]
-    if lacking:
-        raise DataError(f"{path} has no variable {lacking[0]!r}; {make}")
-    table = np.stack([np.zeros((joints, joints, 2)), np.ones((joints, joints, 2))])
+    found, *values = read_numbers(Path(path), "graph", "means", "std_devs")
     try:
-        graph = np.reshape(content["graph"], (-1, 2)).astype(int)
-        values = np.reshape([content["means"], content["std_devs"]], (2, len(graph), 2)).astype(float)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: graph, means and std_devs are no tables of the same pairs ({error}); {make}"
-        ) from error
+        graph = np.reshape(found, (-1, 2)).astype(int)
+        values = np.reshape(values, (2, len(graph), 2))
+    except ValueError as error:
+        raise DataError(f"{path}: graph, means, std_devs are no tables of the same pairs ({error}); {make}") from error
     if {*map(tuple, graph.tolist())} != {*map(tuple, ordered_pairs(joints).tolist())}:
         raise DataError(f"{path} is of another joint set: field graph must hold all pairs of {joints} joints; {make}")
+    table = np.stack([np.zeros((joints, joints, 2)), np.ones((joints, joints, 2))])
     table[:, graph[:, 0], graph[:, 1]] = values * scale
     if not (np.isfinite(table).all() and (table[1] > 0).all()):
         raise DataError(f"{path}: field std_devs must be positive and means finite; {make}")

@@ -1,6 +1,6 @@
 """Find joints in pictures, folders, videos or a camera; write and draw them.
 
-python deepercut_tf/predict.py photo.jpg --weights RUN                        # all persons with pairwise terms, else one
+python deepercut_tf/predict.py photo.jpg --weights RUN       # all persons with pairwise terms, else one
 python deepercut_tf/predict.py clip.mp4 --weights RUN --smooth
 python deepercut_tf/predict.py photo.jpg --weights RUN --boxes 10,20,80,200   # one person in each box
 python deepercut_tf/predict.py photo.jpg --config FILE --weights snapshot-1030000   # the original's weights need both
@@ -20,16 +20,6 @@ from common.runs.process import exit_code
 from deepercut_tf.config import PREDICTION, Config, add_file_options, predicting_settings
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = predicting.parser(__doc__)
-    people = "auto: all with pairwise terms"
-    parser.option("people", choices=("auto", "one", "all"), default="auto", text=people, group="data")
-    add_file_options(parser)
-    parser.settings(Config, only=PREDICTION)
-    return parser.parse_args(argv)
-
-
 def run(args: argparse.Namespace) -> Path:
     """Predict and write; returns the folder. DataError on bad input."""
     from deepercut_tf.estimator import Estimator
@@ -46,7 +36,12 @@ def run(args: argparse.Namespace) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, 130 when stopped, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)), "joints and drawings are in {}")
+    parser = predicting.parser(__doc__)
+    people = "auto: all with pairwise terms"
+    parser.option("people", choices=("auto", "one", "all"), default="auto", text=people, group="data")
+    add_file_options(parser)
+    parser.settings(Config, only=PREDICTION)
+    return exit_code(lambda: run(parser.parse_args(argv)), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """MPII's release -> cropped single persons and dataset.mat, which the original left to MATLAB.
 
-    python deepercut_tf/prepare_mpii.py ROOT OUT        # ROOT: mpii_human_pose_v1_u12_1.mat and images/; OUT: cropped/ and dataset.mat
+    python deepercut_tf/prepare_mpii.py ROOT OUT
+
+ROOT holds mpii_human_pose_v1_u12_1.mat and images/, OUT gets cropped/ and dataset.mat.
 
 Two passes over the training images: persons listed in single_person (margin 130, other people cut away), then all
-others (margin 65). A person is brought to 400 pixels height (head 50 pixels). Mode correct stores coordinates from 0
-and says so in the variable `origin`; mode compat stores them from 1, as the original, which then trains with a bias of
-one pixel. The release's files count from 1.
+others (margin 65). A person is brought to 400 pixels height (head 50 pixels). Coordinates are stored from 0, as the
+variable `origin` says; in mode compat from 1, as the original, which then trains with a bias of one pixel.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -18,6 +18,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
+from tqdm import tqdm
 
 from common.datasets import files
 from common.datasets.mpii import RELEASE
@@ -32,15 +33,6 @@ HEIGHT, HEAD = 400.0, 50.0  # pixels of a prepared person and its head
 MARGINS = {True: 130, False: 65}  # isolated persons, all others
 DELTA = HEIGHT / 200 * 10  # distance kept from other people's joints
 ORDER = (0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 8, 9)  # MPII's number of each of the 14 joints
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = Parser(__doc__)
-    parser.source("root", "folder with the release file and images/", type=Path)
-    parser.source("out", "folder to write", type=Path)
-    parser.option("mode", choices=("correct", "compat"), default="correct", text="coordinates from 0, or from 1")
-    return parser.parse_args(argv)
 
 
 def crop_box(points, others, size, isolate: bool):
@@ -71,8 +63,6 @@ def places(release: Path) -> tuple[dict[str, int], set[tuple[int, int]]]:
 
 def prepare(root: Path, out: Path, mode: str) -> Path:
     """Write the crops and dataset.mat; returns the latter. DataMissing or DataError on bad input."""
-    from tqdm import tqdm
-
     release = root / RELEASE
     if not release.is_file():
         raise files.missing("mpii", root, RELEASE)
@@ -137,7 +127,11 @@ def write_dataset(path: Path, entries: list, origin: int) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: prepare(**vars(parse_args(argv))), "{}")
+    parser = Parser(__doc__)
+    parser.source("root", "folder with the release file and images/", type=Path)
+    parser.source("out", "folder to write", type=Path)
+    parser.option("mode", choices=("correct", "compat"), default="correct", text="coordinates from 0, or from 1")
+    return exit_code(lambda: prepare(**vars(parser.parse_args(argv))), "{}")
 
 
 if __name__ == "__main__":

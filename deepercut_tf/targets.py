@@ -1,7 +1,6 @@
 """Score-map, location-refinement and pairwise targets of one image (as in eldar/pose-tensorflow; DeeperCut, section 3).
 
-Cell (row j, column i) of a map stands for the pixel (8 i + 4, 8 j + 4). Coordinates are 0-based pixels of the scaled
-image.
+Cell (row j, column i) of a map stands for the pixel (8 i + 4, 8 j + 4) of the scaled image, counted from 0.
 """
 
 from __future__ import annotations
@@ -34,14 +33,9 @@ def map_size(height: int, width: int) -> tuple[int, int]:
 
 
 def make_targets(
-    persons: list[tuple[np.ndarray, np.ndarray]],
-    size: tuple[int, int],
-    scale: float,
-    config: Config,
-    statistics: np.ndarray | None = None,
+    persons: list, size: tuple[int, int], scale: float, config: Config, statistics: np.ndarray | None = None
 ) -> Targets:
-    """Targets of an image with `persons` [(joint ids (n,), coordinates (n,2)), ...], already scaled; `size` (h,w) of
-    the maps.
+    """Targets of an image with `persons` [(joint ids (n,), scaled coordinates (n,2)), ...]; `size` (h,w) of the maps.
 
     Cells within `pos_dist_thresh * scale` pixels of a joint are positive, inclusive; of two persons' joints the nearer
     one has the cell, of equally near ones the first. `statistics` (2,J,J,2): mean and deviation of the offset k -> m at

@@ -17,6 +17,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
+from tqdm import tqdm
 
 from common.runs.options import Parser
 from common.runs.process import exit_code
@@ -35,8 +36,6 @@ def testing_parser(about: str | None) -> Parser:
 
 def run(args: argparse.Namespace) -> Path:
     """Predict and write; returns the file. DataError on bad input."""
-    from tqdm import tqdm
-
     from common.draw import draw_pose, save_image
     from deepercut_tf.detections import argmax_pose
     from deepercut_tf.estimator import Estimator

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
+from tqdm import tqdm
 
 from common.errors import DataError
 from common.runs.process import exit_code
@@ -27,31 +28,22 @@ from deepercut_tf.targets import HALF, STRIDE
 from deepercut_tf.test import testing_parser
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = testing_parser(__doc__)
-    parser.option("dev", type=bool, default=False, text="the first 10 images only", group="data")
-    return parser.parse_args(argv)
-
-
-def entry_of(image_id, table: np.ndarray, score: float) -> dict:
+def entry_of(image_id, table: np.ndarray, score: float, category: int = 1) -> dict:
     """A COCO result of a person's (J,3) rows x, y, v."""
     points = table.astype(float).ravel().tolist()
-    return {"image_id": image_id, "category_id": 1, "keypoints": points, "score": float(score)}
+    return {"image_id": image_id, "category_id": category, "keypoints": points, "score": float(score)}
 
 
-def entries_of(people, image_id) -> list[dict]:
+def entries_of(people, image_id, category: int = 1) -> list[dict]:
     """COCO results: x, y, 1 a joint, 0, 0, 0 for one not found."""
     present = (people.score > 0)[..., None]
     tables = np.concatenate([np.nan_to_num(people.joints), present], axis=-1) * present
-    return [entry_of(image_id, table, score) for table, score in zip(tables, people.person_score)]
+    return [entry_of(image_id, table, score, category) for table, score in zip(tables, people.person_score)]
 
 
 def group_by_masks(maps, masks: np.ndarray) -> np.ndarray:
-    """(P,J,3) rows x, y, probability: each person's best cell of each joint inside its ground-truth mask (H,W,P).
-
-    An oracle, not a system: the original's `use_gt_segm`. Its arithmetic is kept: score maps enlarged by cubic splines,
-    masks padded alike on both sides although the grid is not centred, positions cut to whole pixels.
+    """(P,J,3) rows x, y, probability: each person's best cell of each joint inside its ground-truth mask (H,W,P), by the
+    original's arithmetic: cubic splines, masks padded alike on both sides, positions cut to whole pixels.
     """
     from scipy.ndimage import zoom
 
@@ -72,7 +64,11 @@ def mask_entries(maps, scale: float, coco, image_id) -> list[dict]:
     from deepercut_tf.data import resize
 
     people = coco.loadAnns(coco.getAnnIds(image_id))
-    masks = [coco.annToMask(a) for a in people if not a.get("iscrowd") and a.get("num_keypoints")]
+    people = [a for a in people if not a.get("iscrowd") and a.get("num_keypoints")]
+    try:
+        masks = [coco.annToMask(a) for a in people]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"image {image_id}: a field segmentation is no outline or RLE ({error}); correct it") from error
     small = [resize(np.repeat(mask[..., None], 3, axis=2), scale)[..., 0] for mask in masks]
     found = group_by_masks(maps, np.stack(small, axis=-1)) / [scale, scale, 1] if small else []
     return [entry_of(image_id, table, 1.0) for table in found]
@@ -92,8 +88,6 @@ def annotations_of(item_set):
 
 def run(args: argparse.Namespace) -> Path:
     """Predict and write; returns the file. DataError on bad input."""
-    from tqdm import tqdm
-
     from common.draw import draw_pose, save_image
     from common.files import write_json
     from deepercut_tf.estimator import Estimator
@@ -102,6 +96,7 @@ def run(args: argparse.Namespace) -> Path:
     item_set, config = load_items(settings_of(args))
     truth = annotations_of(item_set) if config.use_gt_segm else None
     estimator = Estimator(config.weights, people="all", **as_cfg(config))
+    category = (item_set.pose_set and item_set.pose_set.category) or 1
     entries: list[dict] = []
     oracle: list[dict] = []
     for item in tqdm(item_set.items[: 10 if args.dev else None], desc="test", unit="image"):
@@ -110,7 +105,7 @@ def run(args: argparse.Namespace) -> Path:
             continue
         maps, scale = estimator.maps(image)
         people = estimator.people_of(maps, scale)
-        entries += entries_of(people, item.image_id)
+        entries += entries_of(people, item.image_id, category)
         if truth:
             oracle += mask_entries(maps, scale, truth, item.image_id)
         if args.cache:
@@ -128,7 +123,9 @@ def run(args: argparse.Namespace) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)), "{}")
+    parser = testing_parser(__doc__)
+    parser.option("dev", type=bool, default=False, text="the first 10 images only", group="data")
+    return exit_code(lambda: run(parser.parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,26 @@
 """Train or resume a network from a pose_cfg.yaml.
 
-    cd deepercut_tf/models/mpii/train && python ../../../train.py           # the original's way: settings and snapshots in the working directory
-    python deepercut_tf/train.py --preset smoke --data_root data/LSP        # shipped settings; run folder output/deepercut_tf/smoke
-    python deepercut_tf/train.py --config FILE --resume                     # heads, optimiser, iteration and data order go on
-    python deepercut_tf/train.py --config FILE --device cuda:0,1            # several GPUs
-    TF_CONFIG='{"cluster": {"worker": [...]}, "task": {"type": "worker", "index": 0}}' python deepercut_tf/train.py --config FILE   # machines
+    cd deepercut_tf/models/mpii/train && python ../../../train.py    # the original's way: all in this folder
+    python deepercut_tf/train.py --preset smoke --data_root data/LSP   # shipped settings; output/deepercut_tf/smoke
+    python deepercut_tf/train.py --config FILE --resume                # heads, optimiser and place in the data go on
+    python deepercut_tf/train.py --config FILE --device cuda:0,1       # several GPUs
+    TF_CONFIG='{"cluster": {"worker": [...]}, "task": {"type": "worker", "index": 0}}' python ...   # several machines
 
 The run's folder gets the resume state (last.npz, best.npz), the log, and snapshots PREFIX-N, which the original loads.
-Ctrl-C and SIGTERM end the running step and save the state. Exit code 2 on bad input, 1 when training diverged, 130 when
-stopped.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
 
+from common.errors import DataError
 from common.runs.process import exit_code
 from common.runs.session import Session
 from deepercut_tf.config import Config, house_path, settings_of, settings_parser
@@ -36,6 +37,9 @@ def prepare(config: Config) -> tuple[Config, ItemSet]:
     """The images with their settings; DataError for a file that training will lack, before TensorFlow starts."""
     from deepercut_tf.pairwise_stats import load_statistics
 
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise DataError(f"training needs KERAS_BACKEND=tensorflow; {backend} can predict only")
     pose_set, config = load_items(config)
     if config.weights:
         check_weights(config.weights)
@@ -51,19 +55,10 @@ def train(config: Config, pose_set: ItemSet, process) -> Path:
     trainer = Trainer(config, pose_set, process)
     folder = Path(config.out or ".")
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written should fail now, not at the first snapshot
-    session = Session(
-        folder,
-        trainer.position,
-        trainer.total_steps,
-        process,
-        open_store(folder, process.is_main),
-        settings=asdict(config),
-        about=trainer.about,
-        valid_every=config.save_iters,
-        save_minutes=config.save_minutes,
-        patience=config.patience,
-        log_every=config.display_iters,
-    )
+    options: dict[str, Any] = {"settings": asdict(config), "about": trainer.about, "valid_every": config.save_iters}
+    options |= {"save_minutes": config.save_minutes, "patience": config.patience, "log_every": config.display_iters}
+    store = open_store(folder, process.is_main)
+    session = Session(folder, trainer.position, trainer.total_steps, process, store, **options)
     with session:
         state = session.begin(config.resume)
         trainer.restore(state) if state else trainer.start()

@@ -1,11 +1,11 @@
 """Fit the pairwise regressions on a training set with a trained network: writes files of `pairwise_model_dir`.
 
-    python deepercut_tf/train_spatial_model.py --config deepercut_tf/models/coco/train/pose_cfg.yaml --weights SNAPSHOT \\
+    python deepercut_tf/train_spatial_model.py --config deepercut_tf/models/coco/train --weights SNAPSHOT \\
         --nms_radius 5 --det_min_score 0.2 --pairwise_model_dir models/coco/pairwise --limit 2000
 
-Our own design; the original's was not released. The network runs on the training images at global_scale; detections are
-assigned to the annotated person whose joint is nearest within pos_dist_thresh. Positives are pairs of one person's
-detections, negatives pairs of two persons' (or one nobody's).
+Our own design; the original's was not released. Detections on the training images are assigned to the annotated person
+whose joint is nearest within pos_dist_thresh. Positives are pairs of one person's detections, negatives pairs of two
+persons' (or one nobody's).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import numpy as np
 from scipy.special import expit
+from tqdm import tqdm
 
 from common.errors import DataError
 from common.runs.process import exit_code
@@ -66,11 +67,8 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float = PENALTY) -> np.n
 def fit(
     pairs: np.ndarray, features: np.ndarray, label: np.ndarray, joints: int, sparse_graph=None, seed: int = 0
 ) -> tuple[SpatialModel, list]:
-    """(model, pairs of joints without enough examples) from the pairs of all images; as many negatives as positives are
-    drawn.
-
-    A pair of joints with fewer than 20 positives or negatives takes a regression over all pairs. DataError when even
-    all have too few.
+    """(model, pairs of joints with fewer than 20 positives or negatives, which take a regression over all pairs) from
+    the pairs of all images; as many negatives as positives are drawn. DataError when even all have too few.
     """
     rng, model, shared = np.random.default_rng(seed), SpatialModel.empty(joints), []
     if min(label.sum(), (~label).sum()) < LEAST:
@@ -98,9 +96,6 @@ def _balanced(features: np.ndarray, label: np.ndarray, rng) -> tuple[np.ndarray,
 
 def run(config: Config) -> Path:
     """Collect, fit and write; returns the folder. DataError on bad input."""
-    from tqdm import tqdm
-
-    from common.images import read_image
     from deepercut_tf.estimator import Estimator
     from deepercut_tf.items import load_items
 
@@ -112,11 +107,17 @@ def run(config: Config) -> Path:
         raise DataError("the spatial model needs a network with pairwise_predict: true")
     estimator, parts = Estimator(config.weights, people="one", **as_cfg(config)), []
     for item in tqdm(item_set.items, desc="detections", unit="image"):
-        maps, scale = estimator.maps(read_image(item.image))
+        image = item_set.read(item)
+        if image is None:
+            continue
+        maps, scale = estimator.maps(image)
         found = detect(maps, config.nms_radius, config.det_min_score)
         persons = [p * [1, scale, scale] for p in item.persons]
         owner = owners(found, persons, config.pos_dist_thresh * scale)
         parts.append(training_pairs(found, owner, config.num_joints, config.sparse_graph))
+    item_set.say_unreadable()
+    if not parts:
+        raise DataError(f"no picture of {item_set.root} can be read; run `python -m common.datasets check` on it")
     pairs, features, label = (np.concatenate(column) for column in zip(*parts))
     model, shared = fit(pairs, features, label, config.num_joints, config.sparse_graph, config.seed)
     files, positive = save_spatial_model(folder, model), int(label.sum())

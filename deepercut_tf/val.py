@@ -16,27 +16,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from common.boxes import Boxes
 from common.errors import DataError
 from common.runs import scoring
 from common.runs.process import exit_code
 from common.runs.shelf import find_weights
 from deepercut_tf.config import PREDICTION, Config, add_file_options, make_config, predicting_settings
 from deepercut_tf.weight_files import NAME, SUFFIX
-
-NO_WEIGHTS = "NO WEIGHTS ARE HERE: what follows are the figures of RANDOM weights, a baseline"
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = scoring.parser(__doc__)
-    parser.option("split", default=None, text="split to score (default: the validation split, else the published one)")
-    boxes = "whole, annotated (one person in each box), or a JSON or CSV file of detections"
-    parser.option("boxes", default="whole", metavar="WHERE", text=boxes)
-    people = "auto: all with pairwise terms"
-    parser.option("people", choices=("auto", "one", "all"), default="auto", text=people, group="data")
-    add_file_options(parser)
-    parser.settings(Config, only=("dataset", "data_root", *PREDICTION))
-    return parser.parse_args(argv)
 
 
 def where(boxes: str):
@@ -45,8 +31,6 @@ def where(boxes: str):
         raise DataError(f"--boxes {boxes} is called --boxes {'whole' if boxes == 'none' else 'annotated'} now")
     if boxes in ("whole", "annotated"):
         return boxes
-    from common.boxes import Boxes
-
     return Boxes([boxes])
 
 
@@ -72,7 +56,7 @@ def run(args: argparse.Namespace):
     given = args.weights or options.get("weights") or options.get("init_weights")
     weights = None if args.random_weights else given or find_weights(NAME, None, (SUFFIX,))
     if weights is None:
-        print("RANDOM weights: what follows is a baseline" if args.random_weights else NO_WEIGHTS)
+        print(f"{'' if args.random_weights else 'NO WEIGHTS ARE HERE: '}what follows is of RANDOM weights, a baseline")
         options.setdefault("net_type", "resnet_50")
         config = make_config(options)
         pose_set = load_pose_set(config, evaluated_split(config, args.split, None))
@@ -96,7 +80,15 @@ def run(args: argparse.Namespace):
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)))
+    parser = scoring.parser(__doc__)
+    parser.option("split", default=None, text="split to score (default: the validation split, else the published one)")
+    boxes = "whole, annotated (one person in each box), or a JSON or CSV file of detections"
+    parser.option("boxes", default="whole", metavar="WHERE", text=boxes)
+    people = "auto: all with pairwise terms"
+    parser.option("people", choices=("auto", "one", "all"), default="auto", text=people, group="data")
+    add_file_options(parser)
+    parser.settings(Config, only=("dataset", "data_root", *PREDICTION))
+    return exit_code(lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

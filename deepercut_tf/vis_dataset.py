@@ -17,13 +17,6 @@ from common.runs.process import exit_code
 from deepercut_tf.config import settings_of, settings_parser
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = settings_parser(__doc__)
-    parser.option("count", type=int, default=20, text="number of pictures", group="output")
-    return parser.parse_args(argv)
-
-
 def run(args: argparse.Namespace) -> Path:
     """Write the pictures; returns the folder. DataError on bad input."""
     import cv2
@@ -36,7 +29,10 @@ def run(args: argparse.Namespace) -> Path:
     item_set, config = load_items(settings_of(args))
     folder = Path(config.out or "output/vis_dataset")
     for draw in islice(Sampler(item_set, config).draws(), args.count):
-        sample = make_sample(item_set, draw, config)
+        image = item_set.read(item_set.items[draw.index])
+        if image is None:
+            continue
+        sample = make_sample(item_set, draw, config, image=image)
         (height, width), score = sample.image.shape[:2], sample.targets.score.max(-1)
         large = cv2.resize(np.uint8(255 * score), None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC)[:height, :width]
         colors = cv2.applyColorMap(large, cv2.COLORMAP_JET)
@@ -47,7 +43,9 @@ def run(args: argparse.Namespace) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)), "{}")
+    parser = settings_parser(__doc__)
+    parser.option("count", type=int, default=20, text="number of pictures", group="output")
+    return exit_code(lambda: run(parser.parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

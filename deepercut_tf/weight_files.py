@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets.files import read_npz
+from common.datasets import files
 from common.errors import DataError
 from common.files import atomic_write, write_json
 from common.runs.checkpoints import CheckpointStore
@@ -27,43 +27,37 @@ SOURCES = "http://download.tensorflow.org/models/resnet_v1_{50,101,152}_2016_08_
 def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """({variable name: array}, what the file says of itself: `config`, `about` with `skeleton`; {} if it does not).
 
-    `path`: a TF1 checkpoint (prefix, one of its files, or a folder with a `checkpoint` file), an .npz keyed by variable
-    name, or a resume state. DataError when it is missing or none of these.
+    `path`: a TF1 checkpoint, an .npz keyed by variable name, or a resume state. DataError when it is none of these.
     """
     path = Path(path)
     if path.suffix != ".npz":
         return tf1.read_checkpoint(path, tensorflow), _read_card(path)
-    content = widened(read_npz(path, "file of weights"))
+    content = widened(files.read_npz(path, "file of weights"))
     if "meta" not in content:
         return content, _read_card(path)
-    about = _json_of(path, str(content.pop("meta")))
+    about = _meta(path, content)
     model = {name.removeprefix(_MODEL): v for name, v in content.items() if name.startswith(_MODEL)}
     return model or content, _checked_card(path, about)
 
 
 def _read_card(path: Path) -> dict:
-    place = tf1.find_checkpoint(path) or path
-    card = card_path(place)
-    if not card.is_file():
-        return {}
-    return _checked_card(card, _json_of(card, card.read_text(encoding="utf-8", errors="replace")))
+    card = card_path(tf1.find_checkpoint(path) or path)
+    return _checked_card(card, files.read_json(card)) if card.is_file() else {}
 
 
-def _json_of(path: Path, text: str) -> dict:
+def _meta(path: Path, content: dict[str, np.ndarray]) -> dict:
     try:
-        found = json.loads(text)
+        meta = json.loads(str(content.pop("meta", "")))
     except (ValueError, RecursionError) as error:
-        found = error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: what it says of its weights is no JSON object ({str(found)[:100]}); write it again")
-    return found
+        raise DataError(f"{path}: field meta is no JSON ({error}); write it again") from error
+    files.fit(meta, {}, f"{path}: field meta")
+    return meta
 
 
 def _checked_card(path: Path, card: dict) -> dict:
     """`config`, without settings that there are no more, and `about` of a card; DataError for the first form's."""
+    files.fit(card, {"config?": {}, "about?": {"skeleton": {}}}, f"{path}: ")
     found = {name: card[name] for name in ("config", "about") if name in card}
-    if not all(isinstance(part, dict) for part in found.values()):
-        raise DataError(f"{path}: fields config and about must be objects; write it again")
     if "config" not in found:
         return found
     if "about" not in found or "width" in found["config"]:
@@ -106,8 +100,8 @@ def _save_state(path: Path, state: dict) -> None:
 
 
 def _load_state(path: Path) -> dict:
-    content = read_npz(path, "file of weights")
-    state = _json_of(path, str(content.pop("meta", "")))
+    content = files.read_npz(path, "resume state")
+    state = _meta(path, content)
     for key, prefix in (("model", _MODEL), ("optimizer", _SLOT)):
         state[key] = {name.removeprefix(prefix): v for name, v in content.items() if name.startswith(prefix)}
     return state
@@ -133,11 +127,9 @@ def drop_old_snapshots(directory: Path, prefix: str, keep: int = 5) -> None:
 
 
 def find_snapshot(given: str | Path | None) -> Path:
-    """The weights that are named: a file or a checkpoint's prefix (relative to the working directory, else to this
-    house or the repository); a folder's best or last state, else its newest snapshot; a shipped name. None: the newest
-    of this house.
-
-    DataError listing what there is when nothing is found.
+    """The weights that are named: a file or a checkpoint's prefix (here, else in this house or the repository); a
+    folder's best or last state, else its newest snapshot; a shipped name; for None the newest of this house. DataError
+    listing what there is.
     """
     for path in (Path(given), house_path(given)) if given else ():
         states = [path / (name + SUFFIX) for name in STATES]
@@ -157,5 +149,5 @@ def check_weights(given: str) -> None:
     try:
         find_snapshot(given)
     except DataError as error:
-        remedy = f"ImageNet's: {SOURCES}, unpacked to deepercut_tf/models/pretrained; or leave the key out"
-        raise DataError(f"init_weights: {error}. {remedy} to start from random weights") from error
+        remedy = f"ImageNet's: {SOURCES}, unpacked to deepercut_tf/models/pretrained; without: random weights"
+        raise DataError(f"init_weights: {error}. {remedy}") from error

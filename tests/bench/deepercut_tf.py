@@ -2,7 +2,7 @@
 graph solver.
 
     python tests/bench/deepercut_tf.py network --json deepercut_tf/results/bench/network.json
-    python tests/bench/deepercut_tf.py people        # a picture of 640 x 480 with several persons, without network and solver
+    python tests/bench/deepercut_tf.py people        # several persons, without network and solver
     python tests/bench/deepercut_tf.py solver
 
 network: ours with reading, resizing and targets of every image, the plain version (tests/reference) on ready-made

@@ -23,10 +23,19 @@ def settings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
     synthetic.main(["coco", str(folder / "coco"), "--count", str(PICTURES)])
     keys = {
-        "dataset": str(folder / "coco"), "dataset_type": "coco", "dataset_phase": "train2017", "dataset_ann": "person_keypoints",
-        "net_type": "resnet_50", "channels": 0.125, "location_refinement": True, "pairwise_predict": True, "pos_dist_thresh": 10,
-        "pairwise_stats_fn": str(folder / "stats.mat"), "pairwise_model_dir": str(folder / "pairwise"), "nms_radius": 2.0, "det_min_score": 0.1,
-    }  # fmt: skip
+        "dataset": str(folder / "coco"),
+        "dataset_type": "coco",
+        "dataset_phase": "train2017",
+        "net_type": "resnet_50",
+        "channels": 0.125,
+        "location_refinement": True,
+        "pairwise_predict": True,
+        "pos_dist_thresh": 10,
+        "pairwise_stats_fn": str(folder / "stats.mat"),
+        "pairwise_model_dir": str(folder / "pairwise"),
+        "nms_radius": 2.0,
+        "det_min_score": 0.1,
+    }
     (folder / "pose_cfg.yaml").write_text(yaml.safe_dump(keys))
     return folder
 

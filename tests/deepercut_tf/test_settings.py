@@ -53,6 +53,9 @@ def test_shipped_settings(file):
         ({"data_range": [3]}, "data_range"),
         ({"max_steps": 0}, "max_steps"),
         ({"workers": -1}, "workers"),
+        ({"lr": float("nan")}, "lr"),
+        ({"sparse_graph": [[0, "a"]]}, "sparse_graph"),
+        ({"all_joints": [0, 1]}, "all_joints"),
         ({"channels": float("nan")}, "channels"),
     ],
 )
@@ -110,7 +113,7 @@ def test_bad_input_of_the_commands(tmp_path, monkeypatch, capsys, coco):
     assert "pose_cfg.yaml" in capsys.readouterr().err
     settings = tmp_path / "pose_cfg.yaml"
     settings.write_text(
-        "dataset_type: coco\ndataset: nowhere\ndataset_phase: val2017\ndataset_ann: person_keypoints\nnum_joints: 17\nnet_type: resnet_50\n"
+        "dataset_type: coco\ndataset: nowhere\ndataset_phase: val2017\nnum_joints: 17\nnet_type: resnet_50\n"
     )
     for command in (train.main, val.main, pairwise_stats.main, eval_mscoco.main):
         assert command([]) == 2, command
@@ -175,7 +178,7 @@ def test_statistics_command(coco, tmp_path):
     joints.
     """
     (tmp_path / "pose_cfg.yaml").write_text(
-        f"dataset_type: coco\ndataset: {coco}\ndataset_phase: train2017\ndataset_ann: person_keypoints\nmirror: true\npairwise_stats_fn: {tmp_path}/s.mat\n"
+        f"dataset_type: coco\ndataset: {coco}\ndataset_phase: train2017\nmirror: true\npairwise_stats_fn: {tmp_path}/s.mat\n"
     )
     assert pairwise_stats.main(["--config", str(tmp_path)]) == 0
     statistics = load_statistics(tmp_path / "s.mat", 17, scale=0.5)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import tensorflow as tf
 
 from deepercut_tf.config import Config
-from deepercut_tf.model import EPSILON, UNITS, scope_of
+from deepercut_tf.model import EPSILON, UNITS
 
 
 class PlainNetwork:
     """Frozen statistics, score and offset heads, momentum SGD; variables from arrays by the original's names."""
 
     def __init__(self, values: dict, config: Config):
-        self.config, self.scope = config, scope_of(config.net_type)
+        self.config, self.scope = config, config.net_type.replace("resnet_", "resnet_v1_")
         self.variables = {name: tf.Variable(value) for name, value in values.items()}
         self.trained = [v for n, v in self.variables.items() if "moving" not in n]
         self.slots = [tf.Variable(tf.zeros_like(v)) for v in self.trained]
@@ -44,7 +44,7 @@ class PlainNetwork:
         )
 
     def _forward(self, images):
-        x = tf.cast(images, tf.float32) - tf.constant(self.config.mean_rgb)
+        x = tf.cast(images, tf.float32) - tf.constant(self.config.mean_pixel, tf.float32)
         x = tf.nn.max_pool2d(self._conv(x, f"{self.scope}/conv1", 2), 3, 2, "SAME")
         for block, units in enumerate(UNITS[self.config.net_type], start=1):
             for unit in range(1, units + 1):
