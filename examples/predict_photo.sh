@@ -12,8 +12,10 @@ python=$(bash "$root/examples/setup.sh" --python)
 lines=()
 for house in deeppose_tf deeppose_caffe_port lpm_torch deepercut_tf simplebaseline_paddle; do
   printf '== %s\n' "$house" >&2
-  "$python" "$root/$house/predict.py" "${pictures[@]}" --weights "${WEIGHTS:-lspet}" --out "output/photo/$house/" "$@"
-  lines+=(--lines "$house=output/photo/$house/joints.jsonl")
+  rm -f "output/photo/$house/joints.jsonl"
+  "$python" "$root/$house/predict.py" "${pictures[@]}" --weights lspet --out "output/photo/$house/" "$@" || printf '%s: see above\n' "$house" >&2
+  [ ! -s "output/photo/$house/joints.jsonl" ] || lines+=(--lines "$house=output/photo/$house/joints.jsonl")
 done
+[ ${#lines[@]} -gt 0 ] || exit 2
 PYTHONPATH=$root "$python" -m common.draw output/photo/sheet.png "${pictures[@]}" "${lines[@]}"
-printf 'all five on one sheet: output/photo/sheet.png\n'
+printf 'all of them on one sheet: output/photo/sheet.png\n'
