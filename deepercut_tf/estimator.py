@@ -24,7 +24,7 @@ from deepercut_tf.items import Item, ItemSet, items_of
 from deepercut_tf.joints import SCORED_AS, skeleton_of_settings, with_joints
 from deepercut_tf.pairwise import assemble, load_spatial_model, solve_detections
 from deepercut_tf.pairwise_stats import load_statistics
-from deepercut_tf.weight_files import find_snapshot, read_weights
+from deepercut_tf.weight_files import find_snapshot, read_weights, tensorflow
 
 # what a network was trained to answer; settings that say otherwise do not fit its weights
 MEANING = ("net_type", "num_joints", "location_refinement", "pairwise_predict", "locref_stdev", "channels")
@@ -233,13 +233,13 @@ def use_device(device: str | None, threads: int | None) -> int:
         if threads:
             os.environ["OMP_NUM_THREADS"] = str(threads)
         return 0
-    from deepercut_tf.weight_files import tensorflow
-
     tf = tensorflow()
     gpus = tf.config.list_physical_devices("GPU")
     chosen = device_numbers(device, len(gpus)) or []
     try:
         tf.config.set_visible_devices([gpus[i] for i in chosen], "GPU")
+        for i in chosen:
+            tf.config.experimental.set_memory_growth(gpus[i], True)  # not all of the memory at once
         if threads:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
     except RuntimeError:  # TensorFlow is at work already, with what an earlier call chose

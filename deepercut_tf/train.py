@@ -37,6 +37,9 @@ def prepare(config: Config) -> tuple[Config, ItemSet]:
     """The images with their settings; DataError for a file that training will lack, before TensorFlow starts."""
     from deepercut_tf.pairwise_stats import load_statistics
 
+    if not config.bucket:
+        # nearly every picture has a size of its own, which would be tuned for; the original's command says so too
+        os.environ.setdefault("TF_CUDNN_USE_AUTOTUNE", "0")
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
         raise DataError(f"training needs KERAS_BACKEND=tensorflow; {backend} can predict only")

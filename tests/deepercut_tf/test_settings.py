@@ -189,3 +189,35 @@ def test_statistics_command(coco, tmp_path):
     close(whole[0, 5, 6, 0], -whole[0, 6, 5, 0], rounding(1000, dtype=np.float64))
     with pytest.raises(DataError, match="another joint set"):
         load_statistics(tmp_path / "s.mat", 18)
+
+
+def test_gpus_that_are_asked_for(monkeypatch):
+    """Only those are seen, and their memory grows as needed; a number that is not there is refused."""
+    from types import SimpleNamespace
+
+    from deepercut_tf import estimator
+
+    seen, grown = [], []
+    config = SimpleNamespace(
+        list_physical_devices=lambda kind: ["gpu0", "gpu1", "gpu2"],
+        set_visible_devices=lambda gpus, kind: seen.append(gpus),
+        experimental=SimpleNamespace(set_memory_growth=lambda gpu, on: grown.append((gpu, on))),
+    )
+    monkeypatch.setattr(estimator, "tensorflow", lambda: SimpleNamespace(config=config))
+    assert estimator.use_device("cuda:0,2", None) == 2
+    assert seen == [["gpu0", "gpu2"]] and grown == [("gpu0", True), ("gpu2", True)]
+    assert estimator.use_device("cpu", None) == 0 and seen[1] == []
+    with pytest.raises(DataError, match="no GPU 3"):
+        estimator.use_device("cuda:3", None)
+
+
+def test_convolutions_are_tuned_only_for_buckets(monkeypatch, coco):
+    """As the original's command has it; what the user says stays."""
+    import os
+
+    for bucket, said, expected in ((0, None, "0"), (32, None, None), (0, "1", "1")):
+        monkeypatch.setenv("TF_CUDNN_USE_AUTOTUNE", said or "")  # so that it is put back
+        if not said:
+            monkeypatch.delenv("TF_CUDNN_USE_AUTOTUNE")
+        train.prepare(coco_config(coco, bucket=bucket))
+        assert os.environ.get("TF_CUDNN_USE_AUTOTUNE") == expected
