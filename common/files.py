@@ -107,23 +107,14 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-_old_folders: dict[Path, Path] = {}
-
-
 def set_aside(directory: str | Path, patterns: Iterable[str]) -> Path | None:
-    """Move an earlier run's files out of the way of a new one, into `directory`/old_1, old_2, ...; None without any.
-
-    One process uses one such folder for a directory, so that an old run's log and checkpoints stay together.
-    """
-    directory = Path(directory).resolve()
+    """Move an earlier run's files out of the way of a new one, into `directory`/old_1, old_2, ...; None without any."""
+    directory = Path(directory)
     found = [f for pattern in patterns for f in sorted(directory.glob(pattern)) if f.is_file()]
     if not found:
         return None
-    target = _old_folders.get(directory)
-    if target is None or any((target / f.name).exists() for f in found):
-        number = next(n for n in itertools.count(1) if not (directory / f"old_{n}").exists())
-        target = _old_folders[directory] = directory / f"old_{number}"
-    target.mkdir(exist_ok=True)
+    target = next(t for n in itertools.count(1) if not (t := directory / f"old_{n}").exists())
+    target.mkdir()
     for file in found:
         os.replace(file, target / file.name)
     return target

@@ -21,6 +21,7 @@ import numpy as np
 
 from common import files
 from common.errors import DataError
+from common.runs.runlog import FILES as LOG_FILES
 
 STATE_FORMAT = 2
 _RESUME_FIELDS = ("format", "epoch", "batch", "step", "model", "config", "about")
@@ -231,6 +232,7 @@ class CheckpointStore:
         if problems:
             what = f"no checkpoint in {self.directory} can be read ({problems[0][1]})"
             raise DataError(f"{what}; start a new run without --resume")
+        self._set_aside()
         self.announce(f"no checkpoint in {self.directory}: starting a new run")
         return None
 
@@ -242,9 +244,9 @@ class CheckpointStore:
     def _set_aside(self) -> None:
         if not self.writer:
             return
-        target = files.set_aside(self.directory, (*self._names(), "index.json"))
+        target = files.set_aside(self.directory, (*self._names(), "index.json", *LOG_FILES))
         if target:
-            self.announce(f"{self.directory} held an earlier run's checkpoints; they are in {target} now")
+            self.announce(f"{self.directory} held an earlier run; it is in {target} now")
 
     def _index(self) -> dict[str, dict]:
         try:

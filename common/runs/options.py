@@ -13,66 +13,15 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
+import yaml
+
 from common.errors import DataError
 from common.runs.settings import check_number, kinds, read_settings_file, resolve
 
-GROUPS = ("data", "network", "training", "machine", "output")
-# option -> (group, help text); a house's own text or group wins
-VOCABULARY = {
-    "dataset": ("data", "data set"),
-    "data_root": ("data", "its folder (default: data/DATASET)"),
-    "split": ("data", "split to score"),
-    "train_split": ("data", "training split"),
-    "valid_split": ("data", "split scored during training; none switches it off"),
-    "limit": ("data", "the first N persons only"),
-    "boxes": ("data", "whole, x,y,w,h (repeated), or a JSON or CSV file of boxes"),
-    "box_threshold": ("data", "least score of a box in the file"),
-    "detector": ("data", "ONNX file of a person detector, instead of boxes: Ultralytics, YOLOX, RTMDet, torchvision"),
-    "detector_threshold": ("data", "least score of a person that it finds"),
-    "recursive": ("data", "folders with the folders in them"),
-    "weights": ("network", "file, folder or shipped name"),
-    "raw_weights": ("network", "the weights themselves where a checkpoint also has their moving average"),
-    "random_weights": ("network", "fresh random weights instead (a baseline)"),
-    "mode": ("network", "data handling and metrics: as they should be, or as the original has them"),
-    "shared_joints": ("network", "let another skeleton pass: the joints that it shares by name"),
-    "input_width": ("network", "width of the network's input in pixels"),
-    "input_height": ("network", "height of the network's input in pixels"),
-    "channels": ("network", "channel multiplier of the hidden layers; 1 is the original network"),
-    "flip_test": ("network", "average with the mirrored image when scoring"),
-    "preset": ("training", "settings to start from"),
-    "config": ("training", "settings file: `key = value` lines, or YAML"),
-    "epochs": ("training", "epochs"),
-    "max_steps": ("training", "updates of the weights"),
-    "lr": ("training", "learning rate"),
-    "schedule": ("training", "course of the learning rate"),
-    "warmup": ("training", "steps of linear warm-up"),
-    "ema": ("training", "decay of a moving average of the weights, scored and saved beside them; 0: none"),
-    "accumulate": ("training", "steps whose gradients are averaged before the weights move"),
-    "clip": ("training", "largest norm of all gradients together"),
-    "weight_decay": ("training", "L2 penalty"),
-    "patience": ("training", "stop after so many validations without a better figure; 0: never"),
-    "seed": ("training", "seed of weights, data order, augmentation and dropout"),
-    "resume": ("training", "go on from the newest state of the run's folder, or from this file"),
-    "save_minutes": ("training", "also save the resume state every so many minutes"),
-    "device": ("machine", "cpu, cuda or cuda:0,1 (default: what is there)"),
-    "amp": ("machine", "mixed precision"),
-    "batch_size": ("machine", "persons a step"),
-    "workers": ("machine", "loader processes; 0 loads in the programme itself (default: from the cores)"),
-    "threads": ("machine", "CPU threads; 0 leaves the framework's choice"),
-    "compile": ("machine", "compile the network"),
-    "out": ("output", "file or folder of the results; a folder where it ends in / or has no suffix"),
-    "protocol": ("output", "protocols of common.evaluate (default: all that apply)"),
-    "json": ("output", "also write the scores to this file, as `common.evaluate --json`"),
-    "result": ("output", "also write a run file for common.crosscheck, such as HOUSE/results/NAME.json"),
-    "format": ("output", "jsonl, coco, csv, comma-separated (default: jsonl)"),
-    "draw": ("output", "write drawings (default: on)"),
-    "min_score": ("output", "joints below are not drawn"),
-    "show": ("output", "what else is drawn, comma-separated: boxes, ids, scores, hollow (unsure joints), legend"),
-    "smooth": ("output", "One-Euro filter over the frames of a video"),
-    "track": ("output", "the pictures follow each other: one number for a person in all of them"),
-    "licence": ("output", "licence of the weights, for the card"),
-    "half": ("output", "floats of 16 bits in an .npz, for shipping"),
-}
+_WORDS = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text(encoding="utf-8"))
+GROUPS = tuple(_WORDS)
+# option -> (group, help text)
+VOCABULARY = {name: (group, text) for group, texts in _WORDS.items() for name, text in texts.items()}
 _TRUTH = re.compile(r"(?i)(?P<yes>yes|true|on|1|y)|no|false|off|0|n")
 
 

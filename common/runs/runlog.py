@@ -17,25 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
-from common.files import git_sha, remove_leftovers, set_aside, versions, write_json, write_text, writing
+from common.files import git_sha, remove_leftovers, versions, write_json, write_text, writing
 
-_FILES = ("config.json", "log.jsonl", "events.out.tfevents.*")
+FILES = ("config.json", "log.jsonl", "events.out.tfevents.*")
 
 
 class RunLog:
     """Log of one run in `directory`. `config` is stored and printed with versions and commit.
 
-    `resume_step` None starts a new run: an earlier run's files move to `old_N`. A number (the `step` of the checkpoint
-    that is resumed) goes on with the log, dropping entries of later steps, so that no step appears twice; log what
-    belongs to a step before saving its checkpoint. Steps count updates. One process alone has a RunLog.
+    `resume_step` None starts a new run, whose folder has no earlier log (`files.set_aside`). A number (the `step` of the
+    checkpoint that is resumed) goes on with the log, dropping entries of later steps, so that no step appears twice;
+    log what belongs to a step before saving its checkpoint. Steps count updates. One process alone has a RunLog.
     """
 
     def __init__(self, directory: str | Path, *, config: dict, resume_step: int | None = None, announce=print):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.directory, _FILES)
-        if resume_step is None and (target := set_aside(self.directory, _FILES)):
-            announce(f"{self.directory} held an earlier run's log; it is in {target} now")
+        remove_leftovers(self.directory, FILES)
         path = self.directory / "log.jsonl"
         if resume_step is not None and path.exists():
             kept = "".join(json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= resume_step)

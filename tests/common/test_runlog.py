@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.runs.runlog import RunLog, read_log
+from common.files import set_aside
+from common.runs.runlog import FILES, RunLog, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,12 +53,11 @@ def test_resume_drops_later_steps_and_a_cut_line(tmp_path):
 
 
 def test_new_run_moves_the_old_log_aside(tmp_path):
-    announced = []
     for number in range(3):
-        with open_log(tmp_path, announced) as log:
+        set_aside(tmp_path, FILES)
+        with open_log(tmp_path) as log:
             log.scalars(1, loss=number)
     assert [read_log(tmp_path / folder / "log.jsonl")[0]["loss"] for folder in ("old_1", "old_2", ".")] == [0, 1, 2]
-    assert sum("earlier run's log" in line for line in announced) == 2
 
 
 def test_config_versions_and_commit_of_every_start(tmp_path):
