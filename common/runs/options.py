@@ -181,6 +181,8 @@ class Parser(argparse.ArgumentParser):
                 if given and not match:
                     self.error(f"{name}: {value!r} is neither yes nor no")
                 word = name if not match or match["yes"] else f"--no-{name.lstrip('-')}"
+            elif re.match(r"-\d+(\.\d+)?,", word) and out and out[-1].startswith("--"):
+                word = f"{out.pop()}={word}"  # a box that begins left of the picture
             out.append(word)
         return out
 

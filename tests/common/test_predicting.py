@@ -124,6 +124,11 @@ def test_an_unreadable_picture_is_said_and_the_rest_is_done(tmp_path, capsys):
     assert "2.png" in capsys.readouterr().err
 
 
+def test_a_box_that_begins_left_of_the_picture():
+    for words in (["--boxes", "-5,3,20,20"], ["--boxes=-5,3,20,20"]):
+        assert parser("about").parse_args(["a.png", *words]).boxes == ["-5,3,20,20"]
+
+
 def test_names_that_are_no_utf8(tmp_path):
     (tmp_path / "a").mkdir()
     for name in (b"\xff\xfe.png", b"good.png"):
