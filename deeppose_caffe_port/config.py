@@ -24,7 +24,6 @@ from common.skeletons import K2HPD15, Skeleton, from_card
 
 HOUSE = "deeppose_caffe_port"
 EFFECTS = ("stop", "snapshot", "none")
-LOSSES = ("modified", "stock")
 SEED = 10086  # of shuffling and of the choice of patches
 # splits to train and to score; train and test where a data set is not here
 SPLITS = {"lspet": ("1-4000", "4001-5000"), "coco": ("train2017", "val2017")}
@@ -86,7 +85,9 @@ class Config:
     channels: float | None = setting(None, rare=True)
     snapshot1: str | None = setting(None, "stage 1's .caffemodel or its iteration (default: the last)", group="network")
     snapshot2: str | None = setting(None, "stage 2's, likewise", group="network", rare=True)
-    euclidean: str = setting("modified", "EuclideanLoss divided by all elements, or by the batch", LOSSES, rare=True)
+    euclidean: str = setting(
+        "modified", "EuclideanLoss divided by all elements, or by the batch", ("modified", "stock"), rare=True
+    )
     masked: bool = setting(False, "NaN labels are left out of the loss (on where a project has any)", rare=True)
     solver: str | None = _training(None, "solver prototxt (default: the stage's)", names=("-solver",))
     folder: str | None = _training(None, "where relative paths of the solver file start (default: here)")

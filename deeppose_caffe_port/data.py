@@ -193,9 +193,6 @@ class Augment:
         return turned, torch.stack([cos * x - sin * y, sin * x + cos * y], -1).reshape(labels.shape)
 
 
-# ---- making LMDBs --------------------------------------------------------------------------------
-
-
 def datum(image: np.ndarray, labels: np.ndarray) -> bytes:
     """(H,W,3) uint8 BGR and (L,) labels as a serialised Datum."""
     height, width, channels = image.shape

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import affine_transform
 
 from common.errors import DataError
-from common.geometry import apply_affine, box_center, crop_affine, pad_box, warp
+from common.geometry import box_center, crop_affine, pad_box, warp
 from common.images import read_image
 from common.poses import PoseSet
 from deeppose_caffe_port.config import Config
@@ -84,10 +84,6 @@ class Pictures:
                 raise DataError(f"image {path} is {size}, not {self.config.size}; set --input_width, --input_height")
             return image
         return warp(read_image(path), self.matrix(row), self.config.size)
-
-    def joints(self, row: int) -> np.ndarray:
-        """(J,2) joints in pixels of the picture; NaN where unlabelled."""
-        return apply_affine(self.matrix(row), self.pose_set.joints[row])
 
 
 def patch(image: np.ndarray, center: np.ndarray, side: float) -> np.ndarray:

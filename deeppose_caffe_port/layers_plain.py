@@ -69,36 +69,47 @@ class ReLU(Layer):
         return F.leaky_relu(x, slope, self.inplace) if slope else F.relu(x, self.inplace)
 
 
-def _power(p, x: Tensor) -> Tensor:
-    y = p.power_param.shift + p.power_param.scale * x
-    return y if p.power_param.power == 1 else y.pow(p.power_param.power)
+def _power(m: Layer, x: Tensor) -> Tensor:
+    p = m.param.power_param
+    y = p.shift + p.scale * x
+    return y if p.power == 1 else y.pow(p.power)
 
 
-def _exponential(p, x: Tensor) -> Tensor:
-    """base^(shift + scale x), or its inverse's form log_base(shift + scale x); base -1 is e."""
-    q = p.exp_param if p.type == "Exp" else p.log_param
-    y, rate = q.shift + q.scale * x, 1.0 if q.base == -1 else math.log(q.base)
-    return (y * rate).exp() if p.type == "Exp" else y.log() / rate
+def _exponential(m: Layer, x: Tensor) -> Tensor:
+    """base^(shift + scale x), or log_base(shift + scale x); base -1 is e."""
+    p = m.param.exp_param if m.kind == "Exp" else m.param.log_param
+    y, rate = p.shift + p.scale * x, 1.0 if p.base == -1 else math.log(p.base)
+    return (y * rate).exp() if m.kind == "Exp" else y.log() / rate
+
+
+def _normalised(m: Layer, x: Tensor) -> Tensor:
+    """Each channel of each record (or all of them together) minus its mean, by its deviation."""
+    p = m.param.mvn_param
+    axes = tuple(range(1 if p.across_channels else 2, x.dim()))
+    y = x - x.mean(axes, keepdim=True)
+    return y / (y.square().mean(axes, keepdim=True).sqrt() + p.eps) if p.normalize_variance else y
 
 
 _FUNCTIONS = {
-    "Sigmoid": lambda p, x: torch.sigmoid(x),
-    "TanH": lambda p, x: torch.tanh(x),
-    "AbsVal": lambda p, x: torch.abs(x),
-    "BNLL": lambda p, x: F.softplus(x),
-    "ELU": lambda p, x: F.elu(x, p.elu_param.alpha),
+    "Sigmoid": lambda m, x: torch.sigmoid(x),
+    "TanH": lambda m, x: torch.tanh(x),
+    "AbsVal": lambda m, x: torch.abs(x),
+    "BNLL": lambda m, x: F.softplus(x),
+    "ELU": lambda m, x: F.elu(x, m.param.elu_param.alpha),
     "Power": _power,
     **dict.fromkeys(("Exp", "Log"), _exponential),
-    "Threshold": lambda p, x: (x > p.threshold_param.threshold).to(x.dtype),
+    "MVN": _normalised,
+    "Threshold": lambda m, x: (x > m.param.threshold_param.threshold).to(x.dtype),
+    "Softmax": lambda m, x: x.softmax(m.axis(m.param.softmax_param.axis, x.shape)),
 }
 
 
 @layer(*_FUNCTIONS)
 class Function(Layer):
-    """An elementwise function."""
+    """A function that keeps the shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _FUNCTIONS[self.kind](self.param, x)
+        return _FUNCTIONS[self.kind](self, x)
 
 
 @layer("Dropout")
@@ -114,14 +125,6 @@ class Dropout(Layer):
         # the masks of all processes are drawn everywhere, so that each takes its rows of the whole batch's mask
         mask = torch.from_numpy(c.random.bernoulli((c.world, *x.shape), 1 - ratio)[c.rank])
         return x * mask.to(x.device, x.dtype, non_blocking=True) * (1 / (1 - ratio))
-
-
-@layer("Softmax")
-class Softmax(Layer):
-    """Softmax along `axis`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.softmax(self.axis(self.param.softmax_param.axis, x.shape))
 
 
 @layer("Concat")
@@ -152,24 +155,14 @@ class Slice(Layer):
         return x.split(parts, along)
 
 
-@layer("Split")
+@layer("Split", "Silence")
 class Split(Layer):
-    """The same blob under several names."""
-
-    reshapes = True
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (x,) * len(self.param.top)
-
-
-@layer("Silence")
-class Silence(Layer):
-    """Takes blobs that nobody reads out of the net's outputs."""
+    """The same blob under several names; under none (Silence), so that it is no output of the net."""
 
     bottoms, reshapes = (1, MANY), True
 
-    def forward(self, *bottoms: Tensor) -> tuple:
-        return ()
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        return bottoms[:1] * len(self.param.top)
 
 
 @layer("Eltwise")
@@ -293,14 +286,3 @@ class ArgMax(Layer):
         found = x.flatten(1).topk(p.top_k)
         both = [found.indices.float(), found.values] if p.out_max_val else [found.indices.float()]
         return torch.stack(both, 1).reshape(len(x), len(both), p.top_k, *(1,) * max(x.dim() - 3, 0))
-
-
-@layer("MVN")
-class MVN(Layer):
-    """Each channel of each record (or all of them together) minus its mean, by its deviation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        p = self.param.mvn_param
-        axes = tuple(range(1 if p.across_channels else 2, x.dim()))
-        y = x - x.mean(axes, keepdim=True)
-        return y / (y.square().mean(axes, keepdim=True).sqrt() + p.eps) if p.normalize_variance else y

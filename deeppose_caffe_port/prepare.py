@@ -26,6 +26,7 @@ from tqdm import tqdm as progress
 from common import datasets
 from common.errors import DataError
 from common.files import atomic_write, temporary_name
+from common.geometry import apply_affine
 from common.poses import PoseSet
 from common.skeletons import card
 from deeppose_caffe_port.config import PATCH_UNIT, SEED, Config, store
@@ -105,9 +106,6 @@ def save(path: Path, picture: np.ndarray) -> None:
     os.replace(temporary, path)
 
 
-# ---- any data set -> the project folder ----------------------------------------------------------
-
-
 def load_split(config: Config, number: int) -> PoseSet:
     """Split 0 (train) or 1 (test), at most `limit` persons, those without a labelled joint left out."""
     pose_set = datasets.load(config.dataset, config.data_folder, config.splits[number])
@@ -155,12 +153,10 @@ def _crop(config: Config, pose_set: PoseSet, images: Path, kind: str) -> list[st
         name = f"{kind}{row:08d}.png"
         with unread:
             save(images / name, pictures.image(row))
-            lines.append(f"{name} {','.join(f'{v:.3f}' for v in pictures.joints(row).ravel())}\n")
+            points = apply_affine(pictures.matrix(row), pose_set.joints[row])
+            lines.append(f"{name} {','.join(f'{v:.3f}' for v in points.ravel())}\n")
     unread.report(len(pictures))
     return lines
-
-
-# ---- stage 1 -------------------------------------------------------------------------------------
 
 
 def mirrored(line: Line, config: Config) -> Line:
@@ -232,9 +228,6 @@ def create_lmdb(config: Config, stage: int = 1) -> None:
         convert_imageset(names, values, target, side, root=config.project, allow_16bit=config.allow_16bit,
                          workers=config.workers or 1)  # fmt: skip
         compute_image_mean(target, folder / f"{kind}_mean.binaryproto")
-
-
-# ---- stage 2 -------------------------------------------------------------------------------------
 
 
 def output(config: Config) -> Path:
@@ -319,8 +312,6 @@ def get_k2hpd2(config: Config) -> None:
     if not cut:
         print(f"warning: {len(rows)} patches, --holdout takes the last {config.holdout}: none is left to train on")
 
-
-# ---- all steps -----------------------------------------------------------------------------------
 
 STEPS: dict[int, dict[str, Callable[[Config], object]]] = {
     1: {"import_data": import_data, "get_stage1": get_stage1, "get_k2hpd": get_k2hpd, "create_lmdb": create_lmdb},

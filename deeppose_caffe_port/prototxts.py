@@ -21,14 +21,13 @@ def _paper(stage: int, name: str, kind: str):
     return read_text(_MODELS / STAGES[stage] / f"{name}.prototxt", kind).message
 
 
-def _channels(count: int, share: float) -> int:
-    """Even, so that two groups divide it."""
-    return max(2 * round(count * share / 2), 2)
-
-
 def network(shape: Stage, stage: int, outputs: int, joints: int, name: str):
     """NetParameter of `train_test` or `deploy`: data, hidden channels, conv1, dropout as `shape` has them."""
     net = _paper(stage, name, "NetParameter")
+
+    def even(count: int) -> int:
+        return max(2 * round(count * shape.channels / 2), 2)  # so that two groups divide it
+
     for layer in [m for m in net.layer if m.type == "Dropout" and not shape.dropout]:
         net.layer.remove(layer)
     for layer in net.layer:
@@ -38,10 +37,10 @@ def network(shape: Stage, stage: int, outputs: int, joints: int, name: str):
         elif layer.type == "Input":
             layer.input_param.shape[0].dim[:] = [1 if stage == 1 else joints, 3, shape.side, shape.side]
         elif layer.type == "Convolution":
-            layer.convolution_param.num_output = _channels(layer.convolution_param.num_output, shape.channels)
+            layer.convolution_param.num_output = even(layer.convolution_param.num_output)
         elif layer.type == "InnerProduct":
             inner = layer.inner_product_param
-            inner.num_output = outputs if layer.name == "predict" else _channels(inner.num_output, shape.channels)
+            inner.num_output = outputs if layer.name == "predict" else even(inner.num_output)
         elif layer.type == "Dropout":
             layer.dropout_param.dropout_ratio = shape.dropout
         elif layer.type == "BatchNorm" and shape.fraction != 0.999 and name == "train_test":

@@ -74,7 +74,9 @@ def fill(filler, shape, random: CaffeRandom, where: str = "layer") -> np.ndarray
         near = 1 - np.abs(np.arange(shape[-1]) / half - (2 * half - 1 - half % 2) / (2 * half))
         return np.broadcast_to(np.float32(near[:, None] * near), shape).copy()
     if filler.type in ("xavier", "msra"):
-        fan = _fan(filler.variance_norm, shape, count)
+        fan_in = count // shape[0] if count else 1
+        fan_out = count // shape[1] if len(shape) > 1 else count
+        fan = np.float32((fan_in, fan_out, (fan_in + fan_out) / 2)[filler.variance_norm])
         if filler.type == "msra":
             return random.gaussian(shape, 0.0, float(np.sqrt(np.float32(2) / fan)))
         scale = np.sqrt(np.float32(3) / fan)
@@ -82,9 +84,3 @@ def fill(filler, shape, random: CaffeRandom, where: str = "layer") -> np.ndarray
     raise DataError(
         f"{where}: unknown filler {filler.type!r}; known: constant, uniform, gaussian, xavier, msra, bilinear"
     )
-
-
-def _fan(norm: int, shape, count: int) -> np.float32:
-    fan_in = count // shape[0] if count else 1
-    fan_out = count // shape[1] if len(shape) > 1 else count
-    return np.float32((fan_in, fan_out, (fan_in + fan_out) / 2)[norm])

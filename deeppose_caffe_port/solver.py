@@ -275,8 +275,6 @@ class Solver:
         if self.process.is_main:
             self.announce(line)
 
-    # ---- one iteration -------------------------------------------------------------------------------
-
     def feeds(self, number: int = 0) -> Feeds:
         """The next batch of the train net (0) or of a test net (from 1), as read."""
         if number not in self._feeds:
@@ -369,8 +367,6 @@ class Solver:
         """Caffe's last training loss: one more batch, behind the last update."""
         self.losses.append(self._forward(self.net, self._augmented(self.feeds()))[1])
         self.say(f"Iteration {self.position.step}, loss = {self._smoothed:.6g}")
-
-    # ---- what a run goes on from ---------------------------------------------------------------------
 
     def positions(self) -> dict[int, dict[str, int]]:
         """Record that each reader goes on with: by net (0 for training) and first top of the data layer."""

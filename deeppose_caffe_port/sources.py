@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +32,9 @@ class Source:
     With `shuffle` (a seed) every round has another order.
     """
 
+    record: Callable[[int], tuple[np.ndarray, ...]]
+    error: Callable[..., DataError]  # (text, index of a record)
+
     def __init__(self, batch_size: int, rank: int = 0, world: int = 1, shuffle: int | None = None):
         self.batch_size, self.rank, self.world, self.shuffle = batch_size, rank, world, shuffle
         self.count, self.position = 0, 0  # of the first record of the next batch of all processes together
@@ -38,14 +42,6 @@ class Source:
 
     def __len__(self) -> int:
         return self.count
-
-    def error(self, text: str, index: int | None = None) -> DataError:
-        """The error for something wrong with the files, or with one record."""
-        raise NotImplementedError
-
-    def record(self, index: int) -> tuple[np.ndarray, ...]:
-        """The arrays of one record."""
-        raise NotImplementedError
 
     def next_batch(self) -> tuple[Tensor, ...]:
         """The next batch of this process."""

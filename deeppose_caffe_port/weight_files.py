@@ -22,8 +22,6 @@ from common.weights.pickles import check_zip
 from deeppose_caffe_port.config import HOUSE, Config
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from deeppose_caffe_port.model import CaffeNet
 
 
@@ -141,24 +139,18 @@ def first_weights(net: CaffeNet, path: Path, skeleton: Skeleton | None) -> str:
     values.
     """
     weights, last, said = read_caffemodel(path), net.order[-2] if net.loss_weights else net.order[-1], ""
-    project = find_project(path)
-    if skeleton and project:
+    project, blobs = find_project(path), weights.get(last.param.name)
+    if skeleton and project and blobs:
         card = json.loads((project / "project.json").read_text(encoding="utf-8"))["skeleton"]
         source = from_card(card, f"{project / 'project.json'}: field skeleton")
-        blobs = weights.get(last.param.name)
-        fits = len(last.blobs[0]) == 2 * len(skeleton)
-        if blobs and len(blobs[0]) == 2 * len(source) and fits and source != skeleton:
-            weights[last.param.name] = [_by_joint(b, own, source, skeleton) for b, own in zip(blobs, last.blobs)]
-            shared = [j for j in skeleton.joints if j in source.joints]
+        fits = len(last.blobs[0]) == 2 * len(skeleton) and len(blobs[0]) == 2 * len(source)
+        if fits and source != skeleton:
+            shared = [joint for joint in skeleton.joints if joint in source.joints]
+            mine, theirs = ([s.index(j) for j in shared] for s in (skeleton, source))
+            mixed = [own.detach().cpu().numpy().copy() for own in last.blobs]
+            for own, other in zip(mixed, blobs):  # two rows a joint
+                own.reshape(len(skeleton), 2, -1)[mine] = other.reshape(len(source), 2, -1)[theirs]
+            weights[last.param.name] = mixed
             said = f"; outputs by joint name: {', '.join(shared) or 'none'} of {len(skeleton)} joints"
     missing = net.load_blobs(weights, str(path))
     return (f"initial values kept in {', '.join(missing)}" if missing else "all weights") + said
-
-
-def _by_joint(blob: np.ndarray, own: Tensor, source: Skeleton, target: Skeleton) -> np.ndarray:
-    mixed = own.detach().cpu().numpy().copy()
-    for row, joint in enumerate(target.joints):
-        if joint in source.joints:
-            start = 2 * source.index(joint)
-            mixed[2 * row : 2 * row + 2] = blob[start : start + 2].reshape(mixed[2 * row : 2 * row + 2].shape)
-    return mixed

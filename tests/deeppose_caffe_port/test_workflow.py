@@ -22,6 +22,7 @@ from deeppose_caffe_port.estimator import Regressor
 from deeppose_caffe_port.images import patch, read_picture
 from deeppose_caffe_port.prepare import import_data
 from deeppose_caffe_port.prototxts import project_files
+from deeppose_caffe_port.sources import LmdbSource
 from tests import tolerance
 from tests.bench import deeppose_caffe_port as bench
 
@@ -473,3 +474,27 @@ def test_bench_writes_tables_for_the_readme(tmp_path, monkeypatch, capsys):
     assert bench.main(["net", *words]) == 0
     assert [row[1] for row in json.loads((tmp_path / "b.json").read_text())["rows"]].count("ours") == 2
     assert "of the plain module" in capsys.readouterr().out
+
+
+def test_unreadable_pictures_are_warnings_in_training_and_scoring(data, tmp_path, capfd):
+    """One that is none and one that is cut off: the preparation goes on without the first, scoring leaves its row empty."""
+    broken = tmp_path / "k2hpd"
+    shutil.copytree(data / "k2hpd", broken)
+    annotated = (broken / "train_annos.txt").read_text().split("\n")[0].split()[0]
+    scored = (broken / "test_annos.txt").read_text().split("\n")[0].split()[0]
+    for name in (annotated, scored):
+        next(broken.rglob(name)).write_bytes(b"no picture")
+    words = [f"--out={tmp_path / 'w'}", f"--data_root={broken}", "--preset=smoke"]
+    for step in ("import_data", "get_stage1", "get_k2hpd", "create_lmdb"):
+        assert workflow.main([step, *words]) == 0
+    said = capfd.readouterr().err
+    assert "1 of 12 pictures were left out:\n" in said and "1 of 8 pictures were left out:\n" in said
+    assert annotated in said and scored in said
+    config = settle({"out": str(tmp_path / "w")})
+    kept = len(LmdbSource(config.model_folder(1) / "train_data_lmdb", 1))
+    assert kept == 2 * (len((config.data_home / "train_annos.txt").read_text().splitlines()) - 1)
+    file = tmp_path / "p.npz"
+    assert val.main(["--random_weights", f"--data_root={broken}", "--preset=smoke", "--stage=1", f"--out={file}"]) == 0
+    joints = load_predictions(file).joints
+    assert np.isnan(joints[0]).all() and np.isfinite(joints[1:]).all()
+    assert scored in capfd.readouterr().err
