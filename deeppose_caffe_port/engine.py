@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +24,7 @@ from deeppose_caffe_port.solver import Feeds, Solver
 from deeppose_caffe_port.weight_files import first_weights, load_torch, pick_snapshot
 
 # what must be the same when a run goes on
-_SAME = ("fingerprint", "type", "euclidean", "masked", "rotate", "zoom", "mode", "world")
+_SAME = ("fingerprint", "type", "euclidean", "masked", "rotate", "zoom", "mode")
 
 
 class TorchProcess(Process):
@@ -39,7 +40,8 @@ class TorchProcess(Process):
         if numbers:
             torch.cuda.set_device(self.device)
         if self.world > 1:
-            torch.distributed.init_process_group("nccl" if numbers else "gloo")
+            # the others wait while the first process runs the test nets
+            torch.distributed.init_process_group("nccl" if numbers else "gloo", timeout=timedelta(hours=4))
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so."""
@@ -82,7 +84,7 @@ class Trainer:
         self.folder = Path(config.out) if config.solver and config.out else self.solver.snapshot_folder / "log"
         self.settings = {
             **{**asdict(config), "solver": str(path), "folder": str(folder.absolute()), "device": str(process.device)},
-            **{"fingerprint": self.solver.net.fingerprint(), "type": self.solver.updater.kind, "world": process.world},
+            **{"fingerprint": self.solver.net.fingerprint(), "type": self.solver.updater.kind},
         }
         self.about: dict = {"synthetic": (folder / "SYNTHETIC").exists()}
         if not config.solver:

@@ -29,7 +29,7 @@ from common.weights.caffe import read_blob
 from common.weights.caffe_text import parse_text, read_text
 from deeppose_caffe_port.config import HOUSE, PATCH_UNIT, STAGES, Config, settle
 from deeppose_caffe_port.images import Pictures, Unread, as_picture, caffe_io_input, patch, read_picture, resize
-from deeppose_caffe_port.model import TEST, CaffeNet
+from deeppose_caffe_port.model import TEST, CaffeNet, place
 from deeppose_caffe_port.prototxts import project_files
 from deeppose_caffe_port.random_stream import CaffeRandom
 from deeppose_caffe_port.weight_files import find_project, load_whole, missing_project, opened, pick_snapshot
@@ -66,8 +66,7 @@ class Regressor:
         numbers = device_numbers(config.device, torch.cuda.device_count())
         self.device = torch.device("cuda", numbers[0]) if numbers else torch.device("cpu")
         self.mean = torch.from_numpy(mean).to(self.device)
-        last = self.device.type == "cuda" or config.amp == "bf16"
-        self.net.to(self.device, **({"memory_format": torch.channels_last} if last else {}))
+        place(self.net, self.device, config.amp)
         self.network = torch.compile(self.net, dynamic=True) if config.compile else self.net
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:

@@ -360,4 +360,5 @@ class LRN(Layer):
             return x * (1 + self.alpha * mean).pow(-self.beta)
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
             return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
-        return _AcrossChannels.apply(x, self.size, self.alpha, self.beta, self.k)
+        # sums of squares and their roots need more than bf16's eight bits
+        return _AcrossChannels.apply(x.float(), self.size, self.alpha, self.beta, self.k).to(x.dtype)

@@ -22,7 +22,7 @@ from common.weights.caffe import read_solverstate, write_solverstate
 from common.weights.caffe_text import TextFile, read_text
 from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.data import Augment
-from deeppose_caffe_port.model import TEST, TRAIN, Blob, CaffeNet
+from deeppose_caffe_port.model import TEST, TRAIN, Blob, CaffeNet, place
 from deeppose_caffe_port.random_stream import CaffeRandom
 from deeppose_caffe_port.sources import Prefetch
 
@@ -259,10 +259,8 @@ class Solver:
         return CaffeNet(text, phase, self.folder, random=self.random, level=state.level, stages=state.stage, **options)
 
     def _place(self) -> torch.nn.Module:
-        last = self.device.type == "cuda" or self.config.amp == "bf16"
-        layout = {"memory_format": torch.channels_last} if last else {}
         for net in self.nets:
-            net.to(self.device, **layout)  # type: ignore[call-overload]
+            place(net, self.device, self.config.amp)
         for net in self.test_nets:
             net.share_with(self.net)
         network = torch.compile(self.net) if self.config.compile else self.net

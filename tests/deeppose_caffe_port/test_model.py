@@ -273,3 +273,15 @@ def test_odd_names_and_losses_without_a_top():
     built = net(layer("ReLU", "", "data", "type", "type") + layer("Sigmoid", "", "type", "pop", "pop") + loss)
     outputs, total = built({"data": torch.zeros(2, 4, 6, 5)})
     assert list(outputs) == ["(automatic)"] and total.item() == 0.125
+
+
+def test_response_normalisation_is_float32_under_bf16():
+    """1 + alpha x^2 needs more than eight bits: in them this sum is 1."""
+    x = torch.full((1, 3, 2, 2), 0.1)
+    built = net(
+        layer("LRN", "lrn_param { local_size: 3 alpha: 0.3 k: 100 }", "data"), head=DATA.replace("dim: 4", "dim: 3")
+    )
+    plain = built({"data": x})[0]["y"]
+    low = built({"data": x.bfloat16()})[0]["y"]
+    assert low.dtype == torch.bfloat16 and torch.equal(low, built({"data": x.bfloat16().float()})[0]["y"].bfloat16())
+    assert plain.dtype == torch.float32

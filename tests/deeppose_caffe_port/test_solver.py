@@ -21,6 +21,7 @@ from deeppose_caffe_port import solver as rules
 from deeppose_caffe_port import train
 from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.data import datum
+from deeppose_caffe_port.model import place
 from deeppose_caffe_port.solver import Solver
 from deeppose_caffe_port.weight_files import first_weights
 from tests import tolerance
@@ -267,6 +268,12 @@ def test_bf16_follows_float32(project):
     assert all(t.dtype == torch.float32 for t in (*(b.tensor for b in solver.updater.blobs), *solver.updater.history))
 
 
+def test_bf16_that_a_gpu_only_imitates_is_refused(project, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(DataError, match="bf16"):
+        place(solver_in(project).net, torch.device("cuda"), "bf16")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler for the CPU")
 def test_compiled_training_follows_the_plain_one(project):
@@ -299,15 +306,18 @@ def test_updates_in_chunks_are_the_same(project, monkeypatch, kind, layout):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path):
-    """torchrun with gloo: same data order, batch statistics and dropout masks over both, same weights."""
+def test_two_processes_train_as_one_with_the_doubled_batch_and_one_goes_on(tmp_path):
+    """torchrun with gloo: same data order, batch statistics and dropout masks over both, same weights; then resumed with
+    another number of processes."""
     make(tmp_path / "one", batch=4), make(tmp_path / "two", batch=2)
     train.train(settings(tmp_path / "one"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "deeppose_caffe_port/train.py"),
-               "--solver=solver.prototxt", "--device=cpu"]  # fmt: skip
+               "--solver=solver.prototxt", "--device=cpu", "--mode=correct", "--max_steps=4"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(command, cwd=tmp_path / "two", env=environment, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stderr[-3000:]
+    (tmp_path / "two/net.prototxt").write_text(NET.replace("BATCH", "4"))
+    train.train(settings(tmp_path / "two", resume="auto"))
     one, two = (read_caffemodel(tmp_path / name / "out/snap_iter_8.caffemodel") for name in ("one", "two"))
     for name in one:
         for a, b in zip(one[name], two[name], strict=True):
