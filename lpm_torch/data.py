@@ -31,7 +31,7 @@ from common.runs.process import default_workers
 from common.skeletons import LPM14, PENN13, skeleton_map
 from lpm_torch.config import MEANS, OFFICIAL_MEAN, OFFICIAL_STD, Config, half_pixel, network_skeleton
 
-GIVE_UP = 100  # clips, or pictures, one after the other that cannot be read
+GIVE_UP = 100  # clips one after the other that cannot be read
 CENTER_SIGMA = 21.0  # pixels of the crop, whatever its size (MP and LP)
 
 
@@ -64,10 +64,9 @@ def crop_boxes(pose_set: PoseSet) -> np.ndarray:
 
 
 def make_clips(pose_set: PoseSet, t: int, every_frame: bool = False) -> np.ndarray:
-    """Rows of each clip, (C, T): non-overlapping windows of one video's frames; (N, 1) for still images.
-
-    A tail shorter than t is dropped (MP); with `every_frame` a last window covers it, overlapping the one before (or
-    repeating the first frame of a video shorter than t).
+    """Rows of each clip, (C, T): non-overlapping windows of one video's frames; (N, 1) for still images. A tail shorter
+    than t is dropped (MP); with `every_frame` a last window covers it, overlapping the one before (or repeating the
+    first frame of a video shorter than t).
     """
     if pose_set.sequence is None or pose_set.frame is None:
         return np.arange(len(pose_set))[:, None]
@@ -126,7 +125,7 @@ class ClipDataset(Dataset):
             if not (self.augment and bad.any()):
                 break
         else:
-            raise none_readable(self.pose_set)
+            raise DataError(f"{self.pose_set.root}: the pictures cannot be read; see the warnings above")
         make = self._mobilepose_crops if self.compat else self._crops
         frames, joints, visible, to_image, box = make(images, rows, epoch, index)
         unread = np.full(len(rows), -1)
@@ -192,7 +191,6 @@ class ClipDataset(Dataset):
 def belief_labels(joints: np.ndarray, visible: np.ndarray, size: int, grid: int, sigma: float, background: bool,
                   half_pixel: bool = False) -> np.ndarray:  # fmt: skip
     """(...,J,2) crop pixels -> (...,J+1,grid,grid): a Gaussian a joint; background last (zeros in MP, 1 - max in LP).
-
     Pixels become cells by the factor grid/size (MP), with `half_pixel` so that a cell stands for the middle of its
     square (LP). As in MP a joint left of or above the first cell has no Gaussian.
     """
@@ -235,15 +233,12 @@ def prepare(batch: dict[str, torch.Tensor], device: torch.device, config: Config
 
 
 def say_unread(pose_set: PoseSet, rows: set[int]) -> None:
-    """Name the pictures that could not be read, at the end of the work."""
+    """Name the pictures that could not be read, at the end of the work; DataError when they are all."""
+    if rows and len(rows) == len(pose_set):
+        raise DataError(f"{pose_set.root}: the pictures cannot be read; see the warnings above")
     if rows:
         names = ", ".join(str(pose_set.images[row]) for row in sorted(rows)[:5]) + (" ..." if len(rows) > 5 else "")
         print(f"warning: {len(rows)} pictures could not be read and were left out: {names}", file=sys.stderr)
-
-
-def none_readable(pose_set: PoseSet) -> DataError:
-    """The error when it seems that no picture is there."""
-    return DataError(f"{pose_set.root}: the pictures of split {pose_set.split} cannot be read; see the warnings above")
 
 
 class EpochSampler(Sampler):
@@ -312,10 +307,8 @@ class Draw:
 
 
 def random_draw(rng: random.Random, config: Config, augment: bool, video: bool) -> Draw:
-    """Random numbers in MP's order. Without `augment` only the colour factors are used.
-
-    Of a video clip all are drawn, used or not; a still image is never scaled, and its angle is drawn only where it is
-    used.
+    """Random numbers in MP's order; without `augment` only the colour factors are used. Of a video clip all are drawn,
+    used or not; a still image is never scaled, and its angle is drawn only where it is used.
     """
     share = 1.0 if augment else 0.0
     scales = rng.random() < share if video else False
@@ -327,11 +320,10 @@ def random_draw(rng: random.Random, config: Config, augment: bool, video: bool) 
 
 
 def source_rows(pose_set: PoseSet, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, float]:
-    """What MP read: joints (N,J,2), boxes (N,4) x0, y0, x1, y1 or None, the number of the files' first pixel.
-
-    MP used the files' coordinates as they are, and took an absent joint for the place that the file has there: (-1, -1)
-    in MPII, about (1, 1) in Penn Action, outside the picture in LSPET (here (-1, -1)). MPII's are truncated, and come
-    with a square of 200 x scale pixels.
+    """What MP read: joints (N,J,2), boxes (N,4) x0, y0, x1, y1 or None, the number of the files' first pixel. MP used
+    the files' coordinates as they are, and took an absent joint for the place that the file has there: (-1, -1) in
+    MPII, about (1, 1) in Penn Action, outside the picture in LSPET (here (-1, -1)). MPII's are truncated, and come with
+    a square of 200 x scale pixels.
     """
     origin = float(record(pose_set.name).origin)
     joints = np.nan_to_num(joints + origin, nan=1.0 if pose_set.name == "penn_action" else -1.0)

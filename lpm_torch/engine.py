@@ -140,9 +140,8 @@ class Trainer:
             yield from self.loader
 
     def step(self, raw: dict) -> dict:
-        """Learn from one batch of the loader; the loss is the mean over all processes.
-
-        Dropout draws from a generator keyed by seed, process and step, so that no random state need be stored.
+        """Learn from one batch of the loader; the loss is the mean over all processes. Dropout draws from a generator
+        keyed by seed, process and step, so that no random state need be stored.
         """
         config, step = self.config, self.position.step
         torch.manual_seed(int(np.random.SeedSequence((config.seed, self.process.rank, step)).generate_state(1)[0]))
@@ -213,7 +212,6 @@ class Trainer:
 
     def validate(self) -> dict[str, float] | None:
         """The data set's main figure (mode compat: MP's) on the validation split, with the averaged weights, if any.
-
         One process looks, the others have None.
         """
         if self.valid_set is None or not self.process.is_main:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from common.codecs import decode_maps
 from common.errors import DataError
 from common.geometry import apply_affine, box_center, box_with_aspect, crop_affine, invert_affine, pad_box, warp
+from common.images import read_image
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs.process import Process, device_numbers
@@ -27,17 +28,7 @@ from common.runs.settings import resolve
 from common.runs.shelf import missing_weights
 from common.skeletons import CPM14, LPM14, Skeleton, joint_order, skeleton_map
 from lpm_torch.config import HOUSE, RECURRENT, SUFFIXES, Config, half_pixel, network_skeleton, weights_path
-from lpm_torch.data import (
-    GIVE_UP,
-    ClipDataset,
-    center_map,
-    crop_boxes,
-    make_clips,
-    make_loader,
-    none_readable,
-    prepare,
-    say_unread,
-)
+from lpm_torch.data import ClipDataset, center_map, crop_boxes, make_clips, make_loader, prepare, say_unread
 from lpm_torch.hourglass import expected_coordinates
 from lpm_torch.model import build_network
 from lpm_torch.weight_files import config_of, load_weights, read_checkpoint, skeleton_of
@@ -92,10 +83,8 @@ class Estimator:
     # ---- pictures ----------------------------------------------------------------------------------------------------
 
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
-        """The persons in `boxes` (n,4) x, y, w, h of a path or (H,W,3) uint8 BGR; None: one, anywhere in it.
-
-        Boxes are tight around persons: the margin of the training is added, but not to one that covers the whole
-        picture.
+        """The persons in `boxes` (n,4) x, y, w, h of a path or (H,W,3) uint8 BGR; None: one, anywhere in it. Boxes are
+        tight: the margin of the training is added, but not to one that covers the whole picture.
         """
         boxes, batch, to_image = self._crops(image, boxes)
         if not len(boxes):
@@ -112,8 +101,6 @@ class Estimator:
         """(boxes (n,4), prepared batch of n still images, (n,2,3) crop -> image)."""
         self.check_order()
         if not isinstance(image, np.ndarray):
-            from common.images import read_image
-
             image = read_image(image, whole=True, upright=True)
         (height, width), size = image.shape[:2], self.config.input_width
         given = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
@@ -154,7 +141,7 @@ class Estimator:
         order = joint_order(answers, pose_set.skeleton, self.shared_joints)
         joints = np.full((len(pose_set), len(self.network_skeleton), 2), np.nan)
         score = np.zeros(joints.shape[:2], np.float32)
-        unread, seen = set(), 0
+        unread: set[int] = set()
         for raw, batch in self.batches(pose_set, every_frame=config.mode == "correct"):
             with torch.inference_mode():
                 maps = belief_maps(self.model, batch, config, self.network_skeleton)
@@ -162,11 +149,8 @@ class Estimator:
             rows = raw["rows"].numpy()
             joints[rows], score[rows] = apply_affine(raw["to_image"].numpy().astype(np.float64), crop), found
             unread |= set(raw["unread"].flatten().tolist()) - {-1}
-            seen += rows.size
-            if len(unread) == min(len(pose_set), max(seen, GIVE_UP)):
-                raise none_readable(pose_set)
-        joints[list(unread)], score[list(unread)] = np.nan, 0
         say_unread(pose_set, unread)
+        joints[list(unread)], score[list(unread)] = np.nan, 0
         joints, score = self.named_as(answers, joints, score)
         joints = np.where((order >= 0)[:, None], joints[:, order], np.nan)
         score = np.where(order >= 0, score[:, order], 0)
@@ -233,9 +217,8 @@ def pick_device(config: Config, local_rank: int = 0) -> torch.device:
 
 
 def native_amp(amp: str, device: torch.device) -> str:
-    """`--amp=auto` as bf16 where this device computes in it natively, else off; other values as they are.
-
-    Elsewhere bf16 is emulated, on older CPUs many times slower than float32.
+    """`--amp=auto` as bf16 where this device computes in it natively, else off (emulated, it is many times slower than
+    float32); other values as they are.
     """
     if amp != "auto":
         return amp
@@ -246,8 +229,8 @@ def native_amp(amp: str, device: torch.device) -> str:
 
 
 def placed(model: nn.Module, device: torch.device, amp: str) -> nn.Module:
-    """The network on its device in the layout that is fastest there: measured, bf16 convolutions are three times as fast
-    with the channels last on CPUs too.
+    """The network on its device in the layout that is fastest there: measured, bf16 convolutions are three times as
+    fast with the channels last on CPUs too.
     """
     last = device.type == "cuda" or amp == "bf16"
     return model.to(device, memory_format=torch.channels_last if last else torch.preserve_format)
@@ -280,10 +263,8 @@ def belief_maps(model: nn.Module, batch: dict[str, Tensor], config: Config, skel
 
 
 def unflip_maps(maps: Tensor, config: Config, skeleton: Skeleton = LPM14) -> Tensor:
-    """Belief maps (...,maps,g,g) of the mirrored image, back in the frame of the image.
-
-    Where cells count from the crop's edge without a half-pixel shift, mirrored maps lie one cell too far left; they are
-    moved back.
+    """Belief maps (...,maps,g,g) of the mirrored image, back in the frame of the image. Where cells count from the
+    crop's edge without a half-pixel shift, they lie one cell too far left and are moved back.
     """
     order = [*skeleton.mirror.tolist(), *range(len(skeleton), maps.shape[-3])]
     maps = maps[..., order, :, :].flip(-1)

@@ -21,8 +21,8 @@ def channels(width: float, maps: int) -> SimpleNamespace:
 
 
 class SameConv(nn.Conv2d):
-    """A stride-1 convolution that keeps the size (odd kernels), computed through spectra where that is faster; behind it
-    a batch normalisation, where it is given one (`add_batch_norm`).
+    """A stride-1 convolution that keeps the size (odd kernels), computed through spectra where that is faster; behind
+    it a batch normalisation, where it is given one (`add_batch_norm`).
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:

@@ -80,9 +80,8 @@ class RecurrentPoseMachine(PoseMachine):
         return list(features.unflatten(0, (frames.shape[1], -1)))
 
     def forward(self, frames: Tensor, centers: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """(B,T,3,S,S), (B,1,S,S) -> maps (B,T,maps,g,g); the same after ConvNet1's first map (B,T+1,maps,g,g).
-
-        `steps` reads a single frame (T = 1) that many times, as a clip of equal frames.
+        """(B,T,3,S,S), (B,1,S,S) -> maps (B,T,maps,g,g); the same after ConvNet1's first map (B,T+1,maps,g,g). `steps`
+        reads a single frame (T = 1) that many times, as a clip of equal frames.
         """
         state = self.init_state(frames[:, 0], centers)
         beliefs, features = [state.belief], self.encode(frames)
@@ -103,10 +102,8 @@ class RecurrentPoseMachine(PoseMachine):
 
 
 class LPM(RecurrentPoseMachine):
-    """LSTM Pose Machine with weights shared over time; MobilePose's graph, 12 068 062 parameters at width 1.
-
-    Deviations of that graph from the paper, kept: sigmoid also on the g gate, batch normalisation after the sigmoids,
-    ReLU on belief maps.
+    """LSTM Pose Machine with weights shared over time; MobilePose's graph, 12 068 062 parameters at width 1. Against
+    the paper: sigmoid also on the g gate, batch normalisation after the sigmoids, ReLU on belief maps.
     """
 
     belief_relu = True
@@ -127,9 +124,8 @@ class LPM(RecurrentPoseMachine):
 
 
 class LPMRaw(RecurrentPoseMachine):
-    """`lpm` with its own layers per frame, 42 691 626 parameters at width 1, T = 5; clips may be shorter.
-
-    The first frame has neither h-convolutions nor an f gate nor batch normalisation.
+    """`lpm` with its own layers per frame, 42 691 626 parameters at width 1, T = 5; clips may be shorter. The first
+    frame has neither h-convolutions nor an f gate nor batch normalisation.
     """
 
     belief_relu = True

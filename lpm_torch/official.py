@@ -24,7 +24,7 @@ from common.geometry import box_center
 from common.images import read_image
 from common.poses import PoseSet
 from common.predictions import Predictions, predictions_for
-from common.skeletons import CPM14, LPM14, joint_order
+from common.skeletons import CPM14
 from lpm_torch.config import Config
 from lpm_torch.data import CENTER_SIGMA, crop_boxes, make_clips, normalisation, say_unread
 from lpm_torch.estimator import Estimator, autocast
@@ -92,15 +92,13 @@ class Benchmark:
 def predict_official(estimator: Estimator, pose_set: PoseSet) -> Predictions:
     """Predictions of every frame of a video data set, in the order of videos and frames.
 
-    The authors' weights (skeleton cpm14) for Penn Action exchange left and right against the data set's naming. DataError for
-    other networks and for still images.
+    The authors' weights (skeleton cpm14) for Penn Action exchange left and right against the data set's naming.
+    DataError for other networks and for still images.
     """
     if estimator.config.model != "lpm_official":
         raise DataError(f"--protocol=official is lpm_official's; score {estimator.config.model} with val.py")
     if pose_set.name not in SCALES:
         raise DataError(f"--protocol=official is for {', '.join(SCALES)}, not for {pose_set.name}; use val.py")
-    if estimator.network_skeleton not in (LPM14, CPM14):
-        joint_order(estimator.skeleton, pose_set.skeleton)
     benchmark = Benchmark(estimator.model, estimator.config, estimator.device, SCALES[pose_set.name])
     rows, boxes = make_clips(pose_set, 1)[:, 0], crop_boxes(pose_set)
     assert pose_set.sequence is not None
@@ -122,8 +120,8 @@ def predict_official(estimator: Estimator, pose_set: PoseSet) -> Predictions:
         places, scores = places[:, CPM14.mirror], scores[:, CPM14.mirror]
     about = {"boxes": "oracle (annotated box of each frame)", "flip_test": False, "scales": SCALES[pose_set.name]}
     about |= {"inference": "whole sequences, state carried", "joint_order": order.name}
-    if pose_set.name == "jhmdb":
-        about["stand_ins"] = ["belly"]  # the network has none; common.evaluate puts it where the benchmark does
+    # the network has no belly; common.evaluate puts it where the benchmark does
+    about |= {"stand_ins": ["belly"]} if pose_set.name == "jhmdb" else {}
     places, scores = estimator.named_as(pose_set.skeleton, places, scores)
     kept = pose_set.select(rows)
     return predictions_for(kept, places, scores, {**estimator.meta, **about}, box=kept.box)

@@ -273,7 +273,8 @@ def test_official(folder, fixture):
             maps, state = model.step(frames[:, t], center, state)
             close(maps, data["beliefs"][:, t + 1], allowed(data["beliefs"], layers), f"maps {t}")
             for found, key in ((state.hidden, "h"), (state.cell, "cell")):
-                close(found, data[key][:, t], allowed(data[key][:, t], layers), f"{key} {t}")
+                # the fixture's steps are those of the largest value
+                close(found, data[key][:, t], allowed(np.abs(data[key][:, t]).max(), layers), f"{key} {t}")
 
 
 @pytest.mark.exact
