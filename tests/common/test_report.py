@@ -182,7 +182,7 @@ class Browser:
     def call(self, path: str, body: dict):
         at = f"http://127.0.0.1:{self.port}/session" + (f"/{self.session}/{path}" if path else "")
         request = urllib.request.Request(at, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=300) as answer:
             return json.load(answer)["value"]
 
     def run(self, script: str):
