@@ -1,8 +1,8 @@
 """The recipes: every reported figure has one, every command is understood, and what is done is told from what lacks."""
 
+import argparse
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from common import reproduce
 from common.errors import DataError
 from common.reported import figure
+from common.runs.options import Parser
 
 RECIPES = reproduce.recipes()
 
@@ -20,15 +21,23 @@ def test_every_reported_figure_has_one_recipe():
     assert len(set(answered)) == len(answered)
 
 
+class _Understood(BaseException):
+    """Raised in a programme once its options are read."""
+
+
 def _parsed(words: list[str], monkeypatch) -> None:
-    """What the programme of a command makes of its options, without running it."""
+    """Have the programme of a command read its options, and no more."""
     module = importlib.import_module(words[1].removesuffix(".py").replace("/", "."))
-    monkeypatch.setattr(sys, "argv", words[1:])
-    if hasattr(module, "parse_args"):
-        module.parse_args(words[2:])
-    else:
-        made = module.parser if hasattr(module, "parser") else module.settings_parser
-        made(module.__doc__).parse_args(words[2:])
+    kind = argparse.ArgumentParser if module.__name__ == "deeppose_tf.prepare" else Parser
+    plain = kind.parse_args
+
+    def parse_args(parser, argv=None, namespace=None):
+        raise _Understood(plain(parser, argv, namespace))
+
+    monkeypatch.setattr(kind, "parse_args", parse_args)
+    with pytest.raises(_Understood):
+        module.main(words[2:])
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("rehearsed", (False, True), ids=("real", "rehearsed"))
