@@ -170,7 +170,7 @@ class Parser(argparse.ArgumentParser):
 
     def _plain(self, words: list[str]) -> list[str]:
         """`--flip_test=no` and `--flip_test no` as `--no-flip_test`."""
-        out, rest = [], list(words)
+        out, rest = list[str](), list(words)
         while rest:
             word = rest.pop(0)
             name, given, value = word.partition("=")
