@@ -1,8 +1,8 @@
 """Weights of other programs in, ours out, each read back before anything is kept.
 
-    python deeppose_tf/convert.py out/lsp_alexnet_scratch/checkpoint-10000 mine.npz         # of the original -> ours
-    python deeppose_tf/convert.py out/mine tf1/checkpoint-20000 --to tf1    # with Adagrad's accumulators and the counter
-    python deeppose_tf/convert.py bvlc_alexnet.caffemodel weights/bvlc_alexnet.tf --to tf1_old    # for the imagenet examples
+    python deeppose_tf/convert.py out/lsp_alexnet_scratch/checkpoint-10000 mine.npz    # of the original -> ours
+    python deeppose_tf/convert.py out/mine tf1/checkpoint-20000    # with Adagrad's accumulators and the counter
+    python deeppose_tf/convert.py bvlc_alexnet.caffemodel weights/bvlc_alexnet.tf --to tf1_old    # for the examples
 
 Beside what is written lies a card, OUTPUT.card.json: source and hash, licence as given, result of the check.
 """

@@ -117,6 +117,8 @@ class Trainer:
         self.position, self.total_steps = Position(batch_size=config.batch_size), config.max_steps
         self.unused: dict[str, np.ndarray] = {}  # DT's head fc8, of a checkpoint of DT's
         self._tests: dict[str, PoseSet] | None = None
+        self._unsaid: tuple[int, Any] | None = None  # a step whose loss was not printed yet
+        self._said_at = time.perf_counter()
         from deeppose_tf.model import network_for
         from deeppose_tf.updates import TrainingStep
 
@@ -194,6 +196,7 @@ class Trainer:
         """What the next step depends on. FloatingPointError naming a weight that is not finite."""
         from deeppose_tf.model import get_weights
 
+        self._say_loss()
         model = get_weights(self.model)
         bad = next((name for name, value in model.items() if not np.isfinite(value).all()), None)
         if bad:
@@ -231,27 +234,35 @@ class Trainer:
         return conv * factor, dense * factor
 
     def step(self, batch: tuple) -> dict[str, Any]:
-        """One update; every fiftieth also returns DT's summaries. Prints DT's line every `log_step`."""
-        config, began, step = self.config, time.perf_counter(), self.position.step
-        conv_lr, fc_lr = self.rates()
+        """One update; every fiftieth also returns DT's summaries. Prints DT's line every `log_step`, a step late: a
+        device is never waited for before it has the next step."""
+        step, (conv_lr, fc_lr) = self.position.step, self.rates()
         summary = step % SUMMARY_STEP == 0
-        result = self._update(batch, conv_lr, fc_lr, train_conv=step >= config.fix_conv_iter, summary=summary)
+        train_conv = step >= self.config.fix_conv_iter
+        result = self._update(batch, conv_lr, fc_lr, train_conv=train_conv, summary=summary)
+        self._say_loss()
         self.position.advance()
-        if self.process.is_main and (step % config.log_step == 0 or step + 1 == config.max_steps):
-            from tqdm import tqdm
-
-            loss, seconds = float(result["loss"]), time.perf_counter() - began
-            speed = f"({seconds:.3f} s, {config.batch_size // seconds:.2f} im/s)"
-            tqdm.write(f"Step {self.position.step}: train/pose_loss = {loss:.2f} {speed}")
+        self._unsaid = self.position.step, result["loss"]
         values = {"loss": result["loss"], "lr": fc_lr}
         if summary:
             from deeppose_tf.losses import weight_decay_term
-            from deeppose_tf.model import get_weights
 
-            decay = weight_decay_term({**get_weights(self.model), **self.unused})
-            values |= {"loss_with_decay": float(result["loss"]) + decay, "conv_lr": conv_lr, "fc_lr": fc_lr}
-            values |= {f"grad_norms/grad_norms/{n}_0": float(norm) for n, norm in result["grad_norms"].items()}
+            decay = weight_decay_term({**self._update.variables, **self.unused})
+            values |= {"loss_with_decay": result["loss"] + decay, "conv_lr": conv_lr, "fc_lr": fc_lr}
+            values |= {f"grad_norms/grad_norms/{n}_0": norm for n, norm in result["grad_norms"].items()}
         return values
+
+    def _say_loss(self) -> None:
+        if self._unsaid is None:
+            return
+        (step, loss), self._unsaid, config = self._unsaid, None, self.config
+        if self.process.is_main and ((step - 1) % config.log_step == 0 or step == config.max_steps):
+            from tqdm import tqdm
+
+            value, now = float(loss), time.perf_counter()
+            seconds, self._said_at = now - self._said_at, now
+            speed = f"({seconds:.3f} s, {config.batch_size // seconds:.2f} im/s)"
+            tqdm.write(f"Step {step}: train/pose_loss = {value:.2f} {speed}")
 
     @property
     def validation_due(self) -> bool:
@@ -262,6 +273,7 @@ class Trainer:
 
     def validate(self) -> dict[str, float] | None:
         """DT's figures of the scored persons, printed as its block; the first one chooses the best checkpoint."""
+        self._say_loss()
         if not self.process.is_main:
             return None
         if self._tests is None:
@@ -272,4 +284,5 @@ class Trainer:
             figures, _ = self._estimator.evaluate(pose_set)
             print(block(self.position.step, tag, figures), flush=True)
             found |= figures.scalars(tag)
+        self._said_at = time.perf_counter()
         return found

@@ -33,7 +33,7 @@ from deeppose_tf.report import Evaluation
 
 
 class Estimator:
-    """A network and what it answers. `weights`: see `weight_files.find`; `mode` of crops, the checkpoint's if not given.
+    """A network and what it answers. `weights`: see `weight_files.find`; `mode` of crops: the checkpoint's by default.
 
     `random_weights`: fresh ones instead of the file's, or of the paper's network. `shared_joints`: persons of another
     skeleton pass by the joints that both have by name. DataError when the file is missing, foreign or does not fit.
@@ -41,8 +41,8 @@ class Estimator:
 
     _device_name: str | None = None
 
-    def __init__(self, weights: str | Path | None = None, *, mode: str | None = None, random_weights: bool = False,
-                 shared_joints: bool = False, device: str | None = None, threads: int = 0, batch_size: int = 128):  # fmt: skip
+    def __init__(self, weights: str | Path | None = None, *, mode: str | None = None, random_weights=False,
+                 shared_joints=False, device: str | None = None, threads: int = 0, batch_size: int = 128):  # fmt: skip
         place = weight_files.find(weights)
         self._variables: dict[str, np.ndarray] = {}
         if place:

@@ -1,7 +1,7 @@
 """Find joints in images, folders, videos or a camera; draw them and write them as JSON lines.
 
     python deeppose_tf/predict.py photo.jpg --boxes 40,20,180,360
-    python deeppose_tf/predict.py folder/ --weights out/mine --boxes boxes.csv   # lines: file name, x, y, w, h; several a picture are fine
+    python deeppose_tf/predict.py folder/ --weights out/mine --boxes boxes.csv   # lines: file name, x, y, w, h
     python deeppose_tf/predict.py clip.mp4 -s CHECKPOINT --smooth                # without a box: the whole picture
 
 The box is the crop that the network sees. It was trained on the joints' own box with some margin: give boxes with a

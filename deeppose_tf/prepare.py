@@ -1,7 +1,7 @@
 """The CSV files of the original, from the authors' releases; training makes the default ones itself.
 
     python deeppose_tf/prepare.py lsp                      # datasets/lsp_ext and datasets/lsp -> datasets/lsp_ext/*.csv
-    python deeppose_tf/prepare.py mpii                     # datasets/mpii/mpii_human_pose_v1_u12_1.mat -> data.json, *.csv
+    python deeppose_tf/prepare.py mpii                     # datasets/mpii/*.mat -> data.json, *.csv
     python deeppose_tf/prepare.py lsp --synthetic          # stand-ins: drawn people, CSVs, and random weights
 
 Lines are `image,x0,y0,x1,y1,...`; LSP's missing coordinates (not above 0) are -1, each for itself, as in the original.

@@ -1,9 +1,10 @@
 """Train or resume DeepPose stage 1.
 
-    python deeppose_tf/train.py --example mpii_alexnet_imagenet      # an example of the original; on synthetic data its small form
-    python deeppose_tf/train.py --preset cpu --dataset lspet --data_root DIR --train_split 1-4000 --valid_split 4001-5000
-    python deeppose_tf/train.py --preset cpu --train_csv_fn A.csv --test_csv_fn B.csv --out out/mine --resume --device cuda:0,1
-    TF_CONFIG='{"cluster": {"worker": ["A:12", "B:12"]}, "task": {"type": "worker", "index": 0}}' python deeppose_tf/train.py   # on A; 1 on B
+    python deeppose_tf/train.py --example mpii_alexnet_imagenet    # of the original; its small form on synthetic data
+    python deeppose_tf/train.py --dataset lspet --data_root DIR --train_split 1-4000 --valid_split 4001-5000
+    python deeppose_tf/train.py --train_csv_fn A.csv --test_csv_fn B.csv --out out/mine --resume --device cuda:0,1
+    TF_CONFIG='{"cluster": {"worker": ["A:12", "B:12"]}, "task": {"type": "worker", "index": 0}}' \
+        python deeppose_tf/train.py    # on machine A; index 1 on B
 
 Crops come from annotated joints, in scoring too.
 """
@@ -76,10 +77,11 @@ def train(config: Config, pose_set: PoseSet, process) -> Path:
     trainer = Trainer(config, pose_set, process)
     resume = config.resume if config.resume in (None, "auto") else weight_files.find(config.resume)
     folder = run_folder(HOUSE, config.run_name, config.out)
-    about = {"skeleton": card(trainer.skeleton), "dataset": pose_set.name, "split": pose_set.split}
-    session = Session(folder, trainer.position, trainer.total_steps, process, weight_files.open_store(folder, config, process),
-                      settings=asdict(config), about={**about, "synthetic": pose_set.synthetic},
-                      save_minutes=config.save_minutes, patience=config.patience)  # fmt: skip
+    about: dict = {"skeleton": card(trainer.skeleton), "dataset": pose_set.name, "split": pose_set.split}
+    about |= {"synthetic": pose_set.synthetic}
+    store = weight_files.open_store(folder, config, process)
+    session = Session(folder, trainer.position, trainer.total_steps, process, store, settings=asdict(config),
+                      about=about, save_minutes=config.save_minutes, patience=config.patience)  # fmt: skip
     with session:
         state = session.begin(resume)
         trainer.restore(state) if state else trainer.start()

@@ -1,5 +1,6 @@
-"""The original's snapshot test, `python tests/test_snapshot.py {lsp,mpii} SNAPSHOT`: scores a checkpoint of deeppose_tf on the test persons at
-box extensions 1.0 to 2.0 and prints the original's block for each. pytest collects this file too and tests the command itself.
+"""The original's snapshot test, `python tests/test_snapshot.py {lsp,mpii} SNAPSHOT`: scores a checkpoint of deeppose_tf
+on the test persons at box extensions 1.0 to 2.0 and prints the original's block for each. pytest collects this file too
+and tests the command itself.
 
 SNAPSHOT is a checkpoint of ours (prefix or .npz) or a TensorFlow 1 checkpoint of the original.
 """
@@ -64,7 +65,7 @@ def main(argv=None) -> int:
     return exit_code(lambda: run(parse_args(argv)))
 
 
-# ---- the command's own test -----------------------------------------------------------------------------------------------------
+# ---- the command's own test ----------------------------------------------------------------------------------------
 
 
 def small_checkpoint(folder: Path, joints: int = 14) -> tuple[Path, dict]:

@@ -1,7 +1,7 @@
 """What a training step and a prediction cost, in CPU time, beside a plain TensorFlow step of the same network, in one
 run.
 
-    python tests/bench/deeppose_tf.py step --json deeppose_tf/results/bench/step.json  # at batch 64 with the loader, plain on tensors
+    python tests/bench/deeppose_tf.py step --json FILE      # at batch 64 with the loader, plain on tensors
     python tests/bench/deeppose_tf.py inference            # images a second at batch 1 and 128
     python tests/bench/deeppose_tf.py loader --images DIR  # crops a second of both loaders
 
@@ -60,9 +60,16 @@ def persons_for(args: argparse.Namespace, folder: Path):
         cv2.imwrite(str(folder / f"{i}.jpg"), cv2.resize(low, (238, 252), interpolation=cv2.INTER_CUBIC))
     joints = rng.uniform(40, 200, (count, JOINTS, 2))
     pose_set = PoseSet(
-        name="lsp", skeleton=LSP14, split="noise", images=[str(folder / f"{i}.jpg") for i in range(count)], image_id=np.arange(count),
-        person_id=np.zeros(count, int), joints=joints, visible=np.full((count, JOINTS), 2, np.int8), box=box_of_joints(joints),
-    )  # fmt: skip
+        name="lsp",
+        skeleton=LSP14,
+        split="noise",
+        images=[str(folder / f"{i}.jpg") for i in range(count)],
+        image_id=np.arange(count),
+        person_id=np.zeros(count, int),
+        joints=joints,
+        visible=np.full((count, JOINTS), 2, np.int8),
+        box=box_of_joints(joints),
+    )
     return Persons(pose_set, "correct", min_dim=6)
 
 

@@ -1,4 +1,5 @@
-"""Weights in and out: every format answers as its source does, layouts are the formats' own, and unsafe or broken files are refused."""
+"""Weights in and out: every format answers as its source does, layouts are the formats' own, and unsafe or broken files
+are refused."""
 
 import json
 import pathlib

@@ -23,8 +23,18 @@ def pose_set_of(path, joints):
     joints = np.asarray(joints, float)
     visible = np.where(np.isfinite(joints).all(-1), 2, 0).astype(np.int8)
     n = len(joints)
-    return PoseSet(name="lsp", skeleton=LSP14, split="x", images=[str(path)] * n, image_id=np.arange(n), person_id=np.zeros(n, int),
-                   joints=joints, visible=visible, box=box_of_joints(joints), root="memory")  # fmt: skip
+    return PoseSet(
+        name="lsp",
+        skeleton=LSP14,
+        split="x",
+        images=[str(path)] * n,
+        image_id=np.arange(n),
+        person_id=np.zeros(n, int),
+        joints=joints,
+        visible=visible,
+        box=box_of_joints(joints),
+        root="memory",
+    )
 
 
 @pytest.fixture

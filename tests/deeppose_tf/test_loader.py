@@ -1,5 +1,6 @@
-"""Both loaders give the same batches whatever the number of workers, also where a run is resumed; they end early, and end with an error
-where a picture or a worker is lost. They run in a process of their own, which imports no framework."""
+"""Both loaders give the same batches whatever the number of workers, also where a run is resumed; they end early, and
+end with an error where a picture or a worker is lost. They run in a process of their own, which imports no
+framework."""
 
 import json
 import os
@@ -36,7 +37,8 @@ if __name__ == "__main__":
 """
 HASHES = """
     for kind, workers, first, steps in json.loads(sys.argv[2]):
-        found = [[hashlib.sha256(part.tobytes()).hexdigest() for part in b] + [len(b[0])] for b in ready(kind, workers, first, steps)]
+        made = ready(kind, workers, first, steps)
+        found = [[hashlib.sha256(part.tobytes()).hexdigest() for part in b] + [len(b[0])] for b in made]
         print(json.dumps(found))
     assert not {"tensorflow", "keras", "torch"} & set(sys.modules)
 """
@@ -67,8 +69,13 @@ UNREADABLE = """
 def run(tmp_path, body, csv, *arguments):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM.replace("BODY", body.strip()))
-    return subprocess.run([sys.executable, str(script), str(csv), *arguments], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "PYTHONPATH": ROOT})  # fmt: skip
+    return subprocess.run(
+        [sys.executable, str(script), str(csv), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    )
 
 
 def test_same_batches_from_both_loaders(tmp_path):
@@ -110,7 +117,8 @@ def test_in_order(tmp_path):
 
 
 def test_the_benchmark_names_no_folders(tmp_path):
-    """`bench loader` runs both loaders on an LSPET folder and writes a table for the README with the command as others would type it."""
+    """`bench loader` runs both loaders on an LSPET folder and writes a table for the README with the command as others
+    would type it."""
     from common.datasets import synthetic
 
     synthetic.make("lspet", tmp_path / "lspet", 6)

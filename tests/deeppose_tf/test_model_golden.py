@@ -1,7 +1,7 @@
-"""AlexNet, loss and updates against the original's answers ($GOLDEN_DIR/deeppose_tf/alexnet_forward.npz). Tolerances come
-from the number of roundings in a row (`tiny.roundings`), and, where crops are contrast-normalised, from the original's
-means, which add a crop's 51,529 pixels one after another in float32 (to partial sums that are, in the mean of their
-squares, a third of the whole)."""
+"""AlexNet, loss and updates against the original's answers ($GOLDEN_DIR/deeppose_tf/alexnet_forward.npz). Tolerances
+come from the number of roundings in a row (`tiny.roundings`), and, where crops are contrast-normalised, from the
+original's means, which add a crop's 51,529 pixels one after another in float32 (to partial sums that are, in the mean
+of their squares, a third of the whole)."""
 
 import pathlib
 import zlib
@@ -81,9 +81,21 @@ def network(fixture, weights, gcn: bool):
 
 
 # layer of the fixture -> layer of ours
-LAYERS = {"conv1_relu": "conv1", "conv1_lrn": "conv1_lrn", "pool1": "pool1", "conv2_relu": "conv2", "conv2_lrn": "conv2_lrn", "pool2": "pool2",
-          "conv3_relu": "conv3", "conv4_relu": "conv4", "conv5_relu": "conv5", "pool5": "pool5", "fc6_relu": "fc6", "fc7_relu": "fc7",
-          "fc_regression": "fc_regression"}  # fmt: skip
+LAYERS = {
+    "conv1_relu": "conv1",
+    "conv1_lrn": "conv1_lrn",
+    "pool1": "pool1",
+    "conv2_relu": "conv2",
+    "conv2_lrn": "conv2_lrn",
+    "pool2": "pool2",
+    "conv3_relu": "conv3",
+    "conv4_relu": "conv4",
+    "conv5_relu": "conv5",
+    "pool5": "pool5",
+    "fc6_relu": "fc6",
+    "fc7_relu": "fc7",
+    "fc_regression": "fc_regression",
+}
 
 
 @pytest.mark.parametrize("case", ["raw", "gcn"])
@@ -195,12 +207,13 @@ def adagrad_step(gradient, rate):
 
 
 def gradients_by_hand(model, weights, images, targets, valid, rate) -> Iterator[dict[str, np.ndarray]]:
-    """Gradients of the loss by DT's variable names in one scenario after another: in number k, back-propagation finds the uppermost k of fc_regression,
-    fc7 and fc6 already updated. Number 0 is the gradient proper.
+    """Gradients of the loss by DT's variable names in one scenario after another: in number k, back-propagation finds
+    the uppermost k of fc_regression, fc7 and fc6 already updated. Number 0 is the gradient proper.
 
-    The original's backward pass shares the weights' memory with its updates and nothing orders the two: its fully connected layers change
-    under the gradient that still has to pass through them. (This fixture: fc_regression wholly, a tenth of fc7; with that its conv1 to fc6
-    differ from the scenario by at most 1e-3 of a step, from the gradient proper by up to 0.05.)"""
+    The original's backward pass shares the weights' memory with its updates and nothing orders the two: its fully
+    connected layers change under the gradient that still has to pass through them. (This fixture: fc_regression wholly,
+    a tenth of fc7; with that its conv1 to fc6 differ from the scenario by at most 1e-3 of a step, from the gradient
+    proper by up to 0.05.)"""
     import keras
     import tensorflow as tf
 

@@ -1,4 +1,5 @@
-"""val.py and predict.py on small data, own data of any skeleton, the network on PyTorch, Ctrl-C, two processes that train as one."""
+"""val.py and predict.py on small data, own data of any skeleton, the network on PyTorch, Ctrl-C, two processes that
+train as one."""
 
 import json
 import os
@@ -39,8 +40,21 @@ def lines_of(folder):
 
 def test_val_writes_predictions_and_scores(run, tmp_path, capsys):
     out, csv = run
-    arguments = ["-s", str(out), "--csv", str(csv), "--ext", "1.5", "1.0", "--out", str(tmp_path / "p.npz"), "--json", str(tmp_path / "s.json"),
-                 "--result", str(tmp_path / "r.json")]  # fmt: skip
+    arguments = [
+        "-s",
+        str(out),
+        "--csv",
+        str(csv),
+        "--ext",
+        "1.5",
+        "1.0",
+        "--out",
+        str(tmp_path / "p.npz"),
+        "--json",
+        str(tmp_path / "s.json"),
+        "--result",
+        str(tmp_path / "r.json"),
+    ]
     assert val.main(arguments) == 0
     text, found = capsys.readouterr().out, load_predictions(tmp_path / "p.npz")
     assert text.count("BBOX EXTENSION") == 2 and "pcp_strict@0.5" in text
@@ -279,8 +293,22 @@ def started(tmp_path, arguments, **environment):
 
 
 def options_of(config):
-    names = ("channels", "init", "batch_size", "bbox_extension_min", "bbox_extension_max", "shift", "loader", "workers", "train_csv_fn",
-             "test_csv_fn", "max_steps", "test_step", "dropout_keep", "out")  # fmt: skip
+    names = (
+        "channels",
+        "init",
+        "batch_size",
+        "bbox_extension_min",
+        "bbox_extension_max",
+        "shift",
+        "loader",
+        "workers",
+        "train_csv_fn",
+        "test_csv_fn",
+        "max_steps",
+        "test_step",
+        "dropout_keep",
+        "out",
+    )
     return ["--preset=none", *(f"--{n}={getattr(config, n)}" for n in names), "--gcn", "--fliplr"]
 
 
@@ -316,7 +344,8 @@ def free_ports(count: int) -> list[int]:
 
 def test_two_processes_train_as_one(tmp_path):
     """MultiWorkerMirroredStrategy, two CPU processes of half the batch, against one process: the same weights, although
-    the gradients' sums are in another order. Dropout is off, its masks depend on the batch's shape."""
+    the gradients' sums are in another order; one goes on from the state of two. Dropout is off, its masks depend on the
+    batch's shape."""
     csv = write_persons(tmp_path / "d", 8)
     settings = {"max_steps": 3, "test_step": 100, "dropout_keep": 1.0}
     workers = [f"localhost:{port}" for port in free_ports(2)]
@@ -332,14 +361,24 @@ def test_two_processes_train_as_one(tmp_path):
         for process in running:
             process.kill()
     assert [p.returncode for p in running] == [0, 0], "\n".join(t[-1500:] for t in texts)
-    one, two = load_state(tmp_path / "one/last.npz"), load_state(tmp_path / "two/last.npz")
+    scored = [text.count("test/parts_PCP") for text in texts]
+    assert scored == [2, 0], "the first process scores everybody, before the first step and after the last"
+    for start in ("one", "two"):
+        last = str(tmp_path / start / "last.npz")
+        small_run(small_config(csv, tmp_path / f"{start}_on", **{**settings, "max_steps": 4, "resume": last}))
+    compare(load_state(tmp_path / "one/last.npz"), load_state(tmp_path / "two/last.npz"), 3)
+    compare(load_state(tmp_path / "one_on/last.npz"), load_state(tmp_path / "two_on/last.npz"), 4)
+
+
+def compare(one: dict, two: dict, steps: int) -> None:
+    """The weights of two runs whose gradients are summed in other orders."""
     deep = max(roundings(one["model"]).values())
     for name, weight in one["model"].items():
         gradient = np.sqrt(one["optimizer"][f"{name}/Adagrad"].max())  # at most
         step = Config.conv_lr / np.sqrt(ADAGRAD_START)  # of a unit of the gradient, at most
-        lost = 3 * step * rounding(gradient, steps=2 * deep)
-        close(two["model"][name], weight, lost + rounding(np.abs(weight).max(), steps=3), name)
-    assert one["step"] == two["step"] == 3 and one["batch"] == two["batch"] == 3
+        lost = steps * step * rounding(gradient, steps=2 * deep)
+        close(two["model"][name], weight, lost + rounding(np.abs(weight).max(), steps=steps), name)
+    assert one["step"] == two["step"] == one["batch"] == two["batch"] == steps
 
 
 @pytest.mark.parametrize(

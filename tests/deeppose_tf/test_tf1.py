@@ -1,4 +1,5 @@
-"""TensorFlow 1 checkpoints: what TensorFlow writes is read, and the other way round; folders that moved; damaged files."""
+"""TensorFlow 1 checkpoints: what TensorFlow writes is read, and the other way round; folders that moved; damaged
+files."""
 
 import pathlib
 import shutil
@@ -101,7 +102,8 @@ def test_names_that_are_patterns(written):
 
 
 def test_damaged_files(written):
-    """A bit in the middle, half a file, no file, another kind of file, a footer of zeros: always refused, never read wrongly."""
+    """A bit in the middle, half a file, no file, another kind of file, a footer of zeros: always refused, never read
+    wrongly."""
     path, files = written
     for file in files:
         whole = file.read_bytes()

@@ -1,4 +1,5 @@
-"""Runs of a few steps: they go on bit for bit, score and save when the original does, and name bad input. One process, pool loader."""
+"""Runs of a few steps: they go on bit for bit, score and save when the original does, and name bad input. One process,
+pool loader."""
 
 import json
 import re
@@ -63,8 +64,8 @@ def test_the_counter_starts_anew_when_asked_to(csv, tmp_path):
 
 @pytest.mark.parametrize(("mode", "scored"), [("correct", [0, 2, 3, 4, 5]), ("compat", [0, 2, 3, 4])])
 def test_order_of_events(csv, tmp_path, capsys, mode, scored):
-    """Scores at test_step, at the end of the freeze and at the last step: compat's is the one before the last update; what is scored first
-    is not trained yet. Console and log are the original's."""
+    """Scores at test_step, at the end of the freeze and at the last step: compat's is the one before the last update;
+    what is scored first is not trained yet. Console and log are the original's."""
     config = small_config(
         csv, tmp_path, max_steps=5, test_step=2, snapshot_step=4, fix_conv_iter=3, mode=mode, dropout_keep=1.0
     )
@@ -81,6 +82,43 @@ def test_order_of_events(csv, tmp_path, capsys, mode, scored):
     assert {"loss", "lr", "loss_with_decay", "conv_lr", "fc_lr", "grad_norms/grad_norms/fc6/weight_0"} <= names
     assert {"test/pose_loss", "test/mPCP", "test/PCKh", "test/symPCKh"} <= names
     assert "grad_norms/grad_norms/conv1/weight_0" not in names  # frozen at the first step, which is summed up
+
+
+class Loss:
+    """A loss on a device: reading it waits."""
+
+    def __init__(self, step, read):
+        self.step, self.read = step, read
+
+    def __float__(self):
+        self.read.append(self.step)
+        return 0.5
+
+
+def test_a_step_does_not_wait_for_its_own_loss(csv, tmp_path):
+    """DT's line, printed at every step, comes when the next step is under way; the last one's before it is saved."""
+    trainer = small_trainer(small_config(csv, tmp_path, max_steps=4, log_step=1))
+    trainer.position.step, read, seen = 1, [], []  # after the first step, which also returns summaries
+    trainer._update = lambda *args, **options: {"loss": Loss(trainer.position.step, read)}
+    for _step in (1, 2, 3):
+        trainer.step(())
+        seen.append(list(read))
+    trainer._update.slots = {}
+    trainer.state()
+    assert seen == [[], [1], [1, 2]] and read == [1, 2, 3]
+
+
+def test_gpu_memory_grows_as_it_is_needed(monkeypatch):
+    """In every programme, before TensorFlow takes a device."""
+    import tensorflow as tf
+
+    from deeppose_tf.estimator import set_up
+
+    grown = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0", f"{kind}:1"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
+    set_up(0)
+    assert grown == [("GPU:0", True), ("GPU:1", True)]
 
 
 def test_weights_from_a_checkpoint_of_the_original(csv, tmp_path, capsys):
@@ -152,8 +190,19 @@ def test_bad_checkpoints(csv, tmp_path):
 
 
 def options_of(config):
-    names = ("channels", "init", "batch_size", "bbox_extension_min", "bbox_extension_max", "shift", "loader", "workers",
-             "train_csv_fn", "test_csv_fn", "out")  # fmt: skip
+    names = (
+        "channels",
+        "init",
+        "batch_size",
+        "bbox_extension_min",
+        "bbox_extension_max",
+        "shift",
+        "loader",
+        "workers",
+        "train_csv_fn",
+        "test_csv_fn",
+        "out",
+    )
     return ["--preset=none", *(f"--{n}={getattr(config, n)}" for n in names), "--gcn", "--fliplr"]
 
 
@@ -166,8 +215,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(csv, tmp_path,
 
 
 IMPOSSIBLE = (
-    "workers=0 workers=-1 max_steps=-1 batch_size=0 lr=nan conv_lr=-1 channels=0 channels=-1 channels=1e9 dropout_keep=0"
-    " dropout_keep=2 seed=-1 save_minutes=nan downscale_height=100 joint_index=0 limit=0 rotate_range=1.5"
+    "workers=0 workers=-1 max_steps=-1 batch_size=0 lr=nan conv_lr=-1 channels=0 channels=-1 channels=1e9"
+    " dropout_keep=0 dropout_keep=2 seed=-1 save_minutes=nan downscale_height=100 joint_index=0 limit=0"
+    " rotate_range=1.5"
 )
 
 
@@ -231,7 +281,8 @@ def test_an_example_that_is_resumed_takes_its_own_checkpoint(csv):
 
 
 def test_options_of_the_original_that_do_nothing(csv, capsys):
-    words = "--n_joints 14 --net_type Alexnet --im_size=227 --coord_normalize --reset_moving_averages --symmetric_joints [[0,5]]"
+    words = "--n_joints 14 --net_type Alexnet --im_size=227 --coord_normalize --reset_moving_averages"
+    words += " --symmetric_joints [[0,5]]"
     given = f"--dataset_name lsp --train_csv_fn {csv} --max_iter 5 --o_dir x --snapshot_step 3 -s y"
     config = program.parse_args([*words.split(), *given.split()])
     assert (config.max_steps, config.out, config.snapshot_step, config.weights) == (5, "x", 3, "y")

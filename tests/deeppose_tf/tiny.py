@@ -7,9 +7,17 @@ from deeppose_tf.config import Config
 from deeppose_tf.csv_files import load_split
 
 SMALL = {
-    "channels": 0.02, "init": "he", "batch_size": 4, "gcn": True, "fliplr": True, "shift": 0.1, "bbox_extension_min": 1.2,
-    "bbox_extension_max": 1.6, "loader": "pool", "workers": 1,
-}  # fmt: skip
+    "channels": 0.02,
+    "init": "he",
+    "batch_size": 4,
+    "gcn": True,
+    "fliplr": True,
+    "shift": 0.1,
+    "bbox_extension_min": 1.2,
+    "bbox_extension_max": 1.6,
+    "loader": "pool",
+    "workers": 1,
+}
 
 
 def write_persons(folder, count=10, joints=14, size=(120, 90), seed=0):
