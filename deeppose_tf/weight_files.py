@@ -194,7 +194,7 @@ def fit(weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None)
     found = {name: weights[name] for name in wanted if name in weights}
     missing = [name for name in wanted if name not in found]
     fitting = {n: v for n, v in found.items() if v.shape == own[n].shape and v.dtype.kind in "fiu"}
-    other = [f"{n} {v.dtype} {v.shape} instead of {own[n].shape}" for n, v in found.items() if n not in fitting]
+    other = [f"{n} {v.shape} {v.dtype} instead of {own[n].shape}" for n, v in found.items() if n not in fitting]
     return fitting, missing, other
 
 
