@@ -252,13 +252,16 @@ def test_rooms_of_a_house(house):
     assert not EXTRA[house].keys() - files, "reasons for files that are gone"
 
 
-@pytest.mark.skip(reason="more than 23 000 lines still: to be switched on when they are fewer")
+# may only fall: 26 500 is what the repository should have with everything that its open issues ask for
+LINES = 27_900
+
+
 def test_the_repository_stays_small():
     """A minimal repository of scripts: lines of Python and shell outside tests/."""
     scripts = list((ROOT / "examples").glob("*.sh"))
     files = [path for path in (*ALL_FILES, *scripts) if not path.is_relative_to(ROOT / "tests")]
     lines = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
-    assert sum(lines.values()) <= 23_000
+    assert sum(lines.values()) <= LINES
     assert not {name: count for name, count in lines.items() if count > 450}
 
 
