@@ -33,11 +33,16 @@ class Target:
 
     def copy(self, folder: Path) -> None:
         """The source, undamaged: hard links but for what is damaged."""
-        shutil.copytree(self.source, folder, copy_function=os.link, dirs_exist_ok=True)
+        shutil.copytree(self.source, folder, copy_function=_linked, dirs_exist_ok=True)
         for name in self.files:
             data = (folder / name).read_bytes()
             (folder / name).unlink()
             (folder / name).write_bytes(data)
+
+
+def _linked(source: str, target: str) -> None:
+    # LMDB opens no file twice, whatever its name
+    shutil.copyfile(source, target) if source.endswith(".mdb") else os.link(source, target)
 
 
 class Targets(list):
