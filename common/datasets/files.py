@@ -52,8 +52,9 @@ def read_mat(path: Path, field: str | None = None, **options):
     try:
         with open(path, "rb") as file:
             data = file.read()
-        if data.startswith(b"MATLAB 5.0"):
-            _check_elements(data[128:], ">" if data[126:128] == b"MI" else "<")
+        # as scipy tells the formats apart, whatever the text before says
+        if 0 not in data[:4] and data[125 if data[126:127] == b"I" else 124] == 1:
+            _check_elements(data[128:], "<" if data[126:128] == b"IM" else ">")
         content = scipy.io.loadmat(io.BytesIO(data), **options)
     except Exception as error:  # scipy raises many kinds for damaged files, zlib.error among them
         what = f"{type(error).__name__}: {error}"

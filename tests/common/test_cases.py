@@ -419,6 +419,7 @@ def test_matlab_files_that_crash_scipy(tmp_path):
         whole[:at] + b"\x87" + whole[at + 1 :],
         whole[:at] + b"\x07\0\0\0\xff\xff" + whole[at + 6 :],
         whole[:-90],
+        b"MATLAB 5,0" + whole[10:at] + b"\x87" + whole[at + 1 :],  # scipy does not look at the text
     ):
         path.write_bytes(content)
         with pytest.raises(datasets.DataError, match="joints.mat is not a readable Matlab file"):
