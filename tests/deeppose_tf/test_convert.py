@@ -47,6 +47,7 @@ def test_weights_of_16_bits(source, tmp_path, capsys):
     for name, weight in weights.items():
         assert found[name].dtype == np.float32 and np.array_equal(found[name], weight.astype(np.float16))
     assert Estimator(tmp_path / "h.npz").skeleton == LSP14
+    assert not any("Adagrad" in name for name in found)
     assert convert.main([str(prefix), str(tmp_path / "h"), "--half"]) == 2 and "--half" in capsys.readouterr().err
 
 
