@@ -127,7 +127,9 @@ _stream: Stream | None = None  # of a pool's worker process
 
 def _begin(stream: Stream) -> None:
     global _stream
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+    # a signal to the whole group (Ctrl-C, `timeout`, a batch system) reaches workers too: the parent ends them
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     import cv2
 
     cv2.setNumThreads(0)

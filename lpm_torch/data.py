@@ -10,6 +10,7 @@ and augmentation are MobilePose's own, with its truncations (second half of this
 from __future__ import annotations
 
 import random
+import signal
 import sys
 import warnings
 from dataclasses import dataclass, replace
@@ -258,6 +259,10 @@ class EpochSampler(Sampler):
 
 
 def _quiet_worker(_: int) -> None:
+    # a signal to the whole group (Ctrl-C, `timeout`, a batch system) reaches workers too: the training process ends
+    # them when its step is done
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

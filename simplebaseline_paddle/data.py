@@ -256,6 +256,7 @@ def loader_errors() -> Iterator[None]:
 
 def _quiet(_: int) -> None:
     cv2.setNumThreads(0)
-    # Ctrl-C reaches workers too: the training process ends them when its step is done
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # a signal to the whole group (Ctrl-C, `timeout`, a batch system) reaches workers too: the training process ends
+    # them when its step is done
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
