@@ -125,7 +125,7 @@ def main(argv=None) -> int:
     parser = new_parser(__doc__)
     parser.option("model", "-model", type=Path, text="deploy prototxt, V1 or current", group="network", default=None)
     parser.option(
-        "stage", type=int, text="stages of a project in an .npz (default: both)", group="network", default=None
+        "stage", type=int, text="stages of a project in an .npz (default: all trained)", group="network", default=None
     )
     args = parser.parse_args(argv)
     return exit_code(lambda: f"{args.output}; checks: {convert(args)['check']}", "written: {}")

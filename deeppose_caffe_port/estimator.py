@@ -103,7 +103,7 @@ class Regressor:
 
 
 class Estimator:
-    """A project's stages up to `stage` (default: both).
+    """A project's stages up to `stage` (default: all that it has weights of).
 
     `weights`: a project folder, a snapshot in one, or a `.caffemodel` of stage 1 with deploy.prototxt and
     train_mean.binaryproto beside it; None: this house's newest project. `random_weights`: the same networks with fresh
@@ -129,7 +129,10 @@ class Estimator:
         self.config = config = settle(options)
         if config.threads:
             torch.set_num_threads(config.threads)
-        last = max(STAGES) if stage is None else stage
+        last = stage
+        if stage is None:
+            trained = [s for s in STAGES if any((config.model_folder(s) / "snapshot").glob("*.caffemodel"))]
+            last = max(STAGES) if random_weights else max(trained, default=1)
         if last not in STAGES:
             raise DataError(f"there is no stage {last}; give --stage 1, or 2 for both")
         self.files = [] if random_weights else [pick_snapshot(config, s) for s in range(1, last + 1)]

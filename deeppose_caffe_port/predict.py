@@ -29,7 +29,9 @@ _SETTINGS = ("dataset", "mode", "snapshot1", "snapshot2", "amp", "compile", "wor
 def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
     """(settings given, the other options)."""
     parser = predicting.parser(__doc__, but=("raw_weights", "min_score"))
-    parser.option("stage", type=int, text="the last stage to apply (default: both)", group="network", default=None)
+    parser.option(
+        "stage", type=int, text="the last stage to apply (default: all trained)", group="network", default=None
+    )
     given, own = parse(parser, argv, only=_SETTINGS)
     return given, argparse.Namespace(**own)
 

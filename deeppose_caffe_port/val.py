@@ -34,7 +34,9 @@ def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
     """(settings given, the other options)."""
     parser = scoring.parser(__doc__, but=("raw_weights",))
     parser.option("split", text="split to score (default: the project's, else the data set's test split)", default=None)
-    parser.option("stage", type=int, text="the last stage to apply (default: both)", group="network", default=None)
+    parser.option(
+        "stage", type=int, text="the last stage to apply (default: all trained)", group="network", default=None
+    )
     given, own = parse(parser, argv, only=_SETTINGS)
     return given, argparse.Namespace(**own)
 
