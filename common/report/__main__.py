@@ -29,6 +29,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--protocol", action="extend", nargs="+", metavar="NAME", help="default: all that apply")
     add("--category", help="COCO's layout: id or name of the persons' category")
     add("--out", default="report.html", metavar="FILE", help="default: report.html")
+    add("--json", type=Path, metavar="FILE", help="the paired differences as a file of figures for a README")
     add("--pictures", type=int, default=24, metavar="N", help="pictures on the page (default: 24)")
     add("--bootstrap", type=int, default=1000, metavar="N", help="draws for the intervals (default: 1000)")
     add("--seed", type=int, default=0, help="of the draws")
@@ -40,9 +41,9 @@ def main(argv=None) -> int:
     args = parse_arguments(argv)
     from common import datasets
     from common.errors import DataError
-    from common.files import write_text
+    from common.files import write_json, write_text
     from common.importers import load_any
-    from common.report.page import page
+    from common.report.page import differences, page
 
     options = {} if args.category is None else {"category": args.category}
     try:
@@ -52,6 +53,11 @@ def main(argv=None) -> int:
             files = [(Path(path), load_any(path, pose_set)) for path in args.predictions]
             text = page(pose_set, files, args.protocol, max(args.bootstrap, 2), args.seed, args.pictures)
         write_text(args.out, text)
+        if args.json:
+            found = differences(pose_set, files, args.protocol, max(args.bootstrap, 2), args.seed)
+            names = " ".join(Path(name).name for name in args.predictions)
+            command = f"python -m common.report --dataset {args.dataset} --data_root DIR --split {args.split} --predictions {names}"
+            write_json(args.json, {**found, "command": command, "note": f"{len(pose_set)} persons, bootstrap by image"})
     except (DataError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2

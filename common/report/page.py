@@ -41,13 +41,7 @@ def page(
     """The whole page as HTML. DataError as in `evaluate.score`, or when no person can be counted."""
     from jinja2 import Environment, FileSystemLoader
 
-    persons, draws = persons_of(pose_set), Draws(pose_set, bootstrap, seed)
-    if not len(persons.rows):
-        raise DataError(f"{pose_set.name}/{pose_set.split} has no person with a labelled joint; give another split")
-    judged = [judge(path, persons, found, evaluate.score(pose_set, found, protocols), draws) for path, found in files]
-    for number, one in enumerate(judged):
-        if one.name in (other.name for other in judged[:number]):
-            one.name = f"{one.name} ({number + 1})"
+    persons, draws, judged = _judged(pose_set, files, protocols, bootstrap, seed)
     template = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     return template.get_template("page.html.j2").render(
         pose_set=pose_set,
@@ -68,6 +62,23 @@ def page(
         cards=_cards(persons, judged, pictures),
         table=_table(persons, judged),
     )
+
+
+def _judged(pose_set: PoseSet, files: Sequence, protocols: Sequence[str] | None, bootstrap: int, seed: int) -> tuple:
+    persons, draws = persons_of(pose_set), Draws(pose_set, bootstrap, seed)
+    if not len(persons.rows):
+        raise DataError(f"{pose_set.name}/{pose_set.split} has no person with a labelled joint; give another split")
+    judged = [judge(path, persons, found, evaluate.score(pose_set, found, protocols), draws) for path, found in files]
+    for number, one in enumerate(judged):
+        if one.name in (other.name for other in judged[:number]):
+            one.name = f"{one.name} ({number + 1})"
+    return persons, draws, judged
+
+
+def differences(pose_set: PoseSet, files: Sequence, protocols: Sequence[str] | None, bootstrap: int, seed: int) -> dict:
+    """The page's paired differences as a file of figures for a README: `columns` and `rows`."""
+    rows = list(_differences(_judged(pose_set, files, protocols, bootstrap, seed)[2]))
+    return {"columns": ["protocol", "A", "B", "B - A [95 %]", "better"], "rows": rows}
 
 
 def _shown(value: float | None, between: tuple[float, float] | None, protocol: str, sign: str = "") -> str:

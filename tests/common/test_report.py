@@ -138,12 +138,29 @@ def images_and_files(folder):
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     words = images_and_files(folder)
-    assert main([*map(str, words), "--bootstrap", "200", "--pictures", "9", "--out", str(folder / "r.html")]) == 0
+    assert (
+        main(
+            [
+                *map(str, words),
+                "--bootstrap",
+                "200",
+                "--pictures",
+                "9",
+                "--out",
+                str(folder / "r.html"),
+                "--json",
+                str(folder / "d.json"),
+            ]
+        )
+        == 0
+    )
     return folder / "r.html"
 
 
 def test_the_command_compares_files_and_shows_pictures(made, capsys, tmp_path):
     text = made.read_text()
+    differences = json.loads((made.parent / "d.json").read_text())
+    assert {row[4] for row in differences["rows"]} >= {"better"} and str(made.parent) not in str(differences)
     assert "better is better" in text and text.count("data:image/jpeg;base64") == 9
     assert all(section in text for section in ("Most disputed", "Worst", "Best", "calibration"))
     assert (
