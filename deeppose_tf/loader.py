@@ -81,16 +81,20 @@ def _chainer(stream: Stream, batch_size: int, workers: int) -> Iterator[Batch]:
 
 
 def _next(iterator, processes: list):
-    """The next samples, None at the end. DataError when one of the processes died."""
+    """The next samples, None at the end. DataError when one of the processes died, had it work to do or not."""
     while True:
+        samples, waited = None, False
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", iterator.TimeoutWarning)
-                return next(iterator, None)
+                samples = next(iterator, None)
         except iterator.TimeoutWarning:
-            if any(not process.is_alive() for process in processes):
-                _abandon(iterator)
-                raise _worker_died() from None
+            waited = True
+        if any(not process.is_alive() for process in processes):
+            _abandon(iterator)
+            raise _worker_died()
+        if not waited:
+            return samples
 
 
 def _abandon(iterator) -> None:
@@ -127,9 +131,7 @@ _stream: Stream | None = None  # of a pool's worker process
 
 def _begin(stream: Stream) -> None:
     global _stream
-    # a signal to the whole group (Ctrl-C, `timeout`, a batch system) reaches workers too: the parent ends them
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers, by SIGTERM where a pool is broken
     import cv2
 
     cv2.setNumThreads(0)
