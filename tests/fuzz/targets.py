@@ -489,7 +489,7 @@ def tensorflow(root: Path) -> Targets:
         checked=True,
     )
     plain = {"resnet_v1_50/conv1/weights": rng.random((3, 3, 3, 4)), "pose/part_pred/block4/biases": np.zeros(4)}
-    meta = np.array(json.dumps({"config": {"net_type": "resnet_50"}, "about": {}}))
+    meta = np.array(json.dumps({"config": {"net_type": "resnet_50"}, "about": {"skeleton": {}}}))
     found.add(
         "deepercut_tf npz",
         {"w.npz": "npz"},
