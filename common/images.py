@@ -17,7 +17,7 @@ import numpy as np
 from common.errors import DataError, DataWarning
 
 PREFIX = "lmdb:"
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))  # OpenCV's own limit lets a small file ask for 3 GB
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))  # OpenCV's own limit lets a small file ask for 3 GB
 
 
 def read_image(path: str | Path, whole: bool = False, upright: bool = False, unchanged: bool = False) -> np.ndarray:

@@ -127,12 +127,22 @@ def _measured(capture: Any) -> float:
     return float(np.clip(1 / np.median(gaps[gaps > 0]), 1, 1000)) if (gaps > 0).any() else DEFAULT_FPS
 
 
+def _next(capture: Any) -> tuple[bool, Any]:
+    """The next frame; none where OpenCV's reader of AVI trips over a damaged chunk: its missing frames are said."""
+    import cv2
+
+    try:
+        return capture.read()
+    except cv2.error:
+        return False, None
+
+
 def _read_all(
     capture: Any, stem: str, fps: float, clock: Callable[[], float]
 ) -> Iterator[tuple[str, np.ndarray, float]]:
     number, first, last = 0, 0.0, 0.0
     try:
-        while (read := capture.read())[0]:
+        while (read := _next(capture))[0]:
             now = clock()
             first = first if number else now
             last = now - first if not number or now - first > last else last + 1 / fps
