@@ -60,8 +60,9 @@ def _decode(data: bytes, upright: bool = False, unchanged: bool = False) -> np.n
     import cv2
 
     if data.startswith(_PNG):
-        width, height = struct.unpack(">II", data[16:24]) if len(data) >= 24 else (0, 0)
-        if width * height > 10_000 * len(data):  # deflate saves at most 1 : 1032, and a byte holds eight pixels at most
+        width, height, depth, kind = struct.unpack(">IIBB", data[16:26]) if len(data) >= 26 else (0, 0, 0, 0)
+        bits = width * height * depth * {2: 3, 4: 2, 6: 4}.get(kind, 1)
+        if bits > 8 * 1040 * len(data):  # deflate saves at most 1 : 1032
             return None
     how = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     how = cv2.IMREAD_UNCHANGED if unchanged else how
