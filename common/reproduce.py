@@ -64,7 +64,7 @@ class Recipe:
                 more = self.fields["rehearse"][step]
                 if more is None:
                     continue
-                words = _without_weights(words) + more.split()
+                words = [w for w in _without_weights(words) if w != "--resume"] + more.split()
             made[step] = shlex.split(" ".join(_filled(word, known | self.fields) for word in words))
         return made
 
@@ -250,7 +250,7 @@ def rehearse(names: list[str], folder: Path) -> dict:
             _draw(_content()["data"][data], folder)
         print("\n".join(verdict(recipe, perform(recipe, folder, rehearsed=True))), flush=True)
         seconds[recipe.name] = round(time.monotonic() - began)
-        write_json(folder / "output/rehearsal/times.json", seconds)
+        write_json(folder / "output/rehearsal-times.json", seconds)
     return seconds
 
 

@@ -91,6 +91,7 @@ class Estimator:
         config = self.config
         about = {"mode": config.mode, "seed": config.seed, "backend": keras.backend.backend(), "step": self.step}
         model = "alexnet_imagenet" if config.weights else "alexnet_scratch"
+        model += "" if self.place or self.step else "_step0"  # untrained
         return scoring.describe(HOUSE, model, self.place, asdict(config), flip_test=False, **about)
 
     @property
