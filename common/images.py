@@ -59,11 +59,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def _decode(data: bytes, upright: bool = False, unchanged: bool = False) -> np.ndarray | None:
     import cv2
 
-    if data.startswith(_PNG):
-        width, height, depth, kind = struct.unpack(">IIBB", data[16:26]) if len(data) >= 26 else (0, 0, 0, 0)
-        bits = width * height * depth * {2: 3, 4: 2, 6: 4}.get(kind, 1)
-        if bits > 8 * 1040 * len(data):  # deflate saves at most 1 : 1032
-            return None
+    if data.startswith(_PNG) and _asks_too_much(data):
+        return None
     how = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     how = cv2.IMREAD_UNCHANGED if unchanged else how
     try:
@@ -75,6 +72,18 @@ def _decode(data: bytes, upright: bool = False, unchanged: bool = False) -> np.n
     turn = _webp_orientation(data) - 1  # OpenCV does not look at a WebP's
     image = image.transpose(1, 0, 2) if turn >= 4 else image
     return np.ascontiguousarray(image[:: -1 if turn % 4 >= 2 else 1, :: -1 if turn % 4 in (1, 2) else 1])
+
+
+def _asks_too_much(data: bytes) -> bool:
+    """Whether a PNG states more pixels than it can hold, or a part of gigabytes: OpenCV takes the memory first."""
+    width, height, depth, kind = struct.unpack(">IIBB", data[16:26]) if len(data) >= 26 else (0, 0, 0, 0)
+    bits = width * height * depth * {2: 3, 4: 2, 6: 4}.get(kind, 1)
+    at, longest = len(_PNG), 0
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        at, longest = at + length + 12, max(longest, length)
+    # deflate saves at most 1 : 1032; the part in which a file is cut off may be longer than what is left of it
+    return bits > 8 * 1040 * len(data) or longest > max(len(data), 1 << 26)
 
 
 def _webp_orientation(data: bytes) -> int:

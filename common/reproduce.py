@@ -184,16 +184,11 @@ def explain(row: str) -> str:
     for table, model in rows():
         if f"{table['table']}/{model}" in recipe.rows:
             total = table["rows"][model][table["columns"].index("total")]
-            band = f"within {fields['band']} ({fields['why']})" if not _by_product(table, recipe) else "no band"
-            lines.append(f"Expected: {table['protocol']} {figure(total, table['protocol'])}, {band}")
+            expected = f"{table['protocol']} {figure(total, table['protocol'])} within {fields['band']}"
+            lines.append(f"Expected: {expected} ({fields['why']})")
             if table["defect"]:
                 lines.append(f"  defect of the reported figure: {table['defect']}")
     return "\n".join(lines)
-
-
-def _by_product(table: dict, recipe: Recipe) -> bool:
-    """Whether a row is not the one that its recipe is judged by."""
-    return not recipe.name.startswith(table["table"] + "/")
 
 
 # ---- doing it --------------------------------------------------------------------------------------------------------

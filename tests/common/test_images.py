@@ -52,6 +52,17 @@ def test_pictures_as_a_viewer_shows_them(tmp_path, suffix, turn):
     assert shown[-3 if bottom else 3, -3 if right else 3, 2] > 200
 
 
+@pytest.mark.parametrize("at, value", [(8, 0x8000000D), (16, 1 << 20), (33, 0x7FFFFFF0)])
+def test_a_png_that_asks_for_gigabytes(tmp_path, monkeypatch, at, value):
+    """In its header's length, its width, or a later part's length: refused before OpenCV takes the memory."""
+    data = bytearray(cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes())
+    data[at : at + 4] = struct.pack(">I", value)
+    (tmp_path / "a.png").write_bytes(data)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV was asked"))
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read_image(tmp_path / "a.png")
+
+
 def test_a_database_that_is_cut_off(tmp_path):
     write_lmdb(tmp_path / "db", ((f"{k}.jpg", bytes(5000)) for k in range(100)))
     data = tmp_path / "db" / "data.mdb"

@@ -1,0 +1,42 @@
+"""The weights that come with the repository: whole, small, with a card, opened by their names in a process of their own,
+and those that the tables score."""
+
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+HOUSES = ("deeppose_tf", "deeppose_caffe_port", "lpm_torch", "deepercut_tf", "simplebaseline_paddle")
+PROGRAM = """
+import importlib, sys
+import numpy as np
+estimator = importlib.import_module(sys.argv[1]).Estimator("lspet")
+picture = np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8)
+people = estimator.predict(picture, np.array([[10.0, 5.0, 60.0, 100.0]]))
+assert people.joints.shape == (1, 14, 2) and np.isfinite(people.joints).all()
+assert estimator.skeleton.joints[0] == "right_ankle"
+"""
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_a_shipped_network_answers(house, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    words = [sys.executable, "-c", PROGRAM, house]
+    answer = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_a_shipped_network_has_its_card_and_its_figures(house):
+    path = ROOT / house / "zoo/lspet.npz"
+    card = json.loads((path.parent / f"{path.name}.card.json").read_text())
+    assert path.stat().st_size <= 4 << 20 and "research" in card["licence"]
+    run = json.loads((ROOT / house / "results/lspet_shipped.json").read_text())
+    assert run["split"] == "4001-5000" and not run["meta"]["synthetic"]
+    if house != "deeppose_caffe_port":  # whose hash is of the .caffemodel that the file unpacks to
+        assert run["meta"]["weights_hash"] == hashlib.sha256(path.read_bytes()).hexdigest()
