@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 
 import pytest
 
@@ -47,7 +48,14 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    """`long` tests run with `bash tests/run.sh --full`, or when they are asked for by hand."""
+    """`long` tests run with `bash tests/run.sh --full`, or when they are asked for by hand; POSE_TEST_ORDER=SEED shuffles
+    the files, and the tests of each file, so that costly fixtures of a file are made once.
+    """
+    if os.environ.get("POSE_TEST_ORDER"):
+        order = random.Random(os.environ["POSE_TEST_ORDER"])
+        keys = {path: order.random() for path in sorted({item.path for item in items})}
+        order.shuffle(items)
+        items.sort(key=lambda item: keys[item.path])
     if os.environ.get("POSE_SKIP_LONG"):
         for item in items:
             if item.get_closest_marker("long"):
