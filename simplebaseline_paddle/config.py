@@ -33,8 +33,7 @@ DEAD = {
     "with_logits": "the network ends without an activation: its output always is the raw heat-map",
     "kp_dim": "the data set or the weights say how many joints there are",
 }
-_TRAINING_ONLY = ("num_epochs", "pretrained_model", "lr", "lr_strategy", "enable_ce")
-DEAD_IN_SCORING = DEAD | dict.fromkeys(_TRAINING_ONLY, "scoring does not train")
+DEAD_IN_SCORING = DEAD | dict.fromkeys("num_epochs pretrained_model lr lr_strategy enable_ce".split(), "not in scoring")
 # Settings that show in the tensors of a network; that decide what weights read and answer; that a resumed run must keep
 GRAPH_FIELDS = ("depth", "base_width", "style", "deconv_filters")
 MEANING_FIELDS = ("mode", "colour")
@@ -136,10 +135,6 @@ class Config:
         if width % 32 or height % 32 or min(width, height) < 32:
             raise DataError(f"input_height {height} and input_width {width} must be multiples of 32")
         check_numbers(self, sigma=0.1)
-        if self.scale_factor >= 1:
-            raise DataError(
-                f"setting scale_factor: {self.scale_factor} would turn persons inside out; give less than 1"
-            )
         if len(numbers_of(self.deconv_filters, "deconv_filters")) != 3:
             raise DataError(f"setting deconv_filters: {self.deconv_filters!r}; give three numbers, such as 256,256,256")
         numbers_of(self.lr_epochs, "lr_epochs")

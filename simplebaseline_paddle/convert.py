@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -69,12 +68,9 @@ def convert(args: argparse.Namespace) -> str:
     write, tolerance = {"onnx": (_onnx, DEPLOYED), "inference": (_inference, DEPLOYED)}.get(kind, tensors)
     with converting.Conversion(args.input, output, args.licence) as conversion:
         conversion.compare("heat-maps", _maps(one.model, inputs), write(conversion.draft, one, inputs), tolerance)
-        about = {
-            "network": one.config.name,
-            "skeleton": card(one.skeleton),
-            "settings": converting.portable(asdict(one.config)),
-        }
-        conversion.keep(mapping="names only, no tensor is transposed", kind=kind, **about)
+        about = {"skeleton": card(one.skeleton), "settings": converting.portable(asdict(one.config))}
+        mapping = "names only, no tensor is transposed"
+        conversion.keep(mapping=mapping, kind=kind, network=one.config.name, **about)
     return f"{one.config.name} with {len(one.skeleton)} joints, check: {conversion.checks}"
 
 
@@ -110,21 +106,17 @@ def _inference(draft: Path, one, inputs: np.ndarray) -> np.ndarray:
 
 
 def _onnx(draft: Path, one, inputs: np.ndarray) -> np.ndarray:
-    from simplebaseline_paddle.estimator import export_inference
+    import paddle
 
+    prefix, spec = str(draft).removesuffix(".onnx"), [paddle.static.InputSpec([None, *inputs.shape[1:]], name="image")]
     try:
         import onnxruntime
-        import paddle2onnx
+
+        paddle.onnx.export(one.model, prefix, spec, opset_version=13)
     except ImportError as error:
         remedy = "pip install -r simplebaseline_paddle/requirements.txt"
         raise DataError(f"ONNX export needs paddle2onnx and onnxruntime ({error}): {remedy}") from error
-    with tempfile.TemporaryDirectory() as folder:
-        program = export_inference(one.model, Path(folder) / "network", inputs.shape[1:])
-        weights = str(program.with_suffix(".pdiparams"))
-        paddle2onnx.export(str(program), weights, save_file=str(draft), opset_version=13)
-    if not draft.is_file():
-        raise DataError("paddle2onnx wrote no file; see its messages above")
-    session = onnxruntime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(f"{prefix}.onnx", providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: inputs})[0]
 
 

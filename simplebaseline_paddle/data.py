@@ -11,7 +11,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -238,20 +237,6 @@ def load_batches(dataset: PersonDataset, batches: list[Array], workers: int, epo
     finally:
         if workers:  # Paddle ends them itself only behind the last batch
             found._try_shutdown_all()
-
-
-@contextmanager
-def loader_errors() -> Iterator[None]:
-    """Say as DataError that a loader process was killed; Paddle raises that wherever the programme is just then."""
-    try:
-        yield
-    except SystemError as error:
-        if "DataLoader process" not in str(error):
-            raise
-        remedy = (
-            "free memory, give the container more shared memory (docker run --shm-size 2g), or load with --workers 0"
-        )
-        raise DataError(f"a loader process was killed; {remedy}") from error
 
 
 def _quiet(_: int) -> None:

@@ -1,10 +1,8 @@
 """A trained network for images, files and whole data sets; on which device, in how many processes.
 
-A network is exported once into a temporary folder and run by paddle.inference, on CPUs with oneDNN; batch norms are
-folded into convolutions there. It differs from the network as it is trained by about 1e-5 standard deviations of the
-maps. `--amp bf16`: convolutions in bfloat16, whose 8 bits of mantissa move the maps by about 1e-2 standard deviations
-(root mean square); twice as fast as oneDNN's float32, which is at the processor's limit. Paddle is imported when a
-network or a process is made.
+A network is exported once and run by paddle.inference, on CPUs with oneDNN, batch norms folded into convolutions: it
+differs from the network as it is trained by about 1e-5 standard deviations of the maps, with `--amp bf16` by about
+1e-2. Paddle is imported when a network or a process is made.
 """
 
 from __future__ import annotations
@@ -130,8 +128,7 @@ def predictor(program: Path, amp: str = "off", gpu: int | None = None, threads: 
     config = inference.Config(str(program), str(program.with_suffix(".pdiparams")))
     config.disable_glog_info()
     if gpu is not None:
-        kinds = inference.PrecisionType
-        config.enable_use_gpu(512, gpu, kinds.Bfloat16 if amp == "bf16" else kinds.Float32)
+        config.enable_use_gpu(512, gpu, getattr(inference.PrecisionType, "Bfloat16" if amp == "bf16" else "Float32"))
     else:
         config.enable_mkldnn()
         if amp == "bf16":
@@ -253,7 +250,9 @@ class Estimator:
             # detections have numbers below 0
             number = np.where(records.rows >= 0, pose_set.person_id[records.rows], -1 - np.arange(len(records)))
             where = {"image_id": records.image_id, "person_id": number, "box_score": records.box_score}
-            return predictions_for(pose_set, joints, score, meta, box=records.box, area=records.area, **where)
+            return predictions_for(
+                pose_set, joints, score, meta, box=records.box, area=np.prod(records.box[:, 2:], axis=1), **where
+            )
         everybody = np.full((len(pose_set), len(order), 2), np.nan), np.zeros((len(pose_set), len(order)))
         box = np.array(pose_set.box, np.float64)
         everybody[0][records.rows], everybody[1][records.rows], box[records.rows] = joints, score, records.box

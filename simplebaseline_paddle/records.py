@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
+from common.images import read_image
 from common.poses import PoseSet
 from common.skeletons import Skeleton
 from simplebaseline_paddle.config import BOX_PADDING, PIXEL_STD, Config
@@ -53,14 +54,9 @@ class Records:
 
     @property
     def box(self) -> np.ndarray:
-        """(M,4) x, y, w, h of the padded boxes."""
+        """(M,4) x, y, w, h of the padded boxes, whose area OKS-NMS uses."""
         side = self.scale * PIXEL_STD
         return np.concatenate([self.center - side / 2, side], axis=1).astype(np.float64)
-
-    @property
-    def area(self) -> np.ndarray:
-        """(M,) square pixels of the padded boxes, which OKS-NMS uses."""
-        return np.prod(self.scale * PIXEL_STD, axis=1)
 
 
 def records_for(pose_set: PoseSet, config: Config) -> Records:
@@ -87,21 +83,17 @@ def _labelled(pose_set: PoseSet, rows: np.ndarray, note: str, center: np.ndarray
 
 def from_images(pose_set: PoseSet, config: Config) -> Records:
     """Every person's whole picture."""
+
+    def size_of(path: str) -> tuple[int, ...]:
+        try:
+            return read_image(path).shape[1::-1]
+        except DataError:  # said when the picture is looked at
+            return 1, 1
+
     size = pose_set.image_size
-    if size is None:
-        size = np.array([_size_of(path) for path in pose_set.images])
+    size = np.array([size_of(path) for path in pose_set.images]) if size is None else size
     center, scale = center_and_scale(np.concatenate([np.zeros((len(pose_set), 2)), size], 1), config, pose_set.name)
     return _labelled(pose_set, np.arange(len(pose_set)), "none (whole images)", center, scale)
-
-
-def _size_of(path: str) -> tuple[int, int]:
-    from common.images import read_image
-
-    try:
-        height, width = read_image(path).shape[:2]
-    except DataError:  # said when the picture is looked at
-        return 1, 1
-    return width, height
 
 
 def from_mpii(pose_set: PoseSet, config: Config) -> Records:
@@ -192,11 +184,9 @@ def from_detections(pose_set: PoseSet, path: Path, config: Config) -> Records:
         what = "write selected, annotated, whole, or a file such as COCO_val2017_detections_AP_H_56_person.json"
         raise DataError(f"--boxes {path}: there is no such detection file; {what}")
     entries, wanted = rows(path, read_json(path)), pose_set.category or 1
-    category = column(entries, "category_id", whole=True)
-    if not (category == wanted).any():
-        found = f"category_id is {sorted(set(category.tolist()))[:5]}, and {wanted} nowhere"
-        raise DataError(f"{path}: no entry is of persons: {found}; write {wanted}")
-    entries = [entry for entry, number in zip(entries, category) if number == wanted]
+    entries = [e for e, number in zip(entries, column(entries, "category_id", whole=True)) if number == wanted]
+    if not entries:
+        raise DataError(f"{path}: no entry is of persons; write category_id {wanted}")
     image, box, score = column(entries, "image_id", whole=True), column(entries, "bbox", (4,)), column(entries, "score")
     unknown = sorted(set(image.tolist()) - set(pose_set.regions))
     if unknown:
@@ -209,6 +199,5 @@ def from_detections(pose_set: PoseSet, path: Path, config: Config) -> Records:
     center, scale = center_and_scale(box, config, "coco", config.mode == "compat")
     joints, images = np.zeros((len(box), len(pose_set.skeleton), 2)), [pose_set.paths[i] for i in image.tolist()]
     left_out = f", {flat.sum()} boxes without area left out" if flat.any() else ""
-    left_out += f", {others} of other categories" if (others := len(category) - len(entries)) else ""
     note = f"detector ({path.name}, score >= {config.box_threshold:g}{left_out})"
     return Records(images, image, np.full(len(box), -1), center, scale, joints, joints[..., 0] == 0, score, note)

@@ -1,8 +1,6 @@
 """The original's command for pictures without annotation: predict.py on a folder, each picture looked at as a whole.
 
-    python simplebaseline_paddle/test.py --checkpoint PATH [--image_dir DIR] [--dataset mpii] [--flip_test no]
-
-The original drew cells of the map into pictures of 384x384 alone, and nothing at all without the flip test.
+python simplebaseline_paddle/test.py --checkpoint PATH [--image_dir DIR] [--dataset mpii] [--flip_test no]
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@
     python -m paddle.distributed.launch --nproc_per_node 4 simplebaseline_paddle/train.py ...   # one process a device
     python -m paddle.distributed.launch --master HOST:PORT --nnodes 2 simplebaseline_paddle/train.py ... # a machine
 
-Settings come from the preset, then --config FILE, then the command line; simplebaseline_paddle/config.py has their
-sources.
+Settings come from the preset, then --config FILE, then the command line; config.py has their sources.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ def train(config: Config, pose_set: PoseSet, valid_set: PoseSet | None) -> Path:
     from simplebaseline_paddle.estimator import PaddleProcess
 
     process = PaddleProcess(config.device, config.threads)
-    from simplebaseline_paddle.data import loader_errors
     from simplebaseline_paddle.engine import Trainer
     from simplebaseline_paddle.weight_files import open_store
 
@@ -54,7 +52,7 @@ def train(config: Config, pose_set: PoseSet, valid_set: PoseSet | None) -> Path:
         valid_every=length if valid_set else 0, save_minutes=config.save_minutes, accumulate=config.accumulate,
         patience=config.patience,
     )  # fmt: skip
-    with loader_errors(), session:
+    with session:
         state = session.begin(config.resume)
         trainer.restore(state) if state else trainer.start()
         for batch in session.track(trainer.batches()):

@@ -19,7 +19,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.metrics import Result
 from common.poses import PoseSet
 from common.predictions import Predictions
 from common.runs import scoring, shelf
@@ -70,21 +69,17 @@ def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
 
 def score(args: argparse.Namespace) -> None:
     """Predict, write and score. DataError on bad input."""
-    from simplebaseline_paddle.data import loader_errors
-
     pose_set = Config(dataset=args.dataset, data_root=args.data_root, limit=args.limit).load(args.split)
     estimator = make_estimator(args, pose_set)
     path, folder = estimator.path, estimator.config.folder
     if path and (path.parent / "log.jsonl").exists():
         folder = path.parent
     standard = folder / f"{args.split}.npz"
-    with loader_errors():
-        predictions = estimator.predict_pose_set(pose_set)
+    predictions = estimator.predict_pose_set(pose_set)
     if not estimator.process.is_main:
         return
     write_official(shelf.result_path(args.out, standard), predictions, args.split)
-    results = scoring.publish(args, predictions, pose_set, standard)
-    print("\n" + original_table(estimator.config.depth, results))
+    scoring.publish(args, predictions, pose_set, standard)
 
 
 def write_official(out: Path, predictions: Predictions, split: str) -> None:
@@ -102,22 +97,6 @@ def write_official(out: Path, predictions: Predictions, split: str) -> None:
     else:
         return
     print(f"in the originals' form: {file}")
-
-
-def original_table(depth: int, results: dict[str, Result]) -> str:
-    """The line that the Paddle project prints, with three decimals; empty when none of its figures was asked for."""
-    columns: dict[str, float] = {}
-    if result := results.get("pckh@0.5"):
-        titles = {"head_top": "Head"} | {n: n.title() for n in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")}
-        columns = {title: result.groups[name] for name, title in titles.items() if name in result.groups}
-        columns["Mean"] = result.total
-    if result := results.get("mean@0.1:compat"):
-        columns["Mean@0.1"] = result.total
-    if result := results.get("oks_ap"):
-        columns |= result.values
-    cells = [f"SIMPLEBASE RESNET{depth}", *[f"{value:.3f}" for value in columns.values()]]
-    rows = (["Arch", *columns], ["---"] * len(cells), cells) if columns else ()
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def main(argv=None) -> int:

@@ -28,6 +28,7 @@ from simplebaseline_paddle.config import BLOCKS, MEANING_FIELDS, Config
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 ORIGINALS = {16: MPII16, 17: COCO17}  # the originals' files hold no joint names: theirs are these
 BATCH_NORM = {"weight": "w_0", "bias": "b_0", "_mean": "w_1", "_variance": "w_2"}  # our names -> P's
+BACKBONE = ("conv1.", "bn1.", "layer")  # how the names of the ResNet's tensors begin
 _KINDS = "a Fluid folder, a combined file __params__, .pdparams, .npz, .pth or .pth.tar"
 # Settings of a training that are not those of its network's use
 _OF_THE_RUN = "limit data_root weights out model_save_dir resume workers batch_size device use_gpu amp".split()
@@ -73,11 +74,6 @@ def from_fluid(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     raise DataError(f"{what} the backbone alone (give that as --pretrained_model)?")
 
 
-def is_backbone(name: str) -> bool:
-    """Whether a tensor of ours belongs to the ResNet."""
-    return name.startswith(("conv1.", "bn1.", "layer"))
-
-
 def describe(tensors: Mapping[str, np.ndarray], path: str | Path) -> dict:
     """Settings (but `style`) of the network that tensors belong to, and its `joints`. DataError: no PoseResNet."""
     blocks = tuple(len({n.split(".")[1] for n in tensors if n.startswith(f"layer{s}.")}) for s in (1, 2, 3, 4))
@@ -98,13 +94,10 @@ def describe(tensors: Mapping[str, np.ndarray], path: str | Path) -> dict:
 
 def open_store(folder: Path, process: Process) -> CheckpointStore:
     """The store of one run: last, previous and best `.pdparams`."""
+    import paddle
 
-    def save(path: Path, state: dict) -> None:
-        import paddle
-
-        paddle.save(state, str(path))
-
-    return CheckpointStore(folder, save, pickles.read_paddle, suffix=".pdparams", writer=process.is_main)
+    how: dict = {"suffix": ".pdparams", "writer": process.is_main}
+    return CheckpointStore(folder, lambda path, state: paddle.save(state, str(path)), pickles.read_paddle, **how)
 
 
 def read_state(path: str | Path) -> dict:
@@ -138,8 +131,6 @@ def _card_of(path: Path) -> dict:
 
 def _state_in(path: Path, state: Any) -> dict:
     fields = state if isinstance(state, dict) else {}
-    if fields.get("format") == 1:
-        raise DataError(f"{path} was written by this project's first form, which holds no joint names; train it again")
     if fields and all(isinstance(value, np.ndarray) for value in fields.values()):
         return {"model": fields}
     tensors = next((fields[f] for f in ("state_dict", "model") if isinstance(fields.get(f), dict)), None)
@@ -165,18 +156,13 @@ def _from_combined(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray], depth: int, half: bool = False) -> None:
-    """Arrays as a Fluid folder, or by suffix as `.npz` (`half`: of 16 bits), `.pth`, `.pth.tar`. DataError where P's
-    graph has no such layers."""
+    """Arrays as a Fluid folder, or by suffix as `.npz` (`half`: of 16 bits), `.pth`, `.pth.tar`."""
     path = Path(path)
     if path.suffix == ".npz":
         return np.savez(path, **(halved(tensors) if half else tensors))
     if path.suffix in TORCH_SUFFIXES:
         return pickles.write_torch(path, {to_torch(n): a for n, a in tensors.items()})
-    table = fluid_names(depth)
-    if set(tensors) != set(table.values()):
-        strange = sorted(set(tensors) ^ set(table.values()))[0]
-        raise DataError(f"{path}: the Paddle project's network differs in {strange}; write a .pdparams or .pth instead")
-    fluid.write_folder(path, {n: tensors[ours] for n, ours in table.items()})
+    fluid.write_folder(path, {n: tensors[ours] for n, ours in fluid_names(depth).items()})
 
 
 # ---- into networks ---------------------------------------------------------------------------------------------------
@@ -206,12 +192,12 @@ def put_weights(model, weights: Mapping[str, np.ndarray], source: str | Path) ->
 def load_backbone(model, path: str | Path, depth: int) -> int:
     """The ResNet of an ImageNet or pose checkpoint, nothing else of it; returns how many tensors. DataError: none."""
     path, own = Path(path), arrays_of(model)
-    wanted = {name: ours for name, ours in fluid_names(depth).items() if is_backbone(ours)}
+    wanted = {name: ours for name, ours in fluid_names(depth).items() if ours.startswith(BACKBONE)}
     if path.is_dir() and not (path / "__params__").is_file():
         found = fluid.read_folder(path, [name for name in wanted if (path / name).is_file()])
         weights = {wanted[name]: array for name, array in found.items()}
     else:
-        weights = {name: array for name, array in read_state(path)["model"].items() if is_backbone(name)}
+        weights = {name: array for name, array in read_state(path)["model"].items() if name.startswith(BACKBONE)}
     missing = [name for name in wanted.values() if name not in weights]
     if missing:
         raise DataError(f"{path} lacks {missing[0]} of a ResNet-{depth}; give a backbone of this depth: {_KINDS}")

@@ -89,10 +89,11 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
         print(f"stopped: {error}" + (f". {remedy}" if remedy else ""), file=sys.stderr)
         return 1
     except (RuntimeError, SystemError) as error:
-        if not re.search("shared memory|Bus error|shm|queue is killed", str(error)) or shared_memory() > 1 << 30:
+        if not re.search(r"DataLoader \w+ \(pid|shared memory|Bus error|shm|queue is killed", str(error)):
             raise
-        what = f"the loader processes have {shared_memory() >> 20} MiB of shared memory (/dev/shm), which is not enough"
-        print(f"error: {what}; give --workers 0, or the container more (docker run --shm-size=2g)", file=sys.stderr)
+        what = f"a loader process was killed; {shared_memory() >> 20} MiB of shared memory (/dev/shm) are here"
+        remedy = "free memory, give --workers 0, or the container more (docker run --shm-size=2g)"
+        print(f"error: {what}; {remedy}", file=sys.stderr)
         return 2
     except (Stopped, KeyboardInterrupt) as stop:
         print(str(stop) or "stopped", file=sys.stderr)

@@ -71,7 +71,7 @@ _ONE = {
     *"""accumulate base_width batch_size bbox_extension_max bbox_extension_min depth display_iters input_height limit
     input_width log_freq log_step patch_rate save_iters snapshot_step stage stages t test_step zoom""".split()
 }
-_SHARES = {"dropout", "dropout_keep", "ema", "held_out", "p_flip"}
+_SHARES = {"dropout", "dropout_keep", "ema", "held_out", "p_flip", "scale_factor"}
 _MOST = {"workers": 1024, "threads": 1024, "input_width": 16384, "input_height": 16384, "base_width": 4096, "t": 1000,
          "batch_size": 1 << 20, "seed": 2**32 - 1}  # fmt: skip
 _FREE = {"ignore_label", "det_min_score"}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from common.metrics import Result
 from common.skeletons import MPII16, card
 from simplebaseline_paddle import convert, estimator, predict, test, train, val
 from simplebaseline_paddle.config import PRESETS, Config
@@ -245,8 +244,3 @@ def test_multiplications_of_a_network():
     assert bench.multiplications(PoseResNet(50, 16, init="zeros"), (64, 64)) == pytest.approx(
         7.234e9 / 16, abs=0.5e6 / 16
     )
-
-
-def test_the_original_table():
-    text = val.original_table(50, {"oks_ap": Result(0.5, {"AP": 0.5, "AR": 0.25}, "", 1, kind="part")})
-    assert text.splitlines() == ["| Arch | AP | AR |", "| --- | --- | --- |", "| SIMPLEBASE RESNET50 | 0.500 | 0.250 |"]

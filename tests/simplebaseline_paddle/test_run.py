@@ -27,7 +27,6 @@ from common.weights.pickles import read_paddle
 from simplebaseline_paddle import Estimator, convert, predict, train, val
 from simplebaseline_paddle import estimator as infer
 from simplebaseline_paddle.config import Config
-from simplebaseline_paddle.data import loader_errors
 from simplebaseline_paddle.engine import MovingAverage, Trainer
 from simplebaseline_paddle.estimator import PaddleProcess
 from simplebaseline_paddle.model import FromPictures, PoseResNet
@@ -137,13 +136,6 @@ def test_ctrl_c_with_loader_processes_saves_and_ends(mpii, tmp_path):
     assert "the state is saved" in errors and state_of(tmp_path / "run")["step"] >= 1
 
 
-def test_a_killed_loader_process_is_said_in_words():
-    with pytest.raises(DataError, match="loader process was killed; .* --shm-size .* --workers 0"), loader_errors():
-        raise SystemError("(Fatal) DataLoader process (pid 7) exited is killed by signal: 7. Bus error")
-    with pytest.raises(SystemError, match="else"), loader_errors():
-        raise SystemError("something else")
-
-
 def test_another_network_cannot_go_on(trained, mpii, tmp_path, capsys):
     assert run(mpii, tmp_path, "--resume", str(trained / "last.pdparams"), "--sigma", "2") == 2
     assert "field 'sigma' is 1.0 in the checkpoint and 2.0" in capsys.readouterr().err
@@ -166,7 +158,7 @@ def test_scoring_writes_predictions_and_figures(mpii, trained, tmp_path, capsys)
     options = ["--dataset=mpii", f"--data_root={mpii}", f"--weights={trained}", "--flip_test", "yes", "--workers=0"]
     assert val.main([*options, f"--out={out}", f"--json={figures}", f"--result={result}"]) == 0
     text = capsys.readouterr().out
-    assert "| Arch | Head |" in text and "oracle (annotated centre and scale)" in text
+    assert "oracle (annotated centre and scale)" in text
     predictions = load_predictions(out)
     assert len(predictions) == 5 and predictions.meta["flip_test"] and predictions.meta["weights_hash"]
     assert json.loads(figures.read_text())["pckh@0.5"]["n"] == 5
