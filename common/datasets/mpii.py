@@ -8,11 +8,9 @@ is 0 or 2. Missing joints are (-1,-1). For `valid`, joints and head boxes come f
 it is there: published scores are counted against it, and it differs from valid.json in 13 joints (one coordinate is 0
 there). A file may also hold `head_box` and `visible` (0, 1, 2) of its persons.
 
-Release form: `mpii_human_pose_v1_u12_1.mat`. Splits `train`, `valid`, `trainval` (annotated persons of training
-images), `test` (persons of the others, without joints) and `all` (every annotated person). Who belongs to `valid` is
-not in the release: it is found with gt_valid.mat when that is there; without it `valid` is an error and `train` is all
-of `trainval`. `deeppose_tf_train` and `deeppose_tf_test` are asanakoy/deeppose_tf's: a random tenth of the persons with
-all 16 joints is test, so photographs are shared between the two.
+Release form: `mpii_human_pose_v1_u12_1.mat`. Splits `trainval` (annotated persons of training images), `test` (persons
+of the others, without joints) and `all` (every annotated person); it does not say who belongs to `train` or `valid`.
+`deeppose_tf_train`, `deeppose_tf_test`: asanakoy/deeppose_tf's random split of the persons with all 16 joints.
 
 PoseSet: `center` and `scale` as published (NaN where the file has -1 or nothing), `head_size` = 0.6 x diagonal of the
 head box, `box` = square of side 200*scale about the centre, or tight around the joints without those. `image_id` is the
@@ -21,7 +19,6 @@ file name, `person_id` the row in the JSON or the index in the image's annorect.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +43,7 @@ def load(root: Path, split: str) -> PoseSet:
         return _load_release(root, release, split)
     if split == "valid" and truth:
         return _load_ground_truth(root, truth)
-    more = f" (from the JSON files there; with {RELEASE} also train, trainval, test, all)"
+    more = f" (from the JSON files there; with {RELEASE} also trainval, test, all)"
     raise files.unknown_split("mpii", split, ", ".join(splits(root)) + more)
 
 
@@ -129,21 +126,12 @@ def _load_ground_truth(root: Path, path: Path) -> PoseSet:
 
 def _load_release(root: Path, path: Path, split: str) -> PoseSet:
     persons = release_file.read_release(path)
-    trainval, truth = persons.train & persons.annotated, _find(root, "gt_valid.mat")
     whole = np.flatnonzero((persons.visible > 0).all(1))
     rest, tenth = release_file.random_tenth(len(whole))
-    rows = {"trainval": trainval, "test": ~persons.train, "all": persons.annotated, "train": trainval}
+    rows = {"trainval": persons.train & persons.annotated, "test": ~persons.train, "all": persons.annotated}
     rows |= {"deeppose_tf_train": whole[rest], "deeppose_tf_test": whole[tenth]}
-    if split in ("train", "valid") and truth is not None:
-        valid = release_file.rows_of_ground_truth(persons, truth)
-        rows |= {"valid": valid, "train": np.setdiff1d(np.flatnonzero(trainval), valid)}
-    elif split == "valid":
-        which = "which persons are the validation split; put gt_valid.mat (or annot/valid.json) beside it"
-        raise DataError(f"{path} does not say {which}")
-    elif split == "train":
-        what = "has no gt_valid.mat beside it: split train holds the official validation persons too"
-        warnings.warn(f"{path} {what}", stacklevel=3)
     if split not in rows:
-        raise files.unknown_split("mpii", split, ", ".join([*rows, "valid"]))
+        more = f"{', '.join(rows)} (train, valid: put annot/train.json, annot/valid.json there)"
+        raise files.unknown_split("mpii", split, more)
     p = persons.select(rows[split])
     return _make(root, split, p.image.tolist(), p.person, p.joints, p.visible, p.center, p.scale, p.head_box)

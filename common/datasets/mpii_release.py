@@ -1,4 +1,4 @@
-"""The MPII Human Pose release file (`mpii_human_pose_v1_u12_1.mat`) as arrays, and persons of a list in it.
+"""The MPII Human Pose release file (`mpii_human_pose_v1_u12_1.mat`) and `gt_valid.mat` as arrays.
 
 Everything here is in the file's own frame: pixel coordinates counted from 1.
 """
@@ -98,24 +98,6 @@ def _person(rect) -> tuple:
     return joints, visible, head, [_number(position, "x"), _number(position, "y")], _number(rect, "scale"), flagged
 
 
-def rows_of_ground_truth(persons: Persons, path: Path) -> np.ndarray:
-    """Rows of the persons of `gt_valid.mat`, in its order, by head box and joints; DataError without."""
-    truth = read_ground_truth(path)
-    by_box: dict[tuple, list[int]] = {}
-    for row in np.flatnonzero(persons.annotated & np.isfinite(persons.head_box).all(1)):
-        by_box.setdefault(tuple(np.round(persons.head_box[row])), []).append(row)
-    rows: list[int] = []
-    for box, joints, seen in zip(truth.head_box, truth.joints, truth.labelled):
-        candidates = by_box.get(tuple(np.round(box)), [])
-        both = [seen & (persons.visible[row] > 0) for row in candidates]
-        errors = [np.median(np.abs(persons.joints[row] - joints)[s]) for row, s in zip(candidates, both)]
-        if not errors or not np.nanmin(errors) < 1:
-            who = f"person {len(rows)} (head box {np.round(box).astype(int).tolist()})"
-            raise DataError(f"{path}: {who} is not in the release; take matching files")
-        rows.append(candidates[int(np.nanargmin(errors))])
-    return np.array(rows)
-
-
 @dataclass(frozen=True)
 class GroundTruth:
     """`gt_valid.mat`: what the usual PCKh programs score the validation persons against. Coordinates count from 1."""
@@ -136,7 +118,6 @@ def read_ground_truth(path: Path) -> GroundTruth:
     truth = GroundTruth(joints.transpose(2, 0, 1), missing.T == 0, head_box.reshape(4, -1).T)
     for person in np.flatnonzero(~np.isfinite(truth.joints[truth.labelled]).all(-1)):
         row = np.repeat(np.arange(len(truth.joints)), truth.labelled.sum(1))[person]
-        raise DataError(
-            f"{path}: pos_gt_src of person {row} has a labelled joint without coordinates; download it again"
-        )
+        what = f"pos_gt_src of person {row} has a labelled joint without coordinates"
+        raise DataError(f"{path}: {what}; download it again")
     return truth

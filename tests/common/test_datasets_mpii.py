@@ -48,19 +48,6 @@ def _release(path, seed=0):
     return [(f"{i:09d}.jpg", p) for i, rects in enumerate(people) for p in rects if p.get("annopoints")]
 
 
-def _ground_truth(path, persons):
-    joints, missing, heads = (
-        np.zeros((16, 2, len(persons))),
-        np.ones((16, len(persons)), np.uint8),
-        np.zeros((2, 2, len(persons))),
-    )
-    for i, (_, person) in enumerate(persons):
-        for point in person["annopoints"]["point"]:
-            joints[point["id"], :, i], missing[point["id"], i] = (point["x"], point["y"]), 0
-        heads[:, :, i] = np.array([person[k] for k in ("x1", "y1", "x2", "y2")]).reshape(2, 2) + 1e-5
-    scipy.io.savemat(path, {"pos_gt_src": joints, "jnt_missing": missing, "headboxes_src": heads})
-
-
 def test_release(tmp_path):
     persons = _release(tmp_path / "mpii_human_pose_v1_u12_1.mat")
     found = load("mpii", tmp_path, "all")
@@ -75,19 +62,7 @@ def test_release(tmp_path):
         assert found.head_size[row] == pytest.approx(0.6 * diagonal, rel=0, abs=EXACT)
         assert found.box[row, 2:].tolist() == pytest.approx([200 * person["scale"]] * 2, rel=0, abs=EXACT)
     assert len(load("mpii", tmp_path, "test")) == 1 and np.isnan(load("mpii", tmp_path, "test").joints).all()
-    with pytest.raises(DataError, match="gt_valid.mat"):
-        load("mpii", tmp_path, "valid")
-    with pytest.warns(UserWarning, match="validation persons too"):
-        assert len(load("mpii", tmp_path, "train")) == 3
-
-
-def test_published_validation_split_of_the_release(tmp_path):
-    persons = _release(tmp_path / "mpii_human_pose_v1_u12_1.mat")
-    _ground_truth(tmp_path / "gt_valid.mat", [persons[2], persons[0]])
-    assert load("mpii", tmp_path, "valid").image_id.tolist() == [persons[2][0], persons[0][0]]
-    assert load("mpii", tmp_path, "train").person_id.tolist() == [1]
-    _ground_truth(tmp_path / "gt_valid.mat", _release(tmp_path / "other.mat", seed=1))
-    with pytest.raises(DataError, match="not in the release"):
+    with pytest.raises(DataError, match=r"known: trainval, test, all.*annot/valid\.json"):
         load("mpii", tmp_path, "valid")
 
 
