@@ -12,6 +12,8 @@ import argparse
 import json
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +26,9 @@ from common.importers import align_rows, load_any
 from common.metrics import Result
 from common.metrics.pck import with_belly
 from common.poses import PoseSet
-from common.predictions import Predictions, save_predictions
+from common.predictions import Predictions
 from common.protocols import protocols_for
+from common.runs.process import exit_code
 
 
 def score(pose_set: PoseSet, predictions: Predictions, protocols=None) -> dict[str, Result]:
@@ -91,25 +94,7 @@ def table(
     return "\n".join(lines)
 
 
-def publish(
-    out: str | Path, predictions: Predictions, pose_set: PoseSet, protocols=None, json_out=None, adjust=None
-) -> dict[str, Result]:
-    """What every house's val.py does with its predictions: save, score with intervals, print, write `json_out`.
-
-    `adjust(results)` may replace figures first. Returns the results. DataError as in `score`.
-    """
-    if differs := datasets.record(pose_set.name).differs(pose_set):
-        predictions.meta["subset"] = differs  # so that no table compares it later
-    save_predictions(out, predictions)
-    print(f"predictions: {out}")
-    results = score(pose_set, predictions, protocols)
-    results = intervals.with_intervals(results, predictions, intervals.Draws(pose_set))
-    results = adjust(results) if adjust else results
-    print(_written(pose_set, predictions, results, json_out))
-    return results
-
-
-def _written(pose_set: PoseSet, predictions: Predictions, results: dict[str, Result], json_out) -> str:
+def written(pose_set: PoseSet, predictions: Predictions, results: dict[str, Result], json_out) -> str:
     """The table. `json_out`: {protocol: {total, per_joint or per_part, aggregation, n, ..., comparable, comparison}} as
     strict JSON (NaN is null), at once."""
     verdicts = {name: comparable(pose_set, predictions, name) for name in results}
@@ -120,41 +105,56 @@ def _written(pose_set: PoseSet, predictions: Predictions, results: dict[str, Res
     return table(pose_set, predictions, results, verdicts)
 
 
-def main(argv=None) -> int:
-    """Entry point; returns the exit code."""
-    about = "Score a prediction file against a data set, by named protocols."
-    parser = argparse.ArgumentParser(prog="python -m common.evaluate", description=about)
-    add = parser.add_argument
+def parser(module: str, about: str | None) -> argparse.ArgumentParser:
+    """What this command and `common.report` ask alike."""
+    form = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(prog=f"python -m {module}", description=about, formatter_class=form)
+    add = made.add_argument
     add("--dataset", required=True, choices=datasets.NAMES)
     add("--data_root", required=True, help="folder of the data set as published (json: the file or its folder)")
     add("--split", required=True, help="lsp: train, test, A-B; others as `common.datasets check` lists them")
-    kinds = "our .npz or joints.jsonl, or others': MPII, LSP, Penn .mat, .h5, COCO or AI Challenger result JSON"
-    add("--predictions", required=True, help=kinds)
     add("--protocol", action="extend", nargs="+", metavar="NAME", help="default: all that apply")
     add("--category", help="COCO's layout: id or name of the persons' category, where several have keypoints")
     number = "draws for the 95 %% intervals; 0: none (default: 1000)"
     add("--bootstrap", type=int, default=1000, metavar="N", help=number)
     add("--seed", type=int, default=0, help="of the draws")
-    add("--json", metavar="OUT", help="also write the figures to this file")
-    args = parser.parse_args(argv)
+    add("--json", type=Path, metavar="OUT", help="also write the figures to this file")
+    return made
+
+
+def pose_set_of(args: argparse.Namespace) -> PoseSet:
+    """The annotated persons that `parser`'s arguments name."""
     options = {} if args.category is None else {"category": args.category}
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            pose_set = datasets.load(args.dataset, args.data_root, args.split, **options)
-            predictions = load_any(args.predictions, pose_set)
-            results = score(pose_set, predictions, args.protocol)
-            if args.bootstrap > 0:
-                draws = intervals.Draws(pose_set, args.bootstrap, args.seed)
-                results = intervals.with_intervals(results, predictions, draws)
-        text = _written(pose_set, predictions, results, args.json)
-    except (DataError, OSError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
+    return datasets.load(args.dataset, args.data_root, args.split, **options)
+
+
+@contextmanager
+def notes() -> Iterator[None]:
+    """Inside, warnings wait; afterwards each is a note on standard error, once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
     for note in dict.fromkeys(str(w.message) for w in caught):
         print(f"note: {note}", file=sys.stderr)
-    print(text)
-    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    with notes():
+        pose_set = pose_set_of(args)
+        predictions = load_any(args.predictions, pose_set)
+        results = score(pose_set, predictions, args.protocol)
+        if args.bootstrap > 0:
+            draws = intervals.Draws(pose_set, args.bootstrap, args.seed)
+            results = intervals.with_intervals(results, predictions, draws)
+    print(written(pose_set, predictions, results, args.json))
+
+
+def main(argv=None) -> int:
+    """Entry point; returns the exit code."""
+    asked = parser("common.evaluate", "Score a prediction file against a data set, by named protocols.")
+    kinds = "our .npz or joints.jsonl, or others': MPII, LSP, Penn .mat, .h5, COCO or AI Challenger result JSON"
+    asked.add_argument("--predictions", required=True, help=kinds)
+    return exit_code(lambda: _run(asked.parse_args(argv)))
 
 
 if __name__ == "__main__":

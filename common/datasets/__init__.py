@@ -30,6 +30,7 @@ class DataSet:
     terms: str
     splits: dict[str, list] = field(repr=False)
     published: str
+    drawn: int
     by_image: bool = False
     aliases: dict[str, str] = field(default_factory=dict)
     sigmas: tuple[float, ...] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from common.synthetic.main import NAMES, main, make
+from common.synthetic import NAMES, main, make
 
 __all__ = ["NAMES", "main", "make"]
 

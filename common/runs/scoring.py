@@ -10,13 +10,13 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.files import git_sha, sha256_of, versions
 from common.metrics import Result
 from common.poses import PoseSet
-from common.predictions import Predictions
+from common.predictions import Predictions, save_predictions
 from common.runs.options import SCORING, Parser
 from common.runs.shelf import result_path
 
@@ -45,18 +45,22 @@ def _hash_of(weights: Path) -> str | None:
     return next((sha256_of(f) for f in files if f.is_file()), None)
 
 
-def publish(args: argparse.Namespace, predictions: Predictions, pose_set: PoseSet, standard: Path,
-            adjust: Callable[[dict], dict] | None = None) -> dict[str, Result]:  # fmt: skip
+def publish(args: argparse.Namespace, predictions: Predictions, pose_set: PoseSet, standard: Path) -> dict[str, Result]:
     """Save the prediction file, score and print it, write `--json` and `--result`; {protocol: Result}.
 
-    `args` are those of `parser`; `standard` is the prediction file without `--out`. `adjust(results)` may change
-    figures.
+    `args` are those of `parser`; `standard` is the prediction file without `--out`. DataError as `evaluate.score`.
     """
-    from common import evaluate
+    from common import datasets, evaluate, intervals
     from common.reported import save_run
 
     out = result_path(args.out, standard)
-    results = evaluate.publish(out, predictions, pose_set, args.protocol, args.json, adjust)
+    if differs := datasets.record(pose_set.name).differs(pose_set):
+        predictions.meta["subset"] = differs  # so that no table compares it later
+    save_predictions(out, predictions)
+    print(f"predictions: {out}")
+    results = evaluate.score(pose_set, predictions, args.protocol)
+    results = intervals.with_intervals(results, predictions, intervals.Draws(pose_set))
+    print(evaluate.written(pose_set, predictions, results, args.json))
     if args.result:
         meta = dict(predictions.meta)
         network = {name: meta.pop(name) for name in ("house", "model")}
@@ -72,9 +76,10 @@ def command_line(words: list[str] | None = None) -> str:
 
     def elsewhere(word: str) -> str:
         name, given, value = word.rpartition("=")
-        return (
-            word if not os.path.isabs(value) else name + given + ("DIR" if Path(value).is_dir() else Path(value).name)
-        )
+        short = "DIR" if Path(value).is_dir() else Path(value).name
+        return name + given + short if os.path.isabs(value) else word
 
     programme, *rest = sys.argv if words is None else words
-    return "python " + shlex.join(["/".join(Path(programme).parts[-2:]), *map(elsewhere, rest)])
+    spec = getattr(sys.modules["__main__"], "__spec__", None) if words is None else None
+    program = f"-m {spec.name}" if spec else "/".join(Path(programme).parts[-2:])
+    return f"python {program} {shlex.join(map(elsewhere, rest))}"

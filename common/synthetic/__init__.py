@@ -1,5 +1,60 @@
-"""Drawing of the synthetic people: body (kinematic tree), shapes (shaded tubes), look (clothes, skin, faces), figure,
-scene (background, clutter, light), compose (a picture with its truth), and a writer for every official file layout.
+"""Synthetic stand-ins for the data sets: `python -m common.datasets.synthetic NAME ROOT [--count N] [--seed S]`.
+
+Draws articulated, clothed people and writes them under ROOT in the official file layout of the data set NAME, so that
+every loader, training and evaluation command runs without the real data. The same arguments give the same bytes. A file
+`SYNTHETIC` marks the folder; a folder that holds anything else is never written to.
+
+Labels come from the same projection as the picture, exact to a fraction of a pixel before the file format rounds them.
+What remains is the guess at hidden joints, which the files mark where their format can. Colours say little: skin,
+clothes and background are drawn anew for everybody, and the clutter holds skin-coloured, shaded tubes.
+
+body: kinematic tree; shapes: shaded tubes; figure: clothes, skin, faces; compose: a picture with its truth; write_one,
+write_many: every official file layout.
 """
 
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from common.datasets import NAMES, record
+from common.errors import DataError
+from common.runs.process import exit_code
+
 VERSION = 5  # raise when a picture or a label changes for the same arguments
+_ONE = ("lsp", "lspet", "k2hpd", "penn_action", "jhmdb")
+
+
+def make(name: str, root: str | Path, count: int | None = None, seed: int = 0) -> bool:
+    """Draw the data set `name` under `root`; False when it was there already with the same arguments.
+
+    `count` is the number of pictures (videos for penn_action and jhmdb) over all splits, at least 2; None takes the
+    data set's default. DataError for a bad argument, or when `root` holds anything that was not drawn here.
+    """
+    from common.synthetic import folder
+
+    number = record(name).drawn if count is None else count
+    if number < 2 or seed < 0:
+        what = f"--count {number}, --seed {seed}: at least 2, one to train and one to test on; a seed is 0 or more"
+        raise DataError(what)
+    module = import_module(f"common.synthetic.write_{'one' if name in _ONE else 'many'}")
+    write, arguments = getattr(module, f"write_{name}"), {"dataset": name, "count": number, "seed": seed}
+    return folder.build(Path(root), arguments, lambda fresh: write(fresh, number, seed))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code (2 for bad input)."""
+    about = "Synthetic stand-ins for data sets."
+    parser = argparse.ArgumentParser(prog="python -m common.datasets.synthetic", description=about)
+    default = ", ".join(f"{name} {record(name).drawn}" for name in NAMES)
+    parser.add_argument("name", metavar="NAME", choices=NAMES, help="data set: " + ", ".join(NAMES))
+    parser.add_argument("root", metavar="ROOT", type=Path, help="folder to make: new, empty, or one that was made here")
+    parser.add_argument("--count", type=int, help=f"pictures, or videos, over all splits (default: {default})")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other people (default: 0)")
+    given = parser.parse_args(arguments)
+
+    def draw() -> str:
+        return "is drawn" if make(**vars(given)) else "was drawn already with these arguments"
+
+    return exit_code(draw, f"synthetic {given.name} {{}}: {given.root}")

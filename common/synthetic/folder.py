@@ -17,7 +17,6 @@ from common.synthetic import VERSION
 
 MARK = "SYNTHETIC"
 _NOTICE = """Drawn by `python -m common.datasets.synthetic`: no photograph, no result on it compares with a published one.
-Running that command again with other arguments replaces this folder.
 """
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, drawn by common.datasets.synthetic".ljust(116)
 
@@ -68,48 +67,26 @@ def save_json(path: Path, content: Any) -> None:
 def build(root: Path, arguments: dict, write: Callable[[Path], None]) -> bool:
     """Have `write` fill `root`, unless it was made with the same arguments already (then False).
 
-    The files are written beside `root` and renamed when all are there. A folder of ours with other arguments is
-    replaced. DataError when `root` holds anything that was not drawn here.
+    The files are written beside `root` and renamed when all are there. DataError when `root` holds anything else.
     """
     root = root.expanduser().absolute()
-    wanted = {"generator": f"common.datasets.synthetic version {VERSION}", **{k: str(v) for k, v in arguments.items()}}
-    if _is_there(root, wanted):
+    made = {"generator": f"common.datasets.synthetic version {VERSION}", **arguments}
+    text, mark = _NOTICE + "".join(f"{key}: {value}\n" for key, value in made.items()), root / MARK
+    if mark.is_file() and mark.read_text() == text:
         return False
-    fresh, old = (root.with_name(f".{root.name}.{os.getpid()}.{word}") for word in ("tmp", "old"))
+    if root.is_file() or (root.is_dir() and any(root.iterdir())):
+        drawn = f"was drawn with other arguments (see {mark})"
+        what = drawn if mark.is_file() else f"holds files and no {MARK} mark: it may be real data"
+        raise DataError(f"{root} {what}, so nothing is written there; name another folder, or delete it yourself")
+    fresh = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
         fresh.mkdir(parents=True)
         write(fresh)
-        mark = wanted | {"files": str(_count_files(fresh))}
-        (fresh / MARK).write_text(_NOTICE + "".join(f"{key}: {value}\n" for key, value in mark.items()))
-        if root.exists():
-            os.rename(root, old)
+        (fresh / MARK).write_text(text)
         os.rename(fresh, root)
     except OSError as error:
         what = f"cannot write {root} ({error})"
         raise DataError(f"{what}; choose a folder that you may write to, with room for the pictures") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return True
-
-
-def _count_files(root: Path) -> int:
-    return sum(len(files) for _, _, files in os.walk(root))
-
-
-def _is_there(root: Path, wanted: dict[str, str]) -> bool:
-    """Whether `root` is complete; False where it may be (re)placed, DataError where it may not."""
-    if root.is_file():
-        raise DataError(f"{root} is a file; name a folder")
-    if not root.exists() or not any(root.iterdir()):
-        return False
-    if not (root / MARK).is_file():
-        what = f"{root} holds files and no {MARK} mark: it may be real data, so nothing is written there"
-        raise DataError(f"{what}; name another folder")
-    mark = dict(line.split(": ", 1) for line in (root / MARK).read_text().splitlines()[2:] if ": " in line)
-    added = _count_files(root) - 1 - int(mark.get("files", "0"))
-    same = wanted.items() <= mark.items()
-    if added > 0 and not same:
-        what = f"{root} was drawn with other arguments, and files were added to it since"
-        raise DataError(f"{what}; delete it yourself, or name another folder")
-    return same and added >= 0  # files that programs add later (caches) do no harm

@@ -1,6 +1,5 @@
 """Penn Action (labels, frames, LMDB) and JHMDB (official folders)."""
 
-import json
 import time
 
 import numpy as np

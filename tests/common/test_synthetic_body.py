@@ -18,11 +18,10 @@ from common.synthetic.compose import (
     render,
     sample_figure,
 )
-from common.synthetic.figure import FACING_CAMERA, pose_figure
-from common.synthetic.look import sample_look
+from common.synthetic.figure import FACING_CAMERA, pose_figure, sample_look
 from common.synthetic.shapes import Camera
 from common.synthetic.write_many import _coco_crowd, _crowd_index
-from common.synthetic.write_video import sample_motion
+from common.synthetic.write_one import sample_motion
 from tests.tolerance import rounding
 
 EXACT = rounding(1, terms=9, steps=8, dtype=np.float64)  # products of rotations
