@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -15,6 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.distributed.nn  # before there is a group: DDP imports it, and its default arguments keep the group for ever
 
 from common.errors import DataError
 from common.runs.checkpoints import CheckpointStore, check_compatible
@@ -41,7 +45,8 @@ class TorchProcess(Process):
             torch.cuda.set_device(self.device)
         if self.world > 1:
             # the others wait while the first process runs the test nets
-            torch.distributed.init_process_group("nccl" if numbers else "gloo", timeout=timedelta(hours=4))
+            dist.init_process_group("nccl" if numbers else "gloo", timeout=timedelta(hours=4))
+            atexit.register(self.close)
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so."""
@@ -52,18 +57,20 @@ class TorchProcess(Process):
         if self.world == 1:
             return value
         total = torch.tensor(float(value), dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(total)
+        dist.all_reduce(total)
         return total.item() / self.world
 
     def barrier(self) -> None:
         """Wait for the others."""
         if self.world > 1:
-            torch.distributed.barrier()
+            dist.barrier()
 
     def close(self) -> None:
-        """Leave the process group."""
-        if self.world > 1:
-            torch.distributed.destroy_process_group()
+        """Leave the others; once more at exit, when DDP can be freed that holds the group. A thread of the group that
+        gives a tensor back while the interpreter ends would abort the process."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+        gc.collect()
 
 
 class Trainer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import math
 import os
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before there is a group: DDP imports it, and its default arguments keep the group for ever
 from torch import nn
 
 from common import datasets
@@ -44,6 +47,7 @@ class TorchProcess(Process):
         if self.world > 1 and not dist.is_initialized():
             # the others wait while one process validates
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
+            atexit.register(self.close)
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so."""
@@ -63,9 +67,11 @@ class TorchProcess(Process):
             dist.barrier()
 
     def close(self) -> None:
-        """Leave the others."""
+        """Leave the others; once more at exit, when DDP can be freed that holds the group. A thread of the group that
+        gives a tensor back while the interpreter ends would abort the process."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
+        gc.collect()
 
 
 def launch(config: Config, script: str) -> None:

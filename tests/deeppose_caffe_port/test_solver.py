@@ -311,7 +311,8 @@ def test_two_processes_train_as_one_with_the_doubled_batch_and_one_goes_on(tmp_p
     another number of processes."""
     make(tmp_path / "one", batch=4), make(tmp_path / "two", batch=2)
     train.train(settings(tmp_path / "one"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "deeppose_caffe_port/train.py"),
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               str(ROOT / "tests/process_end.py"), "deeppose_caffe_port.train",
                "--solver=solver.prototxt", "--device=cpu", "--mode=correct", "--max_steps=4"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(command, cwd=tmp_path / "two", env=environment, capture_output=True, text=True, timeout=300)

@@ -231,14 +231,8 @@ def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
     single, summed, spread = (tmp_path / name for name in ("single", "summed", "spread"))
     assert train.main(options(single, *shared, "--batch_size=4")) == 0
     assert train.main(options(summed, *shared, "--accumulate=2")) == 0
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        str(ROOT / "lpm_torch/train.py"),
-    ]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+              str(ROOT / "tests/process_end.py"), "lpm_torch.train"]  # fmt: skip
     done = subprocess.run(
         [*launch, *options(spread, *shared)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
