@@ -1,10 +1,10 @@
-"""Reported against measured: `python -m common.crosscheck [--house NAME] [--json | --readmes | --check]`.
+"""Reported against measured: `python -m common.crosscheck [--house NAME] [--readmes | --check]`.
 
 Prints the lines of `common.reported.compare` as a Markdown table. `--readmes` writes the generated tables of all READMEs
 anew (`--check` only says which are out of date): a README marks the places:
 
     <!-- measured:begin --> <!-- measured:end -->         what was measured, a table a protocol
-    <!-- quickstart:begin --> <!-- quickstart:end -->     examples/quickstart.json, a copy of out/quickstart/report.json
+    <!-- recipes:begin --> <!-- recipes:end -->           the recipes of `common.reproduce`
     <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported beside measured (in the root's README an overview)
     <!-- figures PATH:begin --> <!-- figures:end -->      a JSON file with `columns`, `rows`, `command`, `note`
 """
@@ -12,7 +12,6 @@ anew (`--check` only says which are out of date): a README marks the places:
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from common import reproduce
 from common.datasets import record
 from common.datasets.files import read_json
 from common.errors import DataError
@@ -27,7 +27,6 @@ from common.files import write_text
 from common.reported import boxes_of, compare, figure, load_runs, reported, yes
 
 ROOT = Path(__file__).resolve().parent.parent
-_SHORT = ("house", "model", "data", "split", "protocol", "reported", "measured", "difference", "comparable?")
 _MARK = re.compile(r"(<!-- (\w+)(?: (\S+))?:begin -->\n)(.*?)(<!-- \2:end -->)", re.DOTALL)
 
 
@@ -49,6 +48,9 @@ COLUMNS: dict[str, Callable[[dict], str]] = {
     "reported": lambda line: figure(line["reported"], line["protocol"]),
     "measured": _measured,
     "difference": lambda line: figure(line["difference"], line["protocol"], sign="+"),
+    "recipe": lambda x: next(
+        (r.name for r in reproduce.recipes().values() if f"{x['table']}/{x['model']}" in r.rows), "-"
+    ),
     "comparable?": lambda line: {None: "not measured", True: "yes", False: "no"}[line["comparable"]],
     "why, why not": lambda x: x["why"] + (f"; defect of the reported figure: {x['defect']}" if x["defect"] else ""),
 }
@@ -119,36 +121,17 @@ def overview(runs: list[dict]) -> str:
     return markdown([*table, *(cells for _, cells in sorted(rows, key=itemgetter(0)))])
 
 
-def answered(lines: list[dict]) -> str:
-    """How many reported figures of each project were measured."""
-    counts: dict[str, list[int]] = {}
-    for line in (line for line in lines if line["reported"] is not None):
-        known = counts.setdefault(line["house"], [0, 0, 0])
-        for i, counts_here in enumerate((True, line["measured"] is not None, bool(line["comparable"]))):
-            known[i] += counts_here
-    table = [["figures reported by", "how many", "measured here", "of these comparable"]]
-    return markdown([*table, *([house, *map(str, known)] for house, known in counts.items())])
-
-
-def originals(lines: list[dict]) -> str:
-    """Folded: every figure that the five originals report, without the columns that describe its setting."""
-    own = [line for line in lines if line["reported"] is not None and line["house"] != "literature"]
-    summary = "<summary>Every figure that the five originals report</summary>"
-    return f"<details>{summary}\n\n{table_of(own, _SHORT)}\n\n</details>"
-
-
-def quickstart_table(result: dict) -> str:
-    """A report.json of the quickstart as a Markdown table and a line about time and memory."""
-    names = ("house", "model", "dataset", "n", "protocol", "score", "mean pose", "random weights", "minutes")
-    table = [["house", "network", "synthetic", "persons", "protocol", "trained", *names[6:]]]
-    for row in result["rows"]:
-        protocols = dict.fromkeys(names[5:8], row["protocol"])  # OKS AP is a fraction, the others are percentages
-        values = [row.get(name, "-") for name in names]
-        cells = (figure(v, protocols.get(n, ""), 1) if isinstance(v, float) else str(v) for n, v in zip(names, values))
-        table.append(list(cells))
-    needs = f"{result['minutes']:.1f} minutes on {result['cores']} cores, largest process "
-    needs += f"{result['largest_process_gb']:.1f} GB, Python {result['python']}."
-    return f"{markdown(table)}\n\n{needs}"
+def recipes_table() -> str:
+    """What makes every figure that the five originals report again, a line a recipe."""
+    figures: dict[str, list[str]] = {}
+    for entry in reproduce.status(ROOT):
+        shown = f"{entry['protocol']} {figure(entry['reported'], entry['protocol'])} ± {entry['band']}"
+        figures.setdefault(entry["recipe"], []).append(shown)
+    costs = {name: recipe.cost() for name, recipe in reproduce.recipes().items()}
+    needs = {n: [*(f"{h:.1f}" for h in c["hours"].values()), f"{c['memory_gb']:.0f}"] for n, c in costs.items()}
+    machines = [f"hours, one {machine}" for machine in next(iter(costs.values()))["hours"]]
+    table = [["recipe", "reported, and how far off may pass", *machines, "GPU memory, GB"]]
+    return markdown([*table, *([name, ", ".join(figures[name]), *more] for name, more in needs.items())])
 
 
 def figures_table(result: dict) -> str:
@@ -177,16 +160,15 @@ def figures_file(name: str, root: Path = ROOT) -> str:
 def _readmes() -> dict[Path, str]:
     """Each README of the repository and what it should say."""
     runs, result = load_runs(ROOT), {}
-    first_run = quickstart_table(read_json(ROOT / "examples" / "quickstart.json"))
     for path in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))):
         house = None if path.parent in (ROOT, ROOT / "common") else path.parent.name
         lines = compare(runs, house)
         table = table_of([line for line in lines if line["reported"] is not None])
         contents = {
-            "crosscheck": table if house else "\n\n".join([overview(runs), answered(lines), originals(lines)]),
+            "crosscheck": table if house else overview(runs),
             "overview": overview([run for run in runs if not run["meta"].get("synthetic")]),
+            "recipes": recipes_table(),
             "measured": measured([run for run in runs if run["house"] == house]),
-            "quickstart": first_run,
         }
 
         def content(name: str, file: str | None, contents: dict[str, str] = contents) -> str | None:
@@ -213,7 +195,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", default=ROOT, help="repository, house, or folder of run files (default: this)")
     parser.add_argument("--house", help="only this directory's tables and runs")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true")
     form.add_argument("--readmes", action="store_true", help="write the generated tables of all READMEs anew")
     form.add_argument("--check", action="store_true", help="say which READMEs are out of date, and write nothing")
     args = parser.parse_args(argv)
@@ -225,10 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"crosscheck: {error}", file=sys.stderr)
         return 2
     silent = [r for r in reported()[1] if args.house in (None, r["house"])]
-    if args.json:
-        print(json.dumps({"lines": lines, "without_figures": silent}, indent=1))
-    else:
-        print(table_of(lines), *(f"\n{r['house']}: {r['source']} {r['note']}." for r in silent), sep="\n")
+    print(table_of(lines), *(f"\n{r['house']}: {r['source']} {r['note']}." for r in silent), sep="\n")
     return 0
 
 

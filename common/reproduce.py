@@ -6,8 +6,8 @@
     python -m common.reproduce --rehearse all                    # the same commands on drawn people, a step each
 
 Paths of the commands start at the working directory; runs lie in output/reproduce/, rehearsals (always marked
-SYNTHETIC, never comparable) in output/rehearsal/. The recipes are `recipes.yaml`, the figures `reported.yaml`.
-Exit codes: 0, 2 for bad input or a row out of its band, 130 when stopped.
+SYNTHETIC, never comparable) in output/rehearsal/, their times beside it. The recipes are `recipes.yaml`, the figures
+`reported.yaml`. Exit codes: 0, 2 for bad input or a row out of its band, 130 when stopped.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -24,12 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.datasets import record
+from common.datasets.files import read_json
 from common.errors import DataError
-from common.files import write_json, write_text
+from common.files import write_json
 from common.reported import compare, figure, load_runs, reported
+from common.runs.process import exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
-BACKWARD = 2  # passes that the backward pass is worth
+PASSES = 3  # forward, and backward worth two
+_WEIGHTS = re.compile(r"\{(?:first weights|weights (?!coco_detections)[^}]*)\}|\{run\}-start")
+_WORD = re.compile(r"(?:[^\s{]|\{[^}]*\})+")  # braces may hold a blank
 
 
 @dataclass(frozen=True)
@@ -45,47 +49,57 @@ class Recipe:
         return self.rows[0]
 
     @property
-    def weights(self) -> list[str]:
-        """Names of the files that must be there: first weights, then others."""
-        return [*self.fields.get("weights", ()), *self.fields.get("needs", ())]
+    def weights(self) -> list[dict]:
+        """Files that must be there: first weights, then others."""
+        return [_content()["weights"][n] for n in (*self.fields.get("weights", ()), *self.fields.get("needs", ()))]
 
-    def commands(self, rehearsed: bool = False) -> dict[str, list[str]]:
-        """Step -> words of its command, from the working directory; rehearsed with what that adds, or left out."""
-        run = f"output/{'rehearsal' if rehearsed else 'reproduce'}/{self.name.replace('/', '-')}"
-        known = {name: entry["folder"] for name, entry in _content()["data"].items()}
-        known |= {f"weights {name}": entry["file"] for name, entry in _content()["weights"].items()}
-        known |= {"run": run, "result": f"{run}.json"}
-        if self.fields.get("weights"):
-            known["first weights"] = known[f"weights {self.fields['weights'][0]}"]
+    def place(self, rehearsed: bool) -> str:
+        """The run's folder; its run file and the marks of its steps lie beside it."""
+        return f"output/{'rehearsal' if rehearsed else 'reproduce'}/{self.name.replace('/', '-')}"
+
+    def templates(self, rehearsed: bool = False) -> dict[str, list[str]]:
+        """Step -> words of its command, with the recipe's own fields filled in; rehearsed with what that adds or
+        leaves out."""
         made = {}
         for step, command in self.fields["steps"].items():
-            words = re.findall(r"(?:[^\s{]|\{[^}]*\})+", command)  # braces may hold a blank
+            words, more = _WORD.findall(_filled(command, self.fields)), self.fields["rehearse"][step]
             if rehearsed:
-                more = self.fields["rehearse"][step]
-                if more is None:
-                    continue
-                words = [w for w in _without_weights(words) if w != "--resume"] + more.split()
-            made[step] = shlex.split(" ".join(_filled(word, known | self.fields) for word in words))
+                words = [w for w in _without_weights(words) if w != "--resume"]
+                words += _WORD.findall(_filled(more or "", self.fields))
+            if not rehearsed or more is not None:
+                made[step] = words
         return made
 
+    def commands(self, rehearsed: bool = False) -> dict[str, list[str]]:
+        """Step -> words of its command, from the working directory."""
+        known = {name: entry["folder"] for name, entry in _content()["data"].items()}
+        known |= {f"weights {name}": entry["file"] for name, entry in _content()["weights"].items()}
+        known |= {f"run {recipe.name}": recipe.place(rehearsed) for recipe in recipes().values()}
+        known |= {"run": self.place(rehearsed), "result": self.place(rehearsed) + ".json"}
+        known |= {"first weights": self.weights[0]["file"]} if self.weights else {}
+        return {step: [_filled(w, known) for w in words] for step, words in self.templates(rehearsed).items()}
+
+    def before(self, rehearsed: bool = False) -> list[Recipe]:
+        """Whose runs the commands start from."""
+        return [recipe_of(n) for n in re.findall(r"\{run ([^}]+)\}", str(self.templates(rehearsed)))]
+
     def cost(self) -> dict:
-        """Training samples, operations of training (forward and backward), hours on each machine."""
-        operations = 2e9 * self.fields["gmac"] * (1 + BACKWARD) * self.fields["persons"]
-        share = _content()["share_of_peak"]
-        hours = {n: operations / (m["tflops"] * 1e12 * share) / 3600 for n, m in _content()["machines"].items()}
-        return {"samples": self.fields["persons"], "operations": operations, "hours": hours}
+        """Training samples, operations of training, hours on each machine, GB of GPU memory, by the YAML's rules."""
+        content = _content()
+        f, share = {**self.fields, **content["networks"][self.fields["network"]]}, content["share_of_peak"]
+        operations = 2e9 * f["gmac"] * PASSES * f["persons"]
+        hours = {n: operations / (m["tflops"] * 1e12 * share) / 3600 for n, m in content["machines"].items()}
+        values = f["parameters"] * (2 + f["slots"]) + content["kept"] * f["activations"] * f["batch"]
+        return {"samples": f["persons"], "operations": operations, "hours": hours, "memory_gb": 4e-3 * values + 1}
 
     def lacks(self, folder: Path = Path()) -> str | None:
         """What is not there, as `DATA path` or `WEIGHTS path`; None where all is."""
-        for name in self.fields["data"]:
-            entry = _content()["data"][name]
-            for part in entry["needs"] or [""]:
-                if not (folder / entry["folder"] / part).exists():
-                    return f"DATA {entry['folder']}/{part}".rstrip("/")
-        for name in self.weights:
-            if not (folder / _content()["weights"][name]["file"]).exists():
-                return f"WEIGHTS {_content()['weights'][name]['file']}"
-        return None
+        data = [_content()["data"][name] for name in self.fields["data"]]
+        wanted = [
+            ("DATA", f"{entry['folder']}/{part}".rstrip("/")) for entry in data for part in entry["needs"] or [""]
+        ]
+        wanted += [("WEIGHTS", entry["file"]) for entry in self.weights]
+        return next((f"{kind} {path}" for kind, path in wanted if not (folder / path).exists()), None)
 
 
 @functools.cache
@@ -102,13 +116,12 @@ def recipes() -> dict[str, Recipe]:
     for entry in _content()["recipes"]:
         for model, own in entry["models"].items():
             fields = {**entry, **own, "model": model}
-            rows = tuple(row.format(model=model) for row in fields["rows"])
-            made.append(Recipe(rows, fields))
+            made.append(Recipe(tuple(row.format(model=model) for row in fields["rows"]), fields))
     return {recipe.name: recipe for recipe in made}
 
 
 def recipe_of(row: str) -> Recipe:
-    """The recipe of a row or of several rows' first; DataError for an unknown one."""
+    """The recipe that answers a row; DataError for an unknown one."""
     for recipe in recipes().values():
         if row in recipe.rows:
             return recipe
@@ -120,9 +133,6 @@ def rows() -> list[tuple[dict, str]]:
     return [(t, model) for t in reported()[0] if t["house"] != "literature" for model in t["rows"]]
 
 
-_WEIGHTS = re.compile(r"\{(?:first weights|weights (?!coco_detections)[^}]*)\}")
-
-
 def _without_weights(words: list[str]) -> list[str]:
     """Without the words that name weights, which a rehearsal does without, and the options before them."""
     found = {i for i, word in enumerate(words) if _WEIGHTS.search(word)}
@@ -130,23 +140,23 @@ def _without_weights(words: list[str]) -> list[str]:
     return [word for i, word in enumerate(words) if i not in found]
 
 
-def _filled(word: str, known: dict) -> str:
-    return re.sub(r"\{([^}]*)\}", lambda match: str(known[match[1]]), word)
+def _filled(text: str, known: dict) -> str:
+    return re.sub(r"\{([^{}]*)\}", lambda match: str(known.get(match[1], match[0])), text)
 
 
 # ---- what is said of a row -------------------------------------------------------------------------------------------
 
 
 def answer(table: dict, model: str, runs: list[dict]) -> dict | None:
-    """The line of `common.reported.compare` that these runs give a row; None where none of them answers it."""
-    lines = (x for x in compare(runs) if (x["table"], x["model"]) == (table["table"], model))
-    return next((x for x in lines if x["comparable"] is not None), None)
+    """The line of `common.reported.compare` that these runs give a row, a comparable one first; None without any."""
+    lines = [x for x in compare(runs) if (x["table"], x["model"]) == (table["table"], model)]
+    return max((x for x in lines if x["comparable"] is not None), key=lambda x: x["comparable"], default=None)
 
 
 def status(folder: Path) -> list[dict]:
     """One entry a row: name, state, reported, measured, recipe, cost."""
-    found = load_runs(ROOT) + (load_runs(folder / "output/reproduce") if (folder / "output/reproduce").is_dir() else [])
-    entries = []
+    own = folder / "output/reproduce"
+    found, entries = load_runs(ROOT) + (load_runs(own) if own.is_dir() else []), []
     for table, model in rows():
         name, line = f"{table['table']}/{model}", answer(table, model, found)
         recipe = recipe_of(name)
@@ -155,10 +165,15 @@ def status(folder: Path) -> list[dict]:
         entries.append({
             "row": name, "recipe": recipe.name, "protocol": table["protocol"],
             "reported": table["rows"][model][table["columns"].index("total")],
-            "band": recipe.fields["band"], "measured": measured,
+            "band": recipe.fields["band"], "measured": measured, "proven": proven(table),
             "state": "done" if measured is not None else f"lacks {lacking}" if lacking else "ready", **recipe.cost(),
         })  # fmt: skip
     return entries
+
+
+def proven(table: dict) -> str | None:
+    """Whose published predictions the protocol was tried on here, and what they score."""
+    return _content()["proven"].get(f"{table['dataset']} {table['protocol']}")
 
 
 def explain(row: str) -> str:
@@ -171,23 +186,23 @@ def explain(row: str) -> str:
         about = record(entry["dataset"])
         lines.append(f"  {entry['folder']} ({entry['size']}): {about.source}; {about.terms}")
         lines.append(f"    python -m common.datasets check {entry['dataset']} {entry['folder']}")
-    entries = [_content()["weights"][name] for name in recipe.weights]
-    lines += ["Weights:", *(f"  {e['file']}: {e['where']}" for e in entries)] if entries else []
-    lines.append("Commands:")
-    lines += [f"  {shlex.join(words)}" for words in recipe.commands().values()]
+    lines += ["Weights:", *(f"  {e['file']}: {e['where']}" for e in recipe.weights)] if recipe.weights else []
+    lines += ["Commands:", *(f"  first those of {other.name}" for other in recipe.before())]
+    lines += [f"  {' '.join(words)}" for words in recipe.commands().values()]
     if fields["gpus"] > 1:
         how = fields.get("several", "") or f"in front of the training, in place of `python`: {fields['launcher']}"
         lines.append(f"  on the original's {fields['gpus']} GPUs: {how}")
     hours = ", ".join(f"{h:.1f} h on one {name}" for name, h in cost["hours"].items())
     share = f"{_content()['share_of_peak']:.0%} of the peak rate of TF32, assumed, not measured"
-    lines.append(f"Cost: {cost['samples']:,} samples, {cost['operations']:.1e} operations: {hours} at {share}")
+    lines.append(f"Cost: {cost['samples']:,} samples, {cost['operations']:.1e} operations: {hours} at {share};")
+    lines.append(f"  about {cost['memory_gb']:.0f} GB of GPU memory for {fields['batch']} samples at once")
     for table, model in rows():
         if f"{table['table']}/{model}" in recipe.rows:
             total = table["rows"][model][table["columns"].index("total")]
             expected = f"{table['protocol']} {figure(total, table['protocol'])} within {fields['band']}"
             lines.append(f"Expected: {expected} ({fields['why']})")
-            if table["defect"]:
-                lines.append(f"  defect of the reported figure: {table['defect']}")
+            lines += [f"  protocol proven on {proven(table)}"] if proven(table) else []
+            lines += [f"  defect of the reported figure: {table['defect']}"] if table["defect"] else []
     return "\n".join(lines)
 
 
@@ -195,89 +210,94 @@ def explain(row: str) -> str:
 
 
 def perform(recipe: Recipe, folder: Path, rehearsed: bool = False) -> dict:
-    """Run the steps that are not done yet, each in its own process from `folder`; {row: its line}. DataError naming
-    the step that failed, with its log; a mark beside the run folder says which are done."""
-    done_file = folder / f"output/{'rehearsal' if rehearsed else 'reproduce'}/{recipe.name.replace('/', '-')}.steps"
-    done = done_file.read_text().split() if done_file.exists() else []
-    done_file.parent.mkdir(parents=True, exist_ok=True)
+    """Run the steps that are not done yet, each in its own process from `folder`, after those of the recipes whose runs
+    it starts from; {row: its line}. DataError naming the step that failed, or a row that its run file does not answer.
+    """
+    for other in recipe.before(rehearsed):
+        perform(other, folder, rehearsed)
+    marks = folder / f"{recipe.place(rehearsed)}.steps"
+    marks.parent.mkdir(parents=True, exist_ok=True)
+    done = json.loads(marks.read_text()) if marks.exists() else {}
     for step, words in recipe.commands(rehearsed).items():
         if step in done:
             continue
-        print(f"== {recipe.name}, {step}: {shlex.join(words)}", flush=True)
-        began = time.monotonic()
+        print(f"== {recipe.name}, {step}: {' '.join(words)}", flush=True)
+        began, used = time.monotonic(), sum(os.times()[2:4])
         code = subprocess.run([sys.executable, str(ROOT / words[1]), *words[2:]], cwd=folder).returncode
         if code == 130:
             raise KeyboardInterrupt
         if code:
             raise DataError(f"{recipe.name}, step {step}: exit code {code} (see above); the same command goes on there")
-        print(f"== {step}: {time.monotonic() - began:.0f} s", flush=True)
-        write_text(done_file, "\n".join([*done, step]) + "\n")
-        done.append(step)
-    runs = load_runs(done_file.parent)
-    return {f"{t['table']}/{m}": answer(t, m, runs) for t, m in rows() if f"{t['table']}/{m}" in recipe.rows}
+        done[step] = [round(time.monotonic() - began), round(sum(os.times()[2:4]) - used)]
+        print(f"== {step}: {done[step][0]} s, {done[step][1]} s of processors", flush=True)
+        write_json(marks, done)
+    return answers(recipe, read_json(folder / f"{recipe.place(rehearsed)}.json"), rehearsed)
+
+
+def answers(recipe: Recipe, run: dict, rehearsed: bool) -> dict:
+    """{row: its line} of a recipe's run. DataError where it does not answer a row; a rehearsed one must be comparable
+    but for its drawn and few people."""
+    found, real = {}, {k: v for k, v in run["meta"].items() if k not in ("synthetic", "subset", "missing_rows")}
+    for table, model in rows():
+        if (row := f"{table['table']}/{model}") in recipe.rows:
+            line = answer(table, model, [run])
+            as_if = answer(table, model, [{**run, "meta": real}]) if rehearsed else line
+            if line is None or (rehearsed and as_if["comparable"] != table["comparable"]):
+                why = "does not answer it" if line is None else as_if["why"]
+                raise DataError(f"{row}: its run file {why}; that is a fault of the recipe")
+            found[row] = line
+    return found
 
 
 def verdict(recipe: Recipe, lines: dict) -> list[str]:
-    """A row's reported | measured | in the band?, for every row that was answered."""
+    """A row's reported | measured | in the band?, for every row."""
     said = []
     for row, line in lines.items():
-        if line is None:
-            raise DataError(f"{row}: its run file does not answer this row; that is a fault of the recipe")
-        measured, reported_ = line["measured"], line["reported"]
-        inside = measured is not None and abs(measured - reported_) <= recipe.fields["band"]
-        mark = (
-            "SYNTHETIC, not comparable" if line["images"] != "real" else "in the band" if inside else "OUT OF THE BAND"
-        )
-        shown = [figure(value, line["protocol"]) for value in (reported_, measured)]
+        both = line["reported"], line["measured"]
+        inside = None not in both and abs(both[0] - both[1]) <= recipe.fields["band"]
+        real = line["images"] == "real"
+        mark = ("in the band" if inside else "OUT OF THE BAND") if real else "SYNTHETIC, not comparable"
+        shown = [figure(value, line["protocol"]) for value in both]
         said.append(f"{row} | {shown[0]} reported | {shown[1]} measured | {mark}")
     return said
 
 
 def rehearse(names: list[str], folder: Path) -> dict:
-    """Draw what is not drawn yet, then every recipe's steps; {recipe: seconds}."""
-    seconds: dict[str, int] = {}
-    for name in names:
-        recipe, began = recipe_of(name), time.monotonic()
-        before = recipe.fields.get("after")  # whose weights stand in for ImageNet's
-        if before and recipe_of(before).name not in seconds:
-            seconds |= rehearse([before], folder)
-        for data in recipe.fields["data"]:
-            _draw(_content()["data"][data], folder)
+    """Draw what is not drawn yet, then every recipe's steps; the file of figures that says how long they took."""
+    table: list[list] = []
+    for recipe in {recipe_of(name).name: recipe_of(name) for name in names}.values():
+        for other in (*recipe.before(True), recipe):
+            for data in other.fields["data"]:
+                _draw(_content()["data"][data], folder)
         print("\n".join(verdict(recipe, perform(recipe, folder, rehearsed=True))), flush=True)
-        seconds[recipe.name] = round(time.monotonic() - began)
-        write_json(folder / "output/rehearsal-times.json", seconds)
-    return seconds
+        times = json.loads((folder / f"{recipe.place(True)}.steps").read_text()).values()
+        table.append([recipe.name, len(recipe.rows), *map(sum, zip(*times))])
+    total = [sum(column) for column in list(zip(*table))[1:]]
+    note = f"{total[0]} figures, {total[2] / 120:.0f} minutes of two cores ({total[1] / 60:.0f} as it ran)"
+    result = {"columns": ["rehearsed recipe", "figures", "seconds", "seconds of processors"], "rows": table,
+              "command": "python -m common.reproduce --rehearse all", "note": note}  # fmt: skip
+    write_json(folder / "output/rehearsal.json", result)
+    return result
 
 
 def _draw(entry: dict, folder: Path) -> None:
     root = folder / entry.get("drawn", entry["folder"])
     if root.exists():
         return
+    from common.datasets import load
     from common.datasets.synthetic import main
 
     if main([entry["dataset"], str(root), "--count", str(entry["count"])]):
         raise DataError(f"{root}: drawing the stand-in of {entry['dataset']} failed")
-    if entry["dataset"] == "coco":
-        _detections(root, folder / _content()["weights"]["coco_detections"]["file"])
-
-
-def _detections(root: Path, path: Path) -> None:
-    """Person boxes as the detector's file has them: the annotated ones of the drawn pictures."""
-    from common.datasets import load
-
-    drawn = load("coco", root, "val2017")
-    boxes = [
-        {"image_id": int(i), "category_id": 1, "bbox": box.tolist(), "score": 0.9}
-        for i, box in zip(drawn.image_id, drawn.box)
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, boxes)
+    if entry["dataset"] == "coco":  # person boxes as the detector's file has them: the annotated ones
+        drawn, path = load("coco", root, "val2017"), folder / _content()["weights"]["coco_detections"]["file"]
+        pairs = zip(drawn.image_id.tolist(), drawn.box.tolist())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, [{"image_id": i, "category_id": 1, "bbox": box, "score": 0.9} for i, box in pairs])
 
 
 def main(argv=None) -> int:
     """Exit code as the module says."""
-    from common.runs.process import exit_code
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--row", metavar="TABLE/MODEL", help="print the recipe of a row")
@@ -301,14 +321,10 @@ def _main(args: argparse.Namespace) -> None:
         if any(line.endswith("OUT OF THE BAND") for line in said):
             raise DataError(f"{args.run}: a figure lies outside its band")
     elif args.rehearse:
-        seconds = rehearse([*recipes()] if args.rehearse == ["all"] else args.rehearse, args.folder)
-        print(f"{len(seconds)} recipes rehearsed in {sum(seconds.values())} s")
+        print(rehearse([*recipes()] if args.rehearse == ["all"] else args.rehearse, args.folder)["note"])
     else:
         entries = status(args.folder)
-        if args.json:
-            print(json.dumps(entries, indent=1))
-        else:
-            print("\n".join(f"{e['row']:58} {e['state']}" for e in entries))
+        print(json.dumps(entries, indent=1) if args.json else "\n".join(f"{e['row']:58} {e['state']}" for e in entries))
 
 
 if __name__ == "__main__":

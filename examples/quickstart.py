@@ -162,29 +162,35 @@ def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
     draw.save_image(OUT / f"{job.house}_{job.model}.png", draw.contact_sheet(cells, columns=3, cell=(480, 240)))
 
 
+COLUMNS = ("house", "model", "dataset", "n", "protocol", "score", "mean pose", "random weights", "minutes")
+
+
 def summary(rows: list[dict], minutes: float) -> dict:
-    """What report.json holds: the rows, and what the whole run needed."""
+    """What report.json holds, a file of figures: the rows, and what the whole run needed."""
+    names = [name for name in COLUMNS if any(name in row for row in rows)]
+    shown = {"model": "network", "dataset": "synthetic", "n": "persons", "score": "trained"}
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     return {
-        "rows": rows,
-        "minutes": minutes,
-        "largest_process_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
+        "columns": [shown.get(name, name) for name in names],
+        "rows": [[row.get(name) for name in names] for row in rows],
+        "command": "bash examples/quickstart.sh",
+        "note": f"{minutes:.1f} minutes on {len(os.sched_getaffinity(0))} cores, largest process {largest:.1f} GB,"
+        f" Python {platform.python_version()}",
     }
 
 
 def report(result: dict) -> str:
     """The table as Markdown."""
-    from common.crosscheck import quickstart_table
+    from common.crosscheck import figures_table
 
-    pictures = ", ".join(f"{row['house']}_{row['model']}.png" for row in result["rows"])
+    pictures = ", ".join(f"{row[0]}_{row[1]}.png" for row in result["rows"])
     return f"""# Quickstart: smoke presets on SYNTHETIC people
 
 Scored on held-out persons, but where `fitted` is said: on the very pictures that were trained on.
 Crops come from annotated boxes (oracle), but for deepercut_tf, which sees the whole picture.
 These figures show that the whole chain works; they say nothing about photographs.
 
-{quickstart_table(result)}
+{figures_table(result)}
 
 Pictures: {pictures}; joints.jsonl and a drawing of one more: HOUSE/MODEL/pictures/
 """

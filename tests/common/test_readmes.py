@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from common import baselines
+from common import baselines, reproduce
 from common import crosscheck as readmes
 from common.datasets import load, synthetic
 from common.errors import DataError
@@ -47,19 +47,10 @@ def test_only_marked_places_change():
     assert filled == text.replace("old", "new \\1")
 
 
-def test_overview_has_a_row_a_run_and_counts_what_was_reported():
-    runs = [run("good", 80.0), run("bad", 20.0), run("drawn", 90.0, synthetic=True)]
-    line = {"house": "h", "reported": 70.0, "measured": None, "comparable": None}
-    lines = [
-        line,
-        {**line, "measured": 60.0, "comparable": False},
-        {**line, "measured": 61.0, "comparable": True},
-        {**line, "reported": None},
-    ]
-    text = readmes.overview(runs) + readmes.answered(lines)
+def test_overview_has_a_row_a_run():
+    text = readmes.overview([run("good", 80.0), run("bad", 20.0), run("drawn", 90.0, synthetic=True)])
     assert [row.split(" | ")[1] for row in text.splitlines()[2:5]] == ["bad", "good", "drawn"]
     assert "| h | drawn | lsp | test | SYNTHETIC | pck_torso@0.2 | 90.0 |" in text
-    assert text.splitlines()[-1] == "| h | 3 | 2 | 1 |"
 
 
 def test_overview_takes_the_data_sets_main_protocol():
@@ -71,12 +62,16 @@ def test_overview_takes_the_data_sets_main_protocol():
     assert "| pdj@0.5 | - |" in readmes.overview([own])
 
 
-def test_every_figure_of_the_originals_is_listed_once_and_short():
-    lines = compare([], None)
-    rows = readmes.originals(lines).splitlines()
-    reported = [line for line in lines if line["reported"] is not None and line["house"] != "literature"]
-    assert len([row for row in rows if row.startswith("| ")]) == 2 + len(reported) and len(reported) > 30
-    assert "defect" not in rows[4]
+def test_the_front_page_has_a_line_a_recipe():
+    rows = readmes.recipes_table().splitlines()
+    assert len(rows) == 2 + len(reproduce.recipes()) and sum(row.count("±") for row in rows) == len(reproduce.rows())
+    assert "| simplebaseline_mpii/resnet50_256x256 | pckh@0.5 88.53 ± 0.6, mean@0.1:compat 33.91 ± 0.6 |" in rows[17]
+
+
+def test_a_houses_table_names_the_recipes():
+    rows = readmes.table_of(compare([], "lpm_torch")).splitlines()
+    assert sum("| lpm_torch_penn_joints/lpm |" in row for row in rows) == 2  # two figures of one recipe
+    assert "| - |" in readmes.table_of(compare([], "literature")[:1])
 
 
 def test_figures_come_from_the_file_that_the_mark_names(tmp_path):
@@ -99,24 +94,6 @@ def test_figures_come_from_the_file_that_the_mark_names(tmp_path):
     (tmp_path / "bench.json").write_text('{"rows": []}')
     with pytest.raises(DataError, match="bench.json"):
         readmes.refreshed(text, content)
-
-
-def test_the_quickstarts_fractions_have_three_digits():
-    row = {
-        "house": "h",
-        "model": "m",
-        "dataset": "coco",
-        "n": 7,
-        "score": 0.25,
-        "mean pose": 0.0,
-        "random weights": 0.0,
-        "minutes": 1.26,
-    }
-    rows = [{**row, "protocol": "oks_ap"}, {**row, "protocol": "pckh@0.5", "score": 16.36}]
-    text = readmes.quickstart_table(
-        {"rows": rows, "minutes": 2.5, "cores": 2, "largest_process_gb": 1.0, "python": "3"}
-    )
-    assert "| oks_ap | 0.250 | 0.000 | 0.000 | 1.3 |" in text and "| pckh@0.5 | 16.4 | 0.0 | 0.0 | 1.3 |" in text
 
 
 def test_the_readmes_are_up_to_date():

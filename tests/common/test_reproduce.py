@@ -60,7 +60,9 @@ def test_recipes_say_what_it_takes(name):
         assert recipe_row in text
     cost = RECIPES[name].cost()
     assert set(cost["hours"]) == {"H200", "RTX 4090"}
-    assert cost["operations"] == pytest.approx(cost["samples"] * RECIPES[name].fields["gmac"] * 6e9)
+    network = reproduce._content()["networks"][RECIPES[name].fields["network"]]
+    assert cost["operations"] == pytest.approx(cost["samples"] * network["gmac"] * 6e9)
+    assert 1 < cost["memory_gb"] < 141
 
 
 def test_what_lacks_is_named(tmp_path):
@@ -73,8 +75,8 @@ def test_what_lacks_is_named(tmp_path):
 
 
 def _touch_weights(recipe, folder: Path) -> None:
-    for name in recipe.weights:
-        path = folder / reproduce._content()["weights"][name]["file"]
+    for entry in recipe.weights:
+        path = folder / entry["file"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
@@ -105,6 +107,37 @@ def _run_file(folder: Path, recipe, synthetic: bool, total: float) -> None:
     path.write_text(json.dumps({**run, "protocols": figures, "meta": meta, "command": "python val.py"}))
 
 
+def test_what_a_recipe_starts_from_comes_first(tmp_path, monkeypatch):
+    """LSP, then MPII, then Penn Action; the first is done already."""
+    ran = []
+
+    def run(words, cwd):
+        ran.append(next(w for w in words if w.startswith("--dataset=")))
+        return type("Done", (), {"returncode": 0})
+
+    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.setattr(reproduce, "answers", lambda recipe, *_: recipe.name)
+    monkeypatch.setattr(reproduce, "read_json", lambda path: {})
+    (tmp_path / "output/reproduce").mkdir(parents=True)
+    (tmp_path / "output/reproduce/lpm_torch_lsp-lpm.steps").write_text('{"train": [9, 9], "score": [9, 9]}')
+    assert reproduce.perform(reproduce.recipe_of("lpm_torch_penn_groups/lpm"), tmp_path) == "lpm_torch_penn_joints/lpm"
+    assert ran == ["--dataset=mpii"] * 2 + ["--dataset=penn_action"] * 2
+    said = reproduce.recipe_of("lpm_torch_penn_groups/lpm").commands()["train"]
+    assert "--weights=output/reproduce/lpm_torch_mpii-lpm" in said
+
+
+def test_a_rehearsed_run_must_answer_its_row():
+    recipe = reproduce.recipe_of("simplebaseline_coco_oracle/resnet50_256x192")
+    run = {"house": "simplebaseline_paddle", "model": "resnet50_256x192", "dataset": "coco", "split": "val2017"}
+    run |= {"protocols": {"oks_ap": {"total": 0.1}}, "command": "", "meta": {"boxes": "oracle", "flip_test": True}}
+    run["meta"] |= {"synthetic": True, "subset": "16 of 6352 persons"}
+    (line,) = reproduce.answers(recipe, run, rehearsed=True).values()
+    assert line["images"] == "synthetic" and line["comparable"] is False
+    run["meta"]["boxes"] = "detector"
+    with pytest.raises(DataError, match="published with boxes: oracle, these are detector; .* fault of the recipe"):
+        reproduce.answers(recipe, run, rehearsed=True)
+
+
 def test_a_failed_step_is_named(tmp_path, monkeypatch):
     recipe = reproduce.recipe_of("lpm_torch_lsp/lpm")
     monkeypatch.setattr(reproduce.subprocess, "run", lambda *_, **__: type("Done", (), {"returncode": 2}))
@@ -116,7 +149,9 @@ def test_drawn_people_are_never_comparable(tmp_path):
     recipe = reproduce.recipe_of("simplebaseline_mpii/paddle_resnet50_256x256")
     (tmp_path / "output/reproduce").mkdir(parents=True)
     _run_file(tmp_path, recipe, synthetic=True, total=88.5)
-    (tmp_path / "output/reproduce/simplebaseline_mpii-paddle_resnet50_256x256.steps").write_text("train convert score")
+    (tmp_path / "output/reproduce/simplebaseline_mpii-paddle_resnet50_256x256.steps").write_text(
+        json.dumps(dict.fromkeys(("train", "convert", "score"), [1, 1]))
+    )
     said = reproduce.verdict(recipe, reproduce.perform(recipe, tmp_path))
     assert all(line.endswith("SYNTHETIC, not comparable") for line in said)
     states = {entry["row"]: entry["state"] for entry in reproduce.status(tmp_path)}
