@@ -15,6 +15,7 @@ import numpy as np
 from common.metrics import Result
 from common.metrics.coco import RECALL, THRESHOLDS, curve, match
 from common.metrics.counting import Tally
+from common.metrics.oks import aic_map
 from common.poses import PoseSet
 from common.predictions import Predictions
 from common.protocols import protocols_of
@@ -85,8 +86,6 @@ class Draws:
     def _by_image(self, name: str, predictions: Predictions) -> Samples | None:
         if name == "oks_ap":
             return {"total": self.precision_recall(predictions).samples}
-        from common.metrics.ai_challenger import aic_map
-
         best_of = "prediction" if name.endswith(":compat") else "person"
         found = np.array([self.unit.get(image, -1) for image in predictions.image_id.tolist()], np.int64)
         table = np.zeros((len(self.unit), 2))

@@ -231,10 +231,8 @@ def _oks_ap(pose_set: PoseSet, predictions: Predictions, _: float) -> Result:
 
 
 def _aic(pose_set: PoseSet, predictions: Predictions, _: float, best_of: str = "person") -> Result:
-    from common.metrics.ai_challenger import THRESHOLDS, aic_map
-
-    figures = aic_map(pose_set, predictions, best_of)
-    by_threshold = {f"AP@{t:.2f}": ap for t, ap in zip(THRESHOLDS, figures["ap"])}
+    figures = oks.aic_map(pose_set, predictions, best_of)
+    by_threshold = {f"AP@{t:.2f}": ap for t, ap in zip(oks.AIC_THRESHOLDS, figures["ap"])}
     ap = f"AP = {best_of}s whose best OKS is above / sum of max(persons, predictions) of the images"
     how = f"fractions; total = mean AP over OKS 0.50 to 0.95 in steps of 0.05; {ap}"
     counts = {"images_without_prediction": figures["images_missing"], "unknown_images": figures["unknown"]}

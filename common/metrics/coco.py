@@ -21,6 +21,7 @@ NAMES = ("AP", "Ap .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "
 CROWD = {"AP (easy)": (-1, 0.1), "AP (medium)": (0.1, 0.8), "AP (hard)": (0.8, 1)}
 THRESHOLDS, RECALL = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
 _AREAS = np.array([[0, 1e10], [32**2, 96**2], [96**2, 1e10]])  # all, medium, large, in square pixels
+_ALIKE = 0.9  # OKS of two predictions above which the worse one goes
 _MOST = 20  # predictions that count in an image
 _PERSON = 1  # COCO's category id
 
@@ -37,9 +38,7 @@ class Matches:
     persons: np.ndarray  # (A,I) how many count
 
 
-def oks_ap(
-    pose_set: PoseSet, predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2
-) -> dict[str, float]:
+def oks_ap(pose_set: PoseSet, predictions: Predictions) -> dict[str, float]:
     """The ten figures of pycocotools' keypoint evaluation, by the originals' names, as fractions; by crowd index too.
 
     Ground truth is every row of the PoseSet; rows with `ignore` (crowds, persons without keypoints) absorb predictions
@@ -48,7 +47,7 @@ def oks_ap(
     is none); no predictions at all: 0, where pycocotools would fail. Raises DataError when the skeletons differ, OKS
     constants or areas are missing, a score is no number, or an image is not of the split.
     """
-    matches = match(pose_set, predictions, nms_threshold, joint_threshold)
+    matches = match(pose_set, predictions)
     figures = _figures(matches, np.ones(len(matches.images), bool))
     if pose_set.crowd_index is not None:
         index = dict(zip(pose_set.image_id.tolist(), pose_set.crowd_index.tolist()))
@@ -84,12 +83,10 @@ def curve(hits: np.ndarray, misses: np.ndarray, persons: float) -> tuple[np.ndar
     return precision[np.searchsorted(hits / persons, RECALL, side="left")], hits[-1] / persons
 
 
-def match(
-    pose_set: PoseSet, predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2
-) -> Matches:
+def match(pose_set: PoseSet, predictions: Predictions) -> Matches:
     """Every image's matches: predictions in order of score take the person that they fit best and nobody has taken."""
     _check(pose_set, predictions)
-    rows, scores = final_people(predictions, nms_threshold, joint_threshold, sigmas_of(pose_set))
+    rows, scores = final_people(predictions, sigmas_of(pose_set))
     ids = predictions.image_id[rows].tolist()
     listed = set(pose_set.regions or ()) | set(pose_set.image_id.tolist())
     if pose_set.regions is not None and (foreign := set(ids) - listed):
@@ -102,25 +99,19 @@ def match(
     order = np.lexsort((-scores, image))
     rank = _rank(image[order])
     order, rank = order[rank < _MOST], rank[rank < _MOST]
-    image, score, joints = (
-        image[order],
-        scores[order],
-        np.nan_to_num(predictions.joints[rows[order]].astype(np.float64)),
-    )
+    image, score = image[order], scores[order]
+    joints = np.nan_to_num(predictions.joints[rows[order]].astype(np.float64))
 
     # persons of an image stand in columns, the last one first: of equally good ones pycocotools takes the last
     count, column = np.bincount(person_image, minlength=len(images)), np.zeros(len(person_image), np.int64)
     by_image = np.argsort(person_image, kind="stable")
     column[by_image] = count.max(initial=1) - 1 - _rank(person_image[by_image])
-    number_labelled, crowd = (
-        (pose_set.visible > 0).sum(1),
-        pose_set.crowd if pose_set.crowd is not None else pose_set.ignore,
-    )
+    crowd = pose_set.crowd if pose_set.crowd is not None else pose_set.ignore
     crowd = np.zeros(len(pose_set), bool) if crowd is None else crowd
     area = pose_set.area if pose_set.area is not None else np.zeros(len(pose_set))
     outside = (area < _AREAS[:, :1]) | (area > _AREAS[:, 1:])
     aside = np.ones((3, len(images), count.max(initial=1)), bool)
-    aside[:, person_image, column] = outside | crowd | (number_labelled == 0)
+    aside[:, person_image, column] = outside | crowd | ~(pose_set.visible > 0).any(1)
     crowds = np.zeros(aside.shape[1:], bool)
     crowds[person_image, column] = crowd
     similarity = np.full((len(image), aside.shape[2]), -1.0)
@@ -166,16 +157,14 @@ def _oks(pose_set: PoseSet, joints: np.ndarray, person: np.ndarray, guess: np.nd
     return np.where(used, np.exp(-exponent), 0).sum(-1) / used.sum(-1)
 
 
-def final_people(
-    predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2, sigmas: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def final_people(predictions: Predictions, sigmas: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Rows that survive OKS-NMS and their final scores: images in order of first appearance, best person first.
 
-    Score = box score x mean of the joint scores above `joint_threshold`. A file marked `meta["final"]` stays as it is.
+    Score = box score x mean of the joint scores above 0.2. A file marked `meta["final"]` stays as it is.
     """
     final = predictions.meta.get("final")
     scores = np.asarray(predictions.person_score, np.float64)
-    scores = scores if final else rescore(predictions.box_score, predictions.score, joint_threshold)
+    scores = scores if final else rescore(predictions.box_score, predictions.score)
     if count := int((~np.isfinite(scores)).sum()):
         what = f"{count} persons have a score (person_score, or box_score) that is no number"
         raise DataError(f"the prediction file: {what}; write numbers, or leave these persons out")
@@ -186,19 +175,15 @@ def final_people(
         by_image.setdefault(image, []).append(row)
     joints = predictions.joints.astype(np.float64)
     sigmas = known_sigmas(predictions.skeleton) if sigmas is None else sigmas
-    kept = [
-        rows[oks_nms(joints[rows], scores[rows], predictions.area[rows], nms_threshold, sigmas)]
-        for rows in map(np.array, by_image.values())
-    ]
+    some = map(np.array, by_image.values())
+    kept = [rows[oks_nms(joints[rows], scores[rows], predictions.area[rows], _ALIKE, sigmas)] for rows in some]
     rows = np.concatenate(kept) if kept else np.zeros(0, np.int64)
     return rows, scores[rows]
 
 
-def coco_results(
-    predictions: Predictions, nms_threshold: float = 0.9, joint_threshold: float = 0.2, sigmas=None
-) -> list[dict]:
+def coco_results(predictions: Predictions) -> list[dict]:
     """The results that COCO's servers and pycocotools read: image_id, category_id, keypoints (x, y, score), score."""
-    rows, scores = final_people(predictions, nms_threshold, joint_threshold, sigmas)
+    rows, scores = final_people(predictions)
     points = np.concatenate([predictions.joints[rows], predictions.score[rows][..., None]], -1)
     points = np.nan_to_num(points.astype(np.float64), nan=0.0).reshape(len(rows), 3 * len(predictions.skeleton))
     return [
@@ -208,12 +193,9 @@ def coco_results(
 
 
 def _check(pose_set: PoseSet, predictions: Predictions) -> None:
+    where = f"{pose_set.name}/{pose_set.split}"
     if predictions.skeleton != pose_set.skeleton:
         both = f"the ground truth has {pose_set.skeleton.name}, the prediction file {predictions.skeleton.name}"
         raise DataError(f"oks_ap needs one skeleton; {both}")
-    where = f"{pose_set.name}/{pose_set.split}"
-    if sigmas_of(pose_set) is None:
-        what = f"for skeleton {pose_set.skeleton.name}, which has none"
-        raise DataError(f"oks_ap needs OKS constants {what}; give {where} a field sigmas")
-    if len(pose_set) and pose_set.area is None:
-        raise DataError(f"oks_ap needs the area of every person; {where} has none. Give every person a field area")
+    if sigmas_of(pose_set) is None or (len(pose_set) and pose_set.area is None):
+        raise DataError(f"oks_ap needs OKS constants and areas; give {where} the fields sigmas and area")

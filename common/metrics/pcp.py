@@ -54,7 +54,17 @@ def pcp(
     toolkit); `means` has both and `unweighted`, the mean of the ten sticks. A stick counts when all joints that it is
     made of are labelled. `exact_at_zero`: K2HPD's form, in which a stick of length 0 admits an exact hit.
     """
-    hits, counted, sticks = decide(truth, predicted, labelled, skeleton, threshold, relaxed, exact_at_zero)
+    sticks = sticks_of(skeleton)
+
+    def ends(joints: np.ndarray) -> list[np.ndarray]:
+        both = ([stick[end] for stick in sticks.values()] for end in (1, 2))
+        return [np.stack([joints[:, skeleton.indices(names)].mean(1) for names in side], axis=1) for side in both]
+
+    true_a, true_b = ends(np.where(labelled[..., None], truth, np.nan))
+    pred_a, pred_b = ends(np.asarray(predicted, np.float64))
+    length, first, second = distances(true_a, true_b), distances(true_a, pred_a), distances(true_b, pred_b)
+    error = (first + second) / 2 if relaxed else np.maximum(first, second)
+    hits, counted = within(error, length, threshold, exact_at_zero), np.isfinite(length)
     by_stick = percentages(hits, counted)
     members: dict[str, list[int]] = {}
     for i, (part, _, _) in enumerate(sticks.values()):
@@ -77,20 +87,3 @@ def pcp(
         means=means,
         tally=Tally(hits, counted, members, list(range(len(sticks))) if total == "weighted" else None),
     )
-
-
-def decide(
-    truth, predicted, labelled, skeleton: Skeleton, threshold: float, relaxed: bool, exact_at_zero: bool = False
-):
-    """(N,S) hits, (N,S) counted and the sticks that the S columns are, for callers that need single decisions."""
-    sticks = sticks_of(skeleton)
-
-    def ends(joints: np.ndarray) -> list[np.ndarray]:
-        both = ([stick[end] for stick in sticks.values()] for end in (1, 2))
-        return [np.stack([joints[:, skeleton.indices(names)].mean(1) for names in side], axis=1) for side in both]
-
-    true_a, true_b = ends(np.where(labelled[..., None], truth, np.nan))
-    pred_a, pred_b = ends(np.asarray(predicted, np.float64))
-    length, first, second = distances(true_a, true_b), distances(true_a, pred_a), distances(true_b, pred_b)
-    error = (first + second) / 2 if relaxed else np.maximum(first, second)
-    return within(error, length, threshold, exact_at_zero), np.isfinite(length), sticks

@@ -13,15 +13,14 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
-import yaml
-
 from common.errors import DataError
-from common.runs.settings import check_number, kinds, read_settings_file, resolve
+from common.runs.settings import WORDS, check_number, kinds, read_settings_file, resolve
 
-_WORDS = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text(encoding="utf-8"))
-GROUPS = tuple(_WORDS)
+_TYPES = {"int": int, "float": float, "bool": bool, "path": Path}
+_FORMS = {n: form | ({"type": _TYPES[form["type"]]} if "type" in form else {}) for n, form in WORDS["forms"].items()}
+GROUPS = tuple(WORDS)[:5]
 # option -> (group, help text)
-VOCABULARY = {name: (group, text) for group, texts in _WORDS.items() for name, text in texts.items()}
+VOCABULARY = {name: (group, text) for group in GROUPS for name, text in WORDS[group].items()}
 _TRUTH = re.compile(r"(?i)(?P<yes>yes|true|on|1|y)|no|false|off|0|n")
 
 
@@ -187,33 +186,6 @@ class Parser(argparse.ArgumentParser):
         return out
 
 
-_NUMBER = {"type": int, "metavar": "N"}
-_OFF = {"type": bool, "default": False}
-_FORMS: dict[str, dict] = {
-    **dict.fromkeys(("limit", "batch_size", "workers", "input_width", "input_height", "seed"), _NUMBER),
-    **dict.fromkeys(("recursive", "raw_weights", "random_weights", "shared_joints", "smooth"), _OFF),
-    "threads": {**_NUMBER, "default": None},
-    "boxes": {"action": "append", "metavar": "WHERE", "default": None},
-    "box_threshold": {"type": float, "metavar": "S", "default": 0.0},
-    "detector": {"default": None, "metavar": "FILE.onnx"},
-    "detector_threshold": {"type": float, "metavar": "S", "default": 0.3},
-    "format": {"default": "jsonl", "metavar": "LIST"},
-    "device": {"default": None, "metavar": "DEVICE"},
-    "flip_test": {"type": bool},
-    "mode": {"choices": ("correct", "compat")},
-    "amp": {"choices": ("off", "auto", "bf16", "fp16")},
-    "resume": {"nargs": "?", "const": "auto", "metavar": "PATH"},  # None: not asked for; no value: auto
-    "weights": {"default": None, "metavar": "WEIGHTS"},
-    "out": {"default": None, "metavar": "PATH"},
-    "protocol": {"nargs": "+", "action": "extend", "metavar": "NAME", "default": None},
-    **dict.fromkeys(("json", "result"), {"type": Path, "metavar": "FILE", "default": None}),
-    "draw": {"type": bool, "default": True},
-    "show": {"default": "ids", "metavar": "LIST"},
-    "track": {"type": bool, "default": None},
-    "min_score": {"type": float, "metavar": "S", "default": 0.1},
-    "licence": {"default": "as the source states; not given", "metavar": "TEXT"},
-    "half": {"type": bool, "default": False},
-}
 # what a programme that runs a network over labelled persons asks for, and what one over pictures does
 SCORING = "weights raw_weights random_weights shared_joints device threads out protocol json result".split()
 PREDICTING = "boxes box_threshold detector detector_threshold recursive weights raw_weights device threads out format draw".split()

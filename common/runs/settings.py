@@ -13,6 +13,8 @@ import typing
 from dataclasses import field, fields
 from pathlib import Path
 
+import yaml
+
 from common.errors import DataError
 
 
@@ -42,6 +44,8 @@ def kinds(cls) -> dict[str, tuple[type, bool]]:
     return {f.name: kind_of(hints[f.name]) for f in fields(cls)}
 
 
+WORDS = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text(encoding="utf-8"))
+_FREE, _ONE, _MOST = WORDS["bounds"].values()
 _NODES = 100_000  # a settings file has no more values
 _BOOL = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -66,22 +70,11 @@ def convert(name: str, value, kind: type, optional: bool = False):
     raise DataError(f"setting {name}: {value!r} is not a {kind.__name__}")
 
 
-# numbers are finite and not negative; these are at least 1, these at most 1, those of sizes no larger than these
-_ONE = {
-    *"""accumulate base_width batch_size bbox_extension_max bbox_extension_min depth display_iters input_height limit
-    input_width log_freq log_step patch_rate save_iters snapshot_step stage stages t test_step zoom""".split()
-}
-_SHARES = {"dropout", "dropout_keep", "ema", "held_out", "p_flip", "scale_factor"}
-_MOST = {"workers": 1024, "threads": 1024, "input_width": 16384, "input_height": 16384, "base_width": 4096, "t": 1000,
-         "batch_size": 1 << 20, "seed": 2**32 - 1}  # fmt: skip
-_FREE = {"ignore_label", "det_min_score"}
-
-
 def check_number(name: str, value) -> None:
     """DataError for a number that makes no sense as this setting, in whichever programme."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or name in _FREE:
         return
-    least, most = int(name in _ONE), 1 if name in _SHARES else _MOST.get(name, 1e300)
+    least, most = int(name in _ONE), _MOST.get(name, 1e300)
     if not least <= value <= most or (name == "channels" and not value):  # NaN neither
         known = f" and {most} at most" if most < 1e300 else ""
         above = "more than 0" if name == "channels" else f"{least} or more"
@@ -137,8 +130,6 @@ def read_settings_file(path: str | Path) -> dict:
 
 def parse_yaml(where: str, text: str):
     """YAML text as plain values; DataError naming `where`."""
-    import yaml
-
     try:
         found = yaml.safe_load(text)
     except Exception as error:  # its constructors let through whatever Python raises

@@ -8,7 +8,7 @@ import pytest
 
 from common import datasets
 from common.importers import load_any
-from common.metrics.ai_challenger import aic_map
+from common.metrics.oks import aic_map
 from common.poses import PoseSet
 from common.predictions import predictions_for
 from common.skeletons import AIC14, LSP14

@@ -161,9 +161,9 @@ def test_deeppose_decisions(golden_dir):
         truth, predicted = data[f"{key}/gt_px"], data[f"{key}/pred_px"]
         labelled = np.ones(truth.shape[:2], bool)
         for relaxed, name in ((False, "pcp"), (True, "relaxed")):
-            hits, _, sticks = pcp.decide(truth, predicted, labelled, skeleton, 0.5, relaxed)
-            order = [list(sticks).index(s) for s in STICKS]
-            assert np.array_equal(hits[:, order], data[f"{key}/{name}_match"].astype(bool)), (key, name)
+            tally = pcp.pcp(truth, predicted, labelled, skeleton, 0.5, relaxed).tally
+            order = [list(pcp.sticks_of(skeleton)).index(s) for s in STICKS]
+            assert np.array_equal(tally.hits[:, order], data[f"{key}/{name}_match"].astype(bool)), (key, name)
         result = pck.pckh_neck(truth, predicted, labelled, 0.5, skeleton)
         expected = data[f"{key}/pckh_match"].sum(0)
         assert _counts(result, _canonical(skeleton)) == expected.tolist()
@@ -216,8 +216,8 @@ def test_deeppose_invisible_joints(golden_dir, as_miss):
     for key, skeleton in found.items():
         truth, predicted, labelled = data[f"{key}/gt_px"], data[f"{key}/pred_px"], data[f"{key}/visible"]
         for relaxed, name in ((False, "pcp"), (True, "relaxed_pcp")):
-            hits, counted, sticks = pcp.decide(truth, predicted, labelled, skeleton, 0.5, relaxed)
-            figures = dict(zip(sticks, percentages(hits, counted | as_miss)))
+            tally = pcp.pcp(truth, predicted, labelled, skeleton, 0.5, relaxed).tally
+            figures = dict(zip(pcp.sticks_of(skeleton), percentages(tally.hits, tally.counted | as_miss)))
             expected = data[f"{key}/" + prefix.format(name) + ("stick" if as_miss else "")]
             np.testing.assert_allclose([figures[s] for s in STICKS], 100 * expected, rtol=0, atol=ROUNDING)
         result = pck.pckh_neck(truth, predicted, labelled, 0.5, skeleton)
