@@ -8,7 +8,6 @@ or whose name's number is its image id.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.datasets import files
 from common.errors import DataError
 
 Found = tuple[np.ndarray, np.ndarray]  # boxes (n,4), scores (n,)
@@ -99,43 +99,34 @@ def _from_csv(path: Path) -> list[tuple[str, list[float], float]]:
 
 
 def _from_json(path: Path) -> list[tuple[str, list[float], float]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"--boxes {path} is not readable JSON ({error})") from error
-    names = {}
+    content, names = files.read_json(path), {}
     if isinstance(content, dict):  # annotations
         images, content = content.get("images"), content.get("annotations")
         names = {str(i.get("id")): str(i.get("file_name")) for i in images or () if isinstance(i, dict)}
-    if not isinstance(content, list):
-        raise DataError(f"--boxes {path} is no list of {{image_id, bbox, score}} and no COCO annotation file")
-    return [_entry(f"{path}: entry {n}", entry, names) for n, entry in enumerate(content) if _is_person(entry)]
+    rows = files.rows(f"--boxes {path}", content)
+    rows = [row for row in rows if row[1].get("category_id", 1) == 1 and not row[1].get("iscrowd")]
+    boxes, scores = files.column(rows, "bbox", (4,)).tolist(), files.column(rows, "score", default=1.0).tolist()
+    for (where, _), box in zip(rows, boxes):
+        parse_box(",".join(map(str, box)), f"{where}: bbox")
+    return [(_key(*row, names), box, score) for row, box, score in zip(rows, boxes, scores)]
 
 
-def _is_person(entry) -> bool:
-    return not isinstance(entry, dict) or (entry.get("category_id", 1) == 1 and not entry.get("iscrowd"))
-
-
-def _entry(where: str, entry, names: dict[str, str]) -> tuple[str, list[float], float]:
-    if not isinstance(entry, dict) or not isinstance(entry.get("bbox"), list):
-        raise DataError(f"{where} has no list bbox; an entry holds image_id or file_name, bbox, score")
-    box = parse_box(",".join(map(str, entry["bbox"])), f"{where}: bbox")
-    score = _number(entry.get("score", 1.0), f"{where}: score")
+def _key(where: str, entry: dict, names: dict[str, str]) -> str:
     if "file_name" in entry:
-        return str(entry["file_name"]), box, score
+        return str(entry["file_name"])
     key = entry.get("image_id")
     if isinstance(key, float) and key.is_integer():
         key = int(key)
     if isinstance(key, bool) or not isinstance(key, (int, str)):
         raise DataError(f"{where}: image_id is {key!r}; write a whole number or a file name")
-    return names.get(str(key), str(key)), box, score
+    return names.get(str(key), str(key))
 
 
-def _number(value, where: str) -> float:
+def _number(value: str, where: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except ValueError:
         number = math.nan
-    if not math.isfinite(number) or isinstance(value, bool):
+    if not math.isfinite(number):
         raise DataError(f"{where} is {value!r}, not a number")
     return number

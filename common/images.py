@@ -5,9 +5,11 @@ MobilePose stores Penn Action so: key `NNNN/FFFFFF.jpg` (frame from 1), value th
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
+from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -69,7 +71,11 @@ def _decode(data: bytes, upright: bool = False, unchanged: bool = False) -> np.n
         return None
     if image is None or not upright or not data.startswith(b"RIFF"):
         return image
-    turn = _webp_orientation(data) - 1  # OpenCV does not look at a WebP's
+    from PIL import Image
+
+    turn = 0
+    with suppress(Exception):  # whatever damaged EXIF raises
+        turn = range(1, 9).index(Image.open(io.BytesIO(data)).getexif()[0x112])  # OpenCV does not look at a WebP's
     image = image.transpose(1, 0, 2) if turn >= 4 else image
     return np.ascontiguousarray(image[:: -1 if turn % 4 >= 2 else 1, :: -1 if turn % 4 in (1, 2) else 1])
 
@@ -84,21 +90,6 @@ def _asks_too_much(data: bytes) -> bool:
         at, longest = at + length + 12, max(longest, length)
     # deflate saves at most 1 : 1032; the part in which a file is cut off may be longer than what is left of it
     return bits > 8 * 1040 * len(data) or longest > max(len(data), 1 << 26)
-
-
-def _webp_orientation(data: bytes) -> int:
-    """EXIF's 1 to 8."""
-    tiff = data.partition(b"EXIF")[2][4:]
-    order = "<" if tiff.startswith(b"II") else ">"
-    try:
-        (first,) = struct.unpack_from(f"{order}I", tiff, 4)
-        for entry in range(*struct.unpack_from(f"{order}H", tiff, first)):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, first + 2 + 12 * entry)
-            if tag == 0x112 and 1 <= value <= 8:
-                return value
-    except struct.error:
-        pass
-    return 1
 
 
 def _cut_off(data: bytes) -> bool:

@@ -21,8 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.datasets import files
-from common.datasets.mpii import RELEASE
-from common.datasets.mpii_release import read_release
+from common.datasets.mpii import RELEASE, read_release
 from common.errors import DataError
 from common.images import read_image
 from common.runs.options import Parser

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from common.datasets.files import missing, read_mat
-from common.datasets.mpii_release import random_tenth, read_release
+from common.datasets.mpii import random_tenth, read_release
 from common.errors import DataError
 from common.files import sha256_of, write_json, write_text
 from common.runs.converting import card_path

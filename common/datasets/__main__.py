@@ -30,9 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     if (given.get("limit") or 0) < 0 or given.get("count", 1) < 1:
         parser.error("--limit is 0 or more, --count at least 1")
     command, category = given.pop("command"), given.pop("category")
-    run = import_module(f"common.datasets.{command}")
     try:
-        lines, problems = getattr(run, command)(**given, **({"category": category} if category else {}))
+        lines, problems = getattr(import_module("common.datasets.check"), command)(
+            **given, **({"category": category} if category else {})
+        )
     except DataError as error:
         print(error, file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from common.datasets.mpii_release import random_tenth
+from common.datasets.mpii import random_tenth
 from common.errors import DataError
 from deeppose_tf import prepare, weight_files
 from deeppose_tf.config import Config
