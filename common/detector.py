@@ -18,6 +18,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from common.errors import DataError
@@ -67,16 +68,12 @@ class Detector:
         order = np.argsort(-score, kind="stable")
         order = order[(boxes[order, 2:] > 1).all(1)]
         if self._as in ("ultralytics", "yolox") and len(order):
-            import cv2
-
             chosen = cv2.dnn.NMSBoxes(boxes[order].tolist(), score[order].tolist(), 0.0, _OVERLAP)
             order = order[np.sort(np.reshape(chosen, -1).astype(np.int64))]
         return boxes[order], score[order].astype(np.float64)
 
     def _outputs(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], tuple[int, int], float, np.ndarray]:
         """Outputs by name, (height, width) of the input, and how the picture lies in it: scale, offset (x, y)."""
-        import cv2
-
         stated = _plain(self._meta.get("imgsz"), [_SIDE, _SIDE])
         free = image.shape[:2] if self._as == "torchvision" else stated
         height, width = (int(own or other) for own, other in zip(self._size, free))

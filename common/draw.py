@@ -10,16 +10,19 @@ puts pictures beside what each network (or, by common.exchange, the truth) says 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
+from common.datasets.files import read_lines
 from common.errors import DataError
 from common.files import atomic_write
+from common.images import read_image
+from common.runs.process import exit_code
 from common.skeletons import Skeleton, from_card
 
 Color = tuple[int, int, int]
@@ -140,16 +143,12 @@ def _draw_person(
 
 
 def _ring(canvas: np.ndarray, center: np.ndarray, width: float, color: Color) -> None:
-    import cv2
-
     x, y = _fixed(center).tolist()
     for thick, own in ((0.9 * width, _OUTLINE), (0.4 * width, color)):
         cv2.circle(canvas, (x, y), int(_fixed(0.8 * width)), own, max(1, round(thick)), cv2.LINE_AA, _SHIFT)
 
 
 def _draw_box(canvas: np.ndarray, box: np.ndarray, width: float, color: Color) -> None:
-    import cv2
-
     if not np.isfinite(box).all():
         return
     low, high = _fixed(box[:2]).tolist(), _fixed(box[:2] + box[2:] - 1).tolist()
@@ -159,8 +158,6 @@ def _draw_box(canvas: np.ndarray, box: np.ndarray, width: float, color: Color) -
 
 def _tag(canvas: np.ndarray, text: str, corner: np.ndarray, height: float, color: Color) -> None:
     """Text on a ground of the person's colour, its lower left at `corner`, pushed into the picture."""
-    import cv2
-
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, height / 34
     thickness = max(1, round(2 * scale))
     wide, high = cv2.getTextSize(text, font, scale, thickness)[0]
@@ -190,22 +187,13 @@ def _fixed(points: np.ndarray) -> np.ndarray:
 
 
 def _disc(canvas: np.ndarray, center: np.ndarray, radius: float, color: Color) -> None:
-    import cv2
-
     x, y = _fixed(center).tolist()
     cv2.circle(canvas, (x, y), int(_fixed(radius)), color, cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
 
 def _capsule(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, color: Color) -> None:
-    # a polygon, because cv2.line knows whole-pixel widths only
-    import cv2
-
-    heading = math.atan2(end[1] - start[1], end[0] - start[0])
-    arc = np.linspace(-math.pi / 2, math.pi / 2, 7)
-    angles = np.concatenate([heading + arc, heading + math.pi + arc])
-    centers = np.repeat([end, start], len(arc), axis=0)
-    outline = centers + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    cv2.fillConvexPoly(canvas, _fixed(outline), color, cv2.LINE_AA, _SHIFT)
+    ends = _fixed(start).tolist(), _fixed(end).tolist()
+    cv2.line(canvas, *ends, color, max(1, round(2 * radius)), cv2.LINE_AA, _SHIFT)
 
 
 def truth_and_prediction(
@@ -235,8 +223,6 @@ def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _resized(image: np.ndarray, factor: float) -> np.ndarray:
-    import cv2
-
     height, width = (max(1, round(side * factor)) for side in image.shape[:2])
     if (height, width) == image.shape[:2]:
         return image
@@ -271,8 +257,6 @@ def contact_sheet(
 
 def _text(image: np.ndarray, text: str, left: int, baseline: int, room: int, size: float, color: Color) -> None:
     """One line of text, cut with dots where it is wider than `room` pixels; OpenCV's fonts have ASCII letters only."""
-    import cv2
-
     font, thickness = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(1.6 * size))
     line = text.encode("ascii", "replace").decode()
     while line and cv2.getTextSize(line, font, size, thickness)[0][0] > room:
@@ -283,8 +267,6 @@ def _text(image: np.ndarray, text: str, left: int, baseline: int, room: int, siz
 
 def save_image(path: str | Path, image: np.ndarray) -> None:
     """Write an image in the format of its suffix, at once; DataError for a suffix that OpenCV cannot write."""
-    import cv2
-
     path = Path(path)
     try:
         encoded = cv2.imencode(path.suffix, image)[1]
@@ -303,35 +285,30 @@ def drawn_line(image: np.ndarray, line: dict, min_score: float = 0.1, where: str
     return draw_pose(image, table[..., :2], skeleton, table[..., 2], min_score=min_score, numbers=numbers)
 
 
+def _sheet(args: argparse.Namespace) -> None:
+    columns = {}
+    for name, _, file in (text.partition("=") for text in args.lines):
+        lines = [line for _, line in read_lines(file) if "persons" in line]
+        columns[name] = {Path(line["image"]).name: line for line in lines}
+    images, captions = [], []
+    for path in map(Path, args.pictures):
+        image = read_image(path, upright=True)
+        found = {name: lines.get(path.name) for name, lines in columns.items()}
+        images += [image, *(drawn_line(image, f, args.min_score) if f else image for f in found.values())]
+        captions += [path.name, *(name if f else f"{name}: nothing" for name, f in found.items())]
+    save_image(args.sheet, contact_sheet(images, 1 + len(columns), (320, 320), captions))
+
+
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    from common.images import read_image
-
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m common.draw", description=__doc__, formatter_class=form)
+    columns = "a column: its name, its lines"
     parser.add_argument("sheet", metavar="SHEET.png")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE")
-    parser.add_argument(
-        "--lines", action="append", default=[], metavar="NAME=FILE", help="a column: its name, its lines"
-    )
+    parser.add_argument("--lines", action="append", default=[], metavar="NAME=FILE", help=columns)
     parser.add_argument("--min_score", type=float, default=0.1, help="joints below are not drawn (default: 0.1)")
-    args = parser.parse_args(argv)
-    try:
-        columns = {}
-        for name, _, file in (text.partition("=") for text in args.lines):
-            lines = (json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines())
-            columns[name] = {Path(line["image"]).name: line for line in lines if "persons" in line}
-        images, captions = [], []
-        for path in map(Path, args.pictures):
-            image = read_image(path, upright=True)
-            found = {name: lines.get(path.name) for name, lines in columns.items()}
-            images += [image, *(drawn_line(image, f, args.min_score) if f else image for f in found.values())]
-            captions += [path.name, *(name if f else f"{name}: nothing" for name, f in found.items())]
-        save_image(args.sheet, contact_sheet(images, 1 + len(columns), (320, 320), captions))
-    except (DataError, OSError, ValueError, KeyError) as error:
-        print(f"draw: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _sheet(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 
 
@@ -52,8 +53,6 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill=0) -
     area averaging, which keeps fine texture from aliasing; the map is adjusted so that geometry is unchanged (`fill`
     may come in one crop pixel early at the right and bottom edge, where a part cell is left over).
     """
-    import cv2
-
     # 1e-6: a crop of exactly 1/8 should be reduced by 8 whatever the last digit of the determinant
     (a, b, _), (c, d, _) = matrix.tolist()
     shrink = int(1 / max(math.sqrt(abs(a * d - b * c)), 1e-6) + 1e-6)

@@ -14,12 +14,12 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from common.errors import DataError, DataWarning
 
 PREFIX = "lmdb:"
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))  # OpenCV's own limit lets a small file ask for 3 GB
 
 
 def read_image(path: str | Path, whole: bool = False, upright: bool = False, unchanged: bool = False) -> np.ndarray:
@@ -59,8 +59,6 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def _decode(data: bytes, upright: bool = False, unchanged: bool = False) -> np.ndarray | None:
-    import cv2
-
     if data.startswith(_PNG) and _asks_too_much(data):
         return None
     how = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION

@@ -123,7 +123,7 @@ def _in_skeleton(predictions: Predictions, target: Skeleton, path: Path) -> Pred
 
 def _lines(path: Path, pose_set: PoseSet) -> Predictions:
     """`joints.jsonl`. Where pictures hold one annotated person each, that is the best one found."""
-    rows = _read_lines(path)
+    rows = files.read_lines(path)
     cards = {(str(e.get("skeleton")), json.dumps(e.get("joint_names"))) for _, e in rows if "error" not in e}
     if len(cards) != 1:
         raise DataError(f"{path}: {len(cards)} skeletons; a joints.jsonl has one skeleton and joint_names in all lines")
@@ -146,21 +146,6 @@ def _lines(path: Path, pose_set: PoseSet) -> Predictions:
 
 
 _NULL = -(2.0**60)  # stands for null while the numbers are checked
-
-
-def _read_lines(path: Path) -> list[Row]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        lines = ((f"{path}: line[{i}]", line) for i, line in enumerate(text.splitlines(), 1) if line.strip())
-        entries = [(where, json.loads(line)) for where, line in lines]
-    except (ValueError, RecursionError) as error:
-        what = f"is not readable as lines of JSON ({error})"
-        raise DataError(f"{path} {what}; a result file is a list, or joints.jsonl") from error
-    for where, entry in entries:
-        if not isinstance(entry, dict) or not ("persons" in entry or "error" in entry):
-            wanted = "expected joints.jsonl, or a list of results (is this an annotation file?)"
-            raise DataError(f"{where} has no list `persons`; {wanted}")
-    return entries
 
 
 def _with_nan(where: str, person: dict, joints: int) -> dict:

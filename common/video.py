@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from common.errors import DataError
@@ -72,8 +73,6 @@ def is_picture(path: Path) -> bool:
 
 
 def _open(source: int | str, what: str, remedy: str) -> Any:
-    import cv2
-
     capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         raise DataError(f"{what} cannot be opened; {remedy}")
@@ -82,8 +81,6 @@ def _open(source: int | str, what: str, remedy: str) -> Any:
 
 
 def _live(source: int | str, what: str, remedy: str) -> Frames:
-    import cv2
-
     capture = _open(source, what, remedy)
     fps, began = capture.get(cv2.CAP_PROP_FPS), time.monotonic()
     fps = fps if 1 <= fps <= MOST_FPS else DEFAULT_FPS
@@ -91,8 +88,6 @@ def _live(source: int | str, what: str, remedy: str) -> Frames:
 
 
 def _video(path: Path) -> Frames:
-    import cv2
-
     readable = f"`ffmpeg -i {path.name} readable.mp4`"
     about = (str(path), f"video {path}", f"it is no video, truncated or of unknown codec: try {readable}")
     capture = _open(*about)
@@ -120,8 +115,6 @@ def _video(path: Path) -> Frames:
 
 def _measured(capture: Any) -> float:
     """Frames a second by the time stamps of the first ones, as browsers' recordings state 1000."""
-    import cv2
-
     times = [capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 for _ in range(64) if capture.grab()]
     gaps = np.diff(times)
     return float(np.clip(1 / np.median(gaps[gaps > 0]), 1, 1000)) if (gaps > 0).any() else DEFAULT_FPS
@@ -129,8 +122,6 @@ def _measured(capture: Any) -> float:
 
 def _next(capture: Any) -> tuple[bool, Any]:
     """The next frame; none where OpenCV's reader of AVI trips over a damaged chunk: its missing frames are said."""
-    import cv2
-
     try:
         return capture.read()
     except cv2.error:
@@ -176,8 +167,6 @@ class VideoWriter:
 
     def write(self, image: np.ndarray, time: float = 0.0) -> None:
         """Append one image; the one before it is shown up to its `time` in seconds, a minute at most."""
-        import cv2
-
         height, width = image.shape[:2]
         odd = (width % 2, height % 2)
         if self._writer is None:
@@ -197,8 +186,6 @@ class VideoWriter:
         self._count += 1 + max(waited, 0)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        import cv2
-
         try:
             if self._writer is not None:
                 self._writer.release()

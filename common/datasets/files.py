@@ -138,6 +138,22 @@ def read_json(path: str | Path, schema=None):
     return content
 
 
+def read_lines(path: str | Path) -> list[Row]:
+    """A joints.jsonl: its objects, each with its name for messages. DataError for a file that is none."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+        lines = ((f"{path}: line[{i}]", line) for i, line in enumerate(text.splitlines(), 1) if line.strip())
+        entries = [(where, json.loads(line)) for where, line in lines]
+    except (OSError, ValueError, RecursionError) as error:
+        what = f"is not readable as lines of JSON ({error})"
+        raise DataError(f"{path} {what}; a result file is a list, or joints.jsonl") from error
+    for where, entry in entries:
+        if not isinstance(entry, dict) or not ("persons" in entry or "error" in entry):
+            wanted = "expected joints.jsonl, or a list of results (is this an annotation file?)"
+            raise DataError(f"{where} has no list `persons`; {wanted}")
+    return entries
+
+
 def fit(value, schema, where: str) -> None:
     """DataError, beginning with `where`, unless `value` is as `schema` says: a type or several; [SCHEMA], a list of
     such; {FIELD: SCHEMA}, an object with these fields (`FIELD?`: may be absent; `*`: all others are such)."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from markupsafe import Markup
 
@@ -222,8 +223,6 @@ def _card(persons: Persons, judged: list[Judged], person: int) -> dict:
 
 
 def _jpeg(image: np.ndarray) -> str | None:
-    import cv2
-
     if not image.size:
         return None
     scale = min(1.0, _SIDE / max(image.shape[:2]))

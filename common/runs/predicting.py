@@ -28,6 +28,7 @@ import numpy as np
 
 from common import video
 from common.boxes import Boxes
+from common.datasets.files import read_lines
 from common.errors import DataError
 from common.files import write_json, writing
 from common.geometry import pad_box
@@ -42,6 +43,9 @@ FORMATS = ("jsonl", "coco", "csv")
 SHOWN = ("ids", "boxes", "scores", "hollow", "legend")
 LOST = 0.1  # mean score under which a followed person counts as lost
 FOLLOWED = 4  # joints above it that a followed person needs
+_WHOLE = (
+    "each whole picture is taken as one person; for several, or a closer look, give --boxes or --detector FILE.onnx"
+)
 
 
 def parser(about: str | None, boxes: bool = True, but: Iterable[str] = ()) -> Parser:
@@ -88,8 +92,8 @@ class Source:
         self.moving = all(isinstance(part, video.Frames) for part in self._parts)
         self.fps = [part.fps if isinstance(part, video.Frames) else video.DEFAULT_FPS for part in self._parts]
         counts = [p.count if isinstance(p, video.Frames) else len(p) for p in self._parts]
-        total = None if None in counts else sum(c for c in counts if c is not None)
-        self.count = total if limit is None or total is None else min(total, limit)
+        known = [c for c in counts if c is not None]
+        self.count = min(sum(known), limit or sum(known)) if len(known) == len(counts) else None
 
     def __iter__(self) -> Iterator[Picture]:
         index = 0
@@ -154,7 +158,6 @@ class Answers:
         self._film: video.VideoWriter | None = None
         self._drawn: set[str] = set()
         self.unread: list[str] = []
-        self._coco: list[dict] = []
         self.stopped = self._said = False
 
     @property
@@ -173,10 +176,6 @@ class Answers:
     def __enter__(self) -> Answers:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lines = _fresh(self.folder / "joints.jsonl")
-        self._rows = None
-        if "csv" in self._formats:
-            self._rows = _fresh(self.folder / "joints.csv")
-            csv.writer(self._rows).writerow(("image", "index", "person", "person_score", "joint", "x", "y", "score"))
         return self
 
     def track(self, source: Source) -> Iterator[Picture]:
@@ -200,23 +199,19 @@ class Answers:
                 elif self._detector is not None:
                     picture.boxes, picture.box_score = self._detector(picture.image)
                 elif self._boxes is not None:
-                    self._say_whole()
+                    if self._boxes.whole and not self._said:
+                        print(_WHOLE, file=sys.stderr)
+                    self._said = True
                     picture.boxes, picture.box_score = self._boxes(picture.name, (width, height))
                 yield picture
         except KeyboardInterrupt:
             self.stopped = True
 
-    def _say_whole(self) -> None:
-        if self._boxes is not None and self._boxes.whole and self.padding is not None and not self._said:
-            self._said = True
-            more = "for several persons, or a closer look, give --boxes x,y,w,h, --boxes FILE or --detector FILE.onnx"
-            print(f"each whole picture is taken as one person; {more}", file=sys.stderr)
-
     def write(self, picture: Picture, people: People) -> None:
         """The persons found in one picture."""
         if self._tracker:
             people = self._in_time(
-                people, picture.time if picture.time is not None else picture.index / self.fps[self._part]
+                people, picture.index / self.fps[self._part] if picture.time is None else picture.time
             )
         self._follow(people, picture)
         if np.isinf(people.joints).any() or (people.score.size and not np.isfinite(people.score).any()):
@@ -226,10 +221,6 @@ class Answers:
         with writing(self.folder / "joints.jsonl"):
             self._lines.write(json.dumps(line) + "\n")
             self._lines.flush()
-            if self._rows:
-                csv.writer(self._rows).writerows(_csv_rows(line))
-        if "coco" in self._formats:
-            self._coco += _coco_entries(line)
         if self._draw:
             self._drawing(picture, people)
 
@@ -293,13 +284,22 @@ class Answers:
             self._film.__exit__(kind, *error)
         self._film = None
 
+    def _write_formats(self) -> None:
+        lines = []
+        if self._formats - {"jsonl"}:
+            lines = [line for _, line in read_lines(self.folder / "joints.jsonl") if "persons" in line]
+        if "coco" in self._formats:
+            write_json(self.folder / "coco.json", [entry for line in lines for entry in _coco_entries(line)])
+        if "csv" in self._formats:
+            heads = "image", "index", "person", "person_score", "joint", "x", "y", "score"
+            with writing(path := self.folder / "joints.csv"), _fresh(path) as file:
+                csv.writer(file).writerows([heads, *(row for line in lines for row in _csv_rows(line))])
+
     def __exit__(self, kind, *error) -> None:
         try:
             with writing(self.folder / "joints.jsonl"):
-                for file in filter(None, (self._lines, self._rows)):
-                    file.close()
-            if "coco" in self._formats:
-                write_json(self.folder / "coco.json", self._coco)
+                self._lines.close()
+            self._write_formats()
         finally:
             self._close_film(kind, *error)
         if kind is not None:

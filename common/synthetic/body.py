@@ -62,37 +62,17 @@ def sample_build(rng: np.random.Generator) -> Build:
 def sample_pose(rng: np.random.Generator, looseness: float = 1.0, postures: tuple[str, ...] = POSTURES) -> np.ndarray:
     """(D,) angles in radians in the order of `DOF`: a posture, its sides in random order, plus noise, within limits.
 
-    `looseness` scales the noise. Poses whose limbs run through the trunk or each other are drawn again, seven times.
+    `looseness` scales the noise.
     """
-    for _ in range(8):
-        sides = ("left", "right") if rng.random() < 0.5 else ("right", "left")
-        degrees = looseness * _SPREAD * rng.normal(size=len(DOF))
-        for name, values in (TABLES["arms_away"] | TABLES["postures"][postures[rng.integers(len(postures))]]).items():
-            names = [f"{side}_{name}" for side in sides] if len(values) == 2 else [name]
-            degrees[[DOF[n] for n in names]] += values
-        # knees and elbows bend one way only: fold the noise instead of piling it up at the limit
-        fold = [DOF[f"{side}_{joint}"] for side in sides for joint in ("knee", "elbow")]
-        degrees[fold] = np.abs(degrees[fold])
-        angles = np.radians(np.clip(degrees, LOW, HIGH))
-        if not _collides(angles):
-            break
-    return angles
-
-
-_MEAN_BUILD = Build(1.7, 0.292, 0.264, 0.417, 0.413, 0.5, 0.088, 0.226, 0.184, 0.088, 1.0)
-
-
-def _collides(angles: np.ndarray) -> bool:
-    """True when a hand or knee lies inside the trunk, or the two legs run through each other (on the mean build)."""
-    joints, _ = forward(_MEAN_BUILD, angles)
-
-    def nearest(ones: list[str], others: list[str]) -> float:
-        a, b = (np.array([joints[n] for n in names]) for names in (ones, others))
-        return float(np.linalg.norm(a[:, None] - b, axis=-1).min())
-
-    limbs = [f"{side}_{part}" for side in ("left", "right") for part in ("elbow", "wrist", "hand", "knee")]
-    legs = nearest(["left_knee", "left_ankle"], ["right_knee", "right_ankle"])
-    return nearest(limbs, ["pelvis", "belly", "thorax", "head"]) < 0.14 or legs < 0.1
+    sides = ("left", "right") if rng.random() < 0.5 else ("right", "left")
+    degrees = looseness * _SPREAD * rng.normal(size=len(DOF))
+    for name, values in (TABLES["arms_away"] | TABLES["postures"][postures[rng.integers(len(postures))]]).items():
+        names = [f"{side}_{name}" for side in sides] if len(values) == 2 else [name]
+        degrees[[DOF[n] for n in names]] += values
+    # knees and elbows bend one way only: fold the noise instead of piling it up at the limit
+    fold = [DOF[f"{side}_{joint}"] for side in sides for joint in ("knee", "elbow")]
+    degrees[fold] = np.abs(degrees[fold])
+    return np.radians(np.clip(degrees, LOW, HIGH))
 
 
 def forward(build: Build, angles: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

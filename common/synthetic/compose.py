@@ -69,7 +69,7 @@ class Stage:
     background: np.ndarray
     light: Light
     camera: Camera
-    lens: np.ndarray  # see develop; from sharp and clean to soft and noisy
+    lens: np.ndarray  # see _develop; from sharp and clean to soft and noisy
     occluders: list[tuple[int, float, float]] = field(default_factory=list)  # seed, size, depth
 
 
@@ -109,9 +109,9 @@ def make_stage(
     rng: np.random.Generator, size: tuple[int, int], camera: Camera, clutter: tuple[int, int] = (2, 9)
 ) -> Stage:
     """Background, clutter and light for a picture of `size` (width, height); no occluders yet."""
-    canvas = Canvas.empty(background(rng, *size))
+    canvas = Canvas.empty(_background(rng, *size))
     _clutter(rng, canvas, int(rng.integers(*clutter)))
-    light, lens = sample_light(rng), rng.uniform([0.0, 0.8, -12, 1], [0.9, 1.15, 12, 7])
+    light, lens = _sample_light(rng), rng.uniform([0.0, 0.8, -12, 1], [0.9, 1.15, 12, 7])
     return Stage(canvas.colour, light, camera, lens)
 
 
@@ -123,26 +123,13 @@ def add_occluder(rng: np.random.Generator, stage: Stage, size: tuple[float, floa
 def render(rng: np.random.Generator, stage: Stage, figures: list[Figure]) -> Picture:
     """Draw everybody, then see what the depth buffer left of each joint."""
     canvas = Canvas.empty(stage.background)
-    for figure in figures:
-        _shadow(canvas, figure, stage.camera)
     for i in sorted(range(len(figures)), key=lambda i: -figures[i].joints["pelvis"][2]):
         draw_figure(canvas, figures[i], stage.camera, stage.light, i)
     for seed, size, depth in stage.occluders:
-        occlude(np.random.default_rng(seed), canvas, size, depth)
+        solid = _thing(np.random.default_rng(seed), canvas, size) > 0.5
+        canvas.depth[solid], canvas.owner[solid] = depth, OCCLUDER
     people = [_truth(canvas, figure, stage.camera, i) for i, figure in enumerate(figures)]
-    return Picture(develop(rng, canvas.colour, stage.lens), canvas.depth, people)
-
-
-def _shadow(canvas: Canvas, figure: Figure, camera: Camera) -> None:
-    """A soft dark ellipse below the lowest part of a body that is upright."""
-    foot, pelvis = figure.points()[:, 1].max(), figure.joints["pelvis"]
-    if foot - figure.joints["head_top"][1] < 0.5 * figure.build.stature:
-        return
-    size, (height, width) = figure.build.stature * camera.focal / pelvis[2], canvas.depth.shape
-    left, top = camera.project(np.array([pelvis[0], foot + 0.02, pelvis[2]]))
-    x, y = (np.arange(width) - left) / (0.22 * size), (np.arange(height) - top) / (0.06 * size)
-    shade = 1 - 0.55 * np.outer(np.exp(-2.5 * y * y), np.exp(-2.5 * x * x))
-    canvas.colour *= shade.astype(np.float32)[..., None]
+    return Picture(_develop(rng, canvas.colour, stage.lens), canvas.depth, people)
 
 
 def _truth(canvas: Canvas, figure: Figure, camera: Camera, owner: int) -> Truth:
@@ -226,34 +213,29 @@ _TILE = 320
 
 @lru_cache(maxsize=1)
 def _surfaces() -> list[np.ndarray]:
-    """Background tiles (320,320) float32 around 0 (contrast only): noise, bricks and planks, foliage."""
+    """Background tiles (320,320) float32 around 0 (contrast only): noise from smooth to rough, bricks and planks."""
     rng = np.random.default_rng(22)
 
     def noise(cells: int) -> np.ndarray:
         coarse = rng.normal(0, 1, (cells, cells)).astype(np.float32)
         return cv2.resize(coarse, (_TILE, _TILE), interpolation=cv2.INTER_CUBIC)
 
-    tiles = [sum(falloff**k * noise(2 ** (k + 2)) for k in range(6)) for falloff in (0.4, 0.6, 0.8)]
+    tiles = [sum(falloff**k * noise(2 ** (k + 2)) for k in range(6)) for falloff in (0.4, 0.6, 0.8, 1)]
     y, x = np.mgrid[:_TILE, :_TILE]
     for h, w in ((12, 28), (20, 40), (9, 60)):
         shifted = x + (y // h % 2) * (w // 2)
         cell = rng.normal(0, 0.5, (_TILE // h + 2, _TILE // w + 3))[y // h, shifted // w]
         tiles.append(np.where((y % h < 2) | (shifted % w < 2), -1.2, cell) + 0.25 * noise(80))
-    for count, largest in ((900, 9), (250, 26)):
-        tiles.append(np.zeros((_TILE, _TILE), np.float32))
-        for _ in range(count):
-            place, r, v = rng.integers(0, _TILE, 2).tolist(), int(rng.integers(3, largest)), float(rng.normal())
-            cv2.ellipse(tiles[-1], place, (r, int(r * 0.6) + 1), v * 90, 0, 360, v, -1, cv2.LINE_AA)
     return [np.ascontiguousarray(t, np.float32) for t in tiles]
 
 
-def sample_light(rng: np.random.Generator) -> Light:
+def _sample_light(rng: np.random.Generator) -> Light:
     """Light from above and the camera's side, any azimuth."""
     direction = np.array([rng.normal(0, 0.7), -abs(rng.normal(0.8, 0.4)), -abs(rng.normal(0.6, 0.4))])
-    return Light(direction / np.linalg.norm(direction), rng.uniform(0.25, 0.5), rng.uniform(0.88, 1.1, 3))
+    return Light(direction / np.linalg.norm(direction), rng.uniform(0.25, 0.5))
 
 
-def background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """(height,width,3) float32 BGR: a wall or sky above a ground, each a coloured surface, with a gradient of light."""
     picture, lower = _surface(rng, width, height), _surface(rng, width, height)
     horizon = int(height * rng.uniform(0.25, 0.9))
@@ -273,34 +255,25 @@ def _surface(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
 
 def _clutter(rng: np.random.Generator, canvas: Canvas, count: int) -> None:
     """Things behind the people: textured polygons, and tubes shaded like limbs, some of them skin-coloured."""
+    height, width = canvas.depth.shape
+    size = max(width, height)
     for _ in range(count):
         if rng.random() < 0.55:
             _thing(rng, canvas, rng.uniform(0.05, 0.3))
-        else:
-            _tube(rng, canvas)
-
-
-def _tube(rng: np.random.Generator, canvas: Canvas) -> None:
-    height, width = canvas.depth.shape
-    size = max(width, height)
-    start = np.array([*rng.uniform(0, [width, height]) / size, 1.0 + rng.uniform(0, 0.05)])
-    end, radius = start + rng.normal(0, [0.12, 0.12, 0.02]), rng.uniform(0.01, 0.045)
-    texture = cloth(rng, np.array([120, 155, 205]) * rng.uniform(0.4, 1.1) if rng.random() < 0.4 else None)
-    tube = Tube(start, end, (radius, radius * rng.uniform(0.5, 1)), np.eye(3), texture)
-    draw(canvas, tube, Camera(size, 0, 0), sample_light(rng), BACKGROUND)
+            continue
+        start, radius = np.array([*rng.uniform(0, [width, height]) / size, 1.0]), rng.uniform(0.01, 0.045)
+        texture = cloth(rng, np.array([120, 155, 205]) * rng.uniform(0.4, 1.1) if rng.random() < 0.4 else None)
+        tube = Tube(start, start + rng.normal(0, [0.12, 0.12, 0.02]), (radius, 0.7 * radius), np.eye(3), texture)
+        draw(canvas, tube, Camera(size, 0, 0), _sample_light(rng), BACKGROUND)
 
 
 def _thing(rng: np.random.Generator, canvas: Canvas, size: float) -> np.ndarray:
-    """Pastes a textured box, post or polygon, `size` in the picture's longer side; its coverage (H,W) 0..1."""
+    """Pastes a textured polygon or post, `size` in the picture's longer side; its coverage (H,W) 0..1."""
     height, width = canvas.depth.shape
-    size *= max(width, height)
-    if (kind := rng.integers(3)) < 2:
-        half = [size / 2, size * rng.uniform(0.2, 1)] if kind == 0 else [size * 0.1, size * 1.6]
-        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
-    else:
-        spokes = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 12)))
-        corners = np.stack([np.cos(spokes), np.sin(spokes)], 1) * size / 2 * rng.uniform(0.7, 1.1, (len(spokes), 1))
-    corners = corners @ cv2.getRotationMatrix2D((0, 0), rng.normal(0, 9), 1)[:, :2] + rng.uniform(0, [width, height])
+    spokes = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(4, 12)))
+    shape = [0.2, 1.6] if rng.random() < 0.3 else rng.uniform(0.4, 1, 2)
+    corners = np.stack([np.cos(spokes), np.sin(spokes)], 1) * shape * size * max(width, height) / 2
+    corners = corners + rng.uniform(0, [width, height])
     low, high = np.floor(corners.min(0)), np.ceil(corners.max(0))
     # the texture spans the thing's own box, wherever the picture ends
     move = np.column_stack([np.diag((high - low) / 64), low])
@@ -313,14 +286,7 @@ def _thing(rng: np.random.Generator, canvas: Canvas, size: float) -> np.ndarray:
     return cover
 
 
-def occlude(rng: np.random.Generator, canvas: Canvas, size: float, depth: float) -> None:
-    """One thing in front of everybody, `size` in the picture's longer side; OCCLUDER in the canvas."""
-    solid = _thing(rng, canvas, size) > 0.5
-    canvas.depth[solid] = depth
-    canvas.owner[solid] = OCCLUDER
-
-
-def develop(rng: np.random.Generator, colour: np.ndarray, lens: np.ndarray) -> np.ndarray:
+def _develop(rng: np.random.Generator, colour: np.ndarray, lens: np.ndarray) -> np.ndarray:
     """(H,W,3) float32 -> uint8 BGR through a lens: defocus (sigma in pixels), gain, lift, noise."""
     sigma, gain, lift, noise = lens.astype(np.float32)
     if sigma > 0.3:

@@ -1,13 +1,12 @@
 """A person as a list of textured tubes: body, skin, hair, face, clothes, and where the joints are in the picture.
 
-Front and back differ (face and hair, neckline and number), and so do left and right to a smaller degree (breast pocket,
-watch), as on real people; nothing about the joints can be read from a colour alone: every person's are drawn anew.
+Front and back differ (face and hair, a print on the shirt), as on real people; nothing about the joints can be read from
+a colour alone: every person's are drawn anew.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -28,23 +27,6 @@ class Look:
     loose: float  # extra thickness of the clothes, in fractions of stature
 
 
-@lru_cache(maxsize=1)
-def patterns() -> list[np.ndarray]:
-    """Pattern tiles (64,128,1) in 0..1: plain (a third of them), stripes, checks, dots, blotches; the same each run."""
-    y, x = np.mgrid[:TEXTURE_ROWS, :TEXTURE_COLUMNS].astype(np.float32)
-    tiles = [np.floor(y / w) % 2 for w in (5, 9, 16)] + [np.floor(x / w) % 2 for w in (6, 12)]
-    tiles += [0.5 * (np.floor(x / w) % 2) + 0.5 * (np.floor(y / w) % 2) for w in (6, 12)]
-    tiles += [(x % w - w / 2) ** 2 + (y % w - w / 2) ** 2 < (w / 3.3) ** 2 for w in (8, 14)]
-    tiles += [_smooth(np.random.default_rng(cell), cell, 2 * cell) > 0 for cell in (4, 8, 16)]
-    return [np.ascontiguousarray(t, np.float32)[..., None] for t in tiles + [np.zeros_like(x)] * 6]
-
-
-def _smooth(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    """(64,128) smooth noise around 0 of so many cells."""
-    cells = rng.normal(0, 1, (rows, columns)).astype(np.float32)
-    return cv2.resize(cells, (TEXTURE_COLUMNS, TEXTURE_ROWS), interpolation=cv2.INTER_CUBIC)
-
-
 def random_colour(rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
     """A colour (3,) BGR: any hue, from grey to strong (`strength` lowers that), from dark to light."""
     hsv = np.array([[[rng.integers(180), 255 * strength * rng.beta(1.2, 1.6), rng.uniform(30, 245)]]]).astype(np.uint8)
@@ -52,42 +34,42 @@ def random_colour(rng: np.random.Generator, strength: float = 1.0) -> np.ndarray
 
 
 def cloth(rng: np.random.Generator, colour: np.ndarray | None = None) -> np.ndarray:
-    """A texture with folds: two colours in a random pattern, or the plain `colour`, with less of them."""
-    first = random_colour(rng) if colour is None else colour
-    weight = patterns()[rng.integers(len(patterns()))] if colour is None else 0.0
-    folds = _smooth(rng, 9, 17) * (0.1 if colour is None else 0.04) + rng.normal(1, 0.03, (TEXTURE_ROWS, 1))
-    return ((first + weight * (random_colour(rng) - first)) * folds[..., None]).astype(np.float32)
+    """A texture with folds: the plain `colour`, or two colours, plain, in stripes, checks or blotches."""
+
+    def smooth(rows: int) -> np.ndarray:
+        cells = rng.normal(0, 1, (rows, 2 * rows)).astype(np.float32)
+        return cv2.resize(cells, (TEXTURE_COLUMNS, TEXTURE_ROWS), interpolation=cv2.INTER_CUBIC)
+
+    first, width = random_colour(rng) if colour is None else colour, rng.integers(5, 17)
+    y, x = np.mgrid[:TEXTURE_ROWS, :TEXTURE_COLUMNS] // width % 2
+    pattern = (0 * x, 0 * x, y, x, (x + y) / 2, smooth(width) > 0)[rng.integers(6) if colour is None else 0]
+    folds = 1 + smooth(9) * (0.1 if colour is None else 0.04) + rng.normal(0, 0.03, (TEXTURE_ROWS, 1))
+    return ((first + pattern[..., None] * (random_colour(rng) - first)) * folds[..., None]).astype(np.float32)
 
 
 def sample_look(rng: np.random.Generator) -> Look:
     """Clothes, skin and hair of one person."""
-    tone = _one_of(rng, "skins") * rng.uniform(0.9, 1.08, 3)
-    hair = _one_of(rng, "hairs") * rng.uniform(0.8, 1.2)
+    tone = TABLES["skins"][rng.integers(len(TABLES["skins"]))] * rng.uniform(0.9, 1.08, 3)
+    hair = TABLES["hairs"][rng.integers(len(TABLES["hairs"]))] * rng.uniform(0.8, 1.2, 1)
     skin, strands, shirt, trousers = cloth(rng, tone), cloth(rng, hair), cloth(rng), cloth(rng)
     sleeve = rng.choice([0.0, 0.55, 1.0, 2.0], p=[0.15, 0.4, 0.1, 0.35])  # in upper-arm lengths
     leg = rng.choice([0.5, 1.0, 2.0], p=[0.3, 0.1, 0.6])  # in thigh lengths
-    forearm = _over(shirt, skin, max(min(sleeve - 1.0, 0.93), 0.0))
-    watch = forearm.copy()
-    watch[54:60] = rng.choice([25.0, 200.0])
+    torso, place = shirt.copy(), (int(rng.integers(24, 48)), 22)  # a print in front, more often on the left
+    cv2.ellipse(torso, place, (int(rng.integers(5, 15)), 8), 0, 0, 360, random_colour(rng).tolist(), -1)
     textures = {
         "head": _face(rng, skin, tone, hair, strands),
         "hair": strands,
         "skin": skin,
         "neck": _over(skin, shirt, 0.75),
-        "torso": _shirt(rng, shirt, skin),
+        "torso": torso,
         "hips": trousers,
         "upper_arm": _over(shirt, skin, min(sleeve, 1.0)),
-        "right_forearm": forearm,
-        "left_forearm": watch,
+        "forearm": _over(shirt, skin, max(min(sleeve - 1.0, 0.93), 0.0)),
         "thigh": _over(trousers, skin, min(leg, 1.0)),
         "shin": _over(trousers, skin, min(max(leg - 1.0, 0.0), 0.95)),
         "shoe": cloth(rng, random_colour(rng)),
     }
     return Look(textures, rng.uniform(0.9, 1.7) if rng.random() < 0.4 else 0.0, rng.uniform(0.002, 0.011))
-
-
-def _one_of(rng: np.random.Generator, table: str) -> np.ndarray:
-    return np.array(TABLES[table][rng.integers(len(TABLES[table]))])
 
 
 def _over(cover: np.ndarray, under: np.ndarray, share: float) -> np.ndarray:
@@ -96,37 +78,14 @@ def _over(cover: np.ndarray, under: np.ndarray, share: float) -> np.ndarray:
     return np.concatenate([cover[:row], under[row:]])
 
 
-def _shirt(rng: np.random.Generator, shirt: np.ndarray, skin: np.ndarray) -> np.ndarray:
-    """Rows 0-63 = neck to waist. Front: neckline, open jacket or print, pocket on the left. Back: a number's frame."""
-    front, back, colour = shirt[:, :_HALF].copy(), shirt[:, _HALF:].copy(), random_colour(rng)
-    depth = int(rng.integers(3, 15))
-    cv2.fillPoly(mask := np.zeros((TEXTURE_ROWS, _HALF), np.uint8), [np.array([[20, 0], [43, 0], [31, depth]])], 1)
-    front[mask > 0] = skin[:, :_HALF][mask > 0]
-    if rng.random() < 0.3:
-        front[depth:, 25:39] = colour
-    elif rng.random() < 0.5:
-        cv2.ellipse(front, (32, 26), (int(rng.integers(8, 18)), 8), 0, 0, 360, colour.tolist(), -1)
-    if rng.random() < 0.5:
-        front[16:27, 42:54] *= 0.7
-        cv2.rectangle(back, (22, 16), (42, 40), colour.tolist(), 3)
-    return np.hstack([front, back])
-
-
-def _face(
-    rng: np.random.Generator, skin: np.ndarray, tone: np.ndarray, hair: np.ndarray, strands: np.ndarray
-) -> np.ndarray:
+def _face(rng: np.random.Generator, skin, tone, hair, strands) -> np.ndarray:
     """Head texture: face on the front half (column 0 = the person's right), hair on the back half and above."""
-    face = skin[:, :_HALF].copy()
-    if rng.random() < 0.18:  # beard
-        face[46:] = 0.3 * face[46:] + 0.7 * hair
+    face = _over(strands, skin, rng.uniform(0.14, 0.25))[:, :_HALF].copy()
     cv2.ellipse(face, (32, 50), (9, int(rng.integers(1, 4))), 0, 0, 360, (tone * [0.6, 0.55, 0.95]).tolist(), -1)
-    cv2.line(face, (29, 42), (35, 42), (tone * 0.35).tolist(), 1)
     for x in (19, 45):
         cv2.ellipse(face, (x, 30), (6, 3), 0, 0, 360, (235, 235, 235), -1)
         cv2.circle(face, (x, 30), 3, (30, 30, 30), -1)
         cv2.line(face, (x - 7, 24), (x + 7, 24), (hair * 0.7).tolist(), 2)
-    parting = int(rng.integers(9, 16))
-    face[:parting] = strands[:parting, :_HALF]
     return np.hstack([face, _over(strands, skin, 0.8)[:, _HALF:]])
 
 
@@ -173,23 +132,14 @@ def draw_figure(canvas: Canvas, figure: Figure, camera: Camera, light: Light, ow
 
 def _trunk(figure: Figure) -> list[Tube]:
     build, look, joints, frames = figure.build, figure.look, figure.joints, figure.frames
-    h, pad, deep, hips = build.stature, look.loose * build.stature, 0.4 + 0.6 * build.girth, frames["pelvis"]
-    wide = (build.shoulder / 0.108 / h + build.girth) / 2
-    tubes = []
-
-    def across(centre: np.ndarray, half: float, thick: float, frame: np.ndarray, part: str, rows) -> None:
-        reach = max(half - thick, 0.0) * frame[:, 0]
-        tubes.append(Tube(centre - reach, centre + reach, (thick, thick), frame, look.textures[part], rows))
-
-    for height, half, thick in TABLES["trunk_slices"]:
-        frame, radius = frames["chest"] if height > 0.46 else frames["belly"], thick * deep * h + pad
-        centre = joints["belly"] + frame @ [0, (height - 0.46) * build.trunk, 0.004 * h]
+    h, pad, deep = build.stature, look.loose * build.stature, 0.4 + 0.6 * build.girth
+    wide, tubes = (build.shoulder / 0.108 / h + build.girth) / 2, []
+    for height, half, thick, part in TABLES["trunk_slices"]:
+        frame, radius = frames["chest" if height > 0.46 else "belly" if height else "pelvis"], thick * deep * h + pad
+        middle = joints["pelvis"] if not height else joints["belly"] + frame @ [0, (height - 0.46) * build.trunk, 0]
+        reach = max(half * wide * h + pad - radius, 0.0) * frame[:, 0]
         rows = tuple(66 * (1 - height + sign * radius / build.trunk) for sign in (-1, 1))
-        across(centre, half * wide * h + pad, radius, frame, "torso", rows)
-    across(joints["pelvis"], 0.056 * h + 0.8 * build.hip + pad, 0.064 * deep * h + pad, hips, "hips", (0, 40))
-    for x in (-0.042, 0.042):
-        centre = joints["pelvis"] + hips @ np.array([x, -0.018, -0.026]) * h
-        across(centre, 0.0, 0.05 * deep * h + pad, hips, "hips", (12, 60))
+        tubes.append(Tube(middle - reach, middle + reach, (radius, radius), frame, look.textures[part], rows))
     return tubes
 
 
@@ -216,7 +166,6 @@ def _side(figure: Figure, side: str, sign: float) -> list[Tube]:
     collar = joints["neck"] + chest @ np.array([sign * 0.02 * h, -0.012 * h, 0]), joints[f"{side}_shoulder"]
     tubes = [Tube(*collar, (0.034 * h, radius(0.036, "limb", 1)), chest, look.textures["torso"], (0, 10))]
     for start, end, first, last, bone, part in TABLES["side_tubes"]:
-        texture = look.textures[f"{side}_{part}" if part == "forearm" else part]
         ends = joints[f"{side}_{start}"], joints[f"{side}_{end}"]
-        tubes.append(Tube(*ends, (radius(*first), radius(*last)), frames[f"{side}_{bone}"], texture))
+        tubes.append(Tube(*ends, (radius(*first), radius(*last)), frames[f"{side}_{bone}"], look.textures[part]))
     return tubes

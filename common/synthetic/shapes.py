@@ -46,11 +46,10 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """One distant light: direction towards it (3,) in camera axes, ambient share, and BGR tint."""
+    """One distant light: direction towards it (3,) in camera axes, and the share that comes from everywhere."""
 
     direction: np.ndarray
     ambient: float
-    tint: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,9 @@ def draw(canvas: Canvas, tube: Tube, camera: Camera, light: Light, owner: int) -
     z = np.float32(tube.start[2]) + t * np.float32(tube.end[2] - tube.start[2]) - rise / scale
 
     place = (x - dx / 2) / scale, (y - dy / 2) / scale, z - np.float32((tube.start[2] + tube.end[2]) / 2)
-    colour = _colours(tube, place) * _shade(tube, light, (ox / radius, oy / radius, -rise / radius))
+    normal = ox / radius, oy / radius, -rise / radius
+    lit = np.maximum(0.35 + 0.65 * _dot(light.direction, normal), 0.0)
+    colour = _colours(tube, place) * (light.ambient + (1 - light.ambient) * lit)[..., None]
     depth, target = canvas.depth[window], canvas.colour[window]
     alpha = np.clip(radius - np.sqrt(off2) + 0.5, 0.0, 1.0) * (z < depth)
     target += alpha[..., None] * (colour - target)
@@ -119,13 +120,3 @@ def _colours(tube: Tube, place: tuple) -> np.ndarray:
     columns = np.clip(left, -1.0, 1.0) * (half / 2 - 1) + (half / 2 - 0.5) + half * (front <= 0)
     rows = tube.rows[0] + np.clip((1.0 - up) / 2, 0.0, 1.0) * (tube.rows[1] - tube.rows[0])
     return cv2.remap(tube.texture, columns.astype(np.float32), rows.astype(np.float32), cv2.INTER_LINEAR)
-
-
-def _shade(tube: Tube, light: Light, normal: tuple) -> np.ndarray:
-    """(h,w,3) light on the surface; the normal leans along a tube that points towards or away from the camera."""
-    axis = (tube.end - tube.start) / (np.linalg.norm(tube.end - tube.start) + 1e-9)
-    along = _dot(axis, normal)
-    leaned = [n - along * np.float32(k) for n, k in zip(normal, axis)]
-    norm = np.sqrt(leaned[0] ** 2 + leaned[1] ** 2 + leaned[2] ** 2) + 1e-3
-    lit = np.maximum(0.35 + 0.65 * _dot(light.direction, leaned) / norm, 0.0)
-    return (light.ambient + (1 - light.ambient) * lit)[..., None] * light.tint.astype(np.float32)

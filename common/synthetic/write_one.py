@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from common.skeletons import JHMDB15, K2HPD15, LSP14, PENN13
@@ -88,28 +87,20 @@ def write_k2hpd(folder: Path, count: int, seed: int) -> None:
 
 
 def _room(rng: np.random.Generator, figure: Figure) -> np.ndarray:
-    """(212,256) depth of a back wall, the floor under the person, and some furniture behind."""
-    width, height = _SIZE
-    x = (np.arange(width) - _CAMERA.cx)[None] / _CAMERA.focal
-    y = (np.arange(height) - _CAMERA.cy)[:, None] / _CAMERA.focal
-    person = figure.joints["pelvis"][2]
-    wall = (person + rng.uniform(0.5, 2.5)) / (1 + x * rng.normal(0, 0.25)) + 0 * y
-    floor = np.where(y > 0, (figure.points()[:, 1].max() + 0.03) / np.maximum(y, 1e-3), np.inf)
-    depth = np.minimum(wall, floor)
-    for _ in range(rng.integers(0, 4)):
-        left, top, wide, high = rng.uniform([-20, 30, 15, 20], [width, height, 80, 120]).astype(int)
-        part = depth[top : top + high, max(left, 0) : left + wide]
-        np.minimum(part, person + rng.uniform(0.25, 1.5), out=part)
-    return depth
+    """(212,256) depth of a back wall, and of the floor under the person."""
+    (width, height), foot = _SIZE, figure.points()[:, 1].max() + 0.03
+    x, y = (np.arange(width) - _CAMERA.cx) / _CAMERA.focal, (np.arange(height) - _CAMERA.cy) / _CAMERA.focal
+    wall = (figure.joints["pelvis"][2] + rng.uniform(0.5, 2.5)) / (1 + x * rng.normal(0, 0.25))
+    floor = np.where(y > 0, foot / np.maximum(y, 1e-3), np.inf)
+    return np.minimum(wall, floor[:, None])
 
 
 def _sense(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
-    """The camera: noise that grows with distance, no reading beyond its range and at many edges, 8 bits."""
+    """The camera: noise that grows with distance, no reading beyond its range and here and there, 8 bits."""
     noisy = depth + rng.normal(0, 0.0015, depth.shape) * np.minimum(depth, 9.0) ** 2
-    edge = cv2.dilate(depth, np.ones((3, 3))) - cv2.erode(depth, np.ones((3, 3))) > 0.15
-    lost = rng.random(depth.shape) < np.where(edge, 0.4, 0.002)
-    grey = 1 + 254 * (noisy - _NEAR) / (_FAR - _NEAR)
-    return np.where(lost | (noisy < _NEAR) | (noisy > _FAR), 0, np.clip(np.round(grey), 1, 255)).astype(np.uint8)
+    lost = (rng.random(depth.shape) < 0.01) | (noisy < _NEAR) | (noisy > _FAR)
+    grey = 1 + 254 * (np.clip(noisy, _NEAR, _FAR) - _NEAR) / (_FAR - _NEAR)
+    return np.where(lost, 0, np.round(grey)).astype(np.uint8)
 
 
 # Penn Action and JHMDB: videos of one person who moves smoothly
