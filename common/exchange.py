@@ -30,9 +30,11 @@ from typing import Any
 
 import numpy as np
 
+from common.datasets.files import read_json, read_lines
 from common.errors import DataError
 from common.files import write_json, write_text
 from common.poses import box_of_joints
+from common.runs.process import exit_code
 from common.skeletons import COCO17, MEDIAPIPE33, OPENPOSE25, SKELETONS, Skeleton, card, from_card
 from common.video import is_picture
 
@@ -78,16 +80,11 @@ def named(joints: Iterable, where: Path, name: str = "own") -> Skeleton:
 # ---- reading: (path, the skeleton that was asked for) -> skeleton, pictures ------------------------------------------
 
 
-def _lines_of(path: Path) -> list[Any]:
-    text = path.read_text(encoding="utf-8-sig").strip()
-    return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
-
-
-def _files(path: Path, pattern: str) -> list[tuple[Path, Any]]:
+def _files(path: Path, pattern: str) -> list[Path]:
     found = [path] if path.is_file() else sorted(path.rglob(pattern))
     if not found:
         raise DataError(f"{path} holds no {pattern}; give the folder that holds them")
-    return [(file, json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else None) for file in found]
+    return found
 
 
 def _size(entry: dict) -> tuple[int, int] | None:
@@ -95,7 +92,7 @@ def _size(entry: dict) -> tuple[int, int] | None:
 
 
 def _read_jsonl(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
-    lines, found = [line for line in _lines_of(path) if "error" not in line], []
+    lines, found = [line for _, line in read_lines(path) if "error" not in line], []
     for line in lines:
         people = [person(p["joints"], box=p["box"], score=p["score"], id=p["id"]) for p in line["persons"]]
         for one, entry in zip(people, line["persons"]):
@@ -106,7 +103,7 @@ def _read_jsonl(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[F
 
 
 def _read_json(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
-    content, found = json.loads(path.read_text(encoding="utf-8")), []
+    content, found = read_json(path), []
     for image in content["images"]:
         people = [person(p["joints"], True, box=p.get("box"), id=p.get("id")) for p in image.get("persons", [])]
         found.append((image["file"], _size(image), people))
@@ -114,7 +111,7 @@ def _read_json(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Fo
 
 
 def _read_coco(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     category = next((c for c in content["categories"] if c.get("keypoints")), None)
     if category is None:
         raise DataError(f"{path}: field categories: none has keypoints; export persons with named points")
@@ -132,7 +129,7 @@ def _read_ultralytics(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, 
     notes = [f for folder in (path, *path.absolute().parents[:2]) for f in sorted(folder.glob("*.yaml"))]
     names = (yaml.safe_load(notes[0].read_text(encoding="utf-8")) or {}).get("kpt_names") if notes else None
     skeleton, found = skeleton or (named(names[0], notes[0]) if names else COCO17), []
-    for file, _ in _files(path, "*.txt"):
+    for file in _files(path, "*.txt"):
         people = [_labels(file, line, len(skeleton)) for line in file.read_text().splitlines() if line.strip()]
         found.append((file.stem, None, people))
     return skeleton, found
@@ -154,16 +151,16 @@ def _labels(file: Path, line: str, joints: int) -> dict:
 
 def _read_openpose(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
     found = []
-    for file, content in _files(path, "*_keypoints.json"):
-        points = [p["pose_keypoints_2d"] for p in content["people"]]
+    for file in _files(path, "*_keypoints.json"):
+        points = [p["pose_keypoints_2d"] for p in read_json(file)["people"]]
         people = [sure(p, score=float(np.mean(p[2::3]))) for p in points]
         found.append((file.stem.removesuffix("_keypoints"), None, people))
     return OPENPOSE25, found
 
 
 def _read_mediapipe(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
-    found = []
-    for entry in _lines_of(path):
+    text, found = path.read_text(encoding="utf-8-sig").strip(), []
+    for entry in json.loads(text) if text.startswith("[") else map(json.loads, text.splitlines()):
         poses: list = next((entry[k] for k in ("pose_landmarks", "poseLandmarks", "landmarks") if entry.get(k)), [])
         poses = poses if isinstance((poses or [[]])[0], list) else [poses]
         people = [sure([[p["x"], p["y"], p.get("visibility", 1.0)] for p in pose], shares=True) for pose in poses]
@@ -224,7 +221,8 @@ def _hdf5_rows(path: Path) -> list[list]:
 
 def _read_mmpose(path: Path, skeleton: Skeleton | None) -> tuple[Skeleton, list[Found]]:
     found = []
-    for file, content in _files(path, "*.json"):
+    for file in _files(path, "*.json"):
+        content = read_json(file)
         frames = [(file.stem, content)]
         if isinstance(content, dict):
             names = content.get("meta_info", {}).get("keypoint_id2name")
@@ -258,6 +256,10 @@ def _sized(picture: Picture) -> np.ndarray:
     return np.array(picture["size"])
 
 
+def _width_height(picture: Picture) -> dict:
+    return dict(zip(("width", "height"), picture["size"] or ()))
+
+
 def _write_jsonl(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
     lines = []
     for index, picture in enumerate(pictures):
@@ -271,15 +273,13 @@ def _write_jsonl(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> Non
 
 
 def _write_json(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
-    images: list[dict] = []
+    images = []
     for picture in pictures:
-        images.append(
-            {"file": picture["image"], **dict(zip(("width", "height"), picture["size"] or ())), "persons": []}
-        )
+        people = []
         for number, one in enumerate(picture["persons"]):
             box, number = _plain(one["box"]), one["id"] if one["id"] >= 0 else number
-            about = {"id": number, "box": box, "area": 0.53 * box[2] * box[3]}
-            images[-1]["persons"].append(about | {"joints": _points(one, 3)})
+            people.append({"id": number, "box": box, "area": 0.53 * box[2] * box[3], "joints": _points(one, 3)})
+        images.append({"file": picture["image"], **_width_height(picture), "persons": people})
     write_json(path, {"skeleton": card(skeleton), "images": images})
 
 
@@ -288,8 +288,7 @@ def _write_coco(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None
     images: list[dict] = []
     entries: list[dict] = []
     for number, picture in enumerate(pictures, 1):
-        size = dict(zip(("width", "height"), picture["size"] or ()))
-        images.append({"id": number, "file_name": picture["image"], **size})
+        images.append({"id": number, "file_name": picture["image"], **_width_height(picture)})
         for one in picture["persons"]:
             box, points = _plain(one["box"]), _points(one, 3)
             entry = {"id": len(entries) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, "bbox": box}
@@ -359,11 +358,8 @@ def _write_mmpose(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> No
         write_json(path / f"{Path(picture['image']).stem}.json", people)
 
 
-_READ = (_read_jsonl, _read_json, _read_coco, _read_ultralytics, _read_openpose, _read_mediapipe, _read_deeplabcut,
-         _read_mmpose)  # fmt: skip
-_WRITE = (_write_jsonl, _write_json, _write_coco, _write_ultralytics, _write_openpose, _write_mediapipe,
-          _write_deeplabcut, _write_mmpose)  # fmt: skip
-KINDS: dict[str, tuple[Callable, Callable]] = {r.__name__.removeprefix("_read_"): (r, w) for r, w in zip(_READ, _WRITE)}
+_NAMES = ("jsonl", "json", "coco", "ultralytics", "openpose", "mediapipe", "deeplabcut", "mmpose")
+KINDS: dict[str, tuple[Callable, Callable]] = {n: (globals()[f"_read_{n}"], globals()[f"_write_{n}"]) for n in _NAMES}
 _FIXED = {"openpose": OPENPOSE25, "mediapipe": MEDIAPIPE33}  # kinds whose joints are always these
 
 
@@ -421,14 +417,13 @@ def main(argv=None) -> int:
     parser.add_argument("--images", metavar="FOLDER", help="pictures, where sizes or suffixes are needed")
     parser.add_argument("--skeleton", help="joints of a file that does not name them, such as coco17")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> str:
         people = read(args.path, args.source, args.images, args.skeleton)
         write(args.out, args.target, people)
-    except DataError as error:
-        print(f"exchange: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.out}: {sum(len(p['persons']) for p in people[1])} persons in {len(people[1])} pictures")
-    return 0
+        return f"{args.out}: {sum(len(p['persons']) for p in people[1])} persons in {len(people[1])} pictures"
+
+    return exit_code(work, "{}")
 
 
 if __name__ == "__main__":

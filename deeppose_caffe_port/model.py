@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from common.errors import DataError
 from common.runs.settings import parse_yaml
-from common.weights.caffe import array_blob, read_caffemodel, write_net
+from common.weights.caffe import array_blob, read_caffemodel, upgrade_net, write_net
 from common.weights.caffe_messages import messages
 from common.weights.caffe_text import TextFile, read_text
-from common.weights.caffe_upgrade import upgrade_net
 from deeppose_caffe_port import losses
 from deeppose_caffe_port.data import Fed
 from deeppose_caffe_port.layers import LARGEST, LAYERS, BatchNorm, Context, Layer, Scale

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +24,6 @@ from common.intervals import Draws, interval
 from common.poses import PoseSet, box_of_joints
 from common.predictions import Predictions
 from common.protocols import protocols_of
-from common.report import charts
 from common.report.diagnosis import KINDS, Judged, Persons, calibration, dispute, judge, persons_of
 from common.reported import figure
 
@@ -118,7 +120,7 @@ def _differences(judged: list[Judged]) -> Iterator[tuple[str, str, str, str, str
             yield name, first.name, second.name, _shown(gain, between, name, "+"), better
 
 
-def _by_joint(judged: list[Judged]) -> charts.Chart | None:
+def _by_joint(judged: list[Judged]) -> Chart | None:
     """The main protocol's entries with their intervals."""
     name = next(iter(judged[0].results))
     entries = [e for e in judged[0].samples[name] or () if e != "total"]
@@ -127,10 +129,10 @@ def _by_joint(judged: list[Judged]) -> charts.Chart | None:
         between = [interval(one.draws(name, e)) or (np.nan, np.nan) for e in entries]
         series.append((one.name, np.array([one.results[name].values[e] for e in entries], float), np.array(between)))
     labels = [e.replace("_", " ") for e in entries]
-    return charts.whiskers(labels, series, f"{name}, percent", f"{name} by joint or part") if entries else None
+    return whiskers(labels, series, f"{name}, percent", f"{name} by joint or part") if entries else None
 
 
-def _curves(pose_set: PoseSet, judged: list[Judged], draws: Draws) -> Iterator[charts.Chart]:
+def _curves(pose_set: PoseSet, judged: list[Judged], draws: Draws) -> Iterator[Chart]:
     """The first protocol of each family over its threshold; precision over recall."""
     families = set()
     for name, protocol in protocols_of(pose_set.name).items():
@@ -143,14 +145,14 @@ def _curves(pose_set: PoseSet, judged: list[Judged], draws: Draws) -> Iterator[c
             precision = [(label, table.recall, table.precision(everybody)) for label, table in tables]
             for row, where in ((0, "OKS 0.50"), (5, "OKS 0.75"), (slice(None), "OKS 0.50 to 0.95, the mean")):
                 lines = [(label, recall, np.atleast_2d(p[row]).mean(0)) for label, recall, p in precision]
-                yield charts.curves(lines, "recall", "precision", f"Precision over recall at {where}")
+                yield curves(lines, "recall", "precision", f"Precision over recall at {where}")
         elif np.isfinite(protocol.threshold) and judged[0].results[name].tally is not None:
             thresholds, lines = np.linspace(0, 2.5 * protocol.threshold, 16), []
             for one in judged:
                 rows = replace(one.predictions, joints=one.predictions.joints.astype(np.float64))
                 lines.append((one.name, thresholds, [protocol.count(pose_set, rows, t).total for t in thresholds]))
             what = f"threshold ({name} is at {protocol.threshold:g})"
-            yield charts.curves(lines, what, "percent", f"{name.split('@')[0]} over its threshold")
+            yield curves(lines, what, "percent", f"{name.split('@')[0]} over its threshold")
 
 
 def _groups(persons: Persons, judged: list[Judged], draws: Draws) -> dict[str, dict[str, tuple[int, list[str]]]]:
@@ -168,14 +170,14 @@ def _groups(persons: Persons, judged: list[Judged], draws: Draws) -> dict[str, d
     }
 
 
-def _calibration(persons: Persons, judged: list[Judged]) -> Iterator[charts.Chart]:
+def _calibration(persons: Persons, judged: list[Judged]) -> Iterator[Chart]:
     for one in judged:
         if bins := calibration(one, persons):
             score, good, count = bins
             inside = 0 <= score.min() and score.max() <= 1
             gap = f", mean gap {np.average(np.abs(score - good), weights=count):.2f}" if inside else ""
             lines, title = [(one.name, score, good)], f"{one.name}: a joint's score and the share near the truth{gap}"
-            yield charts.curves(lines, "score of the joint", "share near the truth", title, inside)
+            yield curves(lines, "score of the joint", "share near the truth", title, inside)
 
 
 # ---- pictures and table ----------------------------------------------------------------------------------------------
@@ -262,3 +264,77 @@ def _table(persons: Persons, judged: list[Judged]) -> Markup:
     columns = [("image", "image", False), *((key, title, True) for key, title in table)]
     content = json.dumps({"columns": columns, "rows": list(zip(names, *values))}, separators=(",", ":"))
     return Markup(content.replace("<", "\\u003c"))
+
+
+# ---- charts as SVG that takes its colours from the page: series in `--c0`, `--c1` ..., text in the page's, grid in `--line` --
+
+# colours that stand for the page's until the file is written
+_INK, _GRID, _SERIES = "#010203", "#040506", [f"#0700{i:02x}" for i in range(8)]
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)), (0, (3, 3)))
+
+
+Chart = tuple[str, Markup]  # title, drawing
+
+
+def curves(series: Sequence[tuple[str, Any, Any]], x: str, y: str, title: str, diagonal: bool = False) -> Chart:
+    """Lines (label, x values, y values) over one pair of axes; marks where there are at most a dozen values."""
+
+    def draw(axes) -> None:
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1)
+        for i, (label, xs, ys) in enumerate(series):
+            mark = {"marker": "osD^vP*X"[i % 8], "markersize": 4} if len(xs) <= 12 else {}
+            axes.plot(xs, ys, label=label, color=_SERIES[i % 8], linestyle=_DASHES[i % 8], linewidth=1.8, **mark)
+        axes.set(xlabel=x, ylabel=y)
+        axes.set_ylim(bottom=0)
+        if len(series) > 1:
+            axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+
+    return _svg(draw, (5.2, 3.4), title)
+
+
+def whiskers(names: Sequence[str], series: Sequence[tuple[str, np.ndarray, np.ndarray]], x: str, title: str) -> Chart:
+    """One row a name: points (label, (K,) values, (K,2) intervals), file under file."""
+
+    def draw(axes) -> None:
+        for i, (label, values, between) in enumerate(series):
+            rows = np.arange(len(names)) + (i - (len(series) - 1) / 2) * 0.7 / max(len(series), 1)
+            off = np.abs(between - values[:, None]).T
+            form = {"fmt": "osD^vP*X"[i % 8], "markersize": 4, "elinewidth": 1.4, "color": _SERIES[i % 8]}
+            axes.errorbar(values, rows, xerr=off, label=label, **form)
+        axes.set_yticks(np.arange(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel(x)
+        if len(series) > 1:
+            axes.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+
+    size = (6.4, 0.9 + (0.15 + 0.1 * len(series)) * len(names))
+    return _svg(draw, size, title)
+
+
+def _svg(draw, size: tuple[float, float], title: str) -> Chart:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes)
+    axes.grid(color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_INK, labelsize=9)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=_INK, fontsize=9)
+    for spine in axes.spines.values():
+        spine.set(color=_GRID)
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', text, count=1
+    )
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    for i, color in enumerate(_SERIES):
+        text = text.replace(color, f"var(--c{i})")
+    return title, Markup(text.replace(_INK, "currentColor").replace(_GRID, "var(--line)"))

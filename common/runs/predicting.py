@@ -27,7 +27,7 @@ from typing import TextIO
 import numpy as np
 
 from common import video
-from common.boxes import Boxes
+from common.boxes import Boxes, Detector
 from common.datasets.files import read_lines
 from common.errors import DataError
 from common.files import write_json, writing
@@ -324,8 +324,6 @@ def _detector(args):
         return None
     if args.boxes:
         raise DataError("--boxes and --detector both say where the persons are; give one of them")
-    from common.detector import Detector
-
     found = Detector(path, args.detector_threshold, getattr(args, "device", None), getattr(args, "threads", None))
     print(f"{path}: {found.layout}, persons are class {found.person}", file=sys.stderr)
     return found

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from common.detector import Detector, _cells
+from common.boxes import Detector, _cells
 from common.draw import save_image
 from common.errors import DataError
 from common.predictions import People

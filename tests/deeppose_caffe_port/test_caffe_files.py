@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from common.errors import DataError
 from common.images import write_lmdb
 from common.weights import caffe
+from common.weights.caffe import type_name, upgrade_net
 from common.weights.caffe_messages import ENUMS, MESSAGES, messages
 from common.weights.caffe_text import parse_text, read_text
-from common.weights.caffe_upgrade import type_name, upgrade_net
 from deeppose_caffe_port.data import datum
 from deeppose_caffe_port.sources import LmdbSource, Prefetch
 

@@ -339,8 +339,8 @@ def _pictures(found: Targets) -> None:
 
 def _weights(found: Targets) -> None:
     from common.weights import caffe, fluid
+    from common.weights.caffe import upgrade_net
     from common.weights.caffe_text import read_text
-    from common.weights.caffe_upgrade import upgrade_net
     from common.weights.pickles import read_npy, read_paddle, read_torch
 
     net = next(CAFFE.glob("solver_types/adam/*.caffemodel"))
