@@ -234,10 +234,8 @@ class Detector:
         arrays, cells = list(outputs.values()), len(_cells(shape)[0])
         first = arrays[0].shape
         if {"dets", "labels"} <= outputs.keys():
-            return (
-                "mmdeploy",
-                f"MMDeploy ({'YOLOX: plain pixels' if self._is_yolox() else 'RTMDet: normalised pixels'})",
-            )
+            kind = "YOLOX: plain pixels" if self._is_yolox() else "RTMDet: normalised pixels"
+            return "mmdeploy", f"MMDeploy ({kind})"
         if len(arrays) >= 3 and any(a.ndim == 2 and a.shape[1] == 4 for a in arrays):
             return "torchvision", "torchvision (boxes, labels, scores)"
         if len(first) == 3 and first[0] == 1:
@@ -294,15 +292,11 @@ def _session(path: Path, device: str | None, threads: int | None) -> Any:
         import onnxruntime
     except ImportError:
         raise DataError(f"--detector {path} needs the package onnxruntime: pip install onnxruntime==1.31.1") from None
-    wanted = (
-        ("CPUExecutionProvider",)
-        if str(device).startswith("cpu")
-        else ("CUDAExecutionProvider", "CPUExecutionProvider")
-    )
+    gpu = () if str(device).startswith("cpu") else ("CUDAExecutionProvider",)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    providers = [p for p in wanted if p in onnxruntime.get_available_providers()]
+    providers = [p for p in (*gpu, "CPUExecutionProvider") if p in onnxruntime.get_available_providers()]
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exceptions have no common class

@@ -41,21 +41,10 @@ _INK: Color = (40, 40, 40)
 _SHIFT = 4  # fraction bits of OpenCV's fixed-point coordinates
 
 
-def draw_pose(
-    image: np.ndarray,
-    joints: np.ndarray,
-    skeleton: Skeleton,
-    score: np.ndarray | None = None,
-    *,
-    min_score: float = 0.0,
-    hollow: bool = False,
-    color: Color | None = None,
-    numbers: Sequence[int] | None = None,
-    boxes: np.ndarray | None = None,
-    labels: Sequence[str] | None = None,
-    numbered: bool = False,
-    width: float | None = None,
-) -> np.ndarray:
+def draw_pose(image: np.ndarray, joints: np.ndarray, skeleton: Skeleton, score: np.ndarray | None = None, *,
+              min_score: float = 0.0, hollow=False, color: Color | None = None, numbers: Sequence[int] | None = None,
+              boxes: np.ndarray | None = None, labels: Sequence[str] | None = None, numbered=False,
+              width: float | None = None) -> np.ndarray:  # fmt: skip
     """A copy of `image` with one pose (J,2) or several (P,J,2) drawn on it.
 
     A joint that is NaN or infinite is left out with its limbs, and so is one whose `score` ((J,) or (P,J)) is NaN or

@@ -114,9 +114,8 @@ def _in_skeleton(predictions: Predictions, target: Skeleton, path: Path) -> Pred
     none = np.zeros(len(predictions), np.float32)
     score = np.stack([predictions.score[:, list(s)].min(1) if s else none for s in mapping.sources], 1)
     stand_ins = [joint for joint, synthetic in zip(target.joints, mapping.synthetic) if synthetic]
-    meta = (
-        predictions.meta | {"mapped_from": predictions.skeleton.name} | ({"stand_ins": stand_ins} if stand_ins else {})
-    )
+    meta = predictions.meta | {"mapped_from": predictions.skeleton.name}
+    meta |= {"stand_ins": stand_ins} if stand_ins else {}
     joints = mapping.apply(predictions.joints.astype(np.float64)).astype(np.float32)
     return replace(predictions, skeleton=target, joints=joints, score=score.astype(np.float32), meta=meta)
 

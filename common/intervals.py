@@ -39,10 +39,9 @@ class Draws:
     def times(self) -> np.ndarray:
         """(B,U) how often each image is in each draw."""
         rng, count = np.random.default_rng(self.seed), len(self.unit)
-        drawn = (
-            np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(self.number if count else 0)
-        )
-        return np.array(list(drawn), np.float32).reshape(-1, count)
+        draws = range(self.number if count else 0)
+        drawn = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in draws]
+        return np.array(drawn, np.float32).reshape(-1, count)
 
     def sums(self, rows: np.ndarray) -> np.ndarray:
         """(N,K) numbers of the PoseSet's rows -> (B,K) their sums in each draw."""
@@ -123,10 +122,8 @@ class PrecisionRecall:
         weight, total = times[self._unit], float(times @ self._persons)
         if total <= 0:
             return np.full((10, 101), np.nan)
-        rows = zip(self._right, self._wrong)
-        return np.array(
-            [curve(np.cumsum(weight * right), np.cumsum(weight * wrong), total)[0] for right, wrong in rows]
-        )
+        sums = (np.cumsum(weight * found, axis=1) for found in (self._right, self._wrong))
+        return np.array([curve(right, wrong, total)[0] for right, wrong in zip(*sums)])
 
     @cached_property
     def samples(self) -> np.ndarray:

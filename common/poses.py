@@ -85,10 +85,8 @@ def concatenate(sets: Sequence[PoseSet]) -> PoseSet:
     if any(s.skeleton != first.skeleton for s in sets):
         raise ValueError("cannot join PoseSets of different skeletons: " + ", ".join(s.skeleton.name for s in sets))
     shared = [f for f in first._row_fields() if all(getattr(s, f) is not None for s in sets)]
-    changes: dict[str, Any] = {
-        f: [i for s in sets for i in s.images] if f == "images" else np.concatenate([getattr(s, f) for s in sets])
-        for f in shared
-    }
+    changes: dict[str, Any] = {f: np.concatenate([getattr(s, f) for s in sets]) for f in shared if f != "images"}
+    changes["images"] = [image for s in sets for image in s.images]
     dropped: dict[str, Any] = {f: None for f in first._row_fields() if f not in shared}
     merged: dict[str, Any] = {
         f: {k: v for s in sets for k, v in (getattr(s, f) or {}).items()} or None for f in ("regions", "paths")

@@ -73,17 +73,12 @@ def predictions_for(
     n, j = joints.shape[:2]
     score = np.ones((n, j), np.float32) if score is None else score.astype(np.float32)
     rows: dict[str, Any] = {field: getattr(pose_set, field) for field in ("skeleton", "box", "image_id", "person_id")}
-    rows |= {
-        "joints": joints.astype(np.float32),
-        "score": score,
-        "person_score": np.nanmean(score, axis=1) if j else np.zeros(n, np.float32),
-        "box_score": np.ones(n, np.float32),
-        "area": pose_set.area if pose_set.area is not None else pose_set.box[:, 2] * pose_set.box[:, 3],
-        "frame": pose_set.frame if pose_set.frame is not None else np.full(n, -1),
-        "dataset": pose_set.name,
-        "split": pose_set.split,
-        "meta": {"synthetic": pose_set.synthetic, **(meta or {})},
-    }
+    rows |= {"joints": joints.astype(np.float32), "score": score, "box_score": np.ones(n, np.float32)}
+    rows["person_score"] = np.nanmean(score, axis=1) if j else np.zeros(n, np.float32)
+    rows["area"] = pose_set.area if pose_set.area is not None else pose_set.box[:, 2] * pose_set.box[:, 3]
+    rows["frame"] = pose_set.frame if pose_set.frame is not None else np.full(n, -1)
+    rows |= {"dataset": pose_set.name, "split": pose_set.split}
+    rows["meta"] = {"synthetic": pose_set.synthetic, **(meta or {})}
     return Predictions(**(rows | overrides))
 
 

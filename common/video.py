@@ -120,25 +120,20 @@ def _measured(capture: Any) -> float:
     return float(np.clip(1 / np.median(gaps[gaps > 0]), 1, 1000)) if (gaps > 0).any() else DEFAULT_FPS
 
 
-def _next(capture: Any) -> tuple[bool, Any]:
-    """The next frame; none where OpenCV's reader of AVI trips over a damaged chunk: its missing frames are said."""
-    try:
-        return capture.read()
-    except cv2.error:
-        return False, None
-
-
 def _read_all(
     capture: Any, stem: str, fps: float, clock: Callable[[], float]
 ) -> Iterator[tuple[str, np.ndarray, float]]:
     number, first, last = 0, 0.0, 0.0
+    # OpenCV's reader of AVI trips over a damaged chunk: its missing frames are said
     try:
-        while (read := _next(capture))[0]:
+        while (read := capture.read())[0]:
             now = clock()
             first = first if number else now
             last = now - first if not number or now - first > last else last + 1 / fps
             yield f"{stem}_{number:06d}", read[1], last
             number += 1
+    except cv2.error:
+        pass
     finally:
         capture.release()
 
@@ -218,11 +213,7 @@ class OneEuroFilter:
         """Smoothed joints, of one shape (usually (J,2)) in every call, at rising times."""
         new = np.asarray(joints, np.float64)
         if not len(self._value):
-            self._value, self._speed, self._seen = (
-                np.full(new.shape, np.nan),
-                np.zeros(new.shape),
-                np.full(new.shape, np.nan),
-            )
+            self._value, self._speed, self._seen = (np.full(new.shape, v) for v in (np.nan, 0.0, np.nan))
         visible = np.isfinite(new)
         again = visible & np.isfinite(self._value)
         period = np.where(again, time - self._seen, 1.0)

@@ -159,10 +159,8 @@ def fit(value, schema, where: str) -> None:
     such; {FIELD: SCHEMA}, an object with these fields (`FIELD?`: may be absent; `*`: all others are such)."""
     kind = type(schema) if isinstance(schema, (list, dict)) else schema
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        names = ", ".join(
-            {list: "a list", dict: "an object", str: "a text", bool: "true or false"}.get(k, "a number")
-            for k in _tuple(kind)
-        )
+        words = {list: "a list", dict: "an object", str: "a text", bool: "true or false"}
+        names = ", ".join(words.get(k, "a number") for k in (kind if isinstance(kind, tuple) else (kind,)))
         raise DataError(f"{where.rstrip('. ')} is {short(value)}; write {names}")
     if isinstance(schema, list):
         for i, item in enumerate(value):
@@ -175,10 +173,6 @@ def fit(value, schema, where: str) -> None:
                 fit(value[field], inner, f"{where}{field}.")
             elif f"{field}?" not in schema:
                 raise DataError(f"{where}{field} is missing; write it, or the file again")
-
-
-def _tuple(kinds) -> tuple:
-    return kinds if isinstance(kinds, tuple) else (kinds,)
 
 
 def rows(path: str | Path, content, field: str = "") -> list[Row]:

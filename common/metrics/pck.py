@@ -46,18 +46,8 @@ def official_penn_torso(truth: np.ndarray, predicted: np.ndarray, skeleton: Skel
     return np.where(torso >= 1, torso, np.nan_to_num(own))
 
 
-def pck(
-    truth,
-    predicted,
-    labelled,
-    size,
-    threshold: float,
-    skeleton: Skeleton,
-    total: str = "weighted",
-    how: str = "",
-    without=(),
-    exact_at_zero: bool = True,
-) -> Result:
+def pck(truth, predicted, labelled, size, threshold: float, skeleton: Skeleton, total: str = "weighted", how: str = "",
+        without=(), exact_at_zero: bool = True) -> Result:  # fmt: skip
     """PCK at `threshold` x `size`, inclusive. Persons whose `size` is NaN are not counted; at size 0 exact hits are.
 
     `total`, `without`: see `counting.joint_result`; `exact_at_zero`: `counting.within`. Empty input gives NaN figures.
@@ -75,6 +65,7 @@ def auc(truth, predicted, labelled, size, skeleton: Skeleton) -> Result:
     curves = [within(distance, size[:, None], t) for t in AUC_THRESHOLDS]
     by_joint = _area(np.array([percentages(hits, counted) for hits in curves]))
     total = float(_area(np.array([pooled(hits, counted) for hits in curves])))
+    columns = {joint: [i] for i, joint in enumerate(skeleton.joints)}
     return Result(
         total=total,
         values=dict(zip(skeleton.joints, by_joint.tolist())),
@@ -84,12 +75,7 @@ def auc(truth, predicted, labelled, size, skeleton: Skeleton) -> Result:
         counts=dict(zip(skeleton.joints, counted.sum(0).tolist())),
         groups={group: mean_of(by_joint[members]) for group, members in skeleton.groups.items()},
         means={"weighted": total, "unweighted": mean_of(by_joint)},
-        tally=Tally(
-            _area(np.array(curves, np.float64)),
-            counted,
-            {joint: [i] for i, joint in enumerate(skeleton.joints)},
-            list(range(len(skeleton))),
-        ),
+        tally=Tally(_area(np.array(curves, np.float64)), counted, columns, list(range(len(skeleton)))),
     )
 
 

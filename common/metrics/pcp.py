@@ -38,16 +38,8 @@ def sticks_of(skeleton: Skeleton) -> dict[str, Stick]:
     return sticks
 
 
-def pcp(
-    truth,
-    predicted,
-    labelled,
-    skeleton: Skeleton,
-    threshold: float = 0.5,
-    relaxed: bool = False,
-    total: str = "parts",
-    exact_at_zero: bool = False,
-) -> Result:
+def pcp(truth, predicted, labelled, skeleton: Skeleton, threshold: float = 0.5, relaxed: bool = False,
+        total: str = "parts", exact_at_zero: bool = False) -> Result:  # fmt: skip
     """PCP by part, each part the mean of its left and right stick.
 
     `total`: `parts`, the mean of the six parts (deeppose_tf), or `weighted`, all counted sticks pooled (K2HPD, LSP

@@ -33,14 +33,8 @@ _KNOWN = (
 )
 
 
-def page(
-    pose_set: PoseSet,
-    files: Sequence[tuple[Path, Predictions]],
-    protocols: Sequence[str] | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    pictures: int = 24,
-) -> str:
+def page(pose_set: PoseSet, files: Sequence[tuple[Path, Predictions]], protocols: Sequence[str] | None = None,
+         bootstrap: int = 1000, seed: int = 0, pictures: int = 24) -> str:  # fmt: skip
     """The whole page as HTML. DataError as in `evaluate.score`, or when no person can be counted."""
     from jinja2 import Environment, FileSystemLoader
 
@@ -100,10 +94,7 @@ def _figure(name: str, judged: list[Judged], pose_set: PoseSet) -> dict:
         "n": first.n,
         "how": first.aggregation,
         "cells": [_shown(result.total if result else None, b, name) for result, b in zip(results, between)],
-        "parts": {
-            e: [_shown(result.values.get(e) if result else None, None, name) for result in results]
-            for e in first.values
-        },
+        "parts": {e: [_shown(r.values.get(e) if r else None, None, name) for r in results] for e in first.values},
         "verdicts": dict.fromkeys(evaluate.comparable(pose_set, one.predictions, name)[1] for one in judged),
     }
 

@@ -51,16 +51,9 @@ def make_state(trained: dict, *, epoch: int, batch: int, step: int, config: dict
     them `mode`; `about` says what the network answers and learnt from: `skeleton` (`common.skeletons.card`), `dataset`,
     `split`, `synthetic`. `best_metric` is filled in by the store.
     """
-    return {
-        **{"format": STATE_FORMAT, "epoch": epoch, "batch": batch, "step": step, "config": config, "about": about},
-        **{
-            "random": collect_random_state(),
-            "best_metric": None,
-            "versions": files.versions(),
-            "git_sha": files.git_sha(),
-        },
-        **trained,
-    }
+    place = {"format": STATE_FORMAT, "epoch": epoch, "batch": batch, "step": step, "best_metric": None}
+    origin = {"config": config, "about": about, "versions": files.versions(), "git_sha": files.git_sha()}
+    return {**place, **origin, "random": collect_random_state(), **trained}
 
 
 def check_compatible(stored: dict, wanted: dict, fields: Iterable[str], source: str | Path = "checkpoint") -> None:
@@ -115,21 +108,15 @@ class CheckpointStore:
         """
         if barrier and not self.writer:
             barrier()
-        state = self._begin(resume)
+        if str(resume) == "auto":
+            state = self._resume_newest()
+        else:
+            state = self._go_on(resume, self.load(resume)) if resume else None
+            if not resume or Path(resume).resolve().parent != self.directory.resolve():
+                self._set_aside()
         if barrier and self.writer:
             barrier()
         return state
-
-    def _begin(self, resume: str | Path | None) -> dict | None:
-        if not resume:
-            self._set_aside()
-            return None
-        if str(resume) == "auto":
-            return self._resume_newest()
-        state = self.load(resume)
-        if Path(resume).resolve().parent != self.directory.resolve():
-            self._set_aside()
-        return self._go_on(resume, state)
 
     def load(self, path: str | Path) -> dict:
         """Read and check one state file; DataError naming it when it is missing, damaged or not a state of ours."""

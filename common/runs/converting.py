@@ -90,10 +90,8 @@ class Conversion:
                 os.replace(part, target)
             else:
                 publish(part, target)
-        origin = {
-            "source": self.source.name,
-            "source_sha256": sha256_of(self.source) if self.source.is_file() else None,
-        }
+        digest = sha256_of(self.source) if self.source.is_file() else None
+        origin = {"source": self.source.name, "source_sha256": digest}
         about = {"output": self.output.name, "licence": self.licence, "check": self.checks, "versions": versions()}
         whole = {**origin, **about, "git_sha": git_sha(), **card}
         write_json(card_path(self.output), whole)

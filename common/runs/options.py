@@ -129,15 +129,8 @@ class Parser(argparse.ArgumentParser):
         """Options of an original that have nothing to do any more: accepted, with or without a value, and said."""
         self._dead |= reasons
         for name, reason in reasons.items():
-            self.add_argument(
-                f"--{name}",
-                f"-{name}",
-                nargs="?",
-                action=_Dead,
-                const=reason,
-                default=argparse.SUPPRESS,
-                help=argparse.SUPPRESS,
-            )
+            form: dict = {"nargs": "?", "const": reason, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            self.add_argument(f"--{name}", f"-{name}", action=_Dead, **form)
 
     def without_ignored(self, settings: dict) -> dict:
         """A settings file's values without those that `ignore` names, which is said."""

@@ -140,11 +140,7 @@ def device_numbers(device: str | None, found: int) -> list[int] | None:
         raise DataError(f"--device {device} is not a device; write cpu, cuda, or cuda:0,1")
     wanted = [] if device == "cpu" else [int(n) for n in (match[1] or "0").split(",")]
     if missing := [n for n in wanted if n >= found]:
-        have = (
-            f"the GPUs here are 0 to {found - 1}"
-            if found
-            else "no GPU is seen here; leave it out, or give --device cpu"
-        )
+        have = f"the GPUs here are 0 to {found - 1}" if found else "no GPU is seen here; give --device cpu"
         raise DataError(f"--device {device}: there is no GPU {missing[0]}; {have}")
     return wanted
 

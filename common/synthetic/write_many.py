@@ -61,11 +61,8 @@ def write_crowdpose(folder: Path, count: int, seed: int) -> None:
     splits = {"train": range(train), "val": range(train, train + val), "test": range(train + val, count)}
     files = coco_layout("crowdpose", count, seed, CROWDPOSE14, splits, lambda _, k: f"images/{k + 100_000}.jpg", folder)
     for file in files.values():
-        file["annotations"] = [
-            {k: v for k, v in person.items() if k not in ("segmentation", "area")}
-            for person in file["annotations"]
-            if not person["iscrowd"]
-        ]
+        people = [person for person in file["annotations"] if not person["iscrowd"]]
+        file["annotations"] = [{k: v for k, v in p.items() if k not in ("segmentation", "area")} for p in people]
     both = {part: files["train"][part] + files["val"][part] for part in ("images", "annotations")}
     for split, file in (files | {"trainval": files["train"] | both}).items():
         if file["images"]:

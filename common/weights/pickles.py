@@ -113,12 +113,8 @@ def _tensor(storage: np.ndarray, offset: int, shape: tuple, stride: tuple, *rest
     if not count:
         return np.zeros(shape, storage.dtype)
     last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-    if (
-        storage.ndim != 1
-        or not storage.flags.c_contiguous
-        or min(offset, *shape, *stride, 0) < 0
-        or last >= len(storage)
-    ):
+    flat = storage.ndim == 1 and storage.flags.c_contiguous
+    if not flat or min(offset, *shape, *stride, 0) < 0 or last >= len(storage):
         raise ValueError(f"a tensor of shape {tuple(shape)} reaches beyond its storage")
     if count > max(len(storage), _EXPANDED):
         raise ValueError(f"a tensor of shape {tuple(shape)} repeats a storage of {len(storage)} values")

@@ -95,9 +95,8 @@ def write_v1(path: str | Path, variables: Mapping[str, np.ndarray], tensorflow: 
     """Write an old single-file checkpoint, whole or not at all."""
     tf = tensorflow()
     options = {"shapes_and_slices": [""] * len(variables)}
-    return atomic_write(
-        path, lambda to: _save(tf, tf.raw_ops.SaveSlices, variables, "data", filename=str(to), **options)
-    )
+    save = tf.raw_ops.SaveSlices
+    return atomic_write(path, lambda to: _save(tf, save, variables, "data", filename=str(to), **options))
 
 
 def _save(tf, operation, variables: Mapping[str, np.ndarray], values: str, **arguments) -> None:
