@@ -22,7 +22,6 @@ from common.datasets import NAMES, record
 from common.errors import DataError
 from common.runs.process import exit_code
 
-VERSION = 6  # raise when a picture or a label changes for the same arguments
 _ONE = ("lsp", "lspet", "k2hpd", "penn_action", "jhmdb")
 
 

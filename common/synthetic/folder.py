@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from common.errors import DataError
-from common.synthetic import VERSION
 
+VERSION = 6  # raise when a picture or a label changes for the same arguments
 MARK = "SYNTHETIC"
 _NOTICE = """Drawn by `python -m common.datasets.synthetic`: no photograph, no result on it compares with a published one.
 """
