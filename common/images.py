@@ -49,6 +49,18 @@ def read_image(path: str | Path, whole: bool = False, upright: bool = False, unc
     return image
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of what `read_image` reads, from a file's head alone where that will do; its DataErrors."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):  # a frame in a database, or OpenCV's alone, if any
+        height, width = read_image(path).shape[:2]
+        return width, height
+
+
 def shown(name: str | Path) -> str:
     """A file's name for people, also one that is no UTF-8."""
     return os.fsencode(name).decode(errors="replace")

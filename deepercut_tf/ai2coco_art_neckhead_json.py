@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -22,9 +21,10 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from common.datasets.files import read_json
+from common.datasets.files import fit, read_json
 from common.errors import DataError
 from common.files import write_text
+from common.images import image_size
 from common.runs.options import Parser
 from common.runs.process import exit_code
 from common.skeletons import AIC14
@@ -60,14 +60,8 @@ def convert(entries: list[dict], sizes: dict[str, tuple[int, int]], compat: bool
             raise DataError(f"AI Challenger annotations: {what}; {remedy}") from error
     info = {"description": "AI challenger keypoint in mscoco format"}
     content = {"info": info, "images": images, "annotations": annotations, "neck": []}
-    limbs = [[a + 1, b + 1] for a, b in AIC17.limbs]
-    category = {
-        "id": 1,
-        "name": "person",
-        "supercategory": "person",
-        "keypoints": list(AIC17.joints),
-        "skeleton": limbs,
-    }
+    category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(AIC17.joints)}
+    category["skeleton"] = [[a + 1, b + 1] for a, b in AIC17.limbs]
     return content if compat else content | {"categories": [category]}
 
 
@@ -93,43 +87,31 @@ def _person(points: list, box: list, compat: bool) -> dict:
     return person | {"segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]]}
 
 
-def image_sizes(entries: list[dict], folder: str | Path) -> dict[str, tuple[int, int]]:
-    """{image_id: (width, height)} of those FOLDER/image_id.jpg that can be read."""
-    from PIL import Image
-
-    sizes = {}
-    for name in (entry["image_id"] for entry in entries):
-        with suppress(OSError), Image.open(Path(folder) / f"{name}.jpg") as file:
-            sizes[name] = file.size
-    return sizes
-
-
 def run(args: argparse.Namespace) -> Path:
     """Convert and return the written path; images that are not there are left out. DataError on bad input."""
     path = args.keypoint_json
     entries = read_json(path)
-    if not isinstance(entries, list) or not all(
-        isinstance(e, dict) and isinstance(e.get("image_id"), str) for e in entries
-    ):
-        fields = "{image_id, keypoint_annotations, human_annotations}"
-        raise DataError(f"{path} is no list of {fields}; give AI Challenger's annotation file")
-    sizes = image_sizes(entries, args.img_dir)
-    missing = [entry["image_id"] for entry in entries if entry["image_id"] not in sizes]
+    fit(entries, [{"image_id": str}], f"{path}: ")
+    sizes, missing = {}, []
+    for name in (entry["image_id"] for entry in entries):
+        try:
+            sizes[name] = image_size(args.img_dir / f"{name}.jpg")
+        except DataError:
+            missing.append(name)
     if not sizes:
         raise DataError(f"no image of {path} is in {args.img_dir}; give the folder with IMAGE_ID.jpg as --img_dir")
     if missing:
         count = f"{len(missing)} of {len(entries)} images"
         print(f"warning: {count} are not in {args.img_dir} and were left out, first {missing[0]}", file=sys.stderr)
-    return write_text(
-        path.with_name(f"coco_art_neckhead_{path.name}"), json.dumps(convert(entries, sizes, args.compat))
-    )
+    content = json.dumps(convert(entries, sizes, args.compat))
+    return write_text(path.with_name(f"coco_art_neckhead_{path.name}"), content)
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     parser = Parser(__doc__)
     parser.option("keypoint_json", required=True, metavar="FILE", type=Path, text="annotation file")
-    parser.option("img_dir", required=True, metavar="FOLDER", text="the images, whose sizes the file does not give")
+    parser.option("img_dir", required=True, metavar="FOLDER", type=Path, text="the images, for their sizes")
     how = "the original's: no category, no extension, neck not counted"
     parser.option("compat", type=bool, default=False, text=how)
     return exit_code(lambda: run(parser.parse_args(argv)), "{}")

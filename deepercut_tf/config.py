@@ -1,8 +1,8 @@
 """Every setting once: the keys of the original's `pose_cfg.yaml` with its defaults, and ours. Unknown keys are errors.
 
 The original's keys are second names of the same settings, in files and on command lines. One has two meanings: beside
-`dataset_type` (or when it is no data set's name) `dataset` is the .mat file or folder, as in the original's files; else,
-and always on a command line, it is the data set's name. Shipped files lie in `models/` (presets) and `demo/`.
+`dataset_type` (or when it is no data set's name) `dataset` is the .mat file or folder, as in the original's files;
+else, and always on a command line, it is the data set's name. Shipped files lie in `models/` (presets) and `demo/`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import datasets
+from common.datasets import files
 from common.errors import DataError
 from common.runs.options import Parser, given_of
 from common.runs.settings import check_numbers, read_settings_file, resolve, setting
@@ -31,9 +32,8 @@ PREPARED = ("default", "mpii", "penn_action")  # may be a .mat file in the origi
 DATASETS = tuple(dict.fromkeys((*PREPARED, "aic", *datasets.NAMES)))
 _OWN = ("smoke", "lspet", "coco_overfit")
 PRESETS = {"paper": "mpii/train", "coco": "coco/train", **dict(zip(_OWN, _OWN))}
-# keys of the original that have no effect, there or here; what the first drawing called otherwise
+# keys of the original that have no effect, there or here
 NO_EFFECT = ("weigh_negatives", "fg_fraction", "scmap_threshold", "pairwise_stats_collect", "log_dir")
-RENAMED = {"width": "channels", "snapshot_dir": "out"}
 # and those that can have one value only: it, and the reason
 FIXED = {
     "stride": (8.0, "the network has stride 8"),
@@ -147,20 +147,15 @@ class Config:
             raise DataError(f"intermediate_supervision_layer must be one of the units 1..{units} of {where}")
         if self.mirror and not self.shuffle:
             raise DataError("mirror needs shuffle: true")
-        for name, count in (("mean_pixel", 3), ("data_range", 2)):
-            given = getattr(self, name)
-            if given is not None and not (len(given) == count and all(isinstance(v, (int, float)) for v in given)):
-                raise DataError(f"{name} must be a list of {count} numbers, not {given}")
-        for name in ("all_joints", "sparse_graph"):
-            groups = getattr(self, name)
-            if not all(isinstance(g, (list, tuple)) and all(isinstance(j, int) for j in g) for g in groups):
-                raise DataError(f"{name} must be a list of lists of joint numbers, not {groups}")
-        try:
-            steps = [(float(rate), int(last)) for rate, last in self.schedule]
-        except (TypeError, ValueError):
-            raise DataError(f"multi_step must be [[learning rate, last iteration], ...], not {self.schedule}") from None
-        if steps != sorted(steps, key=lambda step: step[1]) or not all(rate >= 0 and last >= 0 for rate, last in steps):
-            raise DataError(f"the iterations of multi_step must ascend and the rates be 0 or more: {self.schedule}")
+        number, given = (int, float), {name: value for name, value in vars(self).items() if value is not None}
+        lists = {"mean_pixel": [number], "data_range?": [number], "all_joints": [[int]], "sparse_graph": [[int]]}
+        files.fit(given, lists | {"schedule": [[number]]}, "setting ")
+        if len(self.mean_pixel) != 3 or len(self.data_range or (0, 1)) != 2:
+            raise DataError("mean_pixel must be a list of 3 numbers, data_range of 2")
+        bounds = [step[-1:] for step in self.schedule]
+        if bounds != sorted(bounds) or not all(len(step) == 2 and min(step) >= 0 for step in self.schedule):
+            what = "[[learning rate, last iteration], ...], iterations ascending, none below 0"
+            raise DataError(f"schedule (multi_step) must be {what}, not {self.schedule}")
         return self
 
 
@@ -177,8 +172,6 @@ ORIGINAL = {f.name: f.metadata["names"][0] for f in fields(Config) if f.metadata
 def from_file(values: dict, allow_unknown: bool = False) -> dict:
     """The keys of a pose_cfg.yaml under the names of `Config`."""
     found = {name: value for name, value in values.items() if name not in NO_EFFECT}
-    for old in RENAMED.keys() & found.keys():
-        raise DataError(f"key {old}, of this project's first form, is called {RENAMED[old]} now")
     for name in FIXED.keys() & found.keys():
         value, reason = FIXED[name]
         if found.pop(name) != value:
@@ -219,9 +212,7 @@ def load_config(path: str | Path | None = None, **overrides) -> EasyDict:
 
 
 def find_config_file(given: str | Path | None = None, needed: bool = True) -> Path | None:
-    """`given`, else pose_cfg.yaml in $POSE_PARAM_PATH or the working directory, as in the original. DataError when it
-    is not there; None where nothing was given and none is `needed`.
-    """
+    """`given`, else pose_cfg.yaml in $POSE_PARAM_PATH or the working directory; DataError without one if `needed`."""
     path = Path(given) if given else Path(os.environ.get("POSE_PARAM_PATH", ".")) / "pose_cfg.yaml"
     path = path / "pose_cfg.yaml" if path.is_dir() else path
     if path.is_file() or not (given or needed):
@@ -260,9 +251,7 @@ def file_settings(args: Namespace, needed: bool = True) -> dict:
 
 
 def settings_of(args: Namespace, automatic: bool = False) -> Config:
-    """The settings that the options of `settings_parser` name. `automatic`: without a file, the preset that suits the
-    data. DataError on a missing file, unknown key or bad value.
-    """
+    """The settings that options of `settings_parser` name; `automatic`: without a file, a preset for the data."""
     given = given_of(args, *(f.name for f in fields(Config)))
     found = file_settings(args, needed=not automatic and args.preset != "auto")
     if not found:

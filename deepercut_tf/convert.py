@@ -1,11 +1,10 @@
 """Weights between formats: TensorFlow 1 checkpoints (the original's snapshots, slim's ImageNet files) and .npz, by
-variable name; out to ONNX.
+variable name.
 
     python deepercut_tf/convert.py models/coco/coco-resnet-101 coco.npz --config deepercut_tf/demo/pose_cfg_multi.yaml
     python deepercut_tf/convert.py coco.npz coco-resnet-101               # TF1 checkpoint, which the original loads
-    python deepercut_tf/convert.py output/deepercut_tf/smoke smoke.onnx   # any picture size; runs without TensorFlow
 
-Nothing is written unless the source's variables are the network's, and the written file holds or computes the same.
+Nothing is written unless the source's variables are the network's, and the written file holds the same.
 Files of ours bring their settings and joint names; the originals' need --config.
 """
 
@@ -23,33 +22,10 @@ from common.runs import converting
 from common.runs.process import exit_code
 from deepercut_tf.config import PREDICTION, Config, add_file_options, make_config, predicting_settings
 
-TOLERANCE = 1e-4  # of the largest output, float32: other kernels
-
-
-def write_onnx(path: Path, network) -> None:
-    """The network: `inputs` (B,H,W,3) uint8 RGB of any size -> its maps by their names (logits)."""
-    import tensorflow as tf
-    import tf2onnx
-
-    signature = [tf.TensorSpec((None, None, None, 3), tf.uint8, name="inputs")]
-    function = tf.function(lambda images: network(images, training=False), input_signature=signature)
-    tf2onnx.convert.from_function(function, input_signature=signature, opset=17, output_path=str(path))
-
-
-def run_onnx(path: Path, image) -> dict:
-    """Outputs of an ONNX file by name."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"inputs": image})))
-
 
 def run(args: argparse.Namespace) -> Path:
     """Convert and check; returns the written path. DataError when the source does not fit or a check fails."""
     from dataclasses import asdict, replace
-
-    import numpy as np
 
     from common.skeletons import card
     from deepercut_tf.estimator import skeleton_of_weights
@@ -65,7 +41,6 @@ def run(args: argparse.Namespace) -> Path:
     config = replace(with_joints(config, skeleton), bn_mode="frozen", pairwise_model_dir=None)
     model = fresh_model(config)
     load_variables(model, values, str(source))
-    image = np.random.default_rng(0).integers(0, 256, (1, 80, 96, 3), np.uint8)
     values = {name: values[name] for name in named_variables(model)}
     if args.half and args.output.suffix != ".npz":
         raise DataError(f"OUTPUT {args.output}: --half is for .npz")
@@ -74,13 +49,8 @@ def run(args: argparse.Namespace) -> Path:
     about = {"skeleton": card(skeleton), "dataset": config.dataset} | stored.get("about", {})
     about = {"config": converting.portable(asdict(config)), "about": about}
     with converting.Conversion(source, args.output, args.licence) as conversion:
-        if args.output.suffix == ".onnx":
-            plain = {name: np.asarray(value) for name, value in model(image, training=False).items()}
-            write_onnx(conversion.draft, model)
-            conversion.compare("outputs of the written file", plain, run_onnx(conversion.draft, image), TOLERANCE)
-        else:
-            read, _ = read_weights(write_weights(conversion.draft, values, about))
-            conversion.compare("variables of the written file", values, read, 0.0)
+        read, _ = read_weights(write_weights(conversion.draft, values, about))
+        conversion.compare("variables of the written file", values, read, 0.0)
         conversion.keep(mapping="variable names of the original, unchanged", variables=len(values), **about)
     return args.output
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.errors import DataError
-from common.images import read_image
+from common.images import image_size, read_image
 from deepercut_tf.config import Config
 from deepercut_tf.items import Item, ItemSet
 from deepercut_tf.joints import mirror_joints, symmetric_order
@@ -41,18 +41,9 @@ class Draw:
     number: int = 0
 
 
-def image_size(item: Item) -> tuple[int, int]:
-    """Height and width of an image, from the annotations or the file's header; DataError when there is neither."""
-    if item.size is not None:
-        return item.size
-    from PIL import Image
-
-    try:
-        with Image.open(item.image) as file:
-            return file.height, file.width
-    except OSError as error:
-        remedy = "put it there or take it out of the data set"
-        raise DataError(f"image {item.image} cannot be read ({error}); {remedy}") from error
+def size_of(item: Item) -> tuple[int, int]:
+    """Height and width of an image, from the annotations or the file; DataError when it is in neither."""
+    return item.size or image_size(item.image)[::-1]
 
 
 def make_sample(
@@ -190,7 +181,7 @@ class Sampler:
     def accepts(self, item: Item, scale: float) -> bool:
         """Whether an image may be trained on at this scale: not too small, not too large."""
         try:
-            height, width = map(float, image_size(item))
+            height, width = map(float, size_of(item))
         except DataError as error:
             self.item_set.note(item, error)
             return False
@@ -208,8 +199,7 @@ class Sampler:
 
 def collate(samples: list[Sample], config: Config, bucket: int = 0) -> dict[str, np.ndarray]:
     """Samples as one batch: the original's keys, each (B,...). Smaller images are padded with the mean pixel at the
-    right and bottom, to multiples of `bucket` if given; weights and masks are 0 there.
-    """
+    right and bottom, to multiples of `bucket` if given; weights and masks are 0 there."""
     height, width = (max(s.image.shape[axis] for s in samples) for axis in (0, 1))
     if bucket:
         height, width = (-(-side // bucket) * bucket for side in (height, width))
@@ -237,8 +227,7 @@ def batches(
     item_set: ItemSet, config: Config, statistics: np.ndarray | None, start=0, workers=2, share=(0, 1)
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches (`collate`) of `batch_size` draws from number `start` on, with `draw`, the next one's number.
-    `share` (k, n): the k-th of n processes, each reading its own images. A damaged image is left out.
-    """
+    `share` (k, n): the k-th of n processes, each reading its own images. A damaged image is left out."""
     draws = Sampler(item_set, config).draws(start)
 
     def build(chosen: list[Draw]) -> dict[str, np.ndarray] | None:

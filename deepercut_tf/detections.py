@@ -21,8 +21,7 @@ class Maps:
 
 def unpack_maps(outputs: dict[str, np.ndarray], config: Config, statistics: np.ndarray | None = None) -> Maps:
     """Maps of a network output for one image (leading axis 1), offsets in pixels, in the network's precision;
-    `statistics` (2,J,J,2): mean and deviation. Without location refinement its offsets are 0.
-    """
+    `statistics` (2,J,J,2): mean and deviation. Without location refinement its offsets are 0."""
     score = np.asarray(outputs["part_prob"])[0]
     height, width, joints = score.shape
     locref = np.zeros((height, width, joints, 2), score.dtype)
@@ -72,8 +71,7 @@ def disc(radius: float) -> np.ndarray:
 
 def detect(maps: Maps, nms_radius: float, min_score: float) -> Detections:
     """Non-maximum suppression per joint: best cell first (of equal ones in row order, which the original leaves open),
-    down to `min_score`, each suppressing a disc of `nms_radius` cells around it.
-    """
+    down to `min_score`, each suppressing a disc of `nms_radius` cells around it."""
     mask = disc(nms_radius).astype(bool)
     found = [_suppress(maps.score[..., k], mask, min_score) for k in range(maps.score.shape[-1])]
     joint = np.repeat(np.arange(len(found)), [len(cells) for cells in found])

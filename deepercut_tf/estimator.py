@@ -17,6 +17,7 @@ from common.predictions import People, Predictions, predictions_for
 from common.runs.process import device_numbers
 from common.runs.scoring import describe
 from common.skeletons import Skeleton, from_card, joint_order, skeleton_map
+from common.weights.tf1 import tensorflow
 from deepercut_tf.config import Config, house_path, make_config, require
 from deepercut_tf.data import resize
 from deepercut_tf.detections import Maps, argmax_pose, detect, unpack_maps
@@ -24,7 +25,7 @@ from deepercut_tf.items import Item, ItemSet, items_of
 from deepercut_tf.joints import SCORED_AS, skeleton_of_settings, with_joints
 from deepercut_tf.pairwise import assemble, load_spatial_model, solve_detections
 from deepercut_tf.pairwise_stats import load_statistics
-from deepercut_tf.weight_files import find_snapshot, read_weights, tensorflow
+from deepercut_tf.weight_files import find_snapshot, read_weights
 
 # what a network was trained to answer; settings that say otherwise do not fit its weights
 MEANING = ("net_type", "num_joints", "location_refinement", "pairwise_predict", "locref_stdev", "channels")
@@ -61,10 +62,10 @@ class Estimator:
         self._set_up(with_joints(config, skeleton), skeleton, people)
         from deepercut_tf.model import Predictor, fresh_model, load_variables
 
-        model = fresh_model(self.config)
+        self.model = fresh_model(self.config)
         if self.path is not None:
-            load_variables(model, values, str(self.path))
-        self._network = Predictor(model)
+            load_variables(self.model, values, str(self.path))
+        self._network = Predictor(self.model)
 
     @classmethod
     def of(cls, model, config: Config, skeleton: Skeleton) -> Estimator:
@@ -108,8 +109,7 @@ class Estimator:
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
         """The persons of a picture, a path or (H,W,3) uint8 BGR: one in each of `boxes` (n,4) x, y, w, h, which is
         looked at by itself at its own size; without boxes all persons, the surest first, or the one of the whole
-        picture. Coordinates are the picture's.
-        """
+        picture. Coordinates are the picture's."""
         image = read_image(image, whole=True, upright=True) if isinstance(image, (str, Path)) else image
         if boxes is not None:
             poses = np.array([self._in_box(image, box) for box in boxes]).reshape(-1, len(self.skeleton), 3)
@@ -161,8 +161,7 @@ class Estimator:
     def predict_pose_set(self, pose_set: PoseSet, boxes: str | Callable = "whole", shared_joints=False) -> Predictions:
         """Predictions in the PoseSet's skeleton, by joint name. `boxes` `whole`: all persons of every picture, or its
         one person in every row; `annotated`: one person in each row's box; a `common.boxes.Boxes`: one person in each
-        box that it has for a picture. DataError for another skeleton, unless `shared_joints` are enough.
-        """
+        box that it has for a picture. DataError for another skeleton, unless `shared_joints` are enough."""
         by_image = callable(boxes) or (self.together and boxes == "whole")
         item_set = items_of(pose_set, pose_set.skeleton)
         items = [item for item in item_set.items if item.rows or by_image]

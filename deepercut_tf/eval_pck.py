@@ -23,9 +23,7 @@ from deepercut_tf.config import settings_of, settings_parser
 
 
 def per_joint_pck(persons, predicted, joints: int, threshold: float) -> np.ndarray:
-    """(J,) percentages, NaN for a joint that is never annotated, of `persons`, (n,3) rows id, x, y an image, and
-    `predicted`, (J,2 or 3) an image.
-    """
+    """(J,) percentages (NaN: never annotated) of `persons`, rows id, x, y, and `predicted`, (J,2 or 3), an image each."""
     from common.metrics.counting import distances, percentages, within
     from common.metrics.pck import extent
 

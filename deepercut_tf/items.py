@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from common import datasets
 from common.datasets import coco, files
@@ -67,6 +69,14 @@ class ItemSet:
             self.unreadable.append(item.image)
             print(f"warning: left out: {error}", file=sys.stderr)
 
+    def pictures(self, what: str) -> Iterator[tuple[int, Item, np.ndarray]]:
+        """Number, item and picture of all that can be read, with a bar; the others are named at the end."""
+        for number, item in enumerate(tqdm(self.items, desc=what, unit="image", disable=None)):
+            image = self.read(item)
+            if image is not None:
+                yield number, item, image
+        self.say_unreadable()
+
     def say_unreadable(self) -> None:
         """Name the pictures that could not be read, at the end of the work."""
         if self.unreadable:
@@ -107,8 +117,7 @@ def load_items(config: Config) -> tuple[ItemSet, Config]:
 
 def load_pose_set(config: Config, split: str) -> PoseSet:
     """A split of a folder's data set; of `aic`, ai2coco's file, with the 14 joints that AI Challenger's metric wants.
-    DataError for .mat files, which hold no such rows, and for files of other joints.
-    """
+    DataError for .mat files, which hold no such rows, and for files of other joints."""
     path = config.data_path
     if path.suffix == ".mat" or config.dataset == "default":
         raise DataError("val.py scores a data set's folder, --dataset NAME; test.py and eval_pck.py are for .mat files")
@@ -121,8 +130,7 @@ def load_pose_set(config: Config, split: str) -> PoseSet:
 
 def items_of(pose_set: PoseSet, skeleton: Skeleton, only_people: bool = False) -> ItemSet:
     """The persons of a PoseSet by image, without ignored rows; images without one come from its `regions`, unless
-    `only_people` are wanted. Joints are those of `skeleton`, the network's: of MPII's 16 the original's 14.
-    """
+    `only_people` are wanted. Joints are those of `skeleton`, the network's: of MPII's 16 the original's 14."""
     joints, visible = skeleton_map(pose_set.skeleton, skeleton).apply(pose_set.joints, pose_set.visible)
     present, regions = visible > 0, pose_set.regions or {}
     ignore = pose_set.ignore if pose_set.ignore is not None else np.zeros(len(pose_set), bool)

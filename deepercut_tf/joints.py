@@ -48,9 +48,8 @@ def mirror_joints(joints: np.ndarray, width: float, order: np.ndarray, shift: fl
 
 
 def skeleton_of_settings(config: Config) -> Skeleton:
-    """The skeleton of settings without stored names: the data set's, else that of all_joints and all_joints_names,
-    whose pairs have the right joint first, as in all files of the originals. DataError when it is incomplete.
-    """
+    """The data set's skeleton, else that of all_joints (right one first, as in all files of the originals) and
+    all_joints_names. DataError when these are incomplete."""
     if config.dataset in _KNOWN:
         return _KNOWN[config.dataset]
     require(config, "num_joints", "all_joints", "all_joints_names", why="a joint set of one's own")

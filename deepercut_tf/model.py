@@ -85,8 +85,7 @@ class ConvNorm(keras.layers.Layer):
 @functools.cache
 def dilation_has_gradient() -> bool:
     """Whether TensorFlow's dilated convolution can be trained here, found by trying once: without oneDNN it cannot on a
-    CPU. The other form rearranges the picture (space to batch), which costs more; the numbers are the same.
-    """
+    CPU. The other form rearranges the picture (space to batch), which costs more; the numbers are the same."""
     # eagerly, although a step is being traced; that scope pauses tapes, so the gradient is called by its operation
     with tf.init_scope():
         kernel, upstream, sizes = tf.ones((3, 3, 1, 1)), tf.ones((1, 5, 5, 1)), [1, 9, 9, 1]
@@ -223,8 +222,7 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
 def load_variables(model: keras.Model, values: dict, source: str, optional: tuple[str, ...] = ()) -> list[str]:
     """Assign arrays by the original's names; returns the names that were assigned. Further names in `values` are
     ignored, and so are variables beginning with one of `optional` that `values` lacks or has in another shape.
-    DataError naming the first that is missing or wrong.
-    """
+    DataError naming the first that is missing or wrong."""
     wanted = {
         name: variable
         for name, variable in named_variables(model).items()

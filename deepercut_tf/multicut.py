@@ -40,12 +40,6 @@ class Graph:
     linked: np.ndarray  # (N,N) bool: neighbours
     cost: np.ndarray  # (N,N,K,K)
 
-    def objective(self, classes: np.ndarray, clusters: np.ndarray) -> float:
-        """The objective of classes (N,) 0..K-1 and clusters (N,)."""
-        v, w = np.nonzero(self.linked & np.equal.outer(clusters, clusters))
-        pairs = self.cost[v, w, classes[v], classes[w]]
-        return float(self.unary[np.arange(len(classes)), classes].sum() + pairs.sum() / 2)
-
 
 def build_graph(
     unary: np.ndarray, pwidx: np.ndarray, pw: np.ndarray, is_sparse_graph: bool = True, do_suppression: bool = True
@@ -78,8 +72,7 @@ def build_graph(
 
 def greedy_start(graph: Graph, class_count: int) -> tuple[np.ndarray, np.ndarray]:
     """(classes, clusters) after greedy additive edge contraction: the two clusters of the largest total weight (minus
-    cost) are joined while it is >= 0. Every node stays in its cheapest class other than suppressed.
-    """
+    cost) are joined while it is >= 0. Every node stays in its cheapest class other than suppressed."""
     classes = graph.unary[:, :class_count].argmin(1)
     clusters = np.arange(len(classes))
     pairs = graph.cost[clusters[:, None], clusters, classes[:, None], classes]
@@ -97,8 +90,7 @@ def greedy_start(graph: Graph, class_count: int) -> tuple[np.ndarray, np.ndarray
 
 def kernighan_lin(graph: Graph, classes: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Improve (classes, clusters) by rounds of joins and moves between neighbouring clusters, splits, class changes,
-    each on connected clusters, until one gains less than 1e-6; the state before it.
-    """
+    each on connected clusters, until one gains less than 1e-6; the state before it."""
     flat = graph.unary, graph.linked, graph.cost
     source, target = np.nonzero(graph.linked)
     clusters, count = components(graph.linked, clusters)
@@ -238,8 +230,7 @@ def _bisect(nodes, first, graph, label, classes, a, b):
 @njit(cache=True)
 def _sweep(pairs, count, graph, label, classes, active, touched):
     """`_bisect` for each row (a, b) of clusters one of which is active; b = -1 splits a, again while that gains; labels
-    of split-off parts count up from `count`. Changed nodes become active and touched. The total gain.
-    """
+    of split-off parts count up from `count`. Changed nodes become active and touched. The total gain."""
     n = len(label)
     members, size = np.empty((count + n, n), np.int64), np.zeros(count + n, np.int64)
     for v in range(n):

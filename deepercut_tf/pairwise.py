@@ -72,9 +72,7 @@ def save_spatial_model(folder: str | Path, model: SpatialModel) -> list[Path]:
 
 
 def wanted_pairs(sparse_graph: list[list[int]] | None, joints: int) -> np.ndarray:
-    """(J,J) bool: the pairs c1 < c2 that `sparse_graph` names in either order; all when empty. DataError for an unknown
-    joint.
-    """
+    """(J,J) bool: pairs c1 < c2 that `sparse_graph` names in either order, or all. DataError for an unknown joint."""
     if not sparse_graph:
         return np.triu(np.ones((joints, joints), bool), 1)
     bad = [p for p in sparse_graph if len(set(p)) != 2 or len(p) != 2 or not all(0 <= int(j) < joints for j in p)]
@@ -87,8 +85,7 @@ def wanted_pairs(sparse_graph: list[list[int]] | None, joints: int) -> np.ndarra
 
 def pair_features(found: Detections, a: np.ndarray, b: np.ndarray, joints: int) -> np.ndarray:
     """(M,8) features of the pairs of detections a[i], b[i] of different joints: f = distance and angle (radians, 0..pi)
-    between predicted and found offset, from a to b and from b to a; then exp(-f).
-    """
+    between predicted and found offset, from a to b and from b to a; then exp(-f)."""
     k, m = found.joint[a], found.joint[b]
     parts = []
     for start, end, channel in ((a, b, (joints - 1) * k + m - (k < m)), (b, a, (joints - 1) * m + k - (m < k))):
@@ -103,8 +100,7 @@ def pair_features(found: Detections, a: np.ndarray, b: np.ndarray, joints: int) 
 def pair_graph(found: Detections, joints: int, model: SpatialModel, sparse_graph: list[list[int]] | None = None):
     """(pwidx (M,2) int64, probability (M,) float64 that both are one person's): every pair of detections of one joint,
     and of the pairs of joints in `sparse_graph`, sorted by joints, then detections. DataError naming a pair of joints
-    that the model lacks.
-    """
+    that the model lacks."""
     a, b = np.triu_indices(len(found), 1)
     keep = (wanted_pairs(sparse_graph, joints) | np.eye(joints, dtype=bool))[found.joint[a], found.joint[b]]
     a, b = a[keep], b[keep]
@@ -132,8 +128,7 @@ def solve_detections(found: Detections, joints: int, model: SpatialModel, sparse
 def assemble(found: Detections, labelling: np.ndarray, joints: int, mode="correct") -> tuple[np.ndarray, np.ndarray]:
     """(P,J,2) joints, NaN where not found, and (P,J) summed confidences: one person a cluster, the confidence-weighted
     mean of its detections of each joint. Mode compat: suppressed detections are persons of one joint too, and joints
-    that were not found (0, 0).
-    """
+    that were not found (0, 0)."""
     kept = np.ones(len(found), bool) if mode == "compat" else labelling[:, 0] != SUPPRESSED
     _, cluster = np.unique(labelling[kept, 1], return_inverse=True)
     count = int(cluster.max()) + 1 if len(cluster) else 0

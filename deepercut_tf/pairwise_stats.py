@@ -81,12 +81,12 @@ def load_statistics(path: str | Path, joints: int, scale: float = 1.0) -> np.nda
 
 def run(config: Config) -> Path:
     """Collect and write; returns the file. DataError on bad input."""
-    from deepercut_tf.data import image_size
+    from deepercut_tf.data import size_of
 
     item_set, config = load_items(config)
     items = [item for item in item_set.items if item.persons]
     persons = [person for item in items for person in item.persons]
-    widths = [float(image_size(item)[1]) for item in items for _ in item.persons] if config.mirror else None
+    widths = [float(size_of(item)[1]) for item in items for _ in item.persons] if config.mirror else None
     mean, deviation, count = collect(persons, config.num_joints, widths, config.all_joints, item_set.mirror_shift)
     rare = ordered_pairs(config.num_joints)[count == 0].tolist()
     if rare:

@@ -17,7 +17,6 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
-from tqdm import tqdm
 
 from common.runs.options import Parser
 from common.runs.process import exit_code
@@ -44,12 +43,11 @@ def run(args: argparse.Namespace) -> Path:
     item_set, config = load_items(settings_of(args))
     estimator = Estimator(config.weights, people="one", **as_cfg(config))
     joints = np.empty((1, len(item_set)), object)
-    for i, item in enumerate(tqdm(item_set.items, desc="test", unit="image")):
-        image, name = item_set.read(item), f"{i:06d}_{Path(item.image).stem}"
+    for i in range(len(item_set)):
         joints[0, i] = np.full((config.num_joints, 3), np.nan)
-        if image is None:
-            continue
+    for i, item, image in item_set.pictures("test"):
         maps, scale = estimator.maps(image)
+        name = f"{i:06d}_{Path(item.image).stem}"
         pose = joints[0, i] = argmax_pose(maps) / [scale, scale, 1]
         if args.cache:
             write_mat(Path(config.scoremap_dir) / f"{name}.mat", {"scoremaps": maps.score})
@@ -57,7 +55,6 @@ def run(args: argparse.Namespace) -> Path:
         if args.vis:
             drawing = draw_pose(image, pose[:, :2], estimator.skeleton, pose[:, 2])
             save_image(Path(args.vis) / f"{name}.png", drawing)
-    item_set.say_unreadable()
     return write_mat(Path(config.out or "predictions.mat").absolute(), {"joints": joints})
 
 

@@ -13,13 +13,13 @@ import argparse
 import contextlib
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
-from tqdm import tqdm
 
 from common.errors import DataError
 from common.runs.process import exit_code
@@ -42,9 +42,8 @@ def entries_of(people, image_id, category: int = 1) -> list[dict]:
 
 
 def group_by_masks(maps, masks: np.ndarray) -> np.ndarray:
-    """(P,J,3) rows x, y, probability: each person's best cell of each joint inside its ground-truth mask (H,W,P), by the
-    original's arithmetic: cubic splines, masks padded alike on both sides, positions cut to whole pixels.
-    """
+    """(P,J,3) rows x, y, probability: each person's best cell of each joint in its ground-truth mask (H,W,P), by the
+    original's arithmetic: cubic splines, masks padded alike on both sides, positions cut to whole pixels."""
     from scipy.ndimage import zoom
 
     large = zoom(maps.score, (STRIDE, STRIDE, 1), order=3)
@@ -99,10 +98,10 @@ def run(args: argparse.Namespace) -> Path:
     category = (item_set.pose_set and item_set.pose_set.category) or 1
     entries: list[dict] = []
     oracle: list[dict] = []
-    for item in tqdm(item_set.items[: 10 if args.dev else None], desc="test", unit="image"):
-        image, name = item_set.read(item), Path(str(item.image_id)).name  # never outside the folder
-        if image is None:
-            continue
+    if args.dev:
+        item_set = replace(item_set, items=item_set.items[:10])
+    for _, item, image in item_set.pictures("test"):
+        name = Path(str(item.image_id)).name  # never outside the folder
         maps, scale = estimator.maps(image)
         people = estimator.people_of(maps, scale)
         entries += entries_of(people, item.image_id, category)
@@ -114,7 +113,6 @@ def run(args: argparse.Namespace) -> Path:
         if args.vis:
             drawing = draw_pose(image, people.joints, estimator.skeleton, numbers=range(len(people)))
             save_image(Path(args.vis) / f"{name}.png", drawing)
-    item_set.say_unreadable()
     out = Path(config.out or "predictions.json")
     if truth:
         write_json(out.with_name("predictions_with_segm.json"), oracle)

@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
 import numpy as np
 from scipy.special import expit
-from tqdm import tqdm
 
 from common.errors import DataError
 from common.runs.process import exit_code
@@ -68,8 +67,7 @@ def fit(
     pairs: np.ndarray, features: np.ndarray, label: np.ndarray, joints: int, sparse_graph=None, seed: int = 0
 ) -> tuple[SpatialModel, list]:
     """(model, pairs of joints with fewer than 20 positives or negatives, which take a regression over all pairs) from
-    the pairs of all images; as many negatives as positives are drawn. DataError when even all have too few.
-    """
+    the pairs of all images; as many negatives as positives are drawn. DataError when even all have too few."""
     rng, model, shared = np.random.default_rng(seed), SpatialModel.empty(joints), []
     if min(label.sum(), (~label).sum()) < LEAST:
         found = f"{int(label.sum())} pairs of one person and {int((~label).sum())} of two"
@@ -106,16 +104,12 @@ def run(config: Config) -> Path:
     if not config.pairwise_predict:
         raise DataError("the spatial model needs a network with pairwise_predict: true")
     estimator, parts = Estimator(config.weights, people="one", **as_cfg(config)), []
-    for item in tqdm(item_set.items, desc="detections", unit="image"):
-        image = item_set.read(item)
-        if image is None:
-            continue
+    for _, item, image in item_set.pictures("detections"):
         maps, scale = estimator.maps(image)
         found = detect(maps, config.nms_radius, config.det_min_score)
         persons = [p * [1, scale, scale] for p in item.persons]
         owner = owners(found, persons, config.pos_dist_thresh * scale)
         parts.append(training_pairs(found, owner, config.num_joints, config.sparse_graph))
-    item_set.say_unreadable()
     if not parts:
         raise DataError(f"no picture of {item_set.root} can be read; run `python -m common.datasets check` on it")
     pairs, features, label = (np.concatenate(column) for column in zip(*parts))

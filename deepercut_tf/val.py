@@ -29,9 +29,7 @@ def where(boxes: str):
     """`--boxes` for `Estimator.predict_pose_set`; DataError for what it was called in the first form."""
     if boxes in ("oracle", "gt", "none"):
         raise DataError(f"--boxes {boxes} is called --boxes {'whole' if boxes == 'none' else 'annotated'} now")
-    if boxes in ("whole", "annotated"):
-        return boxes
-    return Boxes([boxes])
+    return boxes if boxes in ("whole", "annotated") else Boxes([boxes])
 
 
 def evaluated_split(config: Config, given: str | None, learnt: str | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """
     path = Path(path)
     if path.suffix != ".npz":
-        return tf1.read_checkpoint(path, tensorflow), _read_card(path)
+        return tf1.read_checkpoint(path), _read_card(path)
     content = widened(files.read_npz(path, "file of weights"))
     if "meta" not in content:
         return content, _read_card(path)
@@ -72,7 +71,7 @@ def write_weights(path: str | Path, values: dict[str, np.ndarray], card: dict) -
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         return atomic_write(path, lambda temporary: _write_npz(temporary, values, card))
-    tf1.write_v2(path, values, tensorflow)
+    tf1.write_v2(path, values)
     write_json(card_path(path), card)
     return path
 
@@ -80,17 +79,6 @@ def write_weights(path: str | Path, values: dict[str, np.ndarray], card: dict) -
 def _write_npz(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
     with open(path, "wb") as file:
         np.savez(file, **arrays, meta=np.array(json.dumps(meta)))
-
-
-def tensorflow():
-    """The module, which only TensorFlow 1 checkpoints need here; DataError where it is not installed."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        remedy = "install deepercut_tf/requirements.txt, or convert them to .npz where it is"
-        raise DataError(f"TensorFlow 1 checkpoints need TensorFlow, which is not here ({error}); {remedy}") from error
-    return tf
 
 
 def _save_state(path: Path, state: dict) -> None:
@@ -129,8 +117,7 @@ def drop_old_snapshots(directory: Path, prefix: str, keep: int = 5) -> None:
 def find_snapshot(given: str | Path | None) -> Path:
     """The weights that are named: a file or a checkpoint's prefix (here, else in this house or the repository); a
     folder's best or last state, else its newest snapshot; a shipped name; for None the newest of this house. DataError
-    listing what there is.
-    """
+    listing what there is."""
     for path in (Path(given), house_path(given)) if given else ():
         states = [path / (name + SUFFIX) for name in STATES]
         inside = [p for p in states if p.is_file()] + snapshots(path)[::-1]

@@ -1,5 +1,4 @@
-"""Every constant of deeppose_tf once, with its source (DT = asanakoy/deeppose_tf), and the presets. No framework is
-imported here."""
+"""Every constant of deeppose_tf once, with its source (DT = asanakoy/deeppose_tf), and the presets."""
 
 from __future__ import annotations
 
@@ -97,7 +96,6 @@ class Config:
 
     batch_size: int = setting(128, "persons a step, over all devices")
     workers: int | None = setting(None, "loader processes (default: from the cores)")
-    loader: str = setting("chainer", "Chainer's (DT) or a pool", ("chainer", "pool"), group="machine", rare=True)
     device: str | None = setting(None)
     threads: int = setting(0, rare=True)
     amp: str = setting("off", "", ("off", "bf16"))
@@ -144,8 +142,7 @@ class Config:
         return (self.conv_lr, self.fc_lr) if self.lr is None else (self.lr, self.lr)
 
     def checked(self) -> Config:
-        """The settings, `--resume -s PATH` as `--resume PATH`. DataError naming the first whose value cannot be
-        meant."""
+        """The settings, `--resume -s PATH` as `--resume PATH`. DataError for a value that cannot be meant."""
         bounds = {"bbox_extension_min": 1, "bbox_extension_max": self.bbox_extension_min or 1, "workers": 1}
         check_numbers(self, downscale_height=IM_SIZE, joint_index=self.fname_index + 1, **bounds)
         if self.shift > 1 or not self.dropout_keep or self.channels > 16:
@@ -166,8 +163,7 @@ for _given in EXAMPLES.values():
 
 
 def presets(example: str = "lsp_alexnet_scratch") -> dict[str, dict]:
-    """Settings to start from; `paper`, `cpu` and `smoke` are forms of DT's `example`, `none` has the defaults of DT's
-    train.py."""
+    """Settings to start from: `paper`, `cpu`, `smoke` are forms of DT's `example`, `none` DT's defaults of train.py."""
     chosen = EXAMPLES[example]
     frozen = {"fix_conv_iter": 20} if "fix_conv_iter" in chosen else {}
     return {

@@ -2,7 +2,7 @@
 
     python deeppose_tf/convert.py out/lsp_alexnet_scratch/checkpoint-10000 mine.npz    # of the original -> ours
     python deeppose_tf/convert.py out/mine tf1/checkpoint-20000    # with Adagrad's accumulators and the counter
-    python deeppose_tf/convert.py bvlc_alexnet.caffemodel weights/bvlc_alexnet.tf --to tf1_old    # for the examples
+    python deeppose_tf/convert.py bvlc_alexnet.caffemodel weights/bvlc_alexnet.tf    # for the examples, old format
 
 Beside what is written lies a card, OUTPUT.card.json: source and hash, licence as given, result of the check.
 """
@@ -28,21 +28,13 @@ from deeppose_tf import weight_files
 from deeppose_tf.config import HOUSE
 from deeppose_tf.estimator import read_network
 
-KINDS = ("npz", "tf1", "tf1_old")
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = converting.parser(__doc__)
-    text = "a checkpoint of ours, or of TensorFlow 1, new or old (default: npz for such a name, else tf1)"
-    parser.option("to", choices=KINDS, default=None, text=text, group="output")
-    return parser.parse_args(argv)
+# what is written under names that end so; else the newer of TensorFlow 1's formats
+KINDS = {weight_files.SUFFIX: "npz", ".tf": "tf1_old"}
 
 
 def convert(args: argparse.Namespace) -> str:
-    """Write, check, and write the card; what was done, for people. DataError for a checkpoint of ours when the source
-    is no whole network."""
-    kind = args.to or ("npz" if args.output.suffix == weight_files.SUFFIX else "tf1")
+    """Write, check, and write the card; what was done, for people. DataError for what the format cannot hold."""
+    kind = KINDS.get(args.output.suffix, "tf1")
     place = weight_files.find(args.input)
     assert place is not None
     variables, known = weight_files.read_weights(place), {}
@@ -52,7 +44,7 @@ def convert(args: argparse.Namespace) -> str:
         variables = {**unused_head(variables), "global_iter_counter": np.array(step, np.int32), **variables}
         known = {"joints": skeleton.joints, "config": converting.portable(asdict(config))}
     elif kind == "npz":
-        raise DataError(f"{place} has no fc_regression, so it is no whole network; write it as tf1 or tf1_old")
+        raise DataError(f"{place} has no fc_regression, so it is no whole network; write it as OUTPUT.tf")
     weights = {n: v for n, v in variables.items() if n.count("/") == 1 and not n.startswith("fc8")}
     if args.half and kind != "npz":
         raise DataError(f"--half is for .npz, not for {kind}")
@@ -66,7 +58,7 @@ def convert(args: argparse.Namespace) -> str:
             state = {**weight_files.state_of(variables), "config": converting.portable(asdict(config)), "about": about}
             weight_files.save_state(conversion.draft, state)
         else:
-            (write_v2 if kind == "tf1" else write_v1)(conversion.draft, variables, weight_files.tensorflow)
+            (write_v2 if kind == "tf1" else write_v1)(conversion.draft, variables)
         conversion.compare("weights", weights, weight_files.read_weights(conversion.draft), 0.0)
         shapes = {name: value.shape for name, value in sorted(weights.items())}
         conversion.keep(house=HOUSE, format=kind, variables=shapes, **known)
@@ -82,7 +74,7 @@ def unused_head(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: convert(parse_args(argv)), "{}")
+    return exit_code(lambda: convert(converting.parser(__doc__).parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""DT's CSV files of persons -> PoseSet: `image,x0,y0,x1,y1,...`, no header; and the splits that a run's settings
-name."""
+"""DT's CSV files of persons, `image,x0,y0,x1,y1,...` without header -> PoseSet; the splits that settings name."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ _REMEDY = "write it with deeppose_tf/prepare.py"
 
 
 def load_split(config: Config, part: str) -> PoseSet | None:
-    """The persons of `train`, `test` or `val`: of a CSV, or of any data set of `common.datasets`; None where there are
-    none to be had.
+    """The persons of `train`, `test` or `val`, of a CSV or a data set of `common.datasets`; None where there are none.
 
     CSVs of DT's own names are made from the releases where these are there. DataError or DataMissing otherwise.
     """
@@ -42,8 +40,7 @@ def load_split(config: Config, part: str) -> PoseSet | None:
 
 
 def read_csv(path: str | Path, config: Config) -> PoseSet:
-    """The persons of a CSV in file order; `split` is the file's stem. DataError naming file and line for wrong columns,
-    numbers, no lines.
+    """The persons of a CSV in file order; `split` is the file's stem. DataError naming file and line.
 
     A joint is labelled when neither coordinate equals the ignore label. Mode correct counts MPII's pixels from 0
     instead of 1 and leaves out joints that a file `*_visible.csv` beside `*_joints.csv` (`prepare.py` writes it) marks

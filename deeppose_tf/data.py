@@ -1,5 +1,4 @@
-"""PoseSet -> persons -> crops, augmentation, targets. NumPy and OpenCV alone, so that loader processes import no
-framework.
+"""PoseSet -> persons -> crops, augmentation, targets. No framework, so that loader processes import none.
 
 Crops come from the annotated joints (oracle boxes), in training and in scoring, as in DT. In mode compat every step is
 DT's: whole-pixel boxes that slide at the left and top border, targets cut to whole pixels of the crop, no half-pixel
@@ -16,31 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import DataError
-from common.images import read_image
+from common.images import image_size, read_image
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton
 from deeppose_tf.config import IM_SIZE, OUTSIDE_LIMIT, UNPROJECT_LIMIT, Config
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """(width, height) of a picture, from a file's header alone where that will do. DataError when it is missing or
-    damaged."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):  # a frame in a database, or OpenCV's alone, if any
-        height, width = read_image(path).shape[:2]
-        return width, height
 
 
 class Persons:
     """The persons of a PoseSet that can be used, in pixels of the (possibly reduced) pictures.
 
     rows (N,) of the PoseSet · joints (N,J,2) · valid (N,J) bool · tight (N,4) box x, y, w, h of the valid joints ·
-    factor (N,) by which the picture is reduced · size (N,2) its width and height afterwards · left_out: what is not
-    among them, for people.
+    factor (N,) by which the picture is reduced · size (N,2) its width and height then · left_out: who is not, in words.
     """
 
     def __init__(self, pose_set: PoseSet, mode: str, min_dim: float = 0, height: int | None = None):
@@ -190,8 +175,7 @@ def mirror_targets(targets: np.ndarray, valid: np.ndarray, pairs, mode: str) -> 
 
 
 def rotate_crop(image: np.ndarray, targets: np.ndarray, degrees: float, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """Crop and targets turned about the crop's centre, counter-clockwise as seen; the border's pixels fill what was
-    outside."""
+    """Crop and targets turned about the crop's centre, counter-clockwise as seen, filled with the border's pixels."""
     import cv2
 
     middle, shift = (IM_SIZE - 1) / 2, half_pixel(mode)
@@ -237,7 +221,7 @@ class Stream:
 
     Process `rank` of `world` reads its part of each of `steps` batches of `batch_size`, from number `first` on. A
     sample is an `example` and the row of a person who should have been it and whose picture cannot be read, else -1:
-    the next person of the epoch stands in.
+    the next person of the epoch stands in. An error is an answer too: Chainer would wait for ever for who raised it.
     """
 
     def __init__(
@@ -255,8 +239,13 @@ class Stream:
         step, place = divmod(position, self.own)
         return self.first + step * self.batch_size + self.rank * self.own + place
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, ...]:
-        epoch, place = divmod(self.number(position), len(self.persons))
+    def __getitem__(self, position: int) -> tuple[np.ndarray, ...] | Exception:
+        try:
+            return self._sample(*divmod(self.number(position), len(self.persons)))
+        except Exception as error:  # of any kind: it is raised in the main process
+            return error
+
+    def _sample(self, epoch: int, place: int) -> tuple[np.ndarray, ...]:
         unread = -1
         for index in np.roll(self.order(epoch), -place).tolist():
             try:

@@ -1,5 +1,4 @@
-"""The trainer: data, network, updates, and the state from which a run goes on bit for bit; TensorFlow's devices and
-processes."""
+"""The trainer, with the state from which a run goes on bit for bit; TensorFlow's devices and processes."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ import numpy as np
 from common.errors import DataError, DataWarning
 from common.poses import PoseSet
 from common.runs.checkpoints import check_compatible
-from common.runs.process import Process, default_workers, device_numbers
+from common.runs.process import Process, default_workers
 from common.runs.session import Position
 from common.skeletons import from_card
 from deeppose_tf import weight_files
@@ -36,8 +35,7 @@ _KEPT = ("mode", "gcn", "dataset", "channels")
 
 
 class TensorFlow(Process):
-    """This process's devices: one, several GPUs of `--device cuda:0,1`, or a part of a run on several machines
-    (TF_CONFIG).
+    """This process's devices: one, several GPUs of `--device cuda:0,1`, or its part of several machines (TF_CONFIG).
 
     DataError for a device that is not there, a malformed TF_CONFIG, or a batch that cannot be shared.
     """
@@ -47,20 +45,17 @@ class TensorFlow(Process):
         # keep freed memory: a step's large tensors would otherwise come as fresh, zeroed pages each time (a twentieth
         # of a CPU step, measured)
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-        set_up(config.threads)
+        devices = set_up(config.threads, config.device)
         import keras
         import tensorflow as tf
 
         if keras.backend.backend() != "tensorflow":
             used = keras.backend.backend()
             raise DataError(f"training needs KERAS_BACKEND=tensorflow; it is {used}, which can predict and score")
-        gpus = tf.config.list_physical_devices("GPU")
-        chosen = [gpus[n] for n in device_numbers(config.device, len(gpus)) or []]
-        tf.config.set_visible_devices(chosen, "GPU")
         self.strategy: Any = None
         if self.world > 1:
             self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        elif len(chosen) > 1:
+        elif devices > 1:
             self.strategy = tf.distribute.MirroredStrategy()
         replicas = self.strategy.num_replicas_in_sync if self.strategy else 1
         if config.batch_size % replicas:
@@ -89,8 +84,7 @@ class TensorFlow(Process):
 
 
 def ranks() -> tuple[int, int]:
-    """Number of this process and how many there are, from TF_CONFIG; (0, 1) without it. DataError when it is malformed
-    or has others than workers."""
+    """Number of this process and of all, by TF_CONFIG. DataError when it is malformed or has others than workers."""
     if "TF_CONFIG" not in os.environ:
         return 0, 1
     try:
@@ -105,8 +99,7 @@ def ranks() -> tuple[int, int]:
 
 
 class Trainer:
-    """One training. `position` counts updates (DT's `global_iter_counter`) and, as batches, what of the data was
-    seen."""
+    """One training. `position` counts updates (DT's `global_iter_counter`) and, as batches, the data seen."""
 
     def __init__(self, config: Config, pose_set: PoseSet, process: TensorFlow):
         self.config, self.pose_set, self.process, self.skeleton = config, pose_set, process, pose_set.skeleton
@@ -132,8 +125,8 @@ class Trainer:
             print(text, flush=True)
 
     def start(self) -> None:
-        """First weights: conv1 to fc7 of a file, and of a network of ours the joints that it names. DataError for
-        random stand-ins on photographs, or where nothing fits."""
+        """First weights: conv1 to fc7 of a file, and of a network of ours the joints that it names. DataError where
+        nothing fits, or for random stand-ins on photographs."""
         from deeppose_tf.model import RESTORED_LAYERS, get_weights, set_weights
 
         place = weight_files.find(self.config.weights) if self.config.weights else None
@@ -143,7 +136,7 @@ class Trainer:
             what = f"{place} is the stand-in (random weights) for synthetic data, but {self.pose_set.root} is real"
             raise DataError(f"{what}; put BVLC AlexNet's weights in its place, or train from scratch")
         own = get_weights(self.model)
-        chosen, missing, mismatched = weight_files.fit(weight_files.read_weights(place), own, RESTORED_LAYERS)
+        chosen, missing, mismatched = weight_files.fitting(weight_files.read_weights(place), own, RESTORED_LAYERS)
         layers = list(dict.fromkeys(name.split("/")[0] for name in chosen))
         self._say(f"Restoring {len(layers)} layers from the snapshot: {layers}")
         for kind, names in (("missing", missing), ("mismatched", mismatched)):
@@ -206,8 +199,7 @@ class Trainer:
         return {"model": model, "optimizer": slots, "unused": self.unused, "dropout": dropout}
 
     def batches(self) -> Iterator[tuple]:
-        """This process's share of all batches from the position on, over all epochs. Pictures that cannot be read are
-        said at once and named again at the end."""
+        """This process's share of all batches from the position on; unreadable pictures are named, also at the end."""
         config, process = self.config, self.process
         first, left = self.position.batch * config.batch_size, max(self.total_steps - self.position.step, 0)
         crops, part = Crops.for_training(config, self.skeleton), (config.batch_size, process.rank, process.world)
@@ -215,7 +207,7 @@ class Trainer:
         workers = default_workers() if config.workers is None else config.workers
         unread: dict[str, None] = {}
         try:
-            for batch in batches(stream, config.batch_size // process.world, kind=config.loader, workers=workers):
+            for batch in batches(stream, config.batch_size // process.world, workers):
                 for row in batch[-1][batch[-1] >= 0]:
                     unread[path := self.persons.paths[row]] = None
                     warnings.warn(f"{path} cannot be read, another person takes its place", DataWarning, stacklevel=2)
@@ -266,8 +258,7 @@ class Trainer:
 
     @property
     def validation_due(self) -> bool:
-        """DT scores every `test_step`, where the convolutions begin to train, and before the last update (correct:
-        after it)."""
+        """DT scores every `test_step`, where the convolutions begin, and before the last update (correct: after it)."""
         step, last = self.position.step, self.config.max_steps - (self.config.mode == "compat")
         return step % self.config.test_step == 0 or step in (self.config.fix_conv_iter, last)
 

@@ -1,5 +1,4 @@
-"""A trained network as an `Estimator`: joints of persons in pictures, of the persons of a data set, and DT's figures
-for these.
+"""A trained network as an `Estimator`: joints in pictures, of the persons of a data set, and DT's figures for these.
 
 from deeppose_tf import Estimator
 people = Estimator("best.npz").predict("photo.jpg", [[40, 20, 180, 360]])     # people.joints: (1, J, 2) pixels
@@ -10,9 +9,8 @@ A box is the crop that the network sees: give boxes with a margin like that of t
 from __future__ import annotations
 
 import os
-import re
 import warnings
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +21,7 @@ from common.errors import DataError, DataWarning
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs import scoring, shelf
-from common.runs.process import Process
+from common.runs.process import Process, device_numbers
 from common.runs.settings import resolve
 from common.skeletons import Skeleton, from_card, joint_order
 from deeppose_tf import weight_files
@@ -39,8 +37,6 @@ class Estimator:
     skeleton pass by the joints that both have by name. DataError when the file is missing, foreign or does not fit.
     """
 
-    _device_name: str | None = None
-
     def __init__(self, weights: str | Path | None = None, *, mode: str | None = None, random_weights=False,
                  shared_joints=False, device: str | None = None, threads: int = 0, batch_size: int = 128):  # fmt: skip
         place = weight_files.find(weights)
@@ -53,7 +49,7 @@ class Estimator:
         else:
             raise shelf.missing_weights(HOUSE, (weight_files.SUFFIX,))
         self.place, self.config = None if random_weights else place, replace(config, batch_size=batch_size).checked()
-        self.shared_joints, self._device_name, self._threads = shared_joints, device, threads
+        self.shared_joints, self._device, self._threads = shared_joints, device, threads
 
     @classmethod
     def of(cls, model, config: Config, skeleton: Skeleton, process: Process | None = None) -> Estimator:
@@ -66,22 +62,17 @@ class Estimator:
     @cached_property
     def model(self):
         """The network, which is built, and its framework imported, when it is first used."""
-        set_up(self._threads)
+        set_up(self._threads, self._device)
         from deeppose_tf.model import network_for
 
-        with self._device():
-            model = network_for(replace(self.config, amp="off"), len(self.skeleton))
-            if self.place:
-                fill(model, self._variables, str(self.place))
+        model = network_for(replace(self.config, amp="off"), len(self.skeleton))
+        if self.place:
+            fill(model, self._variables, str(self.place))
         return model
 
     @cached_property
     def _call(self):
         return forward(self.model)
-
-    @cached_property
-    def _device(self):
-        return _keras_device(self._device_name)
 
     @property
     def meta(self) -> dict:
@@ -100,8 +91,7 @@ class Estimator:
         return self.config.extension[1] if self.config.extension else 1.0
 
     def predict(self, image, boxes=None) -> People:
-        """The persons in `boxes` (n,4) x, y, w, h of a picture: a path, or (H,W,3) uint8 BGR; None: one person, who
-        fills it.
+        """The persons in `boxes` (n,4) x, y, w, h (None: one, who fills it) of a picture, path or (H,W,3) uint8 BGR.
 
         The network states no confidence: scores are 1. A person whose box does not touch the picture is not found.
         DataError for boxes that are none.
@@ -179,9 +169,7 @@ class Estimator:
 
     def shares(self, crops: np.ndarray) -> np.ndarray:
         """The network's (n,J,2) outputs, shares of crops (n,227,227,3) uint8 BGR. DataError when one is not finite."""
-        call = self._call
-        with self._device():
-            found = call(crops)
+        found = self._call(crops)
         if not np.isfinite(found).all():  # of a file, or of a training
             raise (DataError if self.place else FloatingPointError)(f"{self.place or 'the network'} answers NaN")
         return found
@@ -197,8 +185,7 @@ class Estimator:
 
 
 def to_picture(shares: np.ndarray, boxes: np.ndarray, factor: np.ndarray, mode: str) -> np.ndarray:
-    """(n,J,2) network outputs of crops (n,4) -> pixels of the stored pictures, which were reduced by `factor` (n,);
-    compat cuts outputs first."""
+    """(n,J,2) outputs for crops (n,4) -> pixels of the pictures, reduced by `factor` (n,); compat cuts them first."""
     if mode == "compat":
         shares = np.clip(shares, -OUTPUT_LIMIT, OUTPUT_LIMIT)
     pixels, shift = unproject(shares, boxes, mode).astype(np.float64), half_pixel(mode)
@@ -234,7 +221,7 @@ def fill(model, variables: dict[str, np.ndarray], source: str) -> None:
     """Give a network all of its weights. DataError when one is missing or has another shape."""
     from deeppose_tf.model import get_weights, set_weights
 
-    chosen, missing, mismatched = weight_files.fit(variables, get_weights(model))
+    chosen, missing, mismatched = weight_files.fitting(variables, get_weights(model))
     problems = missing + mismatched
     if problems:
         shown = names_of(problems, 3)
@@ -243,8 +230,7 @@ def fill(model, variables: dict[str, np.ndarray], source: str) -> None:
 
 
 def forward(model):
-    """The network without dropout as a function of (N,227,227,3) that returns (N,J,2) float32 NumPy arrays, compiled
-    where that can be."""
+    """The network without dropout as a function (N,227,227,3) -> (N,J,2) float32, compiled where that can be."""
     import keras
 
     if keras.backend.backend() == "tensorflow":
@@ -261,32 +247,23 @@ def forward(model):
     return run
 
 
-def set_up(threads: int) -> None:
-    """Quiet frameworks; so many of TensorFlow's threads, and GPU memory as it is needed, where it is not running
-    yet."""
+def set_up(threads: int, device: str | None = None) -> int:
+    """Show Keras's backend the GPUs of `device` alone, whose memory is taken as it is needed, and set threads, unless
+    TensorFlow is at work already. The number of these GPUs; DataError for one that is not there."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        if device:
+            os.environ["KERAS_TORCH_DEVICE"] = device
+        return 0
     import tensorflow as tf
 
+    gpus = tf.config.list_physical_devices("GPU")
+    chosen = [gpus[n] for n in device_numbers(device, len(gpus)) or []]
     with suppress(RuntimeError):
-        for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.set_visible_devices(chosen, "GPU")
+        for gpu in chosen:
             tf.config.experimental.set_memory_growth(gpu, True)
         if threads:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(max(1, threads // 2))
-
-
-def _keras_device(device: str | None):
-    """A function that returns the context of a device's tensors; the backend's choice for None."""
-    import keras
-
-    if device is None:
-        return nullcontext
-    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
-    if not found:
-        raise DataError(f"--device {device} is not one device; write cpu, cuda or cuda:N")
-    gpu = "cuda" if keras.backend.backend() == "torch" else "gpu"
-    return lambda: keras.device("cpu:0" if device == "cpu" else f"{gpu}:{found[1] or 0}")
+    return len(chosen)

@@ -8,8 +8,7 @@ from deeppose_tf.config import WEIGHT_DECAY_LOGGED
 
 
 def per_example_loss(predicted, targets, valid):
-    """(N,) sums of squared errors over the valid coordinates, divided by the number of valid joints; 0 for an example
-    without any.
+    """(N,) sums of squared errors over the valid coordinates, over the number of valid joints; 0 without any.
 
     predicted (N,2J), targets (N,J,2), valid (N,J). DT's `joint_euclidean_loss`: no square root, despite its name.
     """
@@ -20,8 +19,7 @@ def per_example_loss(predicted, targets, valid):
 
 
 def pose_loss(predicted, targets, valid, mode: str = "correct"):
-    """Mean of `per_example_loss`. An example without a valid joint makes it NaN in mode compat (DT) and is left out
-    otherwise."""
+    """Mean of `per_example_loss`; an example without a valid joint makes it NaN in mode compat, else is left out."""
     losses = per_example_loss(predicted, targets, valid)
     counted = ops.cast(ops.any(ops.cast(valid, "bool"), axis=1), "float32")
     if mode == "compat":
@@ -30,6 +28,5 @@ def pose_loss(predicted, targets, valid, mode: str = "correct"):
 
 
 def weight_decay_term(weights: dict):
-    """The term that DT adds to the loss it logs: 0.0005 times half the sum of all squared weights (tensors or arrays by
-    name), biases and the unused head among them."""
+    """What DT adds to the loss it logs: 0.0005 / 2 times the sum of all squared weights, also of the unused head."""
     return WEIGHT_DECAY_LOGGED / 2 * sum(ops.sum(ops.square(ops.convert_to_tensor(w))) for w in weights.values())

@@ -35,8 +35,7 @@ RESTORED_LAYERS = (*CONVOLUTIONS, *DENSE)  # from ImageNet weights
 
 
 class GroupedConvolution(layers.Conv2D):
-    """A convolution in contiguous groups of channels, as that many plain ones: kernels as `Conv2D(groups=...)` has them
-    (kh, kw, in/groups, out). Keras's own grouped convolution is slow on a CPU."""
+    """`Conv2D(groups=...)`, its kernel (kh, kw, in/groups, out) too, as plain ones: Keras's own is slow on a CPU."""
 
     def call(self, x):
         """(N,H,W,C) -> (N,H',W',filters)."""
@@ -59,8 +58,7 @@ def _compile_in(training: bool) -> bool:
 
 
 class Pixels(layers.Layer):
-    """uint8 BGR -> float32; with `contrast` each image's channels minus their mean, over their deviation + 1e-5 (global
-    contrast normalisation). Always in float32, also under mixed precision."""
+    """uint8 BGR -> float32, also under mixed precision; with `contrast` global contrast normalisation."""
 
     def __init__(self, contrast: bool, **options):
         super().__init__(**{"dtype": "float32", "autocast": False, **options})
@@ -70,30 +68,23 @@ class Pixels(layers.Layer):
         """(N,H,W,3) -> (N,H,W,3)."""
         if not self.contrast:
             return ops.cast(images, "float32")
-        return (compiled(_contrast_by_rows) if _compile_in(training) else contrast_normalise)(images)
+        return (compiled(contrast_normalise) if _compile_in(training) else contrast_normalise)(images)
 
 
-def contrast_normalise(images, by_rows: bool = False):
-    """(N,H,W,3) of any type -> float32 with zero mean and unit deviation an image and channel. `by_rows` takes means of
-    the rows' means."""
+def contrast_normalise(images):
+    """(N,H,W,3) of any type -> float32: an image's channels minus their mean, over their deviation + 1e-5."""
 
     def mean(x):
-        if by_rows:
-            x = ops.mean(x, axis=2, keepdims=True)
-        return ops.mean(x, axis=(1, 2), keepdims=True)
+        # of the rows' means: XLA adds one number after another, over a whole crop that costs two of seven digits
+        return ops.mean(ops.mean(x, axis=2, keepdims=True), axis=1, keepdims=True)
 
     images = ops.cast(images, "float32")
     centred = images - mean(images)
     return centred * (1 / (ops.sqrt(mean(ops.square(centred))) + GCN_EPSILON))
 
 
-# XLA adds one number after another: over a whole crop that costs a float32 two of its seven digits
-_contrast_by_rows = functools.partial(contrast_normalise, by_rows=True)
-
-
 class LocalResponseNorm(layers.Layer):
-    """x / (k + alpha * sum of x^2 over 2r+1 neighbouring channels)^beta (Krizhevsky et al., NIPS 2012, section 3.3;
-    TensorFlow's alpha)."""
+    """x / (k + alpha * sum of x^2 over 2r+1 neighbouring channels)^beta (Krizhevsky et al., NIPS 2012, section 3.3)."""
 
     def build(self, shape) -> None:
         """The matrix whose product is the sum over neighbouring channels."""

@@ -4,8 +4,7 @@
     python deeppose_tf/predict.py folder/ --weights out/mine --boxes boxes.csv   # lines: file name, x, y, w, h
     python deeppose_tf/predict.py clip.mp4 -s CHECKPOINT --smooth                # without a box: the whole picture
 
-The box is the crop that the network sees. It was trained on the joints' own box with some margin: give boxes with a
-like margin.
+The box is the crop that the network sees: give boxes with some margin around the joints, as in training.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from common.datasets.mpii import random_tenth, read_release
 from common.errors import DataError
 from common.files import sha256_of, write_json, write_text
 from common.runs.converting import card_path
+from common.runs.options import Parser
 from common.runs.process import exit_code
 from deeppose_tf.config import CSV_FOLDERS, IMAGENET_WEIGHTS, LSP_ROOT, LSPET_ROOT, MPII_ROOT, PRESETS
 
@@ -40,11 +41,7 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 
 def lsp_table(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Either release's `joints` -> (N,14,2) coordinates and (N,14) usable. LSPET: (14,3,N), flag 1 = usable; LSP:
-    (3,14,N), always usable.
-
-    DataError for another shape.
-    """
+    """`joints` of LSPET (14,3,N; flag 1: usable) or LSP (3,14,N; all usable) -> coordinates (N,14,2), usable (N,14)."""
     if joints.ndim != 3 or joints.shape[:2] not in ((14, 3), (3, 14)):
         raise DataError(f"joints have shape {joints.shape}; (14, 3, N) or (3, 14, N) is needed; get the release again")
     extended = joints.shape[0] == 14
@@ -65,14 +62,12 @@ def lsp_lines(images: list[Path], joints: np.ndarray, usable: np.ndarray, source
     return lines
 
 
-def prepare_lsp(lspet: tuple[Path, Path] | None, lsp: tuple[Path, Path], out: Path) -> str:
-    """Write train_, train_lsp_small_ and test_joints.csv into `out` from (images, joints.mat) of each release; the
-    numbers of lines.
+def prepare_lsp(lspet: Path | None, lsp: Path, out: Path) -> str:
+    """Write train_, train_lsp_small_ and test_joints.csv into `out` from the releases' folders; the numbers of lines.
 
-    train = all of LSPET, then LSP's first 1000; test = the rest of LSP. `lspet` None leaves it out (synthetic
-    stand-in). DataError for missing or wrong files.
+    train = all of LSPET (None: of the stand-in there is none), then LSP's first 1000; test = the rest of LSP.
     """
-    extended, small = _release("lspet", *lspet) if lspet else [], _release("lsp", *lsp)
+    extended, small = _release("lspet", lspet) if lspet else [], _release("lsp", lsp)
     first = TRAIN_IMAGES if len(small) > TRAIN_IMAGES else len(small) // 2
     files = {"train": extended + small[:first], "train_lsp_small": small[:first], "test": small[first:]}
     for name, lines in files.items():
@@ -81,20 +76,19 @@ def prepare_lsp(lspet: tuple[Path, Path] | None, lsp: tuple[Path, Path], out: Pa
     return ", ".join(f"{name}_joints.csv: {len(lines)}" for name, lines in files.items())
 
 
-def _release(name: str, folder: Path, file: Path) -> list[tuple[str, str]]:
-    joints, usable = lsp_table(read_mat(file, "joints"))
-    images = sorted(folder.glob("*.jpg"))
-    if len(images) != COUNTS[name] and not (file.parent / "SYNTHETIC").exists():
-        message = f"{folder} holds {len(images)} images, the release of {name} {COUNTS[name]}"
+def _release(name: str, root: Path) -> list[tuple[str, str]]:
+    joints, usable = lsp_table(read_mat(root / "joints.mat", "joints"))
+    images = sorted((root / "images").glob("*.jpg"))
+    if len(images) != COUNTS[name] and not (root / "SYNTHETIC").exists():
+        message = f"{root / 'images'} holds {len(images)} images, the release of {name} {COUNTS[name]}"
         if not images:
             raise DataError(message + "; get it again")
         print(f"warning: {message}", file=sys.stderr)
-    return lsp_lines(images, joints, usable, file)
+    return lsp_lines(images, joints, usable, root / "joints.mat")
 
 
 def prepare_mpii(mat: Path, out: Path) -> str:
-    """Write data.json, train_ and test_joints.csv into `out`: every person with all 16 joints, in the release's order
-    and frame (pixels from 1); the original's printed counts."""
+    """Write data.json, train_ and test_joints.csv of every person with all 16 joints, pixels from 1; DT's counts."""
     persons = read_release(mat)
     persons, rows, lines = persons.select((persons.visible > 0).all(1)), [], []
     for i, name in enumerate(map(str, persons.image)):
@@ -112,8 +106,7 @@ def prepare_mpii(mat: Path, out: Path) -> str:
 
 
 def ready_csv(path: Path, dataset: str) -> None:
-    """Make sure that a CSV is there: a default one is made from the release, when that is there. DataMissing or
-    DataError otherwise."""
+    """Make sure that a CSV is there: a default one is made from the release. DataMissing or DataError otherwise."""
     if not path.is_file() and path.parent.resolve() == CSV_FOLDERS[dataset].resolve():
         prepare_default(dataset)
     if not path.is_file():
@@ -122,8 +115,7 @@ def ready_csv(path: Path, dataset: str) -> None:
 
 
 def prepare_default(dataset: str) -> None:
-    """Prepare a release where DT expects it. DataMissing when it is not there, DataError for real data mixed with
-    synthetic."""
+    """Prepare a release where DT expects it. DataMissing without it, DataError for real data mixed with synthetic."""
     if dataset == "mpii":
         if not (MPII_ROOT / RELEASE).is_file():
             raise missing("mpii", MPII_ROOT, f"{RELEASE} and images/")
@@ -135,8 +127,7 @@ def prepare_default(dataset: str) -> None:
             raise missing(name, root, "joints.mat and images/")
     if extended and drawn != (LSPET_ROOT / "SYNTHETIC").exists():
         raise DataError(f"one of {LSP_ROOT} and {LSPET_ROOT} is SYNTHETIC, the other real; move one away")
-    places = [(root / "images", root / "joints.mat") for root in (LSPET_ROOT, LSP_ROOT)]
-    print(prepare_lsp(places[0] if extended else None, places[1], LSPET_ROOT))
+    print(prepare_lsp(LSPET_ROOT if extended else None, LSP_ROOT, LSPET_ROOT))
     if drawn:
         (LSPET_ROOT / "SYNTHETIC").touch()
 
@@ -159,54 +150,28 @@ def make_stand_ins(dataset: str) -> None:
 
 
 def write_stand_in(path: Path, seed: int = 1701) -> None:
-    """Random weights of conv1 to fc7 (He's), of the smoke preset's size, in the old single-file format with a card that
-    says what they are."""
+    """Random weights of conv1 to fc7, of the smoke preset's size, in the old format; the card says what they are."""
     from common.weights.tf1 import write_v1
     from deeppose_tf.model import RESTORED_LAYERS, build_network, get_weights
-    from deeppose_tf.weight_files import tensorflow
 
     weights = get_weights(build_network(14, channels=PRESETS["smoke"]["channels"], init="he", seed=seed))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_v1(path, {n: v for n, v in weights.items() if n.split("/")[0] in RESTORED_LAYERS}, tensorflow)
+    write_v1(path, {n: v for n, v in weights.items() if n.split("/")[0] in RESTORED_LAYERS})
     note = "random weights, no ImageNet in them: for synthetic data only"
     write_json(card_path(path), {"synthetic": True, "what": note, "sha256": sha256_of(path)})
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    """The command line; DT's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    places = {
-        "lsp": {
-            "extended_lsp_images_dir": LSPET_ROOT / "images",
-            "extended_lsp_joints_path": LSPET_ROOT / "joints.mat",
-            "small_lsp_images_dir": LSP_ROOT / "images",
-            "small_lsp_joints_path": LSP_ROOT / "joints.mat",
-            "output_dir": LSPET_ROOT,
-        },
-        "mpii": {"mat": MPII_ROOT / RELEASE, "output_dir": MPII_ROOT},
-    }
-    for name, options in places.items():
-        command = commands.add_parser(name)
-        command.add_argument("--synthetic", action="store_true", help="make stand-ins for missing data")
-        for option, default in options.items():
-            command.add_argument(f"--{option}", type=Path, default=default, help=f"(default: {default})")
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.source("release", "lsp or mpii", choices=tuple(CSV_FOLDERS))
+    parser.option("synthetic", type=bool, default=False, text="make stand-ins for missing data", group="data")
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    if args.synthetic:
-        make_stand_ins(args.command)
-    elif args.command == "mpii" and not args.mat.is_file():
-        raise missing("mpii", args.mat.parent, RELEASE)
-    elif args.command == "mpii":
-        print(prepare_mpii(args.mat, args.output_dir))
-    elif args.small_lsp_joints_path == LSP_ROOT / "joints.mat" and not args.small_lsp_joints_path.exists():
-        prepare_default("lsp")
-    else:
-        lspet = args.extended_lsp_images_dir.absolute(), args.extended_lsp_joints_path
-        print(prepare_lsp(lspet, (args.small_lsp_images_dir.absolute(), args.small_lsp_joints_path), args.output_dir))
+    (make_stand_ins if args.synthetic else prepare_default)(args.release)
 
 
 def main(argv=None) -> int:

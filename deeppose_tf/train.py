@@ -47,8 +47,7 @@ def parse_args(argv=None) -> Config:
 
 
 def load_data(config: Config) -> PoseSet:
-    """The training persons. DataError, before a framework is imported, for all of data and weights that are not
-    there."""
+    """The training persons. DataError, before a framework is imported, for all data and weights that are missing."""
     problems: dict[str, None] = {}
     found = {}
     for part in ("train", "test", "val"):

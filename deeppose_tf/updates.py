@@ -1,5 +1,4 @@
-"""The compiled training step on TensorFlow, and the update rules with TensorFlow 1's arithmetic: one fused operation a
-variable, a pass over memory instead of four or five."""
+"""The compiled training step on TensorFlow, and TensorFlow 1's update rules: one fused operation a variable."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Score a network on labelled persons: the original's printed block, the protocols of common.evaluate, and the
-prediction file.
+"""Score a network on labelled persons: the original's printed block, common.evaluate's protocols, prediction file.
 
     python deeppose_tf/val.py -s out/lsp_alexnet_scratch/checkpoint-10000 --csv datasets/lsp_ext/test_joints.csv
     python deeppose_tf/val.py --weights out/mine --dataset lspet --data_root DIR --split 4001-5000 --json scores.json

@@ -1,20 +1,15 @@
-"""Weight files: ours, and AlexNet's in whatever file it comes, under DT's names (`conv1/weight` HWIO, `fc6/weight` 9216
-x 4096 with rows in H, W, C order).
-
-Ours is NumPy's `.npz` without pickle, Adagrad's accumulators as `NAME/Adagrad`: any backend reads it, and `convert.py`
-writes it as a TensorFlow 1 checkpoint. Read are also TensorFlow 1 checkpoints, old and new; `.npy` dictionaries layer
--> weights and biases; `.caffemodel`.
+"""Weights by DT's names (`conv1/weight` HWIO, `fc6/weight` 9216 x 4096 with rows in H, W, C order): our `.npz` without
+pickle; also read are TensorFlow 1 checkpoints, `.npy` dictionaries layer -> weights and biases, `.caffemodel`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
-from common.datasets.files import read_npz
+from common.datasets.files import fit, read_json, read_npz
 from common.errors import DataError
 from common.runs import shelf
 from common.runs.checkpoints import STATE_FORMAT, CheckpointStore, collect_random_state
@@ -50,8 +45,7 @@ def save_state(path: Path, state: dict) -> None:
 
 
 def load_state(path: Path) -> dict:
-    """Read a state; DT's, from a TensorFlow 1 checkpoint or another weight file, where it has another suffix. DataError
-    when it is cut short, damaged or not ours."""
+    """Read a state, or make one of another program's weight file. DataError when it is damaged or not ours."""
     if path.suffix != SUFFIX:
         return state_of(read_weights(path))
     arrays = widened(read_npz(path, "checkpoint of deeppose_tf"))
@@ -69,8 +63,7 @@ def load_state(path: Path) -> dict:
 
 
 def state_of(variables: dict[str, np.ndarray]) -> dict:
-    """A state from variables by DT's names: weights, accumulators where there are some, the unused head, the counter.
-    Settings, random numbers and place in the epoch are not among them."""
+    """A state from variables by DT's names, which hold no settings, random numbers and place in the epoch."""
     step = int(variables.get("global_iter_counter", 0))
     slots = {name: value for name, value in variables.items() if name.count("/") == 2}
     unused = {name: value for name, value in variables.items() if name.startswith("fc8/") and name not in slots}
@@ -123,8 +116,7 @@ def find(given: str | Path | None) -> Path | None:
 
 
 def read_weights(place: Path) -> dict[str, np.ndarray]:
-    """Every variable of a file by DT's names, slots and counter included. DataError when it is damaged or of unknown
-    kind."""
+    """Every variable of a file by DT's names, slots and counter too. DataError when it is damaged or foreign."""
     if place.suffix == SUFFIX:
         return variables_of(load_state(place))
     if place.suffix == ".npy":
@@ -136,19 +128,7 @@ def read_weights(place: Path) -> dict[str, np.ndarray]:
             return from_caffe(read_caffemodel(place))
         except (ValueError, ZeroDivisionError) as error:
             raise DataError(f"{place} has layers of other shapes than AlexNet's ({error}); {ACCEPTED}") from error
-    return read_checkpoint(place, tensorflow)
-
-
-def tensorflow():
-    """The module, which only checkpoints of TensorFlow 1 need here (Keras also runs on PyTorch). DataError where it is
-    not installed."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        what = f"TensorFlow 1 checkpoints are read and written by TensorFlow, which is not here ({error})"
-        raise DataError(f"{what}; install deeppose_tf/requirements.txt, or convert them to .npz where it is") from error
-    return tf
+    return read_checkpoint(place)
 
 
 def _read_npy(path: Path) -> dict[str, np.ndarray]:
@@ -167,11 +147,8 @@ def _read_npy(path: Path) -> dict[str, np.ndarray]:
 
 
 def from_caffe(layers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Caffe's blobs -> DT's: convolutions OIHW -> HWIO, fc6's columns from C, H, W to H, W, C order, dense layers
-    transposed.
-
-    fc6's spatial side is 6 and its channels follow from its size (256 in AlexNet).
-    """
+    """Caffe's blobs -> DT's: convolutions OIHW -> HWIO, dense layers transposed, fc6's columns (its side is 6) from C,
+    H, W to H, W, C order."""
     found = {}
     for name, blobs in layers.items():
         if len(blobs) != 2:
@@ -187,21 +164,19 @@ def from_caffe(layers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     return found
 
 
-def fit(weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None):
-    """The variables of `weights` that fit `own` (of `layers`, if given), names that are missing, and what has another
-    shape."""
+def fitting(weights: dict[str, np.ndarray], own: dict[str, np.ndarray], layers=None):
+    """Those of `weights` that fit `own` (of `layers`, if given), names that are missing, what has another shape."""
     wanted = {name: value for name, value in own.items() if layers is None or name.split("/")[0] in layers}
     found = {name: weights[name] for name in wanted if name in weights}
     missing = [name for name in wanted if name not in found]
-    fitting = {n: v for n, v in found.items() if v.shape == own[n].shape and v.dtype.kind in "fiu"}
-    other = [f"{n} {v.shape} {v.dtype} instead of {own[n].shape}" for n, v in found.items() if n not in fitting]
-    return fitting, missing, other
+    good = {n: v for n, v in found.items() if v.shape == own[n].shape and v.dtype.kind in "fiu"}
+    other = [f"{n} {v.shape} {v.dtype} instead of {own[n].shape}" for n, v in found.items() if n not in good]
+    return good, missing, other
 
 
 def is_stand_in(place: Path) -> bool:
     """Whether the card (JSON) beside a weight file says that it holds random weights for synthetic data."""
     card = card_path(place)
-    try:
-        return card.is_file() and bool(json.loads(card.read_text(encoding="utf-8")).get("synthetic"))
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{card} is not a readable card ({error}); remove it") from error
+    content = read_json(card) if card.is_file() else {}
+    fit(content, {}, f"{card}: ")
+    return bool(content.get("synthetic"))

@@ -72,13 +72,12 @@ def small_checkpoint(folder: Path, joints: int = 14) -> tuple[Path, dict]:
     """A narrow network's random weights, written as the original's checkpoint."""
     from common.weights.tf1 import write_v2
     from deeppose_tf.model import build_network, get_weights
-    from deeppose_tf.weight_files import tensorflow
 
     weights = get_weights(build_network(joints, channels=0.1, init="he", seed=3))
     import numpy as np
 
     variables = {**weights, "global_iter_counter": np.array(12, np.int32)}
-    return write_v2(folder / "checkpoint-12", variables, tensorflow), weights
+    return write_v2(folder / "checkpoint-12", variables), weights
 
 
 def persons_csv(folder: Path, count: int = 5) -> Path:

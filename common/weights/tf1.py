@@ -1,17 +1,17 @@
 """TensorFlow 1 checkpoints by variable name, both formats of `tf.train.Saver`, by its own reader and writers.
 
 V1 (TensorFlow up to 0.11) is one file; V2 (0.12 and later) is `PREFIX.index` beside `PREFIX.data-00000-of-00001`.
-Nothing here imports TensorFlow: the houses that have it pass `tensorflow`, a function that returns the module.
+TensorFlow is imported when the first file is read or written.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from glob import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,17 @@ from common.files import atomic_write, publish, temporary_name
 
 _REMEDY = "give the prefix (checkpoint-7) of an .index and .data pair, or an old single-file checkpoint"
 _DATA = ".data-00000-of-00001"
+
+
+def tensorflow():
+    """The module; DataError where it is not installed: networks of `.npz` files run without it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        what = f"TensorFlow 1 checkpoints are read and written by TensorFlow, which is not here ({error})"
+        raise DataError(f"{what}; install the house's requirements.txt, or convert them to .npz where it is") from error
+    return tf
 
 
 def find_checkpoint(path: str | Path) -> Path | None:
@@ -42,7 +53,7 @@ def _newest(folder: Path) -> Path | None:
     return find_checkpoint(folder / named[1]) or find_checkpoint(folder / Path(named[1].replace("\\", "/")).name)
 
 
-def read_checkpoint(path: str | Path, tensorflow: Callable[[], Any]) -> dict[str, np.ndarray]:
+def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     """Variable name -> array, of either format; bfloat16 as float32, partitioned variables whole, texts left out.
 
     DataError when it is missing, no checkpoint, cut short or damaged.
@@ -75,7 +86,7 @@ def _tensor(tf, reader, place: str, name: str, kind) -> np.ndarray:
         return tf.raw_ops.Restore(file_pattern=place, tensor_name=name, dt=kind).numpy()
 
 
-def write_v2(prefix: str | Path, variables: Mapping[str, np.ndarray], tensorflow: Callable[[], Any]) -> Path:
+def write_v2(prefix: str | Path, variables: Mapping[str, np.ndarray]) -> Path:
     """Write `PREFIX.index` and `PREFIX.data-00000-of-00001`, each whole or not at all, the index last."""
     prefix, tf = Path(prefix), tensorflow()
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +102,7 @@ def write_v2(prefix: str | Path, variables: Mapping[str, np.ndarray], tensorflow
     return prefix
 
 
-def write_v1(path: str | Path, variables: Mapping[str, np.ndarray], tensorflow: Callable[[], Any]) -> Path:
+def write_v1(path: str | Path, variables: Mapping[str, np.ndarray]) -> Path:
     """Write an old single-file checkpoint, whole or not at all."""
     tf = tensorflow()
     options = {"shapes_and_slices": [""] * len(variables)}

@@ -1,6 +1,6 @@
-"""The original's demo: joints of all persons in a picture, by predict.py with the settings of demo/pose_cfg_multi.yaml.
+"""The original's demo: joints of all persons in pictures, by predict.py with the settings of demo/pose_cfg_multi.yaml.
 
-python deepercut_tf/demo/demo_multiperson.py --image photo.jpg --weights SNAPSHOT --out output/demo
+python deepercut_tf/demo/demo_multiperson.py photo.jpg --weights SNAPSHOT --out output/demo
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from deepercut_tf.demo import singleperson
 
 
 def main(argv=None) -> int:
-    """Exit code 0, or 2 with a message on bad input."""
-    return singleperson.main(argv, __doc__, "image_multi.png", "pose_cfg_multi.yaml", "all")
+    """predict.py's, whose options all are taken."""
+    return singleperson.main(argv, "pose_cfg_multi.yaml", "all")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ run.
 
     python tests/bench/deeppose_tf.py step --json FILE      # at batch 64 with the loader, plain on tensors
     python tests/bench/deeppose_tf.py inference            # images a second at batch 1 and 128
-    python tests/bench/deeppose_tf.py loader --images DIR  # crops a second of both loaders
+    python tests/bench/deeppose_tf.py loader --images DIR  # crops a second of the loader
 
 The plain step is tests/reference/deeppose_tf.py, on tensors that are there already. Each has a process of its own with
 the same number of threads. CPU time is that of all threads and of the loader's processes.
@@ -28,7 +28,6 @@ import numpy as np
 from tests.bench.harness import cpu_of_all, options, run, take_turns
 
 JOINTS = 14
-LOADERS = {"chainer": "Chainer's MultiprocessIterator", "pool": "process pool"}
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -36,7 +35,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = options(__doc__, tuple(PARTS))
     parser.set_defaults(batch_size=64, threads=2)
     parser.add_argument("--workers", type=int, default=1, help="loader processes (default: 1)")
-    parser.add_argument("--loader", choices=("chainer", "pool"), default="chainer", help="(default: chainer)")
     pictures = "an LSPET folder whose pictures to load (default: noise pictures of its median size)"
     parser.add_argument("--images", type=Path, help=pictures)
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="our step in mixed precision")
@@ -107,7 +105,7 @@ def make_ours(args: argparse.Namespace, folder: Path):
     from deeppose_tf.loader import batches
 
     stream = stream_for(persons_for(args, folder), args.batch_size * (args.runs + 6))
-    ready = batches(stream, args.batch_size, kind=args.loader, workers=args.workers)
+    ready = batches(stream, args.batch_size, args.workers)
     TensorFlow(Config(threads=args.threads))
     from deeppose_tf.model import build_network
     from deeppose_tf.updates import TrainingStep
@@ -184,28 +182,24 @@ def bench_inference(args: argparse.Namespace) -> dict:
 
 
 def bench_loader(args: argparse.Namespace) -> dict:
-    """Crops a second of CPU time through both loaders, on all cores, after the first batches; wall time is printed."""
+    """Crops a second of CPU time through the loader, on all cores, after the first batches; wall time is printed."""
     from deeppose_tf.loader import batches
 
-    rows, workers = [], args.workers if args.workers > 1 else multiprocessing.cpu_count()
+    workers, count = args.workers if args.workers > 1 else multiprocessing.cpu_count(), 40 * args.batch_size
     with tempfile.TemporaryDirectory() as folder:
-        persons = persons_for(args, Path(folder))
-        for kind in ("chainer", "pool"):
-            count = 40 * args.batch_size
-            stream = stream_for(persons, count)
-            ready = batches(stream, args.batch_size, kind=kind, workers=workers)
-            for _ in range(6):
-                next(ready)
-            cpu, began, done = cpu_of_all(), time.perf_counter(), 0
-            for batch in ready:
-                done += len(batch[0])
-                if done >= count - 12 * args.batch_size:
-                    break
-            spent = cpu_of_all() - cpu
-            rows.append([LOADERS[kind], done / spent])
-            # of this machine now: for the README CPU time alone
-            print(f"{LOADERS[kind]}: {done / (time.perf_counter() - began):.0f} crops a second")
-            del ready
+        ready = batches(stream_for(persons_for(args, Path(folder)), count), args.batch_size, workers)
+        for _ in range(6):
+            next(ready)
+        cpu, began, done = cpu_of_all(), time.perf_counter(), 0
+        for batch in ready:
+            done += len(batch[0])
+            if done >= count - 12 * args.batch_size:
+                break
+        spent = cpu_of_all() - cpu
+        # of this machine now: for the README CPU time alone
+        print(f"{done / (time.perf_counter() - began):.0f} crops a second")
+        ready.close()
+    rows = [["Chainer's MultiprocessIterator", done / spent]]
     return {"columns": [f"loader, {workers} processes", "crops a CPU second"], "rows": rows, "note": load()}
 
 

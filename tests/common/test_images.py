@@ -1,4 +1,4 @@
-"""Pictures: EXIF's orientation in every format, and databases that are damaged."""
+"""Pictures: EXIF's orientation in every format, sizes, and databases that are damaged."""
 
 import os
 import struct
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.images import read_image, reference, write_lmdb
+from common.images import image_size, read_image, reference, write_lmdb
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -69,3 +69,13 @@ def test_a_database_that_is_cut_off(tmp_path):
     os.truncate(data, data.stat().st_size // 2)
     with pytest.raises(DataError, match="its end is missing"):
         read_image(reference(tmp_path / "db", "7.jpg"))
+
+
+def test_image_sizes(tmp_path):
+    image = np.random.RandomState(0).randint(0, 256, (37, 53, 3)).astype(np.uint8)
+    for suffix in ("jpg", "png", "bmp"):
+        cv2.imwrite(str(tmp_path / f"a.{suffix}"), image)
+        assert image_size(str(tmp_path / f"a.{suffix}")) == (53, 37)
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:10])
+    with pytest.raises(DataError, match=r"b\.jpg"):
+        image_size(str(tmp_path / "b.jpg"))

@@ -15,7 +15,7 @@ from deepercut_tf.config import HOUSE, load_config, make_config
 from deepercut_tf.data import Draw, make_sample
 from deepercut_tf.items import load_items
 
-PICTURES = 40
+PICTURES = 24
 
 
 @pytest.fixture(scope="module")

@@ -232,8 +232,7 @@ def test_converter_and_back(pose_data, tmp_path, monkeypatch):
     (tmp_path / "none").mkdir()
     arguments = ["--keypoint_json", str(copied), "--img_dir", str(tmp_path / "none")]
     assert ai2coco_art_neckhead_json.main(arguments) == 2
-    anything = lambda entries, folder: {e["image_id"]: (2000, 2000) for e in entries}  # noqa: E731
-    monkeypatch.setattr(ai2coco_art_neckhead_json, "image_sizes", anything)
+    monkeypatch.setattr(ai2coco_art_neckhead_json, "image_size", lambda path: (2000, 2000))
     assert ai2coco_art_neckhead_json.main(arguments) == 0
     (tmp_path / "annotations").mkdir()
     (tmp_path / f"coco_art_neckhead_{source.name}").rename(tmp_path / "annotations" / "person_keypoints_train2014.json")

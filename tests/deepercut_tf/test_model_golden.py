@@ -43,12 +43,6 @@ def fixture(folder):
     return json.loads((folder / "fixture.json").read_text())
 
 
-@pytest.fixture(autouse=True)
-def start_from_zeros(monkeypatch):
-    """All variables are set here: drawing a hundred million random numbers first would take most of the time."""
-    monkeypatch.setattr(keras.initializers, "TruncatedNormal", lambda **options: "zeros")
-
-
 def recipe(name, shape, base):
     """The fixtures' random weights."""
     x = np.random.RandomState((zlib.crc32(name.encode()) + base) % 2**32).standard_normal(shape)
@@ -66,22 +60,36 @@ def recipe(name, shape, base):
     return x.astype(np.float32)
 
 
+NETWORKS = ["net_resnet50_mpii", "net_resnet50_coco", "net_resnet101_mpii"]
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request, fixture):
+    """A network of the fixtures: its name, settings, model and weights."""
+    keys = {"location_refinement": True, "intermediate_supervision": True, "bn_mode": "frozen"}
+    config = make_config({**fixture[request.param], **keys})
+    return request.param, config, *filled(config, fixture["recipe_base"])
+
+
+def undrawn(config):
+    """The network with zeros: its variables are set here, and drawing a hundred million numbers takes long."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(keras.initializers, "TruncatedNormal", lambda **options: "zeros")
+        return build_model(config, intermediate=True)
+
+
 def filled(config, base):
-    model = build_model(config, intermediate=True)
+    model = undrawn(config)
     values = {name: recipe(name, tuple(v.shape), base) for name, v in named_variables(model).items()}
     load_variables(model, values, "the recipe")
     return model, values
 
 
-@pytest.mark.parametrize("name", ["net_resnet50_mpii", "net_resnet50_coco", "net_resnet101_mpii"])
-def test_forward(folder, fixture, name):
+def test_forward(folder, network):
     """Logits, offsets, the intermediate map and features; names and shapes of all variables; the compiled network gives
     the same.
     """
-    config = make_config(
-        {**fixture[name], "location_refinement": True, "intermediate_supervision": True, "bn_mode": "frozen"}
-    )
-    model, values = filled(config, fixture["recipe_base"])
+    name, config, model, values = network
     block4 = keras.Model(model.input, model.get_layer(f"block4_unit_{UNITS[config.net_type][3]}_out").output)
     listed = folder / name.replace("net_", "vars_")
     if listed.with_suffix(".json").exists():
@@ -109,11 +117,9 @@ def test_forward(folder, fixture, name):
     assert images
 
 
-@pytest.mark.parametrize("name", ["net_resnet50_mpii", "net_resnet50_coco", "net_resnet101_mpii"])
-def test_end_points(folder, fixture, name):
+def test_end_points(folder, network):
     """Mean, largest absolute value and shape after every unit and block."""
-    config = make_config({**fixture[name], "location_refinement": True, "bn_mode": "frozen"})
-    model, _ = filled(config, fixture["recipe_base"])
+    name, config, model, _ = network
     scope = config.net_type.replace("resnet_", "resnet_v1_")
     places = {}
     for block, units in enumerate(UNITS[config.net_type], start=1):
@@ -174,7 +180,7 @@ def test_names_of_resnet_152(folder):
         "intermediate_supervision": True,
         "bn_mode": "frozen",
     }
-    model = build_model(make_config(keys), intermediate=True)
+    model = undrawn(make_config(keys))
     assert {name: list(v.shape) for name, v in named_variables(model).items()} == expected
     backbone = {name: np.zeros(shape, np.float32) for name, shape in expected.items() if not name.startswith("pose/")}
     slim = backbone | {

@@ -24,14 +24,15 @@ def source(tmp_path_factory):
     weights = get_weights(build_network(14, channels=0.02, init="he", seed=4))
     slots = {f"{n}/Adagrad": np.full_like(w, 0.5) for n, w in weights.items()}
     variables = {**weights, **slots, "global_iter_counter": np.array(30, np.int32)}
-    return tf1.write_v2(folder / "checkpoint-30", variables, weight_files.tensorflow), weights
+    return tf1.write_v2(folder / "checkpoint-30", variables), weights
 
 
-@pytest.mark.parametrize(("kind", "name"), [("tf1", "checkpoint-30"), ("tf1_old", "old"), ("npz", "a.npz")])
+@pytest.mark.parametrize(("kind", "name"), [("tf1", "checkpoint-30"), ("tf1_old", "old.tf"), ("npz", "a.npz")])
 def test_every_format_holds_what_its_source_does(source, tmp_path, kind, name):
     prefix, weights = source
-    assert convert.main([str(prefix), str(tmp_path / name), "--to", kind, "--licence", "test"]) == 0
+    assert convert.main([str(prefix), str(tmp_path / name), "--licence", "test"]) == 0
     card = json.loads((tmp_path / f"{name}.card.json").read_text())
+    assert card["format"] == kind
     assert card["check"]["weights"] == {"largest difference": 0.0, "tolerance": 0.0} and card["licence"] == "test"
     assert card["joints"] == list(LSP14.joints) and card["variables"]["conv1/weight"] == [11, 11, 3, 8]
     found = weight_files.read_weights(tmp_path / name)
@@ -55,9 +56,9 @@ def test_tensorflow_reads_what_is_written(source, tmp_path):
     import tensorflow as tf
 
     prefix, weights = source
-    for kind in ("tf1", "tf1_old"):
-        assert convert.main([str(prefix), str(tmp_path / kind), "--to", kind]) == 0
-        reader = tf.train.load_checkpoint(str(tmp_path / kind))
+    for name in ("new", "old.tf"):
+        assert convert.main([str(prefix), str(tmp_path / name)]) == 0
+        reader = tf.train.load_checkpoint(str(tmp_path / name))
         assert all(np.array_equal(reader.get_tensor(n), w) for n, w in weights.items())
         assert reader.get_tensor("global_iter_counter") == 30
 
@@ -90,7 +91,7 @@ def test_caffemodel_of_alexnet_becomes_the_examples_weights(tmp_path):
         layers[name] = kind, [rng.standard_normal(shape).astype(np.float32), np.ones(shape[0], np.float32)]
     source, target = tmp_path / "bvlc_alexnet.caffemodel", tmp_path / "bvlc_alexnet.tf"
     caffe.write_caffemodel(source, layers, "AlexNet")
-    assert convert.main([str(source), str(target), "--to", "tf1_old"]) == 0
+    assert convert.main([str(source), str(target)]) == 0
     found = weight_files.read_weights(target)
     assert np.array_equal(found["conv1/weight"], layers["conv1"][1][0].transpose(2, 3, 1, 0))
     assert np.array_equal(found["fc7/weight"], layers["fc7"][1][0].T) and len(found) == 4
@@ -124,7 +125,7 @@ WRONG = {"fc_regression/bias": np.ones(28, np.float32)}
 
 def test_nothing_is_kept_when_the_answers_differ(source, tmp_path, monkeypatch, capsys):
     prefix, _ = source
-    monkeypatch.setattr(convert, "write_v2", lambda path, variables, tf: tf1.write_v2(path, variables | WRONG, tf))
+    monkeypatch.setattr(convert, "write_v2", lambda path, variables: tf1.write_v2(path, variables | WRONG))
     assert convert.main([str(prefix), str(tmp_path / "x")]) == 2
     assert "nothing was written" in capsys.readouterr().err and not list(tmp_path.glob("x*"))
 
@@ -135,15 +136,13 @@ def test_network_from_a_checkpoint_of_unknown_width(source):
     assert (found.skeleton, found.config.mode, found.config.gcn, found.step) == (LSP14, "compat", True, 30)
     assert found.model.input_shape == (None, IM_SIZE, IM_SIZE, 3)
     assert all(np.array_equal(get_weights(found.model)[n], w) for n, w in weights.items())
-    tf1.write_v1(
-        prefix.with_name("odd"), {**weights, "fc_regression/bias": np.zeros(22, np.float32)}, weight_files.tensorflow
-    )
+    tf1.write_v1(prefix.with_name("odd"), {**weights, "fc_regression/bias": np.zeros(22, np.float32)})
     with pytest.raises(DataError, match="11 joints and does not name them"):
         Estimator(prefix.with_name("odd"))
 
 
 def test_imagenet_weights_are_no_network(tmp_path):
-    tf1.write_v1(tmp_path / "w", {"conv1/weight": np.zeros((11, 11, 3, 8), np.float32)}, weight_files.tensorflow)
+    tf1.write_v1(tmp_path / "w", {"conv1/weight": np.zeros((11, 11, 3, 8), np.float32)})
     with pytest.raises(DataError, match="no fc_regression"):
         Estimator(tmp_path / "w")
     assert convert.main([str(tmp_path / "w"), str(tmp_path / "w.npz")]) == 2

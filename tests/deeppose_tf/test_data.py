@@ -12,7 +12,6 @@ from common.skeletons import LSP14
 from deeppose_tf import data
 from deeppose_tf.config import Config
 from deeppose_tf.csv_files import read_csv
-from deeppose_tf.data import image_size
 from tests.deeppose_tf.tiny import write_persons
 from tests.tolerance import close, rounding
 
@@ -142,20 +141,11 @@ def test_pictures_that_cannot_be_read(tmp_path):
         assert unread == (3 if person == 2 else -1)
         stand_in = data.example(persons, after if person == 2 else person, data.Crops(), None)
         assert np.array_equal(image, stand_in[0])
-    with pytest.raises(DataError, match="not one picture"):
-        data.Stream(data.Persons(read_csv(path, Config()).select([3]), "correct"), data.Crops(), 0, 0, 1)[0]
+    only_cut = data.Persons(read_csv(path, Config()).select([3]), "correct")
+    answer = data.Stream(only_cut, data.Crops(), 0, 0, 1)[0]  # which a loader's process could not raise
+    assert isinstance(answer, DataError) and "not one picture" in str(answer)
     with pytest.raises(DataError, match=r"none of 1 persons can be used: 1 in a picture .*im0002"):
         data.Persons(read_csv(path, Config()).select([1]), "correct")
-
-
-def test_image_sizes(tmp_path):
-    image = np.random.RandomState(0).randint(0, 256, (37, 53, 3)).astype(np.uint8)
-    for suffix in ("jpg", "png", "bmp"):
-        cv2.imwrite(str(tmp_path / f"a.{suffix}"), image)
-        assert image_size(str(tmp_path / f"a.{suffix}")) == (53, 37)
-    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:10])
-    with pytest.raises(DataError, match=r"b\.jpg"):
-        image_size(str(tmp_path / "b.jpg"))
 
 
 def test_stream_visits_everyone_each_epoch_and_depends_on_nothing_else(tmp_path):

@@ -1,7 +1,7 @@
-"""Both loaders give the same batches whatever the number of workers, also where a run is resumed; they end early, and
-end with an error where a picture or a worker is lost. They run in a process of their own, which imports no
-framework."""
+"""The loader gives the same batches whatever the number of workers, also where a run is resumed; it ends early, and
+with an error where a worker is lost. It runs in a process of its own, which imports no framework."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 
 from deeppose_tf import data, loader
 from deeppose_tf.config import Config
 from deeppose_tf.csv_files import read_csv
+from tests.deeppose_tf.conftest import plain_batches
 from tests.deeppose_tf.tiny import write_persons
 
 ROOT = str(pathlib.Path(loader.__file__).parents[1])
@@ -23,11 +23,11 @@ from deeppose_tf import data, loader
 from deeppose_tf.config import Config
 from deeppose_tf.csv_files import read_csv
 
-def ready(kind, workers, first, steps):
+def ready(workers, first, steps):
     persons = data.Persons(read_csv(sys.argv[1], Config()), "correct")
     crops = data.Crops("correct", (1.0, 2.0), 0.1, True, 0.0, ((0, 5), (1, 4)))
     stream = data.Stream(persons, crops, 5, first, steps, 4)
-    return loader.batches(stream, 4, kind=kind, workers=workers)
+    return loader.batches(stream, 4, workers)
 
 def main():
     BODY
@@ -36,32 +36,27 @@ if __name__ == "__main__":
     main()
 """
 HASHES = """
-    for kind, workers, first, steps in json.loads(sys.argv[2]):
-        made = ready(kind, workers, first, steps)
+    for workers, first, steps in json.loads(sys.argv[2]):
+        made = ready(workers, first, steps)
         found = [[hashlib.sha256(part.tobytes()).hexdigest() for part in b] + [len(b[0])] for b in made]
         print(json.dumps(found))
     assert not {"tensorflow", "keras", "torch"} & set(sys.modules)
 """
-# batches that nobody takes any more, in the middle of a result: multiprocessing.Pool hung now and then
-ENDINGS = """
-    for _ in range(12):
-        started = ready("pool", 2, 0, 400)
-        for _ in range(3):
-            next(started)
-        del started
-    print("ended")
-"""
 KILLED = """
     import multiprocessing, os, signal
-    started = ready(sys.argv[2], 2, 0, 400)
+    started = ready(2, 0, 400)
     next(started)
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGTERM)  # as `timeout` and SLURM, which mean the main process alone
+    next(started)
+    print("goes on")
+    os.kill(child.pid, signal.SIGKILL)
     list(started)
 """
 UNREADABLE = """
     import os
-    started = ready(sys.argv[2], 1, 0, 5)
-    os.remove(sys.argv[3])
+    started = ready(1, 0, 5)
+    os.remove(sys.argv[2])
     print(*sorted({int(row) for batch in started for row in batch[-1]}))
 """
 
@@ -78,33 +73,29 @@ def run(tmp_path, body, csv, *arguments):
     )
 
 
-def test_same_batches_from_both_loaders(tmp_path):
-    """Two epochs: the third batch straddles them; the last is a resumed run."""
+def test_batches_do_not_depend_on_workers(tmp_path):
+    """Those of a loop in one process. Two epochs: the third batch straddles them; the last is a resumed run."""
     csv = write_persons(tmp_path / "d", 10)
-    asked = [("pool", 1, 0, 5), ("pool", 2, 0, 5), ("chainer", 1, 0, 5), ("chainer", 2, 8, 3)]
-    answer = run(tmp_path, HASHES, csv, json.dumps(asked))
+    answer = run(tmp_path, HASHES, csv, json.dumps([(1, 0, 5), (2, 0, 5), (2, 8, 3)]))
     assert answer.returncode == 0, answer.stderr[-3000:]
-    expected, again, chainer, resumed = map(json.loads, answer.stdout.splitlines()[-4:])
-    assert len(expected) == 5 and len({b[0] for b in expected}) == 5
-    assert again == expected and chainer == expected and resumed == expected[2:]
+    expected, again, resumed = map(json.loads, answer.stdout.splitlines()[-3:])
+    persons = data.Persons(read_csv(csv, Config()), "correct")
+    crops = data.Crops("correct", (1.0, 2.0), 0.1, True, 0.0, ((0, 5), (1, 4)))
+    plain = plain_batches(data.Stream(persons, crops, 5, 0, 5, 4), 4, 1)
+    assert expected == [[hashlib.sha256(part.tobytes()).hexdigest() for part in b] + [4] for b in plain]
+    assert again == expected and resumed == expected[2:] and len({b[0] for b in expected}) == 5
 
 
-def test_a_pool_can_be_ended_early(tmp_path):
-    answer = run(tmp_path, ENDINGS, write_persons(tmp_path / "d", 10))
-    assert answer.stdout.strip() == "ended", answer.stderr[-3000:]
-
-
-@pytest.mark.parametrize("kind", ["pool", "chainer"])
-def test_the_row_of_an_unreadable_picture_is_told(tmp_path, kind):
+def test_the_row_of_an_unreadable_picture_is_told(tmp_path):
     csv = write_persons(tmp_path / "d", 5)
-    answer = run(tmp_path, UNREADABLE, csv, kind, str(tmp_path / "d/im0003.jpg"))
+    answer = run(tmp_path, UNREADABLE, csv, str(tmp_path / "d/im0003.jpg"))
     assert answer.stdout == "-1 2\n", answer.stderr[-3000:]
 
 
-@pytest.mark.parametrize("kind", ["pool", "chainer"])
-def test_a_killed_worker_ends_it(tmp_path, kind):
-    answer = run(tmp_path, KILLED, write_persons(tmp_path / "d", 10), kind)
+def test_a_killed_worker_ends_it(tmp_path):
+    answer = run(tmp_path, KILLED, write_persons(tmp_path / "d", 10))
     assert answer.returncode == 1 and "a loader process was ended from outside" in answer.stderr
+    assert answer.stdout == "goes on\n"
 
 
 def test_in_order(tmp_path):
@@ -117,7 +108,7 @@ def test_in_order(tmp_path):
 
 
 def test_the_benchmark_names_no_folders(tmp_path):
-    """`bench loader` runs both loaders on an LSPET folder and writes a table for the README with the command as others
+    """`bench loader` runs on an LSPET folder and writes a table for the README with the command as others
     would type it."""
     from common.datasets import synthetic
 
@@ -129,4 +120,4 @@ def test_the_benchmark_names_no_folders(tmp_path):
     assert answer.returncode == 0, answer.stderr[-3000:]
     found = json.loads(written.read_text())
     assert found["command"] == "python tests/bench/deeppose_tf.py loader --images DIR --batch_size 2"
-    assert len(found["rows"]) == 2 and all(value > 0 for row in found["rows"] for value in row[1:])
+    assert len(found["rows"]) == 1 and all(value > 0 for row in found["rows"] for value in row[1:])

@@ -304,13 +304,12 @@ def test_logged_weight_decay(fixture, weights):
 @pytest.mark.parametrize("kind", ["v1", "v2"])
 def test_legacy_checkpoints(golden_dir, tmp_path, kind):
     from common.weights import tf1
-    from deeppose_tf.weight_files import tensorflow
 
     folder = golden_dir / "deeppose_tf" / f"legacy_ckpt_{kind}"
     if not folder.exists():
         pytest.skip(f"this set has no {folder.name}")
     (prefix,) = {pathlib.Path(str(p).split(".")[0]) for p in folder.iterdir()}
-    found = tf1.read_checkpoint(prefix, tensorflow)
+    found = tf1.read_checkpoint(prefix)
     assert int(found.pop("global_iter_counter")) == int(prefix.name.split("-")[1]) and found
     for name, array in found.items():
         expected = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(array.shape) * 0.05

@@ -101,8 +101,7 @@ def release(folder, shape, count, digits):
 def prepared(tmp_path):
     joints = {"lspet": release(tmp_path / "lsp_ext", "lspet", 6, 5), "lsp": release(tmp_path / "lsp", "lsp", 4, 4)}
     ext, small = tmp_path / "lsp_ext", tmp_path / "lsp"
-    places = [(folder / "images", folder / "joints.mat") for folder in (ext, small)]
-    return joints, prepare.prepare_lsp(*places, ext)
+    return joints, prepare.prepare_lsp(ext, small, ext)
 
 
 def test_lsp_files(tmp_path, capsys):
@@ -150,6 +149,7 @@ def test_stand_ins(tmp_path, monkeypatch, capsys):
     assert found.synthetic and weight_files.is_stand_in(weights)
 
 
-def test_missing_release(capsys):
-    assert prepare.main(["mpii", "--mat", "nowhere.mat"]) == 2
+def test_missing_release(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "MPII_ROOT", tmp_path)
+    assert prepare.main(["mpii"]) == 2
     assert "http://human-pose.mpi-inf.mpg.de" in capsys.readouterr().err

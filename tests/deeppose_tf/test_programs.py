@@ -20,7 +20,7 @@ from deeppose_tf import Estimator, convert, predict, val
 from deeppose_tf import train as trainer
 from deeppose_tf.config import ADAGRAD_START, Config
 from deeppose_tf.weight_files import load_state, save_state
-from tests.deeppose_tf.tiny import roundings, small_config, small_run, write_persons
+from tests.deeppose_tf.tiny import options_of, roundings, small_config, small_run, write_persons
 from tests.tolerance import close, rounding
 
 ROOT = pathlib.Path(deeppose_tf.__file__).parents[1]
@@ -188,9 +188,7 @@ def test_own_data(tmp_path, names):
     for split in ("train", "valid"):
         (tmp_path / "d" / f"{split}.json").write_text(json.dumps(content))
     data = ["--dataset=json", f"--data_root={tmp_path / 'd'}"]
-    small = (
-        "--preset=smoke --channels=0.02 --max_steps=1 --batch_size=2 --loader=pool --log_step=1 --test_step=1".split()
-    )
+    small = "--preset=smoke --channels=0.02 --max_steps=1 --batch_size=2 --log_step=1 --test_step=1".split()
     assert trainer.main([*data, *small, f"--out={tmp_path / 'out'}"]) == 0
     assert val.main([f"--weights={tmp_path / 'out'}", *data, "--split=valid", f"--out={tmp_path / 'p.npz'}"]) == 0
     assert load_predictions(tmp_path / "p.npz").skeleton.joints == tuple(names)
@@ -289,39 +287,20 @@ def started(tmp_path, arguments, **environment):
         **environment,
     }
     return subprocess.Popen([sys.executable, "-u", str(script), *arguments], env=full, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)  # fmt: skip
-
-
-def options_of(config):
-    names = (
-        "channels",
-        "init",
-        "batch_size",
-        "bbox_extension_min",
-        "bbox_extension_max",
-        "shift",
-        "loader",
-        "workers",
-        "train_csv_fn",
-        "test_csv_fn",
-        "max_steps",
-        "test_step",
-        "dropout_keep",
-        "out",
-    )
-    return ["--preset=none", *(f"--{n}={getattr(config, n)}" for n in names), "--gcn", "--fliplr"]
+                            stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_a_signal(tmp_path, sent):
-    """The step ends, the state is saved, exit code 130; the run goes on."""
+    """Sent to the whole group, loader processes too, as a terminal, `timeout` and SLURM do: the step ends, the state is
+    saved, exit code 130; the run goes on."""
     csv = write_persons(tmp_path / "d", 8)
-    arguments = options_of(small_config(csv, tmp_path / "out", max_steps=10**6, test_step=10**6))
+    arguments = options_of(small_config(csv, tmp_path / "out", max_steps=10**6, test_step=10**6, workers=2))
     process = started(tmp_path, arguments)
     try:
         lines = iter(process.stdout.readline, "")
         assert any(line.startswith("Step 3:") for line in lines)
-        process.send_signal(sent)
+        os.killpg(process.pid, sent)
         text = process.communicate(timeout=300)[0]
     finally:
         process.kill()

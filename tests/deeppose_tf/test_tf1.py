@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.weights.tf1 import find_checkpoint, read_checkpoint, write_v1, write_v2
-from deeppose_tf.weight_files import tensorflow
+from common.weights.tf1 import find_checkpoint, read_checkpoint, tensorflow, write_v1, write_v2
 
 CASES = pathlib.Path(__file__).parents[1] / "common" / "cases" / "weights"
 VARIABLES = {
@@ -24,7 +23,7 @@ VARIABLES = {
 @pytest.fixture(params=[write_v1, write_v2])
 def written(request, tmp_path):
     """A checkpoint of each format; (path, files)."""
-    path = request.param(tmp_path / "checkpoint-7", VARIABLES, tensorflow)
+    path = request.param(tmp_path / "checkpoint-7", VARIABLES)
     return path, sorted(tmp_path.iterdir())
 
 
@@ -39,7 +38,7 @@ def test_tensorflow_reads_what_is_written(written):
     reader = tensorflow().train.load_checkpoint(str(path))
     assert all(np.array_equal(reader.get_tensor(n), v) for n, v in VARIABLES.items())
     assert [f.name.startswith("checkpoint-7") for f in files] == [True] * len(files), "nothing temporary is left"
-    same(read_checkpoint(path, tensorflow), VARIABLES)
+    same(read_checkpoint(path), VARIABLES)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -53,7 +52,7 @@ def test_what_a_saver_writes(tmp_path, version):
         )
         session.run(v1.global_variables_initializer())
         v1.train.Saver({**variables, "split": split}, write_version=version).save(session, str(tmp_path / "c"))
-    same(read_checkpoint(tmp_path / "c", tensorflow), {**VARIABLES, "split": np.ones((5, 3), np.float32)})
+    same(read_checkpoint(tmp_path / "c"), {**VARIABLES, "split": np.ones((5, 3), np.float32)})
 
 
 def test_types_that_numpy_lacks(tmp_path):
@@ -63,14 +62,11 @@ def test_types_that_numpy_lacks(tmp_path):
     tf.raw_ops.SaveV2(
         prefix=str(tmp_path / "c"), tensor_names=["b", "c", "t"], shape_and_slices=[""] * 3, tensors=values
     )
-    same(
-        read_checkpoint(tmp_path / "c", tensorflow),
-        {"b": np.array([1.5, -2], np.float32), "c": np.array([1j], np.complex64)},
-    )
+    same(read_checkpoint(tmp_path / "c"), {"b": np.array([1.5, -2], np.float32), "c": np.array([1j], np.complex64)})
 
 
 def test_snappy():
-    found = read_checkpoint(CASES / "snappy" / "variables", tensorflow)
+    found = read_checkpoint(CASES / "snappy" / "variables")
     assert {n: float(v) for n, v in found.items()} == {"a": 0.5, "a2": 0.5, "b": 2, "c": 3, "c2": 3}
 
 
@@ -98,7 +94,7 @@ def test_names_that_are_patterns(written):
     folder.mkdir()
     for file in files:
         shutil.move(file, folder)
-    same(read_checkpoint(folder / path.name, tensorflow), VARIABLES)
+    same(read_checkpoint(folder / path.name), VARIABLES)
 
 
 def test_damaged_files(written):
@@ -112,23 +108,19 @@ def test_damaged_files(written):
         for content in (flipped, whole[: len(whole) // 2], b"", b"text" * 100, whole[:-48] + bytes(48), None):
             file.unlink() if content is None else file.write_bytes(content)
             with pytest.raises(DataError, match=r"checkpoint-7.* (cannot be read|does not exist)"):
-                read_checkpoint(path, tensorflow)
+                read_checkpoint(path)
         file.write_bytes(whole)
-    same(read_checkpoint(path, tensorflow), VARIABLES)
+    same(read_checkpoint(path), VARIABLES)
 
 
-@pytest.mark.parametrize("house", ["deeppose_tf", "deepercut_tf"])
-def test_without_tensorflow(written, monkeypatch, house):
-    import importlib
-
-    module = importlib.import_module(f"{house}.weight_files")
+def test_without_tensorflow(written, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(DataError, match=f"TensorFlow, which is not here.*{house}/requirements.txt"):
-        read_checkpoint(written[0], module.tensorflow)
+    with pytest.raises(DataError, match="TensorFlow, which is not here.*requirements.txt"):
+        read_checkpoint(written[0])
 
 
 def test_a_disk_that_takes_nothing(tmp_path):
     for write in (write_v1, write_v2):
         (tmp_path / "file").write_text("")
         with pytest.raises(OSError, match="file"):
-            write(tmp_path / "file" / "c", VARIABLES, tensorflow)
+            write(tmp_path / "file" / "c", VARIABLES)

@@ -1,5 +1,4 @@
-"""Runs of a few steps: they go on bit for bit, score and save when the original does, and name bad input. One process,
-pool loader."""
+"""Runs of a few steps: they go on bit for bit, score and save when the original does, and name bad input."""
 
 import json
 import re
@@ -12,8 +11,8 @@ from common.runs.runlog import read_log
 from common.weights import tf1
 from deeppose_tf import train as program
 from deeppose_tf.config import EXAMPLES, PRESETS, presets
-from deeppose_tf.weight_files import load_state, tensorflow, variables_of
-from tests.deeppose_tf.tiny import small_config, small_run, small_trainer, write_persons
+from deeppose_tf.weight_files import load_state, variables_of
+from tests.deeppose_tf.tiny import options_of, small_config, small_run, small_trainer, write_persons
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +116,9 @@ def test_gpu_memory_grows_as_it_is_needed(monkeypatch):
     grown = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0", f"{kind}:1"])
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
-    set_up(0)
-    assert grown == [("GPU:0", True), ("GPU:1", True)]
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda gpus, kind: grown.append((gpus, kind)))
+    assert set_up(0, "cuda:1") == 1
+    assert grown == [(["GPU:1"], "GPU"), ("GPU:1", True)]
 
 
 def test_weights_from_a_checkpoint_of_the_original(csv, tmp_path, capsys):
@@ -129,7 +129,7 @@ def test_weights_from_a_checkpoint_of_the_original(csv, tmp_path, capsys):
     head = np.ones_like(source["fc_regression/weight"])
     odd = {**source, "fc7/bias": np.zeros(3, np.float32), "fc_regression/weight": head}
     del odd["conv2/bias"]
-    tf1.write_v1(tmp_path / "bvlc_alexnet.tf", {**odd, "global_iter_counter": np.array(77, np.int32)}, tensorflow)
+    tf1.write_v1(tmp_path / "bvlc_alexnet.tf", {**odd, "global_iter_counter": np.array(77, np.int32)})
     trainer = small_trainer(small_config(csv, tmp_path / "out", weights=str(tmp_path / "bvlc_alexnet.tf")))
     trainer.start()
     own = get_weights(trainer.model)
@@ -162,11 +162,9 @@ def test_joints_of_a_network_of_ours_by_name(csv, tmp_path, capsys):
 def test_foreign_checkpoint_to_resume(csv, tmp_path):
     """A TensorFlow 1 checkpoint with accumulators goes on where it was: as the run it was taken from."""
     first = finish(small_config(csv, tmp_path / "a", max_steps=3, snapshot_step=2, dropout_keep=1.0))
-    tf1.write_v2(tmp_path / "checkpoint-2", variables_of(load_state(tmp_path / "a/checkpoint-2.npz")), tensorflow)
+    tf1.write_v2(tmp_path / "checkpoint-2", variables_of(load_state(tmp_path / "a/checkpoint-2.npz")))
     for kind, write in (("v2", tf1.write_v2), ("v1", tf1.write_v1)):
-        prefix = write(
-            tmp_path / kind / "checkpoint-2", variables_of(load_state(tmp_path / "a/checkpoint-2.npz")), tensorflow
-        )
+        prefix = write(tmp_path / kind / "checkpoint-2", variables_of(load_state(tmp_path / "a/checkpoint-2.npz")))
         resumed = finish(small_config(csv, tmp_path / f"b{kind}", max_steps=3, resume=str(prefix), dropout_keep=1.0))
         assert resumed["step"] == 3 and same(first, resumed, ("model", "optimizer", "unused"))
 
@@ -187,23 +185,6 @@ def test_bad_checkpoints(csv, tmp_path):
     for changes, words in cases:
         with pytest.raises(DataError, match=words):
             small_run(small_config(csv, tmp_path / "other", **{"max_steps": 1, **changes}))
-
-
-def options_of(config):
-    names = (
-        "channels",
-        "init",
-        "batch_size",
-        "bbox_extension_min",
-        "bbox_extension_max",
-        "shift",
-        "loader",
-        "workers",
-        "train_csv_fn",
-        "test_csv_fn",
-        "out",
-    )
-    return ["--preset=none", *(f"--{n}={getattr(config, n)}" for n in names), "--gcn", "--fliplr"]
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(csv, tmp_path, capsys):

@@ -15,7 +15,6 @@ SMALL = {
     "shift": 0.1,
     "bbox_extension_min": 1.2,
     "bbox_extension_max": 1.6,
-    "loader": "pool",
     "workers": 1,
 }
 
@@ -39,6 +38,13 @@ def write_persons(folder, count=10, joints=14, size=(120, 90), seed=0):
 def small_config(csv, out, **changes) -> Config:
     """Settings of a run of seconds."""
     return Config(**{**SMALL, "train_csv_fn": str(csv), "test_csv_fn": str(csv), "out": str(out), **changes}).checked()
+
+
+def options_of(config) -> list[str]:
+    """`small_config`'s settings as train.py's options."""
+    names = "channels init batch_size bbox_extension_min bbox_extension_max shift workers train_csv_fn test_csv_fn"
+    names += " max_steps test_step dropout_keep out"
+    return ["--preset=none", *(f"--{n}={getattr(config, n)}" for n in names.split()), "--gcn", "--fliplr"]
 
 
 def small_trainer(config):

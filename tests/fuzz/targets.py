@@ -456,14 +456,20 @@ def tensorflow(root: Path) -> Targets:
     """What the two TensorFlow houses read, TensorFlow's own files among it."""
     import scipy.io
 
+    from common.runs.checkpoints import make_state
+    from common.weights.tf1 import tensorflow
     from deepercut_tf import weight_files as deepercut
+    from deepercut_tf.config import make_config
     from deepercut_tf.eval_pck import read_predictions
+    from deepercut_tf.items import load_items
+    from deepercut_tf.pairwise import SpatialModel, load_spatial_model, save_spatial_model
     from deepercut_tf.pairwise_stats import load_statistics, save_statistics
+    from deepercut_tf.prepare_mpii import write_dataset
     from deeppose_tf import weight_files as deeppose
     from deeppose_tf.config import Config
     from deeppose_tf.csv_files import read_csv
 
-    deeppose.tensorflow()
+    tensorflow()
     found = Targets(root)
     rng = np.random.default_rng(0)
     v2 = TF1 / "legacy_ckpt_v2"
@@ -517,6 +523,26 @@ def tensorflow(root: Path) -> Targets:
         lambda d: read_predictions(d / "p.mat", 4, 14),
         {"p.mat": lambda p: scipy.io.savemat(p, {"joints": tables})},
     )
+    crops = [(f"{k}.png", (80, 90), rng.integers(0, 14, (k, 3)).astype(np.int32)) for k in range(4)]
+
+    def persons(folder: Path):
+        item_set, _ = load_items(make_config({"dataset": "mpii", "data_root": str(folder / "dataset.mat")}))
+        return [(item.image, item.size, item.persons) for item in item_set.items]
+
+    found.add("dataset.mat", {"dataset.mat": "mat"}, persons, {"dataset.mat": lambda p: write_dataset(p, crops, 0)})
+    spatial = SpatialModel(*(rng.random((3, 3, n)) + np.where(np.tri(3)[..., None], np.nan, 0) for n in (8, 8, 9)))
+    found.add("spatial model", {f"spatial_model_cidx_{pair}.mat": "mat" for pair in ("1_2", "1_3", "2_3")},
+              lambda d: vars(load_spatial_model(d, 3)),
+              {"spatial_model_cidx_1_2.mat": lambda p: save_spatial_model(p.parent, spatial)})  # fmt: skip
+    named = {"fc7/weight": rng.random((4, 4)), "fc7/bias": rng.random(4), "fc7/bias/Adagrad": np.ones(4)}
+    state = deeppose.state_of(named)
+    found.add("deeppose_tf state", {"last.npz": "npz"}, lambda d: deeppose.load_state(d / "last.npz"),
+              {"last.npz": lambda p: deeppose.save_state(p, state)})  # fmt: skip
+    kept = make_state({"model": plain, "optimizer": {}, "draw": 4}, epoch=0, batch=2, step=2, config={}, about={})
+    # not in the store's own folder, whose index knows the right hash
+    found.add("deepercut_tf state", {"last.npz": "npz"},
+              lambda d: (deepercut.open_store(d / "other").load(d / "last.npz"), deepercut.read_weights(d / "last.npz")),
+              {"last.npz": lambda p: deepercut.open_store(p.parent).save({**kept, "losses": []})})  # fmt: skip
     return found
 
 
