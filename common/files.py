@@ -39,6 +39,7 @@ def publish(temporary: str | Path, path: str | Path) -> Path:
 
 
 def flush(path: str | Path) -> None:
+    """Have the system write a file, or a folder's list of names, to the disk now."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

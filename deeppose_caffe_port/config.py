@@ -6,7 +6,6 @@ there.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import NAMES
+from common.datasets.files import read_json
 from common.errors import DataError
 from common.files import write_json
 from common.runs.options import Parser
@@ -223,12 +223,11 @@ def settle(given: dict, fresh: bool = False) -> Config:
     file = wanted.project / "project.json"
     stored: dict = {}
     if not fresh and not wanted.solver and file.is_file():
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            stored = {name: found[name] for name in STORED}
-        except (ValueError, KeyError, TypeError) as error:
+        stored = read_json(file, {})
+        if missing := [name for name in STORED if name not in stored]:
             remedy = "run `workflow.py import_data` again"
-            raise DataError(f"{file} is not a project file of this version ({error}); {remedy}") from error
+            raise DataError(f"{file} is not a project file of this version: it has no field {missing[0]}; {remedy}")
+        stored = {name: stored[name] for name in STORED}
     for name in FIXED:
         if name in given and name in stored and getattr(wanted, name) not in (stored[name], "auto"):
             raise DataError(f"{file}: field {name} is {stored[name]!r}, not {given[name]!r}; or give another --out")

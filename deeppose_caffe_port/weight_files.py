@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.datasets.files import read_npz
+from common.datasets.files import read_json, read_npz
 from common.errors import DataError
 from common.files import atomic_write
 from common.runs.converting import halved, widened
@@ -141,7 +140,7 @@ def first_weights(net: CaffeNet, path: Path, skeleton: Skeleton | None) -> str:
     weights, last, said = read_caffemodel(path), net.order[-2] if net.loss_weights else net.order[-1], ""
     project, blobs = find_project(path), weights.get(last.param.name)
     if skeleton and project and blobs:
-        card = json.loads((project / "project.json").read_text(encoding="utf-8"))["skeleton"]
+        card = read_json(project / "project.json", {"skeleton": (dict, str)})["skeleton"]
         source = from_card(card, f"{project / 'project.json'}: field skeleton")
         fits = len(last.blobs[0]) == 2 * len(skeleton) and len(blobs[0]) == 2 * len(source)
         if fits and source != skeleton:

@@ -6,7 +6,6 @@ in, h, w), transposed ones (in, out, h, w) everywhere.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from common import datasets
-from common.datasets.files import read_npz
+from common.datasets.files import read_json, read_npz
 from common.errors import DataError
 from common.runs.checkpoints import CheckpointStore, check_compatible
 from common.runs.converting import card_path, halved, widened
@@ -122,11 +121,11 @@ def read_state(path: str | Path) -> dict:
 
 
 def _card_of(path: Path) -> dict:
-    try:
-        content = json.loads(card_path(path).read_text(encoding="utf-8"))
-        return {"about": {"skeleton": content["skeleton"]}, "config": content["settings"]}
-    except (OSError, ValueError, KeyError):
+    card = card_path(path)
+    content = read_json(card, {"skeleton?": dict, "settings?": dict}) if card.is_file() else {}
+    if not {"skeleton", "settings"} <= content.keys():
         return {}
+    return {"about": {"skeleton": content["skeleton"]}, "config": content["settings"]}
 
 
 def _state_in(path: Path, state: Any) -> dict:

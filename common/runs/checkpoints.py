@@ -7,7 +7,6 @@ files at every moment: a file is written under a temporary name, flushed to the 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from common import files
+from common.datasets.files import read_json
 from common.errors import DataError
 from common.runs.runlog import FILES as LOG_FILES
 
@@ -236,12 +236,11 @@ class CheckpointStore:
             self.announce(f"{self.directory} held an earlier run; it is in {target} now")
 
     def _index(self) -> dict[str, dict]:
+        path = self.directory / "index.json"
         try:
-            return dict(json.loads((self.directory / "index.json").read_text(encoding="utf-8"))["files"])
-        except FileNotFoundError:
-            return {}
-        except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
-            self.announce(f"warning: {self.directory / 'index.json'} cannot be read ({error}); hashes are not checked")
+            return read_json(path, {"files": dict})["files"] if path.exists() else {}
+        except DataError as error:
+            self.announce(f"warning: {error}; hashes are not checked")
             return {}
 
     def _note(self, temporary: Path, state: dict, metric: float | None) -> None:

