@@ -23,7 +23,6 @@ from common.runs.shelf import REPOSITORY, data_folder, run_folder
 from common.skeletons import K2HPD15, Skeleton, from_card
 
 HOUSE = "deeppose_caffe_port"
-EFFECTS = ("stop", "snapshot", "none")
 SEED = 10086  # of shuffling and of the choice of patches
 # splits to train and to score; train and test where a data set is not here
 SPLITS = {"lspet": ("1-4000", "4001-5000"), "coco": ("train2017", "val2017")}
@@ -104,12 +103,9 @@ class Config:
     seed: int | None = setting(None, "seed (default: the solver file's random_seed)")
     save_minutes: float = setting(10.0)
     patience: int = setting(0)
-    sigint_effect: str = _training("stop", "what Ctrl-C does", EFFECTS, names=("-sigint_effect",), rare=True)
-    sighup_effect: str = _training("snapshot", "what SIGHUP does", EFFECTS, names=("-sighup_effect",), rare=True)
     device: str | None = setting(None, "cpu, cuda or cuda:0,1 (default: what is there, unless the solver says CPU)")
     gpu: str | None = setting(None, "CUDA device number, as Caffe has it", names=("-gpu",), group="machine", rare=True)
     amp: str = setting("off", choices=("off", "bf16"))
-    compile: bool = setting(False)
     batch_size: int = setting(32, "persons a step when testing")
     workers: int | None = setting(None, "threads that read pictures (default: from the cores)")
     threads: int = setting(0)
@@ -185,6 +181,11 @@ class Config:
         """data/NAME of the project folder."""
         return self.project / "data" / self.name
 
+    @property
+    def image_folder(self) -> str:
+        """Where the prepared images are, relative to the project folder, as the lists name it."""
+        return f"./data/{self.name}/depth_data/depth_images/"
+
     def model_folder(self, stage: int) -> Path:
         """Folder of a stage: prototxts, LMDBs, mean, snapshots."""
         return self.project / "models" / STAGES[stage]
@@ -215,10 +216,8 @@ def parse(parser: Parser, argv=None, but: tuple[str, ...] = (), only: tuple[str,
 
 
 def settle(given: dict, fresh: bool = False) -> Config:
-    """The settings from those given, the project folder's own (unless `fresh`), and the preset's.
-
-    DataError when a given setting contradicts the project folder, or has a value that cannot be.
-    """
+    """The settings from those given, the project folder's own (unless `fresh`), and the preset's. DataError when a
+    given one contradicts the project folder, or has a value that cannot be."""
     wanted = resolve(Config, given)
     file = wanted.project / "project.json"
     stored: dict = {}

@@ -6,8 +6,7 @@ beside it.
     python deeppose_caffe_port/convert.py v1.caffemodel new.caffemodel --model old.prototxt       # V1 -> current layers
     python deeppose_caffe_port/convert.py PROJECT shipped.npz --half     # a project's nets as one file of 16-bit weights
 
-The suffix says the form. Without --model: deploy.prototxt beside the weights, or one folder up. A .caffemodel is also
-read by OpenCV's own Caffe reader, where that can load the prototxt, and must answer alike.
+The suffix says the form. Without --model: deploy.prototxt beside the weights, or one folder up.
 """
 
 from __future__ import annotations
@@ -39,35 +38,14 @@ def load(model: Path, weights: Path):
     return net
 
 
-def inputs(net) -> dict[str, Any]:
-    """Random inputs of the net, the same ones in every call."""
+def outputs(net) -> dict[str, Any]:
+    """What the net answers to random inputs, the same ones in every call."""
     import torch
 
     draw = torch.Generator().manual_seed(0)
-    return {top: torch.rand(net.shapes[top], generator=draw) for top in net.inputs}
-
-
-def outputs(net) -> dict[str, Any]:
-    """Outputs for `inputs`."""
-    import torch
-
     with torch.inference_mode():
-        return {name: value.numpy() for name, value in net(inputs(net))[0].items()}
-
-
-def opencv_outputs(prototxt: Path, weights: Path, net) -> dict[str, Any] | None:
-    """What OpenCV's Caffe reader answers; None when it cannot load the prototxt, or would ignore LRN's k."""
-    import cv2
-
-    if any(m.param.type == "LRN" and m.param.lrn_param.k != 1 for m in net.order):
-        return None
-    try:
-        other = cv2.dnn.readNetFromCaffe(str(prototxt), str(weights))
-        for name, value in inputs(net).items():
-            other.setInput(value.numpy(), name)
-        return {name: other.forward(name) for name in net.outputs}
-    except cv2.error:
-        return None
+        feeds = {top: torch.rand(net.shapes[top], generator=draw) for top in net.inputs}
+        return {name: value.numpy() for name, value in net(feeds)[0].items()}
 
 
 def convert_project(args: argparse.Namespace) -> dict:
@@ -111,9 +89,6 @@ def convert(args: argparse.Namespace) -> dict:
         draft = conversion.draft
         net.save(draft) if args.output.suffix == ".caffemodel" else torch.save(net.state_dict(), draft)
         conversion.compare("read again", outputs(net), outputs(load(model, draft)), TOLERANCE)
-        other = opencv_outputs(model, draft, net) if args.output.suffix == ".caffemodel" else None
-        if other is not None:
-            conversion.compare("cv2.dnn", outputs(net), other, TOLERANCE)
         mapping = "blob i of layer L = parameter L.{weight,bias} or BatchNorm's three statistics, unchanged"
         # single files hold no names: those of the project that it lies in
         skeleton = settle({"out": str(project)}).skeleton if project else None
@@ -124,9 +99,8 @@ def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     parser = new_parser(__doc__)
     parser.option("model", "-model", type=Path, text="deploy prototxt, V1 or current", group="network", default=None)
-    parser.option(
-        "stage", type=int, text="stages of a project in an .npz (default: all trained)", group="network", default=None
-    )
+    text = "stages of a project in an .npz (default: all trained)"
+    parser.option("stage", type=int, text=text, group="network", default=None)
     args = parser.parse_args(argv)
     return exit_code(lambda: f"{args.output}; checks: {convert(args)['check']}", "written: {}")
 

@@ -156,12 +156,10 @@ class Data(Fed):
 
 @dataclass(frozen=True)
 class Augment:
-    """Random rotation and zoom of training batches, on the device (the original trains on the pictures as they are, and
-    mirrored).
+    """Random rotation and zoom of training batches, on the device. Labels of all stages are offsets from the centre of
+    what the network sees, and turn with it.
 
-    Labels of all stages are offsets from the centre of what the network sees, so turning the picture about it turns the
-    labels with it. `rotate` degrees to either side, `zoom` as a factor either way; `aspect` is width / height of the
-    pictures before they were resized.
+    `rotate` degrees to either side, `zoom` a factor either way; `aspect`: width / height before pictures were resized.
     """
 
     rotate: float = 0.0
@@ -172,13 +170,8 @@ class Augment:
         return self.rotate != 0 or self.zoom != 1
 
     def __call__(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels (B,C,H,W), labels (B,2J,1,1) as x, y from the centre in pixels of the unresized picture -> both
-        turned, float32.
-
-        Every record draws its own angle and factor from PyTorch's generator. The centre is taken as that of the labels,
-        half a pixel from the image's; what turns in from outside repeats the border, because black corners would tell
-        the network the angle.
-        """
+        """Pixels (B,C,H,W), labels (B,2J,1,1) x, y from the centre in pixels of the unresized picture -> both turned,
+        float32. What turns in from outside repeats the border: black corners would tell the network the angle."""
         count = len(pixels)
         angle = (2 * torch.rand(count, device=pixels.device) - 1) * math.radians(self.rotate)
         factor = torch.exp((2 * torch.rand(count, device=pixels.device) - 1) * math.log(self.zoom))
@@ -204,10 +197,8 @@ def datum(image: np.ndarray, labels: np.ndarray) -> bytes:
 
 def convert_imageset(names: list[str], labels: np.ndarray, target: Path, side: int, root: Path = Path("."), *,
                      allow_16bit: bool = False, workers: int = 2) -> int:  # fmt: skip
-    """Images resized to side x side and their labels as LMDB, keys `%08d_PATH`; returns the number of records.
-
-    An unreadable image is left out with a warning, and its number is not used again.
-    """
+    """Images resized to side x side and their labels as LMDB, keys `%08d_PATH`; returns the number of records. An
+    unreadable image is left out with a warning, and its number is not used again."""
     unread = Unread()
 
     def make(index: int) -> tuple[str, bytes] | None:

@@ -1,19 +1,17 @@
-"""One training: `Trainer` around Caffe's solver, what a resumed run goes on from, and what a signal does to it."""
+"""One training: `Trainer` around Caffe's solver, and what a resumed run goes on from."""
 
 from __future__ import annotations
 
 import atexit
 import gc
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
@@ -74,13 +72,8 @@ class TorchProcess(Process):
 
 
 class Trainer:
-    """Training of a solver file (`config.solver`), or of a stage of the project. As a context it obeys the signals that
-    Caffe does.
-
-    It takes no PoseSet, unlike the other houses' trainers: what is trained on is what the data layers of the solver's
-    nets name (prepare.py makes those LMDBs of a project's PoseSet). A batch is what iter_size passes read. DataError
-    for anything in the files that cannot be.
-    """
+    """Training of a solver file (`config.solver`), or of a stage of the project, on what its nets' data layers name
+    (prepare.py makes those LMDBs of a PoseSet). A batch is what iter_size passes read."""
 
     def __init__(self, config: Config, process: TorchProcess):
         self.config, self.process = config, process
@@ -97,8 +90,7 @@ class Trainer:
         if not config.solver:
             self.about |= {"skeleton": config.skeleton, "dataset": config.dataset, "split": config.splits[0]}
         self._file: IO | None = None
-        self._wanted, self._tested = False, -1
-        self._handlers: dict = {}
+        self._tested = -1
 
     def store(self) -> CheckpointStore:
         """Our checkpoints, with all that Caffe's lack: `last`, `previous`, `best` by the test net's first figure."""
@@ -186,10 +178,9 @@ class Trainer:
         return self.solver.iterate(batch)
 
     def snapshot(self) -> None:
-        """Caffe's snapshot, where it is due or a signal asks for it."""
-        if self._wanted or self._due(self.solver.param.snapshot):
+        """Caffe's snapshot, where it is due."""
+        if self._due(self.solver.param.snapshot):
             self.solver.snapshot()
-        self._wanted = False
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.position.step % every == 0
@@ -218,23 +209,8 @@ class Trainer:
         solver.say("Optimization Done.")  # Caffe says it twice: the solver, then the tool
         return figures
 
-    def __enter__(self) -> Trainer:
-        # a stop is the session's, which ends the loop after the step
-        handlers: dict[str, Any] = {"none": signal.SIG_IGN, "snapshot": self._note}
-        handlers["stop"] = lambda *_: signal.raise_signal(signal.SIGTERM)
-        effects = {signal.SIGINT: self.config.sigint_effect, signal.SIGHUP: self.config.sighup_effect}
-        for number, effect in effects.items() if threading.current_thread() is threading.main_thread() else ():
-            if (number, effect) != (signal.SIGINT, "stop"):
-                self._handlers[number] = handlers[effect], signal.signal(number, handlers[effect])
-        return self
-
-    def _note(self, *_) -> None:
-        self._wanted = True
-
-    def __exit__(self, *error) -> None:
-        for number, (handler, before) in self._handlers.items():
-            if signal.getsignal(number) == handler:
-                signal.signal(number, before)
+    def close(self) -> None:
+        """End the reading threads and the log."""
         self.solver.close()
         if self._file:
             self._file.close()

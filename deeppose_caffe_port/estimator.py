@@ -1,5 +1,4 @@
-"""The stages of a project as one estimator: pictures -> joints, in batches, later stages on the patches of all joints
-of many persons at once.
+"""The stages of a project as one estimator: pictures -> joints, in batches.
 
 mode correct: the training transform (OpenCV resize, mean image, the prototxt's scale). mode compat: what the test
 scripts did instead (caffe.io's resize, the mean image's channel averages, 1/255).
@@ -38,8 +37,7 @@ from deeppose_caffe_port.weight_files import find_project, load_whole, missing_p
 class Regressor:
     """A deploy net with its weights and its mean image: pictures (h,w,3) uint8 BGR of any size -> outputs (N,K).
 
-    `weights` None: random ones; without a project folder then, the preset's net. `folder` holds deploy.prototxt,
-    train_test.prototxt and train_mean.binaryproto. DataError when a file is missing or does not fit.
+    `weights` None: random ones, without a project the preset's net. `folder` holds the prototxts and the mean.
     """
 
     def __init__(self, config: Config, stage: int, weights: Path | None, folder: Path | None = None):
@@ -67,7 +65,6 @@ class Regressor:
         self.device = torch.device("cuda", numbers[0]) if numbers else torch.device("cpu")
         self.mean = torch.from_numpy(mean).to(self.device)
         place(self.net, self.device, config.amp)
-        self.network = torch.compile(self.net, dynamic=True) if config.compile else self.net
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
         """(3,S,S): uint8 in mode correct (the mean comes off on the device), finished float32 in mode compat."""
@@ -86,7 +83,7 @@ class Regressor:
                 if batch.dtype == torch.uint8:
                     batch = (batch.float() - self.mean) * self.scale
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp == "bf16"):
-                    out = self.network({self.input: batch})[0][self.output]
+                    out = self.net({self.input: batch})[0][self.output]
                 results.append(out.double().cpu().numpy())
                 if not np.isfinite(results[-1]).all():
                     raise DataError(f"{self.net.file}: answers are not finite; the weights are damaged, or diverged")
@@ -106,9 +103,8 @@ class Estimator:
     """A project's stages up to `stage` (default: all that it has weights of).
 
     `weights`: a project folder, a snapshot in one, or a `.caffemodel` of stage 1 with deploy.prototxt and
-    train_mean.binaryproto beside it; None: this house's newest project. `random_weights`: the same networks with fresh
-    ones. `options` are settings (config.Config). A single `.caffemodel` holds no names: the joints are those of
-    `dataset`, K2HPD's by default. DataError when files are missing or do not fit.
+    train_mean.binaryproto beside it, whose joints are those of `dataset`; None: this house's newest project.
+    `options` are settings (config.Config). DataError when files are missing or do not fit.
     """
 
     def __init__(self, weights: str | Path | None = None, *, stage: int | None = None, random_weights: bool = False,
@@ -161,10 +157,8 @@ class Estimator:
         return found
 
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
-        """The persons of a picture: a path, (H,W,3) uint8 BGR, or a depth image (H,W). Joints in its pixels.
-
-        `boxes` (n,4) x, y, w, h, one person each; None: the whole picture shows one person.
-        """
+        """The persons of a picture: a path, (H,W,3) uint8 BGR, or a depth image (H,W), in `boxes` (n,4) x, y, w, h;
+        None: the whole picture shows one person."""
         leave, ready = self.config.allow_16bit, isinstance(image, np.ndarray)
         picture = as_picture(image, "image", leave) if ready else read_picture(image, leave)
         height, width = picture.shape[:2]
@@ -188,10 +182,8 @@ class Estimator:
         return crop_affine(box_center(box), side, self.config.size)
 
     def predict_pose_set(self, pose_set: PoseSet, shared_joints: bool = False) -> Predictions:
-        """Predictions of all persons, in the data's skeleton; a person whose picture cannot be read has none.
-
-        DataError when its joints are others, unless `shared_joints`.
-        """
+        """Predictions of all persons, in the data's skeleton, NaN where a picture cannot be read. DataError when its
+        joints are others, unless `shared_joints`."""
         order = joint_order(self.skeleton, pose_set.skeleton, shared_joints)
         pictures, found, rows_unread, unread = Pictures(pose_set, self.config), [], [], Unread()
 

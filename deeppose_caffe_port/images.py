@@ -22,7 +22,7 @@ def read_picture(path: str | Path, allow_16bit: bool = False) -> np.ndarray:
 
 
 class Unread:
-    """Context in which a picture that cannot be read is a warning; `report` counts and names all of them at the end."""
+    """Context in which a picture that cannot be read is a warning; `report` names all of them at the end."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -105,11 +105,8 @@ def resize(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def caffe_io_resize(image: np.ndarray, side: int) -> np.ndarray:
-    """(side, side, 3) float64 as pycaffe's caffe.io.resize_image did on scikit-image of 2018.
-
-    Bilinear at (i + 0.5) in/out - 0.5, samples outside count as the image's minimum, so borders darken. `image` is
-    float in [0, 1].
-    """
+    """(side, side, 3) float64 of a float image in [0, 1], as pycaffe's caffe.io.resize_image did on scikit-image of
+    2018: bilinear at (i + 0.5) in/out - 0.5, samples outside count as the image's minimum, so borders darken."""
     low, high = image.min(), image.max()
     if image.shape[:2] == (side, side) or high == low:
         return image if high > low else np.full((side, side, image.shape[2]), low)

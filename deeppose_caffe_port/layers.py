@@ -49,6 +49,16 @@ def layer(*names: str):
     return register
 
 
+def function(*names: str, bottoms: tuple[int, int] = (1, 1), reshapes: bool = True):
+    """Register a function of (layer, *bottoms) as a layer without weights; see Layer for `bottoms` and `reshapes`."""
+
+    def register(forward):
+        fields = {"forward": forward, "bottoms": bottoms, "reshapes": reshapes, "__doc__": forward.__doc__}
+        return layer(*names)(type(names[0], (Layer,), fields))
+
+    return register
+
+
 class Layer(nn.Module):
     """Base: `param` (LayerParameter), `where` (file, line and name, for messages), `top_shapes`."""
 
@@ -91,8 +101,7 @@ class Layer(nn.Module):
         return DataError(f"{self.where} ({self.param.type}) {text}")
 
     def add_blob(self, name: str, shape: Shape, param, field: str, standard: float = 0.0) -> None:
-        """A weight as the next of `blobs`, filled as `field` of `param` says, else with `standard`; frozen where its
-        lr_mult is 0, as in Caffe."""
+        """A weight as the next of `blobs`, filled as `field` of `param` says, else with `standard`."""
         if prod(shape) > LARGEST:
             raise self.error(f"has a weight of {prod(shape)} values, more than any known network")
         given = param.HasField(field)
@@ -251,8 +260,7 @@ class Normalize(Layer):
 class BatchNorm(Layer):
     """Blobs: accumulated mean, accumulated (unbiased) variance, and the factor that both are divided by.
 
-    A Scale layer that follows it is computed in the same pass when `forward` is given it. In several processes the
-    batch is theirs together.
+    A Scale layer that follows is computed along when `forward` is given it. Several processes have one batch together.
     """
 
     def setup(self, shapes: list[Shape]) -> None:
@@ -358,7 +366,7 @@ class LRN(Layer):
             # the average counts padding, as Caffe's pooling does; k does not enter there
             mean = F.avg_pool2d(x * x, self.size, stride=1, padding=self.size // 2)
             return x * (1 + self.alpha * mean).pow(-self.beta)
-        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+        if torch.compiler.is_compiling():
             return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
         # sums of squares and their roots need more than bf16's eight bits
         return _AcrossChannels.apply(x.float(), self.size, self.alpha, self.beta, self.k).to(x.dtype)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deeppose_caffe_port.layers import LARGEST, MANY, Layer, Shape, layer
+from deeppose_caffe_port.layers import LARGEST, MANY, Layer, Shape, function, layer
 
 
 @layer("Pooling")
@@ -69,12 +69,15 @@ class ReLU(Layer):
         return F.leaky_relu(x, slope, self.inplace) if slope else F.relu(x, self.inplace)
 
 
+@function("Power", reshapes=False)
 def _power(m: Layer, x: Tensor) -> Tensor:
+    """(shift + scale x)^power."""
     p = m.param.power_param
     y = p.shift + p.scale * x
     return y if p.power == 1 else y.pow(p.power)
 
 
+@function("Exp", "Log", reshapes=False)
 def _exponential(m: Layer, x: Tensor) -> Tensor:
     """base^(shift + scale x), or log_base(shift + scale x); base -1 is e."""
     p = m.param.exp_param if m.kind == "Exp" else m.param.log_param
@@ -82,6 +85,7 @@ def _exponential(m: Layer, x: Tensor) -> Tensor:
     return (y * rate).exp() if m.kind == "Exp" else y.log() / rate
 
 
+@function("MVN", reshapes=False)
 def _normalised(m: Layer, x: Tensor) -> Tensor:
     """Each channel of each record (or all of them together) minus its mean, by its deviation."""
     p = m.param.mvn_param
@@ -96,73 +100,54 @@ _FUNCTIONS = {
     "AbsVal": lambda m, x: torch.abs(x),
     "BNLL": lambda m, x: F.softplus(x),
     "ELU": lambda m, x: F.elu(x, m.param.elu_param.alpha),
-    "Power": _power,
-    **dict.fromkeys(("Exp", "Log"), _exponential),
-    "MVN": _normalised,
     "Threshold": lambda m, x: (x > m.param.threshold_param.threshold).to(x.dtype),
     "Softmax": lambda m, x: x.softmax(m.axis(m.param.softmax_param.axis, x.shape)),
 }
 
 
-@layer(*_FUNCTIONS)
-class Function(Layer):
+@function(*_FUNCTIONS, reshapes=False)
+def _elementwise(m: Layer, x: Tensor) -> Tensor:
     """A function that keeps the shape."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _FUNCTIONS[self.kind](self, x)
+    return _FUNCTIONS[m.kind](m, x)
 
 
-@layer("Dropout")
-class Dropout(Layer):
+@function("Dropout", reshapes=False)
+def _dropout(m: Layer, x: Tensor) -> Tensor:
     """Training: x mask / (1 - ratio); testing: x. Masks come from Caffe's stream, or from the device's generator."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        ratio, c = self.param.dropout_param.dropout_ratio, self.context
-        if not self.training or not ratio:
-            return x
-        if c.dropout == "torch":
-            return F.dropout(x, ratio, training=True)
-        # the masks of all processes are drawn everywhere, so that each takes its rows of the whole batch's mask
-        mask = torch.from_numpy(c.random.bernoulli((c.world, *x.shape), 1 - ratio)[c.rank])
-        return x * mask.to(x.device, x.dtype, non_blocking=True) * (1 / (1 - ratio))
+    ratio, c = m.param.dropout_param.dropout_ratio, m.context
+    if not m.training or not ratio:
+        return x
+    if c.dropout == "torch":
+        return F.dropout(x, ratio, training=True)
+    # the masks of all processes are drawn everywhere, so that each takes its rows of the whole batch's mask
+    mask = torch.from_numpy(c.random.bernoulli((c.world, *x.shape), 1 - ratio)[c.rank])
+    return x * mask.to(x.device, x.dtype, non_blocking=True) * (1 / (1 - ratio))
 
 
-@layer("Concat")
-class Concat(Layer):
+@function("Concat", bottoms=(1, MANY))
+def _concat(m: Layer, *bottoms: Tensor) -> Tensor:
     """Bottoms one after another along `axis`."""
-
-    bottoms, reshapes = (1, MANY), True
-
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        p = self.param.concat_param
-        return torch.cat(bottoms, self.axis(p.concat_dim if p.HasField("concat_dim") else p.axis, bottoms[0].shape))
+    p = m.param.concat_param
+    return torch.cat(bottoms, m.axis(p.concat_dim if p.HasField("concat_dim") else p.axis, bottoms[0].shape))
 
 
-@layer("Slice")
-class Slice(Layer):
+@function("Slice")
+def _slice(m: Layer, x: Tensor) -> tuple[Tensor, ...]:
     """Parts along `axis`, cut at the slice points or in equal parts."""
-
-    reshapes = True
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        p, tops = self.param.slice_param, len(self.param.top)
-        along = self.axis(p.slice_dim if p.HasField("slice_dim") else p.axis, x.shape)
-        size = x.shape[along]
-        points = [0, *p.slice_point, size] if p.slice_point else [size // tops * i for i in range(tops + 1)]
-        parts = [b - a for a, b in zip(points, points[1:])]
-        if len(parts) != tops or sum(parts) != size or min(parts) < 1:
-            raise self.error(f"cuts {size} into {parts} for {tops} tops")
-        return x.split(parts, along)
+    p, tops = m.param.slice_param, len(m.param.top)
+    along = m.axis(p.slice_dim if p.HasField("slice_dim") else p.axis, x.shape)
+    size = x.shape[along]
+    points = [0, *p.slice_point, size] if p.slice_point else [size // tops * i for i in range(tops + 1)]
+    parts = [b - a for a, b in zip(points, points[1:])]
+    if len(parts) != tops or sum(parts) != size or min(parts) < 1:
+        raise m.error(f"cuts {size} into {parts} for {tops} tops")
+    return x.split(parts, along)
 
 
-@layer("Split", "Silence")
-class Split(Layer):
+@function("Split", "Silence", bottoms=(1, MANY))
+def _split(m: Layer, *bottoms: Tensor) -> tuple[Tensor, ...]:
     """The same blob under several names; under none (Silence), so that it is no output of the net."""
-
-    bottoms, reshapes = (1, MANY), True
-
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        return bottoms[:1] * len(self.param.top)
+    return bottoms[:1] * len(m.param.top)
 
 
 @layer("Eltwise")
@@ -186,103 +171,72 @@ class Eltwise(Layer):
         return out
 
 
-@layer("Flatten")
-class Flatten(Layer):
+@function("Flatten")
+def _flatten(m: Layer, x: Tensor) -> Tensor:
     """Axes `axis` to `end_axis` as one."""
-
-    reshapes = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        p = self.param.flatten_param
-        return x.flatten(self.axis(p.axis, x.shape), self.axis(p.end_axis, x.shape))
+    p = m.param.flatten_param
+    return x.flatten(m.axis(p.axis, x.shape), m.axis(p.end_axis, x.shape))
 
 
-@layer("Reshape")
-class Reshape(Layer):
+@function("Reshape")
+def _reshape(m: Layer, x: Tensor) -> Tensor:
     """Another shape for the axes from `axis` on: 0 keeps an axis, one -1 is what remains."""
-
-    reshapes = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        p, shape = self.param.reshape_param, x.shape
-        first = p.axis if p.axis >= 0 else len(shape) + 1 + p.axis
-        last = len(shape) if p.num_axes == -1 else first + p.num_axes
-        new = [shape[first + i] if d == 0 else d for i, d in enumerate(p.shape.dim)]
-        out = (*shape[:first], *new, *shape[last:])
-        if new.count(-1) > 1 or (-1 not in new and prod(out) != prod(shape)):
-            raise self.error(f"makes {out} of {tuple(shape)}")
-        return x.reshape(out)
+    p, shape = m.param.reshape_param, x.shape
+    first = p.axis if p.axis >= 0 else len(shape) + 1 + p.axis
+    last = len(shape) if p.num_axes == -1 else first + p.num_axes
+    new = [shape[first + i] if d == 0 else d for i, d in enumerate(p.shape.dim)]
+    out = (*shape[:first], *new, *shape[last:])
+    if new.count(-1) > 1 or (-1 not in new and prod(out) != prod(shape)):
+        raise m.error(f"makes {out} of {tuple(shape)}")
+    return x.reshape(out)
 
 
-@layer("Permute")
-class Permute(Layer):
+@function("Permute")
+def _permute(m: Layer, x: Tensor) -> Tensor:
     """Axes in another order; those that are not named follow (SSD)."""
-
-    reshapes = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        named = list(self.param.permute_param.order)
-        return x.permute(*named, *(i for i in range(x.dim()) if i not in named))
+    named = list(m.param.permute_param.order)
+    return x.permute(*named, *(i for i in range(x.dim()) if i not in named))
 
 
-@layer("Crop")
-class Crop(Layer):
+@function("Crop", bottoms=(2, 2))
+def _crop(m: Layer, x: Tensor, like: Tensor) -> Tensor:
     """The first bottom cut to the second one's size, on all axes from `axis` on."""
-
-    bottoms, reshapes = (2, 2), True
-
-    def forward(self, x: Tensor, like: Tensor) -> Tensor:
-        p = self.param.crop_param
-        first = self.axis(p.axis, x.shape)
-        offsets = list(p.offset) or [0]
-        offsets = offsets * (x.dim() - first) if len(offsets) == 1 else offsets
-        if len(offsets) != x.dim() - first or like.dim() != x.dim():
-            raise self.error(f"has {len(offsets)} offsets for the axes from {first} on of {tuple(x.shape)}")
-        for axis, offset in enumerate(offsets, first):
-            x = x.narrow(axis, offset, like.shape[axis])
-        return x
+    p = m.param.crop_param
+    first = m.axis(p.axis, x.shape)
+    offsets = list(p.offset) or [0]
+    offsets = offsets * (x.dim() - first) if len(offsets) == 1 else offsets
+    if len(offsets) != x.dim() - first or like.dim() != x.dim():
+        raise m.error(f"has {len(offsets)} offsets for the axes from {first} on of {tuple(x.shape)}")
+    for axis, offset in enumerate(offsets, first):
+        x = x.narrow(axis, offset, like.shape[axis])
+    return x
 
 
-@layer("Tile")
-class Tile(Layer):
+@function("Tile")
+def _tile(m: Layer, x: Tensor) -> Tensor:
     """The bottom `tiles` times one after another along `axis`."""
-
-    reshapes = True
-
-    def setup(self, shapes: list[Shape]) -> None:
-        tiles = self.param.tile_param.tiles
-        if not 1 <= tiles <= LARGEST // prod(shapes[0]):
-            raise self.error(f"has {tiles} tiles of {shapes[0]}, none or more values than any known network")
-
-    def forward(self, x: Tensor) -> Tensor:
-        p = self.param.tile_param
-        return torch.cat([x] * p.tiles, self.axis(p.axis, x.shape))
+    p = m.param.tile_param
+    if not 1 <= p.tiles <= LARGEST // x.numel():
+        raise m.error(f"has {p.tiles} tiles of {tuple(x.shape)}, none or more values than any known network")
+    return torch.cat([x] * p.tiles, m.axis(p.axis, x.shape))
 
 
-@layer("Reduction")
-class Reduction(Layer):
+@function("Reduction")
+def _reduction(m: Layer, x: Tensor) -> Tensor:
     """Sum, sum of magnitudes or squares, or mean over all axes from `axis` on, times `coeff`."""
-
-    reshapes = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        p = self.param.reduction_param
-        flat = x.flatten(self.axis(p.axis, x.shape))
-        total = {1: flat.sum, 2: flat.abs().sum, 3: flat.square().sum, 4: flat.mean}[p.operation]
-        return p.coeff * total(-1)
+    p = m.param.reduction_param
+    flat = x.flatten(m.axis(p.axis, x.shape))
+    total = {1: flat.sum, 2: flat.abs().sum, 3: flat.square().sum, 4: flat.mean}[p.operation]
+    return p.coeff * total(-1)
 
 
-@layer("ArgMax")
-class ArgMax(Layer):
+@function("ArgMax")
+def _arg_max(m: Layer, x: Tensor) -> Tensor:
     """Indices of the `top_k` largest values of each record, with `out_max_val` the values too; or along `axis`."""
-
-    reshapes = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        p = self.param.argmax_param
-        if p.HasField("axis"):
-            found = x.topk(p.top_k, self.axis(p.axis, x.shape))
-            return found.values if p.out_max_val else found.indices.float()
-        found = x.flatten(1).topk(p.top_k)
-        both = [found.indices.float(), found.values] if p.out_max_val else [found.indices.float()]
-        return torch.stack(both, 1).reshape(len(x), len(both), p.top_k, *(1,) * max(x.dim() - 3, 0))
+    p = m.param.argmax_param
+    if p.HasField("axis"):
+        found = x.topk(p.top_k, m.axis(p.axis, x.shape))
+        return found.values if p.out_max_val else found.indices.float()
+    found = x.flatten(1).topk(p.top_k)
+    both = [found.indices.float(), found.values] if p.out_max_val else [found.indices.float()]
+    return torch.stack(both, 1).reshape(len(x), len(both), p.top_k, *(1,) * max(x.dim() - 3, 0))

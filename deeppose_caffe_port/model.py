@@ -170,9 +170,8 @@ class CaffeNet(nn.Module):
         if isinstance(module, Fed):
             missing = [top for top in step.tops if top not in feeds]
             if missing:
-                raise DataError(
-                    f"{self.file}: no input given for the blob {missing[0]!r}; nets are trained on data layers"
-                )
+                what = f"no input given for the blob {missing[0]!r}; nets are trained on data layers"
+                raise DataError(f"{self.file}: {what}")
             return module(*(feeds[top] for top in step.tops))
         bottoms = [blobs[b] if down else blobs[b].detach() for b, down in zip(step.bottoms, module.down)]
         if keep and getattr(module, "inplace", False):
@@ -208,12 +207,8 @@ class CaffeNet(nn.Module):
 
     @torch.no_grad()
     def load_blobs(self, weights: Mapping[str, Sequence[np.ndarray]], source: str = "weights") -> list[str]:
-        """Copy weights by layer name; returns the names of layers with weights that `source` does not have (they keep
-        theirs).
-
-        Layers that the net does not have are skipped. Legacy shapes count as equal when they differ by leading ones.
-        DataError naming the layer, the shape expected and the one found; nothing is changed then.
-        """
+        """Copy weights by layer name; returns the names of layers that `source` does not have (they keep theirs). Shapes
+        may differ by leading ones (legacy). DataError for others; nothing is changed then."""
         planned, own = [], [m for m in self.order if m.blob_names]
         for module in own:
             if module.param.name not in weights:

@@ -23,15 +23,14 @@ from common.runs.options import given_of
 from common.runs.process import exit_code
 from deeppose_caffe_port.config import HOUSE, parse
 
-_SETTINGS = ("dataset", "mode", "snapshot1", "snapshot2", "amp", "compile", "workers")
+_SETTINGS = ("dataset", "mode", "snapshot1", "snapshot2", "amp", "workers")
 
 
 def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
     """(settings given, the other options)."""
     parser = predicting.parser(__doc__, but=("raw_weights", "min_score"))
-    parser.option(
-        "stage", type=int, text="the last stage to apply (default: all trained)", group="network", default=None
-    )
+    text = "the last stage to apply (default: all trained)"
+    parser.option("stage", type=int, text=text, group="network", default=None)
     given, own = parse(parser, argv, only=_SETTINGS)
     return given, argparse.Namespace(**own)
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ from tqdm import tqdm as progress
 
 from common import datasets
 from common.errors import DataError
-from common.files import atomic_write, temporary_name
+from common.files import temporary_name, write_text
 from common.geometry import apply_affine
 from common.poses import PoseSet
 from common.skeletons import card
@@ -51,14 +51,9 @@ def python2_randint(seed: int) -> Callable[[int, int], int]:
     return lambda low, high: low + int(generator.random() * (high - low + 1))
 
 
-def image_folder(config: Config) -> str:
-    """Where the prepared images are, relative to the project folder, as the lists name it."""
-    return f"./data/{config.name}/depth_data/depth_images/"
-
-
 def read_lines(path: Path, least: int, most: int | None = None) -> list[Line]:
-    """Lines `NAME x0,y0,x1,y1,...` (with blanks in the LMDB tool's lists) of `least` to `most` numbers, an even count;
-    NUL bytes are removed. DataError with the line number for another form."""
+    """Lines `NAME x0,y0,x1,y1,...` (or with blanks) of `least` to `most` numbers, without NUL bytes. DataError with
+    the line number for another form."""
     if not path.is_file():
         raise DataError(f"list {path} does not exist; run the step of workflow.py that makes it")
     lines = []
@@ -76,8 +71,7 @@ def read_lines(path: Path, least: int, most: int | None = None) -> list[Line]:
 
 
 def read_annotations(config: Config, kind: str) -> list[Line]:
-    """An annotation list of the project folder. DataError when it is empty, or a name has a folder in it: what is made
-    of it must not land elsewhere."""
+    """An annotation list of the project. DataError when it is empty, or a name has a folder in it."""
     lines = read_lines(config.data_home / f"{kind}.txt", config.outputs(1))
     for line in lines:
         if Path(line.name).name != line.name:
@@ -91,11 +85,6 @@ def read_list(path: Path, labels: int) -> tuple[list[str], np.ndarray]:
     """A list of the LMDB tool: paths and (N, labels) numbers. DataError naming a line that has another count."""
     lines = read_lines(path, labels, labels)
     return [line.name for line in lines], np.array([line.values for line in lines]).reshape(-1, labels)
-
-
-def write_lines(path: Path, lines) -> None:
-    """A text file, atomically."""
-    atomic_write(path, partial(Path.write_text, data="".join(lines), encoding="utf-8"))
 
 
 def save(path: Path, picture: np.ndarray) -> None:
@@ -116,14 +105,14 @@ def import_data(config: Config) -> None:
     """Fill the project folder: pictures, lists, prototxts, project.json; the settings get the data set's skeleton."""
     splits = [load_split(config, number) for number in (0, 1)]
     config.skeleton = card(splits[0].skeleton)
-    images = config.project / image_folder(config)
+    images = config.project / config.image_folder
     images.mkdir(parents=True, exist_ok=True)
     if splits[0].synthetic:
         (config.project / "SYNTHETIC").touch()
         print(f"SYNTHETIC data in {splits[0].root}: figures from it say nothing about real pictures")
     for kind, pose_set in zip(_KINDS, splits):
         lines = _link(config, pose_set, images) if config.whole_images else _crop(config, pose_set, images, kind)
-        write_lines(config.data_home / f"{kind}_annos.txt", lines)
+        write_text(config.data_home / f"{kind}_annos.txt", "".join(lines))
     write_project(config)
     store(config)
 
@@ -160,10 +149,7 @@ def _crop(config: Config, pose_set: PoseSet, images: Path, kind: str) -> list[st
 
 
 def mirrored(line: Line, config: Config) -> Line:
-    """The line of the mirrored image: compat x -> W - x, whole numbers; correct x -> W - 1 - x.
-
-    Points behind the joints keep their places.
-    """
+    """The line of the mirrored image: compat x -> W - x, whole numbers; correct x -> W - 1 - x."""
     points, width, count = line.values.reshape(-1, 2).copy(), config.size[0], len(config.joints)
     compat = config.mode == "compat"
     points[:, 0] = (width if compat else width - 1) - points[:, 0]
@@ -176,7 +162,7 @@ def mirrored(line: Line, config: Config) -> Line:
 def get_stage1(config: Config) -> None:
     """Mirror every training image and shuffle both lists: data/NAME/stage1/{train,test}_set.txt."""
     randint, train, test = python2_randint(SEED), *(read_annotations(config, f"{kind}_annos") for kind in _KINDS)
-    images, kept, flipped, unread = config.project / image_folder(config), [], [], Unread()
+    images, kept, flipped, unread = config.project / config.image_folder, [], [], Unread()
     for line in tqdm(train, desc="get_stage1"):
         with unread:
             picture = read_picture(images / line.name, config.allow_16bit)
@@ -192,8 +178,8 @@ def get_stage1(config: Config) -> None:
         for _ in range(5 * len(lines)):
             i, j = randint(0, last), randint(0, last)
             lines[i], lines[j] = lines[j], lines[i]
-        texts = (f"{line.name} {line.text}\n" for line in lines)
-        write_lines(config.data_home / "stage1" / f"{kind}_set.txt", texts)
+        text = "".join(f"{line.name} {line.text}\n" for line in lines)
+        write_text(config.data_home / "stage1" / f"{kind}_set.txt", text)
 
 
 def number(value: float) -> str:
@@ -209,8 +195,8 @@ def get_k2hpd(config: Config) -> None:
         texts = []
         for line in read_annotations(config, f"stage1/{kind}_set"):
             values = (line.values[:count].reshape(-1, 2) - half).ravel()
-            texts.append(f"{image_folder(config)}{line.name} {' '.join(map(number, values))}\n")
-        write_lines(config.model_folder(1) / f"{kind}_images.txt", texts)
+            texts.append(f"{config.image_folder}{line.name} {' '.join(map(number, values))}\n")
+        write_text(config.model_folder(1) / f"{kind}_images.txt", "".join(texts))
 
 
 def create_lmdb(config: Config, stage: int = 1) -> None:
@@ -225,8 +211,8 @@ def create_lmdb(config: Config, stage: int = 1) -> None:
         if not names:
             raise DataError(f"{folder}/{kind}_images.txt is empty: none is left; lower --holdout or --patch_rate")
         target = folder / f"{kind}_data_lmdb"
-        convert_imageset(names, values, target, side, root=config.project, allow_16bit=config.allow_16bit,
-                         workers=config.workers or 1)  # fmt: skip
+        how: Any = {"root": config.project, "allow_16bit": config.allow_16bit, "workers": config.workers or 1}
+        convert_imageset(names, values, target, side, **how)
         compute_image_mean(target, folder / f"{kind}_mean.binaryproto")
 
 
@@ -248,20 +234,16 @@ def output(config: Config) -> Path:
         for (name, label), guess in zip(truth, estimator.joints(pictures)):
             lines.append(name + "".join(f" {v:f}" for v in (*label, *guess.ravel())) + "\n")
     unread.report(len(names))
-    write_lines(config.data_home / "stage1" / "output.txt", lines)
-    return config.data_home / "stage1" / "output.txt"
+    return write_text(config.data_home / "stage1" / "output.txt", "".join(lines))
 
 
 def get_stage2(config: Config) -> dict[str, float]:
     """Patches around stage 1's predictions on the training list, one joint in `patch_rate`: data/NAME/stage2.
 
     The label is (truth - prediction) / side of the patch: alpha x the true diameter, in mode correct the predicted one,
-    as in testing. With `joint_outputs` it stands at the joint's place among nan. Samples without diameter or joint are
-    dropped and counted. Returns the figures that are printed.
-
-    `displacements` further patches of each kept joint are displaced from the truth like stage 1's errors at that joint
-    (DeepPose, section 3.2, draws from a normal law with their mean and spread; their tails are heavier, so they are
-    drawn as they were seen), each in the size that its person's prediction gives it.
+    as in testing. With `joint_outputs` it stands at the joint's place among nan. `displacements` further patches of
+    each kept joint are displaced from the truth like stage 1's errors at that joint (DeepPose, section 3.2, draws from
+    a normal law instead). Samples without diameter or joint are dropped and counted. Returns the printed figures.
     """
     count, home, compat = len(config.joints), config.data_home / "stage2", config.mode == "compat"
     names, values = read_list(config.data_home / "stage1" / "output.txt", 4 * count)
@@ -288,16 +270,12 @@ def get_stage2(config: Config) -> dict[str, float]:
                 before, behind = (j, count - 1 - j) if config.joint_outputs else (0, 0)
                 words = ["nan nan"] * before + [f"{labels[-1][0]:f} {labels[-1][1]:f}"] + ["nan nan"] * behind
                 lines.append(f"./data/{config.name}/stage2/data/{file} {' '.join(words)}\n")
-    write_lines(home / "images.txt", lines)
+    write_text(home / "images.txt", "".join(lines))
     known, moves = side[np.isfinite(side)], np.abs(np.array(labels).reshape(-1, 2))
-    figures = {
-        **{"max of size ": known.max(initial=0), "min of size ": known.min(initial=np.inf)},
-        **{
-            "mean of size": known.sum() / max(len(known), 1),
-            "included rate": (moves <= 0.5).all(-1).sum() / max(len(moves), 1),
-        },
-        **{"dropped": dropped, "patches": len(labels)},
-    }
+    included = (moves <= 0.5).all(-1).sum() / max(len(moves), 1)
+    figures = {"max of size ": known.max(initial=0), "min of size ": known.min(initial=np.inf),
+               "mean of size": known.sum() / max(len(known), 1), "included rate": included,
+               "dropped": dropped, "patches": len(labels)}  # fmt: skip
     print("\n".join(f"{key}: {value}" for key, value in figures.items()))
     return figures
 
@@ -308,7 +286,7 @@ def get_k2hpd2(config: Config) -> None:
     rows = [f"{name} {' '.join(map(number, label))}\n" for name, label in zip(names, values * PATCH_UNIT)]
     cut = max(len(rows) - config.holdout, 0)
     for kind, part in zip(_KINDS, (rows[:cut], rows[cut:])):
-        write_lines(config.model_folder(2) / f"{kind}_images.txt", part)
+        write_text(config.model_folder(2) / f"{kind}_images.txt", "".join(part))
     if not cut:
         print(f"warning: {len(rows)} patches, --holdout takes the last {config.holdout}: none is left to train on")
 

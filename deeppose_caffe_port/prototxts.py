@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from google.protobuf import text_format
 
-from common.files import atomic_write
+from common.files import write_text
 from common.weights.caffe_text import read_text
 from deeppose_caffe_port.config import PRESETS, STAGES, Config, Stage
 
@@ -16,14 +15,9 @@ _MODELS = Path(__file__).resolve().parent / "models"
 _HEADER = "# Written by deeppose_caffe_port/prototxts.py; edit it as you like, the workflow keeps an existing file.\n"
 
 
-def _paper(stage: int, name: str, kind: str):
-    """A message of the paper's files."""
-    return read_text(_MODELS / STAGES[stage] / f"{name}.prototxt", kind).message
-
-
 def network(shape: Stage, stage: int, outputs: int, joints: int, name: str):
     """NetParameter of `train_test` or `deploy`: data, hidden channels, conv1, dropout as `shape` has them."""
-    net = _paper(stage, name, "NetParameter")
+    net = read_text(_MODELS / STAGES[stage] / f"{name}.prototxt", "NetParameter").message
 
     def even(count: int) -> int:
         return max(2 * round(count * shape.channels / 2), 2)  # so that two groups divide it
@@ -54,7 +48,7 @@ def network(shape: Stage, stage: int, outputs: int, joints: int, name: str):
 
 def solver(shape: Stage, stage: int):
     """SolverParameter: the paper's with the fields of `shape.solver`; None takes one out."""
-    message = _paper(stage, "solver", "SolverParameter")
+    message = read_text(_MODELS / STAGES[stage] / "solver.prototxt", "SolverParameter").message
     for name, value in shape.solver.items():
         message.ClearField(name)
         if isinstance(value, list):
@@ -82,6 +76,6 @@ def write_project(config: Config) -> None:
     for name, text in project_files(config).items():
         path = config.project / name
         if not path.exists():
-            atomic_write(path, partial(Path.write_text, data=text, encoding="utf-8"))
+            write_text(path, text)
         elif path.read_text(encoding="utf-8") != text:
             print(f"kept: {path} (it differs from preset {config.preset}; remove it to have that)")

@@ -81,6 +81,5 @@ def fill(filler, shape, random: CaffeRandom, where: str = "layer") -> np.ndarray
             return random.gaussian(shape, 0.0, float(np.sqrt(np.float32(2) / fan)))
         scale = np.sqrt(np.float32(3) / fan)
         return random.uniform(shape, -scale, scale)
-    raise DataError(
-        f"{where}: unknown filler {filler.type!r}; known: constant, uniform, gaussian, xavier, msra, bilinear"
-    )
+    known = "constant, uniform, gaussian, xavier, msra, bilinear"
+    raise DataError(f"{where}: unknown filler {filler.type!r}; known: {known}")

@@ -31,8 +31,6 @@ _NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")
 _FIELDS = {"max_steps": "max_iter", "lr": "base_lr", "accumulate": "iter_size", "clip": "clip_gradients",
            "weight_decay": "weight_decay", "seed": "random_seed"}  # fmt: skip
 Feeds = dict[str, Tensor]
-
-
 TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 CHUNK = 1 << 18  # elements; weight, gradient and history of a chunk stay in the cache through all passes over them
 # policy -> (fields that it needs, factor of base_lr in an iteration); multistep counts its steps
@@ -48,10 +46,8 @@ _POLICIES: dict[str, tuple[str, Callable]] = {
 
 
 class LearningRate:
-    """The rate of each iteration; `current_step` is the step of `step` and `multistep`, which a solver state stores.
-
-    DataError for a policy that Caffe does not have, or whose parameters are missing.
-    """
+    """The rate of each iteration; `current_step`, of `step` and `multistep`, is stored in a solver state. DataError for
+    a policy that Caffe does not have, or whose parameters are missing."""
 
     def __init__(self, solver, name: str = "solver", say: Callable[[str], object] = lambda line: None):
         self.solver, self.current_step, self.say = solver, 0, say
@@ -187,11 +183,8 @@ def _chunks(*tensors: Tensor):
 
 
 class Solver:
-    """A solver prototxt with the state of its training. `announce` receives Caffe's log lines, in the process that
-    speaks.
-
-    `folder`: where relative paths of the prototxt start. DataError for anything in it that cannot be.
-    """
+    """A solver prototxt with the state of its training. `announce` receives Caffe's log lines in the process that
+    speaks; relative paths start at `folder`. DataError for anything in it that cannot be."""
 
     def __init__(self, path: str | Path, folder: str | Path, config: Config, process: Process,
                  device: torch.device, announce: Callable[[str], object]):  # fmt: skip
@@ -252,8 +245,8 @@ class Solver:
 
     def _build_net(self, phase: int, text: TextFile, state) -> CaffeNet:
         state = state or self.param.train_state
-        # Caffe's masks need the CPU; on a device, and where the graph is compiled, the device draws them
-        dropout = "caffe" if self.device.type == "cpu" and not self.config.compile else "torch"
+        # Caffe's masks need the CPU; a device draws its own
+        dropout = "caffe" if self.device.type == "cpu" else "torch"
         parallel = {"rank": self.process.rank, "world": self.process.world} if phase == TRAIN else {}
         options = {"euclidean": self.config.euclidean, "masked": self.config.masked, "dropout": dropout, **parallel}
         return CaffeNet(text, phase, self.folder, random=self.random, level=state.level, stages=state.stage, **options)
@@ -263,10 +256,9 @@ class Solver:
             place(net, self.device, self.config.amp)
         for net in self.test_nets:
             net.share_with(self.net)
-        network = torch.compile(self.net) if self.config.compile else self.net
-        if self.process.world > 1:
-            network = torch.nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
-        return network
+        if self.process.world == 1:
+            return self.net
+        return torch.nn.parallel.DistributedDataParallel(self.net, broadcast_buffers=False)
 
     def say(self, line: str) -> None:
         """Log a line, once for all processes."""

@@ -27,10 +27,8 @@ _environments: dict[Path, tuple] = {}
 
 
 class Source:
-    """Batches of one process out of `count` records; `record(index)` gives the arrays of one, one a top.
-
-    With `shuffle` (a seed) every round has another order.
-    """
+    """Batches of one process out of `count` records; `record(index)` gives the arrays of one, one a top. With `shuffle`
+    (a seed) every round has another order."""
 
     record: Callable[[int], tuple[np.ndarray, ...]]
     error: Callable[..., DataError]  # (text, index of a record)
@@ -65,10 +63,8 @@ class Source:
 
 
 class LmdbSource(Source):
-    """An LMDB of Datums: raw pixels (B,C,H,W) uint8 or float32, labels float32 (B,L,1,1), or (B,) without label_num.
-
-    `force` (`color`, `gray`): how encoded pictures are decoded; without it as they are.
-    """
+    """An LMDB of Datums: raw pixels (B,C,H,W) uint8 or float32, labels float32 (B,L,1,1), or (B,) without label_num;
+    encoded pictures are decoded as they are, or as `force` (`color`, `gray`) says."""
 
     def __init__(self, path: str | Path, batch_size: int, label_num: int = 0, rank: int = 0, world: int = 1,
                  force: str = ""):  # fmt: skip
@@ -79,9 +75,8 @@ class LmdbSource(Source):
         place, stat = self.path.resolve(), (self.path / "data.mdb").stat()
         stamp = (stat.st_ino, stat.st_mtime_ns)
         try:
-            if (
-                _environments.get(place, (None,))[0] != stamp
-            ):  # opened once a process, as LMDB demands; anew when the file was replaced
+            # opened once a process, as LMDB demands; anew when the file was replaced
+            if _environments.get(place, (None,))[0] != stamp:
                 # no lock file, so that read-only folders work
                 found = lmdb.open(str(place), readonly=True, lock=False, readahead=False, max_readers=64)
                 if (found.info()["last_pgno"] + 1) * found.stat()["psize"] > stat.st_size:  # a read would be fatal

@@ -3,9 +3,7 @@
     python deeppose_caffe_port/train.py                         # stage 1 on data/K2HPD; prepares the data if need be
     python deeppose_caffe_port/train.py --stage=2 --dataset=lspet --data_root=DIR
     python deeppose_caffe_port/train.py -solver solver.prototxt [-snapshot S.solverstate | -weights W.caffemodel]
-    torchrun --nproc_per_node=4 deeppose_caffe_port/train.py -solver solver.prototxt
-    torchrun --nnodes=2 --nproc_per_node=4 --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 \\
-        deeppose_caffe_port/train.py -solver solver.prototxt
+    torchrun --nproc_per_node=4 deeppose_caffe_port/train.py -solver solver.prototxt      # several machines: its options
 
 Paths in a solver file start at the working directory (Caffe), or at --folder. `--resume` goes on from our own
 checkpoint bit for bit; `-snapshot` from Caffe's, whose data starts again at record 0.
@@ -14,6 +12,7 @@ checkpoint bit for bit; `-snapshot` from Caffe's, whose data starts again at rec
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -59,7 +58,7 @@ def train(config: Config) -> Path:
         about=trainer.about, valid_every=param.test_interval, save_minutes=config.save_minutes,
         patience=config.patience, log_every=param.display or 20,
     )  # fmt: skip
-    with session, trainer:
+    with session, closing(trainer):
         state = session.begin(config.resume)
         trainer.restore(state) if state else trainer.start()
         for batch in session.track(trainer.batches()):

@@ -1,5 +1,4 @@
-"""Score the stages on any labelled split and write the prediction file (the original's pyaccuracy.py, on all lines and
-in batches).
+"""Score the stages on any labelled split and write the prediction file (the original's pyaccuracy.py, on all lines).
 
     python deeppose_caffe_port/val.py                         # newest project, its data set's test split, all stages
     python deeppose_caffe_port/val.py --weights=PROJECT --data_root=DIR --split=4001-5000 --stage=1
@@ -25,8 +24,8 @@ from deeppose_caffe_port.config import HOUSE, parse, settle
 from deeppose_caffe_port.prepare import load_split
 from deeppose_caffe_port.weight_files import find_project, opened
 
-_SETTINGS = ("dataset", "data_root", "mode", "preset", "snapshot1", "snapshot2", "allow_16bit", "amp",
-             "compile", "batch_size", "workers", "seed")  # fmt: skip
+_SETTINGS = ("dataset", "data_root", "mode", "preset", "snapshot1", "snapshot2", "allow_16bit", "amp", "batch_size",
+             "workers", "seed")  # fmt: skip
 _DATA = ("dataset", "data_root")
 
 
@@ -34,9 +33,8 @@ def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
     """(settings given, the other options)."""
     parser = scoring.parser(__doc__, but=("raw_weights",))
     parser.option("split", text="split to score (default: the project's, else the data set's test split)", default=None)
-    parser.option(
-        "stage", type=int, text="the last stage to apply (default: all trained)", group="network", default=None
-    )
+    text = "the last stage to apply (default: all trained)"
+    parser.option("stage", type=int, text=text, group="network", default=None)
     given, own = parse(parser, argv, only=_SETTINGS)
     return given, argparse.Namespace(**own)
 

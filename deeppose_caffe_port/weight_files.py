@@ -132,11 +132,8 @@ def load_whole(net: CaffeNet, path: Path) -> None:
 
 
 def first_weights(net: CaffeNet, path: Path, skeleton: Skeleton | None) -> str:
-    """Weights to start from, by layer name; returns what was taken, in words.
-
-    Outputs of a project for another `skeleton` are taken by joint name; those of its new joints keep their first
-    values.
-    """
+    """Weights to start from, by layer name; returns what was taken, in words. Outputs of a project for another
+    `skeleton` are taken by joint name."""
     weights, last, said = read_caffemodel(path), net.order[-2] if net.loss_weights else net.order[-1], ""
     project, blobs = find_project(path), weights.get(last.param.name)
     if skeleton and project and blobs:

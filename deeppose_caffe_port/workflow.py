@@ -6,8 +6,7 @@
 
 Steps: import_data (any data set of common -> the project folder), get_stage1 (mirror, shuffle), get_k2hpd (labels),
 create_lmdb (and mean), train, accuracy, output (stage 1 on its training pictures), get_stage2 (patches), get_k2hpd2,
-create_lmdb2, train2, accuracy2. `run_all --start_at=STEP` goes on in the middle. A repeated step replaces what it made
-before.
+create_lmdb2, train2, accuracy2. `run_all --start_at=STEP` goes on in the middle.
 """
 
 from __future__ import annotations
@@ -28,11 +27,6 @@ from deeppose_caffe_port import prepare, train, val
 from deeppose_caffe_port.config import Config, parse, settle
 
 
-def train_stage(config: Config, stage: int) -> None:
-    """Train a stage."""
-    train.train(train.prepared(replace(config, stage=stage)))
-
-
 def accuracy(config: Config, stage: int) -> None:
     """Score the test split with the stages up to this one."""
     options = given_of(config, "snapshot1", "snapshot2", "device", "amp", "batch_size", "workers")  # type: ignore[arg-type]
@@ -42,10 +36,10 @@ def accuracy(config: Config, stage: int) -> None:
 
 STEPS: dict[str, Callable[[Config], object]] = {
     **prepare.STEPS[1],
-    "train": partial(train_stage, stage=1),
+    "train": lambda config: train.train(train.prepared(replace(config, stage=1))),
     "accuracy": partial(accuracy, stage=1),
     **prepare.STEPS[2],
-    "train2": partial(train_stage, stage=2),
+    "train2": lambda config: train.train(train.prepared(replace(config, stage=2))),
     "accuracy2": partial(accuracy, stage=2),
 }
 

@@ -57,8 +57,8 @@ def map_caffe(blobs: Blobs, model: str, target: Mapping[str, Tensor]) -> tuple[d
     """Caffe layer -> blobs to the parameters of network `model`, whose state_dict is `target` (names, shapes).
 
     Returns our tensors by name, their sources "layer/blob" by name, and our parameters without a source. In `lpm` and
-    `lpm_raw` the Scale layers land in the batch normalisations, whose running statistics stay as they are. For
-    lpm_official their weights must be 1. DataError on a shape that differs or on copies that should be equal.
+    `lpm_raw` the Scale layers land in the batch normalisations; for lpm_official their weights must be 1. DataError on
+    a shape that differs or on copies that should be equal.
     """
     state, sources, missing = {}, {}, []
     for name, own in target.items():
@@ -80,12 +80,8 @@ def map_caffe(blobs: Blobs, model: str, target: Mapping[str, Tensor]) -> tuple[d
 
 
 def reorder(state: Mapping[str, Tensor], features: int, naming: str = "person") -> dict[str, Tensor]:
-    """Permute belief channels from the authors' joint order (CPM14) to ours (LPM14): outputs of conv7 and the last
-    generator layer, and the belief inputs of the x-convolutions, which follow `features` image channels.
-
-    naming `person`: channels mean the person's own sides. `penn`: the authors' Penn models, which exchange left and
-    right against that.
-    """
+    """Permute belief channels, answered or read behind `features` image channels, from the authors' joint order (CPM14)
+    to ours (LPM14). naming `penn`: the authors' Penn models, which exchange left and right."""
     order = [*belief_order(naming), len(LPM14)]
     inputs = [*range(features), *(features + i for i in order), features + len(order)]
     changed = {}

@@ -18,14 +18,13 @@ from common.skeletons import JHMDB15, LPM14, LSP14, MPII14, MPII16, PENN13, Skel
 
 HOUSE = "lpm_torch"
 SUFFIX = ".pth.tar"  # of our checkpoints, as in MP
-SUFFIXES = (SUFFIX, ".pt", ".safetensors", ".npz")
+SUFFIXES = (SUFFIX, ".pt", ".npz")
 MODELS = ("hourglass", "lpm", "coord_lpm", "cpm", "lpm_raw", "lpm_official")
 RECURRENT = ("lpm", "lpm_official")  # carry a state from frame to frame
 FOLDERS = {"penn_action": "PennAction", "mpii": "MPII", "lsp": "LSP", "lspet": "LSPET", "jhmdb": "JHMDB"}  # MP's names
 
-# Mean and standard deviation of RGB in [0, 1], averaged over the training crops (MP's means.npy; its Penn file was 5
-# times and its MPII file 255 times too large: the values here are the true ones). Other data sets are taken as MPII's
-# photographs.
+# Mean and standard deviation of RGB in [0, 1] over the training crops (MP's means.npy; its Penn file was 5 times and its
+# MPII file 255 times too large: these are the true values). Other data sets are taken as MPII's.
 MEANS = {
     "lsp": ((0.44421, 0.43022, 0.40395), (0.23761, 0.22963, 0.23557)),
     "penn_action": ((0.43262, 0.42915, 0.38320), (0.23778, 0.23174, 0.22366)),
@@ -81,7 +80,6 @@ class Config:
     seed: int = setting(0)
     save_minutes: float = setting(10.0)
     resume: str | None = setting(None, names=("checkpoint_name",))
-    pck_r: float = setting(0.2, "a logged hit is within R x the extent of the joints", group="training", rare=True)
     sigma: float = setting(2.0, "deviation of the target Gaussians in map cells", group="training", rare=True)
     background: bool = setting(False, "background channel 1 - max (LP); MP: zero", group="training", rare=True)
     masked_loss: bool = setting(False, "unlabelled joints out of the loss; MP: zero maps", group="training", rare=True)
@@ -91,15 +89,12 @@ class Config:
     # machine and output
     device: str | None = setting(None)
     gpus: str | None = setting(None, "MP's way to write --device=cuda:0,1", group="machine", rare=True)
-    amp: str = setting("off", "mixed precision; auto: bf16 where native", ("off", "auto", "bf16", "fp16"))
+    amp: str = setting("off", choices=("off", "bf16"))
     batch_size: int = setting(4, "clips per process and step")
     workers: int | None = setting(None)
     threads: int = setting(0, rare=True)
-    compile: bool = setting(False, rare=True)
     out: str | None = setting(None, "the run's folder (default: output/lpm_torch/MODEL-DATASET)")
     model_dir: str | None = setting(None, "MP: the run's folder is MODEL_DIR/MODEL/DATASET", group="output", rare=True)
-    debug: bool = setting(False, "write pictures of truth and prediction while training", group="output", rare=True)
-    log_freq: int = setting(800, "steps between two of them", group="output", rare=True)
 
     def checked(self) -> Config:
         """With names as `common.datasets` has them; DataError naming a setting whose value is out of range."""
@@ -144,11 +139,8 @@ def data_folder(dataset: str, root: str | None) -> Path:
 
 @functools.cache  # a run asks for the same split again and again
 def load_pose_set(dataset: str, root: str | None, split: str) -> PoseSet:
-    """The PoseSet of `--dataset --data_root --split`; LSP stands for LSP, LSPET or both, whichever is there.
-
-    `valid` is the test split where a data set has no other, as in MP. DataMissing or DataError as the loaders raise
-    them.
-    """
+    """The PoseSet of `--dataset --data_root --split`; LSP stands for LSP, LSPET or both, whichever is there; `valid`
+    for the test split where a data set has no other. DataError as the loaders raise it."""
     name = dataset_name(dataset)
     folder = data_folder(name, root)
     name = lsp.which(folder) if name == "lsp" else name
@@ -164,9 +156,7 @@ def weights_path(
     name: str | None, model: str | None = None, dataset: str = "penn_action", model_dir: str | None = None
 ) -> Path | None:
     """The file or folder that `--weights` (MP: --checkpoint_name, also a name in its model directory) names; without it
-    the newest best of this house, of `model` where that is given. None when there is none. DataError when a given one
-    does not exist.
-    """
+    the newest best of this house and `model`, or None. DataError when a given one does not exist."""
     folder = mobilepose_folder(model_dir, model or "lpm", dataset_name(dataset))
     if name is None:
         return shelf.find_weights(HOUSE, folder if model_dir else None, SUFFIXES, f"{model or '*'}-*")

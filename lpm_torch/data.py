@@ -37,9 +37,7 @@ CENTER_SIGMA = 21.0  # pixels of the crop, whatever its size (MP and LP)
 
 
 def to_network(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
-    """Joints (N,J,2) and visibility (N,J) in the order of the network for this data set (`config.network_skeleton`),
-    with MP's stand-in for Penn Action's neck, as visible as the least of head and shoulders.
-    """
+    """Joints (N,J,2) and visibility (N,J) in the network's order, with MP's stand-in for Penn Action's neck."""
     target = network_skeleton(pose_set.skeleton)
     joints, visible = skeleton_map(pose_set.skeleton, target).apply(pose_set.joints, pose_set.visible)
     if pose_set.skeleton == PENN13:
@@ -51,9 +49,7 @@ def to_network(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crop_boxes(pose_set: PoseSet) -> np.ndarray:
-    """(N,4) x, y, w, h of the annotated boxes; for an empty one (185 frames of Penn Action) the extent of the joints,
-    which is said.
-    """
+    """(N,4) x, y, w, h of the annotated boxes; for an empty one (185 in Penn Action) the joints' extent, said aloud."""
     box = pose_set.box
     empty = ~(np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1))
     if not empty.any():
@@ -91,9 +87,7 @@ class ClipDataset(Dataset):
     """
 
     def __init__(self, pose_set: PoseSet, config: Config, grid: int, augment=False, every_frame=False):
-        """`grid` = side of the network's belief maps for the input's size; `every_frame` as in `make_clips`. DataError
-        when there is no clip.
-        """
+        """`grid`: side of the belief maps; `every_frame` as in `make_clips`. DataError when there is no clip."""
         self.pose_set, self.grid, self.augment = pose_set, grid, augment
         plain: dict[str, Any] = {"p_flip": 0.0, "rotate": 0.0, "scale_low": 1.0, "scale_high": 1.0, "shift": 0.0}
         plain |= {} if config.mode == "compat" else {"jitter": 0.0}  # MobilePose varies colours in evaluation too
@@ -113,9 +107,7 @@ class ClipDataset(Dataset):
         return len(self.clips)
 
     def __getitem__(self, key) -> dict[str, np.ndarray]:
-        """Frames that cannot be read are black, and nothing in them is labelled; in training the next clip stands for
-        theirs.
-        """
+        """Frames that cannot be read are black and without labels; in training the next clip stands for theirs."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         lost: list[int] = []
         for turn in range(min(len(self), GIVE_UP)):
@@ -285,10 +277,8 @@ def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int =
 
 # ---- mode compat -----------------------------------------------------------------------------------------------------
 # Each step changes picture, joints and box as MP does, and keeps the affine map from the first picture's coordinates,
-# so that a prediction in the crop can be brought back. That map follows the joints' arithmetic before truncation; where
-# it differs from the pixels' (MP scales joints by x -> f x, not about pixel centres) the joints decide, since they are
-# what a network learns. Flaws of MP that are kept: the flip is off by one pixel, scaling a video changes only its
-# sharpness, the box of a rotated crop is meaningless.
+# so that a prediction can be brought back; it follows the joints' arithmetic before truncation, not the pixels'. Kept
+# flaws: the flip is off by one pixel, scaling a video changes only its sharpness, a rotated crop's box is meaningless.
 
 
 @dataclass(frozen=True)
@@ -312,9 +302,8 @@ class Draw:
 
 
 def random_draw(rng: random.Random, config: Config, augment: bool, video: bool) -> Draw:
-    """Random numbers in MP's order; without `augment` only the colour factors are used. Of a video clip all are drawn,
-    used or not; a still image is never scaled, and its angle is drawn only where it is used.
-    """
+    """Random numbers in MP's order; without `augment` only the colour factors are used. A still image is never scaled,
+    and its angle is drawn only where it is used."""
     share = 1.0 if augment else 0.0
     scales = rng.random() < share if video else False
     flips, rotates = rng.random() < share * config.p_flip, rng.random() < share
@@ -325,11 +314,9 @@ def random_draw(rng: random.Random, config: Config, augment: bool, video: bool) 
 
 
 def source_rows(pose_set: PoseSet, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, float]:
-    """What MP read: joints (N,J,2), boxes (N,4) x0, y0, x1, y1 or None, the number of the files' first pixel. MP used
-    the files' coordinates as they are, and took an absent joint for the place that the file has there: (-1, -1) in
-    MPII, about (1, 1) in Penn Action, outside the picture in LSPET (here (-1, -1)). MPII's are truncated, and come with
-    a square of 200 x scale pixels.
-    """
+    """What MP read: joints (N,J,2), boxes (N,4) x0, y0, x1, y1 or None, the number of the files' first pixel. It took
+    an absent joint for the place that the file has there: about (1, 1) in Penn Action, (-1, -1) elsewhere. MPII's are
+    truncated, and come with a square of 200 x scale pixels."""
     origin = float(record(pose_set.name).origin)
     joints = np.nan_to_num(joints + origin, nan=1.0 if pose_set.name == "penn_action" else -1.0)
     if pose_set.name != "mpii" or pose_set.scale is None or pose_set.center is None:
@@ -339,9 +326,7 @@ def source_rows(pose_set: PoseSet, joints: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def open_view(image: np.ndarray, joints: np.ndarray, pad: float, given: np.ndarray | None = None) -> View:
-    """With the box that MP crops, whole numbers: the extent of the joints, absent ones too, and `pad` pixels more, cut
-    to the picture, or `given` unless NaN.
-    """
+    """With the box that MP crops: `given` unless NaN, else the joints' extent and `pad` pixels, cut to the picture."""
     height, width = image.shape[:2]
     if given is None or np.isnan(given).any():
         low, high = np.maximum(joints.min(0) - pad, 0), np.minimum(joints.max(0) + pad, [width - 1, height - 1])
@@ -370,10 +355,8 @@ def flip(view: View, mirror: np.ndarray = LPM14.mirror) -> View:
 
 def crop(view: View, size: int) -> View:
     """The box cut out, its longer side scaled to `size`, centred on a black square; joints are whole numbers."""
-    corner, (width, height) = (
-        view.box[:2].astype(int),
-        np.maximum(np.diff(view.box.astype(int).reshape(2, 2), axis=0)[0], 1),
-    )
+    corner, far = view.box.astype(int).reshape(2, 2)
+    width, height = np.maximum(far - corner, 1)
     part = view.image[corner[1] : corner[1] + height, corner[0] : corner[0] + width]
     moved = view.from_source - np.pad(corner[:, None], ((0, 0), (2, 0)))
     cut = View(part, np.trunc(view.joints) - corner, np.array([0.0, 0.0, width, height]), moved)
@@ -426,9 +409,7 @@ def transform(view: View, draw: Draw, size: int, mirror: np.ndarray = LPM14.mirr
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """scikit-image's anti-aliased linear resize of (H,W,3) uint8, black outside, truncated to uint8: when it shrinks, a
-    Gaussian of sigma (factor - 1) / 2 comes first.
-    """
+    """scikit-image's anti-aliased linear resize of (H,W,3) uint8, black outside, truncated to uint8."""
     factors = np.array(image.shape[:2]) / (height, width)
     sigma = (*np.maximum(0, (factors - 1) / 2), 0)
     blurred = ndimage.gaussian_filter(image.astype(np.float64), sigma, mode="constant")

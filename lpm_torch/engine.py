@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -22,20 +22,16 @@ from torch import nn
 from common import datasets
 from common.errors import DataError
 from common.evaluate import score
-from common.metrics import pck
 from common.poses import PoseSet
 from common.runs.checkpoints import check_compatible
 from common.runs.process import Process, device_numbers, environment_ranks
 from common.runs.session import Position, swapped_weights
 from lpm_torch.config import Config, load_pose_set, network_skeleton, weights_path
-from lpm_torch.data import ClipDataset, make_loader, normalisation, prepare
-from lpm_torch.estimator import Estimator, decode, native_amp, pick_device, placed, run_network
+from lpm_torch.data import ClipDataset, make_loader, prepare
+from lpm_torch.estimator import Estimator, pick_device, placed, run_network
 from lpm_torch.losses import training_loss
 from lpm_torch.model import build_network
 from lpm_torch.weight_files import RUN_FIELDS, first_weights, graph_fields
-
-ACCURACY_EVERY = 20  # steps
-SIDE = 256  # pixels of each half of a debug picture
 
 
 class TorchProcess(Process):
@@ -104,8 +100,7 @@ class Trainer:
     """One training on the persons of `pose_set`; `position` says where it is. DataError when there is not one batch."""
 
     def __init__(self, config: Config, pose_set: PoseSet, process: TorchProcess):
-        self.config = config = replace(config, amp=native_amp(config.amp, process.device))
-        self.process, self.skeleton = process, network_skeleton(pose_set.skeleton)
+        self.config, self.process, self.skeleton = config, process, network_skeleton(pose_set.skeleton)
         wanted = config.valid_split != "none"
         self.valid_set = load_pose_set(config.dataset, config.data_root, config.valid_split) if wanted else None
         torch.manual_seed(config.seed)
@@ -121,13 +116,12 @@ class Trainer:
         self.valid_every = len(self.loader) if self.valid_set else 0
         how = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": process.device.type == "cuda"}
         self.optimizer = torch.optim.Adam(self.model.parameters(), **how)
-        self.scaler = torch.amp.GradScaler(process.device.type, enabled=config.amp == "fp16")
         self.ema = MovingAverage(self.model, config.ema) if config.ema else None
-        self.network = torch.compile(self.model) if config.compile else self.model
+        self.network = self.model
         if process.world > 1:
             # as in the original, some layers of the hourglass are never used
             unused = config.model == "hourglass"
-            self.network = nn.parallel.DistributedDataParallel(self.network, find_unused_parameters=unused)
+            self.network = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=unused)
 
     def start(self) -> None:
         """The first weights: random ones, or those of `--weights`."""
@@ -146,9 +140,8 @@ class Trainer:
             yield from self.loader
 
     def step(self, raw: dict) -> dict:
-        """Learn from one batch of the loader; the loss is the mean over all processes. Dropout draws from a generator
-        keyed by seed, process and step, so that no random state need be stored.
-        """
+        """Learn from one batch of the loader; the loss is the mean over all processes. Dropout is keyed by seed, process
+        and step, so that no random state need be stored."""
         config, step = self.config, self.position.step
         torch.manual_seed(int(np.random.SeedSequence((config.seed, self.process.rank, step)).generate_state(1)[0]))
         self.network.train()
@@ -157,14 +150,9 @@ class Trainer:
         moves = (step + 1) % config.accumulate == 0
         # processes exchange gradients only when the weights move
         with nullcontext() if moves or self.process.world == 1 else self.network.no_sync():
-            out, out_loss = run_network(self.network, batch, config)
-            loss = training_loss(out_loss, batch, config)
-            self.scaler.scale(loss / config.accumulate).backward()
+            loss = training_loss(run_network(self.network, batch, config)[1], batch, config)
+            (loss / config.accumulate).backward()
         values = {"loss": self.process.mean(loss.detach()), "lr": self.learning_rate(step // config.accumulate)}
-        if (step + 1) % ACCURACY_EVERY == 0:
-            values["accuracy"] = self.accuracy(out, batch)
-        if config.debug and step % config.log_freq == 0 and self.process.is_main:
-            self.write_debug(out, batch)
         if moves:
             self._move(values["lr"])
         self.position.advance()
@@ -182,24 +170,21 @@ class Trainer:
 
     def _move(self, lr: float) -> None:
         self.optimizer.param_groups[0]["lr"] = lr
-        self.scaler.unscale_(self.optimizer)
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update()
 
     def state(self) -> dict:
-        """Weights, Adam's moments, moving average, loss scale. FloatingPointError when a weight is not finite."""
+        """Weights, Adam's moments, moving average. FloatingPointError when a weight is not finite."""
         tensors = self.model.state_dict()
         bad = [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
         if bad:
             raise FloatingPointError(f"weight {bad[0]} is not finite at step {self.position.step}: training diverged")
         ema = {"shadow": self.ema.shadow, "count": self.ema.count} if self.ema else None
-        scaler = self.scaler.state_dict() or None  # {} where there is no loss scale
-        return {"model": tensors, "optimizer": self.optimizer.state_dict(), "ema": ema, "scaler": scaler}
+        return {"model": tensors, "optimizer": self.optimizer.state_dict(), "ema": ema}
 
     def restore(self, state: dict) -> None:
         """Go on from a state. DataError when it is of a run with other settings or joints."""
@@ -213,13 +198,10 @@ class Trainer:
         if self.ema and state["ema"]:
             self.ema.count = state["ema"]["count"]
             self.ema.shadow = {k: v.to(self.process.device) for k, v in state["ema"]["shadow"].items()}
-        if self.scaler.is_enabled() and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
 
     def validate(self) -> dict[str, float] | None:
-        """The data set's main figure (mode compat: MP's) on the validation split, with the averaged weights, if any.
-        One process looks, the others have None.
-        """
+        """The data set's main figure (mode compat: MP's) on the validation split, with the averaged weights, if any; None
+        but in the main process."""
         if self.valid_set is None or not self.process.is_main:
             return None
         weights = self.ema.shadow if self.ema else None
@@ -229,25 +211,3 @@ class Trainer:
         about, mp = datasets.record(self.valid_set.name), "pck_extent@0.2:compat"
         name = mp if self.config.mode == "compat" and mp in about.protocols else about.main_protocol
         return {name: score(estimator.scored(self.valid_set), predictions, [name])[name].total}
-
-    def accuracy(self, maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> float:
-        """Percent of the batch's labelled joints within `pck_r` x their extent; NaN when none is labelled."""
-        found = decode(maps.detach(), self.config)[0]
-        truth = np.broadcast_to(batch["joints"].cpu().numpy().astype(np.float64), found.shape)
-        seen = np.broadcast_to(batch["visible"].cpu().numpy() > 0, found.shape[:-1])
-        truth, found, seen = (a.reshape(-1, *a.shape[2:]) for a in (truth, found, seen))
-        return pck.pck(truth, found, seen, pck.extent(truth), self.config.pck_r, self.skeleton).total
-
-    def write_debug(self, maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
-        """debug/epoch_N/STEP_stage_T_.jpg for every map of the batch's first clip, truth left, prediction right."""
-        from common.draw import save_image, truth_and_prediction
-
-        mean, std, bgr = normalisation(self.config)
-        pixels = batch["frames"][0].cpu().permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)
-        pictures = ((pixels if bgr else pixels.flip(-1)) * 255).round().clamp(0, 255).byte().numpy()
-        truth = batch["joints"][0].cpu().numpy()
-        folder = self.config.folder / "debug" / f"epoch_{self.position.epoch + 1}"
-        for t, joints in enumerate(decode(maps[0].detach(), self.config)[0]):
-            frame = min(t, len(pictures) - 1)
-            picture = truth_and_prediction(pictures[frame], truth[frame], joints, self.skeleton, height=SIDE)
-            save_image(folder / f"{self.position.step + 1}_stage_{t}_.jpg", picture)

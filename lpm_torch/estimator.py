@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +76,14 @@ class Estimator:
         return made
 
     def _take(self, model: nn.Module, config: Config, skeleton: Skeleton, device: torch.device) -> None:
-        self.config = replace(config, amp=native_amp(config.amp, device))
-        self.skeleton, self.network_skeleton = skeleton, network_skeleton(skeleton)
+        self.config, self.skeleton, self.network_skeleton = config, skeleton, network_skeleton(skeleton)
         self.model, self.device = placed(model, device, self.config.amp).eval(), device
 
     # ---- pictures ----------------------------------------------------------------------------------------------------
 
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
-        """The persons in `boxes` (n,4) x, y, w, h of a path or (H,W,3) uint8 BGR; None: one, anywhere in it. Boxes are
-        tight: the margin of the training is added, but not to one that covers the whole picture.
-        """
+        """The persons in `boxes` (n,4) x, y, w, h of a path or (H,W,3) uint8 BGR; None: one, anywhere in it. The margin
+        of the training is added, but not to a box that covers the whole picture."""
         boxes, batch, to_image = self._crops(image, boxes)
         if not len(boxes):
             return People.of(np.zeros((0, len(self.skeleton), 2)), box=boxes)
@@ -128,11 +126,8 @@ class Estimator:
         return pose_set.select(np.unique(make_clips(pose_set, self.config.t)))
 
     def predict_pose_set(self, pose_set: PoseSet) -> Predictions:
-        """Predictions for every row of `scored(pose_set)`, in its skeleton, from crops about the annotated boxes.
-
-        A video's frames are read in clips of `t`; a picture that cannot be read is warned of, its joints are NaN.
-        DataError for data with other joints, unless the shared ones were asked for, and when nothing can be read.
-        """
+        """Predictions for every row of `scored(pose_set)`, in its skeleton, from crops about the annotated boxes; NaN
+        where a picture cannot be read. DataError for data with other joints, unless the shared ones were asked for."""
         self.check_order()
         config, pose_set = self.config, self.scored(pose_set)
         # weights that name no joints answer any data set whose joints MP puts into the network's order
@@ -216,31 +211,19 @@ def pick_device(config: Config, local_rank: int = 0) -> torch.device:
     return torch.device("cpu")
 
 
-def native_amp(amp: str, device: torch.device) -> str:
-    """`--amp=auto` as bf16 where this device computes in it natively, else off (emulated, it is many times slower than
-    float32); other values as they are.
-    """
-    if amp != "auto":
-        return amp
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "off"
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # without a public name in torch 2.13
-    return "bf16" if any(getattr(torch.cpu, name, bool)() for name in asked) else "off"
-
-
 def placed(model: nn.Module, device: torch.device, amp: str) -> nn.Module:
-    """The network on its device in the layout that is fastest there: measured, bf16 convolutions are three times as
-    fast with the channels last on CPUs too.
+    """The network on its device in the layout that is fastest there: bf16 convolutions are three times as fast with the
+    channels last on CPUs too. DataError where bf16 would only be imitated, many times slower.
     """
+    if amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise DataError("--amp bf16: this GPU has no bf16 of its own; leave --amp off")
     last = device.type == "cuda" or amp == "bf16"
     return model.to(device, memory_format=torch.channels_last if last else torch.preserve_format)
 
 
 def autocast(device: torch.device, amp: str):
     """The mixed-precision context of `--amp`."""
-    if amp == "off":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
+    return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else nullcontext()
 
 
 def run_network(model: nn.Module, batch: dict[str, Tensor], config: Config):
@@ -251,9 +234,8 @@ def run_network(model: nn.Module, batch: dict[str, Tensor], config: Config):
 
 
 def belief_maps(model: nn.Module, batch: dict[str, Tensor], config: Config, skeleton: Skeleton) -> Tensor:
-    """(B,T,maps,g,g) float32 maps of a prepared batch, of still images (T = 1) those of the last stage, averaged with
-    the mirrored ones if asked. `skeleton`: the network's.
-    """
+    """(B,T,maps,g,g) float32 maps of a prepared batch, of still images (T = 1) the last, averaged with the mirrored ones
+    if asked. `skeleton`: the network's."""
     maps = run_network(model, batch, config)[0].float()
     if config.flip_test:
         axis = -2 if config.center_map == "compat" else -1  # a transposed centre map is mirrored along its other axis
@@ -263,9 +245,8 @@ def belief_maps(model: nn.Module, batch: dict[str, Tensor], config: Config, skel
 
 
 def unflip_maps(maps: Tensor, config: Config, skeleton: Skeleton = LPM14) -> Tensor:
-    """Belief maps (...,maps,g,g) of the mirrored image, back in the frame of the image. Where cells count from the
-    crop's edge without a half-pixel shift, they lie one cell too far left and are moved back.
-    """
+    """Belief maps (...,maps,g,g) of the mirrored image, back in the frame of the image; where cells count from the
+    crop's edge they lie one cell too far left."""
     order = [*skeleton.mirror.tolist(), *range(len(skeleton), maps.shape[-3])]
     maps = maps[..., order, :, :].flip(-1)
     return maps if half_pixel(config) else torch.cat([maps[..., :1], maps[..., :-1]], dim=-1)

@@ -1,8 +1,7 @@
 """Wide convolutions in the frequency domain (overlap-save), for float32 on CPUs: fewer multiplications.
 
 A 9x9 convolution costs 81 multiplications an output, channel and input channel; on tiles of 40 pixels the spectrum
-costs about 6. The kernel's transform is paid once a call, which is why it needs many tiles: the frames of a clip in one
-call.
+costs about 6. The kernel's transform is paid once a call, which is why it needs many tiles.
 """
 
 from __future__ import annotations

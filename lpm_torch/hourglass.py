@@ -29,9 +29,8 @@ class ConvBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1, each normalised; the input is added only where the channel counts agree. `inverted` (MobileNetV2):
-    wide and depthwise in the middle, ReLU6, the last one linear. The original never uses `downsample` of its files.
-    """
+    """1x1, 3x3, 1x1, each normalised; the input is added where channel counts agree (`downsample` is never used).
+    `inverted` (MobileNetV2): wide and depthwise in the middle, ReLU6, the last one linear."""
 
     def __init__(self, inputs: int, outputs: int, inverted: bool = False) -> None:
         super().__init__()
@@ -55,9 +54,7 @@ BLOCKS: dict[str, Any] = {"conv": ConvBlock, "res": Bottleneck, "inv": partial(B
 
 
 class ConvGRU(nn.Module):
-    """A convolutional GRU step from no state, as the original calls it: update * out, reset without effect; the half of
-    the weights that would read the state is skipped.
-    """
+    """A convolutional GRU step from no state, as the original calls it: update * out, reset without effect."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -75,8 +72,7 @@ class ConvGRU(nn.Module):
 
 class Hourglass(nn.Module):
     """A recursive hourglass with GRUs. layers[d] is [A, GRU, B] of level d+1; level 0, the innermost, uses A and GRU of
-    the outermost level and B of the level around it (the original's index -1, kept).
-    """
+    the outermost level and B of the level around it, as in the original."""
 
     def __init__(self, block, channels: int, maps: int, depth: int) -> None:
         super().__init__()
@@ -97,8 +93,7 @@ class Hourglass(nn.Module):
 
 class RecurrentHourglass(nn.Module):
     """Stem, an hourglass for the first maps, `passes` passes of another over [features, last maps, centre]; every frame
-    on its own. Maps are a quarter of the input's side.
-    """
+    on its own. Maps are a quarter of the input's side."""
 
     def __init__(self, joints: int, width: float, passes: int, depth: int, block: str) -> None:
         super().__init__()
@@ -149,10 +144,8 @@ def _named(name: str, layers: list[nn.Module]) -> nn.Sequential:
 
 
 class CoordLPM(nn.Module):
-    """LSTM Pose Machine without background, ending in soft-max and expected coordinates (DSNT, 1801.07372).
-
-    Coordinates are x, y in (-1, 1): cell k of g lies at (2k + 1)/g - 1.
-    """
+    """LSTM Pose Machine without background, ending in soft-max and expected coordinates (DSNT, 1801.07372): x, y in
+    (-1, 1), cell k of g at (2k + 1)/g - 1."""
 
     def __init__(self, joints: int, width: float, dropout: float = 0.5) -> None:
         super().__init__()
@@ -177,9 +170,8 @@ class CoordLPM(nn.Module):
         return size
 
     def forward(self, frames: Tensor, centers: Tensor, steps: int | None = None):
-        """(B,T,3,S,S), (B,1,S,S) -> maps (B,T,joints,g,g); (maps, coordinates (B,T+1,joints,2)), the pair with the
-        estimate before the first frame in front. `steps` reads a single frame (T = 1) that many times, encoded once.
-        """
+        """(B,T,3,S,S), (B,1,S,S) -> maps (B,T,joints,g,g); (maps, coordinates (B,T+1,joints,2)), with the estimate
+        before the first frame. `steps` reads a single frame (T = 1) that many times."""
         count, lstm = frames.shape[1], self.stage["lstm"]
         features = self.stage["encode"](frames.transpose(0, 1).flatten(0, 1)).unflatten(0, (count, -1))
         centre = fit(F.avg_pool2d(centers, 9, 8), features.shape[-2:])

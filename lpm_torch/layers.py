@@ -12,18 +12,14 @@ from lpm_torch.fft_conv import fft_conv2d, worthwhile
 
 
 def channels(width: float, maps: int) -> SimpleNamespace:
-    """Channel counts: `body` of encoders and belief generators, `head` of the two wide layers before the first belief
-    map, `feature` of the image features that meet the belief maps, `maps`, `lstm` of these, the maps and the centre
-    map. `width` 1.0 gives the original's 128, 512, 32.
-    """
+    """Channel counts: `body` of encoders and generators, `head` of the wide layers before the first belief map,
+    `feature` of the image features, `maps`, `lstm` of all that meets; `width` 1.0 is the original's 128, 512, 32."""
     body, head, feature = (max(1, round(n * width)) for n in (128, 512, 32))
     return SimpleNamespace(body=body, head=head, feature=feature, maps=maps, lstm=feature + maps + 1)
 
 
 class SameConv(nn.Conv2d):
-    """A stride-1 convolution that keeps the size (odd kernels), computed through spectra where that is faster; behind
-    it a batch normalisation, where it is given one (`add_batch_norm`).
-    """
+    """A stride-1 convolution that keeps the size (odd kernels), through spectra where that is faster; then `norm`."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2)
@@ -108,10 +104,8 @@ class PoseMachine(nn.Module):
 
 
 def add_batch_norm(model: PoseMachine) -> None:
-    """Normalise the hidden layers of the encoders, of ConvNet1 and of the belief generators: no original has this, but
-    without it the up to 30 layers hardly learn from scratch. The 5x5 and 3x3 convolutions, which feed concatenations
-    and gates, stay as they are.
-    """
+    """Normalise the hidden layers, but not those that feed concatenations and gates: no original has this, but without
+    it the up to 30 layers hardly learn from scratch."""
     for layer in model.children():
         if isinstance(layer, SameConv) and layer.out_channels != model.channels.maps:
             if layer.kernel_size[0] in (1, 9, 11):
@@ -119,12 +113,8 @@ def add_batch_norm(model: PoseMachine) -> None:
 
 
 def kaiming_init(model: PoseMachine) -> None:
-    """He et al.'s normal initialisation (fan-in, ReLU gain) of every convolution, biases 0 (arXiv 1502.01852).
-
-    PyTorch's default shrinks the signal by about sqrt(6) a layer, which the up to 30 unnormalised layers of a pose
-    machine do not survive. Layers that give belief maps start small instead, std 0.01, with a positive bias that keeps
-    their ReLU alive.
-    """
+    """He et al.'s normal initialisation of every convolution, biases 0 (arXiv 1502.01852); PyTorch's default shrinks
+    the signal by about sqrt(6) a layer. Layers that give belief maps start small, with a bias that keeps ReLU alive."""
     maps = model.channels.maps
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv2d):

@@ -11,7 +11,7 @@ from lpm_torch.hourglass import softmax_maps
 
 
 def training_loss(output, batch: dict[str, Tensor], config: Config) -> Tensor:
-    """The loss of a network's second output by the settings; coordinates have one of their own."""
+    """The loss of a network's second output by the settings."""
     if config.model == "coord_lpm":
         return coordinate_loss(output, batch["joints"], config.input_width, batch["visible"])
     visible = batch["visible"] if config.masked_loss else None
@@ -19,11 +19,8 @@ def training_loss(output, batch: dict[str, Tensor], config: Config) -> Tensor:
 
 
 def expand_labels(labels: Tensor, count: int) -> Tensor:
-    """Labels (B,T,...) -> (B,count,...) for the maps that a network gives to the loss.
-
-    count = T + 1: the first frame's label is prepended (the LSTM machines' first estimate). count = k T: repeated k
-    times, for k stages or passes with the frames fastest, or for k readings of a still image.
-    """
+    """Labels (B,T,...) -> (B,count,...) for the maps of the loss: count = T + 1: the first frame's label is prepended
+    (the LSTM machines' first estimate); k T: repeated, for k stages, passes, or readings of a still image."""
     frames = labels.shape[1]
     if count == frames + 1:
         return torch.cat([labels[:, :1], labels], 1)
@@ -34,10 +31,9 @@ def expand_labels(labels: Tensor, count: int) -> Tensor:
 def sequence_loss(maps: Tensor, labels: Tensor, norm: str = "compat", visible: Tensor | None = None) -> Tensor:
     """Squared error of maps (B,S,J,g,g) from labels (B,T,J,g,g): half the mean over batch and pixels, summed, scaled.
 
-    S is T, T + 1 or a multiple of T (`expand_labels`). norm `compat`: S/J, MobilePose's formula (an operator-precedence
-    slip that its lr 8e-5 goes with). `mean`: 1/(S J), what was evidently meant, smaller by S squared. `caffe`: the
-    number of pixels, which makes it the LPM authors' EuclideanLoss layers (sum / 2 B). With `visible` (B,T,J-1) the
-    maps of joints where it is 0 are left out of the sum; the background, the last channel, always counts.
+    norm `compat`: S/J, MobilePose's formula (a slip of precedence that its lr 8e-5 goes with). `mean`: 1/(S J), what was
+    meant. `caffe`: the number of pixels, as the LPM authors' EuclideanLoss layers (sum / 2 B). With `visible` (B,T,J-1)
+    the maps of joints where it is 0 are left out; the background, the last channel, always counts.
     """
     batch, sequence, channels, height, width = maps.shape
     error = maps.float() - expand_labels(labels, sequence)
@@ -49,12 +45,10 @@ def sequence_loss(maps: Tensor, labels: Tensor, norm: str = "compat", visible: T
 
 
 def coordinate_loss(output: tuple[Tensor, Tensor], joints: Tensor, size: int, visible: Tensor) -> Tensor:
-    """DSNT's loss (Nibali et al., arXiv 1801.07372) for `coord_lpm`, meaned over the labelled joints.
+    """DSNT's loss (Nibali et al., arXiv 1801.07372) for `coord_lpm`, meaned over the labelled joints: Euclidean distance
+    of the coordinates plus the Jensen-Shannon divergence of each map from a Gaussian of one cell at the target.
 
-    Euclidean distance of the coordinates plus the Jensen-Shannon divergence of each map from a Gaussian of one cell at
-    the target. output: (maps (B,S,J,g,g), coordinates (B,S,J,2)) of CoordLPM; joints (B,T,J,2) pixels of the `size`
-    crop (NaN allowed where `visible` (B,T,J) is 0). MobilePose's ancestor scaled its targets into the first cells by
-    mistake; here pixel p is (2 p + 1)/size - 1.
+    output: (maps (B,S,J,g,g), coordinates (B,S,J,2)); joints (B,T,J,2) pixels of the `size` crop: p is (2 p + 1)/size - 1.
     """
     heat, coordinates = (o.float() for o in output)
     sequence, grid = heat.shape[1], heat.shape[-1]

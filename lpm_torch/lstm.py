@@ -25,9 +25,8 @@ class State(NamedTuple):
 
 
 class RecurrentPoseMachine(PoseMachine):
-    """ConvNet1 on the first frame, then ConvNet2, a ConvLSTM step, ConvNet3 per frame. Subclasses name the layers, and
-    say what stands behind a gate's convolutions (`after`): batch normalisation (MobilePose) or a bias (authors).
-    """
+    """ConvNet1 on the first frame, then ConvNet2, a ConvLSTM step, ConvNet3 per frame. Subclasses name the layers and
+    what stands behind a gate's convolutions (`after`)."""
 
     NAMES: dict[str, str] = {}
 
@@ -80,9 +79,8 @@ class RecurrentPoseMachine(PoseMachine):
         return list(features.unflatten(0, (frames.shape[1], -1)))
 
     def forward(self, frames: Tensor, centers: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """(B,T,3,S,S), (B,1,S,S) -> maps (B,T,maps,g,g); the same after ConvNet1's first map (B,T+1,maps,g,g). `steps`
-        reads a single frame (T = 1) that many times, as a clip of equal frames.
-        """
+        """(B,T,3,S,S), (B,1,S,S) -> maps (B,T,maps,g,g); the same after ConvNet1's (B,T+1,maps,g,g). `steps` reads a
+        single frame (T = 1) that many times."""
         state = self.init_state(frames[:, 0], centers)
         beliefs, features = [state.belief], self.encode(frames)
         for t, part in enumerate(features * (steps or 1) if len(features) == 1 else features):
@@ -102,9 +100,8 @@ class RecurrentPoseMachine(PoseMachine):
 
 
 class LPM(RecurrentPoseMachine):
-    """LSTM Pose Machine with weights shared over time; MobilePose's graph, 12 068 062 parameters at width 1. Against
-    the paper: sigmoid also on the g gate, batch normalisation after the sigmoids, ReLU on belief maps.
-    """
+    """LSTM Pose Machine with weights shared over time, MobilePose's graph. Against the paper: sigmoid also on the g
+    gate, batch normalisation after the sigmoids, ReLU on belief maps."""
 
     belief_relu = True
     NAMES = {"encoder": "conv{}_stage6", "generator": "Mres{}_stage6"}
@@ -124,9 +121,8 @@ class LPM(RecurrentPoseMachine):
 
 
 class LPMRaw(RecurrentPoseMachine):
-    """`lpm` with its own layers per frame, 42 691 626 parameters at width 1, T = 5; clips may be shorter. The first
-    frame has neither h-convolutions nor an f gate nor batch normalisation.
-    """
+    """`lpm` with its own layers per frame; clips may be shorter than T. The first frame has neither h-convolutions nor
+    an f gate nor batch normalisation."""
 
     belief_relu = True
 
@@ -176,9 +172,7 @@ class GateBias(nn.Module):
 class LPMOfficial(RecurrentPoseMachine):
     """The authors' network: 368 pixels, ceil-mode pools, tanh on g, gate biases, linear maps, any clip length.
 
-    Layers are named as in the Caffe files, one a group: conv1..7_stage1, conv1..4_stage2, {g,f,i,o}_{x,h},
-    scale_{g,f,i,o}, Mres1..5. Initial values as in the training prototxt: Gaussian weights of std 0.01, biases 0, gate
-    biases g 0, f 1, i 1.4, o 0.2.
+    Layers are named as in the Caffe files, one a group; initial values are the training prototxt's.
     """
 
     ceil = True

@@ -20,11 +20,8 @@ from lpm_torch.lstm import LPM, LPMOfficial, LPMRaw
 
 
 class CPM(PoseMachine):
-    """Six stages, every frame on its own; MobilePose's graph, 31 220 781 parameters at width 1. A 2x2 head without
-    padding follows stage 6 (32 -> 31 cells for 256 pixels). With `deep_supervision` (the paper's intermediate
-    supervision) the same head is applied to the maps of every stage, so that all are compared with the same labels and
-    the parameters stay those of the original.
-    """
+    """Six stages, every frame on its own; MobilePose's graph. A 2x2 head without padding follows stage 6 (32 -> 31 cells
+    for 256 pixels), and with `deep_supervision` (the paper's) every stage, so that all are compared with the labels."""
 
     STAGES = 6
     pad, centre_pad = 1, 1
@@ -55,9 +52,8 @@ class CPM(PoseMachine):
         return maps
 
     def forward(self, frames: Tensor, centers: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """(B,T,3,S,S), (B,1,S,S) -> maps of stage 6 (B,T,maps,g,g), twice. `steps` changes nothing here. With deep
-        supervision the second is (B,6T,maps,g,g): all frames of stage 1, then of stage 2, ... stage 6.
-        """
+        """(B,T,3,S,S), (B,1,S,S) -> maps of stage 6 (B,T,maps,g,g), twice; with deep supervision the second is of all
+        stages (B,6T,maps,g,g), frames fastest. `steps` changes nothing here."""
         batch, count = frames.shape[:2]
         maps = self.stage_maps(frames.flatten(0, 1), centers.repeat_interleave(count, 0))
         kept = maps if self.deep_supervision else maps[-1:]
@@ -66,10 +62,8 @@ class CPM(PoseMachine):
 
 
 def build_network(config: Config, joints: int) -> nn.Module:
-    """The network of a run's settings; those that it does not have are ignored. `joints` are without background. `t`:
-    clip length of lpm_raw, number of passes of hourglass; the others take clips of any length. DataError where batch
-    normalisation is asked for and cannot be added.
-    """
+    """The network of a run's settings for so many joints (without background). `t`: clip length of lpm_raw, passes of
+    hourglass; the others take clips of any length. DataError where batch normalisation cannot be added."""
     c = config
     more: dict[str, Any] = {"joints": joints, "width": c.channels}
     more |= {} if c.dropout is None else {"dropout": c.dropout}

@@ -1,11 +1,9 @@
 """Inference as in the LPM authors' benchmark: whole sequences, state carried, seven scales, given boxes.
 
-Every scale is a sequence of its own with its own state; all go through the network as one batch. At each frame and
-scale the picture is resized, a square of the network's input size is cut around the box's centre (zero outside, after
-normalisation), and the belief maps are enlarged, put back at their place in the resized frame (zero elsewhere), resized
-to the frame and summed; the highest pixel is the joint. Source: LSTM_Pose_Machines, run_benchmark. Resizing is bicubic
-with a = -0.5 and antialiasing, as Matlab's imresize; within two pixels of a border the two differ, because weights
-outside are dropped here and mirrored there.
+Every scale is a sequence with its own state. At each frame and scale the picture is resized, a square of the network's
+input size is cut around the box's centre, and the belief maps are enlarged, put back at their place in the resized
+frame, resized to the frame and summed; the highest pixel is the joint. Source: LSTM_Pose_Machines, run_benchmark.
+Resizing is as Matlab's imresize, bicubic with a = -0.5 and antialiasing, but within two pixels of a border.
 """
 
 from __future__ import annotations
@@ -90,11 +88,8 @@ class Benchmark:
 
 
 def predict_official(estimator: Estimator, pose_set: PoseSet) -> Predictions:
-    """Predictions of every frame of a video data set, in the order of videos and frames.
-
-    The authors' weights (skeleton cpm14) for Penn Action exchange left and right against the data set's naming.
-    DataError for other networks and for still images.
-    """
+    """Predictions of every frame of a video data set, in order. The authors' weights (skeleton cpm14) for Penn Action
+    exchange left and right. DataError for other networks and for still images."""
     if estimator.config.model != "lpm_official":
         raise DataError(f"--protocol=official is lpm_official's; score {estimator.config.model} with val.py")
     if pose_set.name not in SCALES:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 def parse_args(argv=None) -> Config:
     """The run's settings; DataError on unknown keys or values."""
     parser = Parser(__doc__)
-    parser.ignore(dict.fromkeys(("experiment", "host", "log_dir"), "the log lies in the run's folder"))
+    parser.ignore(dict.fromkeys(("experiment", "host", "log_dir", "log_freq"), "the log lies in the run's folder"))
+    parser.ignore({"debug": "predict.py draws", "pck_r": "val.py scores"})
     folder = lambda c: data_folder(dataset_name(c.dataset), c.data_root)  # noqa: E731
     return training_settings(parser, Config, PRESETS, argv, folder=folder, standard="none").checked()
 

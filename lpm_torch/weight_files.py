@@ -1,4 +1,4 @@
-"""Weight files: checkpoints of ours and of MobilePose, and plain tensors in three formats.
+"""Weight files: checkpoints of ours and of MobilePose, and plain tensors in two formats.
 
 Ours are MobilePose's `.pth.tar` (epoch, state_dict, optimizer) with what a resumed run needs. Converted ones keep
 settings and skeleton in the card beside them (FILE.card.json).
@@ -30,18 +30,9 @@ Weights = dict[str, np.ndarray]
 # What weights were trained to read and to answer, whoever goes on with them.
 MEANING_FIELDS = ("mode", "center_map", "background")
 # What a resumed run must share with its beginning.
-RUN_FIELDS = (
-    *MEANING_FIELDS,
-    "sigma",
-    "input_width",
-    "t",
-    "masked_loss",
-    "loss_norm",
-    "deep_supervision",
-    "accumulate",
-)
+RUN_FIELDS = (*MEANING_FIELDS, *"sigma input_width t masked_loss loss_norm deep_supervision accumulate".split())
 # Settings of the machine and the run that trained, which mean nothing to whoever uses the weights.
-_LEFT_BEHIND = {"device", "gpus", "workers", "threads", "compile", "out", "model_dir", "data_root", "weights", "resume"}
+_LEFT_BEHIND = {"device", "gpus", "workers", "threads", "out", "model_dir", "data_root", "weights", "resume"}
 ANSWERS = re.compile(r"conv7_stage1|M(conv|res)5(_stage\d+)?")  # layers with an output a belief map
 _READS = re.compile(r"[gfio]_x(_stage\d+)?|Mconv1_stage\d+|final_layer")  # layers with an input a belief map
 
@@ -69,27 +60,16 @@ def _load(path: Path) -> dict:
         return state
     # MobilePose's: weights, Adam's state and the epoch; how far that is in steps is not in it
     rest = {"format": STATE_FORMAT, "batch": 0, "step": 0, "config": {}, "about": {"batch_size": 0}, "losses": []}
-    return {**rest, "random": collect_random_state(), "ema": None, "scaler": None, **state}
+    return {**rest, "random": collect_random_state(), "ema": None, **state}
 
 
 def write_weights(path: Path, weights: Weights) -> None:
-    """Arrays by name as `.pt`, `.npz` or `.safetensors`."""
-    if path.suffix == ".pt":
-        torch.save(_as_tensors(weights), path)
-    elif path.suffix == ".npz":
-        np.savez(path, **weights)
-    else:
-        from safetensors.numpy import save_file
-
-        save_file(weights, path)
+    """Arrays by name as `.pt` or `.npz`."""
+    torch.save(_as_tensors(weights), path) if path.suffix == ".pt" else np.savez(path, **weights)
 
 
 def read_weights(path: Path) -> Any:
     """What `write_weights` or `torch.save` wrote, tensors as arrays."""
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        return load_file(path)
     return read_npz(path, "weight file") if path.suffix == ".npz" else read_torch(path)
 
 
@@ -102,17 +82,11 @@ def _as_tensors(value: Any) -> Any:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """A checkpoint of ours or of MobilePose, or plain weights with their card, as a dict with at least `state_dict`,
-    without `module.` prefixes. Read without unpickling code. DataError when it is none.
-    """
+    """A checkpoint of ours or of MobilePose, or plain weights with their card, as a dict with at least `state_dict`;
+    read without unpickling code. DataError when it is none."""
     if path.is_dir():
         raise missing_weights(HOUSE, SUFFIXES, f"folder {path} holds none")
-    try:
-        state = _as_tensors(read_weights(path))
-    except DataError:
-        raise
-    except Exception as error:  # safetensors has its own
-        raise DataError(f"{path} is not a readable weight file ({error})") from error
+    state = _as_tensors(read_weights(path))
     if isinstance(state, dict) and state and all(isinstance(v, Tensor) for v in state.values()):
         state = {"state_dict": state}
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
@@ -135,11 +109,8 @@ def skeleton_of(found: dict, path: Path) -> Skeleton | None:
 
 
 def config_of(found: dict, path: Path | None, options: dict[str, Any]) -> Config:
-    """The settings of a checkpoint under those of `options` that its weights leave open.
-
-    A file without settings (`found` may be empty) has MobilePose's, lpm_official the authors', and what its tensors
-    tell. DataError when `model` or `mode` of `options` is another.
-    """
+    """The settings of a checkpoint under those of `options` that its weights leave open; a file without settings has
+    MobilePose's, lpm_official the authors'. DataError when `model` or `mode` of `options` is another."""
     given = {name: value for name, value in options.items() if value is not None}
     resolve(Config, given)  # names and values are settings
     known = found.get("config")
@@ -188,9 +159,8 @@ def load_weights(model: nn.Module, found: dict, path: Path, raw: bool = False) -
 
 
 def first_weights(model: nn.Module, path: Path, skeleton: Skeleton, config: Config) -> None:
-    """Begin a training with another's weights. `skeleton` is the network's; where the weights have another, layers that
-    answer with belief maps are taken joint by joint, and those that read them start fresh, which is said.
-    """
+    """Begin a training with another's weights. Where they have another `skeleton`, layers that answer with belief maps
+    are taken joint by joint, and those that read them start fresh, which is said."""
     found = read_checkpoint(path)
     stored = skeleton_of(found, path)
     old = network_skeleton(stored) if stored else skeleton

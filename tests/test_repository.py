@@ -207,7 +207,6 @@ EXTRA = {
         "layers_plain.py": "Caffe's layers without weights",
         "sources.py": "what data layers read: LMDBs, lists of images, HDF5 files",
         "images.py": "patches, and the two ways of resizing",
-        "output.py": "name of the original's programme",
         "prototxts.py": "the two networks' prototxts",
         "presets.yaml": "sizes and solvers of the presets",
         "forks.yaml": "layer types that are not here, and whose they are",
@@ -215,9 +214,7 @@ EXTRA = {
         "solver.py": "Caffe's solver: its rules, policies and snapshots",
         "workflow.py": "the original's chain of steps",
         "prepare.py": "what the stages are trained on: lists, patches, LMDBs",
-        "accuracy.py": "name of the original's programme",
         "draw_loss.py": "name of the original's programme",
-        "predict_refine.py": "name of the original's programme",
     },
     "deepercut_tf": {
         "items.py": "training items of the original's .mat files",

@@ -88,4 +88,4 @@ def _newest(house: str, suffixes: tuple[str, ...], runs: str) -> Path | None:
 
 def shipped(house: str) -> dict[str, Path]:
     """Name -> file of the weights that come with the repository."""
-    return {p.stem: p for p in sorted((REPOSITORY / house / "zoo").glob("*")) if p.suffix in (".npz", ".safetensors")}
+    return {p.stem: p for p in sorted((REPOSITORY / house / "zoo").glob("*")) if p.suffix == ".npz"}

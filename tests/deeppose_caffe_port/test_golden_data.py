@@ -128,7 +128,7 @@ def test_mean(lmdbs, project, tmp_path):
 def test_preprocessing_of_the_test_scripts(project, arrays, kind, side):
     """Channel 0 of what the scripts fed, values up to 1."""
     config, _, _ = project
-    folder = config.project / prepare.image_folder(config) if kind == "pre1" else None
+    folder = config.project / config.image_folder if kind == "pre1" else None
     keys = [k for k in arrays.files if k.startswith(f"{kind}/")]
     assert keys
     for key in keys:
@@ -142,7 +142,7 @@ def test_resize_of_training_differs_from_that_of_testing(project, arrays):
     """What mode compat is for; and the LMDB's resize is OpenCV's of today."""
     config, _, _ = project
     for key in (k for k in arrays.files if k.startswith("pre1_cv2/")):
-        image = read_picture(config.project / prepare.image_folder(config) / key.split("/")[1])
+        image = read_picture(config.project / config.image_folder / key.split("/")[1])
         found = cv2.resize(image, arrays[key].shape[::-1], interpolation=cv2.INTER_LINEAR)[..., 0]
         assert np.array_equal(found, arrays[key])
         tested = caffe_io_input(image, len(found), np.zeros(3))[

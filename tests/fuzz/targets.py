@@ -397,7 +397,6 @@ def _weights(found: Targets) -> None:
 def torch(root: Path) -> Targets:
     """What the two PyTorch houses read."""
     import torch
-    from safetensors.torch import save_file
 
     from deeppose_caffe_port.model import TEST, CaffeNet
     from deeppose_caffe_port.prepare import read_lines
@@ -416,7 +415,6 @@ def torch(root: Path) -> Targets:
     for name, write, checked in (
         ("w.pth.tar", lambda p: torch.save(state, p), True),
         ("old.pth", lambda p: torch.save(tensors, p, _use_new_zipfile_serialization=False), False),
-        ("w.safetensors", lambda p: save_file(tensors, p), False),
     ):
         found.add(
             f"lpm_torch {name}", {name: "bytes"}, lambda d, n=name: read_checkpoint(d / n), {name: write}, checked

@@ -11,7 +11,7 @@ from scipy.io import loadmat
 
 from common.datasets import load
 from common.errors import DataError
-from common.metrics.mobilepose import crop_box, whole_clips
+from common.metrics.mobilepose import crop_box, penn_table, whole_clips
 from common.predictions import load_predictions
 from common.runs.process import Process
 from common.skeletons import CPM14, JHMDB15, LPM14, LSP14, PENN13, card
@@ -239,7 +239,7 @@ def test_own_data_of_any_joints(tmp_path, joints):
 
 def run_test(out: Path, checkpoint: Path, *arguments: str) -> dict:
     assert test.main(penn(f"--weights={checkpoint}", f"--out={out}", *arguments)) == 0
-    return {name: loadmat(out / f"{name}.mat")[name] for name in ("gt", "pred", "vis", "box", "pred_image")}
+    return {name: loadmat(out / f"{name}.mat")[name] for name in ("gt", "pred", "vis", "box")}
 
 
 @pytest.mark.parametrize("mode", ["correct", "compat"])
@@ -250,8 +250,6 @@ def test_files_of_the_original(tmp_path, mode):
     assert arrays["gt"].shape == arrays["pred"].shape == (5, 15, 2) and arrays["gt"].dtype == np.float32
     assert arrays["vis"].shape == (5, 14) and arrays["vis"].dtype == np.float64
     assert arrays["box"].shape == (5, 4) and arrays["box"].dtype == np.float32
-    assert arrays["pred_image"].shape == (5, 14, 2)
-    assert loadmat(tmp_path / "pred_image.mat")["image_id"].tolist() == people.image_id.tolist()
     # multiples of a quarter cell, within the crop
     cell = 64 / 7
     quarters = 4 * arrays["gt"] / cell
@@ -271,14 +269,6 @@ def test_files_of_the_original(tmp_path, mode):
     close(sides.max(1), np.full(len(sides), 64), rounding(64, steps=4), "longer side")
 
 
-def test_image_coordinates_are_those_of_val(tmp_path):
-    checkpoint = save(tmp_path)
-    arrays = run_test(tmp_path, checkpoint)
-    found = score(tmp_path / "p.npz", checkpoint, "--limit=5")
-    order = [LPM14.joints.index({"head": "head_top"}.get(j, j)) for j in PENN13.joints]
-    close(arrays["pred_image"][:, order], found.joints, rounding(np.abs(found.joints).max()), "joints")
-
-
 def test_still_images_count_as_t_frames(tmp_path):
     checkpoint, out = save(tmp_path, LSP14, model="cpm"), tmp_path / "out"
     common = [
@@ -293,21 +283,16 @@ def test_still_images_count_as_t_frames(tmp_path):
     recurrent = save(tmp_path, LSP14, model="lpm")
     assert test.main(["--model=lpm", *common[1:3], f"--checkpoint_name={recurrent}", f"--out={out}", "--limit=3"]) == 0
     assert loadmat(out / "pred.mat")["pred"].shape == loadmat(out / "vis.mat")["vis"].shape[:1] + (15, 2) == (15, 15, 2)
-    assert test.main([*common, "--protocol=mp"]) == 2
-
-
-def test_table_of_the_original(tmp_path, capsys):
-    run_test(tmp_path, save(tmp_path), "--protocol=mp", f"--json={tmp_path / 's.json'}")
-    text = capsys.readouterr().out
-    assert "right_hip = neck" in text and "SYNTHETIC" in text
-    assert "total" in json.loads((tmp_path / "s.json").read_text())["penn_mobilepose@0.2:compat"]
+    assert test.main([*common, "--protocol=pck_torso@0.2"]) == 2
 
 
 @pytest.mark.golden
 def test_table_of_the_original_counts_as_its_script(golden_dir):
     """The same integers as Octave running the original's PENN_test.m."""
     fixture = np.load(golden_dir / "lpm_torch/octave.npz")
-    result = test.mp_table({name: fixture[f"penn_test_in_{name}"] for name in ("gt", "pred", "vis", "box")})
+    truth, predicted, visible, box = (fixture[f"penn_test_in_{name}"] for name in ("gt", "pred", "vis", "box"))
+    places = (found[:, : visible.shape[1], ::-1] for found in (truth, predicted))
+    result = penn_table(*places, visible == 1, (box[:, 2:] - box[:, :2]).max(1))
     assert list(result.counts.values()) == fixture["penn_test_obj"].astype(int).tolist()
     hits = [round(v / 100 * n) if n else 0 for v, n in zip(result.values.values(), result.counts.values())]
     assert hits == fixture["penn_test_detected"].astype(int).tolist()
