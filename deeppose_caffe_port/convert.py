@@ -33,7 +33,7 @@ def load(model: Path, weights: Path):
     from deeppose_caffe_port.model import CaffeNet
     from deeppose_caffe_port.weight_files import load_whole
 
-    net = CaffeNet.from_file(model)
+    net = CaffeNet.from_file(model, data=False)
     load_whole(net, weights)
     return net
 

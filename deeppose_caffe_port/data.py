@@ -93,15 +93,22 @@ class Hdf5Data(Fed):
 
 @layer("Data", "ImageData")
 class Data(Fed):
-    """Pixels and labels of an LMDB or of a list of images. `forward` applies transform_param to what was read: mean,
-    scale, crop, mirror."""
+    """Pixels and labels of an LMDB or of a list of images; `forward` applies transform_param: mean, scale, crop, mirror.
+    Without the data its tops are what a caller gives, in the shape of the crop."""
 
     def setup(self, shapes: list[Shape]) -> None:
         p, t, c = self.param.data_param, self.param.transform_param, self.context
+        p = self.param.image_data_param if self.kind == "ImageData" else p
         if t.force_color and t.force_gray:
             raise self.error("has force_color and force_gray; give one of the two")
+        if not c.data:
+            if not t.crop_size:
+                raise self.error("has no crop_size, so that only its data tell its shape; give the deploy prototxt")
+            labels = (p.label_num, 1, 1) if self.kind == "Data" and p.label_num else ()
+            channels, count = 1 if t.force_gray else max(len(t.mean_value), 3), max(p.batch_size, 1)
+            self.top_shapes = [(count, channels, t.crop_size, t.crop_size), (count, *labels)][: len(self.param.top)]
+            return
         if self.kind == "ImageData":
-            p = self.param.image_data_param
             self.source = ImageList(p, c)
         elif p.backend != 1:
             raise self.error("has backend LEVELDB, which is not supported; write `backend: LMDB` and convert the data")
@@ -136,6 +143,8 @@ class Data(Fed):
         return torch.tensor(list(t.mean_value), dtype=torch.float32).reshape(-1, 1, 1) if t.mean_value else None
 
     def forward(self, pixels: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
+        if self.source is None:
+            return (pixels,) if label is None else (pixels, label)
         x = pixels.float() if self.mean is None else pixels.float() - self.mean
         if self.crop:
             x = self._cropped(x)

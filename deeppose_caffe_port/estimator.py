@@ -36,9 +36,7 @@ from deeppose_caffe_port.weight_files import find_project, load_whole, missing_p
 
 class Regressor:
     """A deploy net with its weights and its mean image: pictures (h,w,3) uint8 BGR of any size -> outputs (N,K).
-
-    `weights` None: random ones, without a project the preset's net. `folder` holds the prototxts and the mean.
-    """
+    `weights` None: random ones, without a project the preset's net. `folder` holds the prototxts and the mean."""
 
     def __init__(self, config: Config, stage: int, weights: Path | None, folder: Path | None = None):
         folder, name = folder or config.model_folder(stage), f"models/{STAGES[stage]}/deploy.prototxt"

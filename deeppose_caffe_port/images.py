@@ -21,6 +21,14 @@ def read_picture(path: str | Path, allow_16bit: bool = False) -> np.ndarray:
     return as_picture(read_image(path, unchanged=True), str(path), allow_16bit)
 
 
+def read_prepared(path: str | Path, config: Config) -> np.ndarray:
+    """`read_picture` of what must have the size of the project's pictures. DataError when it has not."""
+    image = read_picture(path, config.allow_16bit)
+    if (size := image.shape[1::-1]) != config.size:
+        raise DataError(f"image {path} is {size}, not {config.size}; set --input_width, --input_height")
+    return image
+
+
 class Unread:
     """Context in which a picture that cannot be read is a warning; `report` names all of them at the end."""
 
@@ -77,13 +85,9 @@ class Pictures:
     def image(self, row: int) -> np.ndarray:
         """(height, width, 3) uint8 BGR."""
         path = self.pose_set.images[row]
-        if self.config.whole_images:
-            image = read_picture(path, self.config.allow_16bit)
-            size = image.shape[1::-1]
-            if size != self.config.size:
-                raise DataError(f"image {path} is {size}, not {self.config.size}; set --input_width, --input_height")
-            return image
-        return warp(read_image(path), self.matrix(row), self.config.size)
+        if not self.config.whole_images:
+            return warp(read_image(path), self.matrix(row), self.config.size)
+        return read_prepared(path, self.config)
 
 
 def patch(image: np.ndarray, center: np.ndarray, side: float) -> np.ndarray:

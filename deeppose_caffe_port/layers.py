@@ -37,6 +37,7 @@ class Context:
     dropout: str = "caffe"  # masks from Caffe's CPU stream, or `torch`: the device's own generator
     rank: int = 0  # number of this process; batch statistics and dropout masks span all of them
     world: int = 1
+    data: bool = True  # whether data layers read theirs; else the caller gives what they would put out
 
 
 def layer(*names: str):

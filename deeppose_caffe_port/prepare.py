@@ -30,7 +30,7 @@ from common.geometry import apply_affine
 from common.poses import PoseSet
 from common.skeletons import card
 from deeppose_caffe_port.config import PATCH_UNIT, SEED, Config, store
-from deeppose_caffe_port.images import Pictures, Unread, patch, read_picture
+from deeppose_caffe_port.images import Pictures, Unread, patch, read_picture, read_prepared
 from deeppose_caffe_port.prototxts import write_project
 
 _KINDS = ("train", "test")
@@ -165,10 +165,7 @@ def get_stage1(config: Config) -> None:
     images, kept, flipped, unread = config.project / config.image_folder, [], [], Unread()
     for line in tqdm(train, desc="get_stage1"):
         with unread:
-            picture = read_picture(images / line.name, config.allow_16bit)
-            if (size := picture.shape[1::-1]) != config.size:
-                remedy = "set --input_width, --input_height"
-                raise DataError(f"image {images / line.name} is {size}, not {config.size}; {remedy}")
+            picture = read_prepared(images / line.name, config)
             kept.append(line)
             flipped.append(mirrored(line, config))
             save(images / flipped[-1].name, cv2.flip(picture, 1))

@@ -136,7 +136,8 @@ class ImageList(Source):
         if not self.path.is_file():
             raise DataError(f"image list {self.path} does not exist")
         lines = [line.rsplit(None, 1) for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines()]
-        self.lines, self.count = [line for line in lines if line], len([line for line in lines if line])
+        self.lines = [line for line in lines if line]
+        self.count = len(self.lines)
         if not self.lines or bool(param.new_height) != bool(param.new_width):
             raise DataError(f"image list {self.path} is empty, or one of new_height and new_width is missing")
 

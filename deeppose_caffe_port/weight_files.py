@@ -23,7 +23,6 @@ from deeppose_caffe_port.config import HOUSE, Config
 if TYPE_CHECKING:
     from deeppose_caffe_port.model import CaffeNet
 
-
 _SCRIPT = "bash examples/train_k2hpd_deeppose.sh"
 
 

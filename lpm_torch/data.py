@@ -62,9 +62,7 @@ def crop_boxes(pose_set: PoseSet) -> np.ndarray:
 
 def make_clips(pose_set: PoseSet, t: int, every_frame: bool = False) -> np.ndarray:
     """Rows of each clip, (C, T): non-overlapping windows of one video's frames; (N, 1) for still images. A tail shorter
-    than t is dropped (MP); with `every_frame` a last window covers it, overlapping the one before (or repeating the
-    first frame of a video shorter than t).
-    """
+    than t is dropped (MP); with `every_frame` a last window covers it, overlapping the one before."""
     if pose_set.sequence is None or pose_set.frame is None:
         return np.arange(len(pose_set))[:, None]
     clips = []
@@ -183,10 +181,8 @@ class ClipDataset(Dataset):
 
 def belief_labels(joints: np.ndarray, visible: np.ndarray, size: int, grid: int, sigma: float, background: bool,
                   half_pixel: bool = False) -> np.ndarray:  # fmt: skip
-    """(...,J,2) crop pixels -> (...,J+1,grid,grid): a Gaussian a joint; background last (zeros in MP, 1 - max in LP).
-    Pixels become cells by the factor grid/size (MP), with `half_pixel` so that a cell stands for the middle of its
-    square (LP). As in MP a joint left of or above the first cell has no Gaussian.
-    """
+    """(...,J,2) crop pixels -> (...,J+1,grid,grid): a Gaussian a joint, none left of or above the first cell (MP);
+    background last (zeros in MP, 1 - max in LP). With `half_pixel` a cell is the middle of its square (LP)."""
     shift = 0.5 if half_pixel else 0.0
     cells = (joints + shift) * (grid / size) - shift
     with np.errstate(invalid="ignore"):

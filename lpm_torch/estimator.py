@@ -41,9 +41,8 @@ class Estimator:
     """A network with its settings: `skeleton` that it answers with, `config`, `meta` for prediction files.
 
     `weights`: a checkpoint of ours or of MobilePose, converted weights with their card, a run's folder, a shipped name;
-    None: the newest best of this house. `skeleton`: of weights that name no joints, as the originals' (their order by
-    default). `random_weights`: the same network untrained, or without any weights the one of `options`. `shared_joints`
-    lets data with other joints pass. `options`: settings of `OVERRIDES`, and those that the weights leave open.
+    None: the newest best of this house. `skeleton`: of weights that name no joints, as the originals'. `random_weights`:
+    the same network untrained. `options`: settings of `OVERRIDES`, and those that the weights leave open.
     """
 
     def __init__(self, weights: str | Path | None = None, *, skeleton: Skeleton = LPM14, random_weights: bool = False,

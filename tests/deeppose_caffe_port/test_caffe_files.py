@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from common.errors import DataError
 from common.images import write_lmdb
 from common.weights import caffe
-from common.weights.caffe import type_name, upgrade_net
+from common.weights.caffe import type_name, upgrade_net, write_caffemodel
 from common.weights.caffe_messages import ENUMS, MESSAGES, messages
 from common.weights.caffe_text import parse_text, read_text
+from deeppose_caffe_port import convert
 from deeppose_caffe_port.data import datum
+from deeppose_caffe_port.model import TRAIN, CaffeNet
 from deeppose_caffe_port.sources import LmdbSource, Prefetch
+from deeppose_caffe_port.weight_files import load_torch
 
 
 @pytest.mark.parametrize(
@@ -280,3 +283,29 @@ def test_a_failed_lmdb_leaves_nothing(tmp_path):
     with pytest.raises(DataError, match="image gone"):
         write_lmdb(tmp_path / "db", failing())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        'type: "MemoryData" top: "data" top: "label" memory_data_param { batch_size: 2 channels: 3 height: 6 width: 5 }',
+        'type: "Data" top: "data" top: "label" transform_param { crop_size: 6 mean_file: "none" } data_param { source: "none" batch_size: 2 backend: LMDB }',
+        'type: "ImageData" top: "data" top: "label" transform_param { crop_size: 6 } image_data_param { source: "none" batch_size: 2 }',
+    ],
+)
+def test_a_net_is_converted_without_its_data(tmp_path, data):
+    """Its shapes are in the layer, or the crop's; trained, it still says that its data are missing."""
+    tail = """layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 4 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }"""
+    (tmp_path / "net.prototxt").write_text(f'layer {{ name: "d" {data} }}\n{tail}')
+    size = 90 if "Memory" in data else 108
+    weights = [np.random.default_rng(0).normal(size=(4, size)).astype(np.float32), np.zeros(4, np.float32)]
+    write_caffemodel(tmp_path / "w.caffemodel", {"ip": ("InnerProduct", weights)})
+    words = [str(tmp_path / "w.caffemodel"), str(tmp_path / "w.pt"), f"--model={tmp_path / 'net.prototxt'}"]
+    assert convert.main(words) == 0
+    np.testing.assert_array_equal(load_torch(tmp_path / "w.pt")["layers.ip.weight"].numpy(), weights[0])
+    if "Memory" not in data:
+        with pytest.raises(DataError, match="does not exist"):
+            CaffeNet.from_file(tmp_path / "net.prototxt", TRAIN, tmp_path)
+        (tmp_path / "net.prototxt").write_text((tmp_path / "net.prototxt").read_text().replace("crop_size: 6", ""))
+        assert convert.main([*words[:1], str(tmp_path / "x.pt"), words[2]]) == 2

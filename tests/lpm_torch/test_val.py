@@ -16,7 +16,7 @@ from common.predictions import load_predictions
 from common.runs.process import Process
 from common.skeletons import CPM14, JHMDB15, LPM14, LSP14, PENN13, card
 from lpm_torch import Estimator, official, test, val
-from lpm_torch.config import Config, half_pixel
+from lpm_torch.config import PRESETS, Config, half_pixel
 from lpm_torch.data import belief_labels
 from lpm_torch.estimator import decode, unflip_maps
 from lpm_torch.model import build_network
@@ -97,8 +97,10 @@ def test_mode_is_checked(tmp_path, capsys):
 def test_limit_random_weights_and_flip(tmp_path):
     checkpoint = save(tmp_path)
     assert len(score(tmp_path / "l.npz", checkpoint, "--limit=3")) == 3
-    plain, random = score(tmp_path / "p.npz", checkpoint), score(tmp_path / "r.npz", checkpoint, "--random_weights")
-    flipped = score(tmp_path / "f.npz", checkpoint, "--flip_test")
+    plain, random, flipped = (
+        score(tmp_path / "p.npz", checkpoint, "--limit=3", *more)
+        for more in ((), ("--random_weights",), ("--flip_test",))
+    )
     assert not np.array_equal(plain.score, random.score) and not np.array_equal(plain.score, flipped.score)
     assert flipped.meta["flip_test"] is True
 
@@ -193,6 +195,7 @@ def test_names_of_mobilepose_and_the_newest_weights(tmp_path, capsys, monkeypatc
 
 def test_random_weights_without_any(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PRESETS, "paper", {**PRESETS["paper"], "channels": 0.0625, "input_width": 64})
     monkeypatch.setattr("common.runs.shelf.REPOSITORY", tmp_path)
     assert val.main(penn("--limit=2", "--out=r.npz", "--t=1", "--flip_test")) == 0
     assert "RANDOM" in capsys.readouterr().err
