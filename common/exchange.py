@@ -33,6 +33,7 @@ import numpy as np
 from common.datasets.files import read_json, read_lines
 from common.errors import DataError
 from common.files import write_json, write_text
+from common.images import image_size
 from common.poses import box_of_joints
 from common.runs.process import exit_code
 from common.skeletons import COCO17, MEDIAPIPE33, OPENPOSE25, SKELETONS, Skeleton, card, from_card
@@ -367,8 +368,6 @@ def read(path: str | Path, kind: str, images: str | Path | None = None, skeleton
     """The people of `path`. `images`: a folder where pictures of the files' names or stems lie, for sizes and suffixes;
     `skeleton`: a known one's name, for files that do not name their joints. DataError naming the file and what is wrong
     with it."""
-    from PIL import Image
-
     if not Path(path).exists():
         raise DataError(f"{path} does not exist; give the file or folder that --source {kind} means")
     asked = from_card(skeleton, "--skeleton") if skeleton else None
@@ -382,8 +381,7 @@ def read(path: str | Path, kind: str, images: str | Path | None = None, skeleton
     for name, size, people in pictures:
         file = known.get(Path(name).name) or known.get(Path(name).stem)
         if file and images and not size:
-            with Image.open(file) as image:
-                name, size = file.relative_to(images).as_posix(), image.size
+            name, size = file.relative_to(images).as_posix(), image_size(file)
         made.append({"image": name, "size": tuple(size) if size else None, "persons": people})
         for one in people:
             if one.pop("shares", False):

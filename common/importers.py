@@ -189,10 +189,8 @@ def _best_of_each(found: Predictions, pose_set: PoseSet) -> Predictions:
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import h5py
-    except ImportError:
-        raise DataError(f"{path} is an HDF5 file, which needs the package h5py: pip install h5py") from None
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
             arrays = {k: v for k, v in file.items() if isinstance(v, h5py.Dataset)}
@@ -358,10 +356,8 @@ def _by_image(
 ) -> Predictions:
     """Predictions of persons that the file does not tell apart; ids take the PoseSet's type."""
     box, unknown = box_of_joints(points[..., :2]), np.full(len(points), -1)
-    kind_of_id = str if pose_set.image_id.dtype.kind in "US" else pose_set.image_id.dtype
-    ids = {"image_id": np.array(images, dtype=kind_of_id), "person_id": unknown, "frame": unknown}
-    boxes = {"box": box, "box_score": scores, "area": box[:, 2] * box[:, 3]}
-    found = {"joints": points[..., :2], "score": points[..., 2].astype(np.float32), "person_score": scores}
+    ids = np.array(images, dtype=str if pose_set.image_id.dtype.kind in "US" else pose_set.image_id.dtype)
+    found = points[..., :2], points[..., 2].astype(np.float32), scores, box, scores, box[:, 2] * box[:, 3]
     meta = {"model": path.stem, "imported": kind, "final": True, "synthetic": pose_set.synthetic}
-    whose: dict = {"skeleton": skeleton or pose_set.skeleton, "dataset": pose_set.name, "split": pose_set.split}
-    return Predictions(**whose, **found, **boxes, **ids, meta=meta)
+    whose: dict = {"dataset": pose_set.name, "split": pose_set.split, "meta": meta}
+    return Predictions(skeleton or pose_set.skeleton, *found, ids, unknown, unknown, **whose)

@@ -242,8 +242,8 @@ def answers(recipe: Recipe, run: dict, rehearsed: bool) -> dict:
         if (row := f"{table['table']}/{model}") in recipe.rows:
             line = answer(table, model, [run])
             as_if = answer(table, model, [{**run, "meta": real}]) if rehearsed else line
-            if line is None or (rehearsed and as_if["comparable"] != table["comparable"]):
-                why = "does not answer it" if line is None else as_if["why"]
+            if line is None or as_if is None or (rehearsed and as_if["comparable"] != table["comparable"]):
+                why = as_if["why"] if line and as_if else "does not answer it"
                 raise DataError(f"{row}: its run file {why}; that is a fault of the recipe")
             found[row] = line
     return found

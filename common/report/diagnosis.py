@@ -20,6 +20,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from common import datasets
+from common.errors import DataError
+from common.images import image_size
 from common.intervals import Draws, Samples
 from common.metrics import Result
 from common.metrics.coco import final_people
@@ -160,14 +162,11 @@ def image_sizes(pose_set: PoseSet, rows: np.ndarray) -> np.ndarray:
     """(P,2) width and height, from the data set or the heads of the files; NaN where there is none."""
     if pose_set.image_size is not None:
         return pose_set.image_size[rows].astype(np.float64)
-    from PIL import Image
-
     known: dict[str, tuple[float, float]] = {}
     for path in {pose_set.images[row] for row in rows}:
         try:
-            with Image.open(path) as image:
-                known[path] = image.size
-        except OSError:
+            known[path] = image_size(path)
+        except DataError:
             known[path] = np.nan, np.nan
     return np.array([known[pose_set.images[row]] for row in rows], np.float64).reshape(-1, 2)
 
