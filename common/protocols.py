@@ -16,7 +16,7 @@ import numpy as np
 
 from common import datasets
 from common.errors import DataError
-from common.metrics import k2hpd, mobilepose, oks, pck, pcp
+from common.metrics import mobilepose, oks, pck, pcp
 from common.metrics.counting import Result
 from common.poses import PoseSet
 from common.predictions import Predictions
@@ -195,7 +195,7 @@ _BY_ROW: dict[str, tuple[tuple[str, ...], Count]] = {
     "pck_torso": (_TORSO, _pck(_torso, _EITHER)),
     "auc_torso": (_TORSO, lambda s, p, _: pck.auc(s.joints, p.joints, _labelled(s), _torso(s), s.skeleton)),
     "penn_torso": (
-        k2hpd.DIAMETER,
+        pcp.K2HPD_DIAMETER,
         _pck(lambda s, p: pck.official_penn_torso(s.joints, p.joints, s.skeleton), _OTHER, _visible),
     ),
     "pck_box": ((), _pck(*_LONGER)),
@@ -210,9 +210,9 @@ _BY_ROW: dict[str, tuple[tuple[str, ...], Count]] = {
     "pcp_relaxed": (_HEAD + _ARMS_AND_LEGS, _plain(pcp.pcp, relaxed=True)),
     "k2hpd_pcp": (_K2HPD_NEEDS, _plain(pcp.pcp, total="weighted")),
     "pdj": (_TORSO, _plain(pck.pdj, diameter=_TORSO)),
-    "k2hpd_pdj": (k2hpd.DIAMETER, _plain(pck.pdj, diameter=k2hpd.DIAMETER)),
-    "k2hpd_accuracy": ((), lambda s, p, _: k2hpd.accuracy(s.joints, p.joints, s.skeleton)),
-    "k2hpd_loss": ((), lambda s, p, _: k2hpd.euclidean_loss(s.joints, p.joints, s.skeleton)),
+    "k2hpd_pdj": (pcp.K2HPD_DIAMETER, _plain(pck.pdj, diameter=pcp.K2HPD_DIAMETER)),
+    "k2hpd_accuracy": ((), lambda s, p, _: pcp.k2hpd_accuracy(s.joints, p.joints, s.skeleton)),
+    "k2hpd_loss": ((), lambda s, p, _: pcp.k2hpd_loss(s.joints, p.joints, s.skeleton)),
     "pck_extent:compat": (_HEAD + _ARMS_AND_LEGS, _extent),
     "penn_extent": (("head", ".sequence"), _extent),
     "penn_mobilepose:compat": (("head", ".sequence"), _penn_mobilepose),

@@ -1,7 +1,7 @@
 """Metrics of pose estimation, vectorised over persons. `common.protocols` names the combinations that papers report.
 
-`pck` (torso, box, head, PDJ, AUC) · `pcp` (strict, relaxed) · `k2hpd`, `mobilepose` (as these projects count) · `oks`,
-`coco`, `ai_challenger` (object keypoint similarity).
+`pck` (torso, box, head, PDJ, AUC) · `pcp` (strict, relaxed, K2HPD's figures) · `mobilepose` (as it counts) · `oks`, `coco`
+(object keypoint similarity, AI Challenger's score).
 
 Every distance metric here treats missing values alike:
 - an unlabelled joint is not counted; a prediction of NaN for a labelled joint is a miss;

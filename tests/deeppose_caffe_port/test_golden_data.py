@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common.metrics import k2hpd
+from common.metrics import pcp
 from common.skeletons import K2HPD15
 from common.weights.caffe import read_blob
 from deeppose_caffe_port import prepare
@@ -157,8 +157,8 @@ def test_accuracy_figures(arrays):
         tolerance.close(found, expected, tolerance.rounding(np.abs(expected), truth.size, dtype=np.float64))
 
     truth, guess = arrays["met/label"], arrays["met/predict"]
-    same(k2hpd.euclidean_loss(truth, guess, K2HPD15).total, arrays["met/loss"])
-    result = k2hpd.accuracy(truth, guess, K2HPD15)
+    same(pcp.k2hpd_loss(truth, guess, K2HPD15).total, arrays["met/loss"])
+    result = pcp.k2hpd_accuracy(truth, guess, K2HPD15)
     same(result.total, 100 * arrays["met/pcp"])
     same(list(result.values.values()), 100 * arrays["met/pdj"])
 
