@@ -115,27 +115,38 @@ def _from_csv(path: Path) -> list[tuple[str, list[float], float]]:
 
 
 def _from_json(path: Path) -> list[tuple[str, list[float], float]]:
-    content, names = files.read_json(path), {}
-    if isinstance(content, dict):  # annotations
-        images, content = content.get("images"), content.get("annotations")
-        names = {str(i.get("id")): str(i.get("file_name")) for i in images or () if isinstance(i, dict)}
-    rows = files.rows(f"--boxes {path}", content)
-    rows = [row for row in rows if row[1].get("category_id", 1) == 1 and not row[1].get("iscrowd")]
-    boxes, scores = files.column(rows, "bbox", (4,)).tolist(), files.column(rows, "score", default=1.0).tolist()
-    for (where, _), box in zip(rows, boxes):
-        parse_box(",".join(map(str, box)), f"{where}: bbox")
-    return [(_key(*row, names), box, score) for row, box, score in zip(rows, boxes, scores)]
+    content, names, wanted = files.read_json(path), {}, 1
+    listed = isinstance(content, dict)  # annotations
+    if listed:
+        images = files.rows(path, content, "images")
+        names = dict(zip(files.column(images, "id", whole=True).tolist(), files.texts(images, "file_name")))
+        kinds = files.rows(path, content, "categories") if content.get("categories") else []
+        persons = [row for row in kinds if row[1].get("keypoints") or row[1].get("name") == "person"]
+        wanted = int(files.column(persons[:1], "id", whole=True)[0]) if persons else 1
+    entries = [
+        (where, {"category_id": wanted, "score": 1.0, **entry})
+        for where, entry in files.rows(path, content, "annotations" if listed else "")
+        if not entry.get("iscrowd")
+    ]
+    category = files.column(entries, "category_id", whole=True)
+    people = [row for row, number in zip(entries, category) if number == wanted]
+    if entries and not people:
+        found = sorted(set(category.tolist()))[:5]
+        raise DataError(f"{path}: field category_id is {found}, of persons it is {wanted}; write that number")
+    boxes, score = files.column(people, "bbox", (4,)), files.column(people, "score")
+    for where, _ in (row for row, box in zip(people, boxes) if min(box[2:]) <= 0):
+        raise DataError(f"{where}.bbox has no area; write x, y, w, h with positive w and h")
+    keys = [_picture(row, names) for row in people]
+    return list(zip(keys, boxes.tolist(), score.tolist()))
 
 
-def _key(where: str, entry: dict, names: dict[str, str]) -> str:
-    if "file_name" in entry:
-        return str(entry["file_name"])
-    key = entry.get("image_id")
-    if isinstance(key, float) and key.is_integer():
-        key = int(key)
-    if isinstance(key, bool) or not isinstance(key, (int, str)):
-        raise DataError(f"{where}: image_id is {key!r}; write a whole number or a file name")
-    return names.get(str(key), str(key))
+def _picture(row: files.Row, names: dict[int, str]) -> str:
+    """The name or number of the picture that an entry belongs to."""
+    key = row[1].get("file_name", row[1].get("image_id"))
+    if isinstance(key, str):
+        return key
+    number = int(files.column([row], "image_id", whole=True)[0])
+    return names.get(number, str(number))
 
 
 def _number(value: str, where: str) -> float:

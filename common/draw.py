@@ -158,9 +158,11 @@ def _tag(canvas: np.ndarray, text: str, corner: np.ndarray, height: float, color
     cv2.putText(canvas, text, (left + gap, low - gap), font, scale, ink, thickness, cv2.LINE_AA)
 
 
-def legend(skeleton: Skeleton, height: int = 480) -> np.ndarray:
-    """The joints' numbers and names, each beside its side's colour, on a panel of this height in pixels."""
-    lines = [(f"{i} {name}", SIDES[_side(name)]) for i, name in enumerate(skeleton.joints)]
+def legend(skeleton: Skeleton, height: int = 480, several: bool = False) -> np.ndarray:
+    """The joints' numbers and names, each beside its side's colour, on a panel of this height in pixels; its shade
+    where `several` persons have a colour each."""
+    shades = [(grey,) * 3 for grey in (80, 205, 140)] if several else SIDES
+    lines = [(f"{i} {name}", shades[_side(name)]) for i, name in enumerate(skeleton.joints)]
     step = height / (len(lines) + 1)
     panel = np.full((height, round(12 * step), 3), _PAPER, np.uint8)
     for row, (text, color) in enumerate(lines):

@@ -172,6 +172,7 @@ class Answers:
         self._tracker = Tracker() if self.follows else None
         self._smooth: dict[int, tuple[float, video.OneEuroFilter]] | None = {} if self._smoothing else None
         self._next: np.ndarray | None = None
+        self._several = False
 
     def __enter__(self) -> Answers:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -257,12 +258,13 @@ class Answers:
         texts = [f"#{number}" if "ids" in self._show and number >= 0 else "" for number in people.id.tolist()]
         if "scores" in self._show:
             texts = [f"{text} {score:.2f}".strip() for text, score in zip(texts, people.person_score)]
-        how: dict = {"min_score": self._min_score, "numbers": ids if len(ids) > 1 else None}
+        self._several = len(ids) > 1 or (self._several and self.follows)
+        how: dict = {"min_score": self._min_score, "numbers": ids if self._several else None}
         how |= {"boxes": people.box if "boxes" in self._show else None, "labels": texts if any(texts) else None}
         how |= {"hollow": "hollow" in self._show, "numbered": "legend" in self._show}
         image = draw_pose(picture.image, people.joints, self.skeleton, people.score, **how)
         if "legend" in self._show:
-            image = beside(image, legend(self.skeleton, len(image)))
+            image = beside(image, legend(self.skeleton, len(image), self._several))
         if picture.time is None:
             self._draw_file(picture.name, image)
             return

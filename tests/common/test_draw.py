@@ -206,6 +206,8 @@ def test_boxes_labels_and_joint_numbers_stay_inside():
     assert changed(boxed, draw_pose(image, joints[None], LSP14, numbers=[1], numbered=True)).any()
     panel = draw.legend(LSP14, 280)
     assert panel.shape[0] == 280 and (panel == RIGHT).all(-1).any() and (panel == LEFT).all(-1).any()
+    shades = draw.legend(LSP14, 280, several=True)  # of persons whose colours differ: no side has one
+    assert (np.ptp(shades.astype(int), axis=-1) == 0).all() and (panel != shades).any()
 
 
 def test_a_large_picture_has_lines_of_its_size_and_small_persons_thin_ones():

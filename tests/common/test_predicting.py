@@ -99,6 +99,15 @@ def test_what_is_drawn_besides_by_option(tmp_path):
         predict([tmp_path / "a.png", "--show", "all", "--out", tmp_path / "o"], lambda p: people(20))
 
 
+def test_a_followed_person_keeps_its_colour_when_alone(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("common.draw.draw_pose", lambda image, *rest, **how: (drawn.append(how["numbers"]), image)[1])
+    predict(
+        [clip(tmp_path / "c.mp4", 3), "--out", tmp_path / "v"], lambda p: people(*((20, 44) if p.index == 1 else (20,)))
+    )
+    assert drawn == [None, [0, 1], [0]]
+
+
 def test_a_video_keeps_time_and_formats(tmp_path):
     words = [clip(tmp_path / "clip.mp4"), "--out", tmp_path / "o", "--limit", 3, "--format", "jsonl,coco,csv"]
     folder = predict(words, lambda p: people(20, 40))
@@ -228,7 +237,9 @@ def test_boxes_typed_listed_and_whole(tmp_path):
     ]
     (tmp_path / "d.json").write_text(json.dumps(detections))
     assert Boxes([str(tmp_path / "d.json")])("000000000785.jpg", (9, 9))[0].tolist() == [[1, 2, 3, 4]]
-    truth = {"images": [{"id": 3, "file_name": "x.jpg"}], "annotations": [{"image_id": 3, "bbox": [1, 1, 2, 2]}]}
+    annotations = [{"image_id": 3, "category_id": n, "bbox": [1, 1, n, n]} for n in (2, 7)]
+    categories = [{"id": 7, "name": "dog"}, {"id": 2, "name": "person"}]  # the file's own numbers
+    truth = {"images": [{"id": 3, "file_name": "x.jpg"}], "annotations": annotations, "categories": categories}
     (tmp_path / "t.json").write_text(json.dumps(truth))
     listed = Boxes([str(tmp_path / "t.json")])
     assert listed("x.jpg", (9, 9))[0].tolist() == [[1, 1, 2, 2]] and len(listed("y.jpg", (9, 9))[0]) == 0
@@ -248,7 +259,9 @@ def test_text_that_is_no_box(text):
 @pytest.mark.parametrize(
     "content",
     ['{"a": 1', "[1]", '[{"image_id": 1}]', '[{"image_id": 1, "bbox": [1, 2, 3, null], "score": 1}]', '{"annotations": 3}',
-     '[{"image_id": 1.5, "bbox": [1, 2, 3, 4]}]', '[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": "high"}]'],
+     '[{"image_id": 1.5, "bbox": [1, 2, 3, 4]}]', '[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": "high"}]',
+     '[{"image_id": 1, "category_id": 0, "bbox": [1, 2, 3, 4]}]', '[{"image_id": 1, "bbox": ["1", "2", "3", "4"]}]',
+     '[{"image_id": 1, "bbox": [1, 2, 0, 4]}]', '{"annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}', "[" * 100000],
 )  # fmt: skip
 def test_bad_box_files_are_named(content, tmp_path):
     (tmp_path / "bad.json").write_text(content)
