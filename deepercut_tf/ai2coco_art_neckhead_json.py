@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from common.datasets.files import fit, read_json
-from common.errors import DataError
+from common.errors import DataError, named
 from common.files import write_text
 from common.images import image_size
 from common.runs.options import Parser
@@ -103,8 +103,9 @@ def run(args: argparse.Namespace) -> Path:
     if missing:
         count = f"{len(missing)} of {len(entries)} images"
         print(f"warning: {count} are not in {args.img_dir} and were left out, first {missing[0]}", file=sys.stderr)
-    content = json.dumps(convert(entries, sizes, args.compat))
-    return write_text(path.with_name(f"coco_art_neckhead_{path.name}"), content)
+    with named(path):
+        content = convert(entries, sizes, args.compat)
+    return write_text(path.with_name(f"coco_art_neckhead_{path.name}"), json.dumps(content))
 
 
 def main(argv=None) -> int:

@@ -202,7 +202,7 @@ def _prepared_item(path: Path, index: int, row, names, joints: int, shift: int, 
         _, height, width = (int(v) for v in np.ravel(row["size"]))
         crop = np.ravel(row["crop"]).astype(np.float64) if "crop" in names else None
         people = [np.asarray(cell) for cell in np.ravel(row["joints"])] if "joints" in names else []
-    except (IndexError, TypeError, ValueError) as error:
+    except (IndexError, OverflowError, TypeError, ValueError) as error:
         fields = "image, size [3,h,w], joints {n x 3}"
         raise DataError(f"{path}: entry {index} of `dataset` cannot be read ({error}); fields are {fields}") from error
     people = people[:1] if config.mode == "compat" else people

@@ -14,7 +14,7 @@ import numpy as np
 
 from common.datasets import NAMES
 from common.datasets.files import read_json
-from common.errors import DataError
+from common.errors import DataError, named
 from common.files import write_json
 from common.runs.options import Parser
 from common.runs.process import default_workers
@@ -227,6 +227,8 @@ def settle(given: dict, fresh: bool = False) -> Config:
             remedy = "run `workflow.py import_data` again"
             raise DataError(f"{file} is not a project file of this version: it has no field {missing[0]}; {remedy}")
         stored = {name: stored[name] for name in STORED}
+        with named(file):
+            resolve(Config, stored)
     for name in FIXED:
         if name in given and name in stored and getattr(wanted, name) not in (stored[name], "auto"):
             raise DataError(f"{file}: field {name} is {stored[name]!r}, not {given[name]!r}; or give another --out")

@@ -62,21 +62,25 @@ def opened(given: str | Path | None) -> str | Path | None:
     path = path if path.exists() else shipped(HOUSE).get(str(given), path)
     if given is None or path.suffix != ".npz":
         return given
-    folder = Path(tempfile.mkdtemp(prefix=f"{path.stem}-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{path.name}-"))  # errors name it
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     nets: dict[str, dict[str, tuple[str, list[np.ndarray]]]] = {}
-    for name, array in widened(read_npz(path, "packed project")).items():
-        kind, place, *which = name.split("|")
-        file = folder / place
-        if not file.resolve().is_relative_to(folder.resolve()) or kind not in ("file", "blob"):
-            raise DataError(f"{path}: {name} is no part of a packed project; make it with convert.py")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "file":
-            file.write_bytes(array.tobytes())
-        else:
-            nets.setdefault(place, {}).setdefault(which[0], ("", []))[1].append(array)
-    for place, layers in nets.items():
-        write_caffemodel(folder / place, layers)
+    name = ""
+    try:
+        for name, array in widened(read_npz(path, "packed project")).items():
+            kind, place, *which = name.split("|")
+            file = folder / place
+            if not file.resolve().is_relative_to(folder.resolve()) or kind not in ("file", "blob"):
+                raise ValueError("it has no place there")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "file":
+                file.write_bytes(array.tobytes())
+            else:
+                nets.setdefault(place, {}).setdefault(which[0], ("", []))[1].append(array)
+        for name, layers in nets.items():
+            write_caffemodel(folder / name, layers)
+    except (IndexError, OSError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: {name} is no part of a packed project ({error}); make it with convert.py") from error
     return folder
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import DataError, DataWarning
+from common.errors import DataError, DataWarning, named
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs import scoring, shelf
@@ -204,7 +204,8 @@ def read_network(place: Path, mode: str | None = None) -> tuple[dict, Config, Sk
         why = "it regresses no joints (ImageNet weights?); give a trained network, or train from it"
         raise DataError(f"{place} has no fc_regression: {why}")
     if about:
-        config = resolve(Config, {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__})
+        with named(place):
+            config = resolve(Config, {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__})
         if mode not in (None, config.mode):
             raise DataError(f"{place} was trained in mode {config.mode}, not {mode}; leave --mode out")
         return variables, config, from_card(about.get("skeleton"), f"{place}: field about.skeleton"), state["step"]

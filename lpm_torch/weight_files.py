@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from common.datasets.files import read_json, read_npz
-from common.errors import DataError
-from common.runs.checkpoints import STATE_FORMAT, CheckpointStore, check_compatible, collect_random_state
+from common.errors import DataError, named
+from common.runs.checkpoints import STATE_FORMAT, CheckpointStore, check_compatible, check_stored, collect_random_state
 from common.runs.converting import card_path
 from common.runs.process import Process
 from common.runs.settings import resolve
@@ -92,19 +92,21 @@ def read_checkpoint(path: Path) -> dict:
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         remedy = "give a checkpoint of lpm_torch or MobilePose, or a file of name -> tensor"
         raise DataError(f"{path} has no field state_dict; {remedy}")
-    if state.get("format", STATE_FORMAT) != STATE_FORMAT:
+    if str(state.get("format", STATE_FORMAT)) != str(STATE_FORMAT):
         raise DataError(f"{path}: field format is {state['format']}, this program reads {STATE_FORMAT}; train again")
     tensors = state["state_dict"].items()
-    state["state_dict"] = {k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in tensors}
+    state["state_dict"] = {str(k).removeprefix("module.").removeprefix("_orig_mod."): v for k, v in tensors}
     if card_path(path).is_file():
-        card = read_json(card_path(path), {"config?": dict, "about?": dict})
+        card = read_json(card_path(path), {})
+        check_stored(card, card_path(path))
         state = {**{k: card[k] for k in ("config", "about") if card.get(k)}, **state}
+    check_stored(state, path)
     return state
 
 
 def skeleton_of(found: dict, path: Path) -> Skeleton | None:
     """The skeleton of the data set behind a checkpoint; None for an original's file, which names no joints."""
-    stored = found.get("about", {}).get("skeleton")
+    stored = (found.get("about") or {}).get("skeleton")
     return from_card(stored, f"{path}: field about.skeleton") if stored else None
 
 
@@ -120,7 +122,8 @@ def config_of(found: dict, path: Path | None, options: dict[str, Any]) -> Config
         base = resolve(Config, PRESETS["official" if official else "paper"], given, known)
     else:
         fields = Config.__dataclass_fields__.keys() - _LEFT_BEHIND
-        base = resolve(Config, {name: value for name, value in known.items() if name in fields})
+        with named(path):
+            base = resolve(Config, {name: value for name, value in known.items() if name in fields}).checked()
     for name in ("model", "mode"):
         if name in known and given.get(name, known[name]) != known[name]:
             remedy = f"run with --{name}={known[name]}, or give another checkpoint"
@@ -153,7 +156,7 @@ def load_weights(model: nn.Module, found: dict, path: Path, raw: bool = False) -
     counters = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
     try:
         model.load_state_dict({**counters, **weights_of(found, raw)})
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         what = f"does not fit {type(model).__name__}: {' '.join(str(error).split())[:400]}"
         raise DataError(f"{path} {what}. Give --model and --channels as it was trained") from error
 

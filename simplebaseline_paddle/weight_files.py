@@ -15,8 +15,8 @@ import numpy as np
 
 from common import datasets
 from common.datasets.files import read_json, read_npz
-from common.errors import DataError
-from common.runs.checkpoints import CheckpointStore, check_compatible
+from common.errors import DataError, named
+from common.runs.checkpoints import CheckpointStore, check_compatible, check_stored
 from common.runs.converting import card_path, halved, widened
 from common.runs.process import Process
 from common.runs.settings import resolve
@@ -78,13 +78,13 @@ def describe(tensors: Mapping[str, np.ndarray], path: str | Path) -> dict:
     blocks = tuple(len({n.split(".")[1] for n in tensors if n.startswith(f"layer{s}.")}) for s in (1, 2, 3, 4))
     bottleneck = any(n.endswith(".conv3.weight") for n in tensors)
     depth = next((d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck), None)
-    if depth is None or "final_layer.weight" not in tensors:
-        what = f"blocks {blocks} fit no depth, or final_layer is missing"
+    deconvs = [n for n in (f"deconv_layers.{3 * i}.weight" for i in range(9)) if n in tensors]
+    if depth is None or any(np.ndim(tensors.get(n)) != 4 for n in ("conv1.weight", "final_layer.weight", *deconvs)):
+        what = f"blocks {blocks} fit no depth, or a convolution is missing"
         raise DataError(f"{path}: its tensors are no PoseResNet's: {what}; give weights of this network")
-    deconvs = [f"deconv_layers.{3 * i}.weight" for i in range(9)]
     return {
         "depth": depth, "joints": len(tensors["final_layer.weight"]), "base_width": len(tensors["conv1.weight"]),
-        "deconv_filters": ",".join(str(np.shape(tensors[n])[1]) for n in deconvs if n in tensors),
+        "deconv_filters": ",".join(str(np.shape(tensors[n])[1]) for n in deconvs),
     }  # fmt: skip
 
 
@@ -121,10 +121,9 @@ def read_state(path: str | Path) -> dict:
 
 
 def _card_of(path: Path) -> dict:
-    card = card_path(path)
-    content = read_json(card, {"skeleton?": dict, "settings?": dict}) if card.is_file() else {}
-    if not {"skeleton", "settings"} <= content.keys():
+    if not card_path(path).is_file():
         return {}
+    content = read_json(card_path(path), {"skeleton": {}, "settings": {}})
     return {"about": {"skeleton": content["skeleton"]}, "config": content["settings"]}
 
 
@@ -135,6 +134,10 @@ def _state_in(path: Path, state: Any) -> dict:
     tensors = next((fields[f] for f in ("state_dict", "model") if isinstance(fields.get(f), dict)), None)
     if tensors is None:  # T's `model` is the network's name
         raise DataError(f"{path} has neither tensors nor a field model or state_dict; give weights of PoseResNet")
+    check_stored(fields, path)
+    for name, array in (*tensors.items(), *(fields.get("ema") or {"shadow": {}})["shadow"].items()):
+        if not isinstance(name, str) or not isinstance(array, np.ndarray):
+            raise DataError(f"{path}: {name!r} is no tensor; give weights of PoseResNet")
     return {**fields, "model": tensors}
 
 
@@ -172,6 +175,10 @@ def arrays_of(model) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
+def _finite(array: np.ndarray) -> bool:
+    return array.dtype.kind in "fiu" and bool(np.isfinite(array).all())
+
+
 def put_weights(model, weights: Mapping[str, np.ndarray], source: str | Path) -> None:
     """Load arrays into a network. DataError when a tensor is missing, strange, of another shape or not finite."""
     own = arrays_of(model)
@@ -180,7 +187,7 @@ def put_weights(model, weights: Mapping[str, np.ndarray], source: str | Path) ->
         "lacks": [n for n in own if n not in weights],
         "has besides": [n for n in weights if n not in own],
         "has other shapes:": [f"{n} {a} instead of {b}" for n, (a, b) in shapes.items() if a != b],
-        "is not finite in": [n for n in shapes if not np.isfinite(weights[n]).all()],
+        "is not finite in": [n for n in shapes if not _finite(weights[n])],
     }
     parts = [f"{w} {', '.join(names[:3])}{' ...' * (len(names) > 3)}" for w, names in found.items() if names]
     if parts:
@@ -226,8 +233,8 @@ def tensors_of(state: dict, raw: bool = False) -> dict[str, np.ndarray]:
 
 def skeleton_of(state: dict, path: str | Path, joints: int, dataset: str | None = None) -> Skeleton:
     """A `read_state`'s own skeleton, else `dataset`'s where the count fits, else the originals'. DataError: none."""
-    if state.get("about"):
-        return from_card(state["about"]["skeleton"], f"{path}: about.skeleton")
+    if state.get("about") is not None:
+        return from_card(state["about"].get("skeleton"), f"{path}: about.skeleton")
     named = datasets.record(dataset).skeleton if dataset else None
     skeleton = named if named is not None and len(named) == joints else ORIGINALS.get(joints)
     if skeleton is None:
@@ -254,7 +261,8 @@ def load_network(path: str | Path, given: dict, preset: dict, dataset: str | Non
     names = Config.__dataclass_fields__.keys() - _OF_THE_RUN
     known = {name: value for name, value in stored.items() if name in names and value is not None}
     foreign = {"dataset": dataset or ("coco" if skeleton == COCO17 else "mpii"), **preset}
-    config = resolve(Config, known or foreign, found, given).checked()
+    with named(path):
+        config = resolve(Config, known or foreign, found, given).checked()
     model = build_model(config, joints)
     put_weights(model, weights, path)
     model.eval()

@@ -7,6 +7,7 @@ files at every moment: a file is written under a temporary name, flushed to the 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from common import files
-from common.datasets.files import read_json
+from common.datasets.files import fit, read_json
 from common.errors import DataError
 from common.runs.runlog import FILES as LOG_FILES
 
@@ -54,6 +55,17 @@ def make_state(trained: dict, *, epoch: int, batch: int, step: int, config: dict
     place = {"format": STATE_FORMAT, "epoch": epoch, "batch": batch, "step": step, "best_metric": None}
     origin = {"config": config, "about": about, "versions": files.versions(), "git_sha": files.git_sha()}
     return {**place, **origin, "random": collect_random_state(), **trained}
+
+
+def check_stored(content: dict, source: str | Path) -> None:
+    """DataError unless what a checkpoint or a card says of itself has the form that `make_state` gives it, or is
+    None."""
+    known = {name: value for name, value in content.items() if value is not None}
+    fit(known, {"config?": {}, "about?": {}, "ema?": {"shadow": {}}}, f"{source}: ")
+    try:
+        json.dumps([known.get("config"), known.get("about")])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{source}: fields config and about hold more than plain values ({error})") from error
 
 
 def check_compatible(stored: dict, wanted: dict, fields: Iterable[str], source: str | Path = "checkpoint") -> None:
@@ -133,13 +145,14 @@ class CheckpointStore:
             what = f"cannot be read ({type(error).__name__}: {error})"
             raise DataError(f"checkpoint {path} {what}; use another one") from error
         state = state if isinstance(state, dict) else {}
-        if state.get("format") == 1:
+        if str(state.get("format")) == "1":
             what = "was written by this project's first form, which no run can go on from"
             raise DataError(f"checkpoint {path} {what}; start a new run, or give it as --weights")
         if missing := [f for f in _RESUME_FIELDS if f not in state]:
             what = f"has no field {missing[0]!r}, so no run can go on from it"
             raise DataError(f"checkpoint {path} {what}; use it as initial weights instead")
-        if state["format"] != STATE_FORMAT:
+        check_stored(state, path)
+        if str(state["format"]) != str(STATE_FORMAT):
             what = f"field format is {state['format']}, this program reads {STATE_FORMAT}"
             raise DataError(f"checkpoint {path}: {what}; use the version that wrote it")
         return state

@@ -196,9 +196,15 @@ def test_a_project_travels_in_one_file(project, tmp_path, capsys):
     found, wanted = (Estimator(where).predict(picture).joints for where in (packed, folder))
     assert np.abs(found - wanted).max() < check["tolerance"] * np.abs(wanted).max()
     assert convert.main([str(folder), str(tmp_path / "x.pt"), "--half"]) == 2
-    np.savez(tmp_path / "evil.npz", **{"file|../outside": np.zeros(1, np.uint8)})
-    with pytest.raises(DataError, match="no part of a packed project"):
-        Estimator(tmp_path / "evil.npz")
+    for name in ("file|../outside", "files", "blob|x", "file|.", "other|x"):
+        np.savez(tmp_path / "evil.npz", **{name: np.zeros(1, np.uint8)})
+        with pytest.raises(DataError, match="evil.npz.* no part of a packed project"):
+            Estimator(tmp_path / "evil.npz")
+    wrong = {**json.loads((folder / "project.json").read_text()), "mode": "x"}
+    for text in ("[" * 99999, "[]", "{}", json.dumps(wrong)):
+        np.savez(tmp_path / "bad.npz", **{"file|project.json": np.frombuffer(text.encode(), np.uint8)})
+        with pytest.raises(DataError, match="bad.npz.*project.json"):
+            Estimator(tmp_path / "bad.npz")
 
 
 def test_a_stage_converts_and_draws_its_loss(project, tmp_path):

@@ -322,6 +322,25 @@ def test_bad_input_is_named(tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ({"config": 3}, "config is 3"), ({"config": {"model": "x"}}, "setting model"), ({"about": [1]}, "about is [1]"),
+        ({"about": {"skeleton": 3}}, "about.skeleton"), ({"about": {"skeleton": torch.ones(3)}}, "plain values"),
+        ({"ema": {"shadow": 3}}, "ema.shadow is 3"), ({"ema": {"shadow": {None: 3}}}, "does not fit"),
+        ({"state_dict": {5: 3.0}}, "does not fit"), ({"format": torch.ones(3)}, "field format"),
+    ],
+)  # fmt: skip
+def test_what_a_file_says_of_itself_is_checked(tmp_path, damage, says):
+    config = {"model": "cpm", "channels": 0.0625}
+    torch.save(
+        {"state_dict": {}, "config": config, "about": {"skeleton": card(LPM14)}, **damage}, tmp_path / "w.pth.tar"
+    )
+    with pytest.raises(DataError) as error:
+        Estimator(tmp_path / "w.pth.tar")
+    assert "w.pth.tar" in str(error.value) and says in str(error.value)
+
+
 def test_roles():
     assert role_of("conv3_stage1") == ("first", "3", 1) and role_of("conv3_stage5") == ("encoder", "3", 5)
     assert role_of("g_x_stage2") == ("x", "g", 2) and role_of("o_stage4") == ("after", "o", 4)

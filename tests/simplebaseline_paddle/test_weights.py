@@ -244,6 +244,32 @@ def test_weights_of_something_else_are_named(tmp_path):
         load_network(tmp_path / "other.pdparams", {}, {})
 
 
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ({"config": 3}, "config is 3"), ({"config": {"mode": "x"}}, "setting mode"), ({"about": [1]}, "about is [1]"),
+        ({"about": {}}, "about.skeleton"), ({"about": {"skeleton": {"joints": np.ones(9)}}}, "plain values"),
+        ({"ema": {"shadow": 3}}, "ema.shadow is 3"), ({"model": {5: np.ones(3)}}, "5 is no tensor"),
+        ({"model": {"final_layer.weight": 3.0}}, "'final_layer.weight' is no tensor"), ({"card": "[" * 99999}, "JSON"),
+        ({"card": '{"skeleton": 3, "settings": {}}'}, "skeleton is 3"), ({"card": '{"settings": {}}'}, "skeleton is missing"),
+        ({"without": "conv1.weight"}, "no PoseResNet"),
+    ],
+)  # fmt: skip
+def test_what_a_file_says_of_itself_is_checked(small, tmp_path, damage, says):
+    """A damaged card is never taken for none: joints would silently be the originals'."""
+    if "card" in damage:
+        np.savez(tmp_path / "w.npz", **small[1])
+        (tmp_path / "w.npz.card.json").write_text(damage["card"])
+    else:
+        tensors = {n: (n, a) for n, a in small[1].items() if n != damage.get("without")}
+        about = {"skeleton": card(MPII16)}
+        state = {"model": tensors, "config": asdict(Config(depth=18, **SIZE)), "about": about, **damage}
+        (tmp_path / "w.pdparams").write_bytes(pickle.dumps(state, 4))
+    with pytest.raises(DataError) as error:
+        load_network(next(tmp_path.glob("w.*[sz]")), {}, {})
+    assert "/w." in str(error.value) and says in str(error.value)
+
+
 def test_not_a_number_is_refused(small):
     broken = {**small[1], "conv1.weight": np.full_like(small[1]["conv1.weight"], np.nan)}
     with pytest.raises(DataError, match="not finite"):
