@@ -2,11 +2,17 @@
 (tests/perturb.py)."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from tests import perturb, tolerance
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def test_three_times_a_tolerance_is_refused():
@@ -59,3 +65,21 @@ def test_common_fails_with_changed_fixtures(capsys):
 @pytest.mark.long
 def test_all_fail_with_changed_fixtures(capsys):
     assert perturb.main([]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "tests"),
+    [
+        ("ATEN_CPU_CAPABILITY=default", "tests/deeppose_caffe_port/test_golden_net.py"),
+        ("ATEN_CPU_CAPABILITY=avx2", "tests/lpm_torch/test_model_golden.py"),
+        ("TF_ENABLE_ONEDNN_OPTS=0", "tests/deepercut_tf/test_model_golden.py"),
+        ("ONEDNN_MAX_CPU_ISA=SSE41", "tests/deeppose_tf/test_model_golden.py"),
+        ("ONEDNN_MAX_CPU_ISA=AVX2", "tests/simplebaseline_paddle/test_model_golden.py"),
+    ],
+)
+def test_networks_answer_alike_as_if_on_another_processor(setting, tests):
+    """The quick part of tests/cpus.sh: one factor a house, in a process of its own."""
+    name, _, value = setting.partition("=")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "golden", tests]
+    answer = subprocess.run(command, cwd=ROOT, env={**os.environ, name: value}, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout[-3000:]

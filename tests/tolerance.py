@@ -9,7 +9,6 @@ smaller; where a function is steep, times its slope.
 
 from __future__ import annotations
 
-import collections
 import functools
 import json
 import os
@@ -18,7 +17,7 @@ import pathlib
 import numpy as np
 
 MARGIN = 8
-_shares: dict[str, tuple[float, str]] = collections.defaultdict(lambda: (0.0, ""))
+_shares: dict[str, float] = {}  # of every test that compared numbers
 
 
 def rounding(size, terms: float = 1, steps: float = 1, dtype=np.float32):
@@ -56,11 +55,9 @@ def close(found, expected, tolerance, what: str = "") -> None:
 def _keep(errors, tolerance) -> None:
     with np.errstate(divide="ignore", invalid="ignore"):
         used = np.nan_to_num(np.asarray(errors, np.float64) / tolerance, nan=0.0, posinf=0.0)
-    test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
-    suite = test.split("::")[0]
-    share = float(np.max(used, initial=0))
-    if suite and share > _shares[suite][0]:
-        _shares[suite] = share, test.partition("::")[2]
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    if test:
+        _shares[test] = max(_shares.get(test, 0.0), float(np.max(used, initial=0)))
 
 
 def watch_numpy() -> None:
@@ -81,10 +78,13 @@ def watch_numpy() -> None:
 
 def report() -> list[str]:
     """Lines: the largest error of each test file as a share of its tolerance, and the test. $POSE_SHARES names a JSON
-    file for them."""
+    file for the shares of all tests that compared numbers."""
     if place := os.environ.get("POSE_SHARES"):
-        path = pathlib.Path(place)
-        before = json.loads(path.read_text()) if path.is_file() else {}
-        path.write_text(json.dumps(before | {suite: list(found) for suite, found in _shares.items()}, indent=1))
-    ordered = sorted(_shares.items(), key=lambda item: -item[1][0])
-    return [f"{share:6.1%}  {suite}  {test}" for suite, (share, test) in ordered]
+        pathlib.Path(place).write_text(json.dumps(_shares, indent=1))
+    largest: dict[str, tuple[float, str]] = {}
+    for test, share in _shares.items():
+        suite, _, name = test.partition("::")
+        largest[suite] = max(largest.get(suite, (0.0, "")), (share, name))
+    return [
+        f"{share:6.1%}  {suite}  {name}" for suite, (share, name) in sorted(largest.items(), key=lambda i: -i[1][0])
+    ]
