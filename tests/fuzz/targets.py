@@ -536,7 +536,9 @@ def tensorflow(root: Path) -> Targets:
     state = deeppose.state_of(named)
     found.add("deeppose_tf state", {"last.npz": "npz"}, lambda d: deeppose.load_state(d / "last.npz"),
               {"last.npz": lambda p: deeppose.save_state(p, state)})  # fmt: skip
-    kept = make_state({"model": plain, "optimizer": {}, "draw": 4}, epoch=0, batch=2, step=2, config={}, about={})
+    kept = make_state(
+        {"model": plain, "optimizer": {}, "draw": 4}, epoch=0, batch=2, step=2, config={}, about={"skeleton": {}}
+    )
     # not in the store's own folder, whose index knows the right hash
     found.add("deepercut_tf state", {"last.npz": "npz"},
               lambda d: (deepercut.open_store(d / "other").load(d / "last.npz"), deepercut.read_weights(d / "last.npz")),
