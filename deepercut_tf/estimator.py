@@ -197,10 +197,8 @@ class Estimator:
         joints, score = self._as_annotated(parts[0], parts[1], pose_set.skeleton, shared_joints)
         ids, box = np.repeat([i.image_id for i in items], [len(p) for p in people[1:]]), box_of_joints(joints)
         rows = {"person_score": parts[2], "box": box, "box_score": parts[2], "area": box[:, 2] * box[:, 3]}
-        rows |= {
-            "image_id": ids.astype(pose_set.image_id.dtype),
-            **dict.fromkeys(("person_id", "frame"), np.full(len(ids), -1)),
-        }
+        rows |= dict.fromkeys(("person_id", "frame"), np.full(len(ids), -1))
+        rows["image_id"] = ids.astype(pose_set.image_id.dtype)
         return predictions_for(pose_set, joints, score, meta, **rows)
 
     def _as_annotated(self, joints: np.ndarray, score: np.ndarray, target: Skeleton, shared_joints: bool):

@@ -28,11 +28,9 @@ def run(args: argparse.Namespace) -> str:
 
     config = settings_of(args)
     require(config, "train_split", why="eval_mscoco.py")
-    truth = coco.load(
-        config.data_path.absolute(), str(config.train_split), AIC17 if config.dataset == "aic" else COCO17
-    )
+    skeleton = AIC17 if config.dataset == "aic" else COCO17
     # COCO's evaluator knows 17 places, not what ai2coco put there
-    truth = replace(truth, skeleton=COCO17)
+    truth = replace(coco.load(config.data_path.absolute(), str(config.train_split), skeleton), skeleton=COCO17)
     if not args.pred.is_file():
         make = "python deepercut_tf/test_multiperson.py"
         raise DataError(f"{args.pred} does not exist; write it with {make}, or give --pred")

@@ -52,9 +52,7 @@ def read_predictions(path: str | Path, images: int, joints: int) -> list:
         raise DataError(f"{path} does not exist; write it with python deepercut_tf/test.py, or give --predictions")
     found = list(read_mat(Path(path), "joints").ravel())
     if [(t.shape, t.dtype.kind) for t in map(np.asarray, found)] != [((joints, 3), "f")] * images:
-        raise DataError(
-            f"{path} has not a ({joints},3) array for each of {images} images; run test.py on this data set"
-        )
+        raise DataError(f"{path} has not a ({joints},3) array for each of {images} images; run test.py on this data")
     return found
 
 

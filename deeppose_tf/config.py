@@ -111,10 +111,10 @@ class Config:
     def csv(self, part: str) -> Path | None:
         """The CSV of `train`, `test` or `val`; of the first two DT's own where none is given."""
         given = {"train": self.train_csv_fn, "test": self.test_csv_fn, "val": self.val_csv_fn}[part]
-        if part == "val" and (
-            not given or given == EXAMPLES["lsp_alexnet_scratch"]["val_csv_fn"] and self.train_csv_fn
-        ):
-            return None  # the examples' own is a part of their own training persons
+        # the examples' own is a part of their own training persons
+        foreign = self.train_csv_fn and given == EXAMPLES["lsp_alexnet_scratch"]["val_csv_fn"]
+        if part == "val" and (not given or foreign):
+            return None
         return Path(given) if given else CSV_FOLDERS[self.dataset] / f"{part}_joints.csv"
 
     @property

@@ -11,9 +11,8 @@ from common.metrics.counting import Result
 from common.skeletons import Skeleton
 
 # DT's names of the parts and of the groups of joints, in its order
-PARTS = dict(
-    zip("head torso upper_arm forearm upper_leg lower_leg".split(), "Head,Torso,U Arm,L Arm,U Leg,L Leg".split(","))
-)
+PARTS = {"head": "Head", "torso": "Torso", "upper_arm": "U Arm", "forearm": "L Arm"}
+PARTS |= {"upper_leg": "U Leg", "lower_leg": "L Leg"}
 GROUPS = "head_top neck upper_neck shoulder elbow wrist hip knee ankle thorax pelvis".split()
 SCALARS = {"PCP": "mPCP", "PCKh": "PCKh", "SymmetricPCKh": "symPCKh", "PCK": "PCK"}  # DT's names in TensorBoard
 

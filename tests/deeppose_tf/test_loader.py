@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -53,6 +54,12 @@ KILLED = """
     os.kill(child.pid, signal.SIGKILL)
     list(started)
 """
+ORPHANED = """
+    import os, signal
+    started = ready(2, 0, 400)
+    next(started)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 UNREADABLE = """
     import os
     started = ready(1, 0, 5)
@@ -76,14 +83,14 @@ def run(tmp_path, body, csv, *arguments):
 def test_batches_do_not_depend_on_workers(tmp_path):
     """Those of a loop in one process. Two epochs: the third batch straddles them; the last is a resumed run."""
     csv = write_persons(tmp_path / "d", 10)
-    answer = run(tmp_path, HASHES, csv, json.dumps([(1, 0, 5), (2, 0, 5), (2, 8, 3)]))
+    answer = run(tmp_path, HASHES, csv, json.dumps([(2, 0, 5), (1, 8, 3)]))
     assert answer.returncode == 0, answer.stderr[-3000:]
-    expected, again, resumed = map(json.loads, answer.stdout.splitlines()[-3:])
+    found, resumed = map(json.loads, answer.stdout.splitlines()[-2:])
     persons = data.Persons(read_csv(csv, Config()), "correct")
     crops = data.Crops("correct", (1.0, 2.0), 0.1, True, 0.0, ((0, 5), (1, 4)))
     plain = plain_batches(data.Stream(persons, crops, 5, 0, 5, 4), 4, 1)
-    assert expected == [[hashlib.sha256(part.tobytes()).hexdigest() for part in b] + [4] for b in plain]
-    assert again == expected and resumed == expected[2:] and len({b[0] for b in expected}) == 5
+    expected = [[hashlib.sha256(part.tobytes()).hexdigest() for part in b] + [4] for b in plain]
+    assert found == expected and resumed == expected[2:] and len({b[0] for b in expected}) == 5
 
 
 def test_the_row_of_an_unreadable_picture_is_told(tmp_path):
@@ -96,6 +103,11 @@ def test_a_killed_worker_ends_it(tmp_path):
     answer = run(tmp_path, KILLED, write_persons(tmp_path / "d", 10))
     assert answer.returncode == 1 and "a loader process was ended from outside" in answer.stderr
     assert answer.stdout == "goes on\n"
+
+
+def test_workers_end_with_the_main_process(tmp_path):
+    """They do not hear SIGTERM, but notice; `run` waits for all who hold its pipes."""
+    assert run(tmp_path, ORPHANED, write_persons(tmp_path / "d", 10)).returncode == -signal.SIGKILL
 
 
 def test_in_order(tmp_path):
