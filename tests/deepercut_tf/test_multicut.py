@@ -172,7 +172,7 @@ def test_several_classes():
         pw = rng.normal(0, 1, len(pwidx))
         graph = build_graph(unary, pwidx, pw)
         every = [
-            graph.objective(np.array(k), np.array(c))
+            cost_of(graph, np.array(k), np.array(c))
             for k in np.ndindex(3, 3, 3)
             for c in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 1, 2))
         ]

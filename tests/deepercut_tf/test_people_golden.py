@@ -20,6 +20,7 @@ from deepercut_tf.pairwise import (
 )
 from deepercut_tf.pairwise_stats import collect, load_statistics, ordered_pairs, save_statistics
 from deepercut_tf.test_multiperson import group_by_masks
+from tests.deepercut_tf.test_multicut import cost_of
 from tests.tolerance import close, rounding
 
 pytestmark = pytest.mark.golden
@@ -118,7 +119,7 @@ def test_solver_and_persons(stored):
             )
             graph = build_graph(stored[name + "_solver_unary"], stored[name + "_pwidx"], stored[name + "_solver_pw"])
             classes = (labelling[:, 0] == SUPPRESSED).astype(int)  # one class, 0, and number 1 for suppressed
-            reached = graph.objective(classes, labelling[:, 1].astype(int))
+            reached = cost_of(graph, classes, labelling[:, 1].astype(int))
             assert reached <= float(stored[name + "_objective"]) + EPSILON
             own, _ = assemble(found, labelling, joints)
             assert sorted(map(str, np.nan_to_num(own).round(5).tolist())) == sorted(
