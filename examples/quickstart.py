@@ -1,7 +1,8 @@
 """Driver of quickstart.sh: synthetic data -> train -> score -> picture -> out/quickstart/report.md.
 
 Every network goes through the same three commands, train.py, val.py and predict.py, as a user would type them; nothing
-here knows a framework. `--full` trains longer and also scores random weights.
+here knows a framework. As many networks at a time as there are processors, four at most; what each command prints is in
+out/quickstart/HOUSE/MODEL/log.txt. `--full` trains longer and also scores random weights.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import platform
 import resource
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 OUT = ROOT / "out" / "quickstart"
+CORES = len(os.sched_getaffinity(0))
+AT_ONCE = min(CORES, 4)
+THREADS = max(CORES // AT_ONCE, 1)  # of a network
 
 TRAIN = (
     "{house}/train.py --preset smoke --dataset {dataset} --data_root {data} --train_split {train} --valid_split none"
@@ -46,7 +53,6 @@ class Job:
     options: str = ""  # of train.py besides
     scoring: str = ""  # of val.py besides
     stages: tuple[str, ...] = ("",)  # a training each
-    count: int | None = None  # pictures of the stand-in, if not its usual number
 
     @property
     def name(self) -> str:
@@ -64,64 +70,78 @@ JOBS = (
     # person's size: on held-out people that takes more training than there is time for here, so this network learns a
     # few pictures by heart and is scored on them
     Job(
-        "simplebaseline_paddle", "resnet18_96x64", "coco", "train", "train", "oks_ap", ("--epochs 50", "--epochs 90"),
-        "--boxes annotated --no-augment --input_height 96 --input_width 64 --sigma 1.5 --batch_size 8 --lr 0.003",
-        "--boxes annotated --no-flip_test", count=40,
+        "simplebaseline_paddle", "resnet18_96x64", "coco", "train", "train", "oks_ap", ("--epochs 60", "--epochs 120"),
+        "--boxes annotated --no-augment --input_height 96 --input_width 64 --sigma 1.5 --batch_size 8 --lr 0.003"
+        " --base_width 32 --limit 40",
+        "--boxes annotated --no-flip_test --limit 40",
     ),
-    Job("deeppose_tf", "alexnet", "lsp", "train", "test", "pcp_strict@0.5", ("--max_steps 200", "--max_steps 300")),
-    Job("simplebaseline_paddle", "resnet18", "mpii", "train", "valid", "pckh@0.5", ("--epochs 8", "--epochs 18")),
-    Job("lpm_torch", "cpm", "lsp", "train", "1001-1400", "pck_torso@0.2", ("--epochs 2", "--epochs 4"),
-        "--model cpm --amp auto"),
-    Job("lpm_torch", "lpm", "penn_action", "train", "test", "pck_box@0.2", ("--epochs 12", "--epochs 30"),
+    # The longest ones come first
+    Job("lpm_torch", "lpm", "penn_action", "train", "test", "pck_torso@0.2", ("--epochs 28", "--epochs 45"),
         "--model lpm --amp auto"),
-    Job("deepercut_tf", "resnet50", "lsp", "train", "1001-1400", "pck_torso@0.2", ("--max_steps 350", "")),
+    Job("deepercut_tf", "resnet50", "lsp", "train", "test", "pck_torso@0.2", ("--max_steps 200", ""),
+        scoring="--limit 200"),
+    Job("lpm_torch", "cpm", "lsp", "train", "test", "pck_torso@0.2", ("--epochs 5", "--epochs 16"),
+        "--model cpm --amp auto --limit 200", "--limit 200"),
     Job(
         "deeppose_caffe_port", "deeppose_refine", "k2hpd", "train", "test", "pdj@0.5",
         ("--max_steps 250", ""), stages=("--stage 1", "--stage 2"),
     ),
+    Job("deeppose_tf", "alexnet", "lsp", "train", "test", "pcp_strict@0.5", ("--max_steps 150", "--max_steps 300")),
+    Job("simplebaseline_paddle", "resnet18", "mpii", "train", "valid", "pckh@0.5", ("--epochs 24", "--epochs 60"),
+        "--limit 192"),
 )  # fmt: skip
-# where the houses look by default, if not in data/DATASET
+# where the houses look by default, if not in data/DATASET, and how many pictures (videos) are drawn
 FOLDERS = {"lsp": "LSP", "penn_action": "PennAction", "k2hpd": "K2HPD"}
-STAND_INS = ("coco",)  # what no job needs, but a bare `python simplebaseline_paddle/val.py` does
+COUNTS = {"coco": 24, "lsp": 400, "mpii": 200, "penn_action": 16, "k2hpd": 500}
+_drawing: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
-def run(command: str) -> None:
-    """Run one of the houses' commands; SystemExit with its exit code when it fails."""
-    print(f"\n$ python {command}", flush=True)
-    code = subprocess.run([sys.executable, *command.split()], cwd=ROOT).returncode
+def run(command: str, log: Path) -> None:
+    """Run one of the houses' commands, what it prints into `log`; SystemExit with the end of that when it fails."""
+    print(f"$ python {command}", flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        words = {"cwd": ROOT, "stdout": file, "stderr": subprocess.STDOUT}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+        code = subprocess.run([sys.executable, *command.split()], env=environment, **words).returncode
     if code:
-        raise SystemExit(f"quickstart: {command.split()[0]} ended with code {code}")
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        raise SystemExit(f"{end}\nquickstart: {command.split()[0]} ended with code {code}; all it said: {log}")
 
 
-def prepare_data(dataset: str, count: int | None = None) -> Path:
+def prepare_data(dataset: str, log: Path) -> Path:
     """A synthetic data set, made if need be, relative to the repository. Real data in data/ is left alone: the stand-in
     then goes below out/."""
-    path = ROOT / "data" / (FOLDERS.get(dataset, dataset) if count is None else f"{dataset}_{count}")
-    if path.exists() and not (path / "SYNTHETIC").exists():
-        path = OUT / "data" / path.name
-    if not (path / "SYNTHETIC").exists():
-        run(f"-m common.datasets.synthetic {dataset} {path.relative_to(ROOT)}" + (f" --count {count}" if count else ""))
+    path = ROOT / "data" / FOLDERS.get(dataset, dataset)
+    with _drawing[dataset]:
+        if path.exists() and not (path / "SYNTHETIC").exists():
+            path = OUT / "data" / path.name
+        if not (path / "SYNTHETIC").exists():
+            draw = f"-m common.datasets.synthetic {dataset} {path.relative_to(ROOT)} --count {COUNTS[dataset]}"
+            run(draw, log)
     return path.relative_to(ROOT)
 
 
 def work(job: Job, full: bool) -> dict:
     """Train, score, predict; returns the job's row of the report."""
-    began = time.monotonic()
-    data = prepare_data(job.dataset, job.count)
+    began, log = time.monotonic(), OUT / job.name / "log.txt"
+    log.unlink(missing_ok=True)
+    data = prepare_data(job.dataset, log)
     words = {"house": job.house, "dataset": job.dataset, "data": data, "train": job.train, "test": job.test}
     words |= {"out": (OUT / job.name).relative_to(ROOT), "what": "predictions"}
+    threads = f"--threads {THREADS}"
     for stage in job.stages:
-        run(f"{TRAIN.format(**words)} {job.size[full]} {job.options} {stage}")
-    run(f"{SCORE.format(**words)} {job.scoring}")
+        run(f"{TRAIN.format(**words)} {threads} {job.size[full]} {job.options} {stage}", log)
+    run(f"{SCORE.format(**words)} {threads} {job.scoring}", log)
     if full:
-        run(f"{SCORE.format(**{**words, 'what': 'random'})} {job.scoring} --random_weights")
+        run(f"{SCORE.format(**{**words, 'what': 'random'})} {threads} {job.scoring} --random_weights", log)
     row = {"house": job.house, "model": job.model, "dataset": job.shown, "protocol": job.protocol}
     found, picture = figures(job, data)
-    run(PREDICT.format(**words, picture=picture))
+    run(f"{PREDICT.format(**words, picture=picture)} {threads}", log)
     row |= found | {"minutes": (time.monotonic() - began) / 60}
-    print(
-        f"\n{job.name}: {job.protocol} {row['score']:.3g}, mean pose {row['mean pose']:.3g}; {row['minutes']:.1f} minutes"
-    )
+    sheet = (OUT / f"{job.house}_{job.model}.png").relative_to(ROOT)
+    about = f"{job.protocol} {row['score']:.3g}, mean pose {row['mean pose']:.3g}"
+    print(f"== {job.name}: {about}; {row['minutes']:.1f} minutes; {sheet}", flush=True)
     return row
 
 
@@ -133,6 +153,8 @@ def figures(job: Job, data: Path) -> tuple[dict, str]:
     from common.importers import load_any
 
     test, train = (datasets.load(job.dataset, ROOT / data, split) for split in (job.test, job.train))
+    limit = job.scoring.partition("--limit ")[2] or None
+    test = test.limit(int(limit)) if limit else test
     sources = {"score": load_any(OUT / job.name / "predictions.npz", test), "mean pose": mean_pose(train, test)}
     if (OUT / job.name / "random.npz").exists():
         sources["random weights"] = load_any(OUT / job.name / "random.npz", test)
@@ -207,16 +229,20 @@ def main() -> int:
         print("quickstart: no such house", file=sys.stderr)
         return 2
     started = time.monotonic()
-    rows = [work(job, args.full) for job in jobs]
-    for dataset in () if args.only else STAND_INS:
-        prepare_data(dataset)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        waiting = [pool.submit(work, job, args.full) for job in jobs]
+        try:
+            rows = [one.result() for one in waiting]
+        finally:
+            pool.shutdown(cancel_futures=True)
     result = summary(rows, (time.monotonic() - started) / 60)
     text = report(result)
     (OUT / "report.md").write_text(text)
     (OUT / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     print("\n" + text)
     if not args.only:  # the networks that come with the repository, on one of its drawn people
-        picture = next(iter(sorted((ROOT / prepare_data("lsp") / "images").glob("*.jpg"))))
+        data = prepare_data("lsp", OUT / "log.txt")
+        picture = next(iter(sorted((ROOT / data / "images").glob("*.jpg"))))
         subprocess.run(["bash", "examples/predict_photo.sh", picture.relative_to(ROOT)], cwd=ROOT)
         print("A picture of your own: bash examples/predict_photo.sh photo.jpg --boxes x,y,w,h")
     return 0

@@ -16,7 +16,7 @@ groups=(
   'tensorflow 300 tests/deeppose_tf tests/deepercut_tf'
   'torch 300 tests/common tests/lpm_torch tests/deeppose_caffe_port'
   'paddle 120 tests/simplebaseline_paddle'
-  'repository 80 tests/test_*.py'
+  'repository 140 tests/test_*.py'
   'fuzz 60 tests/fuzz'
 )
 selection=() options=() full=''
