@@ -129,7 +129,8 @@ def test_unknown_data_set(tmp_path):
 @pytest.mark.data
 @pytest.mark.filterwarnings("ignore:.*bbox has")
 def test_check_real_photographs(pose_data, capsys):
-    assert main(["check", "coco", str(pose_data / "coco")]) == 0
+    for name, folder in (("coco", "coco"), ("jhmdb", "jhmdb_mini")):
+        assert main(["check", name, str(pose_data / folder)]) == 0
     assert main(["check", "lspet", str(pose_data / "lspet"), "--limit", "200"]) == 0
     assert main(["check", "penn_action", str(pose_data / "penn_action"), "--limit", "0"]) == 1
     assert "163841 images are missing" in capsys.readouterr().out
@@ -142,6 +143,7 @@ def test_browse_real_photographs(pose_data, tmp_path):
         ("lspet", "lspet"),
         ("mpii", "mpii"),
         ("coco", "coco_mini4"),
+        ("jhmdb", "jhmdb_mini"),
         ("ai_challenger", "aic"),
     ):
         assert (

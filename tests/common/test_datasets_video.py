@@ -1,5 +1,6 @@
-"""Penn Action (labels, frames, LMDB) and JHMDB (official folders)."""
+"""Penn Action (labels, frames, LMDB) and JHMDB (official folders, COCO-style JSON)."""
 
+import json
 import time
 
 import numpy as np
@@ -215,3 +216,15 @@ def test_jhmdb_without_masks_and_damage(tmp_path):
         load("jhmdb", tmp_path, "test2")
     with pytest.raises(DataMissing, match=r"jhmdb\.is\.tue\.mpg\.de.*synthetic jhmdb"):
         load("jhmdb", tmp_path / "nowhere", "test")
+
+
+@pytest.mark.data
+def test_real_jhmdb(pose_data):
+    root = pose_data / "jhmdb_mini"
+    content = json.loads((root / "test_jhmdb_sub1.json").read_text())
+    found = load("jhmdb", root, "test")
+    stored = np.array([a["keypoints"] for a in content["annotations"]]).reshape(-1, 15, 3)
+    assert np.array_equal(found.joints, stored[..., :2] - 1)
+    for path, (width, height), joints in zip(found.images, found.image_size, found.joints):
+        assert read_image(path).shape == (height, width, 3)
+        assert (joints > 0).all() and (joints < (width, height)).all()
