@@ -4,7 +4,7 @@ python lpm_torch/convert.py F.caffemodel F.pt                           # names 
 python lpm_torch/convert.py --input F.caffemodel                        # the same, as caffemodel2pt -> F.caffemodel.pt
 python lpm_torch/convert.py F.caffemodel penn.pt --model lpm_official   # the authors' models
 python lpm_torch/convert.py PRE.caffemodel pre.pt --model lpm --reorder # to fine-tune with our joint order
-python lpm_torch/convert.py best.pth.tar lpm.npz                        # plain tensors, also .pt
+python lpm_torch/convert.py best.pth.tar lpm.onnx                       # for deployment; .npz, .pt: plain tensors
 python lpm_torch/convert.py best.pth.tar shipped.npz --half             # 16-bit weights
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -26,7 +26,10 @@ from common.runs.options import Parser
 from common.runs.process import exit_code
 from common.skeletons import CPM14, card
 
-FORMATS = (".pt", ".npz")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMATS = (".pt", ".npz", ".onnx")
 TOLERANCE = 1e-4  # of the largest belief: the same sums in another order
 Weights = dict[str, np.ndarray]
 
@@ -60,9 +63,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 def convert(args: argparse.Namespace) -> dict:
     """Do what the options say; returns the card. DataError on bad input, unmatched tensors or a failed check."""
     with Conversion(args.input, args.output, args.licence) as conversion:
-        caffe = args.input.suffix == ".caffemodel"
+        caffe, onnx = args.input.suffix == ".caffemodel", args.output.suffix == ".onnx"
+        if caffe and onnx:
+            raise DataError(f"output {args.output}: convert to .pt with --model first, and then that file")
         weights, more = from_caffe(args, conversion) if caffe else from_checkpoint(args)
-        write(args, conversion, weights)
+        (export_onnx if onnx else write)(args, conversion, weights)
         return conversion.keep(**more)
 
 
@@ -79,8 +84,6 @@ def from_caffe(args: argparse.Namespace, conversion: Conversion) -> tuple[Weight
         names = {0: "weight", 1: "bias"}  # as the original calls a layer's blobs
         parts = [(f"{layer}.{names.get(i, f'blob{i}')}", b) for layer, bs in blobs.items() for i, b in enumerate(bs)]
         return {name: b.astype(np.float32) for name, b in parts}, {"mapping": "Caffe's names"}
-    import torch
-
     from lpm_torch.caffe_map import belief_order, map_caffe, reorder
     from lpm_torch.config import Config
     from lpm_torch.model import build_network
@@ -97,11 +100,9 @@ def from_caffe(args: argparse.Namespace, conversion: Conversion) -> tuple[Weight
     model.load_state_dict({**model.state_dict(), **state})
     about = {"about": {"skeleton": card(CPM14)}}
     if args.reorder:  # to this house's own order, which needs no name
-        draw = torch.Generator().manual_seed(0)
-        clip, center = torch.randn(1, 3, 3, 64, 64, generator=draw), torch.rand(1, 1, 64, 64, generator=draw)
-        about, plain, order = {}, model(clip, center)[0], [*belief_order(args.reorder), outputs - 1]
+        about, plain, order = {}, model(*clip())[0], [*belief_order(args.reorder), outputs - 1]
         model.load_state_dict(reorder(model.state_dict(), model.channels.feature, args.reorder))
-        found = model(clip, center)[0].detach()
+        found = model(*clip())[0].detach()
         conversion.compare("reordered maps", plain[:, :, order].detach(), found, TOLERANCE)
     weights = {k: v.numpy() for k, v in model.state_dict().items()}
     return weights, {"mapping": sources, **about, "reorder": args.reorder}
@@ -122,6 +123,14 @@ def from_checkpoint(args: argparse.Namespace) -> tuple[Weights, dict[str, Any]]:
     return weights, {"mapping": "same names", "averaged": averaged, **kept}
 
 
+def clip(frames: int = 3, size: int = 64) -> tuple[Tensor, Tensor]:
+    """A random clip (1,T,3,S,S) and centre map (1,1,S,S)."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(1, frames, 3, size, size, generator=draw), torch.rand(1, 1, size, size, generator=draw)
+
+
 def write(args: argparse.Namespace, conversion: Conversion, weights: Weights) -> None:
     """Write tensors by name, read them back and compare them, bit for bit."""
     from lpm_torch.weight_files import read_weights, write_weights
@@ -130,6 +139,30 @@ def write(args: argparse.Namespace, conversion: Conversion, weights: Weights) ->
     write_weights(conversion.draft, weights)
     back = read_weights(conversion.draft)
     conversion.compare("tensors read back", weights, back, 0.0)
+
+
+def export_onnx(args: argparse.Namespace, conversion: Conversion, weights: Weights) -> None:
+    """The network for clips of its own length and size, (frames (1,T,3,S,S), center (1,1,S,S)) -> maps (1,T,maps,g,g)
+    and what the training compares; checked with onnxruntime. DataError without the packages for it.
+    """
+    import torch
+
+    from lpm_torch.estimator import Estimator
+
+    estimator = Estimator(args.input, raw_weights=args.raw_weights, device="cpu")
+    inputs, names = clip(estimator.config.t, estimator.config.input_width), ["frames", "center"]
+    how: Any = {"dynamo": True, "external_data": False, "verbose": False, "input_names": names}
+    try:
+        import onnxruntime
+
+        torch.onnx.export(estimator.model, inputs, str(conversion.draft), output_names=["maps"], **how)
+    except ImportError as error:
+        raise DataError(f"ONNX export: {error}; pip install -r lpm_torch/requirements.txt") from error
+    session = onnxruntime.InferenceSession(str(conversion.draft), providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        expected = estimator.model(*inputs)[0]
+    found = session.run(["maps"], {name: part.numpy() for name, part in zip(names, inputs)})[0]
+    conversion.compare("maps of onnxruntime", expected, found, TOLERANCE)
 
 
 def main(argv=None) -> int:
