@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import math
+import pickle
 import re
 import struct
 import zipfile
@@ -223,6 +224,10 @@ def of_array(rng: Random, array: np.ndarray) -> np.ndarray:
 def _mapping(rng: Random, content: dict) -> dict:
     content, key = dict(content), rng.choice(sorted(content))
     how = rng.randrange(8)
+    texts = [name for name, value in content.items() if np.ndim(value) == 0 and str(value).startswith("{")]
+    if texts and how < 4:  # what the file says of itself
+        changed = of_json(rng, str(content[texts[0]]).encode()).decode("utf-8", "replace").rstrip("\0")
+        return content | {texts[0]: np.array(changed)}
     if how == 0:
         del content[key]
     elif how == 1:
@@ -307,6 +312,24 @@ def of_mat(rng: Random, data: bytes) -> bytes:
         return of_bytes(rng, data)
 
 
+def of_tree(rng: Random, data: bytes) -> bytes:
+    """Another node in what a pickle, or a PyTorch file of the older layout, holds."""
+    if by_torch := not data.startswith(b"\x80\x04"):
+        import torch  # never beside Paddle
+    tree = torch.load(io.BytesIO(data), weights_only=False) if by_torch else pickle.loads(data)
+    place, key = rng.choice(_nodes(tree))
+    how = rng.randrange(5)
+    if how < 3:
+        place[key] = rng.choice([strange(rng), np.ones(3), np.zeros((2, 2), "c8"), ("x", np.ones(2)), b"x"])
+    elif how == 3:
+        del place[key]
+    elif isinstance(place, dict):
+        place[rng.choice([5, None, f"{key}x", ("a", 1)])] = place.pop(key)
+    made = io.BytesIO()
+    torch.save(tree, made, _use_new_zipfile_serialization=False) if by_torch else pickle.dump(tree, made, 4)
+    return made.getvalue()
+
+
 KINDS: dict[str, Callable[[Random, bytes], bytes]] = {
-    "bytes": of_bytes, "text": of_text, "json": of_json, "npz": of_npz, "mat": of_mat,
+    "bytes": of_bytes, "text": of_text, "json": of_json, "npz": of_npz, "mat": of_mat, "tree": of_tree,
 }  # fmt: skip

@@ -22,8 +22,9 @@ from random import Random
 import numpy as np
 
 from common.errors import DataError
+from tests.fuzz.houses import GROUPS
 from tests.fuzz.mutate import KINDS
-from tests.fuzz.targets import GROUPS, Target
+from tests.fuzz.targets import Target
 
 SPACE = 4 << 30  # bytes of addresses that a case may ask for
 SECONDS = 20  # of the processor that it may take: then SIGPROF ends the process
