@@ -70,8 +70,8 @@ def obstacle(table: dict, split: str, meta: dict) -> str | None:
         return meta["subset"]
     if meta.get("missing_rows"):
         return f"{meta['missing_rows']} persons are not predicted"
-    if meta.get("stand_ins"):
-        return f"stand-ins take the place of {', '.join(meta['stand_ins'])}"
+    if stand_ins := [joint for joint in meta.get("stand_ins") or () if joint not in table["stand_ins"]]:
+        return f"stand-ins take the place of {', '.join(stand_ins)}"
     if boxes and boxes != table["boxes"]:
         return f"published with boxes: {table['boxes']}, these are {boxes}"
     if None not in flips and bool(flips[0]) != flips[1]:

@@ -70,18 +70,18 @@ JOBS = (
     # person's size: on held-out people that takes more training than there is time for here, so this network learns a
     # few pictures by heart and is scored on them
     Job(
-        "simplebaseline_paddle", "resnet18_96x64", "coco", "train", "train", "oks_ap", ("--epochs 60", "--epochs 120"),
+        "simplebaseline_paddle", "resnet18_96x64", "coco", "train", "train", "oks_ap", ("--epochs 64", "--epochs 120"),
         "--boxes annotated --no-augment --input_height 96 --input_width 64 --sigma 1.5 --batch_size 8 --lr 0.003"
-        " --base_width 32 --limit 40",
-        "--boxes annotated --no-flip_test --limit 40",
+        " --base_width 32 --limit 24",
+        "--boxes annotated --no-flip_test --limit 24",
     ),
     # The longest ones come first
     Job("lpm_torch", "lpm", "penn_action", "train", "test", "pck_torso@0.2", ("--epochs 28", "--epochs 45"),
-        "--model lpm --amp auto"),
+        "--model lpm"),
     Job("deepercut_tf", "resnet50", "lsp", "train", "test", "pck_torso@0.2", ("--max_steps 200", ""),
         scoring="--limit 200"),
     Job("lpm_torch", "cpm", "lsp", "train", "test", "pck_torso@0.2", ("--epochs 5", "--epochs 16"),
-        "--model cpm --amp auto --limit 200", "--limit 200"),
+        "--model cpm --limit 200", "--limit 200"),
     Job(
         "deeppose_caffe_port", "deeppose_refine", "k2hpd", "train", "test", "pdj@0.5",
         ("--max_steps 250", ""), stages=("--stage 1", "--stage 2"),
@@ -92,7 +92,7 @@ JOBS = (
 )  # fmt: skip
 # where the houses look by default, if not in data/DATASET, and how many pictures (videos) are drawn
 FOLDERS = {"lsp": "LSP", "penn_action": "PennAction", "k2hpd": "K2HPD"}
-COUNTS = {"coco": 24, "lsp": 400, "mpii": 200, "penn_action": 16, "k2hpd": 500}
+COUNTS = {"coco": 16, "lsp": 400, "mpii": 200, "penn_action": 16, "k2hpd": 500}
 _drawing: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
 

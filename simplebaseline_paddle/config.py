@@ -139,8 +139,9 @@ class Config:
             raise DataError(f"setting deconv_filters: {self.deconv_filters!r}; give three numbers, such as 256,256,256")
         numbers_of(self.lr_epochs, "lr_epochs")
         workers = default_workers() if self.workers is None else self.workers
-        seed = 90 if self.enable_ce else self.seed
-        return replace(self, seed=seed, workers=workers, device=device_of(self.device, self.use_gpu))
+        return replace(
+            self, seed=90 if self.enable_ce else self.seed, workers=workers, device=device_of(self.device, self.use_gpu)
+        )
 
 
 def numbers_of(text: str, field: str = "") -> tuple[int, ...]:

@@ -1,12 +1,10 @@
 """Find the joints of people in images, folders, videos or a camera; draw them and write them as JSON lines.
 
-    python simplebaseline_paddle/predict.py photo.jpg --weights PATH               # one person, the whole picture
-    python simplebaseline_paddle/predict.py photo.jpg --boxes 40,20,180,360 --boxes 300,25,150,340
-    python simplebaseline_paddle/predict.py folder/ --boxes detections.json --box_threshold 0.3
-    python simplebaseline_paddle/predict.py clip.mp4 --smooth
-    python simplebaseline_paddle/predict.py photo.jpg --detector yolo11n.onnx
-
-People are looked for in --boxes, in those of a --detector, or in the whole picture.
+python simplebaseline_paddle/predict.py photo.jpg --weights PATH               # one person, the whole picture
+python simplebaseline_paddle/predict.py photo.jpg --boxes 40,20,180,360 --boxes 300,25,150,340
+python simplebaseline_paddle/predict.py folder/ --boxes detections.json --box_threshold 0.3
+python simplebaseline_paddle/predict.py clip.mp4 --smooth
+python simplebaseline_paddle/predict.py photo.jpg --detector yolo11n.onnx
 """
 
 from __future__ import annotations

@@ -90,8 +90,7 @@ def from_images(pose_set: PoseSet, config: Config) -> Records:
         except DataError:  # said when the picture is looked at
             return 1, 1
 
-    size = pose_set.image_size
-    size = np.array([size_of(path) for path in pose_set.images]) if size is None else size
+    size = np.array([size_of(p) for p in pose_set.images]) if pose_set.image_size is None else pose_set.image_size
     center, scale = center_and_scale(np.concatenate([np.zeros((len(pose_set), 2)), size], 1), config, pose_set.name)
     return _labelled(pose_set, np.arange(len(pose_set)), "none (whole images)", center, scale)
 

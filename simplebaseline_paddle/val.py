@@ -71,10 +71,8 @@ def score(args: argparse.Namespace) -> None:
     """Predict, write and score. DataError on bad input."""
     pose_set = Config(dataset=args.dataset, data_root=args.data_root, limit=args.limit).load(args.split)
     estimator = make_estimator(args, pose_set)
-    path, folder = estimator.path, estimator.config.folder
-    if path and (path.parent / "log.jsonl").exists():
-        folder = path.parent
-    standard = folder / f"{args.split}.npz"
+    of_a_run = estimator.path and (estimator.path.parent / "log.jsonl").exists()
+    standard = (estimator.path.parent if of_a_run else estimator.config.folder) / f"{args.split}.npz"
     predictions = estimator.predict_pose_set(pose_set)
     if not estimator.process.is_main:
         return

@@ -175,19 +175,16 @@ def arrays_of(model) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def _finite(array: np.ndarray) -> bool:
-    return array.dtype.kind in "fiu" and bool(np.isfinite(array).all())
-
-
 def put_weights(model, weights: Mapping[str, np.ndarray], source: str | Path) -> None:
     """Load arrays into a network. DataError when a tensor is missing, strange, of another shape or not finite."""
     own = arrays_of(model)
     shapes = {n: (np.shape(weights[n]), own[n].shape) for n in own if n in weights}
+    numbers = [n for n in shapes if weights[n].dtype.kind in "fiu"]
     found = {
         "lacks": [n for n in own if n not in weights],
         "has besides": [n for n in weights if n not in own],
         "has other shapes:": [f"{n} {a} instead of {b}" for n, (a, b) in shapes.items() if a != b],
-        "is not finite in": [n for n in shapes if not _finite(weights[n])],
+        "is not finite in": [n for n in shapes if n not in numbers or not np.isfinite(weights[n]).all()],
     }
     parts = [f"{w} {', '.join(names[:3])}{' ...' * (len(names) > 3)}" for w, names in found.items() if names]
     if parts:

@@ -11,7 +11,7 @@ FEWER = {  # recipe: what its steps add in place of what recipes.yaml says
         "score": "--limit 4 --batch_size 2",
     },
     "lpm_torch_lsp/lpm": {
-        "train": "--epochs=1 --limit=1 --valid_split=none --batch_size=1 --accumulate=1 --amp=auto",
+        "train": "--epochs=1 --limit=1 --valid_split=none --batch_size=1 --accumulate=1",
         "score": "--limit=1",
     },
     "deeppose_tf_lsp_start/alexnet_scratch_step0": {

@@ -109,6 +109,7 @@ GOOD = {"boxes": "oracle", "flip_test": True}
         ("mpii", "pckh@0.5", "valid", {**GOOD, "synthetic": True}, False, "synthetic"),
         ("mpii", "pckh@0.5", "valid", {**GOOD, "flip_test": False}, False, "flip test"),
         ("mpii", "pckh@0.5", "valid", {**GOOD, "stand_ins": ["pelvis"]}, False, "pelvis"),
+        ("jhmdb", "pck_box@0.2", "test1", {**GOOD, "flip_test": False, "stand_ins": ["belly"]}, True, "official_jhmdb"),
         ("mpii", "mean@0.1:compat", "valid", GOOD, True, "0.11"),
         ("mpii", "pckh@0.1", "valid", GOOD, True, "0.10"),
         ("mpii", "pck_box@0.2", "valid", GOOD, False, "no published table"),
