@@ -56,7 +56,7 @@ def load_state(path: Path) -> dict:
         for key, value in arrays.items():
             group, name = key.split("|")
             state[group][name] = value
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"{path} is not a whole checkpoint of deeppose_tf ({type(error).__name__}: {error})"
         raise DataError(f"{what}; use another one") from error
     return state
@@ -64,7 +64,10 @@ def load_state(path: Path) -> dict:
 
 def state_of(variables: dict[str, np.ndarray]) -> dict:
     """A state from variables by DT's names, which hold no settings, random numbers and place in the epoch."""
-    step = int(variables.get("global_iter_counter", 0))
+    try:
+        step = int(variables.get("global_iter_counter", 0))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"variable global_iter_counter is no whole number ({error}); use another checkpoint") from error
     slots = {name: value for name, value in variables.items() if name.count("/") == 2}
     unused = {name: value for name, value in variables.items() if name.startswith("fc8/") and name not in slots}
     left = {*slots, *unused, "global_iter_counter"}
