@@ -34,9 +34,10 @@ def read_image(path: str | Path, whole: bool = False, upright: bool = False, unc
     try:
         with open(path, "rb") as file:  # not cv2.imread, which crashes on names that are no UTF-8
             data = file.read()
-    except OSError as error:
+    # ValueError: no file can have such a name
+    except (OSError, ValueError) as error:
         state = "cannot be read" if os.path.exists(path) else "does not exist"
-        raise DataError(f"image {shown(path)} {state} ({error.strerror}); {_LIST}") from None
+        raise DataError(f"image {shown(path)} {state} ({getattr(error, 'strerror', error)}); {_LIST}") from None
     cut_off = _cut_off(data)
     # a JPEG's end mark, without which OpenCV reads nothing
     image = _decode(data + b"\xff\xd9" if cut_off else data, upright, unchanged)
@@ -63,7 +64,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 def shown(name: str | Path) -> str:
     """A file's name for people, also one that is no UTF-8."""
-    return os.fsencode(name).decode(errors="replace")
+    try:
+        return os.fsencode(name).decode(errors="replace")
+    except UnicodeEncodeError:  # half a character, as JSON may hold
+        return str(name).encode(errors="replace").decode()
 
 
 _LIST = "run `python -m common.datasets check NAME ROOT` to list all such files"

@@ -56,7 +56,7 @@ def load_state(path: Path) -> dict:
         for key, value in arrays.items():
             group, name = key.split("|")
             state[group][name] = value
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         what = f"{path} is not a whole checkpoint of deeppose_tf ({type(error).__name__}: {error})"
         raise DataError(f"{what}; use another one") from error
     return state

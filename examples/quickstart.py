@@ -76,7 +76,7 @@ JOBS = (
         "--boxes annotated --no-flip_test --limit 24",
     ),
     # The longest ones come first
-    Job("lpm_torch", "lpm", "penn_action", "train", "test", "pck_torso@0.2", ("--epochs 28", "--epochs 45"),
+    Job("lpm_torch", "lpm", "penn_action", "train", "test", "pck_torso@0.2", ("--epochs 45", "--epochs 60"),
         "--model lpm"),
     Job("deepercut_tf", "resnet50", "lsp", "train", "test", "pck_torso@0.2", ("--max_steps 200", ""),
         scoring="--limit 200"),

@@ -79,3 +79,9 @@ def test_image_sizes(tmp_path):
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:10])
     with pytest.raises(DataError, match=r"b\.jpg"):
         image_size(str(tmp_path / "b.jpg"))
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "a\ud800.jpg", "a\udcff.jpg"])
+def test_names_that_no_file_can_have(name):
+    with pytest.raises(DataError, match="does not exist"):
+        read_image(name)
