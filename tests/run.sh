@@ -13,10 +13,10 @@ trap 'rm -rf -- "$results"' EXIT
 
 # name, seconds that it may take on one of two quiet cores (printed beside what it took, never a failure), paths; the longest first
 groups=(
-  'tensorflow 300 tests/deeppose_tf tests/deepercut_tf'
-  'torch 300 tests/common tests/lpm_torch tests/deeppose_caffe_port'
-  'paddle 120 tests/simplebaseline_paddle'
-  'repository 140 tests/test_*.py'
+  'torch 360 tests/common tests/lpm_torch tests/deeppose_caffe_port'
+  'tensorflow 340 tests/deeppose_tf tests/deepercut_tf'
+  'repository 240 tests/test_*.py'
+  'paddle 150 tests/simplebaseline_paddle'
   'fuzz 60 tests/fuzz'
 )
 selection=() options=() full=''
