@@ -36,11 +36,12 @@ else:
 
 
 tolerance.watch_numpy()
+_golden: set[str] = set()  # the tests against the originals' answers
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
     """The largest error of each test file as a share of its tolerance; at most a half is wanted."""
-    lines = tolerance.report()
+    lines = tolerance.report(_golden)
     if lines:
         terminalreporter.section("largest errors, as shares of their tolerances")
         for line in lines:
@@ -56,6 +57,7 @@ def pytest_collection_modifyitems(items: list) -> None:
         keys = {path: order.random() for path in sorted({item.path for item in items})}
         order.shuffle(items)
         items.sort(key=lambda item: keys[item.path])
+    _golden.update(item.nodeid for item in items if item.get_closest_marker("golden"))
     if os.environ.get("POSE_SKIP_LONG"):
         for item in items:
             if item.get_closest_marker("long"):

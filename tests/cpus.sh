@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # The tests that compare numbers as if on other processors, one factor at a time, and a table of the results at the end.
-#   bash tests/cpus.sh [PATH under tests/ ...]        a quick part of it is in tests/test_proof.py
-# The first run of a house is of this processor as it is, over all of the house's tests; it shows which tests compare numbers with a tolerance, and the others run these
-# alone. Each run is a process of its own, two at a time where there are two cores. The libraries choose their kernels by these variables; a choice that the processor
-# lacks has no effect. The table: largest error as a share of its tolerance (tests/tolerance.py), and what failed.
+#   bash tests/cpus.sh [--resume] [PATH under tests/ ...]        a quick part of it is in tests/test_proof.py
+# The first run of a house is of this processor as it is, over all of the house's tests; it shows which tests are golden or compare numbers that differ by rounding, and
+# the others run these alone. Each run is a process of its own, two at a time where there are two cores. The libraries choose their kernels by these variables; a choice
+# that the processor lacks has no effect. The table: largest error as a share of its tolerance (tests/tolerance.py), and what failed. Results stay in out/cpus; with
+# --resume, runs that ended there are not made again.
 set -uo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 python=$(bash "$root/examples/setup.sh" --python) || exit 2
 cd -- "$root"
-results=$(mktemp -d)
-trap 'rm -rf -- "$results"' EXIT
+results=out/cpus
+if [ "${1:-}" = --resume ]; then shift; else rm -rf -- "$results"; fi
+mkdir -p -- "$results"
 
 asked=("$@")
 
@@ -43,6 +45,7 @@ files_of() {
 run_one() { # HOUSE SETTING TEST...
   local house=$1 setting=$2 code=0 name place="$results/$1 $2" one=1
   shift 2
+  [ ! -e "$place.failed" ] || return 0
   local variables=("POSE_SHARES=$place.json" POSE_SKIP_LONG=1)
   case "$setting" in
     as-it-is) ;;
@@ -54,8 +57,9 @@ run_one() { # HOUSE SETTING TEST...
     variables+=("$name=$one")
   done
   env "${variables[@]}" "$python" -m pytest -q -p no:cacheprovider "$@" >"$place.out" 2>&1 || code=$?
-  grep -E '^FAILED|^ERROR' "$place.out" >"$place.failed"
-  [ -s "$place.failed" ] || [ $code -eq 0 ] || printf 'pytest ended with code %s\n' "$code" >"$place.failed"
+  grep -E '^FAILED|^ERROR' "$place.out" >"$place.part"
+  [ -s "$place.part" ] || [ $code -eq 0 ] || printf 'pytest ended with code %s\n' "$code" >"$place.part"
+  mv -- "$place.part" "$place.failed"
   [ $code -eq 0 ] || tail -n 60 "$place.out"
   printf '== %s, %s: %s\n' "$house" "$setting" "$(tail -n 1 "$place.out")"
 }
