@@ -163,7 +163,7 @@ def legend(skeleton: Skeleton, height: int = 480, several: bool = False) -> np.n
     where `several` persons have a colour each."""
     shades = [(grey,) * 3 for grey in (80, 205, 140)] if several else SIDES
     lines = [(f"{i} {name}", shades[_side(name)]) for i, name in enumerate(skeleton.joints)]
-    step = height / (len(lines) + 1)
+    step = min(height / (len(lines) + 1), 24 + height / 60)  # readable beside a large picture, and no wider than it
     panel = np.full((height, round(12 * step), 3), _PAPER, np.uint8)
     for row, (text, color) in enumerate(lines):
         middle = (row + 0.5) * step

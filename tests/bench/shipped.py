@@ -46,7 +46,9 @@ def main() -> None:
         totals = [protocol.count(pose_set, found, threshold).total for threshold in thresholds]
         axes.plot(thresholds, totals, linestyle=dash, label=f"{path.stem}: {totals[20]:.1f} at 0.2")
     axes.axvline(0.2, color="0.8", zorder=0)
-    axes.set(xlabel="threshold, in torsos (left shoulder to right hip)", ylabel="joints within it, percent", ylim=(0, 100))
+    axes.set(
+        xlabel="threshold, in torsos (left shoulder to right hip)", ylabel="joints within it, percent", ylim=(0, 100)
+    )
     axes.set_title(f"LSPET {args.split}: {len(pose_set)} persons, none seen in training")
     axes.legend(frameon=False)
     figure.savefig(args.out, dpi=110)
