@@ -181,10 +181,10 @@ def _readmes() -> dict[Path, str]:
 def write_readmes(check: bool = False) -> int:
     """Write what is out of date, and say so; with `check` only say so. Exit code 1 when that found any."""
     stale = {path: text for path, text in _readmes().items() if text != path.read_text(encoding="utf-8")}
-    for path, text in stale.items():
-        print(f"{path.relative_to(ROOT)} is {'out of date' if check else 'written anew'}")
-        if not check:
-            write_text(path, text)
+    said = [f"{path.relative_to(ROOT)} is {'out of date' if check else 'written anew'}" for path in stale]
+    print("\n".join(said) or "the tables of all READMEs say what the run files say")
+    for path, text in () if check else stale.items():
+        write_text(path, text)
     return 1 if check and stale else 0
 
 

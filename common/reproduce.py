@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.datasets import record
-from common.datasets.files import read_json
+from common.datasets.files import is_synthetic, read_json
 from common.errors import DataError
 from common.files import write_json
 from common.reported import compare, figure, load_runs, reported
@@ -93,13 +93,15 @@ class Recipe:
         return {"samples": f["persons"], "operations": operations, "hours": hours, "memory_gb": 4e-3 * values + 1}
 
     def lacks(self, folder: Path = Path()) -> str | None:
-        """What is not there, as `DATA path` or `WEIGHTS path`; None where all is."""
+        """What is not there, as `DATA path` or `WEIGHTS path`; None where all is. Drawn people are no data."""
         data = [_content()["data"][name] for name in self.fields["data"]]
         wanted = [
             ("DATA", f"{entry['folder']}/{part}".rstrip("/")) for entry in data for part in entry["needs"] or [""]
         ]
         wanted += [("WEIGHTS", entry["file"]) for entry in self.weights]
-        return next((f"{kind} {path}" for kind, path in wanted if not (folder / path).exists()), None)
+        missing = [f"{kind} {path}" for kind, path in wanted if not (folder / path).exists()]
+        drawn = [e["folder"] for e in data if is_synthetic(folder / e["folder"])]
+        return next(iter([*(f"DATA {place} (SYNTHETIC people lie there)" for place in drawn), *missing]), None)
 
 
 @functools.cache
@@ -285,10 +287,9 @@ def _draw(entry: dict, folder: Path) -> None:
     if root.exists():
         return
     from common.datasets import load
-    from common.datasets.synthetic import main
+    from common.datasets.synthetic import make
 
-    if main([entry["dataset"], str(root), "--count", str(entry["count"])]):
-        raise DataError(f"{root}: drawing the stand-in of {entry['dataset']} failed")
+    make(entry["dataset"], root, entry["count"])
     if entry["dataset"] == "coco":  # person boxes as the detector's file has them: the annotated ones
         drawn, path = load("coco", root, "val2017"), folder / _content()["weights"]["coco_detections"]["file"]
         pairs = zip(drawn.image_id.tolist(), drawn.box.tolist())
@@ -313,8 +314,7 @@ def _main(args: argparse.Namespace) -> None:
         print(explain(args.row))
     elif args.run:
         recipe = recipe_of(args.run)
-        lacking = recipe.lacks(args.folder)
-        if lacking:
+        if lacking := recipe.lacks(args.folder):
             raise DataError(f"{args.run} lacks {lacking}; `python -m common.reproduce --row {args.run}` says whence")
         said = verdict(recipe, perform(recipe, args.folder))
         print("\n".join(said))

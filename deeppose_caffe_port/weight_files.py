@@ -90,10 +90,10 @@ def _projects() -> list[Path]:
     return [folder for folder in folders if any(folder.glob("models/*/snapshot/*.caffemodel"))]
 
 
-def missing_project(why: str = "there are none") -> DataError:
+def missing_project(why: str = "there are none yet") -> DataError:
     """The error where weights are needed and there are none; lists the projects that have some."""
-    found = ", ".join(map(str, _projects())) or "none yet"
-    return DataError(f"weights: {why}. Projects here: {found}; make one with `{_SCRIPT}`, or give --weights")
+    have = f"runs here: {', '.join(map(str, _projects())) or 'none'}; shipped: {', '.join(shipped(HOUSE)) or 'none'}"
+    return DataError(f"weights: {why}. {have}. Train with `{_SCRIPT}`, or give --weights one of them")
 
 
 def pick_snapshot(config: Config, stage: int) -> Path:

@@ -184,4 +184,4 @@ if ! is_current; then
     say "ready after $((SECONDS - started)) s: $prefix"
   fi
 fi
-[ -z "$print_python" ] || printf '%s\n' "$prefix/bin/python"
+if [ -n "$print_python" ]; then printf '%s\n' "$prefix/bin/python"; else say "everything is there; next: source $prefix/bin/activate"; fi

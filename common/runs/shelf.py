@@ -65,7 +65,7 @@ def missing_weights(house: str, suffixes: Iterable[str], why: str = "there are n
     """The error for weights that are not there; lists the runs and shipped weights that are."""
     runs = [str(p) for base in _outputs(house) for p in _states(base, tuple(suffixes), "*")][:8]
     have = f"runs here: {', '.join(runs) or 'none'}; shipped: {', '.join(shipped(house)) or 'none'}"
-    return DataError(f"weights: {why}. {have}. Train with `python {house}/train.py`, or give --weights")
+    return DataError(f"weights: {why}. {have}. Train with `python {house}/train.py`, or give --weights one of them")
 
 
 def _outputs(house: str) -> list[Path]:

@@ -62,7 +62,7 @@ def test_overview_takes_the_data_sets_main_protocol():
     assert "| pdj@0.5 | - |" in readmes.overview([own])
 
 
-def test_the_front_page_has_a_line_a_recipe():
+def test_the_list_has_a_line_a_recipe():
     rows = readmes.recipes_table().splitlines()
     assert len(rows) == 2 + len(reproduce.recipes()) and sum(row.count("±") for row in rows) == len(reproduce.rows())
     assert "| simplebaseline_mpii/resnet50_256x256 | pckh@0.5 88.53 ± 0.6, mean@0.1:compat 33.91 ± 0.6 |" in rows[17]
@@ -96,8 +96,9 @@ def test_figures_come_from_the_file_that_the_mark_names(tmp_path):
         readmes.refreshed(text, content)
 
 
-def test_the_readmes_are_up_to_date():
+def test_the_readmes_are_up_to_date(capsys):
     assert readmes.main(["--check"]) == 0
+    assert "say what the run files say" in capsys.readouterr().out
 
 
 def test_mean_pose_is_the_mean_in_the_box(tmp_path):

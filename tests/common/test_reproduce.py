@@ -72,6 +72,8 @@ def test_what_lacks_is_named(tmp_path):
     assert recipe.lacks(tmp_path) == "WEIGHTS pretrained/resnet50-19c8e357.pth"
     _touch_weights(recipe, tmp_path)
     assert recipe.lacks(tmp_path) is None
+    (tmp_path / "data/coco/SYNTHETIC").touch()
+    assert recipe.lacks(tmp_path) == "DATA data/coco (SYNTHETIC people lie there)"
 
 
 def _touch_weights(recipe, folder: Path) -> None:
