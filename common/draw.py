@@ -288,16 +288,16 @@ def _sheet(args: argparse.Namespace) -> None:
         images += [image, *(drawn_line(image, f, args.min_score) if f else image for f in found.values())]
         captions += [path.name, *(name if f else f"{name}: nothing" for name, f in found.items())]
     save_image(args.sheet, contact_sheet(images, 1 + len(columns), (320, 320), captions))
+    print(f"{args.sheet}: {len(args.pictures)} pictures beside {', '.join(columns)}")
 
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m common.draw", description=__doc__, formatter_class=form)
-    columns = "a column: its name, its lines"
     parser.add_argument("sheet", metavar="SHEET.png")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE")
-    parser.add_argument("--lines", action="append", default=[], metavar="NAME=FILE", help=columns)
+    parser.add_argument("--lines", action="append", default=[], metavar="NAME=FILE", help="a column: its name, lines")
     parser.add_argument("--min_score", type=float, default=0.1, help="joints below are not drawn (default: 0.1)")
     return exit_code(lambda: _sheet(parser.parse_args(argv)))
 

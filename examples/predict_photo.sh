@@ -18,4 +18,3 @@ for house in deeppose_tf deeppose_caffe_port lpm_torch deepercut_tf simplebaseli
 done
 [ ${#lines[@]} -gt 0 ] || exit 2
 PYTHONPATH=$root "$python" -m common.draw output/photo/sheet.png "${pictures[@]}" "${lines[@]}"
-printf 'all of them on one sheet: output/photo/sheet.png\n'

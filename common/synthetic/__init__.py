@@ -29,17 +29,16 @@ def make(name: str, root: str | Path, count: int | None = None, seed: int = 0) -
     """Draw the data set `name` under `root`; False when it was there already with the same arguments.
 
     `count` is the number of pictures (videos for penn_action and jhmdb) over all splits, at least 2; None takes the
-    data set's default. DataError for a bad argument, or when `root` holds anything that was not drawn here.
+    data set's default, or what is drawn there. DataError for a bad argument, or when `root` holds anything else.
     """
     from common.synthetic import folder
 
     number = record(name).drawn if count is None else count
     if number < 2 or seed < 0:
-        what = f"--count {number}, --seed {seed}: at least 2, one to train and one to test on; a seed is 0 or more"
-        raise DataError(what)
+        raise DataError(f"--count {number}, --seed {seed}: at least 2, to train and to test on; a seed is 0 or more")
     module = import_module(f"common.synthetic.write_{'one' if name in _ONE else 'many'}")
     write, arguments = getattr(module, f"write_{name}"), {"dataset": name, "count": number, "seed": seed}
-    return folder.build(Path(root), arguments, lambda fresh: write(fresh, number, seed))
+    return folder.build(Path(root), arguments, lambda fresh: write(fresh, number, seed), count is None and not seed)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     def draw() -> str:
-        return "is drawn" if make(**vars(given)) else "was drawn already with these arguments"
+        return "is drawn" if make(**vars(given)) else "was drawn already (its SYNTHETIC says how)"
 
     return exit_code(draw, f"synthetic {given.name} {{}}: {given.root}")

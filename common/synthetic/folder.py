@@ -64,15 +64,16 @@ def save_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, separators=(",", ":")))
 
 
-def build(root: Path, arguments: dict, write: Callable[[Path], None]) -> bool:
-    """Have `write` fill `root`, unless it was made with the same arguments already (then False).
+def build(root: Path, arguments: dict, write: Callable[[Path], None], standard: bool = False) -> bool:
+    """Have `write` fill `root`; False where these arguments made it already (with `standard` also any count and seed).
 
     The files are written beside `root` and renamed when all are there. DataError when `root` holds anything else.
     """
     root = root.expanduser().absolute()
     made = {"generator": f"common.datasets.synthetic version {VERSION}", **arguments}
     text, mark = _NOTICE + "".join(f"{key}: {value}\n" for key, value in made.items()), root / MARK
-    if mark.is_file() and mark.read_text() == text:
+    known = text.partition("count:")[0] if standard else text
+    if mark.is_file() and mark.read_text().startswith(known):
         return False
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
         drawn = f"was drawn with other arguments (see {mark})"

@@ -156,6 +156,7 @@ def test_rerun_is_no_op_and_other_arguments_are_refused(tmp_path):
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     (root / "cache.json").write_text("{}")  # as a training program would add
     assert not synthetic.make("lsp", root, 2)
+    assert not synthetic.make("lsp", root)  # the READMEs' command after the quickstart's: those people will do
     with pytest.raises(DataError, match="other arguments .*delete it yourself"):
         synthetic.make("lsp", root, 3)
     assert all(p.stat().st_mtime_ns == t for p, t in before.items() if p.is_file())
