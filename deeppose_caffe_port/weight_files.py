@@ -14,7 +14,7 @@ from common.datasets.files import read_json, read_npz
 from common.errors import DataError
 from common.files import atomic_write
 from common.runs.converting import halved, widened
-from common.runs.shelf import REPOSITORY, shipped
+from common.runs.shelf import outputs, shipped
 from common.skeletons import Skeleton, from_card
 from common.weights.caffe import read_caffemodel, write_caffemodel
 from common.weights.pickles import check_zip
@@ -85,8 +85,7 @@ def opened(given: str | Path | None) -> str | Path | None:
 
 
 def _projects() -> list[Path]:
-    bases = dict.fromkeys((Path("output") / HOUSE, REPOSITORY / "output" / HOUSE))
-    folders = [file.parent for base in bases for file in base.glob("*/project.json")]
+    folders = [file.parent for base in outputs(HOUSE) for file in base.glob("*/project.json")]
     return [folder for folder in folders if any(folder.glob("models/*/snapshot/*.caffemodel"))]
 
 

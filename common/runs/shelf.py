@@ -63,13 +63,14 @@ def find_weights(house: str, given: str | Path | None, suffixes: Iterable[str], 
 
 def missing_weights(house: str, suffixes: Iterable[str], why: str = "there are none yet") -> DataError:
     """The error for weights that are not there; lists the runs and shipped weights that are."""
-    runs = [str(p) for base in _outputs(house) for p in _states(base, tuple(suffixes), "*")][:8]
+    runs = [str(p) for base in outputs(house) for p in _states(base, tuple(suffixes), "*")][:8]
     have = f"runs here: {', '.join(runs) or 'none'}; shipped: {', '.join(shipped(house)) or 'none'}"
     return DataError(f"weights: {why}. {have}. Train with `python {house}/train.py`, or give --weights one of them")
 
 
-def _outputs(house: str) -> list[Path]:
-    return list(dict.fromkeys((Path("output") / house, REPOSITORY / "output" / house)))
+def outputs(house: str) -> list[Path]:
+    """Where runs of a house lie: here, then in the repository; once where that is the same."""
+    return list({p.resolve(): p for p in (REPOSITORY / "output" / house, Path("output") / house)}.values())[::-1]
 
 
 def _state_in(folder: Path, suffixes: tuple[str, ...]) -> Path | None:
@@ -82,7 +83,7 @@ def _states(base: Path, suffixes: tuple[str, ...], runs: str) -> list[Path]:
 
 
 def _newest(house: str, suffixes: tuple[str, ...], runs: str) -> Path | None:
-    found = next(filter(None, (_states(base, suffixes, runs) for base in _outputs(house))), [])
+    found = next(filter(None, (_states(base, suffixes, runs) for base in outputs(house))), [])
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 

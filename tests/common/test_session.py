@@ -208,6 +208,9 @@ def test_the_shelf_takes_the_newest_best_and_names_what_there_is(tmp_path, monke
     assert shelf.find_weights("house", "lspet", (".pt",)) == zoo / "lspet.npz"
     with pytest.raises(DataError, match="nothing.*output/house/new/last.pt.*shipped: lspet"):
         shelf.find_weights("house", "nothing", (".pt",))
+    assert len(shelf.outputs("house")) == 2
+    monkeypatch.setattr(shelf, "REPOSITORY", tmp_path)
+    assert shelf.outputs("house") == [Path("output/house")]  # each run is listed once
 
 
 def test_result_paths(tmp_path):

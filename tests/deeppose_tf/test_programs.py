@@ -112,7 +112,7 @@ def test_bad_boxes(run, tmp_path, capsys, box):
 
 def test_no_checkpoint(run, tmp_path, capsys, monkeypatch):
     """Neither given nor found: predict says where they come from, val scores random weights when that is asked for."""
-    monkeypatch.setattr("common.runs.shelf._outputs", lambda house: [tmp_path])
+    monkeypatch.setattr("common.runs.shelf.outputs", lambda house: [tmp_path])
     assert predict.main([str(run[1].parent)]) == 2
     assert "there are none yet" in capsys.readouterr().err
     assert val.main(["--csv", str(run[1]), "--limit", "1", "--out", str(tmp_path / "q.npz")]) == 0
