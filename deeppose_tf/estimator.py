@@ -155,9 +155,7 @@ class Estimator:
         """Outputs, targets, validity, crop boxes, and which persons these are: those whose pictures can be read."""
         from deeppose_tf.loader import in_order
 
-        rows: list[tuple[np.ndarray, ...]] = []
-        for images, *rest in in_order(persons, crops, self.config.batch_size):
-            rows.append((self.shares(images), *rest))
+        rows = [(self.shares(images), *rest) for images, *rest in in_order(persons, crops, self.config.batch_size)]
         if not rows:
             raise DataError(f"not one picture can be read: {names_of(persons.paths)}")
         columns = tuple(np.concatenate(column) for column in zip(*rows))

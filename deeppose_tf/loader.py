@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 import numpy as np
+from tqdm import tqdm
 
 from common.errors import DataError, DataWarning
 from deeppose_tf.data import Crops, Persons, Stream, example, generator, stack
@@ -124,7 +125,8 @@ def in_order(persons: Persons, crops: Crops, batch_size: int) -> Iterator[Batch]
 
     with ThreadPoolExecutor(1) as executor:
         ahead = executor.submit(make, 0)
-        for start in range(batch_size, len(persons) + batch_size, batch_size):
+        starts = range(batch_size, len(persons) + batch_size, batch_size)
+        for start in tqdm(starts, "predict", leave=False, disable=None):
             batch = ahead.result()
             ahead = executor.submit(make, start) if start < len(persons) else ahead
             if batch is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from common.codecs import decode_maps
 from common.errors import DataError
@@ -155,14 +156,13 @@ class Estimator:
         """Its clips as the loader gives them, and prepared for the network. DataError when there is none."""
         grid = self.model.output_size(self.config.input_width)
         dataset = ClipDataset(pose_set, self.config, grid, every_frame=every_frame)
-        for raw in make_loader(dataset, self.config, shuffle=False):
+        for raw in tqdm(make_loader(dataset, self.config, shuffle=False), "predict", leave=False, disable=None):
             yield raw, prepare(raw, self.device, self.config)
 
     def named_as(self, skeleton: Skeleton, joints: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N,J,2) joints and (N,J) scores of the network as those of a data set's skeleton."""
         to_own = skeleton_map(self.network_skeleton, skeleton)
-        none = np.zeros(len(score), np.float32)
-        columns = [score[:, list(s)].mean(-1) if s else none for s in to_own.sources]
+        columns = [score[:, list(s)].mean(-1) if s else np.zeros(len(score), np.float32) for s in to_own.sources]
         return to_own.apply(joints).astype(np.float32), np.stack(columns, axis=-1)
 
     def check_order(self) -> None:
