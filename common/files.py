@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     return str(value)
+
+
+def check_listed(archive: zipfile.ZipFile) -> None:
+    """ValueError when a damaged table of contents swallows a member, which zipfile does not notice."""
+    archive.fp.seek(-22, os.SEEK_END)  # type: ignore[union-attr]
+    end = archive.fp.read(22)  # type: ignore[union-attr]
+    if end[:4] == b"PK\5\6" and int.from_bytes(end[10:12], "little") not in (len(archive.infolist()), 0xFFFF):
+        raise ValueError("its table of contents is damaged")
 
 
 def sha256_of(path: str | Path) -> str:

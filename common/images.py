@@ -99,7 +99,7 @@ def _asks_too_much(data: bytes) -> bool:
     width, height, depth, kind = struct.unpack(">IIBB", data[16:26]) if len(data) >= 26 else (0, 0, 0, 0)
     bits = width * height * depth * {2: 3, 4: 2, 6: 4}.get(kind, 1)
     at, longest = len(_PNG), 0
-    while at + 8 <= len(data):
+    while at + 8 <= len(data) and data[at - 8 : at - 4] != b"IEND":  # anything may follow that
         length = int.from_bytes(data[at : at + 4], "big")
         at, longest = at + length + 12, max(longest, length)
     # deflate saves at most 1 : 1032; the part in which a file is cut off may be longer than what is left of it
@@ -135,7 +135,7 @@ _AGAIN = "make it again with `python -m common.datasets.penn_action make_lmdb`"
 def exists(path: str) -> bool:
     """Whether an image file is there, or the database of a reference holds its key."""
     if not path.startswith(PREFIX):
-        return Path(path).is_file()
+        return os.path.isfile(path)  # Path's raises for names that no file can have
     try:
         return _stored(*_split(path)) is not None
     except DataError:

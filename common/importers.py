@@ -333,10 +333,7 @@ def _listed(names: list[str], images: list, pose_set: PoseSet) -> None:
 
 def _ai_challenger(path: Path, rows: list[Row], pose_set: PoseSet) -> Predictions:
     _need_skeleton(path, "keypoint_annotations", AIC14, pose_set)
-    last = {image.split(".")[0]: row for image, row in zip(texts(rows, "image_id"), rows)}
-    if len(last) < len(rows):
-        text = f"{len(rows) - len(last)} of the {len(rows)} entries name an image again"
-        warnings.warn(f"{path}: {text}; the last entry of an image counts", stacklevel=3)
+    last = files.last_of_each(path, rows, [image.split(".")[0] for image in texts(rows, "image_id")])
     images, people = [], []
     for image, (where, entry) in last.items():
         found = entry.get("keypoint_annotations")

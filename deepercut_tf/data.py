@@ -19,7 +19,7 @@ from deepercut_tf.items import Item, ItemSet
 from deepercut_tf.joints import mirror_joints, symmetric_order
 from deepercut_tf.targets import Targets, make_targets, map_size
 
-SMALLEST = 100  # training leaves out images with a shorter side (unscaled pixels)
+SMALLEST = 100  # in mode compat training leaves out images with a shorter side (unscaled pixels)
 
 
 @dataclass
@@ -160,8 +160,8 @@ class Sampler:
             refused = 0 if accepted else refused + 1
             if accepted:
                 yield draw
-        limit = self.config.max_input_size
-        raise DataError(f"no image has {SMALLEST} pixels a side and fits max_input_size {limit}; change that key")
+        least = f" and has {SMALLEST} pixels a side" if self.config.mode == "compat" else ""
+        raise DataError(f"no image fits max_input_size {self.config.max_input_size}{least}; change that key")
 
     def _draw(self, number: int) -> Draw:
         config, (epoch, place) = self.config, divmod(number, self.size)
@@ -185,7 +185,7 @@ class Sampler:
         except DataError as error:
             self.item_set.note(item, error)
             return False
-        if min(height, width) < SMALLEST:
+        if self.config.mode == "compat" and min(height, width) < SMALLEST:
             return False
         if self.config.crop and self.config.mode == "correct" and item.crop is not None:
             (x1, y1, x2, y2), pad = item.crop, 2 * self.config.crop_pad

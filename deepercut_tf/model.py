@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from common.errors import DataError
+from common.runs.converting import check_numbers
 from deepercut_tf.config import UNITS, Config, require
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -228,12 +229,12 @@ def load_variables(model: keras.Model, values: dict, source: str, optional: tupl
         for name, variable in named_variables(model).items()
         if not name.startswith(optional) or np.shape(values.get(name)) == tuple(variable.shape)
     }
-    kinds = {name: np.dtype(values[name].dtype).kind for name in wanted if name in values}
-    wrong = [n for n, v in wanted.items() if kinds.get(n, "") not in "fiu" or np.shape(values[n]) != tuple(v.shape)]
+    wrong = [n for n, v in wanted.items() if n not in values or np.shape(values[n]) != tuple(v.shape)]
     if wrong:
-        have = f"{values[wrong[0]].dtype} of {np.shape(values[wrong[0]])}" if wrong[0] in values else "none"
+        have = np.shape(values[wrong[0]]) if wrong[0] in values else "none"
         what = f"variable {wrong[0]} needs shape {tuple(wanted[wrong[0]].shape)}, there is {have} ({len(wrong)} such)"
         raise DataError(f"{source}: {what}; it is of another net_type, num_joints, channels or other heads")
+    check_numbers({name: values[name] for name in wanted}, source)
     for name, variable in wanted.items():
         variable.assign(np.asarray(values[name], np.float32))
     return list(wanted)

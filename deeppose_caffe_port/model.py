@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import DataError
+from common.runs.converting import check_numbers
 from common.runs.settings import parse_yaml
 from common.weights.caffe import array_blob, read_caffemodel, upgrade_net, write_net
 from common.weights.caffe_messages import messages
@@ -221,6 +222,7 @@ class CaffeNet(nn.Module):
                     wanted = f"{tuple(target.shape)} expected by {self.file}"
                     remedy = "give the prototxt that the weights were trained with"
                     raise DataError(f"{where}, blob {i}: shape {array.shape} found, {wanted}; {remedy}")
+                check_numbers({f"layer {module.param.name}, blob {i}": array}, source)
                 planned.append((target, array))
         for target, array in planned:
             target.copy_(torch.from_numpy(np.ascontiguousarray(array, np.float32)).reshape(target.shape))

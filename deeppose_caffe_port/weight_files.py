@@ -13,7 +13,7 @@ import numpy as np
 from common.datasets.files import read_json, read_npz
 from common.errors import DataError
 from common.files import atomic_write
-from common.runs.converting import halved, widened
+from common.runs.converting import check_numbers, halved, widened
 from common.runs.shelf import outputs, shipped
 from common.skeletons import Skeleton, from_card
 from common.weights.caffe import read_caffemodel, write_caffemodel
@@ -126,7 +126,9 @@ def load_whole(net: CaffeNet, path: Path) -> None:
     if path.suffix == ".pt":
         state = load_torch(path)
         try:
-            net.load_state_dict(state.get("model", state))
+            state = state.get("model", state)
+            check_numbers(state, path)
+            net.load_state_dict(state)
         except (RuntimeError, AttributeError, TypeError) as error:
             raise DataError(f"{path} does not fit {net.file} ({str(error)[:300]})") from error
     elif missing := net.load(path):

@@ -19,6 +19,7 @@ import numpy as np
 from common.errors import DataError, DataWarning
 from common.poses import PoseSet
 from common.runs.checkpoints import check_compatible
+from common.runs.converting import check_numbers
 from common.runs.process import Process, default_workers
 from common.runs.session import Position
 from common.skeletons import from_card
@@ -137,6 +138,7 @@ class Trainer:
             raise DataError(f"{what}; put BVLC AlexNet's weights in its place, or train from scratch")
         own = get_weights(self.model)
         chosen, missing, mismatched = weight_files.fitting(weight_files.read_weights(place), own, RESTORED_LAYERS)
+        check_numbers(chosen, place)
         layers = list(dict.fromkeys(name.split("/")[0] for name in chosen))
         self._say(f"Restoring {len(layers)} layers from the snapshot: {layers}")
         for kind, names in (("missing", missing), ("mismatched", mismatched)):

@@ -21,6 +21,7 @@ from common.errors import DataError, DataWarning, named
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs import scoring, shelf
+from common.runs.converting import check_numbers
 from common.runs.process import Process, device_numbers
 from common.runs.settings import resolve
 from common.skeletons import Skeleton, from_card, joint_order
@@ -221,6 +222,7 @@ def fill(model, variables: dict[str, np.ndarray], source: str) -> None:
     from deeppose_tf.model import get_weights, set_weights
 
     chosen, missing, mismatched = weight_files.fitting(variables, get_weights(model))
+    check_numbers(chosen, source)
     problems = missing + mismatched
     if problems:
         shown = names_of(problems, 3)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from common.datasets.files import read_json, read_npz
 from common.errors import DataError, named
 from common.runs.checkpoints import STATE_FORMAT, CheckpointStore, check_compatible, check_stored, collect_random_state
-from common.runs.converting import card_path
+from common.runs.converting import card_path, check_numbers
 from common.runs.process import Process
 from common.runs.settings import resolve
 from common.runs.shelf import missing_weights
@@ -153,9 +153,11 @@ def weights_of(found: dict, raw: bool = False) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, found: dict, path: Path, raw: bool = False) -> None:
     """`weights_of` a checkpoint into `model`, every tensor matched. DataError naming tensors that differ."""
     # files from before PyTorch 0.4 lack the counters of batch normalisations
+    weights = weights_of(found, raw)
     counters = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
     try:
-        model.load_state_dict({**counters, **weights_of(found, raw)})
+        check_numbers(weights, path)
+        model.load_state_dict({**counters, **weights})
     except (AttributeError, RuntimeError, TypeError) as error:
         what = f"does not fit {type(model).__name__}: {' '.join(str(error).split())[:400]}"
         raise DataError(f"{path} {what}. Give --model and --channels as it was trained") from error
@@ -177,6 +179,7 @@ def first_weights(model: nn.Module, path: Path, skeleton: Skeleton, config: Conf
     if config.model in ("hourglass", "coord_lpm"):
         raise DataError(f"{path} answers {old.name}, which {config.model} cannot take over for {skeleton.name}")
     weights, fresh = weights_of(found), set()
+    check_numbers(weights, path)
     order = [old.joints.index(j) if j in old.joints else -1 for j in skeleton.joints] + [len(old)]
     here, there = zip(*((i, k) for i, k in enumerate(order) if k >= 0))
     with torch.no_grad():

@@ -17,7 +17,7 @@ from common import datasets
 from common.datasets.files import read_json, read_npz
 from common.errors import DataError, named
 from common.runs.checkpoints import CheckpointStore, check_compatible, check_stored
-from common.runs.converting import card_path, halved, widened
+from common.runs.converting import card_path, check_numbers, halved, widened
 from common.runs.process import Process
 from common.runs.settings import resolve
 from common.skeletons import COCO17, MPII16, Skeleton, from_card
@@ -179,16 +179,15 @@ def put_weights(model, weights: Mapping[str, np.ndarray], source: str | Path) ->
     """Load arrays into a network. DataError when a tensor is missing, strange, of another shape or not finite."""
     own = arrays_of(model)
     shapes = {n: (np.shape(weights[n]), own[n].shape) for n in own if n in weights}
-    numbers = [n for n in shapes if weights[n].dtype.kind in "fiu"]
     found = {
         "lacks": [n for n in own if n not in weights],
         "has besides": [n for n in weights if n not in own],
         "has other shapes:": [f"{n} {a} instead of {b}" for n, (a, b) in shapes.items() if a != b],
-        "is not finite in": [n for n in shapes if n not in numbers or not np.isfinite(weights[n]).all()],
     }
     parts = [f"{w} {', '.join(names[:3])}{' ...' * (len(names) > 3)}" for w, names in found.items() if names]
     if parts:
         raise DataError(f"{source} does not fit: it {'; '.join(parts)}")
+    check_numbers(weights, source)
     model.set_state_dict({n: np.asarray(w).astype(own[n].dtype) for n, w in weights.items()})
 
 

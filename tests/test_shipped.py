@@ -21,14 +21,42 @@ people = estimator.predict(picture, np.array([[10.0, 5.0, 60.0, 100.0]]))
 assert people.joints.shape == (1, 14, 2) and np.isfinite(people.joints).all()
 assert estimator.skeleton.joints[0] == "right_ankle"
 """
+DAMAGED = """
+import shutil, zipfile
+from pathlib import Path
+from common.errors import DataError
+source, damaged = Path(sys.argv[2]), Path("damaged.npz")
+shutil.copyfile(f"{source}.card.json", f"{damaged}.card.json")
+with np.load(source) as file:
+    arrays = dict(file)
+name = max((n for n, a in arrays.items() if a.dtype.kind == "f"), key=lambda n: arrays[n].size)
+nan = arrays[name].copy()
+nan.flat[-1] = np.nan
+changed = {"nan": nan, "complex": arrays[name] + 1j, "text": np.full(arrays[name].shape, "1"), "gone": None}
+for what, array in changed.items():
+    np.savez(damaged, **{n: a for n, a in (arrays | {name: array}).items() if a is not None})
+    try:
+        type(estimator)(damaged).predict(picture)
+        print("read:", what)
+    except DataError as error:
+        assert "damaged.npz" in str(error), error
+whole = source.read_bytes()
+end = whole.rindex(b"PK\\1\\2", 0, whole.rindex(b"PK\\1\\2"))
+damaged.write_bytes(whole[: end + 30] + b"\\xff" + whole[end + 31 :])  # a longer extra field hides the last member
+try:
+    type(estimator)(damaged).predict(picture)
+    print("read: table of contents")
+except DataError as error:
+    assert "damaged.npz" in str(error), error
+"""
 
 
 @pytest.mark.parametrize("house", HOUSES)
-def test_a_shipped_network_answers(house, tmp_path):
+def test_a_shipped_network_answers_and_a_damaged_one_is_refused(house, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    words = [sys.executable, "-c", PROGRAM, house]
+    words = [sys.executable, "-c", PROGRAM + DAMAGED, house, str(ROOT / house / "zoo/lspet.npz")]
     answer = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert answer.returncode == 0 and "read: " not in answer.stdout, answer.stdout + answer.stderr[-2000:]
 
 
 @pytest.mark.parametrize("house", HOUSES)

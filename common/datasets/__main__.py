@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from common.datasets import NAMES
-from common.errors import DataError
+from common.runs.process import exit_code
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,17 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
     if (given.get("limit") or 0) < 0 or given.get("count", 1) < 1:
         parser.error("--limit is 0 or more, --count at least 1")
     command, category = given.pop("command"), given.pop("category")
-    try:
-        lines, problems = getattr(import_module("common.datasets.check"), command)(
-            **given, **({"category": category} if category else {})
-        )
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print("\n".join(lines))
-    if command == "check":
-        print("\n".join(f"PROBLEM {line}" for line in problems) or "no problem found")
-    return 1 if problems else 0
+    problems: list[str] = []
+
+    def work() -> None:
+        options = given | ({"category": category} if category else {})
+        lines, problems[:] = getattr(import_module("common.datasets.check"), command)(**options)
+        print("\n".join(lines))
+        if command == "check":
+            print("\n".join(f"PROBLEM {line}" for line in problems) or "no problem found")
+
+    return exit_code(work) or int(bool(problems))
 
 
 if __name__ == "__main__":

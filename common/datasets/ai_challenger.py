@@ -30,8 +30,8 @@ def load(root: Path, split: str) -> PoseSet:
     """One split, joints (N,14,2). Images need not exist. Raises DataMissing or DataError."""
     path, folder = _find(root, split)
     entries = files.rows(path, files.read_json(path))
-    names, image_id, people = files.texts(entries, "image_id"), [], []
-    for name, (where, entry) in zip(names, entries):
+    names, image_id, people = files.last_of_each(path, entries, files.texts(entries, "image_id")), [], []
+    for name, (where, entry) in names.items():
         points, boxes = entry.get("keypoint_annotations"), entry.get("human_annotations")
         if not isinstance(points, dict) or not isinstance(boxes, dict):
             what = f"{where} has no objects keypoint_annotations and human_annotations"

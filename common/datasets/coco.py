@@ -29,6 +29,8 @@ from common.poses import PoseSet
 from common.skeletons import COCO17, Skeleton
 
 _PREFIX = "person_keypoints_"
+_MOST_PIXELS = 2**30  # of a picture that OpenCV reads
+_FAR = 1e5  # a polygon's coordinates: pycocotools takes memory for every pixel on its way
 _OTHER_NAMES = {"head": ("head_top", "face"), "top_head": ("head_top",)}
 
 
@@ -54,7 +56,7 @@ def _rle(segment, height: int, width: int) -> dict:
     from pycocotools import mask
 
     if not isinstance(segment, list):
-        return mask.frPyObjects(segment, height, width) if isinstance(segment["counts"], list) else segment
+        return mask.frPyObjects(segment, height, width)
     polygons = [p for p in segment if len(p) >= 6]
     if not polygons:
         return mask.encode(np.zeros((height, width), np.uint8, order="F"))
@@ -102,8 +104,12 @@ def read(
     images = files.rows(path, content, "images")
     if not images:
         raise DataError(f"{path}: the list `images` is empty; without images there is nothing to train or score on")
-    ids = column(images, "id", whole=True).tolist()
+    by_id = files.last_of_each(path, images, column(images, "id", whole=True).tolist())
+    ids, images = list(by_id), list(by_id.values())
     size = dict(zip(ids, zip(*(column(images, f, whole=True).tolist() for f in ("width", "height")))))
+    for (where, _), (w, h) in zip(images, size.values()):
+        if min(w, h) < 1 or w * h > _MOST_PIXELS:
+            raise DataError(f"{where}: width and height are {w} and {h}; write the picture's, in pixels")
     # extensions are missing in files that deepercut's AI Challenger converter wrote
     names = {k: n if Path(n).suffix else f"{n}.jpg" for k, n in zip(ids, files.texts(images, "file_name"))}
     persons, chosen = _persons(path, content, skeleton, category)
@@ -116,13 +122,14 @@ def read(
     files.check_flags(persons, "keypoints", table[:, :, 2], (0, 1, 2))
     visible, box = table[:, :, 2].astype(np.int8), column(persons, "bbox", (4,))
     _compare_counts(persons, (visible > 0).sum(1))
-    crowd = column(persons, "iscrowd", whole=True, default=0) > 0
+    crowd = column(persons, "iscrowd", whole=True, default=0) != 0
     ignore = crowd | ~(visible > 0).any(1)
     outlines: dict[int, list[dict]] = {}
     for row in np.flatnonzero(ignore).tolist():
         where, person = persons[row]
-        outline = {"segment": _segment(where, person, box[row].tolist()), "iscrowd": int(crowd[row])}
-        outlines.setdefault(int(image_id[row]), []).append({**outline, "id": int(person_id[row])})
+        outline = {"iscrowd": int(crowd[row]), "id": int(person_id[row])}
+        outline["segment"] = _segment(where, person, box[row], size[int(image_id[row])])
+        outlines.setdefault(int(image_id[row]), []).append(outline)
     return record(name).pose_set(
         root,
         split,
@@ -172,6 +179,9 @@ def _persons(path: Path, content: dict, skeleton: Skeleton, wanted: str | None) 
         what = f"field categories has the {len(given)} keypoints {', '.join(map(str, given))}"
         others = "the format `json` (common/README.md); deepercut_tf's ai2coco: its dataset_type aic"
         raise DataError(f"{path}: {what}; expected {', '.join(skeleton.joints)}. Other joint sets: {others}")
+    if len(found) and chosen not in found:
+        what = f"none of the {len(found)} annotations has category_id {chosen}, the skeleton's; the file has {listing}"
+        raise DataError(f"{path}: {what}. Write that number")
     if (found != chosen).any():
         what = f"{(found != chosen).sum()} of the {len(found)} annotations are of other categories than {chosen}"
         warnings.warn(f"{path}: {what} and left out; the file has {listing}", stacklevel=4)
@@ -196,16 +206,34 @@ def _compare_counts(persons: list[Row], labelled: np.ndarray) -> None:
         warnings.warn(f"{where} ({len(wrong)} such annotations); the keypoints count", DataWarning, stacklevel=4)
 
 
-def _segment(where: str, annotation: dict, box: list[float]):
-    """The polygons or RLE of an annotation, its box without any; DataError for anything else."""
+def _segment(where: str, annotation: dict, box: np.ndarray, size: tuple[int, int]):
+    """The polygons or RLE of an annotation, its box without any; DataError for anything else, on which pycocotools
+    ends the process or takes whatever lies in memory. `size`: (width, height)."""
     found = annotation.get("segmentation")
     if found is None or found == []:
-        x, y, w, h = box
-        return [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    if isinstance(found, list) and all(files.is_numbers(p) for p in found):
+        (x, y), (right, below) = np.clip([box[:2], box[:2] + box[2:]], 0, size).tolist()
+        return [[x, y, right, y, right, below, x, below]]
+    if isinstance(found, list) and all(files.is_numbers(p) and max(map(abs, p)) <= _FAR for p in found):
         return found
-    if isinstance(found, dict) and files.is_numbers(found.get("size"), 2):
-        if isinstance(found.get("counts"), str) or files.is_numbers(found.get("counts")):
-            return found
-    kinds = "polygons [[x, y, x, y, ...], ...], RLE {'counts', 'size': [h, w]}, or none"
-    raise DataError(f"{where}.segmentation is {short(found)}; write {kinds}")
+    if isinstance(found, dict) and found.get("size") == [*size[::-1]]:
+        runs = _runs(found.get("counts"))
+        if runs and min(runs) >= 0 and sum(runs) == size[0] * size[1]:
+            return {"counts": runs, "size": [*size[::-1]]}
+    kinds = f"polygons [[x, y, x, y, ...], ...], RLE {{'counts', 'size': [{size[1]}, {size[0]}]}}, or none"
+    raise DataError(f"{where}.segmentation is {short(found)}, in a picture of {size[0]} x {size[1]}; write {kinds}")
+
+
+def _runs(counts) -> list[int]:
+    """The run lengths of an RLE's `counts`, which may be pycocotools' text; none where it is something else."""
+    if not isinstance(counts, str):
+        return [int(n) for n in counts] if files.is_numbers(counts) and all(n == int(n) for n in counts) else []
+    runs, number, shift = list[int](), 0, 0
+    for character in counts:
+        bits = ord(character) - 48
+        number, shift = number | (bits & 31) << shift, shift + 5
+        if not 0 <= bits < 64 or shift > 60:
+            return []
+        if not bits & 32:  # the number's end; its sign, and from the third on the difference to the one before the last
+            runs.append(number - ((bits & 16) << shift - 4) + (runs[-2] if len(runs) > 2 else 0))
+            number = shift = 0
+    return runs

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import DataError, DataMissing
+from common.errors import DataError, DataMissing, DataWarning
+from common.files import check_listed
 
 Row = tuple[str, dict]  # what messages call an object of a JSON file (`FILE: annotations[3]`), and the object
 
@@ -112,6 +114,7 @@ def read_npz(path: str | Path, kind: str) -> dict[str, np.ndarray]:
     """The arrays of an `.npz`; DataError when it is none, holds objects, or would unpack to far more than its size."""
     try:
         with zipfile.ZipFile(path) as archive:
+            check_listed(archive)
             check_size(sum(member.file_size for member in archive.infolist()), path)
             # whole members, for the zip's checksums: numpy alone stops reading before it gets to them
             members = {name: io.BytesIO(archive.read(name)) for name in archive.namelist()}
@@ -187,6 +190,15 @@ def rows(path: str | Path, content, field: str = "") -> list[Row]:
         if not isinstance(entry, dict):
             raise DataError(f"{name} is {short(entry)}; write an object with named fields")
     return named
+
+
+def last_of_each(path: str | Path, rows: list[Row], names: list) -> dict:
+    """name -> row; a warning where several rows have one name, of which the last counts."""
+    found = dict(zip(names, rows))
+    if len(found) < len(rows):
+        what = f"{len(rows) - len(found)} of the {len(rows)} entries name an image again"
+        warnings.warn(f"{path}: {what}; the last entry of an image counts", DataWarning, stacklevel=4)
+    return found
 
 
 def column(rows: list[Row], field: str, shape: tuple[int, ...] = (), whole: bool = False, default=None) -> np.ndarray:

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,14 @@ def portable(config: dict) -> dict:
 def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What `halved` wrote, in float32 again."""
     return {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in arrays.items()}
+
+
+def check_numbers(weights: Mapping[str, Any], source: str | Path) -> None:
+    """DataError for arrays that are not real and finite: a network's maxima hide NaN, frameworks drop imaginary parts."""
+    for name, array in weights.items():
+        array = np.asarray(array)
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise DataError(f"{source}: {name} ({array.dtype}) is not finite, real numbers; give an undamaged file")
 
 
 def card_path(output: Path) -> Path:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from common.errors import DataError
 
@@ -77,6 +78,8 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
     `done` is printed after success with {} replaced by what `work` returned; `remedy` ends the message about a diverged
     training. Messages of errors go to standard error; with POSE_TRACEBACK=1 the error itself is raised.
     """
+    with suppress(AttributeError):  # file names may hold what no terminal shows
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         result = work()
     except (DataError, OSError) as error:

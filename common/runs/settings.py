@@ -61,7 +61,7 @@ def convert(name: str, value, kind: type, optional: bool = False):
         found = list(found) if isinstance(found, tuple) else found
         if isinstance(found, kind):
             return found
-    elif not isinstance(value, (list, tuple, dict)):
+    elif not isinstance(value, (list, tuple, dict)) and "\0" not in str(value):  # which no file's name may hold
         try:
             # through text, so that YAML's 3.7 or true is refused for an int instead of being cut to 3 or 1
             return _BOOL[str(value).lower()] if kind is bool else kind(str(value))

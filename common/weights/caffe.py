@@ -58,7 +58,7 @@ def array_blob(array: np.ndarray, legacy: bool = False):
         blob.num, blob.channels, blob.height, blob.width = (1,) * (4 - array.ndim) + array.shape
     else:
         blob.shape.dim.extend(array.shape)
-    data = np.ascontiguousarray(array, "<f4").tobytes()
+    data = array.astype("<f4", casting="same_kind").tobytes()
     # merging field 5 as bytes is two orders of magnitude faster than extending the repeated field from numpy
     blob.MergeFromString(b"\x2a" + _varint(len(data)) + data)
     return blob

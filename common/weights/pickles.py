@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError
-from common.files import atomic_write
+from common.files import atomic_write, check_listed
 
 _STORAGES = {
     "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
@@ -278,6 +278,7 @@ def check_zip(path: str | Path) -> None:
             return
     try:
         with zipfile.ZipFile(path) as archive:
+            check_listed(archive)
             if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
                 raise ValueError("it unpacks to more than its size, which no writer of checkpoints makes")
             if damaged := archive.testzip():

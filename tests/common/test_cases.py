@@ -95,11 +95,42 @@ def test_a_person_without_keypoints_or_segment_is_no_crowd(coco):
     assert region[0]["id"] == 60 and region[0]["size"] == [480, 640]
 
 
-@pytest.mark.parametrize("segment", [[1, 2, 3, 4, 5, 6], {"counts": [1, 2, 3]}, {"size": [4, 4]}, "x", [["a"] * 6], 3])
+def _rle(counts, size=(480, 640)):
+    return {"counts": counts, "size": list(size)}
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        [1, 2, 3, 4, 5, 6], {"counts": [1, 2, 3]}, {"size": [4, 4]}, "x", [["a"] * 6], 3, [[1e9, 1, 2, 3, 4, 5]], _rle([100, 20]),
+        _rle([10**9]), _rle([-5, 307205]), _rle([0.5, 307199.5]), _rle("abc"), _rle("\u00e9"), _rle(""), _rle("o" * 99),
+        _rle([1, 99], (10, 10)), _rle([1, 2], (10**9, 10**9)), _rle([1, 3], (-2, -2)), _rle([1, 307199], "480x640"),
+    ],
+)  # fmt: skip
 def test_a_segment_that_is_none_is_named(coco, segment):
     coco.truth["annotations"].append({**BLANK, "segmentation": segment})
     code, _, err = coco.run()
     assert code == 2 and "annotations[4].segmentation is" in err
+
+
+def test_segments_become_the_mask_that_pycocotools_has(coco):
+    from pycocotools import mask
+
+    drawn = np.zeros((480, 640), np.uint8, order="F")
+    drawn[20:333, 7:90] = drawn[300:, 500:] = drawn[::7, 200:300] = 1
+    flat = np.diff(np.flatnonzero(np.diff(drawn.ravel("F"), prepend=2, append=2)))
+    runs = [0, *flat.tolist()] if drawn[0, 0] else flat.tolist()
+    text = mask.encode(drawn)["counts"].decode()
+    coco.truth["annotations"] += [
+        {**BLANK, "id": 60 + k, "segmentation": s} for k, s in enumerate(map(_rle, (runs, text)))
+    ]
+    beyond = {**BLANK, "id": 62, "bbox": [-1e300, 470, 2e300, 1e300]}
+    coco.truth["annotations"].append(beyond)
+    coco.write()
+    regions = datasets.load("coco", coco.folder, "mine").regions[2]
+    for region in regions[:2]:
+        assert (mask.decode({k: region[k] for k in ("counts", "size")}) == drawn).all()
+    assert mask.area(regions[2]) == 10 * 640
 
 
 def test_counts_and_boxes_that_contradict(coco, capsys):
@@ -137,6 +168,8 @@ def _second_is_none(coco):
         (_set("annotations", 0, "keypoints", [float("nan")] * 51), "annotations[0].keypoints is a list of 51 with nan"),
         (_set("annotations", 0, "id", 2**70), "annotations[0].id is 1180591620717411303424"),
         (_set("images", 0, "id", "im1"), "images[0].id is 'im1'"),
+        (_set("images", 0, "width", 0), "images[0]: width and height are 0 and 480; write the picture's"),
+        (_set("images", 1, "height", 10**9), "images[1]: width and height are 640 and 1000000000"),
         (_set("images", 0, "file_name", None), "images[0].file_name is missing or null; write a text"),
         (_set("results", 0, "image_id", 1.7), "entry [0].image_id is 1.7; write a whole number"),
         (
@@ -156,6 +189,24 @@ def test_values_are_refused_by_entry_and_field(coco, change, words):
     code, _, err = coco.run()
     assert code == 2 and words in err, err
     assert "download it again" not in err
+
+
+def test_a_truth_of_another_category_than_its_list(coco):
+    for annotation in coco.truth["annotations"]:
+        annotation["category_id"] = 7
+    code, _, err = coco.run()
+    assert code == 2 and "none of the 4 annotations has category_id 1" in err and "7 (no name)" in err
+
+
+def test_images_listed_twice_and_names_that_no_file_can_have(coco, capsys):
+    coco.truth["images"].append(dict(coco.truth["images"][0]))
+    figure, err = coco.figure()
+    assert figure == AP and "1 of the 4 entries name an image again" in err
+    for name in ("a" * 5000, "\0", "\udc80"):
+        coco.truth["images"][0]["file_name"] = coco.truth["images"][-1]["file_name"] = f"{name}.jpg"
+        coco.write()
+        assert look(["check", "coco", str(coco.folder)]) == 1
+        assert "3 of 3 images are missing" in capsys.readouterr().out
 
 
 def test_own_areas_have_a_remedy_and_images_are_needed(coco):
@@ -241,6 +292,9 @@ def test_images_given_twice_or_unknown_are_said(capsys, tmp_path, aic):
     assert figures["aic_map"] == 0.0
     code, figures, err = _aic(capsys, truth, [*submission, {**wrong, "image_id": "elsewhere"}], tmp_path)
     assert figures["aic_map"] == 0.5 and "1 image ids of the predictions are not in" in err
+    empty = {**truth[0], "keypoint_annotations": {}}
+    code, figures, err = _aic(capsys, [empty, *truth], submission, tmp_path)
+    assert figures["aic_map"] == 0.5 and "truth.json: 1 of the 2 entries name an image again" in err
     submission[0]["keypoint_annotations"]["human1"] = None
     code, _, err = _aic(capsys, truth, submission, tmp_path)
     assert code == 2 and "keypoint_annotations.human1 is missing or null" in err

@@ -38,6 +38,8 @@ def test_odd_pictures(tmp_path):
     odd = tmp_path / b"\xff\xfe.png".decode(errors="surrogateescape")
     odd.write_bytes(cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes())
     assert read_image(odd).shape == (4, 6, 3)
+    odd.write_bytes(odd.read_bytes() + b"what some programmes append" * 9)
+    assert read_image(odd, whole=True).shape == (4, 6, 3)
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     for content in (b"", b"\x89PNG\r\n\x1a\n", header + zlib.crc32(header[12:]).to_bytes(4, "big") + b"\0\0\0\0IEND"):
         (tmp_path / "x.png").write_bytes(content)

@@ -88,6 +88,7 @@ def test_false_words(text):
         ({"epochs": True}, "setting epochs: True is not a int"),
         ({"epochs": [1]}, r"setting epochs: \[1\] is not a int"),
         ({"path": {"a": 1}}, "is not a str"),
+        ({"path": "a\0b"}, "is not a str"),
         ({"debug": "perhaps"}, "setting debug: 'perhaps' is not a bool"),
         ({"debug": 2}, "setting debug: 2 is not a bool"),
         ({"model": "hourglass"}, "setting model: 'hourglass' is not one of lpm, cpm"),

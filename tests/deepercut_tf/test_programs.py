@@ -280,11 +280,11 @@ def test_own_data_keep_their_names(tmp_path, monkeypatch, capsys, joints):
     data's names and limbs.
     """
     monkeypatch.chdir(tmp_path)
-    persons = [{"joints": [[20, 30], [60, 30], [40, 90]]}]
-    images = [{"file": f"{i}.png", "width": 112, "height": 112, "persons": persons} for i in range(2)]
+    persons = [{"joints": [[20, 30], [60, 30], [40, 70]]}]
+    images = [{"file": f"{i}.png", "width": 96, "height": 80, "persons": persons} for i in range(2)]
     skeleton = {"name": "own", "joints": joints, "limbs": [[joints[0], joints[2]]]}
     for i in range(2):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), picture(i, (112, 112)))
+        cv2.imwrite(str(tmp_path / f"{i}.png"), picture(i, (80, 96)))
     (tmp_path / "own.json").write_text(json.dumps({"skeleton": skeleton, "images": images}))
     training = ["--config", str(tmp_path / "cfg.yaml"), "--dataset", "json", "--data_root", "own.json", "--out", "run"]
     keys = {"net_type": "resnet_50", "channels": 0.125, "multi_step": [[0.001, 0]], "location_refinement": True}
