@@ -128,10 +128,16 @@ def recipes_table() -> str:
         shown = f"{entry['protocol']} {figure(entry['reported'], entry['protocol'])} ± {entry['band']}"
         figures.setdefault(entry["recipe"], []).append(shown)
     costs = {name: recipe.cost() for name, recipe in reproduce.recipes().items()}
-    needs = {n: [*(f"{h:.1f}" for h in c["hours"].values()), f"{c['memory_gb']:.0f}"] for n, c in costs.items()}
+    needs = {n: [*(_hours(c, m, n) for m in c["hours"]), f"{c['memory_gb']:.0f}"] for n, c in costs.items()}
     machines = [f"hours, one {machine}" for machine in next(iter(costs.values()))["hours"]]
     table = [["recipe", "reported, and how far off may pass", *machines, "GPU memory, GB"]]
     return markdown([*table, *([name, ", ".join(figures[name]), *more] for name, more in needs.items())])
+
+
+def _hours(cost: dict, machine: str, name: str) -> str:
+    hours, parts = f"{cost['hours'][machine]:.1f}", cost["parts"][machine]
+    batch = reproduce.recipes()[name].fields["batch"]
+    return hours if parts == 1 else f"{hours} (not at once, but batch {batch // parts}, accumulation {parts})"
 
 
 def figures_table(result: dict) -> str:

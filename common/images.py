@@ -1,6 +1,7 @@
-"""Reading a picture: an image file, or a video frame in an LMDB database.
+"""Reading a picture: an image file, or the bytes of one in an LMDB database.
 
-MobilePose stores Penn Action so: key `NNNN/FFFFFF.jpg` (frame from 1), value the JPEG file's bytes.
+`python -m common.datasets pack` makes such databases (key: the file's path in the data set's folder), and MobilePose stores
+Penn Action so: key `NNNN/FFFFFF.jpg` (frame from 1).
 """
 
 from __future__ import annotations
@@ -23,21 +24,13 @@ PREFIX = "lmdb:"
 
 
 def read_image(path: str | Path, whole: bool = False, upright: bool = False, unchanged: bool = False) -> np.ndarray:
-    """An image file, or a frame `lmdb:PATH?KEY`, as (H,W,3) uint8 BGR; DataError when it is missing or unreadable.
+    """An image file, or one in a database, `lmdb:PATH?KEY`, as (H,W,3) uint8 BGR; DataError: missing or unreadable.
 
     A file that is cut off is read as far as it goes, with a DataWarning; an error where it must be `whole`. EXIF
     orientation is ignored, as annotations are in stored pixels; `upright`: as a viewer shows it. `unchanged`: with the file's
     own channels and bits.
     """
-    if str(path).startswith(PREFIX):
-        return read_frame(str(path))
-    try:
-        with open(path, "rb") as file:  # not cv2.imread, which crashes on names that are no UTF-8
-            data = file.read()
-    # ValueError: no file can have such a name
-    except (OSError, ValueError) as error:
-        state = "cannot be read" if os.path.exists(path) else "does not exist"
-        raise DataError(f"image {shown(path)} {state} ({getattr(error, 'strerror', error)}); {_LIST}") from None
+    data = _stored(str(path)) if str(path).startswith(PREFIX) else _read(path)
     cut_off = _cut_off(data)
     # a JPEG's end mark, without which OpenCV reads nothing
     image = _decode(data + b"\xff\xd9" if cut_off else data, upright, unchanged)
@@ -48,6 +41,16 @@ def read_image(path: str | Path, whole: bool = False, upright: bool = False, unc
             raise DataError(f"image {shown(path)} is cut off: the end of the file is missing; {_LIST}")
         warnings.warn(f"image {shown(path)} is cut off: the end of the file is missing", DataWarning, stacklevel=2)
     return image
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        with open(path, "rb") as file:  # not cv2.imread, which crashes on names that are no UTF-8
+            return file.read()
+    # ValueError: no file can have such a name
+    except (OSError, ValueError) as error:
+        state = "cannot be read" if os.path.exists(path) else "does not exist"
+        raise DataError(f"image {shown(path)} {state} ({getattr(error, 'strerror', error)}); {_LIST}") from None
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -118,18 +121,7 @@ def reference(path: Path | str, key: str) -> str:
     return f"{PREFIX}{path}?{key}"
 
 
-def read_frame(frame: str) -> np.ndarray:
-    """(H,W,3) uint8 BGR image of a reference `lmdb:PATH?KEY`; DataError when it cannot be read."""
-    path, key = _split(frame)
-    data = _stored(path, key)
-    image = None if data is None else _decode(data)
-    if image is None:
-        state = "is missing" if data is None else "cannot be decoded"
-        raise DataError(f"LMDB {path}: frame {key} {state}; {_AGAIN}")
-    return image
-
-
-_AGAIN = "make it again with `python -m common.datasets.penn_action make_lmdb`"
+_AGAIN = "make it again with `python -m common.datasets pack`"
 
 
 def exists(path: str) -> bool:
@@ -137,34 +129,37 @@ def exists(path: str) -> bool:
     if not path.startswith(PREFIX):
         return os.path.isfile(path)  # Path's raises for names that no file can have
     try:
-        return _stored(*_split(path)) is not None
+        return bool(_stored(path))
     except DataError:
         return False
 
 
-def _stored(path: str, key: str) -> bytes | None:
-    import lmdb
+def needed_lmdb(what: str | Path):
+    """The package lmdb; DataError saying `what` needs it where it is not installed."""
+    try:
+        import lmdb
+    except ImportError as error:
+        raise DataError(f"{what} needs the package lmdb (pip install lmdb)") from error
+    return lmdb
 
+
+def _stored(frame: str) -> bytes:
+    path, _, key = frame.removeprefix(PREFIX).rpartition("?")
+    lmdb = needed_lmdb(f"reading {path}")
     try:
         with _open(path, os.getpid()).begin() as transaction:
-            return transaction.get(key.encode())
+            data = transaction.get(key.encode())
     except lmdb.Error as error:
         raise DataError(f"LMDB {path} cannot be read ({error}); {_AGAIN}") from error
-
-
-def _split(frame: str) -> tuple[str, str]:
-    path, _, key = frame.removeprefix(PREFIX).rpartition("?")
-    return path, key
+    if data is None:
+        raise DataError(f"LMDB {path}: frame {key} is missing; {_AGAIN}")
+    return data
 
 
 @lru_cache(maxsize=8)
 def _open(path: str, process: int):
     # `process` is part of the cache's key: an environment must not be used in a forked worker
-    try:
-        import lmdb
-    except ImportError as error:
-        what = f"reading frames from {path} needs the package lmdb (pip install lmdb)"
-        raise DataError(f"{what}, or the folder frames/ beside it") from error
+    lmdb = needed_lmdb(f"reading {path}")
     try:
         opened = lmdb.open(
             path, subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False, max_readers=1024
@@ -181,8 +176,7 @@ def write_lmdb(path: Path, items) -> int:
     """Write (key, bytes) pairs into a new LMDB folder `path`, complete or not at all; returns how many."""
     import shutil
 
-    import lmdb
-
+    lmdb = needed_lmdb(f"writing {path}")
     if path.exists():
         raise DataError(f"{path} exists already; remove it or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -84,13 +84,22 @@ class Recipe:
         return [recipe_of(n) for n in re.findall(r"\{run ([^}]+)\}", str(self.templates(rehearsed)))]
 
     def cost(self) -> dict:
-        """Training samples, operations of training, hours on each machine, GB of GPU memory, by the YAML's rules."""
+        """Training samples, operations of training, hours on each machine, GB of GPU memory, and in how many parts a
+        batch fits into each machine's, by the YAML's rules."""
         content = _content()
         f, share = {**self.fields, **content["networks"][self.fields["network"]]}, content["share_of_peak"]
         operations = 2e9 * f["gmac"] * PASSES * f["persons"]
         hours = {n: operations / (m["tflops"] * 1e12 * share) / 3600 for n, m in content["machines"].items()}
-        values = f["parameters"] * (2 + f["slots"]) + content["kept"] * f["activations"] * f["batch"]
-        return {"samples": f["persons"], "operations": operations, "hours": hours, "memory_gb": 4e-3 * values + 1}
+        fixed, sample = f["parameters"] * (2 + f["slots"]), content["kept"] * f["activations"]
+
+        def memory(batch: float) -> float:
+            return 4e-3 * (fixed + sample * batch) + 1
+
+        even = [parts for parts in range(1, f["batch"] + 1) if f["batch"] % parts == 0]
+        parts = {n: next(p for p in even if memory(f["batch"] / p) <= m["memory_gb"])
+                 for n, m in content["machines"].items()}  # fmt: skip
+        return {"samples": f["persons"], "operations": operations, "hours": hours, "memory_gb": memory(f["batch"]),
+                "parts": parts}  # fmt: skip
 
     def lacks(self, folder: Path = Path()) -> str | None:
         """What is not there, as `DATA path` or `WEIGHTS path`; None where all is. Drawn people are no data."""
@@ -173,9 +182,9 @@ def status(folder: Path) -> list[dict]:
     return entries
 
 
-def proven(table: dict) -> str | None:
-    """Whose published predictions the protocol was tried on here, and what they score."""
-    return _content()["proven"].get(f"{table['dataset']} {table['protocol']}")
+def proven(table: dict) -> str:
+    """Whose published predictions the protocol was tried on here, and what they score; or why on nobody's."""
+    return _content()["proven"][f"{table['dataset']} {table['protocol']}"]
 
 
 def explain(row: str) -> str:
@@ -198,12 +207,16 @@ def explain(row: str) -> str:
     share = f"{_content()['share_of_peak']:.0%} of the peak rate of TF32, assumed, not measured"
     lines.append(f"Cost: {cost['samples']:,} samples, {cost['operations']:.1e} operations: {hours} at {share};")
     lines.append(f"  about {cost['memory_gb']:.0f} GB of GPU memory for {fields['batch']} samples at once")
+    for machine, parts in cost["parts"].items():
+        if parts > 1:
+            how = f"--batch_size {fields['batch'] // parts} --accumulate {parts} does"
+            lines.append(f"  does not fit {_content()['machines'][machine]['memory_gb']} GB (one {machine}); {how}")
     for table, model in rows():
         if f"{table['table']}/{model}" in recipe.rows:
             total = table["rows"][model][table["columns"].index("total")]
             expected = f"{table['protocol']} {figure(total, table['protocol'])} within {fields['band']}"
             lines.append(f"Expected: {expected} ({fields['why']})")
-            lines += [f"  protocol proven on {proven(table)}"] if proven(table) else []
+            lines.append(f"  protocol {proven(table)}")
             lines += [f"  defect of the reported figure: {table['defect']}"] if table["defect"] else []
     return "\n".join(lines)
 

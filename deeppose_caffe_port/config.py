@@ -97,6 +97,7 @@ class Config:
     resume: str | None = setting(None)
     max_steps: int | None = setting(None, "iterations (default: the solver file's max_iter)")
     lr: float | None = setting(None, "learning rate (default: the solver file's base_lr)")
+    warmup: int = setting(0, "iterations of linear warm-up", rare=True)
     accumulate: int | None = setting(None, "passes an update (default: the solver file's iter_size)", rare=True)
     clip: float | None = setting(None, "largest norm of all gradients (default: the solver file's)", rare=True)
     weight_decay: float | None = setting(None, "L2 or L1 penalty (default: the solver file's)", rare=True)

@@ -258,7 +258,9 @@ class Solver:
             net.share_with(self.net)
         if self.process.world == 1:
             return self.net
-        return torch.nn.parallel.DistributedDataParallel(self.net, broadcast_buffers=False)
+        parallel = torch.nn.parallel.DistributedDataParallel(self.net)
+        parallel.broadcast_buffers = False  # all processes have the same; as an argument it has two names since 2.13
+        return parallel
 
     def say(self, line: str) -> None:
         """Log a line, once for all processes."""
@@ -303,7 +305,7 @@ class Solver:
         shown = bool(p.display) and it % p.display == 0 and self.process.is_main
         if shown:
             self._display(outputs)
-        rate = self.rate.at(it)
+        rate = self.rate.at(it) * min(1.0, (it + 1) / max(self.config.warmup, 1))
         if shown:
             self.say(f"Iteration {it}, lr = {rate:.6g}")
         if clipped := self.updater.clip():

@@ -12,14 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
-import lmdb
 import numpy as np
 import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from common.errors import DataError
-from common.images import read_image
+from common.images import needed_lmdb, read_image
 from common.weights.caffe_messages import messages
 from deeppose_caffe_port.layers import Context
 
@@ -72,6 +71,7 @@ class LmdbSource(Source):
         self.path, self.label_num, self.force = Path(path), label_num, force
         if not (self.path / "data.mdb").is_file():
             raise self.error("does not exist")
+        lmdb = needed_lmdb(f"reading {self.path}")
         place, stat = self.path.resolve(), (self.path / "data.mdb").stat()
         stamp = (stat.st_ino, stat.st_mtime_ns)
         try:
@@ -101,7 +101,7 @@ class LmdbSource(Source):
         datum = messages()["Datum"]()
         try:
             datum.ParseFromString(bytes(self._transaction.get(self.keys[index])))
-        except (DecodeError, TypeError, lmdb.Error) as error:
+        except (DecodeError, TypeError, needed_lmdb(self.path).Error) as error:
             raise self.error(f"not a Datum ({error})", index) from error
         if not self.label_num:
             return self._pixels(datum, index), np.float32(datum.label)

@@ -9,6 +9,7 @@ and augmentation are MobilePose's own, with its truncations (second half of this
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
 import sys
@@ -216,9 +217,14 @@ def prepare(batch: dict[str, torch.Tensor], device: torch.device, config: Config
     mean, std, bgr = normalisation(config)
     frames = batch["frames"].permute(0, 1, 4, 2, 3).float().div_(255)
     frames = frames.flip(2) if bgr else frames
-    shape = (1, 1, 3, 1, 1)
-    batch["frames"] = (frames - frames.new_tensor(mean).view(shape)) / (frames.new_tensor(std).view(shape) + 1e-8)
+    batch["frames"] = (frames - channels(mean, device)) / (channels(std, device) + 1e-8)
     return batch
+
+
+@functools.cache
+def channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """(3,1,1) numbers of the channels, sent once: such a copy waits until the device has done all its work."""
+    return torch.tensor(values).view(3, 1, 1).to(device)
 
 
 def say_unread(pose_set: PoseSet, rows: set[int]) -> None:

@@ -86,14 +86,16 @@ class Trainer:
 
     def step(self, batch: dict) -> dict:
         """Gradients of a batch, an update after `accumulate` of them. Returns loss, rate, now and then the accuracy."""
-        config = self.config
-        with nullcontext() if config.amp == "off" else paddle.amp.auto_cast(level="O1", dtype="bfloat16"):
-            maps = self.network(normalise(batch["image"], config.colour))
-        loss = heatmap_loss(maps, batch["target"], batch["weight"])
-        (loss / config.accumulate).backward()
+        config, moves = self.config, (self.position.step + 1) % self.config.accumulate == 0
+        # processes exchange gradients only when the weights move
+        with nullcontext() if moves or self.process.world == 1 else self.network.no_sync():
+            with nullcontext() if config.amp == "off" else paddle.amp.auto_cast(level="O1", dtype="bfloat16"):
+                maps = self.network(normalise(batch["image"], config.colour))
+            loss = heatmap_loss(maps, batch["target"], batch["weight"])
+            (loss / config.accumulate).backward()
         rate = learning_rate(config, self.position.step, self.position.epoch_length)
         self.position.advance()
-        if self.position.step % config.accumulate == 0:
+        if moves:
             update(self.optimizer, rate, self.position.step // config.accumulate)
             if self.ema is not None:
                 self.ema.update()

@@ -21,8 +21,8 @@ for _name in (
     os.environ.setdefault(_name, str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# The tests' figures are a CPU's, also where a GPU is; POSE_TEST_GPU=1 leaves it visible.
-if os.environ.get("POSE_TEST_GPU") != "1":
+# The tests' figures are a CPU's, also where a GPU is, unless they are asked to compute there.
+if tolerance.DEVICE == "cpu":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 try:
@@ -69,6 +69,15 @@ def golden_dir() -> pathlib.Path:
     """Folder of the golden fixtures: what the original programs answered. tests/golden, or $GOLDEN_DIR, others of the same layout."""
     assert GOLDEN.is_dir(), f"GOLDEN_DIR={GOLDEN} is no folder: it should hold golden fixtures"
     return GOLDEN
+
+
+@pytest.fixture
+def device():
+    """Where a test of mark `gpu` computes: $POSE_TEST_DEVICE, the CPU by default; with TF32 where POSE_TEST_TF32=1."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tolerance.TF32
+    return torch.device(tolerance.DEVICE)
 
 
 @pytest.fixture(scope="session")

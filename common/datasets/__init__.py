@@ -1,12 +1,13 @@
 """Data sets as their authors publish them -> PoseSet. A data set is one module and one entry of `records.yaml`, which
-says what is known of it; `python -m common.datasets check|browse` looks into a folder."""
+says what is known of it; `python -m common.datasets check|browse|pack` looks into a folder, or packs its pictures."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import inspect
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ import numpy as np
 import yaml
 
 from common.errors import DataError
+from common.images import PREFIX, reference
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import SKELETONS, Skeleton, group_name
+
+PACKED = "images.lmdb"  # in a data set's folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +110,22 @@ def load(name: str, root: str | Path, split: str, **options) -> PoseSet:
         raise DataError(f"data set {name} has no option {', '.join(sorted(unknown))}; leave it out")
     folder = Path(root).expanduser().absolute()
     try:
-        return loader(folder, split, **options, **_own_name(name, allowed))
+        return _packed(loader(folder, split, **options, **_own_name(name, allowed)), folder)
     except ValueError as error:  # the PoseSet's own
         raise DataError(f"{folder}: {error}; get the annotations again") from error
+
+
+def _packed(pose_set: PoseSet, folder: Path) -> PoseSet:
+    """Its pictures read out of the database that `pack` made, where there is one."""
+    home = folder if folder.is_dir() else folder.parent
+    if not (home / PACKED).is_dir():
+        return pose_set
+
+    def stored(path: str) -> str:
+        return path if path.startswith(PREFIX) else reference(home / PACKED, os.path.relpath(path, home))
+
+    paths = {i: stored(path) for i, path in pose_set.paths.items()} if pose_set.paths else pose_set.paths
+    return replace(pose_set, images=[stored(str(path)) for path in pose_set.images], paths=paths)
 
 
 def splits(name: str, root: str | Path) -> list[str]:

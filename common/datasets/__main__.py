@@ -1,4 +1,4 @@
-"""`python -m common.datasets check NAME ROOT` and `python -m common.datasets browse NAME ROOT --out PNG`."""
+"""`python -m common.datasets check NAME ROOT`, `pack NAME ROOT`, and `browse NAME ROOT --out PNG`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="counts, unreadable images, impossible values (then: exit code 1)")
     browse = commands.add_parser("browse", help="contact sheet of persons with their skeletons")
-    for command in (check, browse):
+    pack = commands.add_parser("pack", help="all pictures into ROOT/images.lmdb, read from there ever after")
+    for command in (check, browse, pack):
         command.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
         command.add_argument("root", metavar="ROOT", type=Path, help="folder of the data set")
-        command.add_argument("--split", help="only this split (default: all that are there)")
         command.add_argument("--category", help="COCO's layout: the persons' category, where several have keypoints")
+    for command in (check, browse):
+        command.add_argument("--split", help="only this split (default: all that are there)")
     check.add_argument("--limit", type=int, help="open at most this many images a split, 0 for none (default: all)")
     browse.add_argument("--out", type=Path, required=True, metavar="PNG", help="picture to write")
     browse.add_argument("--count", type=int, default=24, help="how many persons (default %(default)s)")
@@ -30,11 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     if (given.get("limit") or 0) < 0 or given.get("count", 1) < 1:
         parser.error("--limit is 0 or more, --count at least 1")
     command, category = given.pop("command"), given.pop("category")
-    problems: list[str] = []
+    problems, module = list[str](), "pack" if command == "pack" else "check"
 
     def work() -> None:
         options = given | ({"category": category} if category else {})
-        lines, problems[:] = getattr(import_module("common.datasets.check"), command)(**options)
+        lines, problems[:] = getattr(import_module(f"common.datasets.{module}"), command)(**options)
         print("\n".join(lines))
         if command == "check":
             print("\n".join(f"PROBLEM {line}" for line in problems) or "no problem found")

@@ -9,14 +9,10 @@ the other hidden ones are 1. bbox is one row short in 1154 and 1865; the last ro
 Splits: `train`, `test` (= `valid`) by the field train, `all`. One row a frame in the order of videos and frames:
 `sequence` the video's number, `frame` from 0, `image_id` NNNN/FFFFFF. Where there is no `frames/` but MobilePose's
 `train.lmdb`/`valid.lmdb`, `images` refer to those (`lmdb:PATH?NNNN/FFFFFF.jpg`, read by `common.images.read_image`).
-
-`python -m common.datasets.penn_action make_lmdb ROOT OUT` packs frames/ into such databases.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 import warnings
 from pathlib import Path
 
@@ -100,38 +96,3 @@ def _boxes(path: Path, corners: np.ndarray, count: int) -> np.ndarray:
         warnings.warn(f"{path}: {what}", stacklevel=4)
         corners = np.concatenate([corners, np.repeat(corners[-1:], count - len(corners), axis=0)])
     return np.concatenate([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2]], axis=1)
-
-
-def make_lmdb(root: Path, out: Path) -> dict[str, int]:
-    """Pack the frames under `root` into `out`/train.lmdb and valid.lmdb; file name -> number of frames."""
-    from tqdm import tqdm
-
-    written = {}
-    for split in ("train", "valid"):
-        pose_set, path = load(root, split), out / f"{split}.lmdb"
-        absent = [path for path in pose_set.images if not Path(path).is_file()]
-        if absent:
-            raise DataError(f"{absent[0]} and {len(absent) - 1} more frames do not exist; unpack the data set again")
-        rows = zip(pose_set.image_id.tolist(), tqdm(pose_set.images, desc=split, unit="frame"))
-        written[path.name] = images.write_lmdb(path, ((f"{key}.jpg", Path(file).read_bytes()) for key, file in rows))
-    return written
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """`python -m common.datasets.penn_action make_lmdb ROOT OUT`; 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(prog="python -m common.datasets.penn_action")
-    parser.add_argument("command", choices=["make_lmdb"], help="frames/ -> OUT/train.lmdb and OUT/valid.lmdb")
-    parser.add_argument("root", type=Path, help="folder with labels/ and frames/")
-    parser.add_argument("out", type=Path, help="folder for the two databases (ROOT itself is where the loader looks)")
-    given = parser.parse_args(arguments)
-    try:
-        for name, count in make_lmdb(given.root, given.out).items():
-            print(f"{given.out / name}: {count} frames")
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -149,5 +149,7 @@ def device_numbers(device: str | None, found: int) -> list[int] | None:
 
 
 def default_workers(most: int = 8) -> int:
-    """Loader processes for the processors that this process may use: one less than these, at least 1."""
-    return max(1, min(most, len(os.sched_getaffinity(0)) - 1))
+    """Loader processes for the processors that this process may use, shared with those that torchrun or Paddle's launcher
+    started beside it: one less than its part, at least 1."""
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("PADDLE_LOCAL_SIZE") or 1)
+    return max(1, min(most, len(os.sched_getaffinity(0)) // beside - 1))

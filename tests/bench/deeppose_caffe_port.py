@@ -3,6 +3,7 @@ of the LMDB.
 
     python tests/bench/deeppose_caffe_port.py net [--stage=1 --batch_size=16 --threads=1 --device=cpu --json=OUT]
     python tests/bench/deeppose_caffe_port.py reader [--stage=1]           # LMDB and augmentation against what training consumes
+    python tests/bench/deeppose_caffe_port.py device [--stage=1 --device=cuda --amp=bf16]  # pictures/s, memory, share of the bf16 rate
 
 `net` times forward and backward passes in TRAIN phase in turn; CPU seconds count, on a GPU wall seconds. The plain
 module is in tests/reference. Real Caffe is not here; a plain module took 0.72 of its CPU time where it was measured.
@@ -33,7 +34,26 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="network (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--compile", action="store_true", help="also measure under torch.compile")
+    parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="device: autocast (default: off)")
+    parser.add_argument("--matrix", type=int, default=8192, help="device: side of the matrices that give the rate")
     return parser.parse_args(argv)
+
+
+def network_texts(stage: int, batch_size: int) -> tuple[str, str, int]:
+    """Prototxts of a stage of preset paper: deployed, in training on given batches (without its loss); the side of a
+    picture."""
+    from google.protobuf import text_format
+
+    from deeppose_caffe_port.config import PRESETS
+    from deeppose_caffe_port.prototxts import network
+
+    shape, outputs = PRESETS["paper"][stage], (30, 2)[stage - 1]
+    dims = f"dim: [{batch_size}, 3, {shape.side}, {shape.side}]"
+    head = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}\n'
+    body = network(shape, stage, outputs, 15, "train_test")
+    del body.layer[:2], body.layer[-1]  # data and loss
+    deploy = text_format.MessageToString(network(shape, stage, outputs, 15, "deploy"))
+    return deploy, head + text_format.MessageToString(body), shape.side
 
 
 class NetBench:
@@ -41,24 +61,15 @@ class NetBench:
 
     def __init__(self, args: argparse.Namespace):
         import torch
-        from google.protobuf import text_format
 
         from common.weights.caffe_text import parse_text
-        from deeppose_caffe_port.config import PRESETS
         from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
-        from deeppose_caffe_port.prototxts import network
         from deeppose_caffe_port.random_stream import CaffeRandom
         from tests.reference.deeppose_caffe_port import plain_module
 
         self.args, self.torch = args, torch
         torch.set_num_threads(args.threads)
-        shape, outputs = PRESETS["paper"][args.stage], (30, 2)[args.stage - 1]
-        dims = f"dim: [{args.batch_size}, 3, {shape.side}, {shape.side}]"
-        head = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}\n'
-        self.deploy = text_format.MessageToString(network(shape, args.stage, outputs, 15, "deploy"))
-        body = network(shape, args.stage, outputs, 15, "train_test")
-        del body.layer[:2], body.layer[-1]  # data and loss
-        text = head + text_format.MessageToString(body)
+        self.deploy, text, side = network_texts(args.stage, args.batch_size)
         self.device = torch.device(args.device)
         self.ours = CaffeNet(parse_text(text, "NetParameter"), TRAIN, random=CaffeRandom(1)).to(self.device)
         self.plain = plain_module(self.ours).to(self.device).train()
@@ -69,7 +80,7 @@ class NetBench:
         if self.device.type == "cuda":
             for net in (self.ours, self.low):
                 net.context.dropout = "torch"
-        self.x = torch.rand(args.batch_size, 3, shape.side, shape.side, device=self.device)
+        self.x = torch.rand(args.batch_size, 3, side, side, device=self.device)
 
     def training(self) -> dict:
         """Name -> forward function of a TRAIN pass."""
@@ -206,7 +217,14 @@ def bench_reader(args: argparse.Namespace) -> dict:
     return {"note": note, "columns": ["step", "CPU ms a picture", "pictures a CPU second"], "rows": rows}
 
 
-PARTS = {"net": bench_net, "reader": bench_reader}
+def bench_device(args: argparse.Namespace) -> dict:
+    """How well a stage uses a device."""
+    from tests.bench.device import CaffeBench
+
+    return CaffeBench(args).table()
+
+
+PARTS = {"net": bench_net, "reader": bench_reader, "device": bench_device}
 
 
 def main(argv=None) -> int:

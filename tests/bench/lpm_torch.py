@@ -13,12 +13,13 @@ import argparse
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tests.bench.harness import options, run, take_turns
+from tests.bench.harness import cpu_of_all, options, run, take_turns
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -29,6 +30,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="loader: its split (default: train)")
     parser.add_argument("--mode", choices=("correct", "compat"), default="correct", help="loader: data handling")
     parser.add_argument("--clips", type=int, default=400, help="loader: clips a measurement (default: 400)")
+    parser.add_argument("--workers", type=int, default=0, help="loader: its processes (default: none, in this one)")
     parser.add_argument("--model", choices=("lpm", "cpm"), default="lpm", help="network (default: lpm)")
     parser.add_argument("--resolution", type=int, default=256, help="input side (default: 256)")
     parser.add_argument("--t", type=int, default=5, help="frames a clip (default: 5)")
@@ -151,8 +153,8 @@ def bench_network(args: argparse.Namespace) -> dict:
 
 
 def bench_loader(args: argparse.Namespace) -> dict:
-    """Augmented crops a second on one core (labels and centre map included): median over `repeat`, of wall time and of
-    CPU time.
+    """Augmented crops a second (labels and centre map included), on one core or by `--workers` processes: median over
+    `runs`, of wall time and of CPU time.
 
     The two differ on a busy machine. A warm-up reads the files once, so that the disk does not count. DataError without
     data.
@@ -161,7 +163,7 @@ def bench_loader(args: argparse.Namespace) -> dict:
 
     from common.runs.settings import resolve
     from lpm_torch.config import Config, load_pose_set
-    from lpm_torch.data import ClipDataset
+    from lpm_torch.data import ClipDataset, make_loader
 
     cv2.setNumThreads(0)
     wanted = {"dataset": args.dataset, "input_width": args.resolution, "t": args.t, "mode": args.mode}
@@ -169,25 +171,26 @@ def bench_loader(args: argparse.Namespace) -> dict:
     pose_set = load_pose_set(args.dataset, args.data_dir, args.split)
     clips = ClipDataset(pose_set, config, args.resolution // 8, augment=True)
     clips.clips = clips.clips[: args.clips]
+    loader = make_loader(clips, replace(config, workers=args.workers, batch_size=args.batch_size), shuffle=True)
     wall, cpu = [], []
     for turn in range(args.runs + 1):
-        start = time.perf_counter(), time.process_time()
-        crops = sum(len(clips[(0, i)]["frames"]) for i in range(len(clips)))
+        start = time.perf_counter(), cpu_of_all()
+        crops = sum(batch["frames"].shape[0] * batch["frames"].shape[1] for batch in loader)
         if turn:
             wall.append(crops / (time.perf_counter() - start[0]))
-            cpu.append(crops / (time.process_time() - start[1]))
+            cpu.append(crops / (cpu_of_all() - start[1]))
     synthetic = "SYNTHETIC " if pose_set.synthetic else ""
     row = [f"{synthetic}{args.dataset}", args.mode, args.resolution, statistics.median(cpu), statistics.median(wall)]
     columns = ["pictures", "mode", "pixels", "crops a CPU second", "crops a second"]
-    note = f"{crops} crops with labels and centre map; files were read before"
+    note = f"{crops} crops with labels and centre map, {args.workers} worker processes; files were read before"
     return {"note": note, "columns": columns, "rows": [row]}
 
 
 def bench_device(args: argparse.Namespace) -> dict:
     """How well the networks use a device."""
-    from tests.bench.device import DeviceBench
+    from tests.bench.device import ClipBench
 
-    return DeviceBench(args).table()
+    return ClipBench(args).table()
 
 
 PARTS = {"network": bench_network, "loader": bench_loader, "device": bench_device}

@@ -1,13 +1,16 @@
 """The benchmarks: both sides give the same answer, a wrong answer is noticed, one form of options and files."""
 
 import json
+import pathlib
 from argparse import Namespace
 
 import numpy as np
 import pytest
 
-from tests.bench import harness, tracking
+from tests.bench import harness, scaling, tracking
 from tests.bench import metrics as bench
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_peers_agree():
@@ -75,3 +78,12 @@ def test_expected_movement_keeps_numbers():
     table = tracking.bench_switches(Namespace(films=8))["rows"]
     assert [row[0] for row in table] == ["--track", "OKS, nobody moves on", "box overlap"]
     assert table[0][2] <= table[1][2]
+
+
+def test_the_table_of_several_gpus_is_up_to_date():
+    """And by hand: ResNet-50 at 256 pixels, 128 pictures, 34.05 million weights."""
+    result = scaling.table()
+    assert result == json.loads((ROOT / "common/results/bench/scaling.json").read_text())
+    row = next(row for row in result["rows"] if row[0] == "resnet50_256x256")
+    computing, sending = 6 * 7.23e9 * 128 / (494e12 / 4), 15 / 8 * 136.2e6 / 12.5e9
+    assert row[-1] == f"{computing / (computing + sending):.0%}"

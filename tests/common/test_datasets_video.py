@@ -2,14 +2,16 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 
-from common.datasets import load, penn_action, splits
+from common.datasets import load, splits
+from common.datasets.__main__ import main as pack_or_check
 from common.errors import DataError, DataMissing
-from common.images import read_image
+from common.images import read_image, write_lmdb
 from tests.tolerance import rounding
 
 EXACT = rounding(1000, steps=4, dtype=np.float64)  # pixels
@@ -85,32 +87,33 @@ def test_penn_damage(tmp_path):
         load("penn_action", tmp_path, "train")
 
 
-def test_lmdb_holds_the_same_frames(tmp_path, capsys):
+def test_lmdbs_of_mobilepose_hold_the_same_frames(tmp_path):
     pytest.importorskip("lmdb")
-    root, packed = tmp_path / "penn?x", tmp_path / "packed"  # a ? in a path must not confuse the reference
+    root, moved = tmp_path / "penn?x", tmp_path / "moved"  # a ? in a path must not confuse the reference
     _video(root, 1, 3, train=-1, frames=True)
     _video(root, 2, 4, train=1, frames=True)
-    assert penn_action.main(["make_lmdb", str(root), str(root)]) == 0
-    assert penn_action.main(["make_lmdb", str(root), str(root)]) == 2  # never overwrites
-    assert "exists already" in capsys.readouterr().err
     by_file = load("penn_action", root, "all")
-    (root / "frames").rename(packed)
+    for name, split in (("train", "train"), ("valid", "test")):
+        files = load("penn_action", root, split).images
+        pairs = [(path.removeprefix(f"{root}/frames/"), Path(path).read_bytes()) for path in files]
+        assert write_lmdb(root / f"{name}.lmdb", pairs) == len(files)
+    with pytest.raises(DataError, match="exists already"):
+        write_lmdb(root / "train.lmdb", [])
+    (root / "frames").rename(moved)
     by_lmdb = load("penn_action", root, "all")
     assert by_lmdb.images[0].startswith("lmdb:") and "valid.lmdb?0001/000001.jpg" in by_lmdb.images[0]
     for one, other in zip(by_file.images, by_lmdb.images):
-        assert np.array_equal(read_image(one.replace(str(root / "frames"), str(packed))), read_image(other))
+        assert np.array_equal(read_image(one.replace(str(root / "frames"), str(moved))), read_image(other))
     with pytest.raises(DataError, match="frame 0009/000001.jpg is missing"):
         read_image(by_lmdb.images[0].replace("0001/", "0009/"))
     with pytest.raises(DataError, match="cannot be opened"):
         read_image(f"lmdb:{tmp_path}/nosuch.lmdb?0001/000001.jpg")
-
-
-def test_make_lmdb_names_a_missing_frame(tmp_path, capsys):
-    pytest.importorskip("lmdb")
-    _video(tmp_path, 1, 3, train=1, frames=True)
-    (tmp_path / "frames/0001/000002.jpg").unlink()
-    assert penn_action.main(["make_lmdb", str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "000002.jpg" in capsys.readouterr().err and not list(tmp_path.glob("out/*"))
+    moved.rename(root / "frames")
+    assert pack_or_check(["pack", "penn_action", str(root)]) == 0
+    packed = load("penn_action", root, "all").images[0]
+    assert "images.lmdb?frames/0001/000001.jpg" in packed and np.array_equal(
+        read_image(packed), read_image(by_file.images[0])
+    )
 
 
 @pytest.mark.golden

@@ -63,6 +63,15 @@ def test_recipes_say_what_it_takes(name):
     network = reproduce._content()["networks"][RECIPES[name].fields["network"]]
     assert cost["operations"] == pytest.approx(cost["samples"] * network["gmac"] * 6e9)
     assert 1 < cost["memory_gb"] < 141
+    assert cost["parts"]["H200"] == 1
+    assert ("does not fit 24 GB (one RTX 4090)" in text) == (cost["memory_gb"] > 24)
+    assert "  protocol proven on " in text or "  protocol equal to the " in text
+
+
+def test_what_does_not_fit_a_gpu_says_how_it_does():
+    """Halves of the batch would take 27 GB."""
+    text = reproduce.explain("simplebaseline_mpii/resnet101_384x384")
+    assert "does not fit 24 GB (one RTX 4090); --batch_size 32 --accumulate 4 does" in text
 
 
 def test_what_lacks_is_named(tmp_path):

@@ -19,7 +19,15 @@ from common.files import atomic_write
 from common.runs import scoring, shelf
 from common.runs.checkpoints import CheckpointStore, make_state
 from common.runs.converting import Conversion, card_path
-from common.runs.process import Process, Stopped, device_numbers, environment_ranks, exit_code, plain_message
+from common.runs.process import (
+    Process,
+    Stopped,
+    default_workers,
+    device_numbers,
+    environment_ranks,
+    exit_code,
+    plain_message,
+)
 from common.runs.runlog import read_log
 from common.runs.session import Position, Session, swapped_weights
 
@@ -187,6 +195,16 @@ def test_ranks_of_both_launchers(monkeypatch):
     monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     assert environment_ranks() == (1, 2, 1)
+
+
+def test_workers_share_the_cores_with_the_processes_beside(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(16))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert default_workers() == 8
+    for name in ("LOCAL_WORLD_SIZE", "PADDLE_LOCAL_SIZE"):
+        with monkeypatch.context() as set_by_launcher:
+            set_by_launcher.setenv(name, "8")
+            assert default_workers() == 1
 
 
 def test_the_shelf_takes_the_newest_best_and_names_what_there_is(tmp_path, monkeypatch, capsys):

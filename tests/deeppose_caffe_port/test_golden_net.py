@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.weights.caffe import messages, read_caffemodel, read_net
-from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
+from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet, place
 from deeppose_caffe_port.random_stream import CaffeRandom
 from tests import tolerance
 from tests.fixtures import GOLDEN
@@ -60,8 +60,9 @@ def steepness(op, x: np.ndarray) -> float:
     return float(1 / np.sqrt(variance + op.param.batch_norm_param.eps))
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", names("fwd_*"))
-def test_forward_and_backward(golden, case):
+def test_forward_and_backward(golden, case, device):
     home = golden / case
     meta, io = json.loads((home / "meta.json").read_text()), np.load(home / "io.npz")
     net = CaffeNet.from_file(home / "train.prototxt", TRAIN, random=CaffeRandom(meta["seed_init"]))
@@ -73,9 +74,12 @@ def test_forward_and_backward(golden, case):
             f"filler of {layer}, blob {blob.index}"
         )
     assert net.load(home / "weights.caffemodel") == []
+    place(net, device, "off")
     net.context.random = CaffeRandom(meta["seed_dropout"])
     captured: dict[str, torch.Tensor] = {}
-    _, loss = net({"data": torch.from_numpy(io["x"]), "label": torch.from_numpy(io["y"])}, captured)
+    _, loss = net(
+        {"data": torch.from_numpy(io["x"]).to(device), "label": torch.from_numpy(io["y"]).to(device)}, captured
+    )
     chain: dict[str, torch.Tensor] = {}
     for key, value in captured.items():
         if value.requires_grad:
@@ -100,16 +104,18 @@ def test_forward_and_backward(golden, case):
     assert {"train_after", "grad", "blobdiff", "bn_after", "test_after"} <= kinds
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", names("fwd_*"))
-def test_fused_pass_is_the_same(golden, case):
+def test_fused_pass_is_the_same(golden, case, device):
     """BatchNorm with its Scale in one pass and ReLU in place, as training runs it."""
     home = golden / case
     meta, io = json.loads((home / "meta.json").read_text()), np.load(home / "io.npz")
     net = CaffeNet.from_file(home / "train.prototxt", TRAIN, random=CaffeRandom(meta["seed_dropout"]))
     net.load(home / "weights.caffemodel")
+    place(net, device, "off")
     net.context.random = CaffeRandom(meta["seed_dropout"])
     assert len(net.fused) < len(net.steps)
-    _, loss = net({"data": torch.from_numpy(io["x"]), "label": torch.from_numpy(io["y"])})
+    _, loss = net({"data": torch.from_numpy(io["x"]).to(device), "label": torch.from_numpy(io["y"]).to(device)})
     loss.backward()
     close(loss, np.array(meta["loss"]), "loss", net)
     for key in io.files:
@@ -118,13 +124,14 @@ def test_fused_pass_is_the_same(golden, case):
             close(weight.grad, io[key], key, net, of_layer(io, kind, rest[0]))
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", names("fwd_*"))
-def test_deploy(golden, case):
+def test_deploy(golden, case, device):
     home, captured = golden / case, {}
     io = np.load(home / "io.npz")
     net = CaffeNet.from_file(home / "deploy.prototxt", TEST)
     assert net.load(home / "weights.caffemodel") == []
-    net({"data": torch.from_numpy(io["x"])}, captured)
+    place(net, device, "off")({"data": torch.from_numpy(io["x"]).to(device)}, captured)
     keys = [k for k in io.files if k.startswith("test_after/")]
     assert keys
     for key in keys:
@@ -136,8 +143,9 @@ def weights_of(io, case: str) -> list[np.ndarray]:
     return [io[f"{case}/w{i}"] for i in range(count)]
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", [n for n in names("ops/*.prototxt") if n != "euclid"])
-def test_layer(golden, case):
+def test_layer(golden, case, device):
     home = golden / "ops"
     io, meta = np.load(home / "ops_modified.npz"), json.loads((home / "meta.json").read_text())
     net = CaffeNet.from_file(home / f"{case}.prototxt", TRAIN, random=CaffeRandom(meta["rng_seed_before_net"][case]))
@@ -153,14 +161,14 @@ def test_layer(golden, case):
         assert all(np.array_equal(b.detach().numpy(), w) for b, w in zip(op.blobs, weights)), "filler"
     net.load_blobs({"op": weights} if weights else {})
     net.context.random = CaffeRandom(meta["rng_seed_before_forward"][case])
-    x = torch.from_numpy(io[f"{case}/x"]).requires_grad_()
-    y = net({"x": x})[0]["y"]
+    x = torch.from_numpy(io[f"{case}/x"]).to(device).requires_grad_()
+    y = place(net, device, "off")({"x": x})[0]["y"]
     noise = [
         tolerance.rounding(np.abs(io[f"{case}/{key}"]).max() * steepness(op, io[f"{case}/x"])) for key in ("x", "dy")
     ]
     close(y, io[f"{case}/y"], "y", net, noise=noise[0])
     assert y.shape == io[f"{case}/y"].shape == net.shapes["y"]
-    y.backward(torch.from_numpy(io[f"{case}/dy"]))
+    y.backward(torch.from_numpy(io[f"{case}/dy"]).to(device))
     close(x.grad, io[f"{case}/dx"], "dx", net, noise=noise[1])
     for i, blob in enumerate(op.blobs):
         if blob.grad is not None:
@@ -172,28 +180,30 @@ def test_layer(golden, case):
         if f"{case}/{key}" in io.files:
             test = CaffeNet.from_file(home / f"{case}.prototxt", TEST)
             test.load_blobs({"op": blobs} if blobs else {})
-            close(test({"x": x.detach()})[0]["y"], io[f"{case}/{key}"], key, test, noise=noise[0])
+            close(place(test, device, "off")({"x": x.detach()})[0]["y"], io[f"{case}/{key}"], key, test, noise=noise[0])
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind", [n.removeprefix("ops_") for n in names("ops/*.npz")])
-def test_euclidean_loss_in_both_normalisations(golden, kind):
+def test_euclidean_loss_in_both_normalisations(golden, kind, device):
     home = golden / "ops"
     io = np.load(home / f"ops_{kind}.npz")
     net = CaffeNet.from_file(home / "euclid.prototxt", TRAIN, euclidean="stock" if kind == "vanilla" else kind)
-    a, b = (torch.from_numpy(io[f"euclid/{n}"]).requires_grad_() for n in "ab")
+    a, b = (torch.from_numpy(io[f"euclid/{n}"]).to(device).requires_grad_() for n in "ab")
     outputs, loss = net({"a": a, "b": b})
     loss.backward()
     for found, name in ((outputs["loss"], "loss"), (a.grad, "da"), (b.grad, "db")):
         close(found, io[f"euclid/{name}"], name, net)
 
 
-def test_v1_net_and_weights(golden):
+@pytest.mark.gpu
+def test_v1_net_and_weights(golden, device):
     home = golden / "v1_legacy"
     io = np.load(home / "io.npz")
     for weights in ("v1.caffemodel", "v2_from_caffe.caffemodel"):
         net = CaffeNet.from_file(home / "v1.prototxt", TEST)
         assert net.load(home / weights) == []
-        close(net({"data": torch.from_numpy(io["x"])})[0]["fc"], io["y"], weights, net)
+        close(place(net, device, "off")({"data": torch.from_numpy(io["x"]).to(device)})[0]["fc"], io["y"], weights, net)
 
 
 @pytest.mark.exact

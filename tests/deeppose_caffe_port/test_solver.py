@@ -242,6 +242,17 @@ def test_divergence_stops_without_a_snapshot(project, monkeypatch, capsys):
     assert not list((project / "out").glob("*.caffemodel"))
 
 
+def test_warm_up_scales_the_first_rates(project):
+    """The policy counts on meanwhile, so that both meet when it is over."""
+    rates = []
+    for warmup in (0, 4):
+        solver = solver_in(project, warmup=warmup)
+        rates.append([solver.iterate([solver.feeds()])["lr"] for _ in range(6)])
+        solver.close()
+    assert rates[1] == pytest.approx([r * min(1, (i + 1) / 4) for i, r in enumerate(rates[0])], rel=1e-15)
+    assert rates[0][0] == 4 * rates[1][0] > 0
+
+
 def test_bf16_follows_float32(project):
     """Weights, sums and loss stay float32; the products have eight bits, whose errors a sum evens out."""
     low, full = (steps(solver_in(project, amp=amp), 3) for amp in ("bf16", "off"))

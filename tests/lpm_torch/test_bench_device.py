@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.bench import lpm_torch as bench
-from tests.bench.device import DeviceBench, clip_flops
+from tests.bench.device import ClipBench, clip_flops
 
 TINY = ("device", "--device=cpu", "--resolution=32", "--t=2", "--channels=0.05", "--runs=1", "--matrix=64")
 
@@ -36,13 +36,13 @@ def test_share_is_work_over_time_over_rate(monkeypatch):
     own."""
     monkeypatch.setattr("tests.bench.device.matrix_rate", lambda *a: 1e9)
     monkeypatch.setattr(torch, "compile", lambda network: network)
-    monkeypatch.setattr(DeviceBench, "measure", lambda self, name, network: {"seconds": 0.5, "peak_mib": None})
-    result = DeviceBench(bench.parse_args([*TINY, "--batch_size=2", "--compile"])).run()
+    monkeypatch.setattr(ClipBench, "measure", lambda self, name, network: {"seconds": 0.5, "peak_mib": None})
+    result = ClipBench(bench.parse_args([*TINY, "--batch_size=2", "--compile"])).run()
     assert [(r["pass"], r["code"]) for r in result["rows"]] == [
         (p, c) for p in ("inference", "training") for c in ("eager", "compiled")
     ]
     for row in result["rows"]:
-        assert row["clips_per_s"] == 4 and row["share"] == 4 * result["flops"][row["pass"]] / 1e9
+        assert row["samples_per_s"] == 4 and row["share"] == 4 * result["flops"][row["pass"]] / 1e9
 
 
 def test_defaults_are_those_of_a_gpu_run():
@@ -62,7 +62,7 @@ def test_what_cannot_be_measured_is_said(monkeypatch, capsys):
     def full(self, network):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(DeviceBench, "training", full)
+    monkeypatch.setattr(ClipBench, "training", full)
     assert bench.main(list(TINY)) == 2
     assert "lower --batch_size" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from lpm_torch.estimator import placed
 from lpm_torch.losses import sequence_loss
 from tests.reference.lpm_torch import build_model
 from tests.tolerance import MARGIN, close, rounding, stored
 
-pytestmark = pytest.mark.golden
+pytestmark = [pytest.mark.golden, pytest.mark.gpu]
 
 CLIP_MODELS = ("cpm", "lpm", "lpm_raw")
 
@@ -60,20 +61,20 @@ def filled(request, fixture):
     return request.param, fill(build_model(request.param), fixture["seed"]).state_dict()
 
 
-def with_weights(filled, **options):
+def with_weights(filled, device, **options):
     name, state = filled
     model = build_model(name, **options)
     model.load_state_dict(state)
-    return model.eval()
+    return placed(model, device, "off").eval()
 
 
-def clip(batch, size, frames, seed):
+def clip(batch, size, frames, seed, device):
     images = draw("input.frames", seed).standard_normal((batch, frames, 3, size, size)).astype(np.float32)
     r = draw("input.center", seed)
     cx, cy = r.uniform(0.3 * size, 0.7 * size, batch), r.uniform(0.3 * size, 0.7 * size, batch)
     y, x = np.mgrid[:size, :size]
     center = np.exp(-((x - cx[:, None, None]) ** 2 + (y - cy[:, None, None]) ** 2) / (2 * 21**2))
-    return torch.from_numpy(images), torch.from_numpy(center[:, None].astype(np.float32))
+    return torch.from_numpy(images).to(device), torch.from_numpy(center[:, None].astype(np.float32)).to(device)
 
 
 def cases(data):
@@ -129,7 +130,7 @@ def gradients(model, frames, center, labels, criterion) -> list[list[np.ndarray]
     found = []
     for Undecided.open in (False, True):
         parts = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True)
-        found.append([np.zeros(1) if g is None else g.double().numpy() for g in parts])
+        found.append([np.zeros(1) if g is None else g.double().cpu().numpy() for g in parts])
     return found
 
 
@@ -156,19 +157,19 @@ def check_sums(sums, expected, weights, closed, opened, settings, layers: int) -
     close(sums, expected, np.array(limits), "sums after Adam")
 
 
-def test_forward(folder, fixture, filled):
+def test_forward(folder, fixture, filled, device):
     """To the rounding of the layers, and of the fixture where it is float16."""
-    name, model = filled[0], with_weights(filled)
+    name, model = filled[0], with_weights(filled, device)
     with np.load(folder / f"forward_{name}.npz") as data:
         for key, batch, size in cases(data):
             with torch.inference_mode():
-                found = model(*clip(batch, size, fixture["forward"]["T"], fixture["seed"]))
+                found = model(*clip(batch, size, fixture["forward"]["T"], fixture["seed"], device))
             for array, expected in zip(found, (data[key], data["loss_" + key])):
                 assert array.shape == expected.shape and array.shape[-1] == model.output_size(size)
                 close(array, expected, allowed(expected, depth(model)), f"{name} {key}")
 
 
-def test_train_step(folder, fixture, filled, monkeypatch):
+def test_train_step(folder, fixture, filled, device, monkeypatch):
     """Everything to the rounding of the layers. At these random weights rounding also decides single ReLUs, on one
     processor so and on another so: lpm's gradient norms in the fixture lie up to 3e-3 from float64's. What that may
     change is found by opening and closing those ReLUs. With direct convolutions, as the original.
@@ -176,17 +177,18 @@ def test_train_step(folder, fixture, filled, monkeypatch):
     monkeypatch.setattr("lpm_torch.layers.worthwhile", lambda x, weight: False)
     settings, seed, name = fixture["forward"]["train"], fixture["seed"], filled[0]
     order = json.loads((folder / f"params_{name}.json").read_text())
-    model = with_weights(filled, dropout=settings["dropout"]).train()
-    frames, center = clip(settings["batch"], settings["size"], fixture["forward"]["T"], seed)
+    model = with_weights(filled, device, dropout=settings["dropout"]).train()
+    frames, center = clip(settings["batch"], settings["size"], fixture["forward"]["T"], seed, device)
     grid = model.output_size(settings["size"])
     labels = (
         draw("input.labels", seed)
         .uniform(0, 1, (settings["batch"], fixture["forward"]["T"], 15, grid, grid))
         .astype(np.float32)
     )
-    labels = torch.from_numpy(labels)
+    labels = torch.from_numpy(labels).to(device)
     criterion = sequence_loss
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
+    how = {"lr": settings["lr"], "weight_decay": settings["weight_decay"], "fused": device.type == "cuda"}
+    optimizer = torch.optim.Adam(model.parameters(), **how)
     layers, start = depth(model), {k: v.clone() for k, v in model.state_dict().items()}
     with monkeypatch.context() as patched:
         patched.setattr(torch.nn.functional, "relu", lambda x, inplace=False: Undecided.apply(x))
@@ -201,12 +203,12 @@ def test_train_step(folder, fixture, filled, monkeypatch):
         norms = [-1.0 if p.grad is None else p.grad.double().norm().item() for p in model.parameters()]
         undecided = 2 * np.abs([np.linalg.norm(a) - np.linalg.norm(b) for a, b in zip(closed, opened)])
         close(norms, data["grad_norms"], rounding(np.abs(norms), steps=2 * layers) + undecided, "gradient norms")
-        weights = [p.detach().double().numpy() for p in model.parameters()]
+        weights = [p.detach().double().cpu().numpy() for p in model.parameters()]
         optimizer.step()
         sums = np.array([p.detach().double().sum().item() for p in model.parameters()])
         check_sums(sums, data["param_sum_after_adam"], weights, closed, opened, settings, layers)
         if order["bn_buffers"]:
-            buffers = np.stack([model.state_dict()[k] for k in order["bn_buffers"]])
+            buffers = np.stack([model.state_dict()[k].cpu() for k in order["bn_buffers"]])
             limit = rounding(np.abs(data["bn_running_after"]).max(), steps=layers)
             close(buffers, data["bn_running_after"], limit, "running statistics")
         with torch.inference_mode():
@@ -216,27 +218,27 @@ def test_train_step(folder, fixture, filled, monkeypatch):
         close(after, data["loss_after_adam_eval"], limit, "loss after Adam")
 
 
-def still(size, seed):
+def still(size, seed, device):
     y, x = np.mgrid[:size, :size]
     center = np.exp(-((x - size / 2) ** 2 + (y - size / 2) ** 2) / (2 * 21**2)).astype(np.float32)
     image = draw("input.image", seed).standard_normal((1, 3, size, size)).astype(np.float32)
-    return torch.from_numpy(image), torch.from_numpy(center[None, None])
+    return torch.from_numpy(image).to(device), torch.from_numpy(center[None, None]).to(device)
 
 
 @pytest.mark.parametrize("block", ("conv", "res", "inv"))
-def test_hourglass(folder, fixture, block):
+def test_hourglass(folder, fixture, block, device):
     """The fixture stores float16."""
     settings, key = fixture["forward_extra"]["hourglass"], f"hourglass_{block}"
     model = build_model("hourglass", T=settings["T"], depth=settings["depth"], block=block)
     expected = json.loads((folder / "params_extra.json").read_text())[key]
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == expected
-    fill(model, fixture["seed"])
+    model = placed(fill(model, fixture["seed"]), device, "off")
     with torch.inference_mode(), np.load(folder / "forward_extra.npz") as data:
-        found = model.image_maps(*still(settings["image_size"], fixture["seed"]))
+        found = model.image_maps(*still(settings["image_size"], fixture["seed"], device))
         close(found, data[key], allowed(data[key], depth(model), float(data[f"{key}_absmax"])), key)
 
 
-def test_coord_lpm(folder, fixture):
+def test_coord_lpm(folder, fixture, device):
     """A soft-max map is off by its own share of its logits' error; logits are as large as the logarithms' span. A
     coordinate adds the map's errors up, each by a place in (-1, 1).
     """
@@ -244,8 +246,8 @@ def test_coord_lpm(folder, fixture):
     model = build_model("coord_lpm")
     expected = json.loads((folder / "params_extra.json").read_text())["coord_lpm"]
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == expected
-    fill(model, fixture["seed"])
-    image, center = still(settings["image_size"], fixture["seed"])
+    model = placed(fill(model, fixture["seed"]), device, "off")
+    image, center = still(settings["image_size"], fixture["seed"], device)
     with torch.inference_mode(), np.load(folder / "forward_extra.npz") as data:
         heat, coordinates = model(image[:, None], center, steps=settings["T"])[1]
         logits = np.log(heat.amax() / heat.amin()).item()
@@ -255,14 +257,14 @@ def test_coord_lpm(folder, fixture):
         close(coordinates, data["coord_lpm_coords"], error, "coordinates")
 
 
-def test_official(folder, fixture):
+def test_official(folder, fixture, device):
     """Against OpenCV's Caffe importer on the authors' prototxts; the states are stored as float16."""
     model = build_model("lpm_official")
-    fill(model, fixture["seed"], gate_bias=model.GATE_BIAS)
+    model = placed(fill(model, fixture["seed"], gate_bias=model.GATE_BIAS), device, "off")
     with torch.inference_mode(), np.load(folder / "official_lpm_opencv.npz") as data:
         count, size = data["h"].shape[1], data["center"].shape[-1]
         frames = draw("input.frames", fixture["seed"]).standard_normal((1, count, 3, size, size)).astype(np.float32)
-        frames, center = torch.from_numpy(frames), torch.from_numpy(data["center"])
+        frames, center = torch.from_numpy(frames).to(device), torch.from_numpy(data["center"]).to(device)
         beliefs = model(frames, center)[1]
         layers = depth(model) * count
         close(beliefs, data["beliefs"], allowed(data["beliefs"], layers), "maps")

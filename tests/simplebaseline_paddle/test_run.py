@@ -21,7 +21,6 @@ from common.datasets import synthetic
 from common.errors import DataError
 from common.predictions import load_predictions
 from common.runs import shelf
-from common.runs.runlog import read_log
 from common.skeletons import COCO17
 from common.weights.pickles import read_paddle
 from simplebaseline_paddle import Estimator, convert, predict, train, val
@@ -400,27 +399,6 @@ def test_bfloat16_stays_near_float32(mpii):
     (wide, _), (narrow, weights) = (first_epoch(mpii, amp=amp, batch_size=4) for amp in ("off", "bf16"))
     close(narrow, np.array(wide), rounding(np.array(wide), dtype="bfloat16"))
     assert all(value.dtype == np.float32 for value in weights.values())
-
-
-def test_two_processes_learn_and_score_what_one_does(mpii, tmp_path):
-    """Gradients are averaged over gloo; frozen batch norms and plain momentum make the doubled batch the same."""
-    more = [
-        "--dataset=mpii",
-        f"--data_root={mpii}",
-        *SMALL,
-        "--epochs=2",
-        "--freeze_bn",
-        "--lr_strategy=momentum",
-        "--ema=0",
-    ]
-    assert train.main([*more, f"--out={tmp_path / 'one'}"]) == 0
-    recipe.launch(tmp_path, ["simplebaseline_paddle/train.py", *more, f"--out={tmp_path / 'two'}"])
-    one, two = (state_of(tmp_path / n) for n in ("one", "two"))
-    logs = [read_log(tmp_path / n / "log.jsonl") for n in ("one", "two")]
-    loss = next(entry["loss"] for entry in logs[0] if "loss" in entry)
-    same_but_for_rounding(two["model"], one["model"], loss, rate=1e-3, steps=4)
-    first, second = ([e["valid pckh@0.5"] for e in log if "valid pckh@0.5" in e] for log in logs)
-    assert len(first) == 2 and first == second
 
 
 def test_batches_hold_the_crops_and_targets_of_their_persons(mpii):
