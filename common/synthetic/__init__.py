@@ -43,8 +43,7 @@ def make(name: str, root: str | Path, count: int | None = None, seed: int = 0) -
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code (2 for bad input)."""
-    about = "Synthetic stand-ins for data sets."
-    parser = argparse.ArgumentParser(prog="python -m common.datasets.synthetic", description=about)
+    parser = argparse.ArgumentParser(prog="python -m common.datasets.synthetic", description="Data sets, drawn")
     default = ", ".join(f"{name} {record(name).drawn}" for name in NAMES)
     parser.add_argument("name", metavar="NAME", choices=NAMES, help="data set: " + ", ".join(NAMES))
     parser.add_argument("root", metavar="ROOT", type=Path, help="folder to make: new, empty, or one that was made here")
@@ -53,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     def draw() -> str:
-        return "is drawn" if make(**vars(given)) else "was drawn already (its SYNTHETIC says how)"
+        fresh, mark = make(**vars(given)), given.root.expanduser() / "SYNTHETIC"
+        return "is drawn" if fresh else f"was drawn already ({', '.join(mark.read_text().splitlines()[-2:])})"
 
     return exit_code(draw, f"synthetic {given.name} {{}}: {given.root}")
