@@ -24,7 +24,7 @@ from common.errors import DataError
 from common.runs.process import exit_code
 from common.runs.session import Session
 from deepercut_tf.config import Config, house_path, settings_of, settings_parser
-from deepercut_tf.items import ItemSet, load_items
+from deepercut_tf.items import ItemSet, load_items, load_pose_set
 from deepercut_tf.weight_files import check_weights, open_store
 
 
@@ -38,12 +38,12 @@ def prepare(config: Config) -> tuple[Config, ItemSet]:
     from deepercut_tf.pairwise_stats import load_statistics
 
     if not config.bucket:
-        # nearly every picture has a size of its own, which would be tuned for; the original's command says so too
-        os.environ.setdefault("TF_CUDNN_USE_AUTOTUNE", "0")
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend != "tensorflow":
+        os.environ.setdefault("TF_CUDNN_USE_AUTOTUNE", "0")  # each picture's size would be tuned for; so the original
+    if (backend := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
         raise DataError(f"training needs KERAS_BACKEND=tensorflow; {backend} can predict only")
     pose_set, config = load_items(config)
+    if config.valid_split != "none":
+        load_pose_set(config, config.valid_split)  # a wrong one is said now, not after an hour
     if config.weights:
         check_weights(config.weights)
     if config.pairwise_predict:

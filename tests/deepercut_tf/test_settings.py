@@ -221,3 +221,8 @@ def test_convolutions_are_tuned_only_for_buckets(monkeypatch, coco):
             monkeypatch.delenv("TF_CUDNN_USE_AUTOTUNE")
         train.prepare(coco_config(coco, bucket=bucket))
         assert os.environ.get("TF_CUDNN_USE_AUTOTUNE") == expected
+
+
+def test_a_wrong_validation_split_is_said_before_the_training(coco):
+    with pytest.raises(DataError, match="nowhere"):
+        train.prepare(coco_config(coco, valid_split="nowhere"))
