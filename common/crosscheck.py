@@ -4,7 +4,7 @@ Prints the lines of `common.reported.compare` as a Markdown table. `--readmes` w
 anew (`--check` only says which are out of date): a README marks the places:
 
     <!-- measured:begin --> <!-- measured:end -->         what was measured, a table a protocol
-    <!-- recipes:begin --> <!-- recipes:end -->           the recipes of `common.reproduce`
+    <!-- recipes:begin --> <!-- recipes:end -->           the recipes of `common.reproduce` (recipes_by_house: their sums)
     <!-- crosscheck:begin --> <!-- crosscheck:end -->     reported beside measured (in the root's README an overview)
     <!-- figures PATH:begin --> <!-- figures:end -->      a JSON file with `columns`, `rows`, `command`, `note`
 """
@@ -134,6 +134,19 @@ def recipes_table() -> str:
     return markdown([*table, *([name, ", ".join(figures[name]), *more] for name, more in needs.items())])
 
 
+def recipes_by_house() -> str:
+    """The recipes together, a line a house."""
+    found = reproduce.recipes().values()
+    table = [
+        ["house", "recipes", "figures", *(f"hours, one {machine}" for machine in next(iter(found)).cost()["hours"])]
+    ]
+    for house in dict.fromkeys(recipe.fields["house"] for recipe in found):
+        own = [recipe for recipe in found if recipe.fields["house"] == house]
+        hours = zip(*(recipe.cost()["hours"].values() for recipe in own))
+        table.append([house, len(own), sum(len(recipe.rows) for recipe in own), *(f"{sum(h):.0f}" for h in hours)])
+    return markdown([[str(cell) for cell in row] for row in table])
+
+
 def _hours(cost: dict, machine: str, name: str) -> str:
     hours, parts = f"{cost['hours'][machine]:.1f}", cost["parts"][machine]
     batch = reproduce.recipes()[name].fields["batch"]
@@ -174,6 +187,7 @@ def _readmes() -> dict[Path, str]:
             "crosscheck": table if house else overview(runs),
             "overview": overview([run for run in runs if not run["meta"].get("synthetic")]),
             "recipes": recipes_table(),
+            "recipes_by_house": recipes_by_house(),
             "measured": measured([run for run in runs if run["house"] == house]),
         }
 
