@@ -143,8 +143,9 @@ def recipes_by_house() -> str:
     for house in dict.fromkeys(recipe.fields["house"] for recipe in found):
         own = [recipe for recipe in found if recipe.fields["house"] == house]
         hours = zip(*(recipe.cost()["hours"].values() for recipe in own))
-        table.append([house, len(own), sum(len(recipe.rows) for recipe in own), *(f"{sum(h):.0f}" for h in hours)])
-    return markdown([[str(cell) for cell in row] for row in table])
+        count = sum(len(recipe.rows) for recipe in own)
+        table.append([house, f"{len(own)}", f"{count}", *(f"{sum(h):.0f}" for h in hours)])
+    return markdown(table)
 
 
 def _hours(cost: dict, machine: str, name: str) -> str:
