@@ -136,6 +136,8 @@ def test_fused_normalisation_is_the_plain_one(frozen):
         close(fused, plain, rounding(np.abs(plain).max(), terms=300))
 
 
+# TensorFlow asks the processor whether it has bfloat16, oneDNN this variable: the two contradict each other
+@pytest.mark.skipif(os.environ.get("ONEDNN_MAX_CPU_ISA") in ("SSE41", "AVX2"), reason="oneDNN is told to have no bf16")
 def test_mixed_precision_learns_and_keeps_its_variables(dataset, tmp_path):
     """bfloat16: the loss falls as in float32, to a tenth; variables, moving statistics and outputs stay float32, and
     move.

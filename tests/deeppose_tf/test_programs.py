@@ -158,12 +158,14 @@ def test_pictures_that_cannot_be_read(run, tmp_path, capsys):
 
 
 def test_weights_that_are_not_finite(run, tmp_path):
-    """A file's network that answers NaN is an error that names the file; a training's has diverged."""
-    state = load_state(run[0] / "last.npz")
-    state["model"]["fc7/bias"][:] = np.inf
-    save_state(tmp_path / "bad.npz", state)
-    with pytest.raises(DataError, match=r"bad\.npz answers NaN"):
-        Estimator(tmp_path / "bad.npz").predict(np.zeros((50, 40, 3), np.uint8))
+    """They are an error that names file and weight, and so is a network whose finite ones overflow."""
+    damaged, huge = load_state(run[0] / "last.npz"), load_state(run[0] / "last.npz")
+    damaged["model"]["fc7/bias"][:] = np.inf
+    huge["model"]["fc_regression/weight"][:] = 3e38
+    for state, message in ((damaged, r"bad\.npz: fc7/bias .* not finite"), (huge, r"bad\.npz answers NaN")):
+        save_state(tmp_path / "bad.npz", state)
+        with pytest.raises(DataError, match=message):
+            Estimator(tmp_path / "bad.npz").predict(np.zeros((50, 40, 3), np.uint8))
 
 
 OWN = {
