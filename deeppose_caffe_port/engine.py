@@ -21,9 +21,10 @@ import torch.distributed.nn  # before there is a group: DDP imports it, and its 
 from common.errors import DataError
 from common.runs.checkpoints import CheckpointStore, check_compatible
 from common.runs.process import Process, device_numbers, environment_ranks
+from common.weights.pickles import read_torch
 from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.solver import Feeds, Solver
-from deeppose_caffe_port.weight_files import first_weights, load_torch, pick_snapshot
+from deeppose_caffe_port.weight_files import first_weights, pick_snapshot
 
 # what must be the same when a run goes on
 _SAME = ("fingerprint", "type", "euclidean", "masked", "rotate", "zoom", "mode")
@@ -96,7 +97,7 @@ class Trainer:
         """Our checkpoints, with all that Caffe's lack: `last`, `previous`, `best` by the test net's first figure."""
         losses = [n for net in self.solver.test_nets for n in net.outputs if n in net.loss_weights]
         return CheckpointStore(
-            self.folder, lambda path, state: torch.save(state, path), load_torch, suffix=".pt", keep=1, unit="step",
+            self.folder, lambda path, state: torch.save(state, path), read_torch, suffix=".pt", keep=1, unit="step",
             mode="min" if losses else "max", every=self.solver.param.snapshot, writer=self.process.is_main,
         )  # fmt: skip
 
@@ -158,7 +159,7 @@ class Trainer:
         """Undo `state`; DataError when it belongs to another net, solver type or mode."""
         solver = self.solver
         check_compatible(state["config"], self.settings, _SAME)
-        solver.net.load_state_dict(state["model"])
+        solver.net.load_state_dict({name: torch.from_numpy(a) for name, a in state["model"].items()})
         solver.updater.load_history([np.asarray(h) for h in state["optimizer"]], "checkpoint")
         solver.rate.current_step, self._tested = state["schedule"], state["tested"]
         solver.random.seed = state["caffe_random"][0]

@@ -31,7 +31,7 @@ from deeppose_caffe_port.images import Pictures, Unread, as_picture, caffe_io_in
 from deeppose_caffe_port.model import TEST, CaffeNet, place
 from deeppose_caffe_port.prototxts import project_files
 from deeppose_caffe_port.random_stream import CaffeRandom
-from deeppose_caffe_port.weight_files import find_project, load_whole, missing_project, opened, pick_snapshot
+from deeppose_caffe_port.weight_files import as_packed, find_project, load_whole, missing_project, opened, pick_snapshot
 
 
 class Regressor:
@@ -70,6 +70,7 @@ class Regressor:
             return caffe_io_input(picture, self.side, self.channel_mean)
         return np.ascontiguousarray(resize(picture, self.side).transpose(2, 0, 1))
 
+    @as_packed()
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """(N,K) float64 outputs of N pictures, in batches of `batch_size` persons."""
@@ -105,6 +106,7 @@ class Estimator:
     `options` are settings (config.Config). DataError when files are missing or do not fit.
     """
 
+    @as_packed()
     def __init__(self, weights: str | Path | None = None, *, stage: int | None = None, random_weights: bool = False,
                  **options):  # fmt: skip
         options, weights = {name: value for name, value in options.items() if value is not None}, opened(weights)

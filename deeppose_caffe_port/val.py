@@ -22,7 +22,7 @@ from common.runs.process import exit_code
 from common.runs.shelf import run_folder
 from deeppose_caffe_port.config import HOUSE, parse, settle
 from deeppose_caffe_port.prepare import load_split
-from deeppose_caffe_port.weight_files import find_project, opened
+from deeppose_caffe_port.weight_files import as_packed, find_project, opened
 
 _SETTINGS = ("dataset", "data_root", "mode", "preset", "snapshot1", "snapshot2", "allow_16bit", "amp", "batch_size",
              "workers", "seed")  # fmt: skip
@@ -48,6 +48,7 @@ def persons(given: dict, own: argparse.Namespace, project: Path | None):
     return load_split(replace(config, **{n: v for n, v in changes.items() if v is not None}), 1)
 
 
+@as_packed()
 def run(given: dict, own: argparse.Namespace) -> None:
     """Score; what data is missing is said before PyTorch is imported."""
     own.weights = opened(own.weights)

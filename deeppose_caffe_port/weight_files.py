@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +19,14 @@ from common.runs.converting import check_numbers, halved, widened
 from common.runs.shelf import outputs, shipped
 from common.skeletons import Skeleton, from_card
 from common.weights.caffe import read_caffemodel, write_caffemodel
-from common.weights.pickles import check_zip
+from common.weights.pickles import read_torch
 from deeppose_caffe_port.config import HOUSE, Config
 
 if TYPE_CHECKING:
     from deeppose_caffe_port.model import CaffeNet
 
 _SCRIPT = "bash examples/train_k2hpd_deeppose.sh"
+_UNPACKED: dict[str, str] = {}  # folder -> its .npz
 
 
 def find_project(given: str | Path | None) -> Path | None:
@@ -62,7 +65,8 @@ def opened(given: str | Path | None) -> str | Path | None:
     path = path if path.exists() else shipped(HOUSE).get(str(given), path)
     if given is None or path.suffix != ".npz":
         return given
-    folder = Path(tempfile.mkdtemp(prefix=f"{path.name}-"))  # errors name it
+    folder = Path(tempfile.mkdtemp())
+    _UNPACKED[str(folder)] = str(path)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     nets: dict[str, dict[str, tuple[str, list[np.ndarray]]]] = {}
     name = ""
@@ -82,6 +86,18 @@ def opened(given: str | Path | None) -> str | Path | None:
     except (IndexError, OSError, TypeError, ValueError) as error:
         raise DataError(f"{path}: {name} is no part of a packed project ({error}); make it with convert.py") from error
     return folder
+
+
+@contextmanager
+def as_packed() -> Iterator[None]:
+    """Errors about what `opened` unpacked name the file that it comes from."""
+    try:
+        yield
+    except DataError as error:
+        text = str(error)
+        for folder, path in _UNPACKED.items():
+            text = text.replace(folder, path)
+        raise type(error)(text) from error
 
 
 def _projects() -> list[Path]:
@@ -110,25 +126,15 @@ def pick_snapshot(config: Config, stage: int) -> Path:
     return files[number]
 
 
-def load_torch(path: Path):
-    """What a `.pt` file holds, tensors and plain values only; DataError when it is missing or damaged."""
-    import torch
-
-    check_zip(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged and foreign files
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
-
-
 def load_whole(net: CaffeNet, path: Path) -> None:
     """All weights of a net from a `.caffemodel` or a `.pt` (state dict, checkpoint). DataError when one is missing."""
     if path.suffix == ".pt":
-        state = load_torch(path)
+        import torch
+
         try:
-            state = state.get("model", state)
+            state = (found := read_torch(path)).get("model", found)
             check_numbers(state, path)
-            net.load_state_dict(state)
+            net.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
         except (RuntimeError, AttributeError, TypeError) as error:
             raise DataError(f"{path} does not fit {net.file} ({str(error)[:300]})") from error
     elif missing := net.load(path):

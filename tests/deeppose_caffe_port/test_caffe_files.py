@@ -1,11 +1,14 @@
 """Caffe's files: text with line and column of what is wrong, unknown fields, old nets, LMDB records."""
 
+import argparse
+import collections
 import pathlib
 import shutil
 
 import lmdb
 import numpy as np
 import pytest
+import torch
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +19,13 @@ from common.weights import caffe
 from common.weights.caffe import type_name, upgrade_net, write_caffemodel
 from common.weights.caffe_messages import ENUMS, MESSAGES, messages
 from common.weights.caffe_text import parse_text, read_text
+from common.weights.pickles import read_torch
 from deeppose_caffe_port import convert
 from deeppose_caffe_port.data import datum
 from deeppose_caffe_port.model import TRAIN, CaffeNet
 from deeppose_caffe_port.sources import LmdbSource, Prefetch
-from deeppose_caffe_port.weight_files import load_torch
+
+CASES = pathlib.Path(__file__).resolve().parent.parent / "common/cases/weights"
 
 
 @pytest.mark.parametrize(
@@ -303,9 +308,33 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "
     write_caffemodel(tmp_path / "w.caffemodel", {"ip": ("InnerProduct", weights)})
     words = [str(tmp_path / "w.caffemodel"), str(tmp_path / "w.pt"), f"--model={tmp_path / 'net.prototxt'}"]
     assert convert.main(words) == 0
-    np.testing.assert_array_equal(load_torch(tmp_path / "w.pt")["layers.ip.weight"].numpy(), weights[0])
+    np.testing.assert_array_equal(read_torch(tmp_path / "w.pt")["layers.ip.weight"], weights[0])
     if "Memory" not in data:
         with pytest.raises(DataError, match="does not exist"):
             CaffeNet.from_file(tmp_path / "net.prototxt", TRAIN, tmp_path)
         (tmp_path / "net.prototxt").write_text((tmp_path / "net.prototxt").read_text().replace("crop_size: 6", ""))
         assert convert.main([*words[:1], str(tmp_path / "x.pt"), words[2]]) == 2
+
+
+def test_pt_files_of_other_programs(tmp_path, capsys):
+    """Weights beside objects of other libraries are read, other layouts too; what cannot be is said in our words."""
+    text = (
+        'input: "data" input_shape { dim: 1 dim: 6 } layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" '
+    )
+    (tmp_path / "deploy.prototxt").write_text(f"{text} inner_product_param {{ num_output: 2 }} }}")
+    weights = {"layers.ip.weight": torch.rand(2, 6), "layers.ip.bias": torch.rand(2, dtype=torch.bfloat16)}
+    beside = {"epoch": np.float64(3), "args": argparse.Namespace(lr=1), "losses": collections.deque([1.5])}
+    for zipped in (True, False):
+        torch.save({"model": weights, **beside}, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+        assert convert.main([str(tmp_path / "w.pt"), str(tmp_path / "w.caffemodel")]) == 0, capsys.readouterr().err
+        found = caffe.read_caffemodel(tmp_path / "w.caffemodel")["ip"]
+        for blob, tensor in zip(found, weights.values(), strict=True):
+            np.testing.assert_array_equal(blob, tensor.float().numpy())
+    torch.save(torch.nn.Linear(6, 2), tmp_path / "whole.pt")
+    torch.save({"model": {**weights, "layers.ip.bias": [1.0, 2.0]}}, tmp_path / "list.pt")
+    torch.save([1], tmp_path / "shape.pt")
+    shutil.copy(CASES / "stride0_2g.pth", tmp_path / "stride.pt")
+    for name in ("whole", "list", "shape", "stride"):
+        assert convert.main([str(tmp_path / f"{name}.pt"), str(tmp_path / "x.caffemodel")]) == 2
+        said = capsys.readouterr().err
+        assert f"{name}.pt" in said and "weights_only" not in said and "\x1b" not in said

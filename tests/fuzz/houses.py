@@ -24,11 +24,12 @@ def torch(root: Path) -> Targets:
     """What the two PyTorch houses read."""
     import torch
 
+    from common.weights.pickles import read_torch
     from deeppose_caffe_port import Estimator
     from deeppose_caffe_port.model import TEST, CaffeNet
     from deeppose_caffe_port.prepare import read_lines
     from deeppose_caffe_port.sources import LmdbSource
-    from deeppose_caffe_port.weight_files import load_torch, load_whole
+    from deeppose_caffe_port.weight_files import load_whole
     from lpm_torch.weight_files import config_of, read_checkpoint, skeleton_of
 
     torch.set_num_threads(1)
@@ -73,7 +74,7 @@ def torch(root: Path) -> Targets:
     found.add(
         "Caffe .pt",
         {"net.pt": "bytes"},
-        lambda d: load_torch(d / "net.pt"),
+        lambda d: read_torch(d / "net.pt"),
         {"net.pt": lambda p: torch.save(tensors, p)},
         checked=True,
     )
