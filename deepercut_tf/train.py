@@ -20,6 +20,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
 
+from common import datasets
 from common.errors import DataError
 from common.runs.process import exit_code
 from common.runs.session import Session
@@ -41,6 +42,9 @@ def prepare(config: Config) -> tuple[Config, ItemSet]:
         os.environ.setdefault("TF_CUDNN_USE_AUTOTUNE", "0")  # each picture's size would be tuned for; so the original
     if (backend := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
         raise DataError(f"training needs KERAS_BACKEND=tensorflow; {backend} can predict only")
+    config.valid_split = datasets.valid_split(config.dataset, config.data_path, config.valid_split)
+    if config.valid_split != "none":
+        load_pose_set(config, config.valid_split)
     pose_set, config = load_items(config)
     if config.valid_split != "none":
         load_pose_set(config, config.valid_split)  # a wrong one is said now, not after an hour

@@ -67,7 +67,7 @@ class Config:
     out: str | None = setting(None, "project folder (default: output/HOUSE/NAME); with --solver: for log and state")
     mode: str = setting("correct", choices=("correct", "compat"))
     train_split: str | None = setting(None, "training split (default: the data set's)")
-    valid_split: str | None = setting(None, "split of the test nets and of val.py (default: the data set's)")
+    valid_split: str = setting("auto", "split of the test nets and of val.py, or none; auto: the data set's")
     limit: int | None = setting(None, "the first N persons of each split only")
     input_width: int | None = setting(None, "width of the prepared pictures (default: 256)", rare=True)
     input_height: int | None = setting(None, "their height (default: 212 for K2HPD, else 256)", rare=True)
@@ -136,7 +136,12 @@ class Config:
     def splits(self) -> tuple[str, str]:
         """Splits to train on and to score."""
         train, valid = SPLITS.get(self.dataset, ("train", "test"))
-        return self.train_split or train, self.valid_split or valid
+        return self.train_split or train, valid if self.valid_split == "auto" else self.valid_split
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """Lists of stage 1: train, and test unless nothing is scored."""
+        return ("train",) if self.splits[1] == "none" else ("train", "test")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -227,7 +232,7 @@ def settle(given: dict, fresh: bool = False) -> Config:
         if missing := [name for name in STORED if name not in stored]:
             remedy = "run `workflow.py import_data` again"
             raise DataError(f"{file} is not a project file of this version: it has no field {missing[0]}; {remedy}")
-        stored = {name: stored[name] for name in STORED}
+        stored = {name: stored[name] for name in STORED if stored[name] is not None}
         with named(file):
             resolve(Config, stored)
     for name in FIXED:

@@ -103,14 +103,15 @@ def load_split(config: Config, number: int) -> PoseSet:
 
 def import_data(config: Config) -> None:
     """Fill the project folder: pictures, lists, prototxts, project.json; the settings get the data set's skeleton."""
-    splits = [load_split(config, number) for number in (0, 1)]
+    config.valid_split = datasets.valid_split(config.dataset, config.data_folder, config.splits[1])
+    splits = [load_split(config, number) for number, _ in enumerate(config.lists)]
     config.skeleton = card(splits[0].skeleton)
     images = config.project / config.image_folder
     images.mkdir(parents=True, exist_ok=True)
     if splits[0].synthetic:
         (config.project / "SYNTHETIC").touch()
         print(f"SYNTHETIC data in {splits[0].root}: figures from it say nothing about real pictures")
-    for kind, pose_set in zip(_KINDS, splits):
+    for kind, pose_set in zip(config.lists, splits):
         lines = _link(config, pose_set, images) if config.whole_images else _crop(config, pose_set, images, kind)
         write_text(config.data_home / f"{kind}_annos.txt", "".join(lines))
     write_project(config)
@@ -161,7 +162,10 @@ def mirrored(line: Line, config: Config) -> Line:
 
 def get_stage1(config: Config) -> None:
     """Mirror every training image and shuffle both lists: data/NAME/stage1/{train,test}_set.txt."""
-    randint, train, test = python2_randint(SEED), *(read_annotations(config, f"{kind}_annos") for kind in _KINDS)
+    randint, (train, *test) = (
+        python2_randint(SEED),
+        [read_annotations(config, f"{kind}_annos") for kind in config.lists],
+    )
     images, kept, flipped, unread = config.project / config.image_folder, [], [], Unread()
     for line in tqdm(train, desc="get_stage1"):
         with unread:
@@ -170,7 +174,7 @@ def get_stage1(config: Config) -> None:
             flipped.append(mirrored(line, config))
             save(images / flipped[-1].name, cv2.flip(picture, 1))
     unread.report(len(train))
-    for kind, lines in zip(_KINDS, (kept + flipped, test)):
+    for kind, lines in zip(config.lists, (kept + flipped, *test)):
         last = len(lines) - 1
         for _ in range(5 * len(lines)):
             i, j = randint(0, last), randint(0, last)
@@ -188,7 +192,7 @@ def number(value: float) -> str:
 def get_k2hpd(config: Config) -> None:
     """Stage-1 lists for the LMDB tool: path and joints relative to the image centre, in pixels."""
     half, count = np.array(config.size) / 2, config.outputs(1)
-    for kind in _KINDS:
+    for kind in config.lists:
         texts = []
         for line in read_annotations(config, f"stage1/{kind}_set"):
             values = (line.values[:count].reshape(-1, 2) - half).ravel()
@@ -203,7 +207,7 @@ def create_lmdb(config: Config, stage: int = 1) -> None:
 
     folder = config.model_folder(stage)
     side = read_text(folder / "deploy.prototxt", "NetParameter").message.layer[0].input_param.shape[0].dim[-1]
-    for kind in _KINDS:
+    for kind in config.lists if stage == 1 else _KINDS:
         names, values = read_list(folder / f"{kind}_images.txt", config.outputs(stage))
         if not names:
             raise DataError(f"{folder}/{kind}_images.txt is empty: none is left; lower --holdout or --patch_rate")

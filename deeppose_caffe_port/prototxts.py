@@ -66,6 +66,8 @@ def project_files(config: Config) -> dict[str, str]:
         if config.channels:
             shape = replace(shape, channels=config.channels)
         made = {name: network(shape, stage, config.outputs(stage), joints, name) for name in ("train_test", "deploy")}
+        if stage == 1 and config.lists == ("train",):
+            shape = replace(shape, solver={**shape.solver, "test_iter": None, "test_interval": None})
         for name, message in {**made, "solver": solver(shape, stage)}.items():
             files[f"models/{folder}/{name}.prototxt"] = _HEADER + text_format.MessageToString(message)
     return files

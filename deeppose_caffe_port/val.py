@@ -42,8 +42,8 @@ def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
 def persons(given: dict, own: argparse.Namespace, project: Path | None):
     """The persons to score, of the project's data set unless another is given."""
     config = settle({"out": str(project)} if project else {})
-    if given.get("dataset", config.dataset) != config.dataset:
-        config = replace(config, valid_split=None)
+    if given.get("dataset", config.dataset) != config.dataset or config.valid_split == "none":
+        config = replace(config, valid_split="auto")
     changes = {"valid_split": own.split, "limit": own.limit, **{n: given.get(n) for n in _DATA}}
     return load_split(replace(config, **{n: v for n, v in changes.items() if v is not None}), 1)
 

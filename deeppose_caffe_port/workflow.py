@@ -28,7 +28,9 @@ from deeppose_caffe_port.config import Config, parse, settle
 
 
 def accuracy(config: Config, stage: int) -> None:
-    """Score the test split with the stages up to this one."""
+    """Score the test split, if there is one, with the stages up to this one."""
+    if config.splits[1] == "none":
+        return
     options = given_of(config, "snapshot1", "snapshot2", "device", "amp", "batch_size", "workers")  # type: ignore[arg-type]
     known = {"weights": config.project, "data_root": config.data_folder, "stage": stage, **options}
     val.run(*val.parse_args([f"--{name}={value}" for name, value in known.items()]))

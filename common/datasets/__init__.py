@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import os
+import sys
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -132,6 +133,14 @@ def splits(name: str, root: str | Path) -> list[str]:
     """The splits that the files under `root` offer, each a valid argument of `load`; they overlap nowhere."""
     lister = import_module(f"common.datasets.{record(name).module}").splits
     return lister(Path(root).expanduser().absolute(), **_own_name(name, inspect.signature(lister).parameters))
+
+
+def valid_split(name: str, root: str | Path, wanted: str) -> str:
+    """The split that a training scores: `wanted`; `none`, and a note, where own data have no `valid`."""
+    if (name, wanted) != ("json", "valid") or wanted in (found := splits(name, root)):
+        return wanted
+    print(f"note: {root} has {', '.join(found)} and no split valid: nothing is validated", file=sys.stderr)
+    return "none"
 
 
 def _own_name(name: str, parameters) -> dict[str, str]:

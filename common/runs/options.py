@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
+from common import datasets
 from common.errors import DataError
 from common.runs.settings import WORDS, check_number, kinds, read_settings_file, resolve
 
@@ -208,7 +209,10 @@ def training_settings(
         wanted = resolve(cls, presets[standard], *layers)
         drawn = folder is not None and (Path(folder(wanted)) / "SYNTHETIC").exists()
         preset = "smoke" if drawn else standard
-    return resolve(cls, presets[preset], *layers)
+    config = resolve(cls, presets[preset], *layers)
+    if hasattr(config, "valid_split"):
+        config.valid_split = datasets.valid_split(config.dataset, folder(config), config.valid_split)
+    return config
 
 
 def given_of(args: argparse.Namespace, *names: str) -> dict:

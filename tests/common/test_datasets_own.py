@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from common.datasets import load, splits
+from common.datasets import load, splits, valid_split
 from common.errors import DataError, DataMissing
 from common.skeletons import COCO17, SKELETONS
 from tests.tolerance import rounding
@@ -149,3 +149,18 @@ def test_own_format_damage(tmp_path, changes, message):
 def test_own_format_missing(tmp_path):
     with pytest.raises(DataMissing, match="common/README.md"):
         load("json", tmp_path, "train")
+
+
+def test_own_data_without_a_validation_split(tmp_path, capsys):
+    """Trained without validation, which is said; a split that somebody named, and other data sets', must be there."""
+    with pytest.raises(DataMissing):
+        valid_split("json", tmp_path, "valid")
+    (tmp_path / "train.json").write_text("{}")
+    assert valid_split("json", tmp_path, "valid") == "none"
+    assert f"{tmp_path} has train and no split valid" in capsys.readouterr().err
+    assert valid_split("json", tmp_path / "train.json", "valid") == "none", "one file is one split"
+    capsys.readouterr()
+    assert (valid_split("json", tmp_path, "mine"), valid_split("coco", tmp_path, "valid")) == ("mine", "valid")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/valid.json").write_text("{}")
+    assert valid_split("json", tmp_path, "valid") == "valid" and not capsys.readouterr().err

@@ -37,9 +37,13 @@ def own_data(folder, joints: list[str]):
 
 
 @pytest.mark.parametrize("joints", JOINTS.values(), ids=JOINTS)
-def test_names_stay_those_of_the_data(tmp_path, joints):
+def test_names_stay_those_of_the_data(tmp_path, joints, capsys):
+    """Without a split `valid` nothing is validated, as the import says; stage 2 still tests on its own patches."""
     (tmp_path / "data").mkdir()
     data, project = own_data(tmp_path / "data", joints), tmp_path / "project"
+    split = "train" if joints == JOINTS["no_sides"] else "valid"
+    if split == "train":
+        (data / "valid.json").unlink()
     words = [
         f"--out={project}",
         "--dataset=json",
@@ -49,11 +53,18 @@ def test_names_stay_those_of_the_data(tmp_path, joints):
         "--patch_rate=1",
     ]
     assert workflow.main(["import_data", *words]) == 0
+    assert ("nothing is validated" in capsys.readouterr().err) == (split == "train")
     shorten(project)
     assert workflow.main(["run_all", "--start_at=get_stage1", *words]) == 0
-    assert val.main([f"--weights={project}", f"--data_root={data}", f"--out={tmp_path / 'p.npz'}"]) == 0
+    scoring = [f"--weights={project}", f"--data_root={data}", f"--out={tmp_path / 'p.npz'}"]
+    assert val.main(scoring) == (0 if split == "valid" else 2)
+    assert val.main([*scoring, f"--split={split}"]) == 0
     found = load_predictions(tmp_path / "p.npz")
-    assert found.skeleton.joints == tuple(joints) and found.joints.shape == (2, len(joints), 2)
+    assert found.skeleton.joints == tuple(joints) and found.joints.shape == (
+        2 if split == "valid" else 4,
+        len(joints),
+        2,
+    )
     assert predict.main([str(data / "p0.png"), f"--weights={project}", f"--out={tmp_path / 'out'}"]) == 0
     assert json.loads((tmp_path / "out/joints.jsonl").read_text())["joint_names"] == joints
     weights = project / "models/deeppose/snapshot/deeppose_iter_2.caffemodel"

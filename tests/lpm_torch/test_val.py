@@ -217,14 +217,20 @@ def test_other_joints_are_refused_unless_the_shared_ones_are_asked_for(tmp_path,
 @pytest.mark.parametrize(
     "joints", [["left_hip", "right_hip", "neck"], ["neck", "right_hip", "left_hip"], ["top", "tail"]]
 )
-def test_own_data_of_any_joints(tmp_path, joints):
-    """Trained, scored, predicted: the names are the data set's, whichever side comes first."""
+def test_own_data_of_any_joints(tmp_path, joints, capsys):
+    """Trained, scored, predicted: the names are the data set's, whichever side comes first. Without a split `valid`
+    nothing is validated."""
     from lpm_torch import predict, train
 
     root, run = tiny.own(tmp_path / "own", joints, limbs=[[joints[0], joints[1]]]), tmp_path / "run"
     data = ["--dataset=json", f"--data_root={root}"]
     train_words = [*tiny.TINY, "--model=lpm", "--init=kaiming", "--epochs=1", f"--out={run}", "--p_flip=1"]
+    split = "valid" if len(joints) > 2 else "train"
+    if split == "train":
+        (root / "valid.json").unlink()
     assert train.main([*train_words, *data, "--valid_split=valid"]) == 0
+    assert ("nothing is validated" in capsys.readouterr().err) == (split == "train")
+    data += [f"--split={split}"]
     assert (
         val.main([*data, f"--weights={run}", f"--out={tmp_path}/p.npz", "--protocol", "pck_box@0.2", "--flip_test"])
         == 0
