@@ -43,8 +43,6 @@ def prepare(config: Config) -> tuple[Config, ItemSet]:
     if (backend := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
         raise DataError(f"training needs KERAS_BACKEND=tensorflow; {backend} can predict only")
     config.valid_split = datasets.valid_split(config.dataset, config.data_path, config.valid_split)
-    if config.valid_split != "none":
-        load_pose_set(config, config.valid_split)
     pose_set, config = load_items(config)
     if config.valid_split != "none":
         load_pose_set(config, config.valid_split)  # a wrong one is said now, not after an hour
