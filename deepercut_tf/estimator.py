@@ -51,13 +51,13 @@ class Estimator:
         given = weights or options.get("weights") or options.get("init_weights")
         self.path = None if random_weights else find_snapshot(given)
         values, stored = ({}, {}) if self.path is None else read_weights(self.path)
-        self.about = stored.get("about", {})
-        config = make_config(stored.get("config", {}), options, source=self.path or "settings")
-        trained = stored.get("config", {})
+        self.about, trained = stored.get("about", {}), stored.get("config", {})
+        config = make_config(trained, options, source=self.path or "settings")
         for key in MEANING:
             if trained.get(key, getattr(config, key)) != getattr(config, key):
                 what = f"{key}: {trained[key]}, not {getattr(config, key)}"
-                raise DataError(f"{self.path} was trained with {what}; leave it out")
+                remedy = "leave out the option or settings file that says so (a demo has its own: use predict.py)"
+                raise DataError(f"{self.path} was trained with {what}; {remedy}")
         skeleton = skeleton_of_weights(stored, config, self.path) if stored or skeleton is None else skeleton
         self._set_up(with_joints(config, skeleton), skeleton, people)
         from deepercut_tf.model import Predictor, fresh_model, load_variables

@@ -49,26 +49,27 @@ class Process:
 
 class Interrupts:
     """Context in which Ctrl-C and SIGTERM set `asked` instead of ending the programme, so that a step is saved; a
-    second one ends it."""
+    second one ends it, and the first while `at_once`: nothing is there to be saved."""
 
     def __enter__(self) -> Interrupts:
-        self.asked: bool = False
+        self.asked = self.at_once = False
         self._before: dict = {}
         if threading.current_thread() is threading.main_thread():  # Python sets handlers there only
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *error) -> None:
-        self._restore()
-
     def _note(self, *_) -> None:
         self.asked = True
         self._restore()
+        if self.at_once:
+            raise KeyboardInterrupt("stopped before the first step was done: nothing to save")
 
-    def _restore(self) -> None:
+    def _restore(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+    __exit__ = _restore
 
 
 def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> int:

@@ -107,6 +107,7 @@ class Session:
             if self.position.step >= self.total:
                 print(f"nothing to train: {self.position.step} of {self.total} steps are done")
         self._saved_at = time.monotonic()
+        self._interrupts.at_once = self.process.world == 1  # compiling the first step may take minutes
         return state
 
     def track(self, batches: Iterable) -> Iterator:
@@ -129,6 +130,7 @@ class Session:
 
         Losses are read one step late, so that a GPU need not wait for this.
         """
+        self._interrupts.at_once = False
         self._flush()
         self._waiting = (self.position.step, values)
         if self.process.world == 1 or self.position.step % AGREE_EVERY == 0:
@@ -137,8 +139,7 @@ class Session:
     def _flush(self) -> None:
         if self._waiting is None:
             return
-        step, values = self._waiting
-        self._waiting = None
+        (step, values), self._waiting = self._waiting, None
         loss = float(values["loss"])
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {step}: training diverged")
@@ -201,8 +202,8 @@ class Session:
             self.run_log.close()
         self.process.close()
         if kind is None and self._asked and self.position.step < self.total:
-            done = f"stopped after step {self.position.step} of {self.total}"
-            raise Stopped(f"{done}; the state is saved, go on with --resume")
+            done = f"{self.position.step} of {self.total}"
+            raise Stopped(f"stopped after step {done}; the state is saved, go on with --resume")
         if kind is None and self._ended and self.process.is_main:
             print(f"ended after step {self.position.step}: {self._worse} validations without a better figure")
 

@@ -110,6 +110,27 @@ def test_a_signal_ends_the_step_saves_and_says_so(number, tmp_path):
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_step_is_done_does_not_wait_for_it(number, tmp_path):
+    """Compiling that step may take minutes, and there is nothing to save; of several processes each waits."""
+
+    def at_step(session):
+        os.kill(os.getpid(), number)
+        went_on.append(session.position.step)
+
+    went_on, before = [], signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match="before the first step"):
+        run(open_session(tmp_path), at_step=at_step)
+    assert not went_on and not (tmp_path / "last.json").exists() and signal.getsignal(number) is before
+    several = Process()
+    several.world = 2
+    session = open_session(tmp_path, process=several)
+    with session:
+        session.begin(None)
+        os.kill(os.getpid(), number)
+        assert session._interrupts.asked
+
+
 def test_a_signal_stops_the_programme_with_130(tmp_path):
     """As a user's Ctrl-C or a cluster's SIGTERM does, on a process of its own; resumed, it is the uninterrupted run."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
