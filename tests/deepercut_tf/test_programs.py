@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -340,12 +341,13 @@ def test_another_skeleton_is_an_error(tmp_path):
 def test_sigterm_of_the_programme(tmp_path):
     """Sent to the whole group, as `timeout` and SLURM do: exit code 130, and the state of the step is there."""
     synthetic.main(["lsp", str(tmp_path / "LSP"), "--count", "6"])
-    words = [f"{ROOT}/deepercut_tf/train.py", *"--preset smoke --data_root LSP --out run --batch_size 1".split()]
+    options = "--preset smoke --data_root LSP --out run --batch_size 1 --display_iters 1"
+    words = [f"{ROOT}/deepercut_tf/train.py", *options.split()]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, *words], cwd=tmp_path, start_new_session=True, **pipes)
-    for line in process.stdout:
-        if line.startswith("config:"):
-            break
+    log = tmp_path / "run" / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):  # a step is done
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and "go on with --resume" in errors, errors[-2000:]

@@ -372,9 +372,9 @@ def test_a_stopped_run_saves_and_goes_on(tmp_path, number):
     command = options(tmp_path, *LPM, "--workers=1", "--resume")
     words = [sys.executable, str(ROOT / "lpm_torch/train.py"), *command, "--epochs=3000"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while process.poll() is None and not (tmp_path / "log.jsonl").exists():
+    log = tmp_path / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):  # a step is done
         time.sleep(0.01)
-    time.sleep(0.3)
     os.killpg(process.pid, number)
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 130, error
