@@ -88,16 +88,23 @@ import json
 import pathlib
 import sys
 
-folder, over, bad = pathlib.Path(sys.argv[1]), 0, 0
-print("\n| house | as if | failed | tests that compare numbers | largest error / tolerance | test |\n|---|---|---|---|---|---|")
-for failed in sorted(folder.glob("*.failed"), key=lambda f: (f.stem.partition(" ")[0], f.stat().st_mtime)):
+cells, houses, said, bad = {}, [], [], 0
+for failed in sorted(pathlib.Path(sys.argv[1]).glob("*.failed"), key=lambda file: file.stat().st_mtime):
     house, _, setting = failed.stem.partition(" ")
     place = failed.with_suffix(".json")
     shares = json.loads(place.read_text()) if place.is_file() else {}
     test, share = max(shares.items(), default=("-", 0), key=lambda found: found[1])
-    count = len(failed.read_text().splitlines())
-    over, bad = over + (share > 0.5), bad + count
-    print(f"| {house} | {setting} | {count} | {len(shares)} | {share:.0%} | {test.rpartition('/')[2]} |")
-print(f"\n{over} rows use more than half of a tolerance, {bad} tests failed")
+    names = [line.partition(" - ")[0] for line in failed.read_text().splitlines()]
+    houses += [house] if house not in houses else []
+    cells.setdefault(setting, {})[house] = f"{len(names)} FAILED" if names else f"{share:.0%}"
+    said += [f"{setting}: {name}" for name in names] + ([f"{setting}: {share:.0%} in {test}"] if share > 0.5 else [])
+    bad += len(names)
+    if setting == "as-it-is":
+        print(f"{house}: {len(shares)} tests compare numbers, {test} is nearest to its tolerance")
+order = sorted(cells, key=lambda setting: (setting != "as-it-is", setting))
+print("\n| largest error / tolerance, as if |", " | ".join(houses), "|\n|" + "---|" * (len(houses) + 1))
+for setting in order:
+    print(f"| {setting} |", " | ".join(cells[setting].get(house, "") for house in houses), "|")
+print("", "failed, or more than half of a tolerance:", *(said or ["nothing"]), sep="\n")
 sys.exit(bad > 0)
 PYTHON
