@@ -17,7 +17,6 @@ import numpy as np
 import yaml
 
 from common.errors import DataError
-from common.images import PREFIX, reference
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import SKELETONS, Skeleton, group_name
 
@@ -121,6 +120,7 @@ def _packed(pose_set: PoseSet, folder: Path) -> PoseSet:
     home = folder if folder.is_dir() else folder.parent
     if not (home / PACKED).is_dir():
         return pose_set
+    from common.images import PREFIX, reference
 
     def stored(path: str) -> str:
         return path if path.startswith(PREFIX) else reference(home / PACKED, os.path.relpath(path, home))
