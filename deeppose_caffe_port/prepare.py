@@ -162,10 +162,8 @@ def mirrored(line: Line, config: Config) -> Line:
 
 def get_stage1(config: Config) -> None:
     """Mirror every training image and shuffle both lists: data/NAME/stage1/{train,test}_set.txt."""
-    randint, (train, *test) = (
-        python2_randint(SEED),
-        [read_annotations(config, f"{kind}_annos") for kind in config.lists],
-    )
+    randint = python2_randint(SEED)
+    train, *test = (read_annotations(config, f"{kind}_annos") for kind in config.lists)
     images, kept, flipped, unread = config.project / config.image_folder, [], [], Unread()
     for line in tqdm(train, desc="get_stage1"):
         with unread:

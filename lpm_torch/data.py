@@ -217,12 +217,12 @@ def prepare(batch: dict[str, torch.Tensor], device: torch.device, config: Config
     mean, std, bgr = normalisation(config)
     frames = batch["frames"].permute(0, 1, 4, 2, 3).float().div_(255)
     frames = frames.flip(2) if bgr else frames
-    batch["frames"] = (frames - channels(mean, device)) / (channels(std, device) + 1e-8)
+    batch["frames"] = (frames - by_channel(mean, device)) / (by_channel(std, device) + 1e-8)
     return batch
 
 
 @functools.cache
-def channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+def by_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
     """(3,1,1) numbers of the channels, sent once: such a copy waits until the device has done all its work."""
     return torch.tensor(values).view(3, 1, 1).to(device)
 

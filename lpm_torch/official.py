@@ -24,7 +24,7 @@ from common.poses import PoseSet
 from common.predictions import Predictions, predictions_for
 from common.skeletons import CPM14
 from lpm_torch.config import Config
-from lpm_torch.data import CENTER_SIGMA, channels, crop_boxes, make_clips, normalisation, say_unread
+from lpm_torch.data import CENTER_SIGMA, by_channel, crop_boxes, make_clips, normalisation, say_unread
 from lpm_torch.estimator import Estimator, autocast
 
 SCALES = {"penn_action": tuple(s / 10 for s in range(8, 15)), "jhmdb": tuple(s / 10 for s in range(12, 19))}
@@ -79,7 +79,7 @@ class Benchmark:
         """(normalised crop (3,S,S), its corner x, y in the resized frame, size of the resized frame)."""
         height, width = (int(np.ceil(factor * n - 1e-9)) for n in pixels.shape[1:])
         resized = resize(pixels, height, width).round().clamp(0, 255) / 255
-        mean, std = (channels(values, self.device) for values in normalisation(self.config)[:2])
+        mean, std = (by_channel(values, self.device) for values in normalisation(self.config)[:2])
         resized = (resized - mean) / (std + 1e-8)
         s = self.side
         x, y = corner = np.clip(np.round(box_center(box) * factor).astype(int) - s // 2, -s, (width, height))

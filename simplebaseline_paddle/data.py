@@ -127,8 +127,17 @@ def normalise(images, colour: str = "bgr"):
 
     pixels = images.transpose([0, 3, 1, 2]).astype("float32")  # first, because Paddle has no `flip` of uint8
     pixels = pixels.flip(1) if colour == "rgb" else pixels
-    mean, std = (paddle.to_tensor(np.array(values, np.float32).reshape(1, 3, 1, 1)) for values in (MEAN, STD))
+    # a graph that is being traced needs constants of its own
+    mean, std = (_by_channel if paddle.in_dynamic_mode() else _by_channel.__wrapped__)(paddle.get_device())
     return (pixels / 255.0 - mean) / std
+
+
+@lru_cache(maxsize=8)
+def _by_channel(device: str) -> list:
+    """Mean and deviation, (1,3,1,1), sent once to a device: such a copy waits until that has done all its work."""
+    import paddle
+
+    return [paddle.to_tensor(np.array(values, np.float32).reshape(1, 3, 1, 1)) for values in (MEAN, STD)]
 
 
 def flip_back(maps: Array, mirror: Array, shift: bool) -> Array:

@@ -210,7 +210,7 @@ def training_settings(
         drawn = folder is not None and (Path(folder(wanted)) / "SYNTHETIC").exists()
         preset = "smoke" if drawn else standard
     config = resolve(cls, presets[preset], *layers)
-    if hasattr(config, "valid_split"):
+    if folder is not None:
         config.valid_split = datasets.valid_split(config.dataset, folder(config), config.valid_split)
     return config
 

@@ -39,23 +39,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def network_texts(stage: int, batch_size: int) -> tuple[str, str, int]:
-    """Prototxts of a stage of preset paper: deployed, in training on given batches (without its loss); the side of a
-    picture."""
-    from google.protobuf import text_format
-
-    from deeppose_caffe_port.config import PRESETS
-    from deeppose_caffe_port.prototxts import network
-
-    shape, outputs = PRESETS["paper"][stage], (30, 2)[stage - 1]
-    dims = f"dim: [{batch_size}, 3, {shape.side}, {shape.side}]"
-    head = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}\n'
-    body = network(shape, stage, outputs, 15, "train_test")
-    del body.layer[:2], body.layer[-1]  # data and loss
-    deploy = text_format.MessageToString(network(shape, stage, outputs, 15, "deploy"))
-    return deploy, head + text_format.MessageToString(body), shape.side
-
-
 class NetBench:
     """The networks with equal weights, one batch, and the timing of all of them in turn."""
 
@@ -65,7 +48,7 @@ class NetBench:
         from common.weights.caffe_text import parse_text
         from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
         from deeppose_caffe_port.random_stream import CaffeRandom
-        from tests.reference.deeppose_caffe_port import plain_module
+        from tests.reference.deeppose_caffe_port import network_texts, plain_module
 
         self.args, self.torch = args, torch
         torch.set_num_threads(args.threads)

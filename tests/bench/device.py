@@ -204,7 +204,7 @@ class CaffeBench(DeviceBench):
         from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet, place
         from deeppose_caffe_port.random_stream import CaffeRandom
         from deeppose_caffe_port.solver import Updater
-        from tests.bench.deeppose_caffe_port import network_texts
+        from tests.reference.deeppose_caffe_port import network_texts
 
         args = self.args
 

@@ -159,6 +159,7 @@ def test_an_absent_file_is_named(tmp_path):
 class Training:
     dataset: str = setting("lsp", choices=("lsp", "mpii"))
     data_root: str | None = setting(None)
+    valid_split: str = setting("valid")
     epochs: int = setting(140, names=("num_epochs", "-n"))
     flip_test: bool = setting(True)
     resume: str | None = setting(None)

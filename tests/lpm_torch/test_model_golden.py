@@ -140,18 +140,23 @@ def adam_step(gradient, weight, settings):
     return settings["lr"] * g / (np.abs(g) + 1e-8)
 
 
+def unsure(closed, opened, layers: int):
+    """How far each gradient of a parameter may be off: its rounding, and what undecided ReLUs change in it."""
+    return rounding(np.sqrt(np.mean(closed**2)), steps=2 * layers) + np.abs(opened - closed)
+
+
 def check_sums(sums, expected, weights, closed, opened, settings, layers: int) -> None:
     """Sums of the weights after one step. Allowed: the rounding of the stored weights, three times what undecided ReLUs
     change in the sum, and what their and the rounding's changes of each gradient can make of its step.
     """
     limits = []
     for weight, a, b in zip(weights, closed, opened):
-        change = rounding(np.sqrt(np.mean(a**2)), steps=2 * layers) + np.abs(b - a)
-        unsure = adam_step(a + change, weight, settings) - adam_step(a - change, weight, settings)
+        change = unsure(a, b, layers)
+        steps = adam_step(a + change, weight, settings) - adam_step(a - change, weight, settings)
         limits.append(
             rounding(np.sqrt(np.mean(weight**2)), weight.size)
             + 3 * abs(adam_step(a, weight, settings).sum() - adam_step(b, weight, settings).sum())
-            + MARGIN * np.sqrt(np.sum(unsure**2))
+            + MARGIN * np.sqrt(np.sum(steps**2))
         )
     close(sums, expected, np.array(limits), "sums after Adam")
 
@@ -213,9 +218,11 @@ def test_train_step(folder, fixture, filled, device, monkeypatch):
             close(buffers, data["bn_running_after"], limit, "running statistics")
         with torch.no_grad():
             after = criterion(model.eval()(frames, center)[1], labels).item()
-            # three of many ways: what the first two change may cancel
-            mixed, ways = [np.where(np.arange(a.size).reshape(a.shape) % 2, a, b) for a, b in zip(closed, opened)], []
-            for found in (closed, opened, mixed):
+            # four of many ways in which single steps can fall
+            off = [unsure(a, b, layers) * (-1.0) ** np.arange(a.size).reshape(a.shape) for a, b in zip(closed, opened)]
+            either = [[a + sign * o for a, o in zip(closed, off)] for sign in (1, -1)]
+            ways = []
+            for found in (closed, opened, *either):
                 for parameter, weight, gradient in zip(model.parameters(), weights, found):
                     stepped = weight - adam_step(gradient, weight, settings)
                     parameter.data.copy_(torch.from_numpy(stepped))

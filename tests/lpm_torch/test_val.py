@@ -231,10 +231,8 @@ def test_own_data_of_any_joints(tmp_path, joints, capsys):
     assert train.main([*train_words, *data, "--valid_split=valid"]) == 0
     assert ("nothing is validated" in capsys.readouterr().err) == (split == "train")
     data += [f"--split={split}"]
-    assert (
-        val.main([*data, f"--weights={run}", f"--out={tmp_path}/p.npz", "--protocol", "pck_box@0.2", "--flip_test"])
-        == 0
-    )
+    scoring = [f"--weights={run}", f"--out={tmp_path}/p.npz", "--protocol", "pck_box@0.2", "--flip_test"]
+    assert val.main([*data, *scoring]) == 0
     found = load_predictions(tmp_path / "p.npz")
     assert list(found.skeleton.joints) == joints and np.isfinite(found.joints).all()
     picture = load("json", root, "train").images[0]

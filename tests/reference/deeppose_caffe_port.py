@@ -6,6 +6,23 @@ import torch
 from torch import nn
 
 
+def network_texts(stage: int, batch_size: int) -> tuple[str, str, int]:
+    """Prototxts of a stage of preset paper: deployed, in training on given batches (without its loss); the side of a
+    picture."""
+    from google.protobuf import text_format
+
+    from deeppose_caffe_port.config import PRESETS
+    from deeppose_caffe_port.prototxts import network
+
+    shape, outputs = PRESETS["paper"][stage], (30, 2)[stage - 1]
+    dims = f"dim: [{batch_size}, 3, {shape.side}, {shape.side}]"
+    head = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}\n'
+    body = network(shape, stage, outputs, 15, "train_test")
+    del body.layer[:2], body.layer[-1]  # data and loss
+    deploy = text_format.MessageToString(network(shape, stage, outputs, 15, "deploy"))
+    return deploy, head + text_format.MessageToString(body), shape.side
+
+
 def plain_module(net):
     """The same net as a user would write it: nn.Sequential of PyTorch's own layers, with the same weights."""
     modules: list[nn.Module] = []

@@ -12,11 +12,9 @@ import pytest
 from common.skeletons import MPII16, card
 from simplebaseline_paddle import convert, estimator, predict, test, train, val
 from simplebaseline_paddle.config import PRESETS, Config
+from tests.simplebaseline_paddle import _recipe as recipe
 
 HOUSE = Path(__file__).resolve().parents[2] / "simplebaseline_paddle"
-_spec = importlib.util.spec_from_file_location("recipe", Path(__file__).with_name("_recipe.py"))
-recipe = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(recipe)
 PROGRAMS = ("train", "val", "test", "predict", "convert")
 SIZE = ["--input_height", "64", "--input_width", "64"]
 

@@ -1,9 +1,7 @@
 """The network, the loss and the first training steps against the original on PaddlePaddle 1.8.5."""
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -13,11 +11,8 @@ from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.engine import BETA2, EPSILON, build_optimizer, learning_rate, training_mode, update
 from simplebaseline_paddle.losses import heatmap_loss
 from simplebaseline_paddle.weight_files import fluid_names, to_torch
+from tests.simplebaseline_paddle import _recipe as recipe
 from tests.tolerance import MARGIN, close, rounding
-
-_spec = importlib.util.spec_from_file_location("recipe", Path(__file__).with_name("_recipe.py"))
-recipe = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(recipe)
 
 pytestmark = pytest.mark.golden
 

@@ -10,14 +10,10 @@ from common.runs.runlog import read_log
 from simplebaseline_paddle import train
 from simplebaseline_paddle.engine import Trainer
 from simplebaseline_paddle.estimator import PaddleProcess
-from tests.simplebaseline_paddle.test_run import CONFIG, SMALL, recipe, same_but_for_rounding, state_of
+from tests.simplebaseline_paddle import _recipe as recipe
+from tests.simplebaseline_paddle.tiny import CONFIG, SMALL, same_but_for_rounding, state_of
 
 PLAIN = ("--freeze_bn", "--lr_strategy=momentum", "--ema=0")  # no step amplifies rounding
-
-
-@pytest.fixture(scope="module")
-def mpii(tmp_path_factory):
-    return recipe.write_mpii(tmp_path_factory.mktemp("mpii"), train=9, valid=5)
 
 
 @pytest.mark.slow

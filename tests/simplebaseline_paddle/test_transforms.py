@@ -193,3 +193,11 @@ def test_normalisation_is_the_formula(colour):
     ordered = images if colour == "bgr" else images[..., ::-1]
     expected = ((ordered.astype(np.float32) / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
     close(transforms.normalise(paddle.to_tensor(images), colour), expected, NORMALISED)
+
+
+def test_means_go_to_the_device_once(monkeypatch):
+    """A copy waits until a GPU has done all its work."""
+    pictures = paddle.to_tensor(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8))
+    first = transforms.normalise(pictures).numpy()
+    monkeypatch.setattr(paddle, "to_tensor", lambda *a, **k: pytest.fail("a second copy"))
+    np.testing.assert_array_equal(transforms.normalise(pictures).numpy(), first)
