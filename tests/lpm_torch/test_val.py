@@ -1,5 +1,4 @@
-"""val.py and valid.py: the prediction file, modes, limits, baselines; test.py: the original's files, its table, the
-official protocol."""
+"""val.py and valid.py: the prediction file, modes, limits, baselines; test.py: the original's files, table, protocol."""
 
 import json
 from pathlib import Path
