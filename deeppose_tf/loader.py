@@ -34,10 +34,7 @@ def batches(stream: Stream, batch_size: int, workers: int = 1) -> Iterator[Batch
     try:
         with _spawned():
             samples = next(iterator, None)  # the pool begins with the first batch
-        # which replaces those that die, but not what they had to do
-        processes = list(iterator._prefetch_loop._pool._pool)
-        for process in processes:
-            process.terminate = process.kill  # they do not hear SIGTERM
+        processes = _processes(iterator)
         iterator._comm.dataset_timeout = WATCH
         while samples is not None:
             for error in samples:
@@ -46,7 +43,17 @@ def batches(stream: Stream, batch_size: int, workers: int = 1) -> Iterator[Batch
             yield stack(samples)
             samples = _next(iterator, processes)
     finally:
+        _processes(iterator)  # some may still be starting
         iterator.finalize()
+
+
+def _processes(iterator) -> list:
+    """Those of the pool, which replaces who dies, but not what he had to do; they do not hear SIGTERM, so that the pool
+    is made to end them by SIGKILL."""
+    pool = iterator._prefetch_loop._pool
+    for process in pool._pool if pool else ():
+        process.terminate = process.kill
+    return list(pool._pool) if pool else []
 
 
 @contextmanager

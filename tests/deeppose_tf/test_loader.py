@@ -60,6 +60,17 @@ ORPHANED = """
     next(started)
     os.kill(os.getpid(), signal.SIGKILL)
 """
+STOPPED = """
+    import signal
+    started = ready(4, 0, 400)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)  # while the processes start
+    try:
+        next(started)
+        signal.pause()
+    except KeyboardInterrupt:
+        print("stopped")
+"""
 UNREADABLE = """
     import os
     started = ready(1, 0, 5)
@@ -103,6 +114,12 @@ def test_a_killed_worker_ends_it(tmp_path):
     answer = run(tmp_path, KILLED, write_persons(tmp_path / "d", 10))
     assert answer.returncode == 1 and "a loader process was ended from outside" in answer.stderr
     assert answer.stdout == "goes on\n"
+
+
+def test_stopped_while_workers_start(tmp_path):
+    """Nobody who is still starting finds his semaphores gone and says so."""
+    answer = run(tmp_path, STOPPED, write_persons(tmp_path / "d", 10))
+    assert (answer.returncode, answer.stdout) == (0, "stopped\n") and "Traceback" not in answer.stderr, answer.stderr
 
 
 def test_workers_end_with_the_main_process(tmp_path):
