@@ -17,6 +17,7 @@ import functools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -238,8 +239,8 @@ def perform(recipe: Recipe, folder: Path, rehearsed: bool = False) -> dict:
             continue
         print(f"== {recipe.name}, {step}: {' '.join(words)}", flush=True)
         began, used = time.monotonic(), sum(os.times()[2:4])
-        code = subprocess.run([sys.executable, str(ROOT / words[1]), *words[2:]], cwd=folder).returncode
-        if code == 130:
+        code = call([sys.executable, str(ROOT / words[1]), *words[2:]], folder)
+        if code in (130, -signal.SIGTERM):
             raise KeyboardInterrupt
         if code:
             raise DataError(f"{recipe.name}, step {step}: exit code {code} (see above); the same command goes on there")
@@ -247,6 +248,17 @@ def perform(recipe: Recipe, folder: Path, rehearsed: bool = False) -> dict:
         print(f"== {step}: {done[step][0]} s, {done[step][1]} s of processors", flush=True)
         write_json(marks, done)
     return answers(recipe, read_json(folder / f"{recipe.place(rehearsed)}.json"), rehearsed)
+
+
+def call(words: list[str], folder: Path) -> int:
+    """Exit code of a command, in a session of its own: Ctrl-C and SIGTERM reach it once, through us, so that it saves."""
+    child = subprocess.Popen(words, cwd=folder, start_new_session=True)
+    before = {n: signal.signal(n, lambda *_: child.terminate()) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def answers(recipe: Recipe, run: dict, rehearsed: bool) -> dict:

@@ -48,8 +48,7 @@ def batches(stream: Stream, batch_size: int, workers: int = 1) -> Iterator[Batch
 
 
 def _processes(iterator) -> list:
-    """Those of the pool, which replaces who dies, but not what he had to do; they do not hear SIGTERM, so that the pool
-    is made to end them by SIGKILL."""
+    """Those of the pool; it has to end them by SIGKILL, as they do not hear SIGTERM."""
     pool = iterator._prefetch_loop._pool
     for process in pool._pool if pool else ():
         process.terminate = process.kill

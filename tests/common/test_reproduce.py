@@ -3,6 +3,8 @@
 import argparse
 import importlib
 import json
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,18 +98,35 @@ def test_steps_go_on_after_a_stop(tmp_path, monkeypatch):
     recipe = reproduce.recipe_of("simplebaseline_mpii/paddle_resnet50_256x256")
     ran, codes = [], iter((0, 130, 0, 0))
 
-    def run(words, cwd):
+    def run(words, folder):
         ran.append(Path(words[1]).name)
         if ran[-1] == "val.py":
             _run_file(tmp_path, recipe, synthetic=False, total=88.5)
-        return type("Done", (), {"returncode": next(codes)})
+        return next(codes)
 
-    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.setattr(reproduce, "call", run)
     with pytest.raises(KeyboardInterrupt):
         reproduce.perform(recipe, tmp_path)
     said = reproduce.verdict(recipe, reproduce.perform(recipe, tmp_path))
     assert ran == ["train.py", "convert.py", "convert.py", "val.py"]
     assert [line.rsplit(" | ", 1)[1] for line in said] == ["in the band", "OUT OF THE BAND"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_reaches_the_running_command_which_saves(number, tmp_path):
+    """The command asks its parent to stop, is asked once in turn, takes its time, and its exit code is told."""
+    program = """
+import os, signal, sys, time
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+os.kill(os.getppid(), int(sys.argv[1]))
+time.sleep(1)
+open("saved", "w").write(str(len(asked)))
+sys.exit(130)
+"""
+    before = signal.getsignal(number)
+    assert reproduce.call([sys.executable, "-c", program, str(int(number))], tmp_path) == 130
+    assert (tmp_path / "saved").read_text() == "1" and signal.getsignal(number) is before
 
 
 def _run_file(folder: Path, recipe, synthetic: bool, total: float) -> None:
@@ -122,11 +141,11 @@ def test_what_a_recipe_starts_from_comes_first(tmp_path, monkeypatch):
     """LSP, then MPII, then Penn Action; the first is done already."""
     ran = []
 
-    def run(words, cwd):
+    def run(words, folder):
         ran.append(next(w for w in words if w.startswith("--dataset=")))
-        return type("Done", (), {"returncode": 0})
+        return 0
 
-    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.setattr(reproduce, "call", run)
     monkeypatch.setattr(reproduce, "answers", lambda recipe, *_: recipe.name)
     monkeypatch.setattr(reproduce, "read_json", lambda path: {})
     (tmp_path / "output/reproduce").mkdir(parents=True)
@@ -151,7 +170,7 @@ def test_a_rehearsed_run_must_answer_its_row():
 
 def test_a_failed_step_is_named(tmp_path, monkeypatch):
     recipe = reproduce.recipe_of("lpm_torch_lsp/lpm")
-    monkeypatch.setattr(reproduce.subprocess, "run", lambda *_, **__: type("Done", (), {"returncode": 2}))
+    monkeypatch.setattr(reproduce, "call", lambda *_: 2)
     with pytest.raises(DataError, match="lpm_torch_lsp/lpm, step train: exit code 2"):
         reproduce.perform(recipe, tmp_path)
 
