@@ -271,9 +271,7 @@ class Detector:
             raise DataError(f"--detector {self.path} has classes {have}, and no person; give a person detector")
         return named[0] if named else 1 if self._as == "torchvision" else 0
 
-    def _boxes(
-        self, outputs: dict[str, np.ndarray], shape: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _boxes(self, outputs: dict[str, np.ndarray], shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
         """Corners (n,4) in pixels of the input, scores (n,), classes (n,)."""
         arrays = [np.asarray(a, np.float64) if a.dtype.kind == "f" else a for a in outputs.values()]
         if self._as == "mmdeploy":

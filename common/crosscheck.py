@@ -137,9 +137,7 @@ def recipes_table() -> str:
 def recipes_by_house() -> str:
     """The recipes together, a line a house."""
     found = reproduce.recipes().values()
-    table = [
-        ["house", "recipes", "figures", *(f"hours, one {machine}" for machine in next(iter(found)).cost()["hours"])]
-    ]
+    table = [["house", "recipes", "figures", *(f"hours, one {gpu}" for gpu in next(iter(found)).cost()["hours"])]]
     for house in dict.fromkeys(recipe.fields["house"] for recipe in found):
         own = [recipe for recipe in found if recipe.fields["house"] == house]
         hours = zip(*(recipe.cost()["hours"].values() for recipe in own))

@@ -334,9 +334,7 @@ def _write_mediapipe(path: Path, skeleton: Skeleton, pictures: list[Picture]) ->
 
 def _write_deeplabcut(path: Path, skeleton: Skeleton, pictures: list[Picture]) -> None:
     most = max((len(p["persons"]) for p in pictures), default=1)
-    columns = [
-        (f"person{k}", joint, c) for k in range(most) for joint in skeleton.joints for c in ("x", "y", "likelihood")
-    ]
+    columns = [(f"person{k}", j, c) for k in range(most) for j in skeleton.joints for c in ("x", "y", "likelihood")]
     rows: list[list] = [["scorer", *len(columns) * ["export"]]]
     rows += [[name, *head] for name, head in zip(("individuals", "bodyparts", "coords"), zip(*columns))]
     rows = rows if most > 1 else [rows[0], *rows[2:]]

@@ -161,13 +161,11 @@ def _open(path: str, process: int):
     # `process` is part of the cache's key: an environment must not be used in a forked worker
     lmdb = needed_lmdb(f"reading {path}")
     try:
-        opened = lmdb.open(
-            path, subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False, max_readers=1024
-        )
+        env = lmdb.open(path, subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False, max_readers=1024)
         file = Path(path, "data.mdb") if Path(path).is_dir() else Path(path)
-        if file.stat().st_size < (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]:
+        if file.stat().st_size < (env.info()["last_pgno"] + 1) * env.stat()["psize"]:
             raise lmdb.Error("its end is missing")  # reading there would end the process
-        return opened
+        return env
     except lmdb.Error as error:
         raise DataError(f"LMDB {path} cannot be opened ({error}); {_AGAIN}") from error
 

@@ -105,9 +105,7 @@ class Recipe:
     def lacks(self, folder: Path = Path()) -> str | None:
         """What is not there, as `DATA path` or `WEIGHTS path`; None where all is. Drawn people are no data."""
         data = [_content()["data"][name] for name in self.fields["data"]]
-        wanted = [
-            ("DATA", f"{entry['folder']}/{part}".rstrip("/")) for entry in data for part in entry["needs"] or [""]
-        ]
+        wanted = [("DATA", f"{e['folder']}/{part}".rstrip("/")) for e in data for part in e["needs"] or [""]]
         wanted += [("WEIGHTS", entry["file"]) for entry in self.weights]
         missing = [f"{kind} {path}" for kind, path in wanted if not (folder / path).exists()]
         drawn = [e["folder"] for e in data if is_synthetic(folder / e["folder"])]

@@ -120,9 +120,7 @@ def _measured(capture: Any) -> float:
     return float(np.clip(1 / np.median(gaps[gaps > 0]), 1, 1000)) if (gaps > 0).any() else DEFAULT_FPS
 
 
-def _read_all(
-    capture: Any, stem: str, fps: float, clock: Callable[[], float]
-) -> Iterator[tuple[str, np.ndarray, float]]:
+def _read_all(capture: Any, stem: str, fps: float, clock: Callable) -> Iterator[tuple[str, np.ndarray, float]]:
     number, first, last = 0, 0.0, 0.0
     # OpenCV's reader of AVI trips over a damaged chunk: its missing frames are said
     try:

@@ -75,6 +75,8 @@ class Config:
     channels: float = setting(1.0)
     init: str = setting("original", "first weights: DT's truncated normal, or He's", ("original", "he"), rare=True)
     dropout_keep: float = setting(DROPOUT_KEEP, "share of the activations of fc6 and fc7 that dropout keeps", rare=True)
+    norm: str = setting("lrn", "the paper's response normalisation or batch normalisation", ("lrn", "batch"), rare=True)
+    loss: str = setting("squared", "errors in training: squared as in the paper", ("squared", "absolute"), rare=True)
     mode: str = setting("correct", "crops, targets, metrics as they should be or as DT's", ("correct", "compat"))
 
     max_steps: int = setting(100, names=("max_iter",))
@@ -82,7 +84,7 @@ class Config:
     conv_lr: float = setting(0.0005, "learning rate of the convolutions", group="training")
     fc_lr: float = setting(0.0005, "learning rate of the fully connected layers", group="training")
     fix_conv_iter: int = setting(0, "steps of the fully connected layers alone", group="training", rare=True)
-    optimizer: str = setting("adagrad", "update rule", ("adagrad", "momentum", "sgd"), group="training")
+    optimizer: str = setting("adagrad", "update rule", ("adagrad", "momentum", "sgd", "adam"), group="training")
     schedule: str = setting("constant", "learning rates: constant, or cosine to 1 %", ("constant", "cosine"), rare=True)
     warmup: int = setting(0, rare=True)
     patience: int = setting(0, rare=True)

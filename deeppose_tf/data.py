@@ -224,9 +224,7 @@ class Stream:
     the next person of the epoch stands in. An error is an answer too: Chainer would wait for ever for who raised it.
     """
 
-    def __init__(
-        self, persons: Persons, crops: Crops, seed: int, first: int, steps: int, batch_size=1, rank=0, world=1
-    ):
+    def __init__(self, persons: Persons, crops: Crops, seed: int, first: int, steps, batch_size=1, rank=0, world=1):
         self.persons, self.crops, self.seed, self.first, self.steps = persons, crops, seed, first, steps
         self.batch_size, self.rank, self.own = batch_size, rank, batch_size // world
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, int))

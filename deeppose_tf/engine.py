@@ -32,7 +32,7 @@ from deeppose_tf.loader import batches
 from deeppose_tf.report import block
 
 # what must not change when a run goes on: what the weights mean, and which tensors there are
-_KEPT = ("mode", "gcn", "dataset", "channels")
+_KEPT = ("mode", "gcn", "dataset", "channels", "norm")
 
 
 class TensorFlow(Process):
@@ -118,7 +118,7 @@ class Trainer:
 
         with process.scope():
             self.model = network_for(config, len(self.skeleton))
-        self._update = TrainingStep(self.model, config.optimizer, config.mode, process.strategy)
+        self._update = TrainingStep(self.model, config.optimizer, config.mode, process.strategy, config.loss)
         self._estimator = Estimator.of(self.model, config, self.skeleton, process)
 
     def _say(self, text: str) -> None:
@@ -128,7 +128,7 @@ class Trainer:
     def start(self) -> None:
         """First weights: conv1 to fc7 of a file, and of a network of ours the joints that it names. DataError where
         nothing fits, or for random stand-ins on photographs."""
-        from deeppose_tf.model import RESTORED_LAYERS, get_weights, set_weights
+        from deeppose_tf.model import HEAD, get_weights, set_weights
 
         place = weight_files.find(self.config.weights) if self.config.weights else None
         if place is None:
@@ -137,7 +137,8 @@ class Trainer:
             what = f"{place} is the stand-in (random weights) for synthetic data, but {self.pose_set.root} is real"
             raise DataError(f"{what}; put BVLC AlexNet's weights in its place, or train from scratch")
         own = get_weights(self.model)
-        chosen, missing, mismatched = weight_files.fitting(weight_files.read_weights(place), own, RESTORED_LAYERS)
+        body = {name.split("/")[0] for name in own} - {HEAD}
+        chosen, missing, mismatched = weight_files.fitting(weight_files.read_weights(place), own, body)
         check_numbers(chosen, place)
         layers = list(dict.fromkeys(name.split("/")[0] for name in chosen))
         self._say(f"Restoring {len(layers)} layers from the snapshot: {layers}")

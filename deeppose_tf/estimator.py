@@ -213,7 +213,8 @@ def read_network(place: Path, mode: str | None = None) -> tuple[dict, Config, Sk
     if dataset is None:
         raise DataError(f"{place} regresses {joints} joints and does not name them; known are 14 (lsp) and 16 (mpii)")
     channels = multiplier_of(len(variables["fc7/bias"]))
-    config = Config(dataset, gcn=True, channels=channels, bbox_extension_min=1.2, bbox_extension_max=1.2)
+    norm = "batch" if "conv1_bn/scale" in variables else "lrn"
+    config = Config(dataset, gcn=True, norm=norm, channels=channels, bbox_extension_min=1.2, bbox_extension_max=1.2)
     return variables, replace(config, mode=mode or "compat"), CSV_SKELETONS[dataset], state["step"]
 
 

@@ -7,20 +7,20 @@ from keras import ops
 from deeppose_tf.config import WEIGHT_DECAY_LOGGED
 
 
-def per_example_loss(predicted, targets, valid):
-    """(N,) sums of squared errors over the valid coordinates, over the number of valid joints; 0 without any.
+def per_example_loss(predicted, targets, valid, kind: str = "squared"):
+    """(N,) sums of squared (or `absolute`) errors over the valid coordinates, over the number of valid joints; 0 without any.
 
     predicted (N,2J), targets (N,J,2), valid (N,J). DT's `joint_euclidean_loss`: no square root, despite its name.
     """
     valid = ops.cast(valid, "float32")
     error = ops.reshape(predicted, ops.shape(targets)) - targets
-    total = ops.sum(ops.square(error) * valid[..., None], axis=(1, 2))
+    total = ops.sum((ops.abs if kind == "absolute" else ops.square)(error) * valid[..., None], axis=(1, 2))
     return total / ops.maximum(ops.sum(valid, axis=1), 1.0)
 
 
-def pose_loss(predicted, targets, valid, mode: str = "correct"):
+def pose_loss(predicted, targets, valid, mode: str = "correct", kind: str = "squared"):
     """Mean of `per_example_loss`; an example without a valid joint makes it NaN in mode compat, else is left out."""
-    losses = per_example_loss(predicted, targets, valid)
+    losses = per_example_loss(predicted, targets, valid, kind)
     counted = ops.cast(ops.any(ops.cast(valid, "bool"), axis=1), "float32")
     if mode == "compat":
         return ops.mean(ops.where(counted > 0, losses, float("nan")))

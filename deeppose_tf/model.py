@@ -2,8 +2,9 @@
 
 Input: (N,227,227,3) BGR pixels 0 to 255 (uint8); output: (N,2J) shares of the crop, x0, y0, x1, y1, ... AlexNet as in
 DT: every convolution is padded SAME, the first too (57 x 57, not Caffe's 55 x 55), groups are two contiguous halves,
-LRN comes before pooling. Normalisations are chains of elementwise operations, each a pass over memory: in training on
-TensorFlow XLA compiles a chain to one loop; elsewhere not, as it would do so anew for every batch size.
+LRN comes before pooling; `norm` batch: batch normalisation after all layers but the last in its place. Normalisations
+are chains of elementwise operations, each a pass over memory: in training on TensorFlow XLA compiles a chain to one
+loop; elsewhere not, as it would do so for every batch size.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ CONVOLUTIONS = {
 DENSE = {"fc6": (FC_UNITS, 0.005, 0.1), "fc7": (FC_UNITS, 0.005, 0.1)}
 HEAD = "fc_regression"
 HEAD_DEVIATION = {"original": 0.01, "he": 0.001}  # a first guess near the crop's centre, whatever comes in
-RESTORED_LAYERS = (*CONVOLUTIONS, *DENSE)  # from ImageNet weights
 
 
 class GroupedConvolution(layers.Conv2D):
@@ -139,35 +139,43 @@ def _initializer(kind: str, deviation: float, seed: int):
     return first.HeNormal(seed) if kind == "he" else first.TruncatedNormal(0.0, deviation, seed)
 
 
-def alexnet(x, channels: float, init: str, dropout_keep: float, seed: int):
+def _batch_normalised(x, name: str):
+    return layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(name=f"{name}_bn")(x))
+
+
+def alexnet(x, channels: float, init: str, dropout_keep: float, seed: int, norm: str):
     """(N,227,227,3) -> (N,4096) activations of fc7 after dropout."""
-    constant = keras.initializers.Constant
+    constant, act = keras.initializers.Constant, "relu" if norm == "lrn" else None
     for i, (name, (side, stride, filters, groups, deviation, bias)) in enumerate(CONVOLUTIONS.items()):
         kind, first = GroupedConvolution if groups > 1 else layers.Conv2D, _initializer(init, deviation, seed + i)
-        form = {"groups": groups, "activation": "relu", "kernel_initializer": first, "bias_initializer": constant(bias)}
+        form = {"groups": groups, "activation": act, "kernel_initializer": first, "bias_initializer": constant(bias)}
         x = kind(scaled(filters, channels), side, stride, "same", name=name, **form)(x)
-        if name in ("conv1", "conv2"):
+        if norm == "batch":
+            x = _batch_normalised(x, name)
+        elif name in ("conv1", "conv2"):
             x = LocalResponseNorm(name=f"{name}_lrn")(x)
         if name in ("conv1", "conv2", "conv5"):
             x = layers.MaxPooling2D(3, 2, "valid", name=f"pool{name[-1]}")(x)
     x = layers.Flatten(name="flatten")(x)
     for i, (name, (units, deviation, bias)) in enumerate(DENSE.items()):
         first = _initializer(init, deviation, seed + 10 + i)
-        x = layers.Dense(scaled(units, channels), "relu", True, first, constant(bias), name=name)(x)
+        x = layers.Dense(scaled(units, channels), act, True, first, constant(bias), name=name)(x)
+        if norm == "batch":
+            x = _batch_normalised(x, name)
         if dropout_keep < 1:
             x = layers.Dropout(1 - dropout_keep, name=f"{name}_dropout", seed=seed + 20 + i)(x)
     return x
 
 
 def build_network(
-    joints: int, *, gcn=True, channels=1.0, init="original", dropout_keep=DROPOUT_KEEP, seed=0, amp="off"
+    joints: int, *, gcn=True, channels=1.0, init="original", dropout_keep=DROPOUT_KEEP, seed=0, amp="off", norm="lrn"
 ) -> keras.Model:
     """A network that regresses so many joints; the options as in `config.Config`."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if amp == "bf16" else "float32")
     try:
         images = keras.Input((IM_SIZE, IM_SIZE, 3), dtype="uint8", name="images")
-        x = alexnet(Pixels(gcn, name="pixels")(images), channels, init, dropout_keep, seed)
+        x = alexnet(Pixels(gcn, name="pixels")(images), channels, init, dropout_keep, seed, norm)
         first = _initializer("original", HEAD_DEVIATION[init], seed + 30)
         x = layers.Dense(2 * joints, name=HEAD, kernel_initializer=first)(x)
         return keras.Model(images, layers.Activation("linear", dtype="float32", name="joints")(x), name="alexnet")
@@ -177,15 +185,16 @@ def build_network(
 
 def network_for(config: Config, joints: int) -> keras.Model:
     """The network of a run's settings."""
-    names = ("gcn", "channels", "init", "dropout_keep", "seed", "amp")
+    names = ("gcn", "channels", "init", "dropout_keep", "seed", "amp", "norm")
     return build_network(joints, **{name: getattr(config, name) for name in names})
 
 
 def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
     """DT's variable name (`conv1/weight`, `fc6/bias`) -> Keras's variable, in the network's order."""
-    layers_of = [layer for layer in model.layers if layer.weights and hasattr(layer, "kernel")]
-    kinds = (("weight", "kernel"), ("bias", "bias"))
-    return {f"{layer.name}/{name}": getattr(layer, own) for layer in layers_of for name, own in kinds}
+    kinds = {"weight": "kernel", "bias": "bias"}
+    kinds |= {"scale": "gamma", "offset": "beta", "mean": "moving_mean", "variance": "moving_variance"}
+    found = [(layer, name, own) for layer in model.layers for name, own in kinds.items() if hasattr(layer, own)]
+    return {f"{layer.name}/{name}": getattr(layer, own) for layer, name, own in found}
 
 
 def get_weights(model: keras.Model) -> dict[str, np.ndarray]:

@@ -152,11 +152,11 @@ def make_stand_ins(dataset: str) -> None:
 def write_stand_in(path: Path, seed: int = 1701) -> None:
     """Random weights of conv1 to fc7, of the smoke preset's size, in the old format; the card says what they are."""
     from common.weights.tf1 import write_v1
-    from deeppose_tf.model import RESTORED_LAYERS, build_network, get_weights
+    from deeppose_tf.model import HEAD, build_network, get_weights
 
     weights = get_weights(build_network(14, channels=PRESETS["smoke"]["channels"], init="he", seed=seed))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_v1(path, {n: v for n, v in weights.items() if n.split("/")[0] in RESTORED_LAYERS})
+    write_v1(path, {n: v for n, v in weights.items() if not n.startswith(HEAD)})
     note = "random weights, no ImageNet in them: for synthetic data only"
     write_json(card_path(path), {"synthetic": True, "what": note, "sha256": sha256_of(path)})
 

@@ -159,9 +159,7 @@ def figures(job: Job, data: Path) -> tuple[dict, str]:
     if (OUT / job.name / "random.npz").exists():
         sources["random weights"] = load_any(OUT / job.name / "random.npz", test)
     contact_sheet(job, test, sources["score"])
-    found = {
-        name: score(test, predictions, [job.protocol])[job.protocol].total for name, predictions in sources.items()
-    }
+    found = {name: score(test, given, [job.protocol])[job.protocol].total for name, given in sources.items()}
     return {**found, "n": len(test)}, str(test.images[0])
 
 

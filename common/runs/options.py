@@ -186,9 +186,7 @@ PREDICTING = "boxes box_threshold detector detector_threshold recursive weights 
 PREDICTING += ["min_score", "show", "smooth", "track"]
 
 
-def training_settings(
-    parser: Parser, cls, presets: dict[str, dict], argv=None, *, standard="paper", folder=None, fixed=()
-):
+def training_settings(parser: Parser, cls, presets: dict, argv=None, *, standard="paper", folder=None, fixed=()):
     """A training's settings: the preset, then `--config FILE`, then the command line. DataError on a bad one.
 
     Preset `auto` is `smoke` where `folder(settings)`, the data's, is marked SYNTHETIC, else `standard`. `fixed`: no

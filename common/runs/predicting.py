@@ -43,9 +43,7 @@ FORMATS = ("jsonl", "coco", "csv")
 SHOWN = ("ids", "boxes", "scores", "hollow", "legend")
 LOST = 0.1  # mean score under which a followed person counts as lost
 FOLLOWED = 4  # joints above it that a followed person needs
-_WHOLE = (
-    "each whole picture is taken as one person; for several, or a closer look, give --boxes or --detector FILE.onnx"
-)
+_WHOLE = "each whole picture is taken as one person; for several, or for more detail, give --boxes or --detector FILE"
 
 
 def parser(about: str | None, boxes: bool = True, but: Iterable[str] = ()) -> Parser:
@@ -211,9 +209,8 @@ class Answers:
     def write(self, picture: Picture, people: People) -> None:
         """The persons found in one picture."""
         if self._tracker:
-            people = self._in_time(
-                people, picture.index / self.fps[self._part] if picture.time is None else picture.time
-            )
+            time = picture.index / self.fps[self._part] if picture.time is None else picture.time
+            people = self._in_time(people, time)
         self._follow(people, picture)
         if np.isinf(people.joints).any() or (people.score.size and not np.isfinite(people.score).any()):
             what = f"{picture.name}: the network answers with numbers that are not finite"

@@ -105,9 +105,7 @@ def frame_tightly(
     return figure, Camera(focal, left - box[0] * focal, top - box[1] * focal), (width, height)
 
 
-def make_stage(
-    rng: np.random.Generator, size: tuple[int, int], camera: Camera, clutter: tuple[int, int] = (2, 9)
-) -> Stage:
+def make_stage(rng: np.random.Generator, size: tuple[int, int], camera: Camera, clutter=(2, 9)) -> Stage:
     """Background, clutter and light for a picture of `size` (width, height); no occluders yet."""
     canvas = Canvas.empty(_background(rng, *size))
     _clutter(rng, canvas, int(rng.integers(*clutter)))

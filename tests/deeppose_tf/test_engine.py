@@ -106,23 +106,30 @@ def variables(rng):
     }
 
 
-@pytest.mark.parametrize("name", ["adagrad", "momentum", "sgd"])
+@pytest.mark.parametrize("name", ["adagrad", "momentum", "sgd", "adam"])
 def test_update_rules(name):
     rng = np.random.RandomState(0)
     own = variables(rng)
     expected = {n: v.numpy().astype(np.float64) for n, v in own.items()}
     slot = {n: np.full(v.shape, 1e-4 if name == "adagrad" else 0.0) for n, v in own.items()}
+    second = {n: np.zeros(v.shape) for n, v in own.items()}
     slots = fresh_slots(name, own)
-    for _ in range(4):
+    for count in range(1, 5):
         for n, v in own.items():
             g = rng.standard_normal(v.shape).astype(np.float32)
-            update(name, v, slots.get(f"{n}/{RULES[name][0]}"), tf.constant(g), tf.constant(0.01))
+            state = [slots[f"{n}/{slot}"] for slot in RULES[name]]
+            update(name, v, state, tf.constant(g), tf.constant(0.01), tf.constant(float(count)))
             if name == "adagrad":
                 slot[n] += g.astype(float) ** 2
                 expected[n] -= 0.01 * g / np.sqrt(slot[n])
             elif name == "momentum":
                 slot[n] = 0.9 * slot[n] + g
                 expected[n] -= 0.01 * slot[n]
+            elif name == "adam":
+                slot[n] = 0.9 * slot[n] + 0.1 * g
+                second[n] = 0.999 * second[n] + 0.001 * g.astype(float) ** 2
+                mean, square = slot[n] / (1 - 0.9**count), second[n] / (1 - 0.999**count)
+                expected[n] -= 0.01 * mean / (np.sqrt(square) + 1e-8)
             else:
                 expected[n] -= 0.01 * g
     for n, v in own.items():
