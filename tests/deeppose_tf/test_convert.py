@@ -141,6 +141,14 @@ def test_network_from_a_checkpoint_of_unknown_width(source):
         Estimator(prefix.with_name("odd"))
 
 
+def test_batch_normalisation_is_found_in_the_weights(tmp_path):
+    """Left out without a word, its network would give other joints."""
+    weights = get_weights(build_network(14, channels=0.02, init="he", seed=4, norm="batch"))
+    weights = {n: np.abs(w) + 0.5 if "_bn/" in n else w for n, w in weights.items()}
+    found = Estimator(tf1.write_v1(tmp_path / "checkpoint-30", weights))
+    assert all(np.array_equal(get_weights(found.model)[n], w) for n, w in weights.items())
+
+
 def test_imagenet_weights_are_no_network(tmp_path):
     tf1.write_v1(tmp_path / "w", {"conv1/weight": np.zeros((11, 11, 3, 8), np.float32)})
     with pytest.raises(DataError, match="no fc_regression"):

@@ -14,6 +14,7 @@ from deeppose_tf.config import CHANNEL_STEP, FC_UNITS, multiplier_of, scaled
 from deeppose_tf.losses import pose_loss
 from deeppose_tf.model import (
     CONVOLUTIONS,
+    DENSE,
     GroupedConvolution,
     LocalResponseNorm,
     Pixels,
@@ -144,7 +145,7 @@ def batch(count=4, seed=0):
 
 def trained(steps=2, train_conv=True, **options):
     """(weights before, weights after, losses) of a small network."""
-    network = {k: options.pop(k) for k in ("amp", "dropout_keep") if k in options}
+    network = {k: options.pop(k) for k in ("amp", "dropout_keep", "norm") if k in options}
     model = build_network(14, channels=0.05, init="he", seed=2, **{"dropout_keep": 1.0, **network})
     before = get_weights(model)
     before = {n: w.copy() for n, w in before.items()}
@@ -174,6 +175,30 @@ def test_frozen_convolutions():
     before, after, _ = trained(2, train_conv=False)
     for name in before:
         assert np.array_equal(before[name], after[name]) == (name.split("/")[0] in CONVOLUTIONS), name
+
+
+def test_batch_normalisation_follows_the_data_and_is_of_its_layer():
+    """Its moving figures change in a step, its scale and offset are trained with the layer that they follow."""
+    before, after, losses = trained(3, norm="batch", kind="absolute")
+    assert losses[-1] < losses[0]
+    layers = [*CONVOLUTIONS, *DENSE]
+    assert {n for n in before if "_bn/" in n} == {
+        f"{layer}_bn/{part}" for layer in layers for part in ("scale", "offset", "mean", "variance")
+    }
+    assert all(not np.array_equal(before[n], after[n]) for n in before if "_bn/" in n)
+    before, after, _ = trained(1, train_conv=False, norm="batch")
+    for name in before.keys() - {f"{layer}/bias" for layer in layers}:  # their gradient is nothing but rounding
+        trainable = not name.endswith(("/mean", "/variance"))
+        assert np.array_equal(before[name], after[name]) == (name.startswith("conv") and trainable), name
+
+
+def test_loss_of_absolute_errors():
+    _, targets, valid = batch(3)
+    valid[1] = False
+    predicted = np.random.RandomState(5).standard_normal((3, 28)).astype(np.float32)
+    error = (np.abs(predicted.reshape(3, 14, 2).astype(float) - targets) * valid[..., None]).sum((1, 2))
+    expected = np.mean(error[[0, 2]] / valid[[0, 2]].sum(1))
+    close(pose_loss(predicted, targets, valid, kind="absolute"), expected, rounding(expected, terms=28))
 
 
 def test_mixed_precision():

@@ -34,9 +34,10 @@ def numbered(folder):
     return sorted(f.name for f in folder.glob("checkpoint-*"))
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(csv, tmp_path):
+@pytest.mark.parametrize("more", [{}, {"optimizer": "adam", "norm": "batch"}], ids=["paper", "adam_batch_norm"])
+def test_a_resumed_run_is_the_uninterrupted_one(csv, tmp_path, more):
     """Weights, accumulators and dropout bit for bit, over an epoch's end (10 persons, 4 a step)."""
-    options = {
+    options = more | {
         "dropout_keep": 0.5,
         "test_step": 100,
         "snapshot_step": 2,
