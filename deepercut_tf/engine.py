@@ -32,7 +32,7 @@ BETA1, BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8  # TensorFlow 1's defaults
 # what a resumed run must share with its beginning
 RUN_FIELDS = (
     "mode net_type channels num_joints location_refinement pairwise_predict intermediate_supervision"
-    " intermediate_supervision_layer optimizer global_scale mirror rotate crop seed batch_size".split()
+    " intermediate_supervision_layer optimizer global_scale mirror rotate crop seed".split()
 )
 
 

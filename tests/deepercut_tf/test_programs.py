@@ -231,8 +231,9 @@ def finish(process) -> str:
     return output
 
 
-def test_two_processes_step_as_one_with_both_pictures(tmp_path):
-    """multiworker: both processes end with the weights of one process that has both pictures in its batch."""
+def test_two_processes_step_as_one_with_both_pictures_and_one_goes_on(tmp_path):
+    """multiworker: both processes end with the weights of one process that has both pictures in its batch, and one
+    process goes on from their state as from its own."""
     entries = []
     for i in range(4):
         cv2.imwrite(str(tmp_path / f"{i}.png"), picture(i, (112, 112)))
@@ -272,6 +273,16 @@ def test_two_processes_step_as_one_with_both_pictures(tmp_path):
         for found in workers:
             # a convolution and a normalisation a layer, there and back
             close(found[name], value, rounding(np.abs(value).max(), steps=4 * DEPTH), name)
+    further = []
+    for start in ("one", "multiworker"):
+        more = {"batch_size": 2, "multi_step": [[0.0001, 3]], "resume": str(tmp_path / start / "last.npz")}
+        item_set, config = load_items(make_config({**settings, **more, "out": str(tmp_path / f"{start}_on")}))
+        further.append(read_weights(train(config, item_set, Machine()) / "last.npz")[0])
+        assert (tmp_path / f"{start}_on" / "snapshot-3.index").exists()
+    further_one, further_two = further
+    assert any(not np.array_equal(value, alone[name]) for name, value in further_one.items())
+    for name, value in further_one.items():
+        close(further_two[name], value, rounding(np.abs(value).max(), steps=8 * DEPTH), name)
 
 
 @pytest.mark.parametrize(

@@ -218,9 +218,10 @@ def test_one_image_is_learned_and_found_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
-    """Losses agree to rounding through the layers; weights to a tenth of the learning rate, because Adam's first steps are lr x sign
-    of the gradient and sums in another order change the sign of gradients that are zero but for rounding."""
+def test_two_processes_and_accumulation_equal_the_doubled_batch_and_one_goes_on(tmp_path):
+    """One process goes on from the state of two as from its own. Losses agree to rounding through the layers; weights to a tenth of
+    the learning rate, because Adam's first steps are lr x sign of the gradient and sums in another order change the sign of gradients
+    that are zero but for rounding."""
     lr = 1e-4
     shared = (*CPM, f"--lr={lr}", "--norm=none", "--dropout=0", "--epochs=2", "--ema=0.9")
     single, summed, spread = (tmp_path / name for name in ("single", "summed", "spread"))
@@ -244,6 +245,13 @@ def test_two_processes_and_accumulation_equal_the_doubled_batch(tmp_path):
         found = last(other)["state_dict"]
         assert max((found[k] - weights[k]).abs().max().item() for k in weights) < 0.1 * lr
     assert set(weights) == set(start.state_dict())
+    for folder in (single, spread):
+        assert train.main(options(folder, *shared, "--batch_size=4", "--epochs=3", "--resume")) == 0
+    assert last(single)["step"] == last(spread)["step"] == 6
+    difference = {
+        k: (last(spread)["state_dict"][k] - v).abs().max().item() for k, v in last(single)["state_dict"].items()
+    }
+    assert max(difference.values()) < 0.2 * lr
 
 
 @pytest.fixture(scope="module")
