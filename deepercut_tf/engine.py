@@ -49,10 +49,6 @@ class Machine(Process):
         elif devices > 1:
             self.strategy = tf.distribute.MirroredStrategy()
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
-        return self.mean(float(flag)) > 0
-
     def mean(self, value: float) -> float:
         """Mean of every process's value."""
         if self.world == 1:

@@ -47,10 +47,6 @@ class TorchProcess(Process):
             dist.init_process_group("nccl" if numbers else "gloo", timeout=timedelta(hours=4))
             atexit.register(self.close)
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
-        return self.mean(float(flag)) > 0
-
     def mean(self, value: float) -> float:
         """Mean of every process's value."""
         if self.world == 1:

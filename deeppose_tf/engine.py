@@ -66,10 +66,6 @@ class TensorFlow(Process):
         """The context in which variables are made."""
         return self.strategy.scope() if self.strategy else nullcontext()
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
-        return self.mean(float(flag)) > 0
-
     def mean(self, value: float) -> float:
         """Mean of every process's value."""
         if self.world == 1:

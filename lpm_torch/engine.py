@@ -45,10 +45,6 @@ class TorchProcess(Process):
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
             atexit.register(self.close)
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
-        return self.mean(float(flag)) > 0
-
     def mean(self, value) -> Any:
         """The mean of every process's number or scalar tensor, on the device."""
         if self.world == 1:

@@ -34,7 +34,7 @@ class Process:
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so; all must ask at the same step."""
-        return flag
+        return bool(self.mean(float(flag)) > 0)
 
     def mean(self, value: float) -> float:
         """Mean of every process's value."""

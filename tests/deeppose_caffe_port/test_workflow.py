@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from dataclasses import replace
 
 import cv2
@@ -194,6 +195,8 @@ def test_a_project_travels_in_one_file(project, tmp_path, capsys):
     check = json.loads((tmp_path / "both.npz.card.json").read_text())["check"]["joints"]
     assert 0 < check["largest difference"] < check["tolerance"]
     picture = np.random.default_rng(1).integers(0, 256, (90, 120), np.uint8)
+    with zipfile.ZipFile(packed) as members:
+        assert {member.compress_type for member in members.infolist()} == {zipfile.ZIP_LZMA}
     found, wanted = (Estimator(where).predict(picture).joints for where in (packed, folder))
     assert np.abs(found - wanted).max() < check["tolerance"] * np.abs(wanted).max()
     assert convert.main([str(folder), str(tmp_path / "x.pt"), "--half"]) == 2
