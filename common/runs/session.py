@@ -214,8 +214,8 @@ class Progress:
     SECONDS = 30.0
 
     def __init__(self, done: int, total: int, quiet: bool = False):
-        self.total, self.quiet, self.first = total, quiet, done
-        self.began = self.shown = time.monotonic()
+        self.total, self.quiet, self.shown = total, quiet, time.monotonic()
+        self.first, self.began = 0, 0.0
         self.bar = None
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
@@ -229,10 +229,12 @@ class Progress:
             self.bar.update(position.step - self.bar.n)
             return
         now = time.monotonic()
-        if self.quiet or now - self.shown < self.SECONDS:
+        if not self.began:  # the first step compiles, and says nothing of the others
+            self.first, self.began = position.step, now
+        if self.quiet or now - self.shown < self.SECONDS or position.step == self.first:
             return
         self.shown = now
-        speed = (now - self.began) / max(position.step - self.first, 1)
+        speed = (now - self.began) / (position.step - self.first)
         left = timedelta(seconds=round(speed * (self.total - position.step)))
         loss = f"loss {losses[-1]:.4g}, " if losses else ""
         print(f"step {position.step} of {self.total}: {loss}{speed:.3g} s a step, {left} left", flush=True)

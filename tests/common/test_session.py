@@ -17,6 +17,7 @@ import pytest
 from common.errors import DataError
 from common.files import atomic_write
 from common.runs import scoring, shelf
+from common.runs import session as session_module
 from common.runs.checkpoints import CheckpointStore, make_state
 from common.runs.converting import Conversion, card_path
 from common.runs.process import (
@@ -41,6 +42,20 @@ def open_session(folder, total=10, process=None, **options):
     about = {"skeleton": {}, "synthetic": False}
     options = {"settings": {"mode": "correct"}, "about": about, **options}
     return Session(folder, position, total, process or Process(), store, **options)
+
+
+def test_time_left_leaves_out_the_first_step(monkeypatch, capsys):
+    """Which compiles: 60 seconds of 62, and then one a step."""
+    clock = [1000.0]
+    monkeypatch.setattr(session_module.time, "monotonic", lambda: clock[0])
+    progress, position = session_module.Progress(4, 104), Position()
+    position.step = 4
+    for seconds in (60.0, 1.0, 1.0, 30.0):
+        clock[0] += seconds
+        position.advance()
+        progress(position, [0.5])
+    said = ["step 6 of 104: loss 0.5, 1 s a step, 0:01:38 left", "step 8 of 104: loss 0.5, 10.7 s a step, 0:17:04 left"]
+    assert capsys.readouterr().out.splitlines() == said
 
 
 def run(session, losses=None, figures=None, resume=None, at_step=None):
