@@ -84,9 +84,8 @@ class Config:
     channels: float | None = setting(None, rare=True)
     snapshot1: str | None = setting(None, "stage 1's .caffemodel or its iteration (default: the last)", group="network")
     snapshot2: str | None = setting(None, "stage 2's, likewise", group="network", rare=True)
-    euclidean: str = setting(
-        "modified", "EuclideanLoss divided by all elements, or by the batch", ("modified", "stock"), rare=True
-    )
+    euclidean: str = setting("modified", "EuclideanLoss divided by all elements, by the batch, or of absolute errors",
+                             ("modified", "stock", "absolute"), rare=True)  # fmt: skip
     masked: bool = setting(False, "NaN labels are left out of the loss (on where a project has any)", rare=True)
     solver: str | None = _training(None, "solver prototxt (default: the stage's)", names=("-solver",))
     folder: str | None = _training(None, "where relative paths of the solver file start (default: here)")
@@ -232,15 +231,15 @@ def settle(given: dict, fresh: bool = False) -> Config:
         if missing := [name for name in STORED if name not in stored]:
             remedy = "run `workflow.py import_data` again"
             raise DataError(f"{file} is not a project file of this version: it has no field {missing[0]}; {remedy}")
-        stored = {name: stored[name] for name in STORED if stored[name] is not None}
         with named(file):
-            resolve(Config, stored)
-    for name in FIXED:
+            resolve(Config, {name: stored[name] for name in STORED if stored[name] is not None})
+    for name in (*FIXED, "train_split", "valid_split", "limit"):
         if name in given and name in stored and getattr(wanted, name) not in (stored[name], "auto"):
             raise DataError(f"{file}: field {name} is {stored[name]!r}, not {given[name]!r}; or give another --out")
     preset = stored.get("preset", wanted.preset)
     if preset == "auto":
         preset = "smoke" if (wanted.data_folder / "SYNTHETIC").exists() else "paper"
+    stored = {name: stored[name] for name in STORED if stored.get(name) is not None}
     return resolve(Config, PRESETS[preset][0], stored, {**given, "preset": preset})
 
 

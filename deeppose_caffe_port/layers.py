@@ -32,7 +32,7 @@ class Context:
     train: bool  # phase
     random: CaffeRandom
     folder: Path  # relative file names in the prototxt start here; Caffe: the working directory
-    euclidean: str = "modified"  # EuclideanLoss divided by all elements (the K2HPD project) or, `stock`, by the batch
+    euclidean: str = "modified"  # EuclideanLoss divided by all elements (the K2HPD project) or, `stock`, by the batch; or `absolute` errors
     masked: bool = False  # NaN in the labels of EuclideanLoss = not labelled, left out
     dropout: str = "caffe"  # masks from Caffe's CPU stream, or `torch`: the device's own generator
     rank: int = 0  # number of this process; batch statistics and dropout masks span all of them

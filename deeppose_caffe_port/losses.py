@@ -38,7 +38,7 @@ def _normalised(m: Layer, total: Tensor, valid: Tensor, batch: int, kind: int) -
 def _euclidean(m: Layer, a: Tensor, b: Tensor) -> Tensor:
     """sum (a - b)^2 / (2 D): D = all elements in the K2HPD project's Caffe, the batch size in the stock one.
 
-    With `masked`, elements whose label is NaN are left out, of D too.
+    `absolute`: sum |a - b| / D, D all elements. With `masked`, elements whose label is NaN are left out, of D too.
     """
     _check_alike(m, a, b)
     difference = a.flatten().float() - b.flatten().float()
@@ -48,6 +48,8 @@ def _euclidean(m: Layer, a: Tensor, b: Tensor) -> Tensor:
         difference = torch.where(known, difference, 0.0)
         if m.context.euclidean != "stock":
             count = known.sum().clamp(min=1)
+    if m.context.euclidean == "absolute":
+        return difference.abs().sum() / count
     return difference.dot(difference) / (2 * count)
 
 

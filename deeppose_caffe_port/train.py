@@ -31,6 +31,8 @@ def prepared(config: Config) -> Config:
     if not config.solver:
         if not (config.project / "project.json").is_file():
             load_split(config, 0)
+        else:
+            print(f"{config.project} is prepared: its records are trained on; for other data give another --out")
         ready(config, config.stage)
         config.masked |= " nan" in (config.model_folder(config.stage) / "train_images.txt").read_text(encoding="utf-8")
     param = read_text(path, "SolverParameter").message

@@ -208,6 +208,8 @@ def test_masked_loss_leaves_unlabelled_values_out():
     close(loss, expected, label.numel())
     assert (x.grad.reshape(2, 120)[~known] == 0).all() and x.grad.isfinite().all()
     assert net(text, TRAIN)({"data": x, "label": label})[1].isnan(), "Caffe's own loss has no such rule"
+    found = net(text, TRAIN, masked=True, euclidean="absolute")({"data": x, "label": label})[1]
+    close(found, (x.reshape(2, 120) - label)[known].abs().mean(), label.numel())
 
 
 def test_gradient_of_lrn_is_exact():
