@@ -74,6 +74,8 @@ class Conversion:
 
     def __init__(self, source: str | Path, output: str | Path, licence: str):
         self.source, self.output, self.licence = Path(source), Path(output), licence
+        if not self.output.name:
+            raise DataError(f"OUTPUT {str(output)!r} has no file's name; give the file to write")
         self.draft = temporary_name(self.output)
         self.checks: dict[str, dict[str, float]] = {}
 

@@ -331,6 +331,12 @@ def test_descriptions_hold_no_folders(tmp_path):
     assert scoring.describe("h", "net", None, {})["weights"] == "random"
 
 
+@pytest.mark.parametrize("output", ["", "/", "."])
+def test_a_conversion_needs_a_files_name(tmp_path, output):
+    with pytest.raises(DataError, match="has no file's name"):
+        Conversion(tmp_path / "in.bin", output, "CC0")
+
+
 def test_a_conversion_is_kept_when_it_agrees(tmp_path):
     (tmp_path / "in.bin").write_text("in")
     out = tmp_path / "sub" / "out.npz"
