@@ -179,8 +179,10 @@ def _load_prepared(path: Path, config: Config) -> ItemSet:
     if "dataset" not in content or content["dataset"].dtype.names is None:
         raise DataError(f"{path} has no struct array `dataset`, the original's layout (image, size, joints)")
     # the original's MATLAB wrote coordinates from 1 for these two; our prepare_mpii.py says what it wrote
-    origin = int(content["origin"].ravel()[0]) if "origin" in content else int(config.dataset != "default")
-    shift = -origin if config.mode == "correct" else 0
+    origin = np.ravel(content.get("origin", int(config.dataset != "default"))).tolist()
+    if origin not in ([0], [1]):
+        raise DataError(f"{path}: field origin is {origin}; it must be 0 or 1, where its coordinates begin")
+    shift = -int(origin[0]) if config.mode == "correct" else 0
     rows, names = content["dataset"].ravel(), content["dataset"].dtype.names
     items = [_prepared_item(path, i, row, names, len(skeleton), shift, config) for i, row in enumerate(rows)]
     mirror_shift = _COMPAT_SHIFT.get(config.dataset, -1) if config.mode == "compat" else -1

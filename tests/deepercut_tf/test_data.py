@@ -201,13 +201,13 @@ def test_original_mat_layout(tmp_path):
     """All persons of an entry (compat: the first), 1-based files shifted, empty joints allowed, ids checked."""
     from scipy.io import savemat
 
-    def write(cells, name="d.mat"):
+    def write(cells, name="d.mat", **more):
         table = np.empty((1, 1), [("image", object), ("size", object), ("joints", object)])
         inner = np.empty((1, len(cells)), object)
         for i, cell in enumerate(cells):
             inner[0, i] = np.array(cell)
         table[0, 0] = ("a.png", np.array([[3, 120, 110]]), inner)
-        savemat(tmp_path / name, {"dataset": table})
+        savemat(tmp_path / name, {"dataset": table, **more})
         return str(tmp_path / name)
 
     two = write([[[0, 5, 6]], [[1, 7, 8]]])
@@ -219,6 +219,13 @@ def test_original_mat_layout(tmp_path):
     assert empty.items[0].persons == []
     with pytest.raises(DataError, match="id outside 0..13"):
         load_items(make_config({"dataset": write([[[14, 5, 6]]], "f.mat"), "dataset_type": "mpii"}))
+    from_zero = write([[[0, 5, 6]]], "g.mat", origin=0)
+    assert load_items(make_config({"dataset": from_zero, "dataset_type": "mpii"}))[0].items[0].persons[0].tolist() == [
+        [0, 5, 6]
+    ]
+    for origin in ([], 0.5, "one", [0, 1]):
+        with pytest.raises(DataError, match="h.mat: field origin is .* it must be 0 or 1"):
+            load_items(make_config({"dataset": write([[[0, 5, 6]]], "h.mat", origin=origin), "dataset_type": "mpii"}))
 
 
 @pytest.mark.data
