@@ -62,8 +62,8 @@ class PaddleProcess(Process):
         kind, _, number = paddle.get_device().partition(":")
         self.gpu = int(number) if kind == "gpu" else None
 
-    def any(self, flag: bool) -> bool:
-        return any(self.gather(flag))
+    def mean(self, value: float) -> float:
+        return sum(self.gather(value)) / self.world
 
     def gather(self, value) -> list:
         """Every process's value, in the order of ranks."""

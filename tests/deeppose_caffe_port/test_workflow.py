@@ -296,6 +296,12 @@ def test_settings_of_the_project_folder_hold(project):
     with pytest.raises(DataError, match="mode"):
         settle({"out": str(folder), "mode": other})
     assert val.main([f"--weights={folder}", words[2], f"--mode={other}"]) == 2
+    kept = json.loads((folder / "project.json").read_text())
+    for name, value in {"train_split": "other", "valid_split": "other", "limit": 999}.items():
+        with pytest.raises(DataError, match=f"project.json: field {name} is {kept[name]!r}, not {value!r}"):
+            settle({"out": str(folder), name: value})
+        if kept[name] is not None:
+            assert getattr(settle({"out": str(folder), name: kept[name]}), name) == kept[name]
 
 
 def test_unlabelled_joints_go_through_both_stages(data, tmp_path):
