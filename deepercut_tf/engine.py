@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from common.errors import DataError
 from common.runs.checkpoints import check_compatible
-from common.runs.process import Process, default_workers
+from common.runs.process import ClusterProcess, default_workers
 from common.runs.session import Position
 from common.skeletons import card
 from deepercut_tf import data
@@ -36,38 +32,13 @@ RUN_FIELDS = (
 )
 
 
-class Machine(Process):
-    """The devices of `--device` and the processes of TF_CONFIG; `strategy` is None on one device in one process."""
+class Machine(ClusterProcess):
+    """The devices of `--device` and the processes of TF_CONFIG."""
 
     def __init__(self, device: str | None = None, threads: int | None = None):
         devices = use_device(device, threads)
-        self.rank, self.world, self.replicas = 0, 1, max(devices, 1)
-        self.strategy: Any = None
-        if "TF_CONFIG" in os.environ:
-            self.rank, self.world = _place_in_cluster()
-            self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        elif devices > 1:
-            self.strategy = tf.distribute.MirroredStrategy()
-
-    def mean(self, value: float) -> float:
-        """Mean of every process's value."""
-        if self.world == 1:
-            return value
-        each = self.strategy.run(lambda: tf.constant(value, tf.float32))
-        return float(self.strategy.reduce("mean", each, axis=None))
-
-    def barrier(self) -> None:
-        """Wait for the others."""
-        self.mean(0.0)
-
-
-def _place_in_cluster() -> tuple[int, int]:
-    """(number of this process, processes) of TF_CONFIG; DataError when it is damaged."""
-    try:
-        cluster = json.loads(os.environ["TF_CONFIG"])
-        return int(cluster["task"]["index"]), len(cluster["cluster"]["worker"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"TF_CONFIG needs cluster.worker and task.index ({error!r})") from error
+        self.replicas = max(devices, 1)
+        self.join(tf, devices)
 
 
 def learning_rate(config: Config, iteration: int) -> float:
@@ -89,7 +60,7 @@ class Trainer:
             path = house_path(config.pairwise_stats_fn)
             self.statistics = load_statistics(path, config.num_joints, config.global_scale)
         self.draw = 0  # number of the next draw of the data order
-        with process.strategy.scope() if process.strategy else nullcontext():
+        with process.scope():
             self.model = build_model(config, intermediate=True, amp=config.amp)
         spec = self.batches().element_spec if process.strategy else None
         self.update = Update(self.model, config, spec, process.strategy)

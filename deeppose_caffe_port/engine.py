@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.distributed.nn  # before there is a group: DDP imports it, and its default arguments keep the group for ever
 
 from common.errors import DataError
 from common.runs.checkpoints import CheckpointStore, check_compatible
-from common.runs.process import Process, device_numbers, environment_ranks
+from common.runs.process import TorchrunProcess, device_numbers, environment_ranks
 from common.weights.pickles import read_torch
 from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.solver import Feeds, Solver
@@ -30,7 +26,7 @@ from deeppose_caffe_port.weight_files import first_weights, pick_snapshot
 _SAME = ("fingerprint", "type", "euclidean", "masked", "rotate", "zoom", "mode")
 
 
-class TorchProcess(Process):
+class TorchProcess(TorchrunProcess):
     """A process with its device, joined with the others that torchrun started."""
 
     def __init__(self, device: str | None = None):
@@ -39,33 +35,9 @@ class TorchProcess(Process):
         numbers = list(range(found)) if device in (None, "cuda") and self.world > 1 else device_numbers(device, found)
         if numbers and (local >= len(numbers) or len(numbers) > self.world):
             raise DataError(f"--device: {self.world} processes for {len(numbers)} GPUs; start one a GPU, with torchrun")
-        self.device = torch.device("cuda", numbers[local]) if numbers else torch.device("cpu")
         if numbers:
-            torch.cuda.set_device(self.device)
-        if self.world > 1:
-            # the others wait while the first process runs the test nets
-            dist.init_process_group("nccl" if numbers else "gloo", timeout=timedelta(hours=4))
-            atexit.register(self.close)
-
-    def mean(self, value: float) -> float:
-        """Mean of every process's value."""
-        if self.world == 1:
-            return value
-        total = torch.tensor(float(value), dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return total.item() / self.world
-
-    def barrier(self) -> None:
-        """Wait for the others."""
-        if self.world > 1:
-            dist.barrier()
-
-    def close(self) -> None:
-        """Leave the others; once more at exit, when DDP can be freed that holds the group. A thread of the group that
-        gives a tensor back while the interpreter ends would abort the process."""
-        if self.world > 1 and dist.is_initialized():
-            dist.destroy_process_group()
-        gc.collect()
+            torch.cuda.set_device(numbers[local])
+        self.join(torch, torch.device("cuda", numbers[local]) if numbers else torch.device("cpu"))
 
 
 class Trainer:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from common.errors import DataError, DataWarning
 from common.poses import PoseSet
 from common.runs.checkpoints import check_compatible
 from common.runs.converting import check_numbers
-from common.runs.process import Process, default_workers
+from common.runs.process import ClusterProcess, default_workers
 from common.runs.session import Position
 from common.skeletons import from_card
 from deeppose_tf import weight_files
@@ -35,14 +33,13 @@ from deeppose_tf.report import block
 _KEPT = ("mode", "gcn", "dataset", "channels", "norm")
 
 
-class TensorFlow(Process):
+class TensorFlow(ClusterProcess):
     """This process's devices: one, several GPUs of `--device cuda:0,1`, or its part of several machines (TF_CONFIG).
 
     DataError for a device that is not there, a malformed TF_CONFIG, or a batch that cannot be shared.
     """
 
     def __init__(self, config: Config):
-        self.rank, self.world = ranks()
         # keep freed memory: a step's large tensors would otherwise come as fresh, zeroed pages each time (a twentieth
         # of a CPU step, measured)
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
@@ -53,46 +50,10 @@ class TensorFlow(Process):
         if keras.backend.backend() != "tensorflow":
             used = keras.backend.backend()
             raise DataError(f"training needs KERAS_BACKEND=tensorflow; it is {used}, which can predict and score")
-        self.strategy: Any = None
-        if self.world > 1:
-            self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        elif devices > 1:
-            self.strategy = tf.distribute.MirroredStrategy()
+        self.join(tf, devices)
         replicas = self.strategy.num_replicas_in_sync if self.strategy else 1
         if config.batch_size % replicas:
             raise DataError(f"--batch_size {config.batch_size}: use a multiple of {replicas}, the number of devices")
-
-    def scope(self):
-        """The context in which variables are made."""
-        return self.strategy.scope() if self.strategy else nullcontext()
-
-    def mean(self, value: float) -> float:
-        """Mean of every process's value."""
-        if self.world == 1:
-            return value
-        import tensorflow as tf
-
-        own = self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(value, tf.float32))
-        return float(self.strategy.reduce("mean", own, axis=None))
-
-    def barrier(self) -> None:
-        """Wait for the others."""
-        self.mean(0.0)
-
-
-def ranks() -> tuple[int, int]:
-    """Number of this process and of all, by TF_CONFIG. DataError when it is malformed or has others than workers."""
-    if "TF_CONFIG" not in os.environ:
-        return 0, 1
-    try:
-        content = json.loads(os.environ["TF_CONFIG"])
-        ((kind, workers),) = content["cluster"].items()
-        if (kind, content["task"]["type"]) != ("worker", "worker"):
-            raise ValueError("only workers, no chief or parameter servers")
-        return int(content["task"]["index"]), len(workers)
-    except (KeyError, ValueError, TypeError) as error:
-        form = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}'
-        raise DataError(f"the variable TF_CONFIG is not usable ({error!r}); set it to {form}") from error
 
 
 class Trainer:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import math
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
-from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.distributed.nn  # before there is a group: DDP imports it, and its default arguments keep the group for ever
 from torch import nn
 
@@ -24,7 +19,7 @@ from common.errors import DataError
 from common.evaluate import score
 from common.poses import PoseSet
 from common.runs.checkpoints import check_compatible
-from common.runs.process import Process, device_numbers, environment_ranks
+from common.runs.process import TorchrunProcess, device_numbers, environment_ranks
 from common.runs.session import Position, swapped_weights
 from lpm_torch.config import Config, load_pose_set, network_skeleton, weights_path
 from lpm_torch.data import ClipDataset, make_loader, prepare
@@ -34,36 +29,12 @@ from lpm_torch.model import build_network
 from lpm_torch.weight_files import RUN_FIELDS, first_weights, graph_fields
 
 
-class TorchProcess(Process):
+class TorchProcess(TorchrunProcess):
     """One process of a run with its device. DataError when the settings name devices that are not there."""
 
     def __init__(self, config: Config):
         self.rank, self.world, local = environment_ranks()
-        self.device = pick_device(config, local)
-        if self.world > 1 and not dist.is_initialized():
-            # the others wait while one process validates
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
-            atexit.register(self.close)
-
-    def mean(self, value) -> Any:
-        """The mean of every process's number or scalar tensor, on the device."""
-        if self.world == 1:
-            return value
-        total = torch.as_tensor(value, dtype=torch.float64, device=self.device).clone()
-        dist.all_reduce(total)
-        return total / self.world
-
-    def barrier(self) -> None:
-        """Wait for the others."""
-        if self.world > 1:
-            dist.barrier()
-
-    def close(self) -> None:
-        """Leave the others; once more at exit, when DDP can be freed that holds the group. A thread of the group that
-        gives a tensor back while the interpreter ends would abort the process."""
-        if self.world > 1 and dist.is_initialized():
-            dist.destroy_process_group()
-        gc.collect()
+        self.join(torch, pick_device(config, local))
 
 
 def launch(config: Config, script: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import json
 import os
 import re
 import shutil
@@ -9,7 +12,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from datetime import timedelta
+from typing import Any
 
 from common.errors import DataError
 
@@ -45,6 +50,69 @@ class Process:
 
     def close(self) -> None:
         """Leave the others."""
+
+
+class TorchrunProcess(Process):
+    """One of torchrun's processes. Its house hands over `torch`, as nothing here imports a framework."""
+
+    def join(self, torch: Any, device: Any) -> None:
+        """Find the others, if there are any."""
+        self.device, self._torch, self._group = device, torch, torch.distributed
+        if self.world > 1 and not self._group.is_initialized():
+            # the others wait while one process validates
+            self._group.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
+            atexit.register(self.close)
+
+    def mean(self, value) -> Any:
+        """The mean of every process's number or scalar tensor, on the device."""
+        if self.world == 1:
+            return value
+        total = self._torch.as_tensor(value, dtype=self._torch.float64, device=self.device).clone()
+        self._group.all_reduce(total)
+        return total / self.world
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.world > 1:
+            self._group.barrier()
+
+    def close(self) -> None:
+        """Leave the others; once more at exit, when DDP can be freed that holds the group. A thread of the group that
+        gives a tensor back while the interpreter ends would abort the process."""
+        if self.world > 1 and self._group.is_initialized():
+            self._group.destroy_process_group()
+        gc.collect()
+
+
+class ClusterProcess(Process):
+    """A process with several devices, or one of TF_CONFIG's. Its house hands over `tensorflow`; `strategy` is None where
+    one process has one device."""
+
+    strategy: Any = None
+
+    def join(self, tensorflow: Any, devices: int) -> None:
+        """Find the others, if there are any. DataError for a malformed TF_CONFIG."""
+        self._tensorflow = tensorflow
+        self.rank, self.world = cluster_ranks()
+        if self.world > 1:
+            self.strategy = tensorflow.distribute.MultiWorkerMirroredStrategy()
+        elif devices > 1:
+            self.strategy = tensorflow.distribute.MirroredStrategy()
+
+    def scope(self):
+        """The context in which variables are made."""
+        return self.strategy.scope() if self.strategy else nullcontext()
+
+    def mean(self, value: float) -> float:
+        """Mean of every process's value."""
+        if self.world == 1:
+            return value
+        own = self.strategy.experimental_distribute_values_from_function(lambda _: self._tensorflow.constant(value))
+        return float(self.strategy.reduce("mean", own, axis=None))
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        self.mean(0.0)
 
 
 class Interrupts:
@@ -130,6 +198,21 @@ def environment_ranks() -> tuple[int, int, int]:
     rank = number("RANK", "PADDLE_TRAINER_ID", standard=0)
     world = number("WORLD_SIZE", "PADDLE_TRAINERS_NUM", standard=1)
     return rank, world, number("LOCAL_RANK", "PADDLE_LOCAL_RANK", standard=rank)
+
+
+def cluster_ranks() -> tuple[int, int]:
+    """(rank, world) by TF_CONFIG. DataError when it is malformed or has others than workers."""
+    if "TF_CONFIG" not in os.environ:
+        return 0, 1
+    try:
+        content = json.loads(os.environ["TF_CONFIG"])
+        ((kind, workers),) = content["cluster"].items()
+        if (kind, content["task"]["type"]) != ("worker", "worker"):
+            raise ValueError("only workers, no chief or parameter servers")
+        return int(content["task"]["index"]), len(workers)
+    except (KeyError, ValueError, TypeError) as error:
+        form = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}'
+        raise DataError(f"the variable TF_CONFIG is not usable ({error!r}); set it to {form}") from error
 
 
 def device_numbers(device: str | None, found: int) -> list[int] | None:

@@ -368,10 +368,10 @@ def compare(one: dict, two: dict, steps: int) -> None:
     "content", ["{", '{"cluster": {"chief": ["a:1"], "worker": ["b:2"]}, "task": {"type": "worker", "index": 0}}']
 )
 def test_tf_config_is_checked(monkeypatch, content):
-    from deeppose_tf.engine import ranks
+    from common.runs.process import cluster_ranks
 
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert ranks() == (0, 1)
+    assert cluster_ranks() == (0, 1)
     monkeypatch.setenv("TF_CONFIG", content)
     with pytest.raises(DataError, match="TF_CONFIG is not usable"):
-        ranks()
+        cluster_ranks()
