@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.skeletons import Skeleton
+from common.skeletons import Skeleton, card
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,16 @@ class PoseSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def about(self) -> dict:
+        """What checkpoints say of the persons that they learnt from."""
+        return {"skeleton": card(self.skeleton), "dataset": self.name, "split": self.split, "synthetic": self.synthetic}
+
+    @property
+    def counted(self) -> np.ndarray:
+        """(N,) bool: the rows that metrics count and trainings read, all that are not `ignore`."""
+        return np.ones(len(self), bool) if self.ignore is None else ~self.ignore.astype(bool)
 
     def _row_fields(self) -> list[str]:
         per_set = {"name", "skeleton", "split", "regions", "paths", "sigmas", "category", "synthetic", "root"}

@@ -85,16 +85,12 @@ def protocols_for(pose_set: PoseSet, names=None) -> list[Protocol]:
     return chosen
 
 
-def _counted_rows(pose_set: PoseSet) -> np.ndarray:
-    return np.ones(len(pose_set), bool) if pose_set.ignore is None else ~pose_set.ignore.astype(bool)
-
-
 def _labelled(pose_set: PoseSet) -> np.ndarray:
-    return _counted_rows(pose_set)[:, None] & (pose_set.visible > 0)
+    return pose_set.counted[:, None] & (pose_set.visible > 0)
 
 
 def _visible(pose_set: PoseSet) -> np.ndarray:
-    return _counted_rows(pose_set)[:, None] & (pose_set.visible == 2)
+    return pose_set.counted[:, None] & (pose_set.visible == 2)
 
 
 # ---- distances -------------------------------------------------------------------------------------------------------

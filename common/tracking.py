@@ -85,9 +85,7 @@ def assign(cost: np.ndarray) -> list[tuple[int, int]]:
     """Pairs (row, column) of least total cost, each row and column at most once."""
     from munkres import Munkres
 
-    flipped = cost.shape[0] > cost.shape[1]
-    pairs = Munkres().compute((cost.T if flipped else cost).tolist())
-    return [(c, r) for r, c in pairs] if flipped else pairs
+    return Munkres().compute(cost.tolist())
 
 
 def box_overlap(first: np.ndarray, second: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from common import datasets
 from common.datasets import files
-from common.errors import DataError
+from common.errors import DataError, named
 from common.runs.options import Parser, given_of
 from common.runs.settings import check_numbers, read_settings_file, resolve, setting
 from common.runs.shelf import data_folder, run_folder
@@ -190,10 +190,8 @@ def from_file(values: dict, allow_unknown: bool = False) -> dict:
 
 def make_config(*layers: dict, source: str | Path = "settings", allow_unknown: bool = False) -> Config:
     """A Config from the keys of settings files or of a `cfg`, later ones win; DataError naming `source` and the key."""
-    try:
+    with named(source):
         return resolve(Config, *(from_file(layer, allow_unknown) for layer in layers)).checked()
-    except DataError as error:
-        raise DataError(f"{source}: {error}") from error
 
 
 def as_cfg(config: Config) -> EasyDict:
@@ -244,10 +242,8 @@ def file_settings(args: Namespace, needed: bool = True) -> dict:
     """The settings of the file that --config, --preset or the working directory names; {} where none is `needed`."""
     preset = HOUSE / "models" / PRESETS[args.preset] if args.preset in PRESETS else None
     path = find_config_file(args.config or preset, needed)
-    try:
+    with named(path):
         return from_file(read_settings_file(path), args.allow_unknown) if path else {}
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 def settings_of(args: Namespace, automatic: bool = False) -> Config:
@@ -263,10 +259,8 @@ def settings_of(args: Namespace, automatic: bool = False) -> Config:
         found.setdefault("out", standard_folder(args))
     if "dataset" in given and "data_root" not in given:
         found["data_root"] = ""  # of another data set
-    try:
+    with named(args.config or args.preset or "settings"):
         return resolve(Config, found, given).checked()
-    except DataError as error:
-        raise DataError(f"{args.config or args.preset or 'settings'}: {error}") from error
 
 
 def predicting_settings(args: Namespace) -> dict:

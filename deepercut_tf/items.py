@@ -132,8 +132,7 @@ def items_of(pose_set: PoseSet, skeleton: Skeleton, only_people: bool = False) -
     """The persons of a PoseSet by image, without ignored rows; images without one come from its `regions`, unless
     `only_people` are wanted. Joints are those of `skeleton`, the network's: of MPII's 16 the original's 14."""
     joints, visible = skeleton_map(pose_set.skeleton, skeleton).apply(pose_set.joints, pose_set.visible)
-    present, regions = visible > 0, pose_set.regions or {}
-    ignore = pose_set.ignore if pose_set.ignore is not None else np.zeros(len(pose_set), bool)
+    present, counted, regions = visible > 0, pose_set.counted, pose_set.regions or {}
     by_image: dict[object, list[int]] = {} if only_people else {image_id: [] for image_id in regions}
     for row, image_id in enumerate(pose_set.image_id.tolist()):
         by_image.setdefault(image_id, []).append(row)
@@ -146,7 +145,7 @@ def items_of(pose_set: PoseSet, skeleton: Skeleton, only_people: bool = False) -
         persons = [
             np.concatenate([np.flatnonzero(present[row])[:, None], joints[row, present[row]]], axis=1)
             for row in rows
-            if not ignore[row] and present[row].any()
+            if counted[row] and present[row].any()
         ]
         size = None
         if rows and pose_set.image_size is not None:

@@ -29,16 +29,9 @@ from deepercut_tf.test import testing_parser
 
 
 def entry_of(image_id, table: np.ndarray, score: float, category: int = 1) -> dict:
-    """A COCO result of a person's (J,3) rows x, y, v."""
+    """A COCO result of a person's (J,3) rows x, y, v: 1, or all 0 for a joint that was not found."""
     points = table.astype(float).ravel().tolist()
     return {"image_id": image_id, "category_id": category, "keypoints": points, "score": float(score)}
-
-
-def entries_of(people, image_id, category: int = 1) -> list[dict]:
-    """COCO results: x, y, 1 a joint, 0, 0, 0 for one not found."""
-    present = (people.score > 0)[..., None]
-    tables = np.concatenate([np.nan_to_num(people.joints), present], axis=-1) * present
-    return [entry_of(image_id, table, score, category) for table, score in zip(tables, people.person_score)]
 
 
 def group_by_masks(maps, masks: np.ndarray) -> np.ndarray:
@@ -104,7 +97,9 @@ def run(args: argparse.Namespace) -> Path:
         name = Path(str(item.image_id)).name  # never outside the folder
         maps, scale = estimator.maps(image)
         people = estimator.people_of(maps, scale)
-        entries += entries_of(people, item.image_id, category)
+        present = (people.score > 0)[..., None]
+        tables = np.concatenate([np.nan_to_num(people.joints), present], axis=-1) * present
+        entries += [entry_of(item.image_id, *one, category) for one in zip(tables, people.person_score)]
         if truth:
             oracle += mask_entries(maps, scale, truth, item.image_id)
         if args.cache:

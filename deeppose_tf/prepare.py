@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from common.datasets.files import missing, read_mat
-from common.datasets.mpii import random_tenth, read_release
+from common.datasets.mpii import RELEASE, random_tenth, read_release
 from common.errors import DataError
 from common.files import sha256_of, write_json, write_text
 from common.runs.converting import card_path
@@ -30,7 +30,6 @@ from common.runs.options import Parser
 from common.runs.process import exit_code
 from deeppose_tf.config import CSV_FOLDERS, IMAGENET_WEIGHTS, LSP_ROOT, LSPET_ROOT, MPII_ROOT, PRESETS
 
-RELEASE = "mpii_human_pose_v1_u12_1.mat"
 COUNTS = {"lspet": 10000, "lsp": 2000}
 TRAIN_IMAGES = 1000  # of LSP; half of a smaller set
 

@@ -25,7 +25,6 @@ from common.runs.options import Parser, training_settings
 from common.runs.process import exit_code
 from common.runs.session import Session
 from common.runs.shelf import run_folder
-from common.skeletons import card
 from deeppose_tf import weight_files
 from deeppose_tf.config import EXAMPLES, HOUSE, NO_EFFECT, Config, presets
 from deeppose_tf.csv_files import load_split
@@ -76,11 +75,9 @@ def train(config: Config, pose_set: PoseSet, process) -> Path:
     trainer = Trainer(config, pose_set, process)
     resume = config.resume if config.resume in (None, "auto") else weight_files.find(config.resume)
     folder = run_folder(HOUSE, config.run_name, config.out)
-    about: dict = {"skeleton": card(trainer.skeleton), "dataset": pose_set.name, "split": pose_set.split}
-    about |= {"synthetic": pose_set.synthetic}
     store = weight_files.open_store(folder, config, process)
     session = Session(folder, trainer.position, trainer.total_steps, process, store, settings=asdict(config),
-                      about=about, save_minutes=config.save_minutes, patience=config.patience)  # fmt: skip
+                      about=pose_set.about, save_minutes=config.save_minutes, patience=config.patience)  # fmt: skip
     with session:
         state = session.begin(resume)
         trainer.restore(state) if state else trainer.start()

@@ -22,7 +22,6 @@ from common.poses import PoseSet
 from common.runs.options import Parser, training_settings
 from common.runs.process import exit_code
 from common.runs.session import Session
-from common.skeletons import card
 from lpm_torch.config import PRESETS, Config, data_folder, dataset_name, load_pose_set, weights_path
 
 if TYPE_CHECKING:
@@ -45,10 +44,9 @@ def train(config: Config, pose_set: PoseSet, process: TorchProcess) -> Path:
     from lpm_torch.weight_files import open_store
 
     trainer = Trainer(config, pose_set, process)
-    about = {"skeleton": card(pose_set.skeleton), "dataset": pose_set.name, "split": pose_set.split}
     session = Session(
         config.folder, trainer.position, trainer.total_steps, process, open_store(config.folder, process),
-        settings=asdict(trainer.config), about={**about, "synthetic": pose_set.synthetic},
+        settings=asdict(trainer.config), about=pose_set.about,
         valid_every=trainer.valid_every, save_minutes=config.save_minutes, accumulate=config.accumulate,
         patience=config.patience,
     )  # fmt: skip

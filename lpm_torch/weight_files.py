@@ -45,12 +45,12 @@ def graph_fields(model: str) -> tuple[str, ...]:
 
 def open_store(folder: Path, process: Process) -> CheckpointStore:
     """The store of one run: last, previous and best `.pth.tar`."""
-    return CheckpointStore(folder, _save, _load, suffix=SUFFIX, writer=process.is_main)
 
+    def save(path: Path, state: dict) -> None:
+        # the original's name, so that its programs find the weights
+        torch.save({"state_dict" if name == "model" else name: value for name, value in state.items()}, path)
 
-def _save(path: Path, state: dict) -> None:
-    # the original's name, so that its programs find the weights
-    torch.save({"state_dict" if name == "model" else name: value for name, value in state.items()}, path)
+    return CheckpointStore(folder, save, _load, suffix=SUFFIX, writer=process.is_main)
 
 
 def _load(path: Path) -> dict:

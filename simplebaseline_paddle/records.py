@@ -127,7 +127,7 @@ def center_and_scale(box: np.ndarray, config: Config, name: str = "coco", compat
 
 def from_boxes(pose_set: PoseSet, config: Config) -> Records:
     """Annotated boxes of persons with a labelled joint, in the images' order; COCO's cleaned, perhaps `selected`."""
-    keep = (pose_set.visible > 0).any(1) & (True if pose_set.ignore is None else ~pose_set.ignore)
+    keep = (pose_set.visible > 0).any(1) & pose_set.counted
     box, note = pose_set.box, "oracle (annotated boxes)"
     has_area = (box[:, 2:] > 0).all(1)
     if pose_set.name == "coco":

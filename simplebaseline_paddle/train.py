@@ -23,7 +23,6 @@ from common.runs.options import Parser, training_settings
 from common.runs.process import exit_code
 from common.runs.session import Session
 from common.runs.shelf import data_folder
-from common.skeletons import card
 from simplebaseline_paddle.config import DEAD, PRESETS, Config
 
 
@@ -44,13 +43,11 @@ def train(config: Config, pose_set: PoseSet, valid_set: PoseSet | None) -> Path:
     from simplebaseline_paddle.weight_files import open_store
 
     trainer = Trainer(config, pose_set, process, valid_set)
-    about = {"dataset": pose_set.name, "split": pose_set.split, "synthetic": pose_set.synthetic}
-    about["skeleton"] = card(pose_set.skeleton)
     store, length = open_store(config.folder, process), trainer.position.epoch_length
     session = Session(
-        config.folder, trainer.position, trainer.total_steps, process, store, settings=asdict(config), about=about,
-        valid_every=length if valid_set else 0, save_minutes=config.save_minutes, accumulate=config.accumulate,
-        patience=config.patience,
+        config.folder, trainer.position, trainer.total_steps, process, store, settings=asdict(config),
+        about=pose_set.about, valid_every=length if valid_set else 0, save_minutes=config.save_minutes,
+        accumulate=config.accumulate, patience=config.patience,
     )  # fmt: skip
     with session:
         state = session.begin(config.resume)

@@ -61,8 +61,7 @@ class DataSet:
         """Why the counted persons of `pose_set` are not the published split's; None when they are, or not known."""
         split = self.split(pose_set.split)
         wanted = [*self.splits.get(split, ()), None, None, None]
-        counted = (pose_set.visible > 0).any(1)
-        counted = counted if pose_set.ignore is None else counted & ~pose_set.ignore
+        counted = (pose_set.visible > 0).any(1) & pose_set.counted
         listed = set(pose_set.image_id.tolist()) | set(pose_set.regions or ())
         # files number the persons of an image in different ways, so their identity is that of their image
         ids = "\n".join(sorted(map(str, pose_set.image_id.tolist())))

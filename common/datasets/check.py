@@ -49,7 +49,7 @@ def check(
 
 def describe(pose_set: PoseSet) -> list[str]:
     """Counts of persons, images, videos and joints by visibility."""
-    counted = ~_ignored(pose_set)
+    counted = pose_set.counted
     flags = np.bincount(pose_set.visible[counted].ravel(), minlength=3)
     drawn = " (synthetic)" if pose_set.synthetic else ""
     lines = [f"{len(pose_set)} persons in {len(set(pose_set.images))} images{drawn}"]
@@ -59,10 +59,6 @@ def describe(pose_set: PoseSet) -> list[str]:
         lines.append(f"{(~counted).sum()} of these persons are crowds or have no joint: no metric counts them")
     lines.append(f"joints: {flags[2]} visible, {flags[1]} occluded, {flags[0]} not labelled ({pose_set.skeleton.name})")
     return lines
-
-
-def _ignored(pose_set: PoseSet) -> np.ndarray:
-    return np.zeros(len(pose_set), bool) if pose_set.ignore is None else pose_set.ignore
 
 
 def _listing(pose_set: PoseSet, tests) -> list[str]:
@@ -80,7 +76,7 @@ def annotation_problems(pose_set: PoseSet) -> list[str]:
     """Values that cannot be true, found without opening an image."""
     if not len(pose_set):
         return ["no person at all; the annotation file is empty, download it again"]
-    counted, box = ~_ignored(pose_set), pose_set.box
+    counted, box = pose_set.counted, pose_set.box
     boxed, labelled = np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1), (pose_set.visible > 0).any(1)
     tests = [
         (~boxed, "have an empty box: they cannot be cropped by it; correct or remove them in the annotation file"),

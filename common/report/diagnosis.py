@@ -101,8 +101,7 @@ class Judged:
 
 def persons_of(pose_set: PoseSet) -> Persons:
     """The persons that metrics count, with their sizes, areas and groups."""
-    counted = (pose_set.visible > 0).any(1)
-    rows = np.flatnonzero(counted if pose_set.ignore is None else counted & ~pose_set.ignore)
+    rows = np.flatnonzero((pose_set.visible > 0).any(1) & pose_set.counted)
     tight, stated = box_of_joints(pose_set.joints[rows]), np.zeros(len(rows))
     if pose_set.area is not None:
         stated = np.nan_to_num(pose_set.area[rows])

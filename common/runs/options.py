@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from common import datasets
-from common.errors import DataError
+from common.errors import DataError, named
 from common.runs.settings import WORDS, check_number, kinds, read_settings_file, resolve
 
 _TYPES = {"int": int, "float": float, "bool": bool, "path": Path}
@@ -199,10 +199,8 @@ def training_settings(parser: Parser, cls, presets: dict, argv=None, *, standard
     given = vars(parser.parse_args(argv))
     preset, file = given.pop("preset"), given.pop("config")
     layers = [parser.without_ignored(read_settings_file(file)) if file else {}, given]
-    try:
+    with named(file):
         resolve(cls, layers[0])
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from error
     if preset == "auto":
         wanted = resolve(cls, presets[standard], *layers)
         drawn = folder is not None and (Path(folder(wanted)) / "SYNTHETIC").exists()

@@ -1,17 +1,5 @@
 """One object for a training loop: progress and time left, log, checkpoints when due, stop on Ctrl-C, best, early stop,
-resume.
-
-    with Session(folder, trainer.position, total, process, store, settings=..., about=...) as session:
-        state = session.begin(config.resume)
-        trainer.restore(state) if state else trainer.start()
-        for batch in session.track(trainer.batches()):
-            session.log(trainer.step(batch))
-            if session.validation_due:
-                session.validated(trainer.validate())
-            if session.save_due:
-                session.save(trainer.state())
-
-It is called and never calls a trainer.
+resume. It is called and never calls a trainer; the loop is in every house's train.py.
 """
 
 from __future__ import annotations
@@ -63,7 +51,7 @@ class Position:
 
 
 class Session:
-    """What surrounds the steps of one training in `folder`; see the module's docstring for the loop.
+    """What surrounds the steps of one training in `folder`; see a house's train.py for the loop.
 
     `total` steps in all. `settings` go into log and checkpoints, `about` too (see `checkpoints.make_state`). A
     validation is due every `valid_every` steps (0: never), a numbered or minutely checkpoint as `store` and

@@ -1,8 +1,4 @@
-"""Settings as a dataclass: command line, presets and files all come from its fields; unknown keys are errors.
-
-lr: float = setting(1e-3, "Adam learning rate") epochs: int = setting(140, names=("num_epochs",))           # help text
-and group come from the vocabulary (common/runs/options.py)
-"""
+"""Settings as a dataclass: command line, presets and files all come from its fields; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -21,8 +17,8 @@ from common.errors import DataError
 def setting(default, text: str = "", choices: tuple | None = None, names: tuple[str, ...] = (), group: str = "",
             rare: bool = False):  # fmt: skip
     """A dataclass field. `choices` limits its values, `names` are further spellings (an original's), with their dashes
-    where they have one only. `group` is where `--help` lists it; `rare` ones are listed by `--help-all` alone. A list
-    or dict is copied for each object.
+    where they have one only. `group` is where `--help` lists it; `rare` ones are listed by `--help-all` alone. `text`
+    and `group` are the vocabulary's unless given. A list or dict is copied for each object.
     """
     metadata = {"help": text, "choices": choices, "names": names, "group": group, "rare": rare}
     if isinstance(default, (list, dict)):
@@ -30,18 +26,13 @@ def setting(default, text: str = "", choices: tuple | None = None, names: tuple[
     return field(default=default, metadata=metadata)
 
 
-def kind_of(annotation) -> tuple[type, bool]:
-    """(type, whether None is a value) of a field annotation such as `int`, `float | None`."""
-    if isinstance(annotation, types.UnionType):
-        options = [a for a in typing.get_args(annotation) if a is not type(None)]
-        return options[0], len(options) < len(typing.get_args(annotation))
-    return annotation, False
-
-
 def kinds(cls) -> dict[str, tuple[type, bool]]:
-    """`kind_of` every field of a settings class."""
-    hints = typing.get_type_hints(cls)
-    return {f.name: kind_of(hints[f.name]) for f in fields(cls)}
+    """(type, whether None is a value) of every field of a settings class, from annotations such as `float | None`."""
+    found = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        found[name] = next(o for o in options if o is not type(None)), type(None) in options
+    return found
 
 
 WORDS = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text(encoding="utf-8"))
