@@ -74,11 +74,8 @@ class Boxes:
 
 def parse_box(text: str, where: str = "--boxes") -> list[float]:
     """Text `x,y,w,h` as four numbers; DataError naming `where` for other text or a box without an area."""
-    try:
-        box = [float(value) for value in text.split(",")]
-    except ValueError:
-        box = []
-    if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
+    box = _numbers(text.split(","))
+    if len(box) != 4 or min(box[2:]) <= 0:
         raise DataError(f"{where} {text} is not x,y,w,h with positive w and h, `whole`, or a JSON or CSV file")
     return box
 
@@ -109,8 +106,10 @@ def _from_csv(path: Path) -> list[tuple[str, list[float], float]]:
         where = f"{path}, line {number}:"
         if len(row) not in (5, 6):
             raise DataError(f"{where} {len(row)} columns; name, x, y, w, h and perhaps a score are needed")
-        score = _number(row[5], f"{where} score") if len(row) == 6 else 1.0
-        entries.append((row[0], parse_box(",".join(row[1:5]), where), score))
+        score = _numbers(row[5:] or ["1"])
+        if not score:
+            raise DataError(f"{where} score is {row[5]!r}, not a number")
+        entries.append((row[0], parse_box(",".join(row[1:5]), where), score[0]))
     return entries
 
 
@@ -149,14 +148,13 @@ def _picture(row: files.Row, names: dict[int, str]) -> str:
     return names.get(number, str(number))
 
 
-def _number(value: str, where: str) -> float:
+def _numbers(words: list[str]) -> list[float]:
+    """Words as finite numbers; nothing where one of them is none."""
     try:
-        number = float(value)
+        found = [float(word) for word in words]
     except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"{where} is {value!r}, not a number")
-    return number
+        return []
+    return found if all(map(math.isfinite, found)) else []
 
 
 # ---- detectors ----

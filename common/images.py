@@ -10,6 +10,7 @@ import io
 import os
 import struct
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
@@ -63,6 +64,15 @@ def image_size(path: str | Path) -> tuple[int, int]:
     except (OSError, ValueError, Image.DecompressionBombError):  # a frame in a database, or OpenCV's alone, if any
         height, width = read_image(path).shape[:2]
         return width, height
+
+
+def image_sizes(paths: Sequence[str | Path]) -> np.ndarray:
+    """(N,2) `image_size` of every picture, each looked at once; NaN of those that cannot be read."""
+    known: dict[str | Path, tuple[float, float]] = dict.fromkeys(paths, (np.nan, np.nan))
+    for path in known:
+        with suppress(DataError):
+            known[path] = image_size(path)
+    return np.array([known[path] for path in paths], np.float64).reshape(-1, 2)
 
 
 def shown(name: str | Path) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.errors import DataError
 from common.runs.converting import check_numbers
 from common.runs.settings import parse_yaml
-from common.weights.caffe import array_blob, read_caffemodel, upgrade_net, write_net
+from common.weights.caffe import array_blob, read_caffemodel, upgrade_net, write_message
 from common.weights.caffe_messages import messages
 from common.weights.caffe_text import TextFile, read_text
 from deeppose_caffe_port import losses
@@ -246,7 +246,7 @@ class CaffeNet(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write a `.caffemodel`, atomically."""
-        write_net(path, self.to_proto())
+        write_message(path, self.to_proto())
 
     def fingerprint(self) -> str:
         """What a checkpoint compares to know that it belongs to this net: its layers and the shapes of their blobs."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import DataError
-from common.images import image_size, read_image
+from common.images import image_sizes, read_image
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton
 from deeppose_tf.config import IM_SIZE, OUTSIDE_LIMIT, UNPROJECT_LIMIT, Config
@@ -31,7 +31,8 @@ class Persons:
     def __init__(self, pose_set: PoseSet, mode: str, min_dim: float = 0, height: int | None = None):
         """Pictures higher than `height` are reduced to it. DataError when no person is left."""
         self.paths = [str(path) for path in pose_set.images]
-        size, unread = _sizes(self.paths)
+        size = np.nan_to_num(image_sizes(self.paths))  # 0 where it cannot be read
+        unread = dict.fromkeys(path for path, (width, _) in zip(self.paths, size) if not width)
         factor = np.maximum(size[:, 1] / height, 1.0) if height else np.ones(len(size))
         size = np.rint(size * (1 / factor)[:, None])  # as OpenCV rounds
         shift = half_pixel(mode)
@@ -72,18 +73,6 @@ def names_of(paths: Iterable[str], most: int = 5) -> str:
     """The first of some files, for a message."""
     paths = list(paths)
     return ", ".join(paths[:most]) + (" ..." if len(paths) > most else "")
-
-
-def _sizes(paths: list[str]) -> tuple[np.ndarray, list[str]]:
-    """(N,2) width and height of the pictures, 0 of those that cannot be read, and these."""
-    known = dict.fromkeys(paths, (0, 0))
-    unread = []
-    for path in known:
-        try:
-            known[path] = image_size(path)
-        except DataError:
-            unread.append(path)
-    return np.array([known[path] for path in paths], float).reshape(-1, 2), unread
 
 
 def half_pixel(mode: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
-from common.images import read_image
+from common.images import image_sizes
 from common.poses import PoseSet
 from common.skeletons import Skeleton
 from simplebaseline_paddle.config import BOX_PADDING, PIXEL_STD, Config
@@ -83,14 +83,9 @@ def _labelled(pose_set: PoseSet, rows: np.ndarray, note: str, center: np.ndarray
 
 def from_images(pose_set: PoseSet, config: Config) -> Records:
     """Every person's whole picture."""
-
-    def size_of(path: str) -> tuple[int, ...]:
-        try:
-            return read_image(path).shape[1::-1]
-        except DataError:  # said when the picture is looked at
-            return 1, 1
-
-    size = np.array([size_of(p) for p in pose_set.images]) if pose_set.image_size is None else pose_set.image_size
+    size = pose_set.image_size
+    if size is None:  # what cannot be read is said when the picture is looked at
+        size = np.nan_to_num(image_sizes(pose_set.images), nan=1.0)
     center, scale = center_and_scale(np.concatenate([np.zeros((len(pose_set), 2)), size], 1), config, pose_set.name)
     return _labelled(pose_set, np.arange(len(pose_set)), "none (whole images)", center, scale)
 

@@ -20,8 +20,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from common import datasets
-from common.errors import DataError
-from common.images import image_size
+from common.images import image_sizes
 from common.intervals import Draws, Samples
 from common.metrics import Result
 from common.metrics.coco import final_people
@@ -144,7 +143,9 @@ def _groups(pose_set: PoseSet, rows, tight, size, rotation) -> dict[str, dict[st
     few = ("none", "1 to 3", "4 and more")
     for name, flag in (("joints marked as occluded", 1), ("joints without a label", 0)):
         found[name] = _cut((pose_set.visible[rows] == flag).sum(1), [1, 4], few)
-    if np.isfinite(sizes := image_sizes(pose_set, rows)).any():
+    sizes = pose_set.image_size
+    sizes = image_sizes([pose_set.images[row] for row in rows]) if sizes is None else sizes[rows].astype(np.float64)
+    if np.isfinite(sizes).any():
         at = ((tight[:, :2] < 0.01 * sizes) | (tight[:, :2] + tight[:, 2:] > 0.99 * sizes)).any(1)
         found["truncation (a joint at the picture's border)"] = _cut(at, [1], ("inside", "at the border"))
     _, place, count = np.unique(pose_set.image_id[rows], return_inverse=True, return_counts=True)
@@ -155,19 +156,6 @@ def _groups(pose_set: PoseSet, rows, tight, size, rotation) -> dict[str, dict[st
 def _cut(values: np.ndarray, edges, names: Sequence[str]) -> dict[str, np.ndarray]:
     place = np.digitize(values, edges)
     return {name: place == i for i, name in enumerate(names) if (place == i).any()}
-
-
-def image_sizes(pose_set: PoseSet, rows: np.ndarray) -> np.ndarray:
-    """(P,2) width and height, from the data set or the heads of the files; NaN where there is none."""
-    if pose_set.image_size is not None:
-        return pose_set.image_size[rows].astype(np.float64)
-    known: dict[str, tuple[float, float]] = {}
-    for path in {pose_set.images[row] for row in rows}:
-        try:
-            known[path] = image_size(path)
-        except DataError:
-            known[path] = np.nan, np.nan
-    return np.array([known[pose_set.images[row]] for row in rows], np.float64).reshape(-1, 2)
 
 
 def judge(

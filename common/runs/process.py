@@ -47,6 +47,7 @@ class Process:
 
     def barrier(self) -> None:
         """Wait for the others."""
+        self.mean(0.0)
 
     def close(self) -> None:
         """Leave the others."""
@@ -109,10 +110,6 @@ class ClusterProcess(Process):
             return value
         own = self.strategy.experimental_distribute_values_from_function(lambda _: self._tensorflow.constant(value))
         return float(self.strategy.reduce("mean", own, axis=None))
-
-    def barrier(self) -> None:
-        """Wait for the others."""
-        self.mean(0.0)
 
 
 class Interrupts:

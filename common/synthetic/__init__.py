@@ -7,9 +7,6 @@ every loader, training and evaluation command runs without the real data. The sa
 Labels come from the same projection as the picture, exact to a fraction of a pixel before the file format rounds them.
 What remains is the guess at hidden joints, which the files mark where their format can. Colours say little: skin,
 clothes and background are drawn anew for everybody, and the clutter holds skin-coloured, shaded tubes.
-
-body: kinematic tree; shapes: shaded tubes; figure: clothes, skin, faces; compose: a picture with its truth; write_one,
-write_many: every official file layout.
 """
 
 from __future__ import annotations

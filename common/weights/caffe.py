@@ -32,7 +32,8 @@ def _read(path: str | Path, kind: str, remedy: str):
     return message
 
 
-def _write(path: str | Path, message) -> None:
+def write_message(path: str | Path, message) -> None:
+    """Write a protobuf message, such as a NetParameter, atomically; fields that were unknown when it was read are kept."""
     atomic_write(path, lambda temporary: temporary.write_bytes(message.SerializeToString()))
 
 
@@ -81,11 +82,6 @@ def read_net(path: str | Path):
     return net
 
 
-def write_net(path: str | Path, net) -> None:
-    """Write a NetParameter as binary file, atomically; fields that were unknown when it was read are kept."""
-    _write(path, net)
-
-
 def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
     """Layer name -> its blobs in stored shape, of all layers that have any, in file order; new and legacy messages.
 
@@ -107,7 +103,7 @@ def write_caffemodel(path: str | Path, layers: Mapping[str, tuple[str, Sequence[
     net = messages()["NetParameter"](name=name)
     for layer_name, (kind, blobs) in layers.items():
         net.layer.add(name=layer_name, type=kind).blobs.extend(array_blob(np.asarray(b)) for b in blobs)
-    _write(path, net)
+    write_message(path, net)
 
 
 def read_blob(path: str | Path) -> np.ndarray:
@@ -117,7 +113,7 @@ def read_blob(path: str | Path) -> np.ndarray:
 
 def write_blob(path: str | Path, array: np.ndarray) -> None:
     """Write an array as `.binaryproto`, atomically, with four dimensions, as compute_image_mean does."""
-    _write(path, array_blob(np.asarray(array), legacy=True))
+    write_message(path, array_blob(np.asarray(array), legacy=True))
 
 
 def read_solverstate(path: str | Path) -> tuple[int, str, int, list[np.ndarray]]:
@@ -135,7 +131,7 @@ def write_solverstate(
     """Write a `.solverstate` that Caffe reads, atomically."""
     state = messages()["SolverState"](iter=iteration, learned_net=learned_net, current_step=current_step)
     state.history.extend(array_blob(np.asarray(h)) for h in history)
-    _write(path, state)
+    write_message(path, state)
 
 
 # ---- nets of any age -> the current form (`layer` messages only), as Caffe itself upgrades them on reading ----

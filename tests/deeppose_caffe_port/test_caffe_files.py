@@ -96,7 +96,7 @@ def test_unknown_fields_are_kept(tmp_path):
     raw = layer.SerializeToString() + b"\xc2\x0c\x03abc"  # tag 200, length-delimited
     data = b"\xa2\x06" + bytes([len(raw)]) + raw  # tag 100
     (tmp_path / "old.caffemodel").write_bytes(data)
-    caffe.write_net(tmp_path / "new.caffemodel", caffe.read_net(tmp_path / "old.caffemodel"))
+    caffe.write_message(tmp_path / "new.caffemodel", caffe.read_net(tmp_path / "old.caffemodel"))
     assert b"abc" in (tmp_path / "new.caffemodel").read_bytes()
 
 
@@ -115,7 +115,7 @@ def test_of_two_layers_of_one_name_the_last_counts(tmp_path):
     net = messages()["NetParameter"]()
     for value in (1, 2):
         net.layer.add(name="twice").blobs.append(caffe.array_blob(np.full(3, value)))
-    caffe.write_net(tmp_path / "w.caffemodel", net)
+    caffe.write_message(tmp_path / "w.caffemodel", net)
     assert caffe.read_caffemodel(tmp_path / "w.caffemodel")["twice"][0].tolist() == [2, 2, 2]
 
 
