@@ -30,8 +30,7 @@ def temporary_name(path: str | Path) -> Path:
 
 
 def publish(temporary: str | Path, path: str | Path) -> Path:
-    """Flush a finished temporary file to the disk and rename it to `path`; a power cut leaves the old or the new
-    one."""
+    """Flush a finished temporary file to the disk and rename it: a power cut leaves the old `path` or the new one."""
     path = Path(path)
     flush(temporary)
     os.replace(temporary, path)

@@ -80,8 +80,7 @@ def _own(path: Path, pose_set: PoseSet) -> Predictions:
 
 
 def align_rows(predictions: Predictions, pose_set: PoseSet, path: str | Path = "the prediction file") -> Predictions:
-    """The predictions in the PoseSet's row order, by (image_id, person_id, frame); DataError when one is missing or
-    twice there."""
+    """The predictions in the PoseSet's order, by (image_id, person_id, frame); DataError: one is missing, or twice."""
     frame = pose_set.frame if pose_set.frame is not None else np.full(len(pose_set), -1)
     wanted = list(zip(pose_set.image_id.tolist(), pose_set.person_id.tolist(), frame.tolist()))
     found = list(zip(predictions.image_id.tolist(), predictions.person_id.tolist(), predictions.frame.tolist()))

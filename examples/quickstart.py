@@ -164,8 +164,7 @@ def figures(job: Job, data: Path) -> tuple[dict, str]:
 
 
 def contact_sheet(job: Job, test, predictions, count: int = 12) -> None:
-    """Truth and prediction side by side for persons spread over the test split, those that were looked at (in COCO not
-    all are)."""
+    """Truth and prediction side by side, for persons spread over those of the test split that were looked at."""
     import numpy as np
 
     from common import draw

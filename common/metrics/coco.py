@@ -74,8 +74,7 @@ def _figures(matches: Matches, chosen: np.ndarray) -> dict[str, float]:
 
 
 def curve(hits: np.ndarray, misses: np.ndarray, persons: float) -> tuple[np.ndarray, float]:
-    """(101,) precision at RECALL, no lower than at a higher recall, and the highest recall; from sums over predictions,
-    best first."""
+    """(101,) precision at RECALL, no lower than at a higher one, and the highest; from sums of hits, best first."""
     if not len(hits):
         return np.zeros(len(RECALL)), 0.0
     precision = hits / (hits + misses + np.spacing(1))

@@ -58,8 +58,7 @@ def make_state(trained: dict, *, epoch: int, batch: int, step: int, config: dict
 
 
 def check_stored(content: dict, source: str | Path) -> None:
-    """DataError unless what a checkpoint or a card says of itself has the form that `make_state` gives it, or is
-    None."""
+    """DataError unless what a checkpoint or card says of itself is None, or has the form that `make_state` gives it."""
     known = {name: value for name, value in content.items() if value is not None}
     fit(known, {"config?": {}, "about?": {}, "ema?": {"shadow": {}}}, f"{source}: ")
     try:

@@ -84,8 +84,7 @@ class Conversion:
         return self
 
     def compare(self, what: str, expected, found, tolerance: float) -> None:
-        """Largest difference of two arrays (or dicts of arrays) by the largest value (at least 1e-6); DataError above
-        `tolerance`."""
+        """How far arrays, or dicts of them, differ by the largest value (or 1e-6); DataError above `tolerance`."""
         pairs = [(expected[n], found[n]) for n in expected] if isinstance(expected, dict) else [(expected, found)]
         worst = max(_difference(*pair) for pair in pairs)
         if not worst <= tolerance:  # NaN too

@@ -207,8 +207,7 @@ def _upgrade_v1(old):
 
 
 def _move_transform(layer) -> None:
-    """scale, mean_file, crop_size and mirror moved from the data layers' messages to transform_param in Caffe's
-    history."""
+    """Fields that moved from the data layers' messages to transform_param in Caffe's history."""
     for name in ("data_param", "image_data_param"):
         if layer.HasField(name):
             old = getattr(layer, name)

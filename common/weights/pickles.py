@@ -268,8 +268,7 @@ def read_npy(path: str | Path) -> Any:
 
 
 def check_zip(path: str | Path) -> None:
-    """DataError for a file that is missing, or a zip whose checksums are wrong (PyTorch does not look) or that
-    grows."""
+    """DataError for a missing file, and for a zip that grows or whose checksums are wrong (PyTorch does not look)."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist")
