@@ -47,7 +47,7 @@ class Boxes:
         values = [v for v in values or () if v != "whole"]
         self.file: Path | None = None
         self.typed, self._listed, self.used = np.zeros((0, 4)), {}, 0  # type: ignore[var-annotated]
-        if len(values) == 1 and not _is_box(values[0]):
+        if len(values) == 1 and ("," not in values[0] or Path(values[0]).exists()):
             self.file = Path(values[0])
             self._listed = _by_name(self.file, threshold)
         elif values:
@@ -78,10 +78,6 @@ def parse_box(text: str, where: str = "--boxes") -> list[float]:
     if len(box) != 4 or min(box[2:]) <= 0:
         raise DataError(f"{where} {text} is not x,y,w,h with positive w and h, `whole`, or a JSON or CSV file")
     return box
-
-
-def _is_box(text: str) -> bool:
-    return "," in text and not Path(text).exists()
 
 
 def _by_name(path: Path, threshold: float) -> dict[str, list[tuple[list[float], float]]]:

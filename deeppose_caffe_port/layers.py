@@ -294,14 +294,11 @@ class BatchNorm(Layer):
             mean, variance = torch.zeros_like(self.mean_sum), torch.zeros_like(self.variance_sum)
             # momentum 1: the buffers receive this batch's mean and unbiased variance
             y = F.batch_norm(x, mean, variance, weight, bias, True, 1.0, self.eps)
-        self._accumulate(mean, variance)
+        with torch.no_grad():
+            self.factor.mul_(self.fraction).add_(1)
+            self.mean_sum.mul_(self.fraction).add_(mean)
+            self.variance_sum.mul_(self.fraction).add_(variance)
         return y
-
-    @torch.no_grad()
-    def _accumulate(self, mean: Tensor, variance: Tensor) -> None:
-        self.factor.mul_(self.fraction).add_(1)
-        self.mean_sum.mul_(self.fraction).add_(mean.detach())
-        self.variance_sum.mul_(self.fraction).add_(variance.detach())
 
     def _across_processes(self, x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         from torch.distributed.nn.functional import all_reduce

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,12 +200,10 @@ def _card(persons: Persons, judged: list[Judged], person: int) -> dict:
     low, size = np.split(box_of_joints(np.concatenate(near)[None])[0], 2)
     start, end = np.floor(low - 0.15 * reach).astype(int), np.ceil(low + size + 0.15 * reach).astype(int)
     jpeg = None
-    try:
+    with suppress(DataError):  # the page works without pictures
         image = read_image(persons.pose_set.images[row])
         start, end = np.clip(start, 0, None), np.minimum(end, image.shape[1::-1])
         jpeg = _jpeg(image[start[1] : end[1], start[0] : end[0]])
-    except DataError:
-        pass  # the page works without pictures
     shares = ", ".join(f"{one.name} {_shown(one.share[person], None, '')} %" for one in judged)
     return {
         "image": Path(str(persons.pose_set.images[row])).name,

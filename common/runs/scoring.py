@@ -35,14 +35,12 @@ def describe(house: str, model: str, weights: Path | None, settings: dict, **mor
     `weights` None: random ones. `more`: `boxes`, `flip_test`, `mode`, `seed` and what else a house tells.
     """
     kept = {n: v for n, v in settings.items() if not (isinstance(v, (str, Path)) and os.sep in str(v))}
-    trained = {"weights": weights.name, "weights_hash": _hash_of(weights)} if weights else {"weights": "random"}
+    trained: dict[str, str | None] = {"weights": "random"}
+    if weights:
+        files = (weights, Path(f"{weights}.data-00000-of-00001"))
+        trained = {"weights": weights.name, "weights_hash": next((sha256_of(f) for f in files if f.is_file()), None)}
     about = {"house": house, "model": model, "settings": kept, "versions": versions(), "git_sha": git_sha()}
     return {**about, **trained, **more}
-
-
-def _hash_of(weights: Path) -> str | None:
-    files = [weights, Path(f"{weights}.data-00000-of-00001")]
-    return next((sha256_of(f) for f in files if f.is_file()), None)
 
 
 def publish(args: argparse.Namespace, predictions: Predictions, pose_set: PoseSet, standard: Path) -> dict[str, Result]:

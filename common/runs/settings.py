@@ -6,6 +6,7 @@ import configparser
 import re
 import types
 import typing
+from contextlib import suppress
 from dataclasses import field, fields
 from pathlib import Path
 
@@ -53,11 +54,9 @@ def convert(name: str, value, kind: type, optional: bool = False):
         if isinstance(found, kind):
             return found
     elif not isinstance(value, (list, tuple, dict)) and "\0" not in str(value):  # which no file's name may hold
-        try:
+        with suppress(KeyError, ValueError):
             # through text, so that YAML's 3.7 or true is refused for an int instead of being cut to 3 or 1
             return _BOOL[str(value).lower()] if kind is bool else kind(str(value))
-        except (KeyError, ValueError):
-            pass
     raise DataError(f"setting {name}: {value!r} is not a {kind.__name__}")
 
 

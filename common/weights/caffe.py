@@ -166,8 +166,9 @@ def upgrade_net(net, name: str = "net"):
         new.layer.append(_upgrade_v1(layer))
     for layer in new.layer:
         _move_transform(layer)
-        if layer.type == "BatchNorm":
-            _freeze_statistics(layer)
+        if layer.type == "BatchNorm" and len(layer.param) == 3:
+            for spec in layer.param:
+                spec.lr_mult = spec.decay_mult = 0
     return new
 
 
@@ -215,9 +216,3 @@ def _move_transform(layer) -> None:
                 if old.HasField(field):
                     setattr(layer.transform_param, field, getattr(old, field))
                     old.ClearField(field)
-
-
-def _freeze_statistics(layer) -> None:
-    for spec in layer.param:
-        if len(layer.param) == 3:
-            spec.lr_mult = spec.decay_mult = 0
