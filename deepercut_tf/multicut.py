@@ -2,13 +2,13 @@
 
 Minimise  sum_v u_v(l_v) + sum_(v,w) [c_v = c_w] J_vw(l_v, l_w)  over classes l and clusters c: detections of one person
 share a cluster, suppressed ones cost nothing. NP-hard; this is the original's local search (nl-lmp: greedy contraction,
-then Kernighan-Lin moves with joins and class changes) by numba, or, where that is not installed, the same lines
-interpreted, with identical results, some hundred times slower. Cost: README.md.
+then Kernighan-Lin moves with joins and class changes), of several classes from two starts, by numba, or, where that is
+not installed, the same lines interpreted, with identical results, some hundred times slower. Cost: README.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,8 +32,7 @@ def logit_cost(probability: np.ndarray) -> np.ndarray:
     return np.log((1 - p) / p)
 
 
-@dataclass(frozen=True)
-class Graph:
+class Graph(NamedTuple):
     """The problem, the suppressed class, if any, the last one: cost[v,w,k,l] = cost[w,v,l,k] for v in k and w in l."""
 
     unary: np.ndarray  # (N,K)
@@ -56,60 +55,13 @@ def build_graph(
         raise ValueError("unary and pw must be finite")
     if c == 1:
         pwidx = np.concatenate([pwidx, np.zeros_like(pwidx)], axis=1)
-    swap = pwidx[:, 0] > pwidx[:, 1]
-    pwidx[swap] = pwidx[swap][:, [1, 0, 3, 2]]
-    a, b, of_a, of_b = pwidx.T
     count = c + int(do_suppression)
     linked, cost = np.full((n, n), not is_sparse_graph), np.zeros((n, n, count, count))
-    # assignment in order: of a repeated pair the last value stays
-    cost[a, b, of_a, of_b] = cost[b, a, of_b, of_a] = pw
-    linked[a, b] = linked[b, a] = True
+    _fill(linked, cost, pwidx, pw)
     np.fill_diagonal(linked, False)
     if do_suppression:
         cost[..., c, :c] = cost[..., :c, c] = CONFLICT
     return Graph(np.concatenate([unary, np.zeros((n, int(do_suppression)))], axis=1), linked, cost)
-
-
-def greedy_start(graph: Graph, class_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(classes, clusters) after greedy additive edge contraction: the two clusters of the largest total weight (minus
-    cost) are joined while it is >= 0. Every node stays in its cheapest class other than suppressed."""
-    classes = graph.unary[:, :class_count].argmin(1)
-    clusters = np.arange(len(classes))
-    pairs = graph.cost[clusters[:, None], clusters, classes[:, None], classes]
-    weight = np.where(graph.linked, -pairs, -np.inf)
-    while True:
-        a, b = divmod(int(weight.argmax()), len(clusters))
-        if not weight[a, b] >= 0:
-            return classes, clusters
-        clusters[clusters == b] = a
-        both = np.where(np.isinf(weight[b]), weight[a], weight[b] + np.where(np.isinf(weight[a]), 0, weight[a]))
-        both[[a, b]] = -np.inf
-        weight[a] = weight[:, a] = both
-        weight[b] = weight[:, b] = -np.inf
-
-
-def kernighan_lin(graph: Graph, classes: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Improve (classes, clusters) by rounds of joins and moves between neighbouring clusters, splits, class changes,
-    each on connected clusters, until one gains less than 1e-6; the state before it."""
-    flat = graph.unary, graph.linked, graph.cost
-    source, target = np.nonzero(graph.linked)
-    clusters, count = components(graph.linked, clusters)
-    active = np.ones(len(clusters), bool)
-    while True:
-        before = classes.copy(), clusters.copy()
-        touched = np.zeros(len(clusters), bool)
-        adjacent = np.zeros((count, count), bool)
-        adjacent[clusters[source], clusters[target]] = True
-        gain = _sweep(np.argwhere(np.triu(adjacent, 1)), count, flat, clusters, classes, active, touched)
-        clusters, count = components(graph.linked, clusters)
-        every = np.stack([np.arange(count), np.full(count, -1)], axis=1)
-        gain += _sweep(every, count, flat, clusters, classes, active, touched)
-        clusters, count = components(graph.linked, clusters)
-        if graph.unary.shape[1] > 1:
-            gain += _sweep_classes(flat, clusters, classes, touched)
-        if gain < EPSILON:
-            return before
-        active = touched
 
 
 def solve_nl_lmp(
@@ -129,7 +81,10 @@ def solve_nl_lmp(
     graph = build_graph(unary, pwidx, pw, is_sparse_graph, do_suppression)
     if not len(unary):
         return np.zeros((0, 2), np.uint64)
-    classes, clusters = kernighan_lin(graph, *greedy_start(graph, unary.shape[1]))
+    # of several classes the search also begins with every node's second best, without which it misses many optima
+    starts = graph.unary[:, : unary.shape[1]].argsort(1, kind="stable").T[:2]
+    ends = [kernighan_lin(graph, start, greedy_start(graph, start)) for start in starts]
+    classes, clusters = min(ends, key=lambda end: objective(graph, *end))
     clusters, _ = components(graph.linked, clusters)
     result = np.stack([classes, clusters], axis=1).astype(np.uint64)
     result[classes == unary.shape[1], 0] = SUPPRESSED
@@ -137,6 +92,27 @@ def solve_nl_lmp(
 
 
 # ---- compiled --------------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def _fill(linked, cost, pwidx, pw):
+    """Both directions of every pair; of a repeated one the last value stays."""
+    for e in range(len(pw)):
+        v, w, k, m = pwidx[e]
+        cost[v, w, k, m] = cost[w, v, m, k] = pw[e]
+        linked[v, w] = linked[w, v] = True
+
+
+@njit(cache=True)
+def objective(graph, classes, clusters):
+    """What is minimised, of classes (N,) 0..K-1 and clusters (N,)."""
+    total = 0.0
+    for v in range(len(classes)):
+        total += graph.unary[v, classes[v]]
+        for w in range(v):
+            if graph.linked[v, w] and clusters[v] == clusters[w]:
+                total += graph.cost[v, w, classes[v], classes[w]]
+    return total
 
 
 @njit(cache=True)
@@ -160,60 +136,128 @@ def components(linked, label):
 
 
 @njit(cache=True)
-def _best_move(own, other, border, costs, now, free, anywhere):
-    """(node, class, gain) of the best move of a free node with a neighbour there (or `anywhere`); node -1: none."""
-    chosen, new, step = -1, -1, -np.inf
-    for i in range(len(now)):
-        if free[i] and (anywhere or border[i] > 0):
-            present = costs[i, now[i]] + own[i]
-            for k in range(costs.shape[1]):
-                if present - costs[i, k] - other[i, k] > step:
-                    chosen, new, step = i, k, present - costs[i, k] - other[i, k]
-    return chosen, new, step
+def greedy_start(graph, classes):
+    """Clusters (N,) after greedy additive edge contraction: the two of the largest total weight (minus cost) are joined
+    while it is >= 0."""
+    n = len(classes)
+    weight, best, clusters = np.full((n, n), -np.inf), np.zeros(n, np.int64), np.arange(n)
+    for v in range(n):
+        for w in range(n):
+            if graph.linked[v, w]:
+                weight[v, w] = -graph.cost[v, w, classes[v], classes[w]]
+        best[v] = weight[v].argmax()  # of every row
+    while True:
+        a = 0
+        for v in range(1, n):
+            if weight[v, best[v]] > weight[a, best[a]]:
+                a = v
+        b = best[a]
+        if not weight[a, b] >= 0:
+            return clusters
+        for v in range(n):
+            clusters[v] = a if clusters[v] == b else clusters[v]
+            x, y = weight[a, v], weight[b, v]
+            both = x + y if min(x, y) > -np.inf else max(x, y)
+            weight[a, v] = weight[v, a] = both if v != a and v != b else -np.inf
+            weight[b, v] = weight[v, b] = -np.inf
+            if best[v] == a or best[v] == b:
+                best[v] = weight[v].argmax()
+            elif weight[v, a] > weight[v, best[v]] or (weight[v, a] == weight[v, best[v]] and a < best[v]):
+                best[v] = a
+        best[a] = weight[a].argmax()
 
 
 @njit(cache=True)
-def _bisect(nodes, first, graph, label, classes, a, b):
-    """Best prefix of Kernighan-Lin moves between the `first` nodes (cluster a) and the others (b), or joining them.
+def kernighan_lin(graph, classes, clusters):
+    """Improve (classes, clusters) by rounds of joins and moves between neighbouring clusters, splits, class changes,
+    each on connected clusters, until one gains less than 1e-6; the state before it."""
+    n, count = graph.unary.shape
+    room = np.empty(n), np.empty((n, count)), np.empty((4, n), np.int64), np.empty(n, np.bool_)
+    active, classes = np.ones(n, np.bool_), classes.copy()
+    while True:
+        clusters, parts = components(graph.linked, clusters)
+        before, touched = (classes.copy(), clusters.copy()), np.zeros(n, np.bool_)
+        adjacent = np.zeros((parts, parts), np.bool_)
+        for v in range(n):
+            for w in range(n):
+                adjacent[clusters[v], clusters[w]] |= graph.linked[v, w] and clusters[v] < clusters[w]
+        gain = _sweep(adjacent, graph, clusters, classes, active, touched, room)
+        clusters, parts = components(graph.linked, clusters)
+        gain += _sweep(np.identity(parts, np.bool_), graph, clusters, classes, active, touched, room)
+        clusters, parts = components(graph.linked, clusters)
+        gain += _sweep_classes(graph, clusters, classes, touched)
+        if gain < EPSILON:
+            return before
+        active = touched
 
-    Every step takes the move (node to the other side, in any class) that gains most, even when it loses, and locks the
-    node. Sets `label` and `classes` and returns the decrease of the objective, 0.0 for no change.
-    """
+
+@njit(cache=True)
+def _look(nodes, first, graph, classes, room):
+    """Fill `room` for `_bisect`; what joining both sides would gain."""
     unary, linked, cost = graph
-    m = len(nodes)
-    side, now, costs, free = np.arange(m) >= first, classes[nodes], unary[nodes], np.ones(m, np.bool_)
-    # of every node: cost of its own side, of the other side by class, neighbours there
-    own, other, border = np.zeros(m), np.zeros(costs.shape), np.zeros(m, np.int64)
+    own, other, (now, border, order, free), side = room
+    m, kinds = len(nodes), unary.shape[1]
     for i in range(m):
-        for j in range(m):
-            v, w = nodes[i], nodes[j]
-            if linked[v, w] and side[i] == side[j]:
-                own[i] += cost[v, w, now[i], now[j]]
-            elif linked[v, w]:
+        v, old, alone = nodes[i], classes[nodes[i]], 0.0
+        now[i], border[i], side[i], free[i] = old, 0, i >= first, i
+        for k in range(kinds):
+            other[i, k] = unary[v, k]
+        for j in range(i):
+            w, kind = nodes[j], now[j]
+            if not linked[v, w]:
+                continue
+            if (i >= first) == (j >= first):
+                alone += cost[v, w, old, kind]
+                own[j] += cost[v, w, old, kind]
+            else:
                 border[i] += 1
-                for k in range(other.shape[1]):
-                    other[i, k] += cost[v, w, k, now[j]]
+                border[j] += 1
+                for k in range(kinds):
+                    other[i, k] += cost[v, w, k, kind]
+                    other[j, k] += cost[v, w, old, k]
+        own[i] = alone + unary[v, old]
     join = 0.0
     for i in range(first, m):
-        join -= other[i, now[i]]
-    moved, gain, best, best_count = np.empty((m, 2), np.int64), 0.0, 0.0, 0
+        join -= other[i, now[i]] - unary[nodes[i], now[i]]
+    return join
+
+
+@njit(cache=True)
+def _bisect(nodes, first, graph, label, classes, a, b, room):
+    """Best prefix of Kernighan-Lin moves between the `first` nodes (cluster a) and the others (b), or joining them.
+
+    Every step takes the move (of a node with a neighbour there to the other side, in any class) that gains most, even
+    when it loses, and locks the node. Sets `label` and `classes` and returns the decrease of the objective, 0.0 for no
+    change. `room`: arrays to work in.
+    """
+    _, linked, cost = graph
+    # of every node: cost as it is, on the other side by class; class, neighbours there, order of moves; side, not locked
+    own, other, (now, border, order, free), side = room
+    m, kinds, join = len(nodes), other.shape[1], _look(nodes, first, graph, classes, room)
+    gain, best, best_count, last, v, old, new = 0.0, 0.0, 0, -1, 0, 0, 0
     for step in range(m):
-        i, new, more = _best_move(own, other, border, costs, now, free, first == m and step == 0)
-        if i < 0:
+        here, chosen, ahead, kind = side[last], -1, -np.inf, 0
+        for n in range(m - step):
+            j = free[n]
+            w = nodes[j]
+            if last >= 0 and linked[v, w]:
+                leaves = here != side[j]  # the side of j
+                sign, leaving, coming = (1, old, new) if leaves else (-1, new, old)
+                own[j] -= sign * cost[v, w, leaving, now[j]]
+                border[j] += sign
+                for k in range(kinds):
+                    other[j, k] += sign * cost[v, w, coming, k]
+            if border[j] > 0 or (first == m and step == 0):
+                for k in range(kinds):
+                    if own[j] - other[j, k] > ahead:
+                        chosen, kind, ahead = n, k, own[j] - other[j, k]
+        if chosen < 0:
             break
-        left, old = side[i], now[i]
-        side[i], now[i], free[i] = not left, new, False
-        for j in range(m):
-            v, w = nodes[j], nodes[i]
-            if not free[j] or not linked[v, w]:
-                continue
-            sign, leaving, coming = (1, old, new) if side[j] == left else (-1, new, old)
-            own[j] -= sign * cost[v, w, now[j], leaving]
-            border[j] += sign
-            for k in range(other.shape[1]):
-                other[j, k] += sign * cost[v, w, k, coming]
-        moved[step, 0], moved[step, 1] = i, new
-        gain += more
+        last = free[chosen]
+        free[chosen], order[step] = free[m - step - 1], last
+        v, old, new = nodes[last], now[last], kind
+        now[last], side[last] = new, not side[last]
+        gain += ahead
         if gain > best:
             best, best_count = gain, step + 1
     if join > best and join > EPSILON:
@@ -221,30 +265,29 @@ def _bisect(nodes, first, graph, label, classes, a, b):
         return join
     if best <= EPSILON:
         return 0.0
-    for i, new in moved[:best_count]:
+    for i in order[:best_count]:
         label[nodes[i]] = b if i < first else a
-        classes[nodes[i]] = new
+        classes[nodes[i]] = now[i]
     return best
 
 
 @njit(cache=True)
-def _sweep(pairs, count, graph, label, classes, active, touched):
-    """`_bisect` for each row (a, b) of clusters one of which is active; b = -1 splits a, again while that gains; labels
-    of split-off parts count up from `count`. Changed nodes become active and touched. The total gain."""
-    n = len(label)
+def _sweep(wanted, graph, label, classes, active, touched, room):
+    """`_bisect` for each pair of clusters a <= b that is `wanted` and one of which is active; a pair of a with itself
+    splits a, again while that gains; labels of split-off parts count up. Changed nodes become active and touched. The
+    total gain."""
+    n, count = len(label), len(wanted)
     members, size = np.empty((count + n, n), np.int64), np.zeros(count + n, np.int64)
     for v in range(n):
         members[label[v], size[label[v]]] = v
         size[label[v]] += 1
     total, fresh = 0.0, count
-    for row in range(len(pairs)):
-        a, b, split = pairs[row, 0], pairs[row, 1], pairs[row, 1] < 0
-        while (
-            size[a] > 0 and (split or size[b] > 0) and (active[members[a, 0]] or (not split and active[members[b, 0]]))
-        ):
-            second = fresh if split else b
+    for pair in range(count * count):
+        a, b = divmod(pair, count)
+        while wanted[a, b] and size[a] > 0 and size[b] > 0 and (active[members[a, 0]] or active[members[b, 0]]):
+            second = fresh if a == b else b
             nodes = np.concatenate((members[a, : size[a]], members[second, : size[second]]))
-            gain = _bisect(nodes, size[a], graph, label, classes, a, second)
+            gain = _bisect(nodes, size[a], graph, label, classes, a, second, room)
             if gain <= 0:
                 break
             total += gain
@@ -253,7 +296,7 @@ def _sweep(pairs, count, graph, label, classes, active, touched):
                 members[label[v], size[label[v]]] = v
                 size[label[v]] += 1
                 active[v] = touched[v] = True
-            if not split:
+            if a != b:
                 break
             fresh += 1
     return total
