@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,13 @@ class People:
             person_score = score.mean(1) if score.shape[1] else np.ones(len(joints))
         box = box_of_joints(joints) if box is None else np.asarray(box, np.float64).reshape(-1, 4)
         return cls(joints, score, box, np.asarray(person_score, np.float32), np.full(len(joints), -1, np.int64))
+
+    @classmethod
+    def by_picture(cls, joints, score, boxes: Sequence[np.ndarray]) -> list[People]:
+        """From joints (P,J,2) and scores (P,J) or None of all persons in the boxes (n,4) of each of some pictures."""
+        ends = np.cumsum([len(box) for box in boxes])
+        spans = [slice(end - len(box), end) for end, box in zip(ends, boxes)]
+        return [cls.of(joints[s], None if score is None else score[s], box) for s, box in zip(spans, boxes)]
 
     def __len__(self) -> int:
         return len(self.joints)

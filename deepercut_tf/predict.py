@@ -9,6 +9,7 @@ python deepercut_tf/predict.py photo.jpg --config FILE --weights snapshot-103000
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> Path:
     estimator = Estimator(args.weights, people=args.people, device=args.device, threads=args.threads, **options)
     padding = 0.2 if args.boxes or args.detector else None  # without boxes the whole picture is looked at each time
     with predicting.Answers(args, source, estimator.skeleton, "deepercut_tf", padding) as answers:
-        for picture in answers.track(source):
+        for picture in itertools.chain.from_iterable(answers.track(source)):  # each at its own size
             answers.write(picture, estimator.predict(picture.image, picture.boxes))  # type: ignore[arg-type]
     return answers.folder
 

@@ -159,15 +159,22 @@ class Estimator:
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
         """The persons of a picture: a path, (H,W,3) uint8 BGR, or a depth image (H,W), in `boxes` (n,4) x, y, w, h;
         None: the whole picture shows one person."""
-        leave, ready = self.config.allow_16bit, isinstance(image, np.ndarray)
-        picture = as_picture(image, "image", leave) if ready else read_picture(image, leave)
-        height, width = picture.shape[:2]
-        boxes = np.array([[0.0, 0.0, width, height]]) if boxes is None else np.asarray(boxes, np.float64).reshape(-1, 4)
-        if not len(boxes):
-            return People.of(np.zeros((0, len(self.skeleton), 2)), box=boxes)
-        matrices = np.stack([self._view(box, (width, height)) for box in boxes])
-        views = [picture if np.array_equal(m, np.eye(2, 3)) else warp(picture, m, self.config.size) for m in matrices]
-        return People.of(apply_affine(invert_affine(matrices), self.joints(views)), box=boxes)
+        return self.predict_many([(image, boxes)])[0]
+
+    def predict_many(self, views: Sequence[tuple]) -> list[People]:
+        """As `predict` for each pair of a picture and its boxes, all persons together."""
+        leave, given, matrices, seen = self.config.allow_16bit, [], [np.zeros((0, 2, 3))], []
+        for image, boxes in views:
+            picture = as_picture(image, "image", leave) if isinstance(image, np.ndarray) else read_picture(image, leave)
+            height, width = picture.shape[:2]
+            whole = [[0.0, 0.0, width, height]]
+            given.append(np.asarray(whole if boxes is None else boxes, np.float64).reshape(-1, 4))
+            for box in given[-1]:
+                m = self._view(box, (width, height))
+                matrices.append(m[None])
+                seen.append(picture if np.array_equal(m, np.eye(2, 3)) else warp(picture, m, self.config.size))
+        joints = self.joints(seen) if seen else np.zeros((0, len(self.skeleton), 2))
+        return People.by_picture(apply_affine(invert_affine(np.concatenate(matrices)), joints), None, given)
 
     def _view(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """(2,3) map from a picture of `size` (w, h) to what the network sees of a box: stretched or a padded square."""

@@ -45,11 +45,11 @@ def run(given: dict, own: argparse.Namespace) -> Path:
     answers = predicting.Answers(own, source, estimator.skeleton, HOUSE, padding=0.0)
     answers.padding = None if estimator.config.whole_images else answers.padding
     with answers:
-        for picture in answers.track(source):
-            people = estimator.predict(picture.image, picture.boxes)
-            answers.write(picture, people)
-            if not source.moving:
-                print(f"{picture.name}\n{people.joints.round(2)}")
+        for batch in answers.track(source):
+            for picture, people in zip(batch, estimator.predict_many([(p.image, p.boxes) for p in batch])):
+                answers.write(picture, people)
+                if not source.moving:
+                    print(f"{picture.name}\n{people.joints.round(2)}")
     return answers.folder
 
 

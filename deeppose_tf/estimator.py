@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -97,23 +98,33 @@ class Estimator:
         The network states no confidence: scores are 1. A person whose box does not touch the picture is not found.
         DataError for boxes that are none.
         """
+        return self.predict_many([(image, boxes)])[0]
+
+    def predict_many(self, views: Sequence[tuple]) -> list[People]:
+        """As `predict` for each pair of a picture and its boxes, all persons together."""
         import cv2
 
-        if isinstance(image, (str, Path)):
-            from common.images import read_image
+        from common.images import read_image
 
-            image = read_image(image, whole=True, upright=True)
-        height, width = image.shape[:2]
-        boxes = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
-        if not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
-            raise DataError(f"boxes {boxes.tolist()} are not x, y, w, h with positive w and h")
-        joints, size = np.full((len(boxes), len(self.skeleton), 2), np.nan), np.array([width, height])
-        touch = ((boxes[:, :2] < size) & (boxes[:, :2] + boxes[:, 2:] > 0)).all(1)
-        if touch.any():
-            cut = np.array([pixel_box(box, size, self.config.mode) for box in boxes[touch]])
-            crops = np.stack([cv2.resize(image[y : y + h, x : x + w], (IM_SIZE, IM_SIZE)) for x, y, w, h in cut])
-            joints[touch] = to_picture(self.shares(crops), cut, np.ones(len(cut)), self.config.mode)
-        return People.of(joints, box=boxes)
+        given, touch, cut, crops = [], [], [], []
+        for image, boxes in views:
+            image = image if isinstance(image, np.ndarray) else read_image(image, whole=True, upright=True)
+            height, width = image.shape[:2]
+            boxes = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
+            if not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
+                raise DataError(f"boxes {boxes.tolist()} are not x, y, w, h with positive w and h")
+            given.append(boxes)
+            for box in boxes:
+                touch.append(bool((box[:2] < (width, height)).all() and (box[:2] + box[2:] > 0).all()))
+                if touch[-1]:
+                    x, y, w, h = part = pixel_box(box, np.array([width, height]), self.config.mode)
+                    cut.append(part)
+                    crops.append(cv2.resize(image[y : y + h, x : x + w], (IM_SIZE, IM_SIZE)))
+        joints = np.full((len(touch), len(self.skeleton), 2), np.nan)
+        if cut:
+            shares, places = self.shares(np.stack(crops)), np.array(cut)
+            joints[np.array(touch)] = to_picture(shares, places, np.ones(len(cut)), self.config.mode)
+        return People.by_picture(joints, None, given)
 
     def predict_pose_set(self, pose_set: PoseSet) -> Predictions:
         """The persons of a data set in its skeleton, from crops around their annotated joints."""

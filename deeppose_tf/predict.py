@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> Path:
     source = predicting.Source(args.source, args.recursive, args.limit)
     estimator = Estimator(args.weights, **given_of(args, "mode", "device", "threads"))
     with predicting.Answers(args, source, estimator.skeleton, HOUSE) as answers:
-        for picture in answers.track(source):
-            answers.write(picture, estimator.predict(picture.image, picture.boxes))
+        for batch in answers.track(source):
+            for picture, people in zip(batch, estimator.predict_many([(p.image, p.boxes) for p in batch])):
+                answers.write(picture, people)
     return answers.folder
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.codecs import gaussian_maps
@@ -373,6 +372,8 @@ def crop(view: View, size: int) -> View:
 
 def rotate(view: View, angle: float) -> View:
     """The picture turned counter-clockwise by `angle` degrees about its middle, black outside; joints truncated."""
+    from scipy import ndimage  # a quarter of a second that nothing else needs
+
     height, width = view.image.shape[:2]
     x, y = (width - 1) / 2, (height - 1) / 2
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
@@ -412,6 +413,8 @@ def transform(view: View, draw: Draw, size: int, mirror: np.ndarray = LPM14.mirr
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """scikit-image's anti-aliased linear resize of (H,W,3) uint8, black outside, truncated to uint8."""
+    from scipy import ndimage  # a quarter of a second that nothing else needs
+
     factors = np.array(image.shape[:2]) / (height, width)
     sigma = (*np.maximum(0, (factors - 1) / 2), 0)
     blurred = ndimage.gaussian_filter(image.astype(np.float64), sigma, mode="constant")

@@ -6,7 +6,7 @@ stream = Estimator().stream()        # a video: carries the LSTM's state from pi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -84,9 +84,13 @@ class Estimator:
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
         """The persons in `boxes` (n,4) x, y, w, h of a path or (H,W,3) uint8 BGR; None: one, anywhere in it. The margin
         of the training is added, but not to a box that covers the whole picture."""
-        boxes, batch, to_image = self._crops(image, boxes)
-        if not len(boxes):
-            return People.of(np.zeros((0, len(self.skeleton), 2)), box=boxes)
+        return self.predict_many([(image, boxes)])[0]
+
+    def predict_many(self, views: Sequence[tuple]) -> list[People]:
+        """As `predict` for each pair of a picture and its boxes, in one batch."""
+        boxes, batch, to_image = self._crops(views)
+        if not len(to_image):
+            return [People.of(np.zeros((0, len(self.skeleton), 2)), box=box) for box in boxes]
         with torch.inference_mode():
             maps = belief_maps(self.model, batch, self.config, self.network_skeleton)[:, -1]
         return self._people(maps, boxes, to_image)
@@ -95,27 +99,28 @@ class Estimator:
         """Something to show a video's pictures to, one after another."""
         return Stream(self)
 
-    def _crops(self, image, boxes) -> tuple[np.ndarray, dict[str, Tensor], np.ndarray]:
-        """(boxes (n,4), prepared batch of n still images, (n,2,3) crop -> image)."""
+    def _crops(self, views: Sequence[tuple]) -> tuple[list[np.ndarray], dict[str, Tensor], np.ndarray]:
+        """(boxes of each picture (n,4), prepared batch of all as still images, their (N,2,3) crop -> image)."""
         self.check_order()
-        if not isinstance(image, np.ndarray):
-            image = read_image(image, whole=True, upright=True)
-        (height, width), size = image.shape[:2], self.config.input_width
-        given = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
-        whole = (given[:, :2] <= 1).all(1) & (given[:, :2] + given[:, 2:] >= (width - 1, height - 1)).all(1)
-        padded = pad_box(given, self.config.pad_pixels, self.config.pad_ratio)
-        matrices = np.zeros((len(given), 2, 3))
-        frames = np.zeros((len(given), 1, size, size, 3), np.uint8)
-        for row, box in enumerate(np.where(whole[:, None], given, padded)):
-            matrices[row] = crop_affine(box_center(box), max(box[2:].max(), 1.0), (size, size))
-            frames[row, 0] = warp(image, matrices[row], (size, size))[..., ::-1]
+        size, every, matrices, frames = self.config.input_width, [], [np.zeros((0, 2, 3))], []
+        for image, boxes in views:
+            image = image if isinstance(image, np.ndarray) else read_image(image, whole=True, upright=True)
+            height, width = image.shape[:2]
+            given = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
+            whole = (given[:, :2] <= 1).all(1) & (given[:, :2] + given[:, 2:] >= (width - 1, height - 1)).all(1)
+            padded = pad_box(given, self.config.pad_pixels, self.config.pad_ratio)
+            every.append(given)
+            for box in np.where(whole[:, None], given, padded):
+                matrices.append(crop_affine(box_center(box), max(box[2:].max(), 1.0), (size, size))[None])
+                frames.append(warp(image, matrices[-1][0], (size, size))[None, None, ..., ::-1])
         middle = center_map(np.full((1, 1, 2), (size - 1) / 2), size, transposed=False)
-        raw = {"frames": torch.from_numpy(frames), "center": torch.from_numpy(np.repeat(middle[None], len(given), 0))}
-        return given, prepare(raw, self.device, self.config), invert_affine(matrices)
+        pixels = np.concatenate([np.zeros((0, 1, size, size, 3), np.uint8), *frames])
+        raw = {"frames": torch.from_numpy(pixels), "center": torch.from_numpy(np.repeat(middle[None], len(frames), 0))}
+        return every, prepare(raw, self.device, self.config), invert_affine(np.concatenate(matrices))
 
-    def _people(self, maps: Tensor, boxes: np.ndarray, to_image: np.ndarray) -> People:
+    def _people(self, maps: Tensor, boxes: list[np.ndarray], to_image: np.ndarray) -> list[People]:
         crop, score = decode(maps, self.config)
-        return People.of(*self.named_as(self.skeleton, apply_affine(to_image, crop), score), boxes)
+        return People.by_picture(*self.named_as(self.skeleton, apply_affine(to_image, crop), score), boxes)
 
     # ---- labelled sets -----------------------------------------------------------------------------------------------
 
@@ -183,13 +188,17 @@ class Stream:
         own = self.estimator
         if own.config.model not in RECURRENT or (boxes is not None and not len(boxes)):
             return own.predict(image, boxes)
-        boxes, batch, to_image = own._crops(image, boxes)
+        given, batch, to_image = own._crops([(image, boxes)])
         frame, center = batch["frames"][:, 0], batch["center"]
         with torch.inference_mode(), autocast(own.device, own.config.amp):
-            if self.state is None or self.count != len(boxes):
-                self.state, self.count = own.model.init_state(frame, center), len(boxes)
+            if self.state is None or self.count != len(to_image):
+                self.state, self.count = own.model.init_state(frame, center), len(to_image)
             maps, self.state = own.model.step(frame, center, self.state)
-        return own._people(maps, boxes, to_image)
+        return own._people(maps, given, to_image)[0]
+
+    def predict_many(self, views: Sequence[tuple]) -> list[People]:
+        """As `predict` of one picture after the other."""
+        return [self.predict(*view) for view in views]
 
 
 # ---- network -> joints -----------------------------------------------------------------------------------------------

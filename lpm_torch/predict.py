@@ -47,10 +47,11 @@ def run(args: argparse.Namespace) -> Path:
     # the margin around a followed person is the estimator's own
     with Answers(args, source, estimator.skeleton, HOUSE, padding=0.0) as answers:
         look = estimator.stream() if answers.follows_boxes else estimator
-        for picture in answers.track(source):
+        for batch in answers.track(source):
             if answers.lost and answers.follows_boxes:
                 look = estimator.stream()
-            answers.write(picture, look.predict(picture.image, picture.boxes))
+            for picture, people in zip(batch, look.predict_many([(p.image, p.boxes) for p in batch])):
+                answers.write(picture, people)
     return answers.folder
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -222,17 +222,25 @@ class Estimator:
 
     def predict(self, image: np.ndarray | str | Path, boxes=None) -> People:
         """The persons in `boxes` (n,4) x, y, w, h (None: the whole picture) of a file or an (H,W,3) uint8 BGR image."""
-        image = image if isinstance(image, np.ndarray) else read_image(image, whole=True, upright=True)
-        boxes = [(0, 0, image.shape[1], image.shape[0])] if boxes is None else boxes
-        boxes, config, count = np.asarray(boxes, np.float64).reshape(-1, 4), self.config, len(self.skeleton)
+        return self.predict_many([(image, boxes)])[0]
+
+    def predict_many(self, views: Sequence[tuple]) -> list[People]:
+        """As `predict` for each pair of a picture and its boxes, all persons together."""
+        images, given, config, count = [], [], self.config, len(self.skeleton)
+        for image, boxes in views:
+            image = image if isinstance(image, np.ndarray) else read_image(image, whole=True, upright=True)
+            boxes = [(0, 0, image.shape[1], image.shape[0])] if boxes is None else boxes
+            given.append(np.asarray(boxes, np.float64).reshape(-1, 4))
+            images += [image] * len(given[-1])
+        boxes = np.concatenate(given)
         joints, score = np.zeros((len(boxes), count, 2)), np.zeros((len(boxes), count))
         center, scale = center_and_scale(boxes, config, "own")
         nobody = np.zeros((count, 2)), np.zeros(count, bool)
         for rows in plain_batches(len(boxes), config.batch_size):
-            people = [Person(center[row], scale[row], *nobody) for row in rows]
-            crops = np.stack([crop(image, person, config.input_size, self.skeleton)[0] for person in people])
+            people = [(images[row], Person(center[row], scale[row], *nobody)) for row in rows]
+            crops = np.stack([crop(*one, config.input_size, self.skeleton)[0] for one in people])
             joints[rows], score[rows] = self.joints(self.maps(crops), center[rows], scale[rows])
-        return People.of(joints, score, boxes)
+        return People.by_picture(joints, score, given)
 
     def predict_pose_set(self, pose_set: PoseSet) -> Predictions:
         """Predictions for whom `config.boxes` asks for, in the split's skeleton; NaN for others where rows count.

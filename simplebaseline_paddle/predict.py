@@ -37,8 +37,9 @@ def predict(args: argparse.Namespace) -> Path:
     source = predicting.Source(args.source, args.recursive, args.limit)
     estimator = Estimator(args.weights, **use_of(args, "preset", "dataset"))
     with predicting.Answers(args, source, estimator.skeleton, HOUSE) as answers:
-        for picture in answers.track(source):
-            answers.write(picture, estimator.predict(picture.image, picture.boxes))  # type: ignore[arg-type]
+        for batch in answers.track(source):
+            for picture, people in zip(batch, estimator.predict_many([(p.image, p.boxes) for p in batch])):
+                answers.write(picture, people)
     return answers.folder
 
 

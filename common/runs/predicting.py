@@ -2,8 +2,9 @@
 
     source = Source(args.source, args.recursive, args.limit)
     with Answers(args, source, estimator.skeleton) as answers:
-        for picture in answers.track(source):
-            answers.write(picture, estimator.predict(picture.image, picture.boxes))
+        for batch in answers.track(source):
+            for picture, people in zip(batch, estimator.predict_many([(p.image, p.boxes) for p in batch])):
+                answers.write(picture, people)
     return answers.folder
 
 joints.jsonl has one line a picture, the same in all houses: {"image", "index", "time" (s, videos), "size": [w, h],
@@ -19,7 +20,9 @@ import itertools
 import json
 import re
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -43,6 +46,8 @@ FORMATS = ("jsonl", "coco", "csv")
 SHOWN = ("ids", "boxes", "scores", "hollow", "legend")
 LOST = 0.1  # mean score under which a followed person counts as lost
 FOLLOWED = 4  # joints above it that a followed person needs
+AHEAD = 4  # image files that are read while the network looks at others
+BATCH, BATCH_BYTES = 16, 64e6  # persons, or bytes of pictures, that are looked at together
 _WHOLE = "each whole picture is taken as one person; for several, or for more detail, give --boxes or --detector FILE"
 
 
@@ -96,7 +101,7 @@ class Source:
     def __iter__(self) -> Iterator[Picture]:
         index = 0
         for number, part in enumerate(self._parts):
-            pictures = _of_video(part) if isinstance(part, video.Frames) else map(_of_file, part)
+            pictures = _of_video(part) if isinstance(part, video.Frames) else _of_files(part)
             for picture in pictures:
                 if self.limit is not None and index >= self.limit:
                     return
@@ -111,6 +116,17 @@ def _part(name: str, recursive: bool) -> video.Frames | list[tuple[Path, str]]:
     if path.is_dir():
         return [(file, shown(file.relative_to(path))) for file in video.pictures_in(path, recursive)]
     return [(path, shown(path.name))] if path.is_file() and video.is_picture(path) else video.frames(name)
+
+
+def _of_files(files: list[tuple[Path, str]]) -> Iterator[Picture]:
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future] = deque()
+        for file in files:
+            waiting.append(pool.submit(_of_file, file))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _of_file(file: tuple[Path, str]) -> Picture:
@@ -177,34 +193,51 @@ class Answers:
         self._lines = _fresh(self.folder / "joints.jsonl")
         return self
 
-    def track(self, source: Source) -> Iterator[Picture]:
-        """The readable pictures with their boxes, behind a progress bar; unreadable ones are noted."""
+    def track(self, source: Source) -> Iterator[list[Picture]]:
+        """The readable pictures with their boxes, behind a progress bar: one by one of videos and cameras or where
+        persons are followed, else some together; unreadable ones are noted."""
         from tqdm import tqdm
 
+        alone, batch = self.follows or source.moving, []  # type: ignore[var-annotated]
         try:
             for picture in tqdm(source, total=source.count, dynamic_ncols=True, disable=not sys.stderr.isatty()):
+                if batch and (picture.image is None or picture.part != self._part):  # lines keep their order
+                    yield batch
+                    batch = []
                 if picture.image is None:
-                    self.unread.append(picture.name)
-                    print(f"warning: {picture.error}", file=sys.stderr)
-                    line = {"image": picture.name, "index": picture.index, "error": picture.error}
-                    self._lines.write(json.dumps(line) + "\n")
+                    self._note(picture)
                     continue
                 if picture.part != self._part:
                     self._close_film(None)
                     self._begin(picture.part)
-                height, width = picture.image.shape[:2]
-                if self._next is not None:
-                    picture.boxes, picture.box_score = self._next, np.ones(len(self._next))
-                elif self._detector is not None:
-                    picture.boxes, picture.box_score = self._detector(picture.image)
-                elif self._boxes is not None:
-                    if self._boxes.whole and not self._said:
-                        print(_WHOLE, file=sys.stderr)
-                    self._said = True
-                    picture.boxes, picture.box_score = self._boxes(picture.name, (width, height))
-                yield picture
+                self._find_boxes(picture)
+                batch.append(picture)
+                if alone or _is_full(batch):
+                    yield batch
+                    batch = []
+            if batch:
+                yield batch
         except KeyboardInterrupt:
             self.stopped = True
+
+    def _note(self, picture: Picture) -> None:
+        self.unread.append(picture.name)
+        print(f"warning: {picture.error}", file=sys.stderr)
+        line = {"image": picture.name, "index": picture.index, "error": picture.error}
+        self._lines.write(json.dumps(line) + "\n")
+
+    def _find_boxes(self, picture: Picture) -> None:
+        assert picture.image is not None
+        height, width = picture.image.shape[:2]
+        if self._next is not None:
+            picture.boxes, picture.box_score = self._next, np.ones(len(self._next))
+        elif self._detector is not None:
+            picture.boxes, picture.box_score = self._detector(picture.image)
+        elif self._boxes is not None:
+            if self._boxes.whole and not self._said:
+                print(_WHOLE, file=sys.stderr)
+            self._said = True
+            picture.boxes, picture.box_score = self._boxes(picture.name, (width, height))
 
     def write(self, picture: Picture, people: People) -> None:
         """The persons found in one picture."""
@@ -310,6 +343,12 @@ class Answers:
         if self.unread:
             names = ", ".join(self.unread[:5]) + (" ..." if len(self.unread) > 5 else "")
             raise DataError(f"{len(self.unread)} could not be read: {names}; all others are done, see {self.folder}")
+
+
+def _is_full(batch: list[Picture]) -> bool:
+    boxes = sum(1 if picture.boxes is None else len(picture.boxes) for picture in batch)
+    size = sum(picture.image.nbytes for picture in batch if picture.image is not None)
+    return boxes >= BATCH or size >= BATCH_BYTES
 
 
 def _fresh(path: Path) -> TextIO:

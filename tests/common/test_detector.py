@@ -1,6 +1,7 @@
 """`--detector`: every layout that is exported, by small networks that find a red rectangle, and only where colours,
 scale and place of the picture in the input are what the layout says."""
 
+import itertools
 import json
 
 import numpy as np
@@ -225,7 +226,7 @@ def test_predicting_looks_where_the_detector_says(tmp_path, exported, capsys):
         )
         source = Source(args.source, args.recursive, args.limit)
         with Answers(args, source, LSP14, "house") as answers:
-            for one in answers.track(source):
+            for one in itertools.chain.from_iterable(answers.track(source)):
                 looked.append(one.boxes.round().tolist())
                 answers.write(one, People.of(np.full((len(one.boxes), 14, 2), 20.0)))
 

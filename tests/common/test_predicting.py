@@ -1,6 +1,7 @@
 """The library around every predict.py: sources, boxes, lines, formats, drawings, following and numbering persons."""
 
 import csv
+import itertools
 import json
 import os
 
@@ -13,6 +14,7 @@ from common.draw import save_image
 from common.errors import DataError
 from common.images import read_image
 from common.predictions import People
+from common.runs import predicting
 from common.runs.predicting import Answers, Source, parser
 from common.skeletons import LSP14
 from common.tracking import Tracker, assign
@@ -42,7 +44,7 @@ def predict(words, answer, padding=0.2, boxes=True):
     args = parser("about", boxes).parse_args([str(w) for w in words])
     source = Source(args.source, args.recursive, args.limit) if boxes else Source(args.source, False, args.limit)
     with Answers(args, source, LSP14, "house", padding) as answers:
-        for one in answers.track(source):
+        for one in itertools.chain.from_iterable(answers.track(source)):
             answers.write(one, answer(one))
     return answers.folder
 
@@ -120,6 +122,43 @@ def test_a_video_keeps_time_and_formats(tmp_path):
         table = list(csv.DictReader(file))
     assert len(table) == 3 * 2 * 14 and {row["person"] for row in table} == {"0", "1"}
     assert float(table[0]["x"]) == rows[0]["persons"][0]["joints"][0][0]
+
+
+def test_still_pictures_come_together_and_lines_in_their_order(tmp_path):
+    for seed in range(20):
+        save_image(tmp_path / f"in/{seed:02}.png", picture(seed))
+    (tmp_path / "in/05.png").write_bytes(b"none")
+    save_image(tmp_path / "more/a.png", picture(3))
+    args = parser("about").parse_args(
+        [str(tmp_path / "in"), str(tmp_path / "more"), "--out", str(tmp_path / "o"), "--no-draw"]
+    )
+    source, sizes = Source(args.source), []
+    with pytest.raises(DataError, match="05.png"), Answers(args, source, LSP14, "house") as answers:
+        for batch in answers.track(source):
+            sizes.append(len(batch))
+            for one in batch:
+                answers.write(one, people(30))
+    # what cannot be read, and another folder, end a batch
+    assert sizes == [5, 14, 1]
+    assert [row["index"] for row in lines(tmp_path / "o")] == list(range(21))
+
+
+def test_many_persons_or_large_pictures_are_a_batch_of_their_own(tmp_path, monkeypatch):
+    for seed in range(4):
+        save_image(tmp_path / f"in/{seed}.png", picture(seed))
+    rows = [f"{seed}.png,{x},1,9,20" for seed in range(4) for x in range(9)]
+    (tmp_path / "boxes.csv").write_text("\n".join(rows))
+    words = [str(tmp_path / "in"), "--out", str(tmp_path / "o"), "--no-draw"]
+
+    def sizes(*more):
+        args = parser("about").parse_args([*words, *map(str, more)])
+        source = Source(args.source)
+        with Answers(args, source, LSP14, "house") as answers:
+            return [len(batch) for batch in answers.track(source)]
+
+    assert sizes("--boxes", tmp_path / "boxes.csv") == [2, 2] and sizes() == [4] and sizes("--track") == [1] * 4
+    monkeypatch.setattr(predicting, "BATCH_BYTES", 2 * picture(0).nbytes)
+    assert sizes() == [2, 2]
 
 
 def test_an_unreadable_picture_is_said_and_the_rest_is_done(tmp_path, capsys):
