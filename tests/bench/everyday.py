@@ -1,0 +1,200 @@
+"""What a user waits for, house by house: the first picture, a folder of pictures, annotations of COCO's size.
+
+    python tests/bench/everyday.py picture --json common/results/bench/picture.json
+    python tests/bench/everyday.py folder --data_root LSPET --json common/results/bench/folder.json
+    python tests/bench/everyday.py coco --json common/results/bench/coco_size.json
+
+picture: CPU time of `predict.py photo.jpg --weights lspet` from the shell, of what it needs at least (a process that
+imports the framework and runs the network once, without what importing this house takes). folder: predict.py's loop over
+picture files, of `predict_pose_set` on the same crops. coco: from an annotation file of train2017's size (made up: 118 287
+pictures, 149 813 persons) to the first batch, and the largest process. Every side is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from tests.bench.harness import one_thread, options, run
+
+one_thread()
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+ROOT = Path(__file__).resolve().parents[2]
+FRAMEWORK = {"lpm_torch": "torch", "deeppose_caffe_port": "torch", "simplebaseline_paddle": "paddle",
+             "deepercut_tf": "tensorflow, keras", "deeppose_tf": "tensorflow, keras"}  # fmt: skip
+# seconds of CPU time of a process are measured from outside; it prints what is not to count
+LEAST = """
+import importlib, sys, time
+import cv2, {framework}
+start = time.process_time()
+house = importlib.import_module("{house}.estimator")
+print(time.process_time() - start)
+house.Estimator("lspet", threads=1).predict(sys.argv[1])
+"""
+LOOP = """
+import importlib, sys, time
+from common import datasets
+house, root, count, side, boxes, out = sys.argv[1:]
+pose_set = datasets.load("lspet", root, f"1-{count}")
+if side == "val":
+    estimator = importlib.import_module(house).Estimator("lspet", threads=1)
+    estimator.predict_pose_set(pose_set.limit(32))
+    start = time.perf_counter()
+    estimator.predict_pose_set(pose_set)
+else:
+    predict = importlib.import_module(f"{house}.predict")
+    words = ["--weights", "lspet", "--threads", "1", "--no-draw", "--out", out]
+    words += [] if house == "deepercut_tf" else ["--boxes", boxes]
+    predict.main([*sorted(set(map(str, pose_set.images)))[:32], *words])  # compiles
+    start = time.perf_counter()
+    predict.main([*sorted(set(map(str, pose_set.images))), *words])
+print(time.perf_counter() - start)
+"""
+FIRST_BATCH = {
+    "lpm_torch": """
+from lpm_torch import engine, train
+config = train.parse_args(words + ["--preset", "smoke"])
+pose_set = engine.load_pose_set(config.dataset, config.data_root, config.train_split)
+trainer = engine.Trainer(config, pose_set, engine.TorchProcess(config))""",
+    "simplebaseline_paddle": """
+from simplebaseline_paddle import train
+config = train.parse_args(words + ["--preset", "smoke"])
+pose_set = config.load(config.train_split)
+from simplebaseline_paddle import engine, estimator
+trainer = engine.Trainer(config, pose_set, estimator.PaddleProcess(None, 1), None)""",
+    "deepercut_tf": """
+from deepercut_tf import train
+config, pose_set = train.prepare(train.parse_args(words + ["--preset", "smoke"]))
+from deepercut_tf import engine
+trainer = engine.Trainer(config, pose_set, engine.Machine(None, 1))""",
+    "deeppose_tf": """
+from deeppose_tf import engine, train
+config = train.parse_args(words + ["--preset", "cpu"])
+trainer = engine.Trainer(config, train.load_data(config), engine.TensorFlow(config))""",
+}
+
+
+def child(code: str, *words: str, house: str = "") -> tuple[float, list[str]]:
+    """(CPU seconds, printed lines) of a Python process with its children; RuntimeError with its last words."""
+    before = os.times()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    start = [sys.executable, "-c", code] if code else [sys.executable, str(ROOT / house / "predict.py")]
+    done = subprocess.run([*start, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{house} {words}: {done.stderr[-1000:]}")
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return spent, done.stdout.split("\n")
+
+
+def bench_picture(args: argparse.Namespace) -> dict:
+    """A row a house."""
+    photo, rows = str(ROOT / "examples/photo.jpg"), []
+    with tempfile.TemporaryDirectory() as folder:
+        for house, framework in FRAMEWORK.items():
+            words, least, whole = [photo, "--weights", "lspet", "--threads", "1", "--out", folder], [], []
+            for _ in range(args.runs + 1):  # the first writes what Python compiles
+                spent, printed = child(LEAST.format(framework=framework, house=house), photo)
+                least.append(spent - float(printed[0]))
+                whole.append(child("", *words, house=house)[0])
+            a, b = statistics.median(least[1:]), statistics.median(whole[1:])
+            rows.append([house, a, b, f"{b / a:.2f}"])
+    return {"columns": ["house", "at least, CPU s", "predict.py, CPU s", "ratio"], "rows": rows}
+
+
+def bench_folder(args: argparse.Namespace) -> dict:
+    """A row a house."""
+    from common import datasets
+
+    if not args.data_root:
+        raise SystemExit("error: folder needs --data_root, LSPET's folder")
+    pose_set, rows = datasets.load("lspet", args.data_root, f"1-{args.pictures}"), []
+    with tempfile.TemporaryDirectory() as folder:
+        boxes = Path(folder) / "boxes.csv"
+        with open(boxes, "w", newline="") as file:
+            csv.writer(file).writerows(
+                [p.name, *box] for p, box in zip(map(Path, pose_set.images), pose_set.box.round(2))
+            )
+        for house in FRAMEWORK:
+            words = [house, str(Path(args.data_root).resolve()), str(args.pictures)]
+            times: dict[str, list[float]] = {"val": [], "predict": []}
+            for _ in range(args.runs):
+                for side, spent in times.items():
+                    spent.append(float(child(LOOP, *words, side, str(boxes), folder)[1][-2]))
+            a, b = (statistics.median(spent) for spent in times.values())
+            rows.append([house, a, b, f"{b / a:.2f}"])
+    return {"columns": ["house", "val's loop, s", "predict.py's loop, s", "ratio"], "rows": rows,
+            "note": f"{args.pictures} pictures of LSPET, wall time"}  # fmt: skip
+
+
+def make_annotations(folder: Path, pictures: int, persons: int, named: list[str]) -> None:
+    """An annotation file like COCO's, with outlines; one picture stands for all."""
+    import cv2
+    import numpy as np
+
+    rng, where = np.random.default_rng(0), folder / "images" / "train2017"
+    where.mkdir(parents=True)
+    cv2.imwrite(str(folder / "one.jpg"), rng.integers(0, 255, (480, 640, 3), np.uint8))
+    images = [{"id": n, "file_name": f"{n:012}.jpg", "width": 640, "height": 480} for n in range(1, pictures + 1)]
+    for image in images:
+        (where / image["file_name"]).symlink_to(folder / "one.jpg")
+    of = np.sort(rng.integers(1, pictures * 64 // 118, persons))  # 64 000 of train2017's 118 000 show people
+    entries = []
+    for number, image in enumerate(of.tolist(), 1):
+        x, y, w, h = rng.uniform((0, 0, 40, 60), (400, 250, 200, 220)).round(2).tolist()
+        places, visible = rng.uniform((x, y), (x + w, y + h), (57, 2)), rng.choice(3, 17, p=(0.4, 0.1, 0.5))
+        joints = np.column_stack([places[:17].round(), visible]).astype(int) * (visible > 0)[:, None]
+        entries.append({"id": number, "image_id": image, "category_id": 1, "iscrowd": 0, "bbox": [x, y, w, h],
+                        "area": w * h * 0.6, "num_keypoints": int((visible > 0).sum()), "keypoints": joints.ravel().tolist(),
+                        "segmentation": [places[17:].round(2).ravel().tolist()]})  # fmt: skip
+    (folder / "annotations").mkdir()
+    categories = [{"id": 1, "name": "person", "keypoints": named, "skeleton": []}]
+    whole = {"images": images, "annotations": entries, "categories": categories}
+    (folder / "annotations/person_keypoints_train2017.json").write_text(json.dumps(whole))
+
+
+def bench_coco(args: argparse.Namespace) -> dict:
+    """A row a house that learns COCO."""
+    from common import datasets
+
+    end = """
+batch = next(iter(trainer.batches()))
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+sys.stdout.flush()
+os._exit(0)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        make_annotations(Path(folder), 118_287, 149_813, list(datasets.record("coco").skeleton.joints))
+        words = ["--dataset", "coco", "--data_root", folder, "--valid_split", "none", "--threads", "1"]
+        begin = f"import os, resource, sys, time\nwords = {[*words, '--out', f'{folder}/run']}\nimport "
+        rows = []
+        for house, code in FIRST_BATCH.items():
+            code = f"{begin}{FRAMEWORK[house]}\nstart = time.perf_counter(){code}{end}"
+            found = [list(map(float, child(code, house=house)[1][-2].split())) for _ in range(args.runs)]
+            rows.append([house, *(statistics.median(column) for column in zip(*found))])
+    return {"columns": ["house", "file to first batch, wall s", "largest process, GB"], "rows": rows}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    parts = {"picture": bench_picture, "folder": bench_folder, "coco": bench_coco}
+    parser = options(__doc__ or "", tuple(parts), runs=3)
+    parser.add_argument("--data_root", help="folder: where LSPET is")
+    parser.add_argument("--pictures", type=int, default=400, help="folder: so many of them (default: 400)")
+    words = sys.argv[1:] if argv is None else argv
+    return run(parser.parse_args(words), parts, words, __file__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
