@@ -1,7 +1,8 @@
 """Baselines that see no image: what a figure must beat before it says anything.
 
-`python -m common.baselines --dataset lspet --data_root DIR --train 1-4000 --split 4001-5000 --house HOUSE [--result
-FILE]` scores the mean pose by every protocol that applies and, with `--result`, writes a run file beside its own.
+    python -m common.baselines --dataset lspet --data_root DIR --train 1-4000 --split 4001-5000 --house HOUSE
+
+scores the mean pose by every protocol that applies; `--result FILE` writes a run file beside its own.
 """
 
 from __future__ import annotations

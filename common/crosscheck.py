@@ -25,6 +25,7 @@ from common.datasets.files import read_json
 from common.errors import DataError
 from common.files import write_text
 from common.reported import boxes_of, compare, figure, load_runs, reported, yes
+from common.runs.process import exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
 _MARK = re.compile(r"(<!-- (\w+)(?: (\S+))?:begin -->\n)(.*?)(<!-- \2:end -->)", re.DOTALL)
@@ -216,17 +217,18 @@ def main(argv: list[str] | None = None) -> int:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--readmes", action="store_true", help="write the generated tables of all READMEs anew")
     form.add_argument("--check", action="store_true", help="say which READMEs are out of date, and write nothing")
-    args = parser.parse_args(argv)
-    try:
+    args, stale = parser.parse_args(argv), 0
+
+    def work() -> None:
+        nonlocal stale
         if args.readmes or args.check:
-            return write_readmes(check=args.check)
+            stale = write_readmes(check=args.check)
+            return
         lines = compare(load_runs(args.results), args.house)
-    except DataError as error:
-        print(f"crosscheck: {error}", file=sys.stderr)
-        return 2
-    silent = [r for r in reported()[1] if args.house in (None, r["house"])]
-    print(table_of(lines), *(f"\n{r['house']}: {r['source']} {r['note']}." for r in silent), sep="\n")
-    return 0
+        silent = [r for r in reported()[1] if args.house in (None, r["house"])]
+        print(table_of(lines), *(f"\n{r['house']}: {r['source']} {r['note']}." for r in silent), sep="\n")
+
+    return exit_code(work) or stale
 
 
 if __name__ == "__main__":

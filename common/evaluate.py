@@ -1,9 +1,10 @@
 """Score a prediction file.
 
-`python -m common.evaluate --dataset NAME --data_root DIR --split S --predictions FILE [--protocol NAME ...] [--json
-OUT] [--bootstrap N]` Prints each figure with its 95 % interval (`common.intervals`), the number of persons, how it was
-formed, and which published number it may be compared with, or why with none. Exit code 0 also when nothing may be
-compared; 2 when the data, the prediction file or a name is not valid.
+    python -m common.evaluate --dataset NAME --data_root DIR --split S --predictions FILE [--protocol NAME ...]
+
+prints each figure with its 95 % interval (`common.intervals`), the number of persons, how it was formed, and which
+published number it may be compared with, or why with none. Exit code 0 also when nothing may be compared; 2 when the
+data, the prediction file or a name is not valid.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ HALVED = 0.02  # of the largest output: 11 bits a weight, through the depth of a
 
 def halved(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Floating-point arrays in 16 bits, but those with values that these cannot hold: variances of raw pixels."""
-    small = {n for n, a in arrays.items() if a.dtype.kind == "f" and np.abs(a).max(initial=0) <= np.finfo(np.float16).max}
+    small = {
+        n for n, a in arrays.items() if a.dtype.kind == "f" and np.abs(a).max(initial=0) <= np.finfo(np.float16).max
+    }
     return {name: a.astype(np.float16) if name in small else a for name, a in arrays.items()}
 
 
