@@ -108,7 +108,7 @@ class Estimator:
 
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
         """The persons of a picture, a path or (H,W,3) uint8 BGR: one in each of `boxes` (n,4) x, y, w, h, which is
-        looked at by itself at its own size; without boxes all persons, the surest first, or the one of the whole
+        looked at by itself, at its own size or that of `person_size`; without boxes all persons, the surest first, or the one of the whole
         picture. Coordinates are the picture's."""
         image = read_image(image, whole=True, upright=True) if isinstance(image, (str, Path)) else image
         if boxes is not None:
@@ -119,15 +119,15 @@ class Estimator:
         pose = self.single(image)
         return People.of(pose[None, :, :2], pose[None, :, 2], [[0, 0, image.shape[1], image.shape[0]]])
 
-    def maps(self, image: np.ndarray) -> tuple[Maps, float]:
-        """Maps of an (H,W,3) BGR picture, and the scale that their pixels have to its own."""
-        scale = self.config.global_scale
+    def maps(self, image: np.ndarray, zoom: float = 1.0) -> tuple[Maps, float]:
+        """Maps of an (H,W,3) BGR picture resized by `zoom`, and the scale that their pixels have to its own."""
+        scale = self.config.global_scale * zoom
         rgb = np.ascontiguousarray(resize(image[..., ::-1], scale))
         return unpack_maps(self._network(rgb[None]), self.config, self.statistics), scale
 
-    def single(self, image: np.ndarray) -> np.ndarray:
-        """(J,3) rows x, y, probability: the best cell of each joint in an (H,W,3) BGR picture."""
-        maps, scale = self.maps(image)
+    def single(self, image: np.ndarray, zoom: float = 1.0) -> np.ndarray:
+        """(J,3) rows x, y, probability: the best cell of each joint in an (H,W,3) BGR picture resized by `zoom`."""
+        maps, scale = self.maps(image, zoom)
         return argmax_pose(maps) / [scale, scale, 1]
 
     def people_of(self, maps: Maps, scale: float) -> People:
@@ -154,7 +154,8 @@ class Estimator:
         part = image[top:bottom, left:right]
         if not part.size:
             return np.full((len(self.skeleton), 3), np.nan)
-        return self.single(part) + np.array([left, top, 0])
+        zoom = self.config.person_size / max(w, h, 1.0) if self.config.person_size else 1.0
+        return self.single(part, zoom) + np.array([left, top, 0])
 
     # ---- data sets ---------------------------------------------------------------------------------------------------
 

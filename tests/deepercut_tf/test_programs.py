@@ -340,6 +340,12 @@ def test_another_skeleton_is_an_error(tmp_path):
     boxes = np.array([[5.0, 5, 60, 50], [30, 10, 50, 60]])
     people = estimator.predict(picture(), boxes)
     assert len(people) == 2 and (people.box == boxes).all() and len(estimator.predict(picture(), boxes[:0])) == 0
+    # a person as large as those of the training: the picture around the box is resized before it is looked at
+    whole, scale = np.array([[0.0, 0.0, 96, 72]]), estimator.config.global_scale
+    sized = Estimator(tmp_path / "w.npz", **SETTINGS, person_size=192.0).predict(picture(), whole)
+    doubled = Estimator(tmp_path / "w.npz", **SETTINGS | {"global_scale": 2 * scale}).predict(picture(), whole)
+    np.testing.assert_array_equal(sized.joints, doubled.joints)
+    assert (sized.joints != estimator.predict(picture(), whole).joints).any()
     wider = items_of(pose_set, Skeleton("wider", ("nose", "right_hip", "left_hip", "tail")))
     other = replace(pose_set, skeleton=wider.skeleton, joints=np.zeros((1, 4, 2)), visible=np.full((1, 4), 2, np.int8))
     with pytest.raises(DataError, match="settings_right_hip_left_hip_nose .* wider"):
