@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -108,8 +108,8 @@ class Estimator:
 
     def predict(self, image: str | Path | np.ndarray, boxes: np.ndarray | None = None) -> People:
         """The persons of a picture, a path or (H,W,3) uint8 BGR: one in each of `boxes` (n,4) x, y, w, h, which is
-        looked at by itself, at its own size or that of `person_size`; without boxes all persons, the surest first, or the one of the whole
-        picture. Coordinates are the picture's."""
+        looked at by itself, at its own size or that of `person_size`; without boxes all persons, the surest first, or
+        the one of the whole picture. Coordinates are the picture's."""
         image = read_image(image, whole=True, upright=True) if isinstance(image, (str, Path)) else image
         if boxes is not None:
             poses = np.array([self._in_box(image, box) for box in boxes]).reshape(-1, len(self.skeleton), 3)
@@ -118,6 +118,10 @@ class Estimator:
             return self.people_of(*self.maps(image))
         pose = self.single(image)
         return People.of(pose[None, :, :2], pose[None, :, 2], [[0, 0, image.shape[1], image.shape[0]]])
+
+    def predict_many(self, views: Sequence[tuple]) -> list[People]:
+        """As `predict` for each pair of a picture and its boxes, one after another: they keep their own sizes."""
+        return [self.predict(*view) for view in views]
 
     def maps(self, image: np.ndarray, zoom: float = 1.0) -> tuple[Maps, float]:
         """Maps of an (H,W,3) BGR picture resized by `zoom`, and the scale that their pixels have to its own."""

@@ -9,7 +9,6 @@ python deepercut_tf/predict.py photo.jpg --config FILE --weights snapshot-103000
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 from pathlib import Path
 
@@ -30,8 +29,9 @@ def run(args: argparse.Namespace) -> Path:
     estimator = Estimator(args.weights, people=args.people, device=args.device, threads=args.threads, **options)
     padding = 0.2 if args.boxes or args.detector else None  # without boxes the whole picture is looked at each time
     with predicting.Answers(args, source, estimator.skeleton, "deepercut_tf", padding) as answers:
-        for picture in itertools.chain.from_iterable(answers.track(source)):  # each at its own size
-            answers.write(picture, estimator.predict(picture.image, picture.boxes))  # type: ignore[arg-type]
+        for batch in answers.track(source):
+            for picture, people in zip(batch, estimator.predict_many([(p.image, p.boxes) for p in batch])):
+                answers.write(picture, people)
     return answers.folder
 
 

@@ -14,23 +14,23 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOUSES = ("deeppose_tf", "deeppose_caffe_port", "lpm_torch", "deepercut_tf", "simplebaseline_paddle")
 PROGRAM = """
 import importlib, sys
+import cv2
 import numpy as np
 estimator = importlib.import_module(sys.argv[1]).Estimator("lspet")
 picture = np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8)
 people = estimator.predict(picture, np.array([[10.0, 5.0, 60.0, 100.0]]))
 assert people.joints.shape == (1, 14, 2) and np.isfinite(people.joints).all()
 assert estimator.skeleton.joints[0] == "right_ankle"
-if hasattr(estimator, "predict_many"):  # deepercut_tf looks at every picture at its own size
-    views = [(picture, np.array([[10.0, 5.0, 60.0, 100.0]])), (picture[:80], np.zeros((0, 4))), (picture[::-1], None)]
-    views.append((picture[:, :70], np.array([[0.0, 0.0, 70.0, 60.0], [5.0, 20.0, 50.0, 90.0]])))
-    many = estimator.predict_many(views)
-    assert [len(one) for one in many] == [1, 0, 1, 2] and not estimator.predict_many([views[1]])[0].joints.size
-    for one, (image, boxes) in zip(many, views):
-        alone = estimator.predict(image, boxes)
-        # of so few pixels a network's peaks are nearly equal, and bf16 has 8 bits
-        assert np.array_equal(one.box, alone.box) and np.allclose(one.score, alone.score, atol=0.05)
-        off = np.abs(one.joints - alone.joints).max(-1)
-        assert (off < 2).mean() >= 0.8 if off.size else True, off
+photo = cv2.imread(sys.argv[3])[8:318, 8:318]
+around = np.array([[83.0, 29, 144, 254], [90, 40, 120, 200]])
+views = [(photo, around[:1]), (photo[:80], np.zeros((0, 4))), (photo[:, ::-1], None), (photo, around)]
+many = estimator.predict_many(views)
+assert [len(one) for one in many] == [1, 0, 1, 2] and not estimator.predict_many([views[1]])[0].joints.size
+for one, (image, boxes) in zip(many, views):
+    alone = estimator.predict(image, boxes)
+    # bf16 has 8 bits; where two cells are nearly equal rounding may choose the other
+    assert np.array_equal(one.box, alone.box) and np.allclose(one.score, alone.score, atol=4 * 2.0**-8)
+    assert not len(one) or (np.abs(one.joints - alone.joints).max(-1) < 0.5).mean() >= 0.9
 """
 DAMAGED = """
 import shutil, zipfile
@@ -65,7 +65,14 @@ except DataError as error:
 @pytest.mark.parametrize("house", HOUSES)
 def test_a_shipped_network_answers_and_a_damaged_one_is_refused(house, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    words = [sys.executable, "-c", PROGRAM + DAMAGED, house, str(ROOT / house / "zoo/lspet.npz")]
+    words = [
+        sys.executable,
+        "-c",
+        PROGRAM + DAMAGED,
+        house,
+        str(ROOT / house / "zoo/lspet.npz"),
+        str(ROOT / "examples/photo.jpg"),
+    ]
     answer = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0 and "read: " not in answer.stdout, answer.stdout + answer.stderr[-2000:]
 

@@ -4,6 +4,7 @@ graph solver.
     python tests/bench/deepercut_tf.py network --json deepercut_tf/results/bench/network.json
     python tests/bench/deepercut_tf.py people        # several persons, without network and solver
     python tests/bench/deepercut_tf.py solver
+    python tests/bench/deepercut_tf.py optimum       # how often the solver misses it, on small problems
 
 network: ours with reading, resizing and targets of every image, the plain version (tests/reference) on ready-made
 tensors. solver: beside the figures of the original's C++ (-O3, one core of another machine, instances alike but not the
@@ -65,6 +66,60 @@ def bench_solver(args: argparse.Namespace) -> dict:
         "columns": ["nodes / edges (like pictures)", "here, CPU ms", "original, C++ -O3 on another machine, ms"],
         "rows": rows,
     }
+
+
+def small_problem(count: int, seed: int):
+    """A random problem of 4 to 6 nodes and so many classes, all pairs linked."""
+    import numpy as np
+
+    rng, n = np.random.default_rng(seed), 4 + seed % 3
+    kinds = list(np.ndindex(count, count)) if count > 1 else [()]
+    pairs = np.array([(a, b, *kind) for a, b in itertools.combinations(range(n), 2) for kind in kinds])
+    return rng.normal(-0.5, 1, (n, count)), pairs, rng.normal(0, 1.5, len(pairs))
+
+
+def exhaustive(objective):
+    """A compiled function (graph, parts (P,N), classes K) -> the optimum over all classes in all parts."""
+    import numpy as np
+    from numba import njit
+
+    @njit
+    def search(graph, parts, kinds):
+        best, classes = np.inf, np.zeros(parts.shape[1], np.int64)
+        for part in parts:
+            for code in range(kinds ** len(part)):
+                for v in range(len(part)):
+                    classes[v] = code // kinds**v % kinds
+                best = min(best, objective(graph, classes, part))
+        return best
+
+    return search
+
+
+def bench_optimum(args: argparse.Namespace) -> dict:
+    """A row a number of classes and of starts: of 200 random problems, how many end above their optimum."""
+    import numpy as np
+
+    from deepercut_tf.multicut import build_graph, greedy_start, kernighan_lin, objective, solve_nl_lmp
+    from tests.deepercut_tf.test_multicut import partitions
+
+    search, rows = exhaustive(objective), []
+    parts = {n: partitions(n) for n in (4, 5, 6)}
+    for count in (1, 2):
+        gaps: dict[str, list[float]] = {"one start": [], "as shipped": []}
+        for seed in range(200):
+            problem = small_problem(count, seed)
+            graph = build_graph(*problem)
+            best = search(graph, parts[len(graph.unary)], graph.unary.shape[1])
+            first = graph.unary[:, :count].argmin(1)
+            found = solve_nl_lmp(*problem)
+            classes = np.minimum(found[:, 0], count).astype(np.int64)
+            gaps["one start"].append(objective(graph, *kernighan_lin(graph, first, greedy_start(graph, first))) - best)
+            gaps["as shipped"].append(objective(graph, classes, found[:, 1].astype(np.int64)) - best)
+        for name, gap in gaps.items():
+            rows.append([count, name, int((np.array(gap) > 1e-9).sum()), max(gap)])
+    columns = ["classes", "search", "of 200 problems of 4 to 6 nodes above the optimum", "by at most"]
+    return {"columns": columns, "rows": rows, "note": "objectives by exhaustive search"}
 
 
 def crowd(people: int, size: tuple[int, int] = (640, 480)):
@@ -207,7 +262,7 @@ def picture_set(folder: Path, size: int):
     return load_items(make_config(values | {"locref_loss_weight": 0.05, "bn_mode": "frozen", "mirror": True}))
 
 
-PARTS = {"network": bench_network, "people": bench_people, "solver": bench_solver}
+PARTS = {"network": bench_network, "people": bench_people, "solver": bench_solver, "optimum": bench_optimum}
 
 
 def main(argv=None) -> int:

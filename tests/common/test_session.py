@@ -19,10 +19,11 @@ from common.files import atomic_write
 from common.runs import scoring, shelf
 from common.runs import session as session_module
 from common.runs.checkpoints import CheckpointStore, make_state
-from common.runs.converting import Conversion, card_path
+from common.runs.converting import Conversion, card_path, halved
 from common.runs.process import (
     Process,
     Stopped,
+    cluster_ranks,
     default_workers,
     device_numbers,
     environment_ranks,
@@ -350,6 +351,17 @@ def test_a_conversion_is_kept_when_it_agrees(tmp_path):
     assert card["licence"] == "CC0" and card["mapping"] == "none" and card["check"]["maps"]["tolerance"] == 1e-4
 
 
+def test_16_bits_for_what_they_can_hold():
+    """A variance of raw pixels stays in 32; whole numbers, such as a step, as they are."""
+    largest = float(np.finfo(np.float16).max)
+    given = {"w": np.float32([0.1, -largest]), "variance": np.float32([1, 2 * largest]), "step": np.int64(3)}
+    made = halved({**given, "none": np.zeros(0, np.float32), "lost": np.float32([np.nan])})
+    assert [made[name].dtype for name in ("w", "variance", "step", "none")] == ["f2", "f4", "i8", "f2"]
+    np.testing.assert_array_equal(made["variance"], given["variance"])
+    np.testing.assert_allclose(made["w"], given["w"], rtol=2.0**-11)
+    assert np.isnan(made["lost"]).all()
+
+
 @pytest.mark.parametrize("found", [[1.0, 3.0], [1.0, np.nan], [1.0]])
 def test_a_conversion_that_disagrees_leaves_nothing(tmp_path, found):
     with pytest.raises(DataError), Conversion(tmp_path / "in", tmp_path / "out", "") as conversion:
@@ -379,3 +391,16 @@ def test_weights_come_back_after_an_error_too():
     assert network["a"].value == 1
     with swapped_weights(network, load, None):
         assert network["a"].value == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"cluster": {"chief": ["a:1"], "worker": ["b:2"]}, "task": {"type": "worker", "index": 0}}']
+)
+def test_tf_config_is_checked(monkeypatch, content):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert cluster_ranks() == (0, 1)
+    monkeypatch.setenv("TF_CONFIG", content)
+    with pytest.raises(DataError, match="TF_CONFIG is not usable"):
+        cluster_ranks()
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}')
+    assert cluster_ranks() == (1, 2)

@@ -362,16 +362,3 @@ def compare(one: dict, two: dict, steps: int) -> None:
         lost = steps * step * rounding(gradient, steps=2 * deep)
         close(two["model"][name], weight, lost + rounding(np.abs(weight).max(), steps=steps), name)
     assert one["step"] == two["step"] == one["batch"] == two["batch"] == steps
-
-
-@pytest.mark.parametrize(
-    "content", ["{", '{"cluster": {"chief": ["a:1"], "worker": ["b:2"]}, "task": {"type": "worker", "index": 0}}']
-)
-def test_tf_config_is_checked(monkeypatch, content):
-    from common.runs.process import cluster_ranks
-
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert cluster_ranks() == (0, 1)
-    monkeypatch.setenv("TF_CONFIG", content)
-    with pytest.raises(DataError, match="TF_CONFIG is not usable"):
-        cluster_ranks()
