@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 import torch.distributed.nn  # before there is a group: DDP imports it, and its default arguments keep the group for ever
 from torch import nn
+from torch.utils.data import DataLoader
 
 from common import datasets
 from common.errors import DataError
@@ -72,10 +73,10 @@ class Trainer:
         self.valid_set = load_pose_set(config.dataset, config.data_root, config.valid_split) if wanted else None
         torch.manual_seed(config.seed)
         self.model = placed(build_network(config, len(self.skeleton)), process.device, config.amp)
-        dataset = ClipDataset(pose_set, config, self.model.output_size(config.input_width), augment=True)
-        self.loader = make_loader(dataset, config, True, process.rank, process.world)
+        self.pose_set = pose_set
+        self.loader = self._loader(config.width_at(0))
         if not len(self.loader):
-            what = f"{len(dataset)} clips are less than a batch of {config.batch_size} a process"
+            what = f"{len(self.loader.dataset)} clips are less than a batch of {config.batch_size} a process"
             raise DataError(f"{what}; lower --batch_size")
         self.unread: set[int] = set()  # rows whose picture could not be read
         self.position = Position(len(self.loader), config.batch_size * process.world)
@@ -90,6 +91,11 @@ class Trainer:
             unused = config.model == "hourglass"
             self.network = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=unused)
 
+    def _loader(self, width: int) -> DataLoader:
+        config = replace(self.config, input_width=width)
+        dataset = ClipDataset(self.pose_set, config, self.model.output_size(width), augment=True)
+        return make_loader(dataset, config, True, self.process.rank, self.process.world)
+
     def start(self) -> None:
         """The first weights: random ones, or those of `--weights`."""
         config = self.config
@@ -102,6 +108,9 @@ class Trainer:
     def batches(self) -> Iterator[dict]:
         """Batches from the position on, without an end."""
         while True:
+            width = self.config.width_at(self.position.epoch)
+            if width != self.loader.dataset.config.input_width:
+                self.loader = self._loader(width)
             sampler = self.loader.sampler
             sampler.epoch, sampler.skip = self.position.epoch, self.position.batch * self.config.batch_size
             yield from self.loader
@@ -109,7 +118,7 @@ class Trainer:
     def step(self, raw: dict) -> dict:
         """Learn from one batch of the loader; the loss is the mean over all processes. Dropout is keyed by seed, process
         and step, so that no random state need be stored."""
-        config, step = self.config, self.position.step
+        config, step = self.loader.dataset.config, self.position.step
         torch.manual_seed(int(np.random.SeedSequence((config.seed, self.process.rank, step)).generate_state(1)[0]))
         self.network.train()
         self.unread |= set(raw.pop("unread").flatten().tolist()) - {-1}

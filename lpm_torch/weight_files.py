@@ -30,7 +30,7 @@ Weights = dict[str, np.ndarray]
 # What weights were trained to read and to answer, whoever goes on with them.
 MEANING_FIELDS = ("mode", "center_map", "background")
 # What a resumed run must share with its beginning.
-RUN_FIELDS = (*MEANING_FIELDS, *"sigma input_width t masked_loss loss_norm deep_supervision accumulate".split())
+RUN_FIELDS = (*MEANING_FIELDS, *"sigma input_width widths t masked_loss loss_norm deep_supervision accumulate".split())
 # Settings of the machine and the run that trained, which mean nothing to whoever uses the weights.
 _LEFT_BEHIND = {"device", "gpus", "workers", "threads", "out", "model_dir", "data_root", "weights", "resume"}
 ANSWERS = re.compile(r"conv7_stage1|M(conv|res)5(_stage\d+)?")  # layers with an output a belief map
