@@ -107,6 +107,7 @@ class Config:
     gpu: str | None = setting(None, "CUDA device number, as Caffe has it", names=("-gpu",), group="machine", rare=True)
     amp: str = setting("off", choices=("off", "bf16"))
     batch_size: int = setting(32, "persons a step when testing")
+    flip_test: bool = setting(False)
     workers: int | None = setting(None, "threads that read pictures (default: from the cores)")
     threads: int = setting(0)
     skeleton: dict | None = setting(None, "the skeleton's card, from the data set")

@@ -145,11 +145,22 @@ class Estimator:
         """What a prediction file says about the network."""
         c, file = self.config, self.files[-1] if self.files else None
         boxes = "none (whole images)" if c.whole_images else "annotated (around the joints)"
-        more = {"boxes": boxes, "flip_test": False, "mode": c.mode, "preset": c.preset}
+        more = {"boxes": boxes, "flip_test": c.flip_test, "mode": c.mode, "preset": c.preset}
         return describe(HOUSE, STAGES[len(self.regressors)], file, {"amp": c.amp}, **more)
 
     def joints(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """Joints (N,J,2), in pixels of prepared pictures (height,width,3) uint8 BGR, after all stages."""
+        """Joints (N,J,2), in pixels of prepared pictures (height,width,3) uint8 BGR, after all stages; with `flip_test`
+        the middle of these and of the mirrored pictures'."""
+        found = self._joints(pictures)
+        if self.config.flip_test:
+            mirrored = self._joints([picture[:, ::-1] for picture in pictures])[:, self.skeleton.mirror]
+            middle = self.config.size[0] - (
+                self.config.mode == "correct"
+            )  # twice the axis that the lists are mirrored at
+            found = (found + (middle, 0) + mirrored * (-1, 1)) / 2
+        return found
+
+    def _joints(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         first, *later = self.regressors
         found = first(pictures).reshape(len(pictures), -1, 2) + np.array(self.config.size) / 2
         for regressor in later:

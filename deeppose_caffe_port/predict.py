@@ -23,7 +23,7 @@ from common.runs.options import given_of
 from common.runs.process import exit_code
 from deeppose_caffe_port.config import HOUSE, parse
 
-_SETTINGS = ("dataset", "mode", "snapshot1", "snapshot2", "amp", "workers")
+_SETTINGS = ("dataset", "mode", "snapshot1", "snapshot2", "amp", "flip_test", "workers")
 
 
 def parse_args(argv=None) -> tuple[dict, argparse.Namespace]:
@@ -48,7 +48,7 @@ def run(given: dict, own: argparse.Namespace) -> Path:
         for batch in answers.track(source):
             for picture, people in zip(batch, estimator.predict_many([(p.image, p.boxes) for p in batch])):
                 answers.write(picture, people)
-                if not source.moving:
+                if source.count == 1:  # as the original, which reads one
                     print(f"{picture.name}\n{people.joints.round(2)}")
     return answers.folder
 

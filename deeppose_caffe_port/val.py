@@ -24,7 +24,7 @@ from deeppose_caffe_port.config import HOUSE, parse, settle
 from deeppose_caffe_port.prepare import load_split
 from deeppose_caffe_port.weight_files import as_packed, find_project, opened
 
-_SETTINGS = ("dataset", "data_root", "mode", "preset", "snapshot1", "snapshot2", "allow_16bit", "amp", "batch_size",
+_SETTINGS = ("dataset", "data_root", "mode", "preset", "snapshot1", "snapshot2", "allow_16bit", "amp", "flip_test", "batch_size",
              "workers", "seed")  # fmt: skip
 _DATA = ("dataset", "data_root")
 

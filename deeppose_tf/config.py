@@ -98,6 +98,7 @@ class Config:
 
     batch_size: int = setting(128, "persons a step, over all devices")
     workers: int | None = setting(None, "loader processes (default: from the cores)")
+    flip_test: bool = setting(False)
     device: str | None = setting(None)
     threads: int = setting(0, rare=True)
     amp: str = setting("off", "", ("off", "bf16"))

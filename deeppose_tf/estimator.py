@@ -40,7 +40,8 @@ class Estimator:
     """
 
     def __init__(self, weights: str | Path | None = None, *, mode: str | None = None, random_weights=False,
-                 shared_joints=False, device: str | None = None, threads: int = 0, batch_size: int = 128):  # fmt: skip
+                 shared_joints=False, flip_test: bool | None = None, device: str | None = None, threads: int = 0,
+                 batch_size: int = 128):  # fmt: skip
         place = weight_files.find(weights)
         self._variables: dict[str, np.ndarray] = {}
         if place:
@@ -50,7 +51,9 @@ class Estimator:
             self.skeleton, self.step = CSV_SKELETONS["lsp"], 0
         else:
             raise shelf.missing_weights(HOUSE, (weight_files.SUFFIX,))
-        self.place, self.config = None if random_weights else place, replace(config, batch_size=batch_size).checked()
+        flip = config.flip_test if flip_test is None else flip_test
+        self.place = None if random_weights else place
+        self.config = replace(config, batch_size=batch_size, flip_test=flip).checked()
         self.shared_joints, self._device, self._threads = shared_joints, device, threads
 
     @classmethod
@@ -85,7 +88,7 @@ class Estimator:
         about = {"mode": config.mode, "seed": config.seed, "backend": keras.backend.backend(), "step": self.step}
         model = "alexnet_imagenet" if config.weights else "alexnet_scratch"
         model += "" if self.place or self.step else "_step0"  # untrained
-        return scoring.describe(HOUSE, model, self.place, asdict(config), flip_test=False, **about)
+        return scoring.describe(HOUSE, model, self.place, asdict(config), flip_test=config.flip_test, **about)
 
     @property
     def extension(self) -> float:
@@ -178,8 +181,13 @@ class Estimator:
         return columns
 
     def shares(self, crops: np.ndarray) -> np.ndarray:
-        """The network's (n,J,2) outputs, shares of crops (n,227,227,3) uint8 BGR. DataError when one is not finite."""
+        """The network's (n,J,2) outputs, shares of crops (n,227,227,3) uint8 BGR; with `flip_test` the middle of these
+        and of the mirrored crops'. DataError when one is not finite."""
         found = self._call(crops)
+        if self.config.flip_test:
+            axis = 0.0 if self.config.mode == "correct" else 1 / IM_SIZE  # as `mirror_targets`
+            mirrored = self._call(crops[:, :, ::-1])[:, self.skeleton.mirror]
+            found = (found + mirrored * np.float32([-1, 1]) - np.float32([axis, 0])) / 2
         if not np.isfinite(found).all():  # of a file, or of a training
             raise (DataError if self.place else FloatingPointError)(f"{self.place or 'the network'} answers NaN")
         return found

@@ -27,7 +27,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = predicting.parser(__doc__, but=("raw_weights", "min_score"))
     parser.also("weights", "-s", "snapshot")
     parser.also("boxes", "bbox")
-    parser.options("mode")
+    parser.options("mode", "flip_test")
     return parser.parse_args(argv)
 
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> Path:
     from deeppose_tf.estimator import Estimator
 
     source = predicting.Source(args.source, args.recursive, args.limit)
-    estimator = Estimator(args.weights, **given_of(args, "mode", "device", "threads"))
+    estimator = Estimator(args.weights, **given_of(args, "mode", "flip_test", "device", "threads"))
     with predicting.Answers(args, source, estimator.skeleton, HOUSE) as answers:
         for batch in answers.track(source):
             for picture, people in zip(batch, estimator.predict_many([(p.image, p.boxes) for p in batch])):

@@ -35,7 +35,7 @@ from lpm_torch.model import build_network
 from lpm_torch.weight_files import config_of, load_weights, read_checkpoint, skeleton_of
 
 # what a user of a trained network may ask for against its settings
-OVERRIDES = ("t", "batch_size", "workers", "threads", "amp", "flip_test", "device", "gpus")
+OVERRIDES = ("t", "input_width", "batch_size", "workers", "threads", "amp", "flip_test", "device", "gpus")
 
 
 class Estimator:

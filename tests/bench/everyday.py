@@ -3,12 +3,14 @@
     python tests/bench/everyday.py picture --json common/results/bench/picture.json
     python tests/bench/everyday.py folder --data_root LSPET --json common/results/bench/folder.json
     python tests/bench/everyday.py coco --json common/results/bench/coco_size.json
+    python tests/bench/everyday.py loader --data_root LSPET --json common/results/bench/loaders.json
 
 picture: CPU time of `predict.py photo.jpg --weights lspet` from the shell, of what it needs at least (a process that
 imports the framework and runs the network once, without what importing this house takes). folder: predict.py's loop over
 picture files, without making the network, and `predict_pose_set` on the same crops. coco: from an annotation file of
-train2017's size (made up: 118 287 pictures, 149 813 persons) to the first batch, and the largest process. Every side is
-a process of its own.
+train2017's size (made up: 118 287 pictures, 149 813 persons) to the first batch, and the largest process. loader: CPU
+time of training samples as train.py makes them (pictures, augmentation, targets; the Caffe port writes its pictures once,
+without), and of OpenCV's imread and warpAffine alone. Every side is a process of its own, but the loader's, in turn.
 """
 
 from __future__ import annotations
@@ -88,6 +90,60 @@ config = train.parse_args(words + ["--preset", "cpu"])
 trainer = engine.Trainer(config, train.load_data(config), engine.TensorFlow(config))""",
 }
 
+# `samples(i)` makes the i-th person's, (width, height) of which is `size`
+SAMPLES = {
+    "lpm_torch": """
+from common.runs.settings import resolve
+from lpm_torch.config import Config
+from lpm_torch.data import ClipDataset
+clips = ClipDataset(pose_set, resolve(Config, {"dataset": "lspet"}).checked(), 32, augment=True)
+samples, size = lambda i: clips[0, i], (256, 256)""",
+    "deeppose_caffe_port": """
+from deeppose_caffe_port.config import settle
+from deeppose_caffe_port.images import Pictures
+pictures = Pictures(pose_set, settle({"dataset": "lspet", "out": "/nowhere"}))
+samples, size = pictures.image, pictures.config.size""",
+    "simplebaseline_paddle": """
+from common.runs.settings import resolve
+from simplebaseline_paddle.config import Config
+from simplebaseline_paddle.data import PersonDataset
+from simplebaseline_paddle.records import records_for
+config = resolve(Config, {"dataset": "lspet"}).checked()
+people = PersonDataset(records_for(pose_set, config), pose_set.skeleton, config, training=True)
+samples, size = lambda i: people[[(0, i)]], config.input_size""",
+    "deepercut_tf": """
+from deepercut_tf import data, train
+words = ["--preset", "lspet", "--data_root", root, "--train_split", f"1-{count}", "--valid_split", "none"]
+config, items = train.prepare(train.parse_args(words))
+draws = [draw for draw, _ in zip(data.Sampler(items, config).draws(), range(int(count)))]
+def samples(i):
+    return data.collate([data.make_sample(items, draws[i], config, None, items.read(items.items[draws[i].index]))], config)
+height, width = items.items[0].size or data.image_size(items.items[0].image)[::-1]
+size = round(width * config.global_scale), round(height * config.global_scale)""",
+    "deeppose_tf": """
+from common.runs.settings import resolve
+from deeppose_tf.config import Config, presets
+from deeppose_tf.data import Crops, Persons, example, generator
+persons = Persons(pose_set, "correct")
+crops = Crops.for_training(resolve(Config, presets()["paper"]), pose_set.skeleton)
+samples, size = lambda i: example(persons, i, crops, generator(0, 0, i)), (227, 227)""",
+}
+LOADER = """
+import sys
+import cv2
+import numpy as np
+from common import datasets
+from tests.bench.harness import take_turns
+cv2.setNumThreads(0)
+root, count, runs = sys.argv[1:]
+pose_set = datasets.load("lspet", root, f"1-{{count}}")
+{samples}
+paths, matrix = list(map(str, pose_set.images)), np.array([[0.9, 0.1, 5], [-0.1, 0.9, 20]])
+ours = lambda: [samples(i) for i in range(len(paths))]
+opencv = lambda: [cv2.warpAffine(cv2.imread(path), matrix, size) for path in paths]
+print(*take_turns(dict(ours=ours, opencv=opencv), int(runs)).values())
+"""
+
 
 def child(code: str, *words: str, house: str = "") -> tuple[float, list[str]]:
     """(CPU seconds, printed lines) of a Python process with its children; RuntimeError with its last words."""
@@ -121,9 +177,7 @@ def bench_folder(args: argparse.Namespace) -> dict:
     """A row a house."""
     from common import datasets
 
-    if not args.data_root:
-        raise SystemExit("error: folder needs --data_root, LSPET's folder")
-    pose_set, rows = datasets.load("lspet", args.data_root, f"1-{args.pictures}"), []
+    pose_set, rows = datasets.load("lspet", need(args), f"1-{args.pictures}"), []
     with tempfile.TemporaryDirectory() as folder:
         boxes = Path(folder) / "boxes.csv"
         with open(boxes, "w", newline="") as file:
@@ -190,12 +244,30 @@ os._exit(0)
     return {"columns": ["house", "file to first batch, wall s", "largest process, GB"], "rows": rows}
 
 
+def bench_loader(args: argparse.Namespace) -> dict:
+    """A row a house."""
+    rows = []
+    for house, code in SAMPLES.items():
+        words = [str(Path(need(args)).resolve()), str(args.pictures), str(args.runs)]
+        ours, opencv = map(float, child(LOADER.format(samples=code), *words, house=house)[1][-2].split())
+        rows.append([house, args.pictures / ours, args.pictures / opencv, f"{opencv / ours:.2f}"])
+    columns = ["house", "samples a CPU second", "of OpenCV alone", "share"]
+    return {"columns": columns, "rows": rows, "note": f"{args.pictures} pictures of LSPET, CPU time, files read before"}
+
+
+def need(args: argparse.Namespace) -> str:
+    """LSPET's folder."""
+    if not args.data_root:
+        raise SystemExit(f"error: {args.what} needs --data_root, LSPET's folder")
+    return args.data_root
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
-    parts = {"picture": bench_picture, "folder": bench_folder, "coco": bench_coco}
+    parts = {"picture": bench_picture, "folder": bench_folder, "coco": bench_coco, "loader": bench_loader}
     parser = options(__doc__ or "", tuple(parts), runs=3)
-    parser.add_argument("--data_root", help="folder: where LSPET is")
-    parser.add_argument("--pictures", type=int, default=400, help="folder: so many of them (default: 400)")
+    parser.add_argument("--data_root", help="folder, loader: where LSPET is")
+    parser.add_argument("--pictures", type=int, default=400, help="folder, loader: so many of them (default: 400)")
     words = sys.argv[1:] if argv is None else argv
     return run(parser.parse_args(words), parts, words, __file__)
 
