@@ -25,7 +25,7 @@ from common.runs.predicting import Answers, Source
 from common.runs.process import exit_code
 from lpm_torch.config import HOUSE, Config, weights_path
 
-SETTINGS = ("model", "t", "flip_test", "amp")
+SETTINGS = ("model", "t", "input_width", "flip_test", "amp")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
