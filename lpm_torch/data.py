@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import random
-import signal
 import sys
 import warnings
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from common.errors import DataError, DataWarning
 from common.geometry import apply_affine, box_center, compose_affine, crop_affine, invert_affine, pad_box, warp
 from common.images import read_image
 from common.poses import PoseSet, box_of_joints
-from common.runs.process import default_workers
+from common.runs.process import default_workers, quiet_worker
 from common.skeletons import LPM14, PENN13, skeleton_map
 from lpm_torch.config import MEANS, OFFICIAL_MEAN, OFFICIAL_STD, Config, half_pixel, network_skeleton
 
@@ -251,15 +250,6 @@ class EpochSampler(Sampler):
         return max(self.length // self.world - self.skip, 0)
 
 
-def _quiet_worker(_: int) -> None:
-    # a signal to the whole group (Ctrl-C, `timeout`, a batch system) reaches workers too: the training process ends
-    # them when its step is done
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
 def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int = 0, world: int = 1) -> DataLoader:
     """Batches of `config.batch_size` clips; set `loader.sampler.epoch` (and `.skip`) before each epoch to shuffle."""
     workers = default_workers() if config.workers is None else config.workers
@@ -271,7 +261,7 @@ def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int =
         drop_last=shuffle and len(dataset) >= config.batch_size * world,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=shuffle and workers > 0,
-        worker_init_fn=_quiet_worker if workers else None,
+        worker_init_fn=quiet_worker if workers else None,
         generator=torch.Generator(),  # else every start of an iterator draws from the generator that dropout uses
     )
 
