@@ -26,6 +26,7 @@ from common.datasets import record
 from common.errors import DataError, DataWarning
 from common.geometry import apply_affine, box_center, compose_affine, crop_affine, invert_affine, pad_box, warp
 from common.images import read_image
+from common.metrics.mobilepose import with_penn_neck
 from common.poses import PoseSet, box_of_joints
 from common.runs.process import default_workers, quiet_worker
 from common.skeletons import LPM14, PENN13, skeleton_map
@@ -37,14 +38,10 @@ CENTER_SIGMA = 21.0  # pixels of the crop, whatever its size (MP and LP)
 
 def to_network(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
     """Joints (N,J,2) and visibility (N,J) in the network's order, with MP's stand-in for Penn Action's neck."""
-    target = network_skeleton(pose_set.skeleton)
-    joints, visible = skeleton_map(pose_set.skeleton, target).apply(pose_set.joints, pose_set.visible)
+    joints, visible = pose_set.joints, pose_set.visible
     if pose_set.skeleton == PENN13:
-        index, neck = PENN13.indices(("head", "left_shoulder", "right_shoulder")), target.index("neck")
-        head, left, right = (pose_set.joints[:, i] for i in index)
-        joints[:, neck] = [0.5, 0.2] * head + [0.25, 0.4] * (left + right)
-        visible[:, neck] = pose_set.visible[:, index].min(-1)
-    return joints, visible
+        return with_penn_neck(joints, visible)
+    return skeleton_map(pose_set.skeleton, network_skeleton(pose_set.skeleton)).apply(joints, visible)
 
 
 def crop_boxes(pose_set: PoseSet) -> np.ndarray:
