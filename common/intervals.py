@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from common.metrics import Result
-from common.metrics.coco import RECALL, THRESHOLDS, curve, match
+from common.metrics.coco import RECALL, curve, match
 from common.metrics.counting import Tally
 from common.metrics.oks import aic_map
 from common.poses import PoseSet
@@ -108,7 +108,7 @@ class PrecisionRecall:
 
     def __init__(self, pose_set: PoseSet, predictions: Predictions, draws: Draws):
         matches = match(pose_set, predictions)
-        self.draws, self.thresholds, self.recall = draws, THRESHOLDS, RECALL
+        self.draws, self.recall = draws, RECALL
         unit = np.array([draws.unit.get(image, -1) for image in matches.images], np.int64)
         order = np.argsort(-matches.score, kind="stable")
         order = order[unit[matches.image[order]] >= 0]
