@@ -57,9 +57,9 @@ COLUMNS: dict[str, Callable[[dict], str]] = {
 }
 
 
-def table_of(lines: list[dict], names=tuple(COLUMNS)) -> str:
+def table_of(lines: list[dict]) -> str:
     """The lines as a Markdown table."""
-    return markdown([list(names), *([COLUMNS[name](line) for name in names] for line in lines)])
+    return markdown([list(COLUMNS), *([cell_of(line) for cell_of in COLUMNS.values()] for line in lines)])
 
 
 def markdown(rows: list[list[str]]) -> str:

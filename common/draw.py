@@ -187,9 +187,7 @@ def _capsule(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: flo
     cv2.line(canvas, *ends, color, max(1, round(2 * radius)), cv2.LINE_AA, _SHIFT)
 
 
-def truth_and_prediction(
-    image: np.ndarray, truth, prediction, skeleton: Skeleton, *, score=None, height: int | None = None
-) -> np.ndarray:
+def truth_and_prediction(image, truth, prediction, skeleton: Skeleton, height: int | None = None) -> np.ndarray:
     """The image twice: left with the true joints, right with the predicted ones, (J,2) or (P,J,2) in image pixels.
 
     `height` in pixels enlarges (or reduces) the picture before drawing, so that lines stay crisp on small images;
@@ -200,8 +198,8 @@ def truth_and_prediction(
     # a pixel's area, not its centre, is what grows with the picture
     grown = np.array(picture.shape[1::-1]) / image.shape[1::-1]
     halves = []
-    for joints, own, title in ((truth, None, "truth"), (prediction, score, "prediction")):
-        shown = draw_pose(picture, (np.asarray(joints, np.float64) + 0.5) * grown - 0.5, skeleton, own)
+    for joints, title in ((truth, "truth"), (prediction, "prediction")):
+        shown = draw_pose(picture, (np.asarray(joints, np.float64) + 0.5) * grown - 0.5, skeleton)
         above, high = strip.copy(), len(strip)
         _text(above, title, high // 4, round(0.72 * high), strip.shape[1] - high // 4, high / 36, _INK)
         halves.append(np.vstack([above, shown]))
@@ -267,9 +265,9 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
     atomic_write(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
 
 
-def drawn_line(image: np.ndarray, line: dict, min_score: float = 0.1, where: str = "joints.jsonl") -> np.ndarray:
+def drawn_line(image: np.ndarray, line: dict, min_score: float) -> np.ndarray:
     """A picture with the persons of its line in joints.jsonl."""
-    skeleton = from_card({"name": line["skeleton"], "joints": line["joint_names"]}, f"{where}: field skeleton")
+    skeleton = from_card({"name": line["skeleton"], "joints": line["joint_names"]}, "joints.jsonl: field skeleton")
     points = [[p or (None, None, None) for p in one["joints"]] for one in line["persons"]]
     table = np.array(points, np.float64).reshape(-1, len(skeleton), 3)
     numbers = range(len(table)) if len(table) > 1 else None

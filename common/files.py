@@ -94,9 +94,14 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return str(value)
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
+
+
+def write_mat(path: str | Path, variables: dict) -> Path:
+    """A Matlab file, atomically."""
+    from scipy.io import savemat
+
+    return atomic_write(path, lambda temporary: savemat(temporary, variables, appendmat=False))
 
 
 def check_listed(archive: zipfile.ZipFile) -> None:

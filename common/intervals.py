@@ -13,8 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from common.metrics import Result
-from common.metrics.coco import RECALL, THRESHOLDS, curve, match
-from common.metrics.counting import Tally
+from common.metrics.coco import RECALL, curve, match
 from common.metrics.oks import aic_map
 from common.poses import PoseSet
 from common.predictions import Predictions
@@ -61,16 +60,6 @@ class Draws:
         tally = result.tally
         if tally is None or not len(self.unit) or len(tally.hits) != len(self.row_unit):
             return None
-        return self._of_tally(tally)
-
-    def precision_recall(self, predictions: Predictions) -> PrecisionRecall:
-        """Made once a file."""
-        key = id(predictions.joints)
-        if key not in self._tables:
-            self._tables[key] = PrecisionRecall(self.pose_set, predictions, self)
-        return self._tables[key]
-
-    def _of_tally(self, tally: Tally) -> Samples:
         hits = self.sums(np.where(tally.counted, tally.hits, 0).astype(np.float64))
         counted = self.sums(tally.counted.astype(np.float64))
         by_column = 100 * np.divide(hits, counted, out=np.full(hits.shape, np.nan), where=counted > 0)
@@ -81,6 +70,13 @@ class Draws:
             above = 100 * hits[:, tally.pooled].sum(1)
             total = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
         return values | {"total": total}
+
+    def precision_recall(self, predictions: Predictions) -> PrecisionRecall:
+        """Made once a file."""
+        key = id(predictions.joints)
+        if key not in self._tables:
+            self._tables[key] = PrecisionRecall(self.pose_set, predictions, self)
+        return self._tables[key]
 
     def _by_image(self, name: str, predictions: Predictions) -> Samples | None:
         if name == "oks_ap":
@@ -108,7 +104,7 @@ class PrecisionRecall:
 
     def __init__(self, pose_set: PoseSet, predictions: Predictions, draws: Draws):
         matches = match(pose_set, predictions)
-        self.draws, self.thresholds, self.recall = draws, THRESHOLDS, RECALL
+        self.draws, self.recall = draws, RECALL
         unit = np.array([draws.unit.get(image, -1) for image in matches.images], np.int64)
         order = np.argsort(-matches.score, kind="stable")
         order = order[unit[matches.image[order]] >= 0]

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from common import datasets
 from common.datasets import coco, files
 from common.errors import DataError, DataMissing
-from common.files import atomic_write
 from common.images import read_image
 from common.poses import PoseSet
 from common.runs.shelf import data_folder
@@ -222,10 +221,3 @@ def _person(path: Path, index: int, cell: np.ndarray, joints: int, shift: int) -
         raise DataError(f"{path}: entry {index}, field joints: {what}")
     table[:, 1:] += shift
     return table
-
-
-def write_mat(path: str | Path, content: dict) -> Path:
-    """Variables of a .mat file, whole or not at all."""
-    from scipy.io import savemat
-
-    return atomic_write(path, lambda temporary: savemat(temporary, content, appendmat=False))

@@ -12,8 +12,8 @@ from scipy.special import expit
 
 from common.datasets.files import read_mat
 from common.errors import DataError
+from common.files import write_mat
 from deepercut_tf.detections import Detections
-from deepercut_tf.items import write_mat
 from deepercut_tf.multicut import SUPPRESSED, logit_cost, solve_nl_lmp
 
 SAME_PART_SLOPE, SAME_PART_BIAS = 0.2, 7.5  # two detections of one joint: even odds at 37.5 pixels

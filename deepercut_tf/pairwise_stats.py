@@ -18,9 +18,10 @@ import numpy as np
 
 from common.datasets.files import read_numbers
 from common.errors import DataError
+from common.files import write_mat
 from common.runs.process import exit_code
 from deepercut_tf.config import Config, settings_of, settings_parser
-from deepercut_tf.items import load_items, write_mat
+from deepercut_tf.items import load_items
 from deepercut_tf.joints import mirror_joints, symmetric_order
 
 

@@ -23,10 +23,10 @@ from tqdm import tqdm
 from common.datasets import files
 from common.datasets.mpii import RELEASE, read_release
 from common.errors import DataError
+from common.files import write_mat
 from common.images import read_image
 from common.runs.options import Parser
 from common.runs.process import exit_code
-from deepercut_tf.items import write_mat
 
 HEIGHT, HEAD = 400.0, 50.0  # pixels of a prepared person and its head
 MARGINS = {True: 130, False: 65}  # isolated persons, all others

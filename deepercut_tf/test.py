@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
+from common.files import write_mat
 from common.runs.options import Parser
 from common.runs.process import exit_code
 from deepercut_tf.config import as_cfg, settings_of, settings_parser
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> Path:
     from common.draw import draw_pose, save_image
     from deepercut_tf.detections import argmax_pose
     from deepercut_tf.estimator import Estimator
-    from deepercut_tf.items import load_items, write_mat
+    from deepercut_tf.items import load_items
 
     item_set, config = load_items(settings_of(args))
     estimator = Estimator(config.weights, people="one", **as_cfg(config))

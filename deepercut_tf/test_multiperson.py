@@ -81,9 +81,9 @@ def annotations_of(item_set):
 def run(args: argparse.Namespace) -> Path:
     """Predict and write; returns the file. DataError on bad input."""
     from common.draw import draw_pose, save_image
-    from common.files import write_json
+    from common.files import write_json, write_mat
     from deepercut_tf.estimator import Estimator
-    from deepercut_tf.items import load_items, write_mat
+    from deepercut_tf.items import load_items
 
     item_set, config = load_items(settings_of(args))
     truth = annotations_of(item_set) if config.use_gt_segm else None

@@ -22,15 +22,6 @@ from common.runs.process import exit_code
 from deeppose_tf.config import HOUSE
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = predicting.parser(__doc__, but=("raw_weights", "min_score"))
-    parser.also("weights", "-s", "snapshot")
-    parser.also("boxes", "bbox")
-    parser.options("mode", "flip_test")
-    return parser.parse_args(argv)
-
-
 def run(args: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
     from deeppose_tf.estimator import Estimator
@@ -46,7 +37,11 @@ def run(args: argparse.Namespace) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)), "joints and drawings are in {}")
+    parser = predicting.parser(__doc__, but=("raw_weights", "min_score"))
+    parser.also("weights", "-s", "snapshot")
+    parser.also("boxes", "bbox")
+    parser.options("mode", "flip_test")
+    return exit_code(lambda: run(parser.parse_args(argv)), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Beside LSP's files `*_visible.csv` keeps the flags that the original drops; mode
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -160,22 +159,13 @@ def write_stand_in(path: Path, seed: int = 1701) -> None:
     write_json(card_path(path), {"synthetic": True, "what": note, "sha256": sha256_of(path)})
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """The command line."""
+def main(argv=None) -> int:
+    """Exit code 0, or 2 with a message on bad input."""
     parser = Parser(__doc__)
     parser.source("release", "lsp or mpii", choices=tuple(CSV_FOLDERS))
     parser.option("synthetic", type=bool, default=False, text="make stand-ins for missing data", group="data")
-    return parser.parse_args(argv)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
-    (make_stand_ins if args.synthetic else prepare_default)(args.release)
-
-
-def main(argv=None) -> int:
-    """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)))
+    args = parser.parse_args(argv)
+    return exit_code(lambda: (make_stand_ins if args.synthetic else prepare_default)(args.release))
 
 
 if __name__ == "__main__":

@@ -30,17 +30,6 @@ from deeppose_tf.csv_files import load_split
 _DATA = ("dataset", "data_root", "test_csv_fn", "img_path_prefix")
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options; those left out come from the checkpoint."""
-    parser = scoring.parser(__doc__, but=("raw_weights",))
-    parser.also("weights", "-s", "snapshot")
-    parser.settings(Config, only=_DATA)
-    parser.options("split", "mode", "flip_test")
-    parser.option("batch_size", type=int, default=128)
-    parser.option("ext", type=float, nargs="+", text="box extensions (default: the checkpoint's largest)", group="data")
-    return parser.parse_args(argv)
-
-
 def persons(args: argparse.Namespace, trained: Config) -> PoseSet:
     """The persons that the options name, else those that the training scored."""
     given = given_of(args, *_DATA)
@@ -87,7 +76,13 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: run(parse_args(argv)))
+    parser = scoring.parser(__doc__, but=("raw_weights",))
+    parser.also("weights", "-s", "snapshot")
+    parser.settings(Config, only=_DATA)
+    parser.options("split", "mode", "flip_test")
+    parser.option("batch_size", type=int, default=128)
+    parser.option("ext", type=float, nargs="+", text="box extensions (default: the checkpoint's largest)", group="data")
+    return exit_code(lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import random
-import signal
 import sys
 import warnings
 from dataclasses import dataclass, replace
@@ -27,8 +26,9 @@ from common.datasets import record
 from common.errors import DataError, DataWarning
 from common.geometry import apply_affine, box_center, compose_affine, crop_affine, invert_affine, pad_box, warp
 from common.images import read_image
+from common.metrics.mobilepose import with_penn_neck
 from common.poses import PoseSet, box_of_joints
-from common.runs.process import default_workers
+from common.runs.process import default_workers, quiet_worker
 from common.skeletons import LPM14, PENN13, skeleton_map
 from lpm_torch.config import MEANS, OFFICIAL_MEAN, OFFICIAL_STD, Config, half_pixel, network_skeleton
 
@@ -38,14 +38,10 @@ CENTER_SIGMA = 21.0  # pixels of the crop, whatever its size (MP and LP)
 
 def to_network(pose_set: PoseSet) -> tuple[np.ndarray, np.ndarray]:
     """Joints (N,J,2) and visibility (N,J) in the network's order, with MP's stand-in for Penn Action's neck."""
-    target = network_skeleton(pose_set.skeleton)
-    joints, visible = skeleton_map(pose_set.skeleton, target).apply(pose_set.joints, pose_set.visible)
+    joints, visible = pose_set.joints, pose_set.visible
     if pose_set.skeleton == PENN13:
-        index, neck = PENN13.indices(("head", "left_shoulder", "right_shoulder")), target.index("neck")
-        head, left, right = (pose_set.joints[:, i] for i in index)
-        joints[:, neck] = [0.5, 0.2] * head + [0.25, 0.4] * (left + right)
-        visible[:, neck] = pose_set.visible[:, index].min(-1)
-    return joints, visible
+        return with_penn_neck(joints, visible)
+    return skeleton_map(pose_set.skeleton, network_skeleton(pose_set.skeleton)).apply(joints, visible)
 
 
 def crop_boxes(pose_set: PoseSet) -> np.ndarray:
@@ -251,15 +247,6 @@ class EpochSampler(Sampler):
         return max(self.length // self.world - self.skip, 0)
 
 
-def _quiet_worker(_: int) -> None:
-    # a signal to the whole group (Ctrl-C, `timeout`, a batch system) reaches workers too: the training process ends
-    # them when its step is done
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
 def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int = 0, world: int = 1) -> DataLoader:
     """Batches of `config.batch_size` clips; set `loader.sampler.epoch` (and `.skip`) before each epoch to shuffle."""
     workers = default_workers() if config.workers is None else config.workers
@@ -271,7 +258,7 @@ def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int =
         drop_last=shuffle and len(dataset) >= config.batch_size * world,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=shuffle and workers > 0,
-        worker_init_fn=_quiet_worker if workers else None,
+        worker_init_fn=quiet_worker if workers else None,
         generator=torch.Generator(),  # else every start of an iterator draws from the generator that dropout uses
     )
 

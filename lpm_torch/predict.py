@@ -28,14 +28,6 @@ from lpm_torch.config import HOUSE, Config, weights_path
 SETTINGS = ("model", "t", "input_width", "flip_test", "amp")
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = predicting.parser(__doc__)
-    parser.settings(Config, only=SETTINGS, default="the checkpoint's")
-    parser.also("weights", "checkpoint_name", "checkpoint")
-    return parser.parse_args(argv)
-
-
 def run(args: argparse.Namespace) -> Path:
     """Write joints.jsonl and the drawings (pictures, or one video); returns the folder."""
     source = Source(args.source, args.recursive, args.limit)
@@ -57,7 +49,10 @@ def run(args: argparse.Namespace) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, 2 with a message on bad input, 130 when it was stopped."""
-    return exit_code(lambda: run(parse_args(argv)), "joints and drawings are in {}")
+    parser = predicting.parser(__doc__)
+    parser.settings(Config, only=SETTINGS, default="the checkpoint's")
+    parser.also("weights", "checkpoint_name", "checkpoint")
+    return exit_code(lambda: run(parser.parse_args(argv)), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

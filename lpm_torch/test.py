@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from common.errors import DataError
-from common.files import atomic_write
+from common.files import write_mat
 from common.poses import PoseSet
 from common.runs import scoring
 from common.runs.process import exit_code
@@ -79,11 +78,9 @@ def run(args: argparse.Namespace) -> None:
         scoring.publish(args, predictions, pose_set, out / "official.npz")
         return
     estimator.check_order()
-    from scipy.io import savemat
-
     arrays = test_arrays(estimator, pose_set)
     for name, array in arrays.items():
-        atomic_write(out / f"{name}.mat", partial(savemat, mdict={name: array}))
+        write_mat(out / f"{name}.mat", {name: array})
     print(f"{len(arrays['vis'])} frames: {out}/{{gt,pred,vis,box}}.mat")
 
 

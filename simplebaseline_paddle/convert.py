@@ -34,20 +34,6 @@ DEPLOYED = 2e-5  # of the largest value: the same sums in another order; formats
 GIVEN = ("input_height", "input_width", "style")
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Command line."""
-    parser = converting.parser(__doc__)
-    about = "format of OUTPUT (default: by its suffix, without one fluid)"
-    parser.option("kind", choices=(*dict.fromkeys(KINDS.values()), "inference"), default=None, text=about)
-    about = "settings of files that hold none, as the originals'"
-    parser.option("preset", choices=tuple(PRESETS), default="paper", text=about)
-    about = "whose joints, where a file of the originals does not say"
-    parser.option("dataset", choices=DATASETS, default=None, text=about)
-    parser.options("raw_weights")
-    parser.settings(Config, only=GIVEN)
-    return parser.parse_args(argv)
-
-
 def convert(args: argparse.Namespace) -> str:
     """Write what the options say; returns it in words. DataError on bad input or a failed check: nothing is kept."""
     from common.runs.options import given_of
@@ -122,7 +108,16 @@ def _onnx(draft: Path, one, inputs: np.ndarray) -> np.ndarray:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input or a failed check."""
-    return exit_code(lambda: convert(parse_args(argv)), "{}")
+    parser = converting.parser(__doc__)
+    about = "format of OUTPUT (default: by its suffix, without one fluid)"
+    parser.option("kind", choices=(*dict.fromkeys(KINDS.values()), "inference"), default=None, text=about)
+    about = "settings of files that hold none, as the originals'"
+    parser.option("preset", choices=tuple(PRESETS), default="paper", text=about)
+    about = "whose joints, where a file of the originals does not say"
+    parser.option("dataset", choices=DATASETS, default=None, text=about)
+    parser.options("raw_weights")
+    parser.settings(Config, only=GIVEN)
+    return exit_code(lambda: convert(parser.parse_args(argv)), "{}")
 
 
 if __name__ == "__main__":

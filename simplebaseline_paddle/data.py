@@ -7,7 +7,6 @@ keyed by (seed, epoch, person): batches depend neither on the number of workers 
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import numpy as np
 
 from common.errors import DataError, DataWarning
 from common.images import read_image
+from common.runs.process import quiet_worker
 from common.skeletons import Skeleton
 from simplebaseline_paddle.config import FLIP_PROBABILITY, MEAN, PIXEL_STD, ROTATE_PROBABILITY, STD, STRIDE, Config
 from simplebaseline_paddle.records import Person, Records
@@ -230,7 +230,7 @@ def load_batches(dataset: PersonDataset, batches: list[Array], workers: int, epo
     keys = [[[(epoch, int(index)) for index in batch]] for batch in batches]
     found: Any = (dataset[key] for (key,) in keys)
     if workers:
-        how: Any = {"collate_fn": lambda items: items[0], "worker_init_fn": _quiet, "use_buffer_reader": False}
+        how: Any = {"collate_fn": lambda items: items[0], "worker_init_fn": quiet_worker, "use_buffer_reader": False}
         found = iter(paddle.io.DataLoader(dataset, batch_sampler=keys, num_workers=workers, **how))
     tried, read = 0, False
     try:
@@ -246,11 +246,3 @@ def load_batches(dataset: PersonDataset, batches: list[Array], workers: int, epo
     finally:
         if workers:  # Paddle ends them itself only behind the last batch
             found._try_shutdown_all()
-
-
-def _quiet(_: int) -> None:
-    cv2.setNumThreads(0)
-    # a signal to the whole group (Ctrl-C, `timeout`, a batch system) reaches workers too: the training process ends
-    # them when its step is done
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -75,9 +75,6 @@ class PaddleProcess(Process):
         paddle.distributed.all_gather_object(found, value)
         return found
 
-    def barrier(self) -> None:
-        self.gather(0)
-
 
 def processor() -> set[str]:
     """The words of the system's file about the processor: its vendor, what it can do."""

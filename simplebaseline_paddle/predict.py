@@ -21,15 +21,6 @@ from common.runs.process import exit_code
 from simplebaseline_paddle.config import DATASETS, HOUSE, add_use_options, use_of
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    """Options."""
-    parser = predicting.parser(__doc__)
-    about = "whose newest weights, and whose joints where a file of the originals does not say"
-    parser.option("dataset", choices=DATASETS, default=None, text=about)
-    add_use_options(parser)
-    return parser.parse_args(argv)
-
-
 def predict(args: argparse.Namespace) -> Path:
     """Write what `common.runs.predicting` says for every picture; returns the folder. DataError on bad input."""
     from simplebaseline_paddle.estimator import Estimator
@@ -45,7 +36,11 @@ def predict(args: argparse.Namespace) -> Path:
 
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
-    return exit_code(lambda: predict(parse_args(argv)), "joints and drawings are in {}")
+    parser = predicting.parser(__doc__)
+    about = "whose newest weights, and whose joints where a file of the originals does not say"
+    parser.option("dataset", choices=DATASETS, default=None, text=about)
+    add_use_options(parser)
+    return exit_code(lambda: predict(parser.parse_args(argv)), "joints and drawings are in {}")
 
 
 if __name__ == "__main__":

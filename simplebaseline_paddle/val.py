@@ -82,16 +82,13 @@ def score(args: argparse.Namespace) -> None:
 
 def write_official(out: Path, predictions: Predictions, split: str) -> None:
     """What the originals write, beside ours: `pred.mat` (counted from 1) for MPII, the result JSON for COCO."""
-    import scipy.io
-
-    from common.files import atomic_write, write_json
+    from common.files import write_json, write_mat
     from common.metrics.coco import coco_results
 
     if predictions.dataset == "coco":
         file = write_json(out.with_name(f"keypoints_{split}_results.json"), coco_results(predictions))
     elif predictions.dataset == "mpii":
-        preds = {"preds": predictions.joints + 1.0}
-        file = atomic_write(out.with_name("pred.mat"), lambda temporary: scipy.io.savemat(temporary, preds))
+        file = write_mat(out.with_name("pred.mat"), {"preds": predictions.joints + 1.0})
     else:
         return
     print(f"in the originals' form: {file}")

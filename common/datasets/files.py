@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import struct
 import warnings
 import zipfile
@@ -269,14 +268,3 @@ def short(value) -> str:
         return words if len(words) < 60 else f"a {'list' if isinstance(value, list) else 'object'} of {len(value)}"
     words = "missing or null" if value is None else repr(value)
     return words if len(words) < 60 else words[:56] + " ..."
-
-
-def number_range(split: str) -> tuple[int, int] | None:
-    """`A-B` -> (A, B), 1-based inclusive; None for other words. DataError for an empty range."""
-    match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", split)
-    if not match:
-        return None
-    first, last = int(match[1]), int(match[2])
-    if first < 1 or last < first:
-        raise DataError(f"split {split!r} is an empty range; write first-last, counted from 1")
-    return first, last

@@ -18,6 +18,7 @@ included. A file of at most 1000 images (the synthetic stand-in, a fixture) is s
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,13 +105,18 @@ def _bounds(name: str, split: str, count: int, path: Path) -> tuple[int, int]:
     """First and last image number of one part of a split, from 1, both included."""
     train = count if name == "lspet" else _TRAIN_IMAGES if count > _TRAIN_IMAGES else count // 2
     named = {"train": (1, train), "all": (1, count)} | ({"test": (train + 1, count)} if name == "lsp" else {})
-    found = named.get(record(name).split(split)) or files.number_range(split)
-    if found is None:
+    if found := named.get(record(name).split(split)):
+        return found
+    match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", split)
+    if not match:
         raise files.unknown_split(name, split, ", ".join(named) + " or ranges of image numbers such as 1-100,201-300")
-    if found[1] > count:
+    first, last = int(match[1]), int(match[2])
+    if first < 1 or last < first:
+        raise DataError(f"split {split!r} is an empty range; write first-last, counted from 1")
+    if last > count:
         what = f"goes beyond the {count} images annotated in {path}"
         raise DataError(f"split {split} {what}; choose a range within 1-{count}")
-    return found
+    return first, last
 
 
 def which(root: str | Path) -> str:

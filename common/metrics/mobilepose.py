@@ -75,13 +75,13 @@ def extent_from_origin(joints: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def with_penn_neck(joints: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Penn Action's joints (N,13,2) and (N,13) bool -> MobilePose's 14; the neck is made from head and shoulders."""
+    """Penn Action's joints (N,13,2) and visibility (N,13) -> MobilePose's 14; the neck is made from head and shoulders."""
     head, first, second = (PENN13.index(name) for name in ("head", "left_shoulder", "right_shoulder"))
     shoulders = joints[:, first] + joints[:, second]
     neck = np.array([0.5, 0.2]) * joints[:, head] + np.array([0.25, 0.4]) * shoulders
     source = PENN13.joints + ("neck",)
     order = [source.index("head" if name == "head_top" else name) for name in LPM14.joints]
-    seen = np.concatenate([visible, visible[:, [head, first, second]].all(1, keepdims=True)], axis=1)
+    seen = np.concatenate([visible, visible[:, [head, first, second]].min(1, keepdims=True)], axis=1)
     return np.concatenate([joints, neck[:, None]], axis=1)[:, order], seen[:, order]
 
 

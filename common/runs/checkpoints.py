@@ -184,7 +184,7 @@ class CheckpointStore:
             _link(last, self.path("previous"))
         if best:
             _link(temporary, self.path("best"))
-        if self._numbered_at(state[self.unit], state["batch"]):
+        if self.numbered_due(state):
             _link(temporary, self.path(self._numbered.format(state[self.unit])))
             for file in self.numbered()[: -self.keep] if self.keep else ():
                 file.unlink()
@@ -201,12 +201,10 @@ class CheckpointStore:
         numbered = self._numbered.partition("{")[0] + "*"
         return [name + self.suffix for name in ("last", "previous", "best", numbered, "unreadable_*")]
 
-    def numbered_due(self, position) -> bool:
-        """Whether a numbered checkpoint belongs to this `session.Position`."""
-        return self._numbered_at(getattr(position, self.unit), position.batch)
-
-    def _numbered_at(self, count: int, batch: int) -> bool:
-        return bool(self.every and count) and count % self.every == 0 and (self.unit == "step" or batch == 0)
+    def numbered_due(self, place: dict) -> bool:
+        """Whether a numbered checkpoint belongs to this place: a state, or the fields of a `session.Position`."""
+        count = place[self.unit]
+        return bool(self.every and count) and count % self.every == 0 and (self.unit == "step" or place["batch"] == 0)
 
     def improves(self, metric: float) -> bool:
         """Whether a figure is better than the best so far; NaN never is."""

@@ -234,3 +234,13 @@ def default_workers(most: int = 8) -> int:
     started beside it: one less than its part, at least 1."""
     beside = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("PADDLE_LOCAL_SIZE") or 1)
     return max(1, min(most, len(os.sched_getaffinity(0)) // beside - 1))
+
+
+def quiet_worker(_: int) -> None:
+    """How a loader process begins: OpenCV starts no threads, and SIGINT and SIGTERM, which reach it too when they are sent
+    to the whole group (Ctrl-C, `timeout`, a batch system), are left to the training process: it ends its step first."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -171,7 +171,7 @@ class Session:
             return False
         ends = self.position.step >= self.total or self._ended or self._asked
         minutes = self.process.is_main and time.monotonic() - self._saved_at > 60 * self.save_minutes
-        return ends or minutes or self._metric is not None or self.store.numbered_due(self.position)
+        return ends or minutes or self._metric is not None or self.store.numbered_due(vars(self.position))
 
     def save(self, trained: dict) -> None:
         """Write the resume state of `Trainer.state()`, in the process that writes."""

@@ -109,7 +109,10 @@ def read_settings_file(path: str | Path) -> dict:
         raise DataError(f"settings file {path} does not exist")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found = _mapping(path, text) if path.suffix in (".yaml", ".yml") else _read_ini(text)
+        is_yaml = path.suffix in (".yaml", ".yml")
+        found = (parse_yaml(f"settings file {path}", text) or {}) if is_yaml else _read_ini(text)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no mapping of setting names to values")
     except (OSError, ValueError, configparser.Error) as error:
         # a line of ours comes first
         reason = re.sub(r"(line\D*)(\d+)", lambda m: f"{m[1]}{int(m[2]) - 1}", str(error).replace("'<string>' ", ""))
@@ -132,13 +135,6 @@ def parse_yaml(where: str, text: str):
         if seen + len(left) > _NODES:
             raise DataError(f"{where} holds more than {_NODES} values: are its aliases (*name) meant?")
     return found
-
-
-def _mapping(path: Path, text: str) -> dict:
-    loaded = parse_yaml(f"settings file {path}", text) or {}
-    if not isinstance(loaded, dict):
-        raise ValueError("it holds no mapping of setting names to values")
-    return loaded
 
 
 def _read_ini(text: str) -> dict[str, str]:

@@ -44,10 +44,11 @@ def find_weights(house: str, given: str | Path | None, suffixes: Iterable[str], 
     """
     suffixes = tuple(suffixes)
     if given is None:
-        found = _newest(house, suffixes, runs)
-        if found:
-            print(f"weights: {found} (the newest of {house}; --weights takes others)")
-        return found
+        found = next(filter(None, (_states(base, suffixes, runs) for base in outputs(house))), [])
+        newest = max(found, key=lambda p: p.stat().st_mtime, default=None)
+        if newest:
+            print(f"weights: {newest} (the newest of {house}; --weights takes others)")
+        return newest
     path = Path(given)
     if path.is_dir():
         return _state_in(path, suffixes) or path
@@ -80,11 +81,6 @@ def _state_in(folder: Path, suffixes: tuple[str, ...]) -> Path | None:
 
 def _states(base: Path, suffixes: tuple[str, ...], runs: str) -> list[Path]:
     return [state for folder in sorted(base.glob(runs)) if folder.is_dir() and (state := _state_in(folder, suffixes))]
-
-
-def _newest(house: str, suffixes: tuple[str, ...], runs: str) -> Path | None:
-    found = next(filter(None, (_states(base, suffixes, runs) for base in outputs(house))), [])
-    return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
 def shipped(house: str) -> dict[str, Path]:
