@@ -29,6 +29,11 @@ from deepercut_tf.items import ItemSet, load_items, load_pose_set
 from deepercut_tf.weight_files import check_weights, open_store
 
 
+def parse_args(argv=None) -> Config:
+    """The settings of a training."""
+    return settings_of(settings_parser(__doc__).parse_args(argv), automatic=True)
+
+
 def prepare(config: Config) -> tuple[Config, ItemSet]:
     """The images with their settings; DataError for a file that training will lack, before TensorFlow starts."""
     from deepercut_tf.pairwise_stats import load_statistics
@@ -78,7 +83,7 @@ def main(argv=None) -> int:
     """Exit code as the module's docstring says."""
 
     def work() -> Path:
-        config, pose_set = prepare(settings_of(settings_parser(__doc__).parse_args(argv), automatic=True))
+        config, pose_set = prepare(parse_args(argv))
         from deepercut_tf.engine import Machine
 
         return train(config, pose_set, Machine(config.device, config.threads)).absolute()
