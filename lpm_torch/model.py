@@ -73,7 +73,7 @@ def build_network(config: Config, joints: int) -> nn.Module:
         "lpm_raw": lambda: LPMRaw(**more, T=c.t),
         "lpm_official": lambda: LPMOfficial(**more),
         "hourglass": lambda: RecurrentHourglass(joints, c.channels, passes=c.t, depth=c.depth, block=c.block),
-        "coord_lpm": lambda: CoordLPM(joints, c.channels),
+        "coord_lpm": lambda: CoordLPM(**more),
     }
     model = build[c.model]()
     if c.norm == "batch":

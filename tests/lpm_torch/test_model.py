@@ -76,6 +76,13 @@ def test_a_still_image_is_a_clip_of_equal_frames(name):
         close(model(frames, center, steps=4)[0], model(frames.expand(-1, 4, -1, -1, -1), center)[0])
 
 
+@pytest.mark.parametrize("name", ["cpm", "lpm", "lpm_raw", "lpm_official", "coord_lpm"])
+def test_dropout_of_the_settings_is_the_networks(name):
+    model = small(name, dropout=0.125)
+    layers = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)] or [model.dropout]
+    assert set(layers) == {0.125}
+
+
 def test_cpm_frames_are_independent():
     model = small("cpm").eval()
     frames, center = clip(frames=3)
