@@ -154,10 +154,8 @@ class Estimator:
         found = self._joints(pictures)
         if self.config.flip_test:
             mirrored = self._joints([picture[:, ::-1] for picture in pictures])[:, self.skeleton.mirror]
-            middle = self.config.size[0] - (
-                self.config.mode == "correct"
-            )  # twice the axis that the lists are mirrored at
-            found = (found + (middle, 0) + mirrored * (-1, 1)) / 2
+            width = self.config.size[0] - (self.config.mode == "correct")  # as `prepare.mirrored`
+            found = (found + (width, 0) + mirrored * (-1, 1)) / 2
         return found
 
     def _joints(self, pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -57,9 +57,7 @@ class Config:
     t: int = setting(5, "frames in a clip; a still image counts as t equal frames", group="network")
     channels: float = setting(1.0)
     input_width: int = setting(256, "side of the square crop in pixels", names=("resolution",))
-    widths: list = setting(
-        [], "input sides of training, each for its share of the epochs (default: input_width)", rare=True
-    )
+    widths: list = setting([], "sides in training, a share of the epochs each (default: input_width)", rare=True)
     depth: int = setting(4, "hourglass depth", rare=True)
     block: str = setting("res", "hourglass block", ("res", "inv", "conv"), rare=True)
     norm: str = setting("none", "normalisation of hidden layers; in no original", ("none", "batch"), rare=True)
@@ -102,14 +100,14 @@ class Config:
     def checked(self) -> Config:
         """With names as `common.datasets` has them; DataError naming a setting whose value is out of range."""
         check_numbers(self, step_size=1, sigma=0.01, scale_low=0.01, scale_high=self.scale_low)
-        if not all(isinstance(width, int) and width > 0 for width in self.widths):
+        if not all(type(width) is int and 0 < width <= 16384 for width in self.widths):
             raise DataError(f"setting widths: {self.widths} are not pixels; give whole numbers such as [96, 128]")
         device = self.device or (self.gpus and f"cuda:{self.gpus}") or None
         return replace(self, dataset=dataset_name(self.dataset), device=device, gpus=None)
 
     def width_at(self, epoch: int) -> int:
         """Side of the crops that an epoch of training reads (progressive resizing; Howard, fast.ai, 2018)."""
-        place = min(epoch * len(self.widths) // self.epochs, len(self.widths) - 1)
+        place = min(epoch * len(self.widths) // max(self.epochs, 1), len(self.widths) - 1)
         return self.widths[place] if self.widths else self.input_width
 
     @property

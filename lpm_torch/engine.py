@@ -74,6 +74,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = placed(build_network(config, len(self.skeleton)), process.device, config.amp)
         self.pose_set = pose_set
+        for width in config.widths:  # what the network refuses is said now, not after an hour
+            self.model.output_size(width)
         self.loader = self._loader(config.width_at(0))
         if not len(self.loader):
             what = f"{len(self.loader.dataset)} clips are less than a batch of {config.batch_size} a process"

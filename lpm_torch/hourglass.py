@@ -107,13 +107,15 @@ class RecurrentHourglass(nn.Module):
         self.hg_t = Hourglass(kind, body + maps + 1, maps, depth)
 
     def output_size(self, size: int) -> int:
+        """Side of the maps for input side `size`. DataError where the hourglass cannot halve it so often."""
+        step = 2 ** (self.depth + 3)
+        if size % step:
+            raise DataError(f"--input_width {size}: an hourglass of depth {self.depth} needs a multiple of {step}")
         return size // 4
 
     def image_maps(self, images: Tensor, centers: Tensor) -> Tensor:
         """(N,3,S,S), (N,1,S,S) -> the maps of every pass (N,passes+1,maps,S/4,S/4)."""
-        step, size = 2 ** (self.depth + 3), images.shape[-1]
-        if size % step:
-            raise DataError(f"--input_width {size}: an hourglass of depth {self.depth} needs a multiple of {step}")
+        self.output_size(images.shape[-1])
         x = self.res1(F.relu(self.bn1(self.conv1(images))))
         features = self.res3(self.res2(F.max_pool2d(x, 2)))
         centre = F.avg_pool2d(centers, 4)

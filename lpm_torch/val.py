@@ -28,14 +28,8 @@ from lpm_torch.config import HOUSE, Config, load_pose_set, weights_path
 if TYPE_CHECKING:
     from lpm_torch.estimator import Estimator
 
-NETWORK = (
-    "model",
-    "mode",
-    "t",
-    "input_width",
-    "flip_test",
-    "amp",
-)  # settings that a user may ask for against the checkpoint's
+# settings that a user may ask for against the checkpoint's
+NETWORK = ("model", "mode", "t", "input_width", "flip_test", "amp")
 MACHINE = ("batch_size", "workers", "gpus", "model_dir")
 
 

@@ -65,7 +65,12 @@ def test_a_run_stopped_between_two_widths_goes_on_as_if_it_had_not(tmp_path, mon
     assert not np.array_equal(smaller.predict_pose_set(pose_set).joints, answers.joints)
 
 
-@pytest.mark.parametrize("widths", ["[0]", "[96.5]", "[wide]", "96", "{a: 1}"])
+def test_a_width_that_the_network_refuses_is_said_before_the_first_step(tmp_path, capsys, sides):
+    words = ["--model=hourglass", "--depth=1", "--widths=[64, 72]"]
+    assert train.main(options(tmp_path, *RUN, *words)) == 2 and "72" in capsys.readouterr().err and not sides
+
+
+@pytest.mark.parametrize("widths", ["[0]", "[96.5]", "[wide]", "[true]", "[100000]", "96", "{a: 1}"])
 def test_widths_that_are_none_are_refused_by_name(widths):
     with pytest.raises((DataError, SystemExit)) as refused:
         train.parse_args([f"--widths={widths}", f"--data_root={tiny.lsp()}"])
