@@ -160,7 +160,7 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
     except (RuntimeError, SystemError) as error:
         if not re.search(r"DataLoader \w+ \(pid|shared memory|Bus error|shm|queue is killed", str(error)):
             raise
-        what = f"a loader process was killed; {shared_memory() >> 20} MiB of shared memory (/dev/shm) are here"
+        what = f"a loader process was killed; there is {shared_memory()} shared memory (/dev/shm) here"
         remedy = "free memory, give --workers 0, or the container more (docker run --shm-size=2g)"
         print(f"error: {what}; {remedy}", file=sys.stderr)
         return 2
@@ -172,12 +172,12 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
     return 0
 
 
-def shared_memory() -> int:
-    """Bytes that loader processes can hand over batches in; Docker gives 64 MiB."""
+def shared_memory() -> str:
+    """How much of it loader processes can hand over batches in, in words; Docker gives 64 MiB."""
     try:
-        return shutil.disk_usage("/dev/shm").total
+        return f"{shutil.disk_usage('/dev/shm').total >> 20} MiB of"
     except OSError:
-        return 1 << 62
+        return "no"
 
 
 def plain_message(error: BaseException) -> str:
