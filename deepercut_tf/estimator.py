@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -126,7 +127,7 @@ class Estimator:
     def maps(self, image: np.ndarray, zoom: float = 1.0) -> tuple[Maps, float]:
         """Maps of an (H,W,3) BGR picture resized by `zoom`, and the scale that their pixels have to its own."""
         scale = self.config.global_scale * zoom
-        rgb = np.ascontiguousarray(resize(image[..., ::-1], scale))
+        rgb = cv2.cvtColor(resize(image, scale), cv2.COLOR_BGR2RGB)
         return unpack_maps(self._network(rgb[None]), self.config, self.statistics), scale
 
     def single(self, image: np.ndarray, zoom: float = 1.0) -> np.ndarray:

@@ -5,6 +5,7 @@ Cell (row j, column i) of a map stands for the pixel (8 i + 4, 8 j + 4) of the s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,10 +81,13 @@ def make_targets(
 
 def _cells_near(point: np.ndarray, reach: float, size: tuple[int, int]):
     """Rows, columns (n,) of the cells within `reach` pixels, their offsets (n,2) to the point, squared lengths (n,)."""
-    first = np.clip(np.ceil((point - reach) / STRIDE - HALF), 0, size[::-1]).astype(int)
-    last = np.clip(np.floor((point + reach) / STRIDE - HALF) + 1, 0, size[::-1]).astype(int)
-    rows, columns = np.mgrid[first[1] : last[1], first[0] : last[0]]
-    offset = point - (np.stack([columns, rows], axis=-1) + HALF) * STRIDE
-    distance = (offset**2).sum(-1)
-    near = distance <= reach**2
-    return rows[near], columns[near], offset[near], distance[near]
+    # joint by joint and axis by axis: few cells are near, and numpy's calls on grids cost more than the sums
+    spans = []
+    for place, cells in zip(point.tolist(), size[::-1]):
+        first = min(max(math.ceil((place - reach) / STRIDE - HALF), 0), cells)
+        last = min(max(math.floor((place + reach) / STRIDE - HALF) + 1, first), cells)
+        spans.append((first, place - (np.arange(first, last) + HALF) * STRIDE))
+    (left, across), (top, down) = spans
+    distance = across**2 + (down**2)[:, None]
+    rows, columns = np.nonzero(distance <= reach**2)
+    return rows + top, columns + left, np.stack([across[columns], down[rows]], -1), distance[rows, columns]

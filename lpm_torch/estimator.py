@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ from common.runs.settings import resolve
 from common.runs.shelf import missing_weights
 from common.skeletons import CPM14, LPM14, Skeleton, joint_order, skeleton_map
 from lpm_torch.config import HOUSE, RECURRENT, SUFFIXES, Config, half_pixel, network_skeleton, weights_path
-from lpm_torch.data import ClipDataset, center_map, crop_boxes, make_clips, make_loader, prepare, say_unread
+from lpm_torch.data import ClipDataset, crop_boxes, make_clips, make_loader, prepare, say_unread
 from lpm_torch.hourglass import expected_coordinates
 from lpm_torch.model import build_network
 from lpm_torch.weight_files import config_of, load_weights, read_checkpoint, skeleton_of
@@ -112,10 +113,9 @@ class Estimator:
             every.append(given)
             for box in np.where(whole[:, None], given, padded):
                 matrices.append(crop_affine(box_center(box), max(box[2:].max(), 1.0), (size, size))[None])
-                frames.append(warp(image, matrices[-1][0], (size, size))[None, None, ..., ::-1])
-        middle = center_map(np.full((1, 1, 2), (size - 1) / 2), size, transposed=False)
-        pixels = np.concatenate([np.zeros((0, 1, size, size, 3), np.uint8), *frames])
-        raw = {"frames": torch.from_numpy(pixels), "center": torch.from_numpy(np.repeat(middle[None], len(frames), 0))}
+                frames.append(cv2.cvtColor(warp(image, matrices[-1][0], (size, size)), cv2.COLOR_BGR2RGB))
+        pixels = np.array(frames, np.uint8).reshape(-1, 1, size, size, 3)
+        raw = {"frames": torch.from_numpy(pixels), "center": torch.full((len(frames), 2), (size - 1) / 2)}
         return every, prepare(raw, self.device, self.config), invert_affine(np.concatenate(matrices))
 
     def _people(self, maps: Tensor, boxes: list[np.ndarray], to_image: np.ndarray) -> list[People]:

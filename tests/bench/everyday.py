@@ -4,6 +4,7 @@
     python tests/bench/everyday.py folder --data_root LSPET --json common/results/bench/folder.json
     python tests/bench/everyday.py coco --json common/results/bench/coco_size.json
     python tests/bench/everyday.py loader --data_root LSPET --json common/results/bench/loaders.json
+    python tests/bench/everyday.py loader --dataset coco --data_root COCO --json common/results/bench/loaders_coco.json
 
 picture: CPU time of `predict.py photo.jpg --weights lspet` from the shell, of what it needs at least (a process that
 imports the framework and runs the network once, without what importing this house takes). folder: predict.py's loop over
@@ -96,28 +97,30 @@ SAMPLES = {
 from common.runs.settings import resolve
 from lpm_torch.config import Config
 from lpm_torch.data import ClipDataset
-clips = ClipDataset(pose_set, resolve(Config, {"dataset": "lspet"}).checked(), 32, augment=True)
+clips = ClipDataset(pose_set, resolve(Config, {"dataset": dataset}).checked(), 32, augment=True)
 samples, size = lambda i: clips[0, i], (256, 256)""",
     "deeppose_caffe_port": """
 from deeppose_caffe_port.config import settle
 from deeppose_caffe_port.images import Pictures
-pictures = Pictures(pose_set, settle({"dataset": "lspet", "out": "/nowhere"}))
+pictures = Pictures(pose_set, settle({"dataset": dataset, "out": "/nowhere"}))
 samples, size = pictures.image, pictures.config.size""",
     "simplebaseline_paddle": """
 from common.runs.settings import resolve
 from simplebaseline_paddle.config import Config
 from simplebaseline_paddle.data import PersonDataset
 from simplebaseline_paddle.records import records_for
-config = resolve(Config, {"dataset": "lspet"}).checked()
+config = resolve(Config, {"dataset": dataset}).checked()
 people = PersonDataset(records_for(pose_set, config), pose_set.skeleton, config, training=True)
-samples, size = lambda i: people[[(0, i)]], config.input_size""",
+paths, samples, size = people.records.images, lambda i: people[[(0, i)]], config.input_size""",
     "deepercut_tf": """
 from deepercut_tf import data, train
-words = ["--preset", "lspet", "--data_root", root, "--train_split", f"1-{count}", "--valid_split", "none"]
+words = ["--dataset", dataset, "--data_root", root, "--train_split", split, "--valid_split", "none"]
+words += ["--preset", "lspet"] if dataset == "lspet" else ["--preset", "paper", "--weights", "none"]
 config, items = train.prepare(train.parse_args(words))
 draws = [draw for draw, _ in zip(data.Sampler(items, config).draws(), range(int(count)))]
 def samples(i):
     return data.collate([data.make_sample(items, draws[i], config, None, items.read(items.items[draws[i].index]))], config)
+paths = [str(items.items[draw.index].image) for draw in draws]
 height, width = items.items[0].size or data.image_size(items.items[0].image)[::-1]
 size = round(width * config.global_scale), round(height * config.global_scale)""",
     "deeppose_tf": """
@@ -135,13 +138,14 @@ import numpy as np
 from common import datasets
 from tests.bench.harness import take_turns
 cv2.setNumThreads(0)
-root, count, runs = sys.argv[1:]
-pose_set = datasets.load("lspet", root, f"1-{{count}}")
-{samples}
+dataset, root, split, count, runs = sys.argv[1:]
+pose_set = datasets.load(dataset, root, split)
+pose_set = pose_set.select((pose_set.visible > 0).any(1)).limit(int(count))
 paths, matrix = list(map(str, pose_set.images)), np.array([[0.9, 0.1, 5], [-0.1, 0.9, 20]])
+{samples}
 ours = lambda: [samples(i) for i in range(len(paths))]
 opencv = lambda: [cv2.warpAffine(cv2.imread(path), matrix, size) for path in paths]
-print(*take_turns(dict(ours=ours, opencv=opencv), int(runs)).values())
+print(len(paths), *take_turns(dict(ours=ours, opencv=opencv), int(runs)).values())
 """
 
 
@@ -246,19 +250,19 @@ os._exit(0)
 
 def bench_loader(args: argparse.Namespace) -> dict:
     """A row a house."""
-    rows = []
+    rows, split = [], {"lspet": "1-4000"}.get(args.dataset, "train")
     for house, code in SAMPLES.items():
-        words = [str(Path(need(args)).resolve()), str(args.pictures), str(args.runs)]
-        ours, opencv = map(float, child(LOADER.format(samples=code), *words, house=house)[1][-2].split())
-        rows.append([house, args.pictures / ours, args.pictures / opencv, f"{opencv / ours:.2f}"])
+        words = [args.dataset, str(Path(need(args)).resolve()), split, str(args.pictures), str(args.runs)]
+        count, ours, opencv = map(float, child(LOADER.format(samples=code), *words, house=house)[1][-2].split())
+        rows.append([house, count / ours, count / opencv, f"{opencv / ours:.2f}"])
     columns = ["house", "samples a CPU second", "of OpenCV alone", "share"]
-    return {"columns": columns, "rows": rows, "note": f"{args.pictures} pictures of LSPET, CPU time, files read before"}
+    return {"columns": columns, "rows": rows, "note": f"persons of {args.dataset}, CPU time, files read before"}
 
 
 def need(args: argparse.Namespace) -> str:
-    """LSPET's folder."""
+    """The data set's folder."""
     if not args.data_root:
-        raise SystemExit(f"error: {args.what} needs --data_root, LSPET's folder")
+        raise SystemExit(f"error: {args.what} needs --data_root, the folder of {args.dataset}")
     return args.data_root
 
 
@@ -266,7 +270,8 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parts = {"picture": bench_picture, "folder": bench_folder, "coco": bench_coco, "loader": bench_loader}
     parser = options(__doc__ or "", tuple(parts), runs=3)
-    parser.add_argument("--data_root", help="folder, loader: where LSPET is")
+    parser.add_argument("--data_root", help="folder, loader: where LSPET (or the data set) is")
+    parser.add_argument("--dataset", default="lspet", help="loader: lspet, coco or mpii (default: lspet)")
     parser.add_argument("--pictures", type=int, default=400, help="folder, loader: so many of them (default: 400)")
     words = sys.argv[1:] if argv is None else argv
     return run(parser.parse_args(words), parts, words, __file__)

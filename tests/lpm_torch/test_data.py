@@ -241,7 +241,7 @@ def test_frames_of_a_clip_share_the_draws(tmp_path):
     for mode in ("correct", "compat"):
         item = ClipDataset(pose_set, config(t=5, mode=mode), GRID, augment=True)[0]
         assert item["frames"].shape == (5, SIZE, SIZE, 3) and item["labels"].shape == (5, 15, GRID, GRID)
-        assert item["center"].shape == (1, SIZE, SIZE)
+        assert item["center"].shape == (2,)
         directions = (
             item["to_image"][:, :, :2] / np.sqrt(np.abs(np.linalg.det(item["to_image"][:, :, :2])))[:, None, None]
         )
@@ -262,15 +262,17 @@ def test_a_person_without_joints_still_makes_a_clip(stills):
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_centre_maps_are_the_whole_gaussian(size):
-    """Only a square about the centre is computed; outside it the values are below the threshold anyway."""
+def test_centre_maps_are_as_those_of_joints(size):
+    """They are made on the device; the loader makes those of joints."""
     rng = np.random.default_rng(0)
     for low, high in ((0, size), (-300, 0), (size, 700), (-300, 700)):
         joints = rng.uniform(low, high, (2, 14, 2))
         middle = (np.maximum(joints.min((0, 1)), 0) + np.minimum(joints.max((0, 1)), size - 1)) / 2
         whole = gaussian_maps(middle[None], np.ones(1, bool), (size, size), data.CENTER_SIGMA)
-        np.testing.assert_array_equal(data.center_map(joints, size, transposed=False), whole)
-        np.testing.assert_array_equal(data.center_map(joints, size, transposed=True), whole.transpose(0, 2, 1))
+        places = [data.center_place(joints, size, transposed) for transposed in (False, True)]
+        upright, transposed = data.center_maps(torch.from_numpy(np.array(places)), size).numpy()
+        close(upright, whole, rounding(1))
+        np.testing.assert_array_equal(transposed, upright.transpose(0, 2, 1))
 
 
 @pytest.mark.data

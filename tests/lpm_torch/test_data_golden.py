@@ -13,7 +13,7 @@ from common import datasets  # noqa: E402
 from common.codecs import gaussian_maps  # noqa: E402
 from common.skeletons import LPM14, LSP14  # noqa: E402
 from lpm_torch import data  # noqa: E402
-from lpm_torch.data import CENTER_SIGMA, belief_labels, center_map, make_clips, to_network  # noqa: E402
+from lpm_torch.data import CENTER_SIGMA, belief_labels, center_maps, center_place, make_clips, to_network  # noqa: E402
 from tests.tolerance import close, rounding, stored  # noqa: E402
 
 pytestmark = pytest.mark.golden
@@ -53,6 +53,10 @@ def test_label_maps_of_another_size(maps, constants):
     joints = maps["joints"][c["joints"]][None]  # as they are, not rescaled to the smaller image
     labels = belief_labels(joints, np.ones(joints.shape[:2]), c["image_size"], c["grid"], c["sigma"], background=False)
     close(labels[:, :14], maps["label_nobg_64_s1"], EXPONENTIALS, "labels")
+
+
+def center_map(joints: np.ndarray, size: int, transposed: bool) -> np.ndarray:
+    return center_maps(torch.from_numpy(center_place(joints, size, transposed))[None], size)[0].numpy()
 
 
 def test_centre_maps(maps, constants):

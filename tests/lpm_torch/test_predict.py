@@ -17,7 +17,7 @@ from common.runs.process import Process
 from common.skeletons import LSP14, card
 from lpm_torch import Estimator, predict
 from lpm_torch.config import Config
-from lpm_torch.data import center_map
+from lpm_torch.data import center_place
 from lpm_torch.model import build_network
 from tests.lpm_torch import tiny
 from tests.tolerance import close, rounding
@@ -199,4 +199,4 @@ def test_importing_the_house_changes_nothing(tmp_path):
 def test_centre_map_of_a_crop_is_upright_and_transposed_at_once():
     """predict.py feeds the crop's middle, so that `--center_map` makes no difference there."""
     middle = np.full((1, 1, 2), (64 - 1) / 2)
-    assert np.array_equal(center_map(middle, 64, transposed=True), center_map(middle, 64, transposed=False))
+    assert np.array_equal(center_place(middle, 64, transposed=True), center_place(middle, 64, transposed=False))

@@ -88,14 +88,15 @@ def of_means(normalised):
 
 def test_normalise(golden):
     """Done on whole batches; the fixture is float16."""
-    batch = {"frames": torch.from_numpy(golden["image"])[None, None]}
+    batch = {"frames": torch.from_numpy(golden["image"])[None, None], "center": torch.zeros(1, 2)}
     ours = prepare(batch, torch.device("cpu"), Config(dataset="lsp"))["frames"][0, 0].permute(1, 2, 0).numpy()
     close(ours, golden["norm_img"], stored(golden["norm_img"]) + of_means(ours), "normalised")
 
 
 def test_image_transformer_normalises(golden):
     """The transformer's picture as the network reads it."""
-    batch = {"frames": torch.from_numpy(golden["img_tf_unnorm"].transpose(1, 2, 0).astype(np.uint8))[None, None]}
+    frame = torch.from_numpy(golden["img_tf_unnorm"].transpose(1, 2, 0).astype(np.uint8))
+    batch = {"frames": frame[None, None], "center": torch.zeros(1, 2)}
     ours = prepare(batch, torch.device("cpu"), Config(dataset="lsp"))["frames"][0, 0].numpy()
     close(ours, golden["img_tf_f16"], stored(golden["img_tf_f16"]) + of_means(ours), "normalised")
 
