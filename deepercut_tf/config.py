@@ -119,6 +119,7 @@ class Config:
     snapshot_prefix: str = _rare("snapshot", "name of the snapshots", group="output")
     # prediction
     global_scale: float = setting(1.0, "factor on the image size, in training and prediction", group="network")
+    flip_test: bool = setting(False)
     person_size: float = setting(0.0, "longer side to which boxes are resized; 0: pictures stay as they are")
     pairwise_stats_fn: str = _rare("pairwise_stats.mat", "mean and deviation of the offsets between joints")
     pairwise_model_dir: str | None = _rare(None, "folder of spatial_model_cidx_A_B.mat")
@@ -162,7 +163,7 @@ class Config:
 
 # settings that matter to a trained network
 PREDICTION = tuple(
-    "dataset mode global_scale person_size pairwise_stats_fn pairwise_model_dir sparse_graph nms_radius det_min_score"
+    "dataset mode global_scale flip_test person_size pairwise_stats_fn pairwise_model_dir sparse_graph nms_radius det_min_score"
     " min_person_joints net_type channels num_joints all_joints all_joints_names location_refinement locref_stdev"
     " pairwise_predict seed".split()
 )

@@ -21,9 +21,9 @@ from common.skeletons import Skeleton, from_card, joint_order, skeleton_map
 from common.weights.tf1 import tensorflow
 from deepercut_tf.config import Config, house_path, make_config, require
 from deepercut_tf.data import resize
-from deepercut_tf.detections import Maps, argmax_pose, detect, unpack_maps
+from deepercut_tf.detections import Maps, argmax_pose, detect, unpack_maps, with_mirrored
 from deepercut_tf.items import Item, ItemSet, items_of
-from deepercut_tf.joints import SCORED_AS, skeleton_of_settings, with_joints
+from deepercut_tf.joints import SCORED_AS, skeleton_of_settings, symmetric_order, with_joints
 from deepercut_tf.pairwise import assemble, load_spatial_model, solve_detections
 from deepercut_tf.pairwise_stats import load_statistics
 from deepercut_tf.weight_files import find_snapshot, read_weights
@@ -102,7 +102,12 @@ class Estimator:
     def meta(self) -> dict:
         """What a prediction file says about the network."""
         config = self.config
-        more = {"mode": config.mode, "flip_test": False, "seed": config.seed, "preset": Path(config.out or "").name}
+        more = {
+            "mode": config.mode,
+            "flip_test": config.flip_test,
+            "seed": config.seed,
+            "preset": Path(config.out or "").name,
+        }
         return describe("deepercut_tf", config.net_type, self.path, asdict(config), **more)
 
     # ---- pictures ----------------------------------------------------------------------------------------------------
@@ -125,10 +130,16 @@ class Estimator:
         return [self.predict(*view) for view in views]
 
     def maps(self, image: np.ndarray, zoom: float = 1.0) -> tuple[Maps, float]:
-        """Maps of an (H,W,3) BGR picture resized by `zoom`, and the scale that their pixels have to its own."""
-        scale = self.config.global_scale * zoom
+        """Maps of an (H,W,3) BGR picture resized by `zoom`, and the scale that their pixels have to its own; with
+        `flip_test` the middle of these and of the mirrored picture's."""
+        config, scale = self.config, self.config.global_scale * zoom
         rgb = cv2.cvtColor(resize(image, scale), cv2.COLOR_BGR2RGB)
-        return unpack_maps(self._network(rgb[None]), self.config, self.statistics), scale
+        if not config.flip_test:
+            return unpack_maps(self._network(rgb[None]), config, self.statistics), scale
+        # to whole cells of the coarsest map, so that those of both pictures lie on each other
+        rgb = cv2.copyMakeBorder(rgb, 0, 0, 0, -rgb.shape[1] % 16, cv2.BORDER_CONSTANT, value=config.mean_pixel)
+        own, other = (unpack_maps(self._network(x[None]), config, self.statistics) for x in (rgb, cv2.flip(rgb, 1)))
+        return with_mirrored(own, other, symmetric_order(config.all_joints, config.num_joints)), scale
 
     def single(self, image: np.ndarray, zoom: float = 1.0) -> np.ndarray:
         """(J,3) rows x, y, probability: the best cell of each joint in an (H,W,3) BGR picture resized by `zoom`."""

@@ -127,8 +127,8 @@ def write_dataset(path: Path, entries: list, origin: int) -> Path:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     parser = Parser(__doc__)
-    parser.source("root", "folder with the release file and images/", type=Path)
-    parser.source("out", "folder to write", type=Path)
+    parser.add_argument("root", help="folder with the release file and images/", type=Path)
+    parser.add_argument("out", help="folder to write", type=Path)
     parser.option("mode", choices=("correct", "compat"), default="correct", text="coordinates from 0, or from 1")
     return exit_code(lambda: prepare(**vars(parser.parse_args(argv))), "{}")
 

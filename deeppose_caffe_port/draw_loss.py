@@ -42,7 +42,7 @@ def draw(log: Path) -> Path:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     parser = Parser(__doc__)
-    parser.source("log", "log file", metavar="LOG", type=Path)
+    parser.add_argument("log", help="log file", metavar="LOG", type=Path)
     args = parser.parse_args(argv)
     return exit_code(lambda: draw(args.log), "loss.data and loss.png are in {}")
 

@@ -60,7 +60,7 @@ def run(config: Config, step: str, start_at: str) -> Path:
 def main(argv=None) -> int:
     """Exit code 0, 1 when training diverged, 2 with a message on bad input, 130 when stopped."""
     parser = Parser(__doc__)
-    parser.source("step", "run_all, or a step", metavar="STEP")
+    parser.add_argument("step", help="run_all, or a step", metavar="STEP")
     parser.option("start_at", default="import_data", metavar="STEP", text="run_all: the first step", group="training")
     given, own = parse(parser, argv, but=("solver", "folder", "stage", "snapshot", "weights"))
     fresh = (own["start_at"] if own["step"] == "run_all" else own["step"]) == "import_data"

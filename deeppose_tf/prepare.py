@@ -162,7 +162,7 @@ def write_stand_in(path: Path, seed: int = 1701) -> None:
 def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     parser = Parser(__doc__)
-    parser.source("release", "lsp or mpii", choices=tuple(CSV_FOLDERS))
+    parser.add_argument("release", help="lsp or mpii", choices=tuple(CSV_FOLDERS))
     parser.option("synthetic", type=bool, default=False, text="make stand-ins for missing data", group="data")
     args = parser.parse_args(argv)
     return exit_code(lambda: (make_stand_ins if args.synthetic else prepare_default)(args.release))

@@ -37,7 +37,7 @@ Weights = dict[str, np.ndarray]
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line, with paths `input` and `output`."""
     parser = Parser(__doc__)
-    parser.source("paths", "weights to read, file to write", nargs="*", metavar="INPUT OUTPUT")
+    parser.add_argument("paths", help="weights to read, file to write", nargs="*", metavar="INPUT OUTPUT")
     parser.options("licence", "raw_weights", "half")
     parser.option("input", text="the original's way to name them", group="data", type=Path, default=None)
     parser.option("output", text="and the result (default: INPUT.pt)", group="output", type=Path, default=None)

@@ -77,16 +77,17 @@ def draw_augmentation(rng, scale_factor: float, rot_factor: float) -> Augmentati
     return Augmentation(scale, rotation, rng.random() <= FLIP_PROBABILITY)
 
 
-def crop(image: Array, person: Person, size: Size, skeleton: Skeleton, change: Augmentation = AS_IT_IS) -> tuple:
-    """(crop (H,W,3) uint8, joints (K,2) in crop pixels, seen (K,)); pixels are the originals' bit for bit."""
+def crop(image: Array, person: Person, size: Size, skeleton: Skeleton, change=AS_IT_IS, out=None) -> tuple:
+    """(crop (H,W,3) uint8, to `out` if given, joints (K,2) in crop pixels, seen (K,)); pixels are the originals' bit
+    for bit."""
     if change.flip:  # by OpenCV, fifty times as fast as numpy's reversed copy
         image, person = cv2.flip(image, 1), person.mirrored(image.shape[1], skeleton)
     matrix = affine(person.center, person.scale * change.scale, change.rotation, size)
     moved = person.joints @ matrix[:, :2].T + matrix[:, 2]
-    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR), moved, person.seen
+    return cv2.warpAffine(image, matrix, size, out, cv2.INTER_LINEAR), moved, person.seen
 
 
-def targets(joints: Array, weight: Array, map_size: Size, sigma: float, stride=STRIDE, compat=False) -> tuple:
+def targets(joints: Array, weight: Array, map_size: Size, sigma: float, stride=STRIDE, compat=False, out=None) -> tuple:
     """Gaussian heat-maps (K,h,w) float32 and weights (K,1) float32 of joints (K,2) in crop pixels with weights (K,).
 
     The peak is 1 at the whole cell trunc(joint / stride + 0.5); the Gaussian ends 3 sigma away. A joint whose window
@@ -95,7 +96,8 @@ def targets(joints: Array, weight: Array, map_size: Size, sigma: float, stride=S
     """
     (width, height), radius, reach, patch = map_size, 3 * sigma, int(3 * sigma), _patch(sigma)
     cells = np.trunc(joints / stride + 0.5)
-    maps, weight = np.zeros((len(joints), height, width), np.float32), np.array(weight, np.float32)
+    maps = np.zeros((len(joints), height, width), np.float32) if out is None else out
+    weight = np.array(weight, np.float32)
     # joint by joint, because few cells are not 0: several times as fast as outer products of rows and columns
     for joint, (x, y) in enumerate(cells.tolist()):
         high = min(x, y) + radius + 1
@@ -169,26 +171,29 @@ class PersonDataset:
         return len(self.records)
 
     def __getitem__(self, keys: list[tuple[int, int]]) -> dict:
+        config, (width, height) = self.config, self.config.input_size
+        # every array is written once, where it stays: new memory costs as much as what is written there
+        images = np.zeros((len(keys), height, width, 3), np.uint8)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DataWarning)
-            found = [self._sample(epoch, index) for epoch, index in keys]
-        images, joints, seen, read = zip(*found)
-        index, config = np.array([index for _, index in keys], np.int64), self.config
-        batch = {"image": np.stack(images), "index": index, "read": np.array(read)}
+            joints, seen, read = zip(*(self._sample(*key, out) for key, out in zip(keys, images)))
+        batch = {"image": images, "index": np.array([index for _, index in keys], np.int64), "read": np.array(read)}
         if self.training:
+            maps = np.zeros((len(keys), len(self.skeleton), *config.map_size[::-1]), np.float32)
             how: dict = {"map_size": config.map_size, "sigma": config.sigma, "compat": config.mode == "compat"}
-            both = [targets(*one, **how) for one in zip(joints, seen)]
-            batch["target"], batch["weight"] = (np.stack(arrays) for arrays in zip(*both))
+            weight = [targets(at, shown, **how, out=out)[1] for at, shown, out in zip(joints, seen, maps)]
+            batch |= {"target": maps, "weight": np.array(weight)}
         return batch | {"troubles": [str(warning.message) for warning in caught]}
 
-    def _sample(self, epoch: int, index: int) -> tuple[Array, Array, Array, bool]:
-        person, (width, height) = self.records.person(index), self.config.input_size
+    def _sample(self, epoch: int, index: int, out: Array) -> tuple[Array, Array, bool]:
+        """Joints and which are seen, and whether there is a picture; its pixels are written to `out`."""
+        person = self.records.person(index)
         try:
             image = self._image(self.records.images[index])
         except DataError as error:
             warnings.warn(str(error), DataWarning, stacklevel=2)
-            return np.zeros((height, width, 3), np.uint8), person.joints, np.zeros_like(person.seen), False
-        return *crop(image, person, (width, height), self.skeleton, self.draw(epoch, index)), True
+            return person.joints, np.zeros_like(person.seen), False
+        return *crop(image, person, self.config.input_size, self.skeleton, self.draw(epoch, index), out)[1:], True
 
     def draw(self, epoch: int, index: int) -> Augmentation:
         """What a person is changed by in an epoch."""

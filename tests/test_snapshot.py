@@ -22,8 +22,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     parser = Parser(__doc__)
     where = "test persons: datasets/lsp_ext/test_joints.csv or datasets/mpii/test_joints.csv"
-    parser.source("dataset", where, choices=("lsp", "mpii"))
-    parser.source("snapshot", "checkpoint, for example out/lsp_alexnet_scratch/checkpoint-10000")
+    parser.add_argument("dataset", help=where, choices=("lsp", "mpii"))
+    parser.add_argument("snapshot", help="checkpoint, for example out/lsp_alexnet_scratch/checkpoint-10000")
     parser.option("ext", type=float, nargs="+", text="box extensions (default: 1.0 1.2 1.4 1.6 1.8 2.0)", group="data")
     parser.option("csv", default=None, text="other persons", group="data")
     parser.option(

@@ -24,8 +24,8 @@ from common.runs.options import Parser
 def parser(about: str | None) -> Parser:
     """The parser of a convert.py: INPUT OUTPUT --licence --half."""
     made = Parser(about)
-    made.source("input", "weights to read", metavar="INPUT")
-    made.source("output", "file or folder to write", metavar="OUTPUT", type=Path)
+    made.add_argument("input", help="weights to read", metavar="INPUT")
+    made.add_argument("output", help="file or folder to write", metavar="OUTPUT", type=Path)
     made.options("licence", "half")
     return made
 

@@ -66,10 +66,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
         self.add_argument("--help-all", action="help", help=argparse.SUPPRESS)
 
-    def source(self, name: str, text: str, **more) -> None:
-        """A word without dashes."""
-        self.add_argument(name, help=text, **more)
-
     def option(self, name: str, *names: str, text: str = "", group: str = "", rare: bool = False, **more) -> None:
         """One option; text and group default to the vocabulary's. `type=bool` makes a switch. `more` is argparse's."""
         known = VOCABULARY.get(name, ("", ""))

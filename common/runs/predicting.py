@@ -57,7 +57,7 @@ def parser(about: str | None, boxes: bool = True, but: Iterable[str] = ()) -> Pa
     Without `boxes` for networks that find people themselves.
     """
     made = Parser(about)
-    made.source("source", "images, folders, videos, a camera's number, or addresses", nargs="+", metavar="SOURCE")
+    made.add_argument("source", nargs="+", metavar="SOURCE", help="images, folders, videos, a camera's number, URLs")
     made.options(*(n for n in PREDICTING if n not in but and (boxes or not n.startswith(("box", "detector")))))
     made.option("limit", type=int, metavar="N", text="the first N pictures only", default=None)
     return made

@@ -143,8 +143,9 @@ pose_set = datasets.load(dataset, root, split)
 pose_set = pose_set.select((pose_set.visible > 0).any(1)).limit(int(count))
 paths, matrix = list(map(str, pose_set.images)), np.array([[0.9, 0.1, 5], [-0.1, 0.9, 20]])
 {samples}
-ours = lambda: [samples(i) for i in range(len(paths))]
-opencv = lambda: [cv2.warpAffine(cv2.imread(path), matrix, size) for path in paths]
+order = np.random.default_rng(0).permutation(len(paths)).tolist()
+ours = lambda: [samples(i) for i in order]
+opencv = lambda: [cv2.warpAffine(cv2.imread(paths[i]), matrix, size) for i in order]
 print(len(paths), *take_turns(dict(ours=ours, opencv=opencv), int(runs)).values())
 """
 
