@@ -201,12 +201,11 @@ def collate(samples: list[Sample], config: Config, bucket: int = 0) -> dict[str,
     if bucket:
         height, width = (-(-side // bucket) * bucket for side in (height, width))
     shape = map_size(height, width)
-    batch = {"inputs": np.empty((len(samples), height, width, 3), np.uint8)}
+    batch = {"inputs": (inputs := np.empty((len(samples), height, width, 3), np.uint8))}
     for i, sample in enumerate(samples):
         down, right = height - sample.image.shape[0], width - sample.image.shape[1]
         # many times as fast as numpy's assignment of three values; OpenCV rounds them
-        sides = 0, down, 0, right, cv2.BORDER_CONSTANT
-        cv2.copyMakeBorder(sample.image, *sides, batch["inputs"][i], config.mean_pixel)
+        cv2.copyMakeBorder(sample.image, 0, down, 0, right, cv2.BORDER_CONSTANT, inputs[i], config.mean_pixel)
         for name, value in _named_targets(sample.targets, config).items():
             place = batch.setdefault(name, np.zeros((len(samples), *shape, value.shape[-1]), np.float32))
             place[i, : value.shape[0], : value.shape[1]] = value

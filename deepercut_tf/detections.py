@@ -38,18 +38,18 @@ def unpack_maps(outputs: dict[str, np.ndarray], config: Config, statistics: np.n
     return Maps(score, locref, pairwise)
 
 
-def with_mirrored(maps: Maps, other: Maps, order: np.ndarray) -> Maps:
-    """The middle of a picture's maps and of those of its mirror image, `order` (J,) exchanging left and right. The
-    picture is a whole number of cells wide; a cell's pixel 8i + 4 is mirrored to 8i + 3 of the cell that it becomes."""
-    one, two = np.nonzero(~np.eye(len(order), dtype=bool))
-    pairs = order[one] * (len(order) - 1) + order[two] - (order[one] < order[two])
+def with_mirrored(maps: Maps, other: Maps, order: np.ndarray, edge: float) -> Maps:
+    """The middle of a picture's maps and of those of its mirror image, both whole cells wide, `order` (J,) exchanging
+    left and right. A joint x pixels from a cell's middle is -x - `edge` from the mirrored cell's (1 at scale 1)."""
+    one, two = order[np.array(np.nonzero(~np.eye(len(order), dtype=bool)))]
+    pairs = one * (len(order) - 1) + two - (one < two)
 
     def middle(own, mirrored):
-        return (own + mirrored * np.array([-1, 1], own.dtype) - np.array([1, 0], own.dtype)) / 2
+        return (own + mirrored * np.array([-1, 1], own.dtype) - np.array([edge, 0], own.dtype)) / 2
 
     pairwise = None if other.pairwise is None else middle(maps.pairwise, other.pairwise[:, ::-1, pairs])
-    score = (maps.score + other.score[:, ::-1, order]) / 2
-    return Maps(score, middle(maps.locref, other.locref[:, ::-1, order]), pairwise)
+    locref = middle(maps.locref, other.locref[:, ::-1, order])
+    return Maps((maps.score + other.score[:, ::-1, order]) / 2, locref, pairwise)
 
 
 def argmax_pose(maps: Maps) -> np.ndarray:

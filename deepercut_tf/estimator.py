@@ -136,10 +136,11 @@ class Estimator:
         rgb = cv2.cvtColor(resize(image, scale), cv2.COLOR_BGR2RGB)
         if not config.flip_test:
             return unpack_maps(self._network(rgb[None]), config, self.statistics), scale
+        edge = rgb.shape[1] - (image.shape[1] - 1) * scale  # training mirrors joints before they are scaled
         # to whole cells of the coarsest map, so that those of both pictures lie on each other
         rgb = cv2.copyMakeBorder(rgb, 0, 0, 0, -rgb.shape[1] % 16, cv2.BORDER_CONSTANT, value=config.mean_pixel)
         own, other = (unpack_maps(self._network(x[None]), config, self.statistics) for x in (rgb, cv2.flip(rgb, 1)))
-        return with_mirrored(own, other, symmetric_order(config.all_joints, config.num_joints)), scale
+        return with_mirrored(own, other, symmetric_order(config.all_joints, config.num_joints), edge), scale
 
     def single(self, image: np.ndarray, zoom: float = 1.0) -> np.ndarray:
         """(J,3) rows x, y, probability: the best cell of each joint in an (H,W,3) BGR picture resized by `zoom`."""

@@ -152,7 +152,7 @@ class ClipDataset(Dataset):
             center = box_center(self.boxes[row]) + shift * side
             matrices[i] = crop_affine(center, side, (size, size), angle, flip)
             image = warp(images[i], matrices[i], (size, size))
-            # colours and their order at once, five times as fast as a table of 256 values a channel
+            # rounded (`jitter` truncates, as MP does), and five times as fast as a table of 256 values a channel
             cv2.transform(image, np.diag(color)[:, ::-1], dst=frames[i])
         joints, visible, box = apply_affine(matrices, self.joints[rows]), self.visible[rows], self.boxes[rows]
         if flip:

@@ -78,8 +78,8 @@ def draw_augmentation(rng, scale_factor: float, rot_factor: float) -> Augmentati
 
 
 def crop(image: Array, person: Person, size: Size, skeleton: Skeleton, change=AS_IT_IS, out=None) -> tuple:
-    """(crop (H,W,3) uint8, to `out` if given, joints (K,2) in crop pixels, seen (K,)); pixels are the originals' bit
-    for bit."""
+    """(crop (H,W,3) uint8, joints (K,2) in crop pixels, seen (K,)) by an `Augmentation`; pixels are the originals' bit
+    for bit. `out` (H,W,3) uint8: where they are written."""
     if change.flip:  # by OpenCV, fifty times as fast as numpy's reversed copy
         image, person = cv2.flip(image, 1), person.mirrored(image.shape[1], skeleton)
     matrix = affine(person.center, person.scale * change.scale, change.rotation, size)
@@ -92,7 +92,7 @@ def targets(joints: Array, weight: Array, map_size: Size, sigma: float, stride=S
 
     The peak is 1 at the whole cell trunc(joint / stride + 0.5); the Gaussian ends 3 sigma away. A joint whose window
     does not touch the map has weight 0. `compat` keeps weight 1 for a window that ends exactly at the map's left or
-    upper edge, as the originals do.
+    upper edge, as the originals do. `out`: zeros (K,h,w) to write to.
     """
     (width, height), radius, reach, patch = map_size, 3 * sigma, int(3 * sigma), _patch(sigma)
     cells = np.trunc(joints / stride + 0.5)

@@ -1,5 +1,5 @@
 """`--flip_test` of three houses: whatever the network answers, a mirrored picture has the mirrored answer, about the
-axis at which the house mirrors its training targets, in both modes."""
+axis at which the house mirrors its training targets; of the regressors in both modes."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,6 @@ import pytest
 
 from common.skeletons import LSP14
 from deepercut_tf.config import make_config
-from deepercut_tf.detections import Maps, with_mirrored
 from deepercut_tf.estimator import Estimator as DeeperCutEstimator
 from deepercut_tf.joints import mirror_joints, symmetric_order, with_joints
 from deepercut_tf.targets import make_targets, map_size
@@ -59,10 +58,16 @@ def test_deeppose_caffe_port(mode):
     assert np.abs(one - own._joints(seen)).max() > 1, "the mirrored picture has no say"
 
 
+def deepercut(**settings) -> DeeperCutEstimator:
+    own = DeeperCutEstimator.__new__(DeeperCutEstimator)
+    own.config = with_joints(make_config({"location_refinement": True, **settings}), LSP14)
+    own.skeleton, own.statistics = LSP14, np.stack([np.zeros((JOINTS, JOINTS, 2)), np.ones((JOINTS, JOINTS, 2))])
+    return own
+
+
 def test_deepercut_tf():
     """A mirrored picture of whole cells has the mirrored answer, whatever the network."""
-    own = DeeperCutEstimator.__new__(DeeperCutEstimator)
-    own.config, own.statistics = with_joints(make_config({"location_refinement": True, "flip_test": True}), LSP14), None
+    own = deepercut(flip_test=True)
 
     def network(seen):
         cells = map_size(*seen.shape[1:3])
@@ -70,31 +75,37 @@ def test_deepercut_tf():
         return {"part_prob": rng.random((1, *cells, JOINTS)), "locref": rng.normal(size=(1, *cells, 2 * JOINTS))}
 
     own._network = network
-    image = np.ascontiguousarray(pictures((64, 48))[0])
+    image = pictures((64, 48))[0]
     one, other = own.single(image), own.single(np.ascontiguousarray(image[:, ::-1]))
     expected = one[symmetric_order(own.config.all_joints, JOINTS)] * [-1, 1, 1] + [64 - 1, 0, 0]
     close(other, expected, rounding(64.0, terms=8, dtype=np.float64))
-    assert len(own.single(np.ascontiguousarray(image[:, :50]))) == JOINTS, "a picture that ends within a cell"
 
 
-def test_offsets_of_mirrored_maps():
-    """Maps that are right for a picture and maps that are right for its mirror image are the same offsets."""
-    config = with_joints(make_config({"location_refinement": True, "pairwise_predict": True}), LSP14)
-    order, (width, height) = symmetric_order(config.all_joints, JOINTS), (96, 64)
-    statistics = np.stack([np.zeros((JOINTS, JOINTS, 2)), np.ones((JOINTS, JOINTS, 2))])
-    joints = np.random.default_rng(0).uniform((10, 10), (width - 10, height - 10), (JOINTS, 2))
+@pytest.mark.parametrize(("scale", "width"), [(1.0, 96), (1.0, 151), (0.8, 151), (0.8, 154)])
+def test_a_network_of_deepercut_tf_that_is_right_stays_right(scale, width):
+    """Maps as it learns them, of a picture and of its mirror image, at any scale and width, have the same offsets."""
+    own = deepercut(global_scale=scale, pairwise_predict=True)
+    order, height, seen_widths = symmetric_order(own.config.all_joints, JOINTS), 90, []
+    joints = np.random.default_rng(0).uniform((20, 20), (width - 20, height - 20), (JOINTS, 2))
     rows = np.column_stack([np.arange(JOINTS), joints])
-    seen = []
-    for person in (rows, mirror_joints(rows, width, order)):
-        made = make_targets(
-            [(person[:, 0].astype(int), person[:, 1:])], map_size(height, width), 1.0, config, statistics
-        )
-        locref, pairwise = (m.reshape(*m.shape[:2], -1, 2) for m in (made.locref, made.pairwise))
-        seen.append(Maps(made.score, locref * np.float32(config.locref_stdev), pairwise))
-    found = with_mirrored(*seen, order)
+
+    def network(seen):
+        seen_widths.append(seen.shape[2])
+        mirrored = len(seen_widths) == 3  # after the plain picture, and that of the flip test
+        person = mirror_joints(rows, width, order) if mirrored else rows
+        places = person[:, 1:] * scale + [(seen.shape[2] - int(width * scale)) * mirrored, 0]
+        given = [(person[:, 0].astype(int), places)]
+        made = make_targets(given, map_size(*seen.shape[1:3]), scale, own.config, own.statistics)
+        return {"part_prob": made.score[None], "locref": made.locref[None], "pairwise_pred": made.pairwise[None]}
+
+    own._network = network
+    image = np.zeros((height, width, 3), np.uint8)
+    plain, _ = own.maps(image)
+    own.config.flip_test = True
+    found, _ = own.maps(image)
+    assert len(seen_widths) == 3 and seen_widths[1] == seen_widths[2] == -(-seen_widths[0] // 16) * 16
     both = found.score == 1  # cells that have the joint in both
     assert both.any((0, 1)).all()
-    tolerance = rounding(width, terms=8)
-    close(found.locref[both], seen[0].locref[both], tolerance)
+    close(found.locref[both], plain.locref[both], rounding(width, terms=8))
     pairs = np.repeat(both, JOINTS - 1, axis=-1)
-    close(found.pairwise[pairs], seen[0].pairwise[pairs], tolerance)
+    close(found.pairwise[pairs], plain.pairwise[pairs], rounding(width, terms=8))

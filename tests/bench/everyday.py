@@ -91,7 +91,7 @@ config = train.parse_args(words + ["--preset", "cpu"])
 trainer = engine.Trainer(config, train.load_data(config), engine.TensorFlow(config))""",
 }
 
-# `samples(i)` makes the i-th person's, (width, height) of which is `size`
+# `samples(i)` makes a sample of `paths[i]` (the PoseSet's pictures, if not said), (width, height) of which is `size`
 SAMPLES = {
     "lpm_torch": """
 from common.runs.settings import resolve
@@ -257,13 +257,17 @@ def bench_loader(args: argparse.Namespace) -> dict:
         count, ours, opencv = map(float, child(LOADER.format(samples=code), *words, house=house)[1][-2].split())
         rows.append([house, count / ours, count / opencv, f"{opencv / ours:.2f}"])
     columns = ["house", "samples a CPU second", "of OpenCV alone", "share"]
-    return {"columns": columns, "rows": rows, "note": f"persons of {args.dataset}, CPU time, files read before"}
+    return {
+        "columns": columns,
+        "rows": rows,
+        "note": f"at most {args.pictures} persons of {args.dataset}, CPU time, files read before",
+    }
 
 
 def need(args: argparse.Namespace) -> str:
     """The data set's folder."""
-    if not args.data_root:
-        raise SystemExit(f"error: {args.what} needs --data_root, the folder of {args.dataset}")
+    if not args.data_root or (args.what == "folder" and args.dataset != "lspet"):
+        raise SystemExit(f"error: {args.what} needs --data_root, the folder of the data set (of LSPET for `folder`)")
     return args.data_root
 
 
@@ -271,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parts = {"picture": bench_picture, "folder": bench_folder, "coco": bench_coco, "loader": bench_loader}
     parser = options(__doc__ or "", tuple(parts), runs=3)
-    parser.add_argument("--data_root", help="folder, loader: where LSPET (or the data set) is")
+    parser.add_argument("--data_root", help="folder: where LSPET is; loader: where the data set is")
     parser.add_argument("--dataset", default="lspet", help="loader: lspet, coco or mpii (default: lspet)")
     parser.add_argument("--pictures", type=int, default=400, help="folder, loader: so many of them (default: 400)")
     words = sys.argv[1:] if argv is None else argv
