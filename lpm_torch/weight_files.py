@@ -65,7 +65,7 @@ def _load(path: Path) -> dict:
 
 def write_weights(path: Path, weights: Weights) -> None:
     """Arrays by name as `.pt` or `.npz`."""
-    torch.save(_as_tensors(weights), path) if path.suffix == ".pt" else np.savez(path, **weights)
+    torch.save(_as_tensors(weights), path) if path.suffix == ".pt" else np.savez_compressed(path, **weights)
 
 
 def read_weights(path: Path) -> Any:
