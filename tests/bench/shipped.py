@@ -8,6 +8,7 @@ A prediction file is what `HOUSE/val.py --weights lspet --dataset lspet --data_r
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def main() -> None:
     protocol = protocols_of("lspet")[PROTOCOL]
     thresholds = np.linspace(0, MOST, 51)
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for path, dash in zip(args.predictions, ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))):
+    dashes = itertools.cycle(["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))])
+    for path, dash in zip(args.predictions, dashes):
         found = load_any(path, pose_set)
         found.joints = found.joints.astype(np.float64)
         totals = [protocol.count(pose_set, found, threshold).total for threshold in thresholds]
