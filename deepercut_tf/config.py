@@ -163,8 +163,8 @@ class Config:
 
 # settings that matter to a trained network
 PREDICTION = tuple(
-    "dataset mode global_scale flip_test person_size pairwise_stats_fn pairwise_model_dir sparse_graph nms_radius det_min_score"
-    " min_person_joints net_type channels num_joints all_joints all_joints_names location_refinement locref_stdev"
+    "dataset mode global_scale flip_test person_size pairwise_stats_fn pairwise_model_dir sparse_graph nms_radius"
+    " det_min_score min_person_joints net_type channels num_joints all_joints all_joints_names location_refinement locref_stdev"
     " pairwise_predict seed".split()
 )
 # the original's key of each of our settings

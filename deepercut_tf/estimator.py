@@ -102,13 +102,9 @@ class Estimator:
     def meta(self) -> dict:
         """What a prediction file says about the network."""
         config = self.config
-        more = {
-            "mode": config.mode,
-            "flip_test": config.flip_test,
-            "seed": config.seed,
-            "preset": Path(config.out or "").name,
-        }
-        return describe("deepercut_tf", config.net_type, self.path, asdict(config), **more)
+        more = {"mode": config.mode, "flip_test": config.flip_test, "seed": config.seed}
+        preset = Path(config.out or "").name
+        return describe("deepercut_tf", config.net_type, self.path, asdict(config), **more, preset=preset)
 
     # ---- pictures ----------------------------------------------------------------------------------------------------
 

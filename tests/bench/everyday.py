@@ -276,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     parts = {"picture": bench_picture, "folder": bench_folder, "coco": bench_coco, "loader": bench_loader}
     parser = options(__doc__ or "", tuple(parts), runs=3)
     parser.add_argument("--data_root", help="folder: where LSPET is; loader: where the data set is")
-    parser.add_argument("--dataset", default="lspet", help="loader: lspet, coco or mpii (default: lspet)")
+    parser.add_argument("--dataset", default="lspet", help="loader: lspet or coco (default: lspet)")
     parser.add_argument("--pictures", type=int, default=400, help="folder, loader: so many of them (default: 400)")
     words = sys.argv[1:] if argv is None else argv
     return run(parser.parse_args(words), parts, words, __file__)

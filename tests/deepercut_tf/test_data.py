@@ -154,6 +154,10 @@ def test_lspet_crops_and_angles(tmp_path):
         "crop_pad": 4,
     }
     item_set, config = load_items(make_config({**keys, "crop": True, "rotate": 30}))
+    blue = np.full((60, 80, 3), (200, 100, 10), np.uint8)
+    turned = make_sample(item_set, Draw(0, angle=30.0), replace(config, crop=False), image=blue).image  # RGB
+    middle, corner = turned[turned.shape[0] // 2, turned.shape[1] // 2], turned[0, 0]
+    assert middle.tolist() == [10, 100, 200] and corner.tolist() == [round(v) for v in config.mean_pixel]
     whole, cut = (make_sample(item_set, Draw(0), replace(config, crop=crop)) for crop in (False, True))
     top, left = (part.start for part in crop_window(whole.image, item_set.items[0], config))
     height, width = cut.image.shape[:2]

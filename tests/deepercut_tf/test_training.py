@@ -271,6 +271,11 @@ def test_padding_leaves_no_trace_in_the_loss(dataset, tmp_path):
     samples = [make_sample(item_set, Draw(0, 1.0, False), config), make_sample(item_set, Draw(1, 0.8, False), config)]
     batch = collate(samples, config, bucket=64)
     assert batch["inputs"].shape[1] % 64 == 0
+    for picture, sample in zip(batch["inputs"], samples):
+        height, width = sample.image.shape[:2]
+        np.testing.assert_array_equal(picture[:height, :width], sample.image)
+        rest = np.concatenate([picture[height:].reshape(-1, 3), picture[:, width:].reshape(-1, 3)])
+        assert (rest == [round(v) for v in config.mean_pixel]).all() and len(rest)
     rows, columns = samples[1].targets.score.shape[:2]
     assert not batch["part_score_weights"][1, rows:].any() and not batch["locref_mask"][1, :, columns:].any()
     rng = np.random.default_rng(1)

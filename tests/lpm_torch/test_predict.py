@@ -17,7 +17,7 @@ from common.runs.process import Process
 from common.skeletons import LSP14, card
 from lpm_torch import Estimator, predict
 from lpm_torch.config import Config
-from lpm_torch.data import center_place
+from lpm_torch.data import center_place, normalisation
 from lpm_torch.model import build_network
 from tests.lpm_torch import tiny
 from tests.tolerance import close, rounding
@@ -181,6 +181,18 @@ def test_bad_input_exits_with_2(tmp_path, checkpoint, photo, capsys):
     for arguments, word in cases:
         assert predict.main([*arguments, f"--out={tmp_path / 'out'}"]) == 2
         assert word in capsys.readouterr().err
+
+
+def test_a_picture_is_read_as_rgb():
+    """OpenCV's pictures are BGR; the training's are turned as well, where they are warped."""
+    own = estimator("cpm")
+    blue = np.full((90, 70, 3), (200, 100, 10), np.uint8)
+    _, batch, _ = own._crops([(blue, np.array([[10.0, 10, 50, 70]]))])
+    mean, std, bgr = normalisation(own.config)
+    middle = batch["frames"][0, 0, :, 32, 32].numpy()
+    expected = (np.array([10, 100, 200]) / 255 - mean) / std
+    close(middle, expected, rounding(np.abs(expected).max(), terms=8))
+    assert not bgr
 
 
 def test_importing_the_house_changes_nothing(tmp_path):
