@@ -6,11 +6,11 @@ import numpy as np
 
 
 def gaussian_maps(
-    points: np.ndarray, present: np.ndarray, shape: tuple[int, int], sigma: float, threshold: float = 0.01
+    points: np.ndarray, present: np.ndarray, shape: tuple[int, int], sigma: float, threshold: float = 0.01, out=None
 ) -> np.ndarray:
     """(...,J,2) points in cells -> (...,J,H,W) float32 maps exp(-d^2 / 2 sigma^2), values below `threshold` set to 0.
 
-    A joint whose `present` (...,J) is false, or whose coordinates are NaN, has an all-zero map.
+    A joint whose `present` (...,J) is false, or whose coordinates are NaN, has an all-zero map. `out`: where they go.
     """
     height, width = shape
     shown = present & np.isfinite(points).all(-1)
@@ -18,7 +18,7 @@ def gaussian_maps(
     # a Gaussian is separable: two short exponentials instead of one a cell
     columns = np.exp(-((np.arange(width) - safe[..., 0:1]) ** 2) / (2 * sigma**2)).astype(np.float32)
     rows = (np.exp(-((np.arange(height) - safe[..., 1:2]) ** 2) / (2 * sigma**2)) * shown[..., None]).astype(np.float32)
-    maps = rows[..., :, None] * columns[..., None, :]
+    maps = np.multiply(rows[..., :, None], columns[..., None, :], out=out)
     return np.multiply(maps, maps >= threshold, out=maps)
 
 

@@ -36,10 +36,9 @@ def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def invert_affine(matrix: np.ndarray) -> np.ndarray:
     """The inverse map(s), (...,2,3)."""
-    # by hand: LAPACK wakes threads, which then spin in every loader process
-    (a, b), (c, d) = np.moveaxis(matrix[..., :2], (-2, -1), (0, 1))
-    linear = np.stack([d, -b, -c, a], -1).reshape(matrix[..., :2].shape) / (a * d - b * c)[..., None, None]
-    return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
+    # not by LAPACK, which wakes threads that then spin in every loader process
+    flat = np.asarray(matrix, np.float64).reshape(-1, 2, 3)
+    return np.array([cv2.invertAffineTransform(one) for one in flat]).reshape(np.shape(matrix))
 
 
 def compose_affine(second: np.ndarray, first: np.ndarray) -> np.ndarray:

@@ -66,8 +66,9 @@ def make_sample(
         persons = [mirror_joints(p, width, order, item_set.mirror_shift) for p in persons]
         image = cv2.flip(image, 1)
         mask = mask[:, ::-1] if mask is not None and config.mode == "correct" else mask
-    matrix, size = rotation(image.shape[:2], angle)
+    matrix = np.eye(2, 3)
     if angle:
+        matrix, size = rotation(image.shape[:2], angle)
         image = turn(image, matrix, size, np.round(config.mean_pixel)[::-1].tolist())
         mask = None if mask is None else turn(mask, matrix * [scale, scale, 1], size, 0)
     scaled = [(p[:, 0].astype(int), p[:, 1:] * scale @ matrix[:, :2].T + matrix[:, 2]) for p in persons]

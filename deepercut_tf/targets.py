@@ -5,7 +5,6 @@ Cell (row j, column i) of a map stands for the pixel (8 i + 4, 8 j + 4) of the s
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,47 +46,54 @@ def make_targets(
     pairwise = config.pairwise_predict and statistics is not None
     score, weights = np.zeros((*size, joints), np.float32), np.ones((*size, joints), np.float32)
     nearest = np.full(score.shape, np.inf)  # squared distance of the joint that has the cell
-    offset = np.zeros((*score.shape, 2))  # pixels from the cell's middle to it
+    offset = np.zeros((*score.shape, 2 if refined else 0), np.float32)  # from the cell's middle to it
+    offset_mask = np.zeros_like(offset)
     pair = np.zeros((*score.shape, joints - 1 if pairwise else 0, 2), np.float32)
     pair_mask = np.zeros_like(pair)
     for ids, coords in persons:
-        for k, point in zip(ids, coords):
-            rows, columns, offsets, distances = _cells_near(point, config.pos_dist_thresh * scale, size)
-            held = nearest[rows, columns, k]
-            wins = np.isinf(held) if compat and not refined else distances < held
-            cells, offsets = (rows[wins], columns[wins], k), offsets[wins]
-            score[cells], nearest[cells], offset[cells] = 1, distances[wins], offsets
-            if statistics is None or not pairwise:
-                continue
-            if not compat:
-                pair[cells], pair_mask[cells] = 0, 0
-            others, ends = ids[ids != k], coords[ids != k]
-            # from the cell's middle: the joint's own offset plus the step to the other joint
-            step = offsets[:, None] + (ends - point)
-            places = rows[wins, None], columns[wins, None], k, others - (k < others)
-            pair[places], pair_mask[places] = (step - statistics[0, k, others]) / statistics[1, k, others], 1
+        rows, columns, which, offsets, distances = _cells_near(coords, config.pos_dist_thresh * scale, size)
+        held = nearest[rows, columns, ids[which]]
+        wins = np.flatnonzero(np.isinf(held) if compat and not refined else distances < held)
+        # what is written last stays, where a file gives a person's joint twice: the nearer one, or the first
+        wins = wins[np.lexsort([-which[wins], -distances[wins]])]
+        which, offsets = which[wins], offsets[wins]
+        cells = rows[wins], columns[wins], ids[which]
+        score[cells], nearest[cells] = 1, distances[wins]
+        if refined:
+            offset[cells], offset_mask[cells] = offsets / config.locref_stdev, 1
+        if statistics is None or not pairwise:
+            continue
+        if not compat:
+            pair[cells], pair_mask[cells] = 0, 0
+        cell, other = np.nonzero(ids[which][:, None] != ids)
+        k, m = ids[which][cell], ids[other]
+        # from the cell's middle: the joint's own offset plus the step to the other joint
+        step = offsets[cell] + (coords[other] - coords[which][cell])
+        places = rows[wins][cell], columns[wins][cell], k, m - (k < m)
+        pair[places], pair_mask[places] = (step - statistics[0, k, m]) / statistics[1, k, m], 1
     if config.weigh_only_present_joints:
         weights[...] = np.isin(np.arange(joints), np.concatenate([ids for ids, _ in persons] or [[]]))
     flat = (*size, -1)
     return Targets(
         score=score,
         weights=weights,
-        locref=(offset / config.locref_stdev).reshape(flat).astype(np.float32) if refined else None,
-        locref_mask=np.repeat(score, 2, axis=-1) if refined else None,
+        locref=offset.reshape(flat) if refined else None,
+        locref_mask=offset_mask.reshape(flat) if refined else None,
         pairwise=pair.reshape(flat) if pairwise else None,
         pairwise_mask=pair_mask.reshape(flat) if pairwise else None,
     )
 
 
-def _cells_near(point: np.ndarray, reach: float, size: tuple[int, int]):
-    """Rows, columns (n,) of the cells within `reach` pixels, their offsets (n,2) to the point, squared lengths (n,)."""
-    # joint by joint and axis by axis: few cells are near, and numpy's calls on grids cost more than the sums
-    spans = []
-    for place, cells in zip(point.tolist(), size[::-1]):
-        first = min(max(math.ceil((place - reach) / STRIDE - HALF), 0), cells)
-        last = min(max(math.floor((place + reach) / STRIDE - HALF) + 1, first), cells)
-        spans.append((first, place - (np.arange(first, last) + HALF) * STRIDE))
-    (left, across), (top, down) = spans
-    distance = across**2 + (down**2)[:, None]
-    rows, columns = np.nonzero(distance <= reach**2)
-    return rows + top, columns + left, np.stack([across[columns], down[rows]], -1), distance[rows, columns]
+def _cells_near(coords: np.ndarray, reach: float, size: tuple[int, int]):
+    """Of joints (n,2): rows, columns (c,) of the cells within `reach` pixels of one, which joint that is, their offsets
+    (c,2) to it, squared lengths (c,)."""
+    first = np.ceil((coords - reach) / STRIDE - HALF)[..., None]
+    cells = first + np.arange(int(2 * reach / STRIDE) + 1)  # (n,2,span)
+    away = coords[..., None] - (cells + HALF) * STRIDE
+    squared = away**2
+    distance = squared[:, 0, None] + squared[:, 1, :, None]  # (n,span,span)
+    inside = (cells >= 0) & (cells < [[size[1]], [size[0]]])
+    near = (distance <= reach**2) & inside[:, 0, None] & inside[:, 1, :, None]
+    which, row, column = np.nonzero(near)
+    rows, columns = cells[which, 1, row].astype(int), cells[which, 0, column].astype(int)
+    return rows, columns, which, np.stack([away[which, 0, column], away[which, 1, row]], -1), distance[near]

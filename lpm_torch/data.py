@@ -90,12 +90,15 @@ class ClipDataset(Dataset):
         if not len(self.clips):
             what = f"split {pose_set.split} has no clip of {config.t} frames; give a smaller --t or another split"
             raise DataError(f"{pose_set.root}: {what}")
-        self.joints, self.visible = to_network(pose_set)
+        joints, self.visible = to_network(pose_set)
         self.mirror = network_skeleton(pose_set.skeleton).mirror
-        self.boxes = pad_box(crop_boxes(pose_set), config.pad_pixels, config.pad_ratio)
+        boxes = pad_box(crop_boxes(pose_set), config.pad_pixels, config.pad_ratio)
+        self.centers, self.sides = box_center(boxes), np.maximum(boxes[:, 2:].max(1), 1.0)
+        # joints, and two corners of the box
+        self.points = np.concatenate([joints, boxes[:, None, :2], boxes[:, None, :2] + boxes[:, None, 2:]], axis=1)
         self.compat = config.mode == "compat"
         if self.compat:
-            self.places, self.given, self.origin = source_rows(pose_set, self.joints)
+            self.places, self.given, self.origin = source_rows(pose_set, joints)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -142,22 +145,26 @@ class ClipDataset(Dataset):
         """(frames, joints, visible, to_image, box) of a clip; its frames share the random numbers, all drawn always."""
         c, size = self.config, self.config.input_width
         rng = np.random.Generator(np.random.Philox(key=c.seed, counter=[0, 0, epoch, index]))
-        flip, angle = bool(rng.random() < c.p_flip), rng.uniform(-c.rotate, c.rotate)
-        scale, shift = rng.uniform(c.scale_low, c.scale_high), rng.uniform(-c.shift, c.shift, 2)
-        color = rng.uniform(1 - c.jitter, 1 + c.jitter, 3)
+        draws = iter(rng.random(8).tolist())  # few calls of numpy, each of which costs more than its numbers
+
+        def uniform(low: float, high: float) -> float:
+            return low + (high - low) * next(draws)
+
+        flip, angle = uniform(0, 1) < c.p_flip, uniform(-c.rotate, c.rotate)
+        scale, shift = uniform(c.scale_low, c.scale_high), np.array([uniform(-c.shift, c.shift) for _ in "xy"])
+        r, g, b = (uniform(1 - c.jitter, 1 + c.jitter) for _ in "rgb")
+        color = np.array([[0, 0, r], [0, g, 0], [b, 0, 0]])  # from the file's BGR
         frames = np.empty((len(rows), size, size, 3), np.uint8)
         matrices = np.empty((len(rows), 2, 3))
         for i, row in enumerate(rows):
-            side = max(self.boxes[row, 2:].max(), 1.0) / scale
-            center = box_center(self.boxes[row]) + shift * side
-            matrices[i] = crop_affine(center, side, (size, size), angle, flip)
-            image = warp(images[i], matrices[i], (size, size))
+            side = self.sides[row] / scale
+            matrices[i] = crop_affine(self.centers[row] + shift * side, side, (size, size), angle, flip)
             # rounded (`jitter` truncates, as MP does), and five times as fast as a table of 256 values a channel
-            cv2.transform(image, np.diag(color)[:, ::-1], dst=frames[i])
-        joints, visible, box = apply_affine(matrices, self.joints[rows]), self.visible[rows], self.boxes[rows]
+            cv2.transform(warp(images[i], matrices[i], (size, size)), color, dst=frames[i])
+        points, visible = apply_affine(matrices, self.points[rows]), self.visible[rows]
+        joints, corners = points[:, :-2], points[:, -2:]
         if flip:
             joints, visible = joints[:, self.mirror], visible[:, self.mirror]
-        corners = apply_affine(matrices, np.stack([box[:, :2], box[:, :2] + box[:, 2:]], axis=1))
         return frames, joints, visible, invert_affine(matrices), corners.reshape(-1, 4)
 
     def _mobilepose_crops(self, images: list, rows: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, ...]:
@@ -183,9 +190,11 @@ def belief_labels(joints: np.ndarray, visible: np.ndarray, size: int, grid: int,
     cells = (joints + shift) * (grid / size) - shift
     with np.errstate(invalid="ignore"):
         present = (visible > 0) & (cells > 0).all(-1)  # NaN is not above 0
-    maps = gaussian_maps(cells, present, (grid, grid), sigma)
-    rest = 1 - maps.max(-3, keepdims=True) if background else np.zeros_like(maps[..., :1, :, :])
-    return np.concatenate([maps, np.maximum(rest, 0)], axis=-3)
+    maps = np.zeros((*present.shape[:-1], present.shape[-1] + 1, grid, grid), np.float32)
+    gaussian_maps(cells, present, (grid, grid), sigma, out=maps[..., :-1, :, :])
+    if background:
+        np.maximum(1 - maps[..., :-1, :, :].max(-3), 0, out=maps[..., -1, :, :])
+    return maps
 
 
 def center_place(joints: np.ndarray, size: int, transposed: bool) -> np.ndarray:

@@ -98,16 +98,17 @@ def targets(joints: Array, weight: Array, map_size: Size, sigma: float, stride=S
     cells = np.trunc(joints / stride + 0.5)
     maps = np.zeros((len(joints), height, width), np.float32) if out is None else out
     weight = np.array(weight, np.float32)
+    side = len(patch)
     # joint by joint, because few cells are not 0: several times as fast as outer products of rows and columns
-    for joint, (x, y) in enumerate(cells.tolist()):
+    for joint, ((x, y), wanted) in enumerate(zip(cells.tolist(), weight.tolist())):
         high = min(x, y) + radius + 1
         if x - radius >= width or y - radius >= height or high < 0 or (high == 0 and not compat):
             weight[joint] = 0
-        elif weight[joint] > 0.5:
+        elif wanted > 0.5:
             left, top = int(x) - reach, int(y) - reach
-            rows, columns = slice(max(top, 0), top + len(patch)), slice(max(left, 0), left + len(patch))
-            inside = maps[joint, rows, columns]
-            inside[...] = patch[rows.start - top :, columns.start - left :][: inside.shape[0], : inside.shape[1]]
+            inside = maps[joint, max(top, 0) : top + side, max(left, 0) : left + side]
+            whole = inside.shape == patch.shape
+            inside[...] = patch if whole else patch[max(-top, 0) :, max(-left, 0) :][: len(inside), : inside.shape[1]]
     return maps, weight[:, None]
 
 

@@ -59,6 +59,35 @@ def test_nearer_joint_has_the_cell():
     assert make_targets(persons, (6, 6), 1.0, one_joint(location_refinement=False)).score.sum() == targets.score.sum()
 
 
+def test_a_joint_given_twice():
+    """One person's table with the same id in two rows: as if they were two persons'."""
+    rows = [(0, 27, 20), (0, 10, 20), (1, 20, 20)]
+    once = make_targets([person(*rows[:1], rows[2]), person(rows[1])], (6, 6), 1.0, one_joint())
+    for given in (rows, [rows[1], rows[0], rows[2]]):
+        twice = make_targets([person(*given)], (6, 6), 1.0, one_joint())
+        np.testing.assert_array_equal(twice.score, once.score)
+        np.testing.assert_array_equal(twice.locref, once.locref)
+    equally_near = make_targets([person((0, 14, 20), (0, 26, 20))], (6, 6), 1.0, one_joint())
+    assert equally_near.locref[2, 2, 0] == np.float32((14 - 20) / 7.2801)  # the first
+
+
+def test_every_cell_by_the_rule():
+    """Score and offset of each cell from its own distances; the maps end before the joints do."""
+    rng, config = np.random.default_rng(5), one_joint()
+    persons = [(np.arange(2), rng.uniform(-20, 90, (2, 2)).round()) for _ in range(5)]
+    targets, some = make_targets(persons, (8, 10), 0.9, config), 0
+    for row, column, k in np.ndindex(8, 10, 2):
+        away = np.array([coords[k] - (8 * column + 4, 8 * row + 4) for _, coords in persons])
+        near = (away**2).sum(1)
+        inside = near.min() <= (17 * 0.9) ** 2
+        assert targets.score[row, column, k] == inside
+        wanted = away[near.argmin()] / config.locref_stdev * inside
+        np.testing.assert_array_equal(targets.locref[row, column, 2 * k : 2 * k + 2], wanted.astype(np.float32))
+        assert (targets.locref_mask[row, column, 2 * k : 2 * k + 2] == inside).all()
+        some += inside
+    assert 20 < some < 140
+
+
 def test_threshold_is_inclusive_and_in_pixels():
     """A cell's middle at exactly the threshold is positive; joints outside the picture mark the cells inside that are
     near enough.
