@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from common.runs.checkpoints import check_compatible
-from common.runs.process import ClusterProcess, default_workers
+from common.runs.process import ClusterProcess, default_workers, keras_devices
 from common.runs.session import Position
 from common.skeletons import card
 from deepercut_tf import data
 from deepercut_tf.config import Config, house_path, require
-from deepercut_tf.estimator import Estimator, use_device
+from deepercut_tf.estimator import Estimator
 from deepercut_tf.items import ItemSet, load_pose_set
 from deepercut_tf.losses import pose_losses
 from deepercut_tf.model import build_model, load_variables, named_variables
@@ -36,7 +36,7 @@ class Machine(ClusterProcess):
     """The devices of `--device` and the processes of TF_CONFIG."""
 
     def __init__(self, device: str | None = None, threads: int | None = None):
-        devices = use_device(device, threads)
+        devices = keras_devices(device, threads)
         self.replicas = max(devices, 1)
         self.join(tf, devices)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,10 +14,9 @@ from common.errors import DataError
 from common.images import read_image
 from common.poses import PoseSet, box_of_joints
 from common.predictions import People, Predictions, predictions_for
-from common.runs.process import device_numbers
+from common.runs.process import keras_devices
 from common.runs.scoring import describe
 from common.skeletons import Skeleton, from_card, joint_order, skeleton_map
-from common.weights.tf1 import tensorflow
 from deepercut_tf.config import Config, house_path, make_config, require
 from deepercut_tf.data import resize
 from deepercut_tf.detections import Maps, argmax_pose, detect, unpack_maps, with_mirrored
@@ -48,7 +46,7 @@ class Estimator:
     def __init__(
         self, weights=None, *, people="auto", random_weights=False, skeleton=None, device=None, threads=None, **options
     ):
-        use_device(device, threads)
+        keras_devices(device, threads)
         given = weights or options.get("weights") or options.get("init_weights")
         self.path = None if random_weights else find_snapshot(given)
         values, stored = ({}, {}) if self.path is None else read_weights(self.path)
@@ -233,26 +231,3 @@ def skeleton_of_weights(stored: dict, config: Config, path: Path | None) -> Skel
     """The skeleton that weights bring (`weight_files.read_weights`); of files without names, that of the settings."""
     about = stored.get("about", {})
     return from_card(about["skeleton"], f"{path}: field skeleton") if about else skeleton_of_settings(config)
-
-
-def use_device(device: str | None, threads: int | None) -> int:
-    """Show Keras's backend the GPUs of `--device` alone, set CPU threads; the number of these GPUs. Call it first."""
-    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-        # PyTorch reads these when it is imported
-        if device:
-            os.environ["KERAS_TORCH_DEVICE"] = device
-        if threads:
-            os.environ["OMP_NUM_THREADS"] = str(threads)
-        return 0
-    tf = tensorflow()
-    gpus = tf.config.list_physical_devices("GPU")
-    chosen = device_numbers(device, len(gpus)) or []
-    try:
-        tf.config.set_visible_devices([gpus[i] for i in chosen], "GPU")
-        for i in chosen:
-            tf.config.experimental.set_memory_growth(gpus[i], True)  # not all of the memory at once
-        if threads:
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-    except RuntimeError:  # TensorFlow is at work already, with what an earlier call chose
-        pass
-    return len(chosen)

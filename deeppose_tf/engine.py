@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 import warnings
@@ -18,14 +17,14 @@ from common.errors import DataError, DataWarning
 from common.poses import PoseSet
 from common.runs.checkpoints import check_compatible
 from common.runs.converting import check_numbers
-from common.runs.process import ClusterProcess, default_workers
+from common.runs.process import ClusterProcess, default_workers, keras_devices
 from common.runs.session import Position
 from common.skeletons import from_card
 from deeppose_tf import weight_files
 from deeppose_tf.config import SUMMARY_STEP, Config
 from deeppose_tf.csv_files import load_split
 from deeppose_tf.data import Crops, Persons, Stream, names_of
-from deeppose_tf.estimator import Estimator, fill, set_up
+from deeppose_tf.estimator import Estimator, fill
 from deeppose_tf.loader import batches
 from deeppose_tf.report import block
 
@@ -40,10 +39,7 @@ class TensorFlow(ClusterProcess):
     """
 
     def __init__(self, config: Config):
-        # keep freed memory: a step's large tensors would otherwise come as fresh, zeroed pages each time (a twentieth
-        # of a CPU step, measured)
-        os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-        devices = set_up(config.threads, config.device)
+        devices = keras_devices(config.device, config.threads)
         import keras
         import tensorflow as tf
 

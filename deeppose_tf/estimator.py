@@ -8,10 +8,8 @@ A box is the crop that the network sees: give boxes with a margin like that of t
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +21,7 @@ from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs import scoring, shelf
 from common.runs.converting import check_numbers
-from common.runs.process import Process, device_numbers
+from common.runs.process import Process, keras_devices
 from common.runs.settings import resolve
 from common.skeletons import Skeleton, from_card, joint_order
 from deeppose_tf import weight_files
@@ -67,7 +65,7 @@ class Estimator:
     @cached_property
     def model(self):
         """The network, which is built, and its framework imported, when it is first used."""
-        set_up(self._threads, self._device)
+        keras_devices(self._device, self._threads)
         from deeppose_tf.model import network_for
 
         model = network_for(replace(self.config, amp="off"), len(self.skeleton))
@@ -266,25 +264,3 @@ def forward(model):
         return shares.reshape(len(shares), -1, 2)
 
     return run
-
-
-def set_up(threads: int, device: str | None = None) -> int:
-    """Show Keras's backend the GPUs of `device` alone, whose memory is taken as it is needed, and set threads, unless
-    TensorFlow is at work already. The number of these GPUs; DataError for one that is not there."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-        if device:
-            os.environ["KERAS_TORCH_DEVICE"] = device
-        return 0
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    chosen = [gpus[n] for n in device_numbers(device, len(gpus)) or []]
-    with suppress(RuntimeError):
-        tf.config.set_visible_devices(chosen, "GPU")
-        for gpu in chosen:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        if threads:
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-            tf.config.threading.set_inter_op_parallelism_threads(max(1, threads // 2))
-    return len(chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import json
 import os
@@ -144,6 +145,7 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
     `done` is printed after success with {} replaced by what `work` returned; `remedy` ends the message about a diverged
     training. Messages of errors go to standard error; with POSE_TRACEBACK=1 the error itself is raised.
     """
+    keep_memory()
     with suppress(AttributeError):  # file names may hold what no terminal shows
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -170,6 +172,17 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
     if done and environment_ranks()[0] == 0:
         print(done.format(result))
     return 0
+
+
+def keep_memory() -> None:
+    """Have glibc, if that is the C library, keep freed memory: the arrays of every step would otherwise be new pages, which
+    the kernel fills with zeros one by one."""
+    with suppress(AttributeError, OSError):
+        options = ctypes.CDLL(None).mallopt
+        mmap_threshold, trim_threshold, most = -3, -1, 1 << 30
+        # older ones take 32 MiB at most
+        if options(mmap_threshold, most) or options(mmap_threshold, 1 << 25):
+            options(trim_threshold, most)
 
 
 def shared_memory() -> str:
@@ -227,6 +240,29 @@ def device_numbers(device: str | None, found: int) -> list[int] | None:
         have = f"the GPUs here are 0 to {found - 1}" if found else "no GPU is seen here; give --device cpu"
         raise DataError(f"--device {device}: there is no GPU {missing[0]}; {have}")
     return wanted
+
+
+def keras_devices(device: str | None, threads: int | None = None) -> int:
+    """Show Keras's backend the GPUs of `device` alone, whose memory is taken as it is needed, and set threads, unless it is at
+    work already; call it first. The number of these GPUs; DataError for one that is not there."""
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        # PyTorch reads these when it is imported
+        os.environ |= {"KERAS_TORCH_DEVICE": device} if device else {}
+        os.environ |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        return 0
+    from common.weights.tf1 import tensorflow
+
+    config = tensorflow().config
+    gpus = config.list_physical_devices("GPU")
+    chosen = [gpus[n] for n in device_numbers(device, len(gpus)) or []]
+    with suppress(RuntimeError):
+        config.set_visible_devices(chosen, "GPU")
+        for gpu in chosen:
+            config.experimental.set_memory_growth(gpu, True)
+        if threads:
+            config.threading.set_intra_op_parallelism_threads(threads)
+            config.threading.set_inter_op_parallelism_threads(max(1, threads // 2))
+    return len(chosen)
 
 
 def default_workers(most: int = 8) -> int:

@@ -28,8 +28,10 @@ def tensorflow():
     try:
         import tensorflow as tf
     except ImportError as error:
-        what = f"TensorFlow 1 checkpoints are read and written by TensorFlow, which is not here ({error})"
-        raise DataError(f"{what}; install the house's requirements.txt, or convert them to .npz where it is") from error
+        what = f"TensorFlow, which reads its checkpoints and is Keras's backend here, cannot be imported ({error})"
+        raise DataError(
+            f"{what}; install the house's requirements.txt, or convert checkpoints to .npz where it is"
+        ) from error
     return tf
 
 

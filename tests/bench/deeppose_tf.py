@@ -167,9 +167,10 @@ def load() -> str:
 
 def bench_inference(args: argparse.Namespace) -> dict:
     """Images a second of CPU time at batch 1 and 128, from uint8 crops to shares."""
-    from deeppose_tf.estimator import forward, set_up
+    from common.runs.process import keras_devices
+    from deeppose_tf.estimator import forward
 
-    set_up(args.threads)
+    keras_devices(None, args.threads)
     from deeppose_tf.model import build_network
 
     predict, rows = forward(build_network(JOINTS, amp=args.amp)), []

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -185,6 +186,33 @@ class Others(Process):
 def test_all_processes_stop_at_the_same_step(tmp_path):
     with pytest.raises(Stopped, match="after step 10 of 50"):
         run(open_session(tmp_path, 50, process=Others()))
+
+
+FAULTS = """
+import resource, sys
+from common.runs.process import exit_code
+def work():
+    found = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        b"x" * (1 << 26)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    print(sum(found[1:]))
+exit_code(work) if sys.argv[1] == "programme" else work()
+"""
+
+
+def test_a_programme_keeps_its_memory():
+    """Arrays as large as one freed before are not made of new pages, which the kernel fills with zeros one by one."""
+    pytest.importorskip("resource")
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("mallopt is glibc's")
+
+    def faults(how: str) -> int:
+        words = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("programme") * 10 < faults("without")
 
 
 @pytest.mark.parametrize(

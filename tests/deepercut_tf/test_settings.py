@@ -195,7 +195,8 @@ def test_gpus_that_are_asked_for(monkeypatch):
     """Only those are seen, and their memory grows as needed; a number that is not there is refused."""
     from types import SimpleNamespace
 
-    from deepercut_tf import estimator
+    from common.runs.process import keras_devices
+    from common.weights import tf1
 
     seen, grown = [], []
     config = SimpleNamespace(
@@ -203,12 +204,12 @@ def test_gpus_that_are_asked_for(monkeypatch):
         set_visible_devices=lambda gpus, kind: seen.append(gpus),
         experimental=SimpleNamespace(set_memory_growth=lambda gpu, on: grown.append((gpu, on))),
     )
-    monkeypatch.setattr(estimator, "tensorflow", lambda: SimpleNamespace(config=config))
-    assert estimator.use_device("cuda:0,2", None) == 2
+    monkeypatch.setattr(tf1, "tensorflow", lambda: SimpleNamespace(config=config))
+    assert keras_devices("cuda:0,2") == 2
     assert seen == [["gpu0", "gpu2"]] and grown == [("gpu0", True), ("gpu2", True)]
-    assert estimator.use_device("cpu", None) == 0 and seen[1] == []
+    assert keras_devices("cpu") == 0 and seen[1] == []
     with pytest.raises(DataError, match="no GPU 3"):
-        estimator.use_device("cuda:3", None)
+        keras_devices("cuda:3")
 
 
 def test_convolutions_are_tuned_only_for_buckets(monkeypatch, coco):

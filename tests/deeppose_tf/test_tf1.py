@@ -115,7 +115,7 @@ def test_damaged_files(written):
 
 def test_without_tensorflow(written, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(DataError, match="TensorFlow, which is not here.*requirements.txt"):
+    with pytest.raises(DataError, match="TensorFlow.* cannot be imported.*requirements.txt"):
         read_checkpoint(written[0])
 
 

@@ -112,13 +112,13 @@ def test_gpu_memory_grows_as_it_is_needed(monkeypatch):
     """In every programme, before TensorFlow takes a device."""
     import tensorflow as tf
 
-    from deeppose_tf.estimator import set_up
+    from common.runs.process import keras_devices
 
     grown = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0", f"{kind}:1"])
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda gpus, kind: grown.append((gpus, kind)))
-    assert set_up(0, "cuda:1") == 1
+    assert keras_devices("cuda:1") == 1
     assert grown == [(["GPU:1"], "GPU"), ("GPU:1", True)]
 
 
