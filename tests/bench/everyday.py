@@ -5,13 +5,16 @@
     python tests/bench/everyday.py coco --json common/results/bench/coco_size.json
     python tests/bench/everyday.py loader --data_root LSPET --json common/results/bench/loaders.json
     python tests/bench/everyday.py loader --dataset coco --data_root COCO --json common/results/bench/loaders_coco.json
+    python tests/bench/everyday.py memory --data_root LSPET --json common/results/bench/memory.json
 
 picture: CPU time of `predict.py photo.jpg --weights lspet` from the shell, of what it needs at least (a process that
 imports the framework and runs the network once, without what importing this house takes). folder: predict.py's loop over
 picture files, without making the network, and `predict_pose_set` on the same crops. coco: from an annotation file of
 train2017's size (made up: 118 287 pictures, 149 813 persons) to the first batch, and the largest process. loader: CPU
 time of training samples as train.py makes them (pictures, augmentation, targets; the Caffe port writes its pictures once,
-without), and of OpenCV's imread and warpAffine alone. Every side is a process of its own, but the loader's, in turn.
+without), and of OpenCV's imread and warpAffine alone. memory: CPU time of training steps as the shipped networks were
+taught, in a process that keeps freed memory, as every programme does, and in one that leaves it to the C library. Every
+side is a process of its own, but the loader's, in turn.
 """
 
 from __future__ import annotations
@@ -133,6 +136,14 @@ persons = Persons(pose_set, "correct")
 crops = Crops.for_training(resolve(Config, presets()["paper"]), pose_set.skeleton)
 samples, size = lambda i: example(persons, i, crops, generator(0, 0, i)), (227, 227)""",
 }
+# what its original resizes by, on both sides
+PILLOW = """
+from PIL import Image
+def opencv(i):
+    scale, image = draws[i].scale, cv2.imread(paths[i])
+    sides = [int(side * scale) for side in image.shape[1::-1]]
+    return np.asarray(Image.fromarray(image).resize(sides, Image.Resampling.BILINEAR))
+"""
 LOADER = """
 import sys
 from collections import deque
@@ -147,12 +158,42 @@ dataset, root, split, count, runs = sys.argv[1:]
 pose_set = datasets.load(dataset, root, split)
 pose_set = pose_set.select((pose_set.visible > 0).any(1)).limit(int(count))
 paths, matrix = list(map(str, pose_set.images)), np.array([[0.9, 0.1, 5], [-0.1, 0.9, 20]])
+opencv = lambda i: cv2.warpAffine(cv2.imread(paths[i]), matrix, size)
 {samples}
 order = np.random.default_rng(0).permutation(len(paths)).tolist()
-opencv = lambda i: cv2.warpAffine(cv2.imread(paths[i]), matrix, size)
 keep_none = lambda make: lambda: deque(map(make, order), maxlen=0)  # as a loader, which would else pay for new memory
 print(len(paths), *take_turns(dict(ours=keep_none(samples), opencv=keep_none(opencv)), int(runs)).values())
 """
+
+# without the first steps, which compile
+MEMORY = """
+import importlib, sys
+from common.runs import process
+from common.runs.session import Session
+from tests.bench.harness import cpu_of_all
+house, how, *words = sys.argv[1:]
+if how == "without":
+    process.keep_memory = lambda: None
+track = Session.track
+def timed(self, batches):
+    for number, batch in enumerate(track(self, batches)):
+        start = cpu_of_all() if number == 5 else start if number else 0
+        yield batch
+        spent = cpu_of_all() - start  # before the loader's processes end
+    print(spent)
+Session.track = timed
+code = importlib.import_module(f"{house}.train").main(words)
+print()
+sys.exit(code)
+"""
+STEPS = {
+    "lpm_torch": "--model lpm --limit 640 --epochs 1 --widths [96,96,112,128] --input_width 136 --workers 1",
+    "deeppose_caffe_port": "--max_steps 120 --amp bf16 --workers 1",
+    "simplebaseline_paddle": "--limit 960 --base_width 24 --input_height 128 --input_width 128 --sigma 2 --rot_factor 60"
+    " --epochs 1 --workers 1",
+    "deepercut_tf": "--rotate 60 --amp bf16 --schedule [[0.001,120]] --workers 1",
+    "deeppose_tf": "--max_steps 60 --channels 0.18 --amp bf16 --workers 1",
+}
 
 
 def child(code: str, *words: str, house: str = "") -> tuple[float, list[str]]:
@@ -257,7 +298,8 @@ os._exit(0)
 def bench_loader(args: argparse.Namespace) -> dict:
     """A row a house."""
     rows, split = [], {"lspet": "1-4000"}.get(args.dataset, "train")
-    for house, code in SAMPLES.items():
+    pillow = {"deepercut_tf, of imread and Pillow's resize": SAMPLES["deepercut_tf"] + PILLOW}
+    for house, code in (SAMPLES | (pillow if args.dataset == "coco" else {})).items():
         words = [args.dataset, str(Path(need(args)).resolve()), split, str(args.pictures), str(args.runs)]
         count, ours, opencv = map(float, child(LOADER.format(samples=code), *words, house=house)[1][-2].split())
         rows.append([house, count / ours, count / opencv, f"{opencv / ours:.2f}"])
@@ -269,6 +311,24 @@ def bench_loader(args: argparse.Namespace) -> dict:
     }
 
 
+def bench_memory(args: argparse.Namespace) -> dict:
+    """A row a house."""
+    common = ["--data_root", str(Path(need(args)).resolve()), "--train_split", "1-1000", "--valid_split", "none"]
+    rows = []
+    for house, more in STEPS.items():
+        preset = ["--preset", "lspet"] if house == "deepercut_tf" else ["--preset", "cpu", "--dataset", "lspet"]
+        times: dict[str, list[float]] = {"without": [], "with": []}
+        for _ in range(args.runs):
+            for how, spent in times.items():
+                with tempfile.TemporaryDirectory() as folder:
+                    words = [house, how, *common, *preset, *more.split(), "--threads", "1", "--out", folder + "/run"]
+                    lines = child(MEMORY, *words, house=house)[1]
+                    spent.append(next(float(line) for line in lines if line.replace(".", "").isdigit()))
+        a, b = (statistics.median(spent) for spent in times.values())
+        rows.append([house, a, b, f"{b / a:.2f}"])
+    return {"columns": ["house", "left to the C library, CPU s", "kept, CPU s", "ratio"], "rows": rows}
+
+
 def need(args: argparse.Namespace) -> str:
     """The data set's folder."""
     if not args.data_root or (args.what == "folder" and args.dataset != "lspet"):
@@ -278,9 +338,10 @@ def need(args: argparse.Namespace) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
-    parts = {"picture": bench_picture, "folder": bench_folder, "coco": bench_coco, "loader": bench_loader}
+    parts = {"picture": bench_picture, "folder": bench_folder, "coco": bench_coco, "loader": bench_loader,
+             "memory": bench_memory}  # fmt: skip
     parser = options(__doc__ or "", tuple(parts), runs=3)
-    parser.add_argument("--data_root", help="folder: where LSPET is; loader: where the data set is")
+    parser.add_argument("--data_root", help="folder, memory: where LSPET is; loader: where the data set is")
     parser.add_argument("--dataset", default="lspet", help="loader: lspet or coco (default: lspet)")
     parser.add_argument("--pictures", type=int, default=400, help="folder, loader: so many of them (default: 400)")
     words = sys.argv[1:] if argv is None else argv
