@@ -10,7 +10,7 @@ def gaussian_maps(
 ) -> np.ndarray:
     """(...,J,2) points in cells -> (...,J,H,W) float32 maps exp(-d^2 / 2 sigma^2), values below `threshold` set to 0.
 
-    A joint whose `present` (...,J) is false, or whose coordinates are NaN, has an all-zero map. `out`: where they go.
+    A joint whose `present` (...,J) is false, or whose coordinates are NaN, has an all-zero map. `out`: float32, for them.
     """
     height, width = shape
     shown = present & np.isfinite(points).all(-1)

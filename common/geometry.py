@@ -35,7 +35,7 @@ def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def invert_affine(matrix: np.ndarray) -> np.ndarray:
-    """The inverse map(s), (...,2,3)."""
+    """The inverse map(s), (...,2,3) float64; zeros where there is none."""
     # not by LAPACK, which wakes threads that then spin in every loader process
     flat = np.asarray(matrix, np.float64).reshape(-1, 2, 3)
     return np.array([cv2.invertAffineTransform(one) for one in flat]).reshape(np.shape(matrix))

@@ -143,7 +143,8 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
     training diverged (FloatingPointError), 130 when it was stopped. Others are faults of ours and keep their traceback.
 
     `done` is printed after success with {} replaced by what `work` returned; `remedy` ends the message about a diverged
-    training. Messages of errors go to standard error; with POSE_TRACEBACK=1 the error itself is raised.
+    training. Messages of errors go to standard error; with POSE_TRACEBACK=1 the error itself is raised. `keep_memory` holds from
+    here on.
     """
     keep_memory()
     with suppress(AttributeError):  # file names may hold what no terminal shows
@@ -175,14 +176,15 @@ def exit_code(work: Callable[[], object], done: str = "", remedy: str = "") -> i
 
 
 def keep_memory() -> None:
-    """Have glibc, if that is the C library, keep freed memory: the arrays of every step would otherwise be new pages, which
-    the kernel fills with zeros one by one."""
-    with suppress(AttributeError, OSError):
-        options = ctypes.CDLL(None).mallopt
-        mmap_threshold, trim_threshold, most = -3, -1, 1 << 30
-        # older ones take 32 MiB at most
-        if options(mmap_threshold, most) or options(mmap_threshold, 1 << 25):
-            options(trim_threshold, most)
+    """Have glibc, if that is the C library, keep freed memory for this process and those it forks, unless the environment
+    says what to keep: the arrays of every step would otherwise be new pages, which the kernel fills with zeros one by one."""
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    with suppress(AttributeError, OSError, TypeError):  # another library
+        options, mmap_threshold, trim_threshold = ctypes.CDLL(None).mallopt, -3, -1
+        # larger arrays, of whole data sets, go back; an older glibc takes 32 MiB at most
+        if options(mmap_threshold, 1 << 28) or options(mmap_threshold, 1 << 25):
+            options(trim_threshold, 1 << 30)
 
 
 def shared_memory() -> str:

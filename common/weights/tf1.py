@@ -28,9 +28,9 @@ def tensorflow():
     try:
         import tensorflow as tf
     except ImportError as error:
-        what = f"TensorFlow, which reads its checkpoints and is Keras's backend here, cannot be imported ({error})"
+        what = f"TensorFlow cannot be imported ({error})"
         raise DataError(
-            f"{what}; install the house's requirements.txt, or convert checkpoints to .npz where it is"
+            f"{what}; install the house's requirements.txt, or give .npz files and set KERAS_BACKEND=torch"
         ) from error
     return tf
 

@@ -100,10 +100,12 @@ def make_plain(args: argparse.Namespace, folder: Path):
 
 def make_ours(args: argparse.Namespace, folder: Path):
     """The training step of train.py, fed by its loader."""
+    from common.runs.process import keep_memory
     from deeppose_tf.config import Config
     from deeppose_tf.engine import TensorFlow
     from deeppose_tf.loader import batches
 
+    keep_memory()
     stream = stream_for(persons_for(args, folder), args.batch_size * (args.runs + 6))
     ready = batches(stream, args.batch_size, args.workers)
     TensorFlow(Config(threads=args.threads))

@@ -8,13 +8,14 @@
     python tests/bench/everyday.py memory --data_root LSPET --json common/results/bench/memory.json
 
 picture: CPU time of `predict.py photo.jpg --weights lspet` from the shell, of what it needs at least (a process that
-imports the framework and runs the network once, without what importing this house takes). folder: predict.py's loop over
-picture files, without making the network, and `predict_pose_set` on the same crops. coco: from an annotation file of
-train2017's size (made up: 118 287 pictures, 149 813 persons) to the first batch, and the largest process. loader: CPU
-time of training samples as train.py makes them (pictures, augmentation, targets; the Caffe port writes its pictures once,
-without), and of OpenCV's imread and warpAffine alone. memory: CPU time of training steps as the shipped networks were
-taught, in a process that keeps freed memory, as every programme does, and in one that leaves it to the C library. Every
-side is a process of its own, but the loader's, in turn.
+imports the framework and runs the network once, without what importing this house takes). folder: predict.py's loop
+over picture files, without making the network, and `predict_pose_set` on the same crops. coco: from an annotation
+file of train2017's size (made up: 118 287 pictures, 149 813 persons) to the first batch, and the largest process.
+loader: CPU time of training samples as train.py makes them (pictures, augmentation, targets; the Caffe port writes
+its pictures once, without), and of OpenCV's imread and warpAffine alone (on COCO's pictures also of imread and
+Pillow's resize). memory: CPU time of training steps as the shipped networks were taught, in a process that keeps
+freed memory, as every programme does, and in one that leaves it to the C library. Every side is a process of its own,
+but the loader's, in turn.
 """
 
 from __future__ import annotations
@@ -161,13 +162,13 @@ paths, matrix = list(map(str, pose_set.images)), np.array([[0.9, 0.1, 5], [-0.1,
 opencv = lambda i: cv2.warpAffine(cv2.imread(paths[i]), matrix, size)
 {samples}
 order = np.random.default_rng(0).permutation(len(paths)).tolist()
-keep_none = lambda make: lambda: deque(map(make, order), maxlen=0)  # as a loader, which would else pay for new memory
+keep_none = lambda make: lambda: deque(map(make, order), maxlen=0)  # holding all samples would cost new pages
 print(len(paths), *take_turns(dict(ours=keep_none(samples), opencv=keep_none(opencv)), int(runs)).values())
 """
 
 # without the first steps, which compile
 MEMORY = """
-import importlib, sys
+import importlib, resource, sys
 from common.runs import process
 from common.runs.session import Session
 from tests.bench.harness import cpu_of_all
@@ -177,17 +178,17 @@ if how == "without":
 track = Session.track
 def timed(self, batches):
     for number, batch in enumerate(track(self, batches)):
-        start = cpu_of_all() if number == 5 else start if number else 0
+        if number == 5:
+            start = cpu_of_all()
+        elif number > 5:
+            spent = (cpu_of_all() - start) / (number - 5)  # without the last step, which saves
         yield batch
-        spent = cpu_of_all() - start  # before the loader's processes end
-    print(spent)
+    print("MEASURED", 1000 * spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 Session.track = timed
-code = importlib.import_module(f"{house}.train").main(words)
-print()
-sys.exit(code)
+sys.exit(importlib.import_module(f"{house}.train").main(words))
 """
 STEPS = {
-    "lpm_torch": "--model lpm --limit 640 --epochs 1 --widths [96,96,112,128] --input_width 136 --workers 1",
+    "lpm_torch": "--model lpm --limit 640 --epochs 1 --widths [128] --workers 1",
     "deeppose_caffe_port": "--max_steps 120 --amp bf16 --workers 1",
     "simplebaseline_paddle": "--limit 960 --base_width 24 --input_height 128 --input_width 128 --sigma 2 --rot_factor 60"
     " --epochs 1 --workers 1",
@@ -286,7 +287,8 @@ os._exit(0)
     with tempfile.TemporaryDirectory() as folder:
         make_annotations(Path(folder), 118_287, 149_813, list(datasets.record("coco").skeleton.joints))
         words = ["--dataset", "coco", "--data_root", folder, "--valid_split", "none", "--threads", "1"]
-        begin = f"import os, resource, sys, time\nwords = {[*words, '--out', f'{folder}/run']}\nimport "
+        begin = "import os, resource, sys, time\nfrom common.runs.process import keep_memory\nkeep_memory()\n"
+        begin += f"words = {[*words, '--out', f'{folder}/run']}\nimport "
         rows = []
         for house, code in FIRST_BATCH.items():
             code = f"{begin}{FRAMEWORK[house]}\nstart = time.perf_counter(){code}{end}"
@@ -317,16 +319,21 @@ def bench_memory(args: argparse.Namespace) -> dict:
     rows = []
     for house, more in STEPS.items():
         preset = ["--preset", "lspet"] if house == "deepercut_tf" else ["--preset", "cpu", "--dataset", "lspet"]
-        times: dict[str, list[float]] = {"without": [], "with": []}
+        found: dict[str, list] = {"without": [], "with": []}
         for _ in range(args.runs):
-            for how, spent in times.items():
+            for how, runs in found.items():
                 with tempfile.TemporaryDirectory() as folder:
                     words = [house, how, *common, *preset, *more.split(), "--threads", "1", "--out", folder + "/run"]
                     lines = child(MEMORY, *words, house=house)[1]
-                    spent.append(next(float(line) for line in lines if line.replace(".", "").isdigit()))
-        a, b = (statistics.median(spent) for spent in times.values())
-        rows.append([house, a, b, f"{b / a:.2f}"])
-    return {"columns": ["house", "left to the C library, CPU s", "kept, CPU s", "ratio"], "rows": rows}
+                    runs.append(next([float(n) for n in line.split()[1:]] for line in lines if "MEASURED" in line))
+        (a, least), (b, most) = (map(statistics.median, zip(*runs)) for runs in found.values())
+        rows.append([house, a, b, f"{b / a:.2f}", f"{least:.2f}", f"{most:.2f}"])
+    columns = ["house", "CPU ms a step, left to the C library", "kept", "ratio", "largest, GB", "kept, GB"]
+    return {
+        "columns": columns,
+        "rows": rows,
+        "note": "the training process without its loader's; its loader's time too",
+    }
 
 
 def need(args: argparse.Namespace) -> str:
