@@ -193,7 +193,7 @@ def belief_labels(joints: np.ndarray, visible: np.ndarray, size: int, grid: int,
     maps = np.zeros((*present.shape[:-1], present.shape[-1] + 1, grid, grid), np.float32)
     gaussian_maps(cells, present, (grid, grid), sigma, out=maps[..., :-1, :, :])
     if background:
-        np.maximum(1 - maps[..., :-1, :, :].max(-3), 0, out=maps[..., -1, :, :])
+        np.subtract(1, maps[..., :-1, :, :].max(-3), out=maps[..., -1, :, :])
     return maps
 
 

@@ -104,6 +104,26 @@ def test_labels_lead_back_to_the_annotated_joint(stills, mode, augment):
     assert checked > 200
 
 
+def test_what_each_setting_changes(stills):
+    """Scale: how large a person is; shift: where, either way, by a share of the box; jitter: each colour, up and down."""
+    still = {"p_flip": 0.0, "rotate": 0.0, "scale_low": 1.0, "scale_high": 1.0, "shift": 0.0, "jitter": 0.0}
+    middle, plain = (SIZE - 1) / 2, dataset(stills, **still)[0, 1]
+    x, y, w, h = stills.box[1]
+    corners = np.array([[x - 10, y - 10], [x + w + 10, y + h + 10]])  # `pad_pixels`
+    close(apply_affine(plain["to_image"][0], plain["box"].reshape(2, 2)), corners, rounding(700, steps=4))
+    for factor in (0.8, 1.25):
+        scaled = dataset(stills, **{**still, "scale_low": factor, "scale_high": factor})[0, 1]
+        for name in ("joints", "box"):
+            close(scaled[name] - middle, (plain[name] - middle) * factor, rounding(700, steps=4))
+    shifted, tinted = dataset(stills, **{**still, "shift": 0.2}), dataset(stills, **{**still, "jitter": 0.2})
+    moved = np.array([(shifted[epoch, 1]["joints"] - plain["joints"])[0, 0] / SIZE for epoch in range(40)])
+    assert (moved.min(0) < -0.1).all() and (moved.max(0) > 0.1).all() and np.abs(moved).max() < 0.2 + 1e-6
+    colour = np.array([tinted[epoch, 1]["frames"].mean((0, 1, 2)) for epoch in range(40)])
+    ratio = colour / plain["frames"].mean((0, 1, 2))
+    assert (ratio.min(0) < 0.9).all() and (ratio.max(0) > 1.1).all() and (np.abs(ratio - 1) < 0.22).all()
+    assert np.abs(np.diff(ratio, axis=1)).max(0).min() > 0.1  # each by itself
+
+
 @pytest.mark.parametrize("mode", ["correct", "compat"])
 def test_the_picture_follows_the_joints(stills, mode):
     """The red disc is under the left wrist, and under the joint called right wrist where the crop is mirrored."""
