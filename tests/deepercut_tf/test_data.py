@@ -119,6 +119,15 @@ def test_former_owner_of_pairwise_entries():
 # ---- data sets -------------------------------------------------------------------------------------------------------
 
 
+def test_scales_and_angles_go_both_ways(coco):
+    keys = {"global_scale": 0.5, "scale_jitter_lo": 0.8, "scale_jitter_up": 1.3, "rotate": 30.0, "max_input_size": None}
+    item_set, config = load_items(coco_config(coco, **keys))
+    draws = list(islice(Sampler(item_set, config).draws(), 60))
+    scale, angle = (np.array([getattr(draw, name) for draw in draws]) for name in ("scale", "angle"))
+    assert 0.4 <= scale.min() < 0.44 and 0.6 < scale.max() <= 0.65
+    assert -30 <= angle.min() < -20 and 20 < angle.max() <= 30
+
+
 def test_coco_images_persons_and_masks(coco):
     """Every image once, people together; crowds and people without keypoints are no persons, but masked out (mirrored
     with the image).
