@@ -332,7 +332,7 @@ def bench_memory(args: argparse.Namespace) -> dict:
     return {
         "columns": columns,
         "rows": rows,
-        "note": "the training process without its loader's; its loader's time too",
+        "note": "largest: the training process alone",
     }
 
 
