@@ -329,11 +329,7 @@ def bench_memory(args: argparse.Namespace) -> dict:
         (a, least), (b, most) = (map(statistics.median, zip(*runs)) for runs in found.values())
         rows.append([house, a, b, f"{b / a:.2f}", f"{least:.2f}", f"{most:.2f}"])
     columns = ["house", "CPU ms a step, left to the C library", "kept", "ratio", "largest, GB", "kept, GB"]
-    return {
-        "columns": columns,
-        "rows": rows,
-        "note": "largest: the training process alone",
-    }
+    return {"columns": columns, "rows": rows, "note": "largest: the training process alone"}
 
 
 def need(args: argparse.Namespace) -> str:
