@@ -17,6 +17,7 @@ import numpy as np
 from common.errors import DataError
 from common.images import image_sizes, read_image
 from common.poses import PoseSet, box_of_joints
+from common.runs.process import keep_memory
 from common.skeletons import Skeleton
 from deeppose_tf.config import IM_SIZE, OUTSIDE_LIMIT, UNPROJECT_LIMIT, Config
 
@@ -217,6 +218,10 @@ class Stream:
         self.persons, self.crops, self.seed, self.first, self.steps = persons, crops, seed, first, steps
         self.batch_size, self.rank, self.own = batch_size, rank, batch_size // world
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
+
+    def __setstate__(self, state: dict) -> None:
+        keep_memory()  # loader processes are spawned, which inherit nothing
+        self.__dict__.update(state)
 
     def __len__(self) -> int:
         return self.steps * self.own

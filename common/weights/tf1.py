@@ -28,10 +28,8 @@ def tensorflow():
     try:
         import tensorflow as tf
     except ImportError as error:
-        what = f"TensorFlow cannot be imported ({error})"
-        raise DataError(
-            f"{what}; install the house's requirements.txt, or give .npz files and set KERAS_BACKEND=torch"
-        ) from error
+        remedy = "install the house's requirements.txt, or give .npz files and set KERAS_BACKEND=torch"
+        raise DataError(f"TensorFlow cannot be imported ({error}); {remedy}") from error
     return tf
 
 

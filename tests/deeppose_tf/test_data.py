@@ -1,5 +1,6 @@
 """Crops and targets in mode correct, who is left out, reproducible samples. No framework is imported."""
 
+import pickle
 import re
 
 import cv2
@@ -161,3 +162,12 @@ def test_stream_visits_everyone_each_epoch_and_depends_on_nothing_else(tmp_path)
                 assert np.array_equal(a, b)
     parts = [data.Stream(persons, crops, 3, 8, 2, 4, r, 2) for r in range(2)]
     assert sorted(part.number(p) for part in parts for p in range(4)) == list(range(8, 16))
+
+
+def test_a_spawned_loader_keeps_memory_too(tmp_path, monkeypatch):
+    """It unpickles the stream and inherits nothing else."""
+    persons, called = data.Persons(read_csv(write_persons(tmp_path, 3), Config()), "correct"), []
+    sent = pickle.dumps(data.Stream(persons, data.Crops(), 3, 0, 3))
+    monkeypatch.setattr(data, "keep_memory", lambda: called.append(True))
+    stream = pickle.loads(sent)
+    assert called == [True] and len(stream) == 3 and stream[2][0].shape == (227, 227, 3)
