@@ -14,9 +14,8 @@ import numpy as np
 import torch
 import torch.distributed.nn  # before there is a group: DDP imports it, and its default arguments keep the group for ever
 
-from common.errors import DataError
 from common.runs.checkpoints import CheckpointStore, check_compatible
-from common.runs.process import TorchrunProcess, device_numbers, environment_ranks
+from common.runs.process import TorchProcess
 from common.weights.pickles import read_torch
 from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.solver import Feeds, Solver
@@ -24,20 +23,6 @@ from deeppose_caffe_port.weight_files import first_weights, pick_snapshot
 
 # what must be the same when a run goes on
 _SAME = ("fingerprint", "type", "euclidean", "masked", "rotate", "zoom", "mode")
-
-
-class TorchProcess(TorchrunProcess):
-    """A process with its device, joined with the others that torchrun started."""
-
-    def __init__(self, device: str | None = None):
-        self.rank, self.world, local = environment_ranks()
-        found = torch.cuda.device_count()
-        numbers = list(range(found)) if device in (None, "cuda") and self.world > 1 else device_numbers(device, found)
-        if numbers and (local >= len(numbers) or len(numbers) > self.world):
-            raise DataError(f"--device: {self.world} processes for {len(numbers)} GPUs; start one a GPU, with torchrun")
-        if numbers:
-            torch.cuda.set_device(numbers[local])
-        self.join(torch, torch.device("cuda", numbers[local]) if numbers else torch.device("cpu"))
 
 
 class Trainer:

@@ -21,14 +21,14 @@ from common.errors import DataError
 from common.geometry import apply_affine, box_center, crop_affine, invert_affine, pad_box, warp
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
-from common.runs.process import device_numbers
+from common.runs.process import place, torch_device
 from common.runs.scoring import describe
 from common.skeletons import Skeleton, card, joint_order
 from common.weights.caffe import read_blob
 from common.weights.caffe_text import parse_text, read_text
 from deeppose_caffe_port.config import HOUSE, PATCH_UNIT, STAGES, Config, settle
 from deeppose_caffe_port.images import Pictures, Unread, as_picture, caffe_io_input, patch, read_picture, resize
-from deeppose_caffe_port.model import TEST, CaffeNet, place
+from deeppose_caffe_port.model import TEST, CaffeNet
 from deeppose_caffe_port.prototxts import project_files
 from deeppose_caffe_port.random_stream import CaffeRandom
 from deeppose_caffe_port.weight_files import as_packed, find_project, load_whole, missing_project, opened, pick_snapshot
@@ -59,10 +59,9 @@ class Regressor:
         trained = folder / "train_test.prototxt"
         layers = read_text(trained, "NetParameter").message.layer if trained.exists() else ()
         self.scale = next((layer.transform_param.scale for layer in layers if layer.type == "Data"), 1 / 256)
-        numbers = device_numbers(config.device, torch.cuda.device_count())
-        self.device = torch.device("cuda", numbers[0]) if numbers else torch.device("cpu")
+        self.device = torch_device(torch, config.device, config.threads)
         self.mean = torch.from_numpy(mean).to(self.device)
-        place(self.net, self.device, config.amp)
+        place(torch, self.net, self.device, config.amp)
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
         """(3,S,S): uint8 in mode correct (the mean comes off on the device), finished float32 in mode compat."""
@@ -123,8 +122,6 @@ class Estimator:
         elif not project and not random_weights:
             raise missing_project()
         self.config = config = settle(options)
-        if config.threads:
-            torch.set_num_threads(config.threads)
         last = stage
         if stage is None:
             trained = [s for s in STAGES if any((config.model_folder(s) / "snapshot").glob("*.caffemodel"))]

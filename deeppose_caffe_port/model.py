@@ -273,12 +273,3 @@ def _bare(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape without leading ones."""
     first = next((i for i, n in enumerate(shape) if n != 1), len(shape))
     return tuple(shape[first:])
-
-
-def place(net: CaffeNet, device: torch.device, amp: str) -> CaffeNet:
-    """The net on its device, in the layout that is fastest there, for training and for scoring. DataError where bf16
-    would only be imitated."""
-    if amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise DataError("--amp bf16: this GPU has no bf16 of its own; leave --amp off")
-    last = device.type == "cuda" or amp == "bf16"
-    return net.to(device, **({"memory_format": torch.channels_last} if last else {}))

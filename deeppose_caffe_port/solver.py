@@ -16,13 +16,13 @@ from scipy.special import expit
 from torch import Tensor
 
 from common.errors import DataError
-from common.runs.process import Process
+from common.runs.process import Process, place
 from common.runs.session import Position
 from common.weights.caffe import read_solverstate, write_solverstate
 from common.weights.caffe_text import TextFile, read_text
 from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.data import Augment
-from deeppose_caffe_port.model import TEST, TRAIN, Blob, CaffeNet, place
+from deeppose_caffe_port.model import TEST, TRAIN, Blob, CaffeNet
 from deeppose_caffe_port.random_stream import CaffeRandom
 from deeppose_caffe_port.sources import Prefetch
 
@@ -253,7 +253,7 @@ class Solver:
 
     def _place(self) -> torch.nn.Module:
         for net in self.nets:
-            place(net, self.device, self.config.amp)
+            place(torch, net, self.device, self.config.amp)
         for net in self.test_nets:
             net.share_with(self.net)
         if self.process.world == 1:
@@ -274,7 +274,7 @@ class Solver:
         return self._feeds[number].next()
 
     def _forward(self, network, feeds: Feeds):
-        with torch.autocast(self.device.type, torch.bfloat16) if self.config.amp == "bf16" else nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp == "bf16"):
             return network(feeds)
 
     def _augmented(self, feeds: Feeds) -> Feeds:

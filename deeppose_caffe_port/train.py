@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
 
 from common.runs.options import Parser
-from common.runs.process import exit_code
+from common.runs.process import TorchProcess, exit_code, launch
 from common.weights.caffe_text import read_text
 from deeppose_caffe_port.config import Config, parse, settle
 from deeppose_caffe_port.prepare import load_split, ready
@@ -48,11 +48,9 @@ def train(config: Config) -> Path:
     import torch
 
     from common.runs.session import Session
-    from deeppose_caffe_port.engine import TorchProcess, Trainer
+    from deeppose_caffe_port.engine import Trainer
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    process = TorchProcess(config.device)
+    process = TorchProcess(torch, config.device, config.threads)
     trainer = Trainer(config, process)
     param = trainer.solver.param
     session = Session(
@@ -77,8 +75,16 @@ def train(config: Config) -> Path:
 def main(argv=None) -> int:
     """Exit code 0, 1 when training diverged, 2 with a message on bad input, 130 when stopped."""
     given, _ = parse(Parser(__doc__), argv)
+
+    def work() -> Path:
+        config = prepared(settle(given))
+        import torch
+
+        launch(torch, config.device, __file__)
+        return train(config)
+
     remedy = "The last good state is kept: lower --lr (base_lr), set --clip, and go on with --resume"
-    return exit_code(lambda: train(prepared(settle(given))), "snapshots are in {}", remedy)
+    return exit_code(work, "snapshots are in {}", remedy)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -20,30 +18,14 @@ from common.errors import DataError
 from common.evaluate import score
 from common.poses import PoseSet
 from common.runs.checkpoints import check_compatible
-from common.runs.process import TorchrunProcess, device_numbers, environment_ranks
+from common.runs.process import TorchProcess, place
 from common.runs.session import Position, swapped_weights
 from lpm_torch.config import Config, load_pose_set, network_skeleton, weights_path
 from lpm_torch.data import ClipDataset, make_loader, prepare
-from lpm_torch.estimator import Estimator, pick_device, placed, run_network
+from lpm_torch.estimator import Estimator, run_network
 from lpm_torch.losses import training_loss
 from lpm_torch.model import build_network
 from lpm_torch.weight_files import RUN_FIELDS, first_weights, graph_fields
-
-
-class TorchProcess(TorchrunProcess):
-    """One process of a run with its device. DataError when the settings name devices that are not there."""
-
-    def __init__(self, config: Config):
-        self.rank, self.world, local = environment_ranks()
-        self.join(torch, pick_device(config, local))
-
-
-def launch(config: Config, script: str) -> None:
-    """`--gpus=0,1` in a plain call: start `script` again under torch.distributed.run with one process a GPU."""
-    count = len(device_numbers(config.device, torch.cuda.device_count()) or ())
-    if "WORLD_SIZE" not in os.environ and count > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-        os.execv(sys.executable, [sys.executable, *torchrun, script, *sys.argv[1:]])
 
 
 class MovingAverage:
@@ -72,7 +54,7 @@ class Trainer:
         wanted = config.valid_split != "none"
         self.valid_set = load_pose_set(config.dataset, config.data_root, config.valid_split) if wanted else None
         torch.manual_seed(config.seed)
-        self.model = placed(build_network(config, len(self.skeleton)), process.device, config.amp)
+        self.model = place(torch, build_network(config, len(self.skeleton)), process.device, config.amp)
         self.pose_set = pose_set
         for width in config.widths:  # what the network refuses is said now, not after an hour
             self.model.output_size(width)

@@ -7,7 +7,6 @@ stream = Estimator().stream()        # a video: carries the LSTM's state from pi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from common.geometry import apply_affine, box_center, box_with_aspect, crop_affi
 from common.images import read_image
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
-from common.runs.process import Process, device_numbers
+from common.runs.process import Process, place, torch_device
 from common.runs.scoring import describe
 from common.runs.settings import resolve
 from common.runs.shelf import missing_weights
@@ -62,7 +61,7 @@ class Estimator:
             model = build_network(config, len(network_skeleton(stored or skeleton)))
         if path and not random_weights:
             load_weights(model, found, path, raw_weights)
-        self._take(model, config, stored or skeleton, pick_device(config))
+        self._take(model, config, stored or skeleton, torch_device(torch, config.device, config.threads))
         self.named, self.shared_joints = stored is not None, shared_joints
         trained = None if random_weights else path
         self.meta = describe(HOUSE, config.model, trained, asdict(self.config), mode=config.mode,
@@ -78,7 +77,7 @@ class Estimator:
 
     def _take(self, model: nn.Module, config: Config, skeleton: Skeleton, device: torch.device) -> None:
         self.config, self.skeleton, self.network_skeleton = config, skeleton, network_skeleton(skeleton)
-        self.model, self.device = placed(model, device, self.config.amp).eval(), device
+        self.model, self.device = place(torch, model, device, self.config.amp).eval(), device
 
     # ---- pictures ----------------------------------------------------------------------------------------------------
 
@@ -204,34 +203,9 @@ class Stream:
 # ---- network -> joints -----------------------------------------------------------------------------------------------
 
 
-def pick_device(config: Config, local_rank: int = 0) -> torch.device:
-    """The device that the settings name, or what is there. DataError when it is not."""
-    ids = device_numbers(config.device, torch.cuda.device_count()) or []
-    if config.device is None and len(ids) == 1:
-        ids = [local_rank % torch.cuda.device_count()]
-    if ids:
-        device = torch.device("cuda", ids[local_rank % len(ids)])
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True  # crops have one size
-        return device
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    return torch.device("cpu")
-
-
-def placed(model: nn.Module, device: torch.device, amp: str) -> nn.Module:
-    """The network on its device in the layout that is fastest there: bf16 convolutions are three times as fast with the
-    channels last on CPUs too. DataError where bf16 would only be imitated, many times slower.
-    """
-    if amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise DataError("--amp bf16: this GPU has no bf16 of its own; leave --amp off")
-    last = device.type == "cuda" or amp == "bf16"
-    return model.to(device, memory_format=torch.channels_last if last else torch.preserve_format)
-
-
 def autocast(device: torch.device, amp: str):
     """The mixed-precision context of `--amp`."""
-    return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16")
 
 
 def run_network(model: nn.Module, batch: dict[str, Tensor], config: Config):

@@ -13,19 +13,15 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
 
 from common.poses import PoseSet
 from common.runs.options import Parser, training_settings
-from common.runs.process import exit_code
+from common.runs.process import TorchProcess, exit_code, launch
 from common.runs.session import Session
 from lpm_torch.config import PRESETS, Config, data_folder, dataset_name, load_pose_set, weights_path
-
-if TYPE_CHECKING:
-    from lpm_torch.engine import TorchProcess
 
 
 def parse_args(argv=None) -> Config:
@@ -73,10 +69,10 @@ def main(argv=None) -> int:
         config = parse_args(argv)
         # before PyTorch is imported, so that missing data is said at once
         pose_set = load_pose_set(config.dataset, config.data_root, config.train_split).limit(config.limit)
-        from lpm_torch.engine import TorchProcess, launch
+        import torch
 
-        launch(config, __file__)
-        return train(config, pose_set, TorchProcess(config))
+        launch(torch, config.device, __file__)
+        return train(config, pose_set, TorchProcess(torch, config.device, config.threads))
 
     remedy = "The last good state is kept: lower --lr, set --clip, and go on with --resume"
     return exit_code(work, "the run is in {}", remedy)

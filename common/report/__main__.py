@@ -20,19 +20,20 @@ from common.runs.process import exit_code
 
 
 def _run(args: argparse.Namespace) -> str:
-    from common.report.page import differences, page
+    from common.report.page import differences, judge_all, page
 
-    drawn = args.protocol, max(args.bootstrap, 2), args.seed
     with notes():
         pose_set = pose_set_of(args)
         files = [(Path(path), load_any(path, pose_set)) for path in args.predictions]
-        text = page(pose_set, files, *drawn, args.pictures)
+        persons, draws, judged = judge_all(pose_set, files, args.protocol, max(args.bootstrap, 2), args.seed)
+        text = page(persons, draws, judged, args.pictures)
     write_text(args.out, text)
     if args.json:
         names = " ".join(Path(name).name for name in args.predictions)
         what = f"--dataset {args.dataset} --data_root DIR --split {args.split} --predictions {names}"
+        table = {"columns": ["protocol", "A", "B", "B - A [95 %]", "better"], "rows": list(differences(judged))}
         about = {"command": f"python -m common.report {what}", "note": f"{len(pose_set)} persons, bootstrap by image"}
-        write_json(args.json, differences(pose_set, files, *drawn) | about)
+        write_json(args.json, table | about)
     return f"{args.out}: {len(text.encode()) / 1e6:.1f} MB"
 
 

@@ -34,12 +34,11 @@ _KNOWN = (
 )
 
 
-def page(pose_set: PoseSet, files: Sequence[tuple[Path, Predictions]], protocols: Sequence[str] | None = None,
-         bootstrap: int = 1000, seed: int = 0, pictures: int = 24) -> str:  # fmt: skip
-    """The whole page as HTML. DataError as in `evaluate.score`, or when no person can be counted."""
+def page(persons: Persons, draws: Draws, judged: list[Judged], pictures: int = 24) -> str:
+    """The whole page as HTML, of what `judge_all` finds."""
     from jinja2 import Environment, FileSystemLoader
 
-    persons, draws, judged = _judged(pose_set, files, protocols, bootstrap, seed)
+    pose_set = persons.pose_set
     template = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     return template.get_template("page.html.j2").render(
         pose_set=pose_set,
@@ -52,7 +51,7 @@ def page(pose_set: PoseSet, files: Sequence[tuple[Path, Predictions]], protocols
         known=_KNOWN,
         sha256=sha256_of,
         figures=[_figure(name, judged, pose_set) for name in judged[0].results],
-        differences=list(_differences(judged)),
+        differences=list(differences(judged)),
         joints=_by_joint(judged),
         curves=list(_curves(pose_set, judged, draws)),
         groups=_groups(persons, judged, draws),
@@ -62,7 +61,9 @@ def page(pose_set: PoseSet, files: Sequence[tuple[Path, Predictions]], protocols
     )
 
 
-def _judged(pose_set: PoseSet, files: Sequence, protocols: Sequence[str] | None, bootstrap: int, seed: int) -> tuple:
+def judge_all(pose_set: PoseSet, files: Sequence[tuple[Path, Predictions]], protocols: Sequence[str] | None = None,
+              bootstrap: int = 1000, seed: int = 0) -> tuple[Persons, Draws, list[Judged]]:  # fmt: skip
+    """What the page shows of every file. DataError as in `evaluate.score`, or when no person can be counted."""
     persons, draws = persons_of(pose_set), Draws(pose_set, bootstrap, seed)
     if not len(persons.rows):
         raise DataError(f"{pose_set.name}/{pose_set.split} has no person with a labelled joint; give another split")
@@ -71,12 +72,6 @@ def _judged(pose_set: PoseSet, files: Sequence, protocols: Sequence[str] | None,
         if one.name in (other.name for other in judged[:number]):
             one.name = f"{one.name} ({number + 1})"
     return persons, draws, judged
-
-
-def differences(pose_set: PoseSet, files: Sequence, protocols: Sequence[str] | None, bootstrap: int, seed: int) -> dict:
-    """The page's paired differences as a file of figures for a README: `columns` and `rows`."""
-    rows = list(_differences(_judged(pose_set, files, protocols, bootstrap, seed)[2]))
-    return {"columns": ["protocol", "A", "B", "B - A [95 %]", "better"], "rows": rows}
 
 
 def _shown(value: float | None, between: tuple[float, float] | None, protocol: str, sign: str = "") -> str:
@@ -100,7 +95,7 @@ def _figure(name: str, judged: list[Judged], pose_set: PoseSet) -> dict:
     }
 
 
-def _differences(judged: list[Judged]) -> Iterator[tuple[str, str, str, str, str | None]]:
+def differences(judged: list[Judged]) -> Iterator[tuple[str, str, str, str, str | None]]:
     """Every pair of files by every protocol that both have draws of: second minus first on the same draws, and which is
     better, if that is no chance."""
     for name, (first, second) in itertools.product(judged[0].results, itertools.combinations(judged, 2)):

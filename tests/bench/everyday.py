@@ -76,10 +76,12 @@ print(time.perf_counter() - start)
 """
 FIRST_BATCH = {
     "lpm_torch": """
+import torch
+from common.runs.process import TorchProcess
 from lpm_torch import engine, train
 config = train.parse_args(words + ["--preset", "smoke"])
 pose_set = engine.load_pose_set(config.dataset, config.data_root, config.train_split)
-trainer = engine.Trainer(config, pose_set, engine.TorchProcess(config))""",
+trainer = engine.Trainer(config, pose_set, TorchProcess(torch, config.device, config.threads))""",
     "simplebaseline_paddle": """
 from simplebaseline_paddle import train
 config = train.parse_args(words + ["--preset", "smoke"])

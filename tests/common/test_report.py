@@ -18,7 +18,7 @@ from common.poses import box_of_joints
 from common.predictions import predictions_for, save_predictions
 from common.report.__main__ import main
 from common.report.diagnosis import KINDS, judge, persons_of
-from common.report.page import page
+from common.report.page import judge_all, page
 from common.skeletons import LSP14
 from tests.bench.metrics import random_coco
 from tests.common.test_protocols import make_set
@@ -93,9 +93,8 @@ def test_rotation_size_and_occlusion_group_persons():
 
 def test_a_page_of_two_files_without_pictures():
     pose_set = lsp_set(60, per_image=2)
-    text = page(
-        pose_set, [(Path(__file__), guesses(pose_set)), (Path(__file__), guesses(pose_set, 40, 1))], bootstrap=50
-    )
+    files = [(Path(__file__), guesses(pose_set)), (Path(__file__), guesses(pose_set, 40, 1))]
+    text = page(*judge_all(pose_set, files, bootstrap=50))
     assert "pck_torso@0.2" in text and "Ronchi" in text and "ab12" in text and "python -m common.evaluate" in text
     assert "&lt;b&gt;cpm" in text and "<b>cpm" not in text, "what files say is text"
     assert not re.search(r'(src|href)="(?!#|data:)', text), "nothing is fetched"

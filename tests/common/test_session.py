@@ -26,7 +26,6 @@ from common.runs.process import (
     Stopped,
     cluster_ranks,
     default_workers,
-    device_numbers,
     environment_ranks,
     exit_code,
     plain_message,
@@ -245,14 +244,6 @@ def test_message_of_a_loader_process():
         "Caught DataError in worker.\nOriginal Traceback (most recent call last):\n  File x\nDataError: im1.jpg: gone\n"
     )
     assert plain_message(DataError(text)) == "im1.jpg: gone" and plain_message(DataError("a: b")) == "a: b"
-
-
-def test_devices():
-    assert device_numbers(None, 0) is None and device_numbers(None, 2) == [0] and device_numbers("cpu", 2) == []
-    assert device_numbers("cuda", 1) == [0] and device_numbers("cuda:0,1", 2) == [0, 1]
-    for text in ("cuda:x", "tpu", "cpu:0", "cuda:2", "cuda"):
-        with pytest.raises(DataError, match="--device"):
-            device_numbers(text, 0 if text == "cuda" else 2)
 
 
 def test_ranks_of_both_launchers(monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lpm_torch.estimator import placed
+from common.runs.process import place
 from lpm_torch.losses import sequence_loss
 from tests.reference.lpm_torch import build_model
 from tests.tolerance import MARGIN, close, rounding, stored
@@ -65,7 +65,7 @@ def with_weights(filled, device, **options):
     name, state = filled
     model = build_model(name, **options)
     model.load_state_dict(state)
-    return placed(model, device, "off").eval()
+    return place(torch, model, device, "off").eval()
 
 
 def clip(batch, size, frames, seed, device):
@@ -245,7 +245,7 @@ def test_hourglass(folder, fixture, block, device):
     model = build_model("hourglass", T=settings["T"], depth=settings["depth"], block=block)
     expected = json.loads((folder / "params_extra.json").read_text())[key]
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == expected
-    model = placed(fill(model, fixture["seed"]), device, "off")
+    model = place(torch, fill(model, fixture["seed"]), device, "off")
     with torch.inference_mode(), np.load(folder / "forward_extra.npz") as data:
         found = model.image_maps(*still(settings["image_size"], fixture["seed"], device))
         close(found, data[key], allowed(data[key], depth(model), float(data[f"{key}_absmax"])), key)
@@ -259,7 +259,7 @@ def test_coord_lpm(folder, fixture, device):
     model = build_model("coord_lpm")
     expected = json.loads((folder / "params_extra.json").read_text())["coord_lpm"]
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == expected
-    model = placed(fill(model, fixture["seed"]), device, "off")
+    model = place(torch, fill(model, fixture["seed"]), device, "off")
     image, center = still(settings["image_size"], fixture["seed"], device)
     with torch.inference_mode(), np.load(folder / "forward_extra.npz") as data:
         heat, coordinates = model(image[:, None], center, steps=settings["T"])[1]
@@ -273,7 +273,7 @@ def test_coord_lpm(folder, fixture, device):
 def test_official(folder, fixture, device):
     """Against OpenCV's Caffe importer on the authors' prototxts; the states are stored as float16."""
     model = build_model("lpm_official")
-    model = placed(fill(model, fixture["seed"], gate_bias=model.GATE_BIAS), device, "off")
+    model = place(torch, fill(model, fixture["seed"], gate_bias=model.GATE_BIAS), device, "off")
     with torch.inference_mode(), np.load(folder / "official_lpm_opencv.npz") as data:
         count, size = data["h"].shape[1], data["center"].shape[-1]
         frames = draw("input.frames", fixture["seed"]).standard_normal((1, count, 3, size, size)).astype(np.float32)

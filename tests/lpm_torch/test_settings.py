@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from common.errors import DataError
+from common.runs.process import place
 from lpm_torch import config, train
-from lpm_torch.estimator import placed
 from lpm_torch.hourglass import Bottleneck, ConvBlock
 from lpm_torch.model import build_network
 from lpm_torch.weight_files import graph_fields
@@ -57,7 +57,7 @@ def test_block_of_the_command_line_is_the_networks(block, kind):
 def test_bf16_that_a_gpu_only_imitates_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     with pytest.raises(DataError, match="bf16"):
-        placed(torch.nn.Linear(1, 1), torch.device("cuda"), "bf16")
+        place(torch, torch.nn.Linear(1, 1), torch.device("cuda"), "bf16")
 
 
 def test_settings_come_from_preset_file_and_command_line_in_that_order(tmp_path):

@@ -16,7 +16,7 @@ import torch
 
 from common.datasets import load
 from common.predictions import load_predictions
-from common.runs.process import Process
+from common.runs.process import Process, TorchProcess
 from common.runs.runlog import read_log
 from common.skeletons import LPM14, LSP14
 from lpm_torch import Estimator, engine, predict, train, val
@@ -427,7 +427,7 @@ def test_weights_of_other_joints_are_taken_by_name(tmp_path, capsys):
 def test_processes_exchange_gradients_only_when_the_weights_move(tmp_path):
     """Of three accumulated steps the first two are quiet. And scoring places a network as training does."""
     settings = train.parse_args(options(tmp_path, *CPM, "--accumulate=3", "--amp=bf16"))
-    trainer = engine.Trainer(settings, load("lsp", tiny.lsp(), "train"), engine.TorchProcess(settings))
+    trainer = engine.Trainer(settings, load("lsp", tiny.lsp(), "train"), TorchProcess(torch, settings.device))
     quiet = []
 
     class Parallel(torch.nn.Module):
