@@ -12,7 +12,6 @@ from typing import IO
 
 import numpy as np
 import torch
-import torch.distributed.nn  # before there is a group: DDP imports it, and its default arguments keep the group for ever
 
 from common.runs.checkpoints import CheckpointStore, check_compatible
 from common.runs.process import TorchProcess

@@ -21,7 +21,7 @@ from common.errors import DataError
 from common.geometry import apply_affine, box_center, crop_affine, invert_affine, pad_box, warp
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
-from common.runs.process import place, torch_device
+from common.runs.process import autocast, place, torch_device
 from common.runs.scoring import describe
 from common.skeletons import Skeleton, card, joint_order
 from common.weights.caffe import read_blob
@@ -80,7 +80,7 @@ class Regressor:
                 batch = batch.to(self.device, non_blocking=True)
                 if batch.dtype == torch.uint8:
                     batch = (batch.float() - self.mean) * self.scale
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp == "bf16"):
+                with autocast(torch, self.device, self.config.amp):
                     out = self.net({self.input: batch})[0][self.output]
                 results.append(out.double().cpu().numpy())
                 if not np.isfinite(results[-1]).all():

@@ -16,7 +16,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from common.errors import DataError
-from common.runs.process import Process, place
+from common.runs.process import Process, autocast, place
 from common.runs.session import Position
 from common.weights.caffe import read_solverstate, write_solverstate
 from common.weights.caffe_text import TextFile, read_text
@@ -274,7 +274,7 @@ class Solver:
         return self._feeds[number].next()
 
     def _forward(self, network, feeds: Feeds):
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp == "bf16"):
+        with autocast(torch, self.device, self.config.amp):
             return network(feeds)
 
     def _augmented(self, feeds: Feeds) -> Feeds:

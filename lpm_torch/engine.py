@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import torch
-import torch.distributed.nn  # before there is a group: DDP imports it, and its default arguments keep the group for ever
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -23,7 +23,7 @@ from common.geometry import apply_affine, box_center, box_with_aspect, crop_affi
 from common.images import read_image
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
-from common.runs.process import Process, place, torch_device
+from common.runs.process import Process, autocast, place, torch_device
 from common.runs.scoring import describe
 from common.runs.settings import resolve
 from common.runs.shelf import missing_weights
@@ -189,7 +189,7 @@ class Stream:
             return own.predict(image, boxes)
         given, batch, to_image = own._crops([(image, boxes)])
         frame, center = batch["frames"][:, 0], batch["center"]
-        with torch.inference_mode(), autocast(own.device, own.config.amp):
+        with torch.inference_mode(), autocast(torch, own.device, own.config.amp):
             if self.state is None or self.count != len(to_image):
                 self.state, self.count = own.model.init_state(frame, center), len(to_image)
             maps, self.state = own.model.step(frame, center, self.state)
@@ -203,15 +203,10 @@ class Stream:
 # ---- network -> joints -----------------------------------------------------------------------------------------------
 
 
-def autocast(device: torch.device, amp: str):
-    """The mixed-precision context of `--amp`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16")
-
-
 def run_network(model: nn.Module, batch: dict[str, Tensor], config: Config):
     """(out, out_loss) of a prepared batch; recurrent networks read a still image `config.t` times."""
     frames = batch["frames"]
-    with autocast(frames.device, config.amp):
+    with autocast(torch, frames.device, config.amp):
         return model(frames, batch["center"], steps=config.t if frames.shape[1] == 1 else None)
 
 

@@ -22,10 +22,11 @@ from common.geometry import box_center
 from common.images import read_image
 from common.poses import PoseSet
 from common.predictions import Predictions, predictions_for
+from common.runs.process import autocast
 from common.skeletons import CPM14
 from lpm_torch.config import Config
 from lpm_torch.data import CENTER_SIGMA, by_channel, crop_boxes, make_clips, normalisation, say_unread
-from lpm_torch.estimator import Estimator, autocast
+from lpm_torch.estimator import Estimator
 
 SCALES = {"penn_action": tuple(s / 10 for s in range(8, 15)), "jhmdb": tuple(s / 10 for s in range(12, 19))}
 FIT = 1.05  # a person larger than the input is scaled to 1 / FIT of it
@@ -60,7 +61,7 @@ class Benchmark:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1).float()
         views = [self._view(pixels, scale_of(s, box, self.side), box) for s in self.scales]
         frames = torch.stack([crop for crop, _, _ in views])
-        with autocast(self.device, self.config.amp):
+        with autocast(torch, self.device, self.config.amp):
             if self.state is None:
                 self.state = self.model.init_state(frames, self.center)
             maps, self.state = self.model.step(frames, self.center, self.state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
+import importlib
 import json
 import os
 import re
@@ -63,6 +64,8 @@ class TorchProcess(Process):
         self.device = torch_device(torch, device, threads, local, self.world)
         self._torch, self._group = torch, torch.distributed
         if self.world > 1 and not self._group.is_initialized():
+            # before there is a group: DDP imports it, and its default arguments keep the group for ever
+            importlib.import_module("torch.distributed.nn")
             # the others wait while one process validates
             kind = "nccl" if self.device.type == "cuda" else "gloo"
             self._group.init_process_group(kind, timeout=timedelta(hours=4))
@@ -270,6 +273,11 @@ def place(torch: Any, network: Any, device: Any, amp: str) -> Any:
         raise DataError("--amp bf16: this GPU has no bf16 of its own; leave --amp off")
     last = device.type == "cuda" or amp == "bf16"
     return network.to(device, memory_format=torch.channels_last if last else torch.preserve_format)
+
+
+def autocast(torch: Any, device: Any, amp: str) -> Any:
+    """The mixed-precision context of `--amp`."""
+    return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else nullcontext()
 
 
 def launch(torch: Any, device: str | None, script: str) -> None:

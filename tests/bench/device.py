@@ -200,8 +200,9 @@ class CaffeBench(DeviceBench):
     """A stage of the Caffe port, of preset paper, on random crops."""
 
     def build(self) -> None:
+        from common.runs.process import place
         from common.weights.caffe_text import parse_text
-        from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet, place
+        from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
         from deeppose_caffe_port.random_stream import CaffeRandom
         from deeppose_caffe_port.solver import Updater
         from tests.reference.deeppose_caffe_port import network_texts
@@ -219,7 +220,7 @@ class CaffeBench(DeviceBench):
         self.flops = counted(
             lambda: one["inference"](x), lambda: one["training"](x)[0]["predict"].float().sum().backward()
         )
-        self.networks = {name: place(net, self.device, args.amp) for name, net in nets(args.batch_size).items()}
+        self.networks = {name: place(torch, net, self.device, args.amp) for name, net in nets(args.batch_size).items()}
         self.model, self.setting = f"deeppose stage {args.stage}", f"{self.side} pixels"
         self.data = {"data": torch.rand(args.batch_size, 3, self.side, self.side, device=self.device)}
         rule = parse_text('base_lr: 0 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0005', "SolverParameter").message

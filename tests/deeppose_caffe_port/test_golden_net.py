@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from common.runs.process import place
 from common.weights.caffe import messages, read_caffemodel, read_net
-from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet, place
+from deeppose_caffe_port.model import TEST, TRAIN, CaffeNet
 from deeppose_caffe_port.random_stream import CaffeRandom
 from tests import tolerance
 from tests.fixtures import GOLDEN
@@ -74,7 +75,7 @@ def test_forward_and_backward(golden, case, device):
             f"filler of {layer}, blob {blob.index}"
         )
     assert net.load(home / "weights.caffemodel") == []
-    place(net, device, "off")
+    place(torch, net, device, "off")
     net.context.random = CaffeRandom(meta["seed_dropout"])
     captured: dict[str, torch.Tensor] = {}
     _, loss = net(
@@ -112,7 +113,7 @@ def test_fused_pass_is_the_same(golden, case, device):
     meta, io = json.loads((home / "meta.json").read_text()), np.load(home / "io.npz")
     net = CaffeNet.from_file(home / "train.prototxt", TRAIN, random=CaffeRandom(meta["seed_dropout"]))
     net.load(home / "weights.caffemodel")
-    place(net, device, "off")
+    place(torch, net, device, "off")
     net.context.random = CaffeRandom(meta["seed_dropout"])
     assert len(net.fused) < len(net.steps)
     _, loss = net({"data": torch.from_numpy(io["x"]).to(device), "label": torch.from_numpy(io["y"]).to(device)})
@@ -131,7 +132,7 @@ def test_deploy(golden, case, device):
     io = np.load(home / "io.npz")
     net = CaffeNet.from_file(home / "deploy.prototxt", TEST)
     assert net.load(home / "weights.caffemodel") == []
-    place(net, device, "off")({"data": torch.from_numpy(io["x"]).to(device)}, captured)
+    place(torch, net, device, "off")({"data": torch.from_numpy(io["x"]).to(device)}, captured)
     keys = [k for k in io.files if k.startswith("test_after/")]
     assert keys
     for key in keys:
@@ -162,7 +163,7 @@ def test_layer(golden, case, device):
     net.load_blobs({"op": weights} if weights else {})
     net.context.random = CaffeRandom(meta["rng_seed_before_forward"][case])
     x = torch.from_numpy(io[f"{case}/x"]).to(device).requires_grad_()
-    y = place(net, device, "off")({"x": x})[0]["y"]
+    y = place(torch, net, device, "off")({"x": x})[0]["y"]
     noise = [
         tolerance.rounding(np.abs(io[f"{case}/{key}"]).max() * steepness(op, io[f"{case}/x"])) for key in ("x", "dy")
     ]
@@ -180,7 +181,13 @@ def test_layer(golden, case, device):
         if f"{case}/{key}" in io.files:
             test = CaffeNet.from_file(home / f"{case}.prototxt", TEST)
             test.load_blobs({"op": blobs} if blobs else {})
-            close(place(test, device, "off")({"x": x.detach()})[0]["y"], io[f"{case}/{key}"], key, test, noise=noise[0])
+            close(
+                place(torch, test, device, "off")({"x": x.detach()})[0]["y"],
+                io[f"{case}/{key}"],
+                key,
+                test,
+                noise=noise[0],
+            )
 
 
 @pytest.mark.gpu
@@ -203,7 +210,12 @@ def test_v1_net_and_weights(golden, device):
     for weights in ("v1.caffemodel", "v2_from_caffe.caffemodel"):
         net = CaffeNet.from_file(home / "v1.prototxt", TEST)
         assert net.load(home / weights) == []
-        close(place(net, device, "off")({"data": torch.from_numpy(io["x"]).to(device)})[0]["fc"], io["y"], weights, net)
+        close(
+            place(torch, net, device, "off")({"data": torch.from_numpy(io["x"]).to(device)})[0]["fc"],
+            io["y"],
+            weights,
+            net,
+        )
 
 
 @pytest.mark.exact

@@ -13,14 +13,13 @@ import torch
 
 from common.errors import DataError
 from common.images import write_lmdb
-from common.runs.process import Process, Stopped
+from common.runs.process import Process, Stopped, place
 from common.skeletons import LSP14, card
 from common.weights.caffe import read_caffemodel, read_solverstate, write_blob
 from deeppose_caffe_port import solver as rules
 from deeppose_caffe_port import train
 from deeppose_caffe_port.config import Config
 from deeppose_caffe_port.data import datum
-from deeppose_caffe_port.model import place
 from deeppose_caffe_port.solver import Solver
 from deeppose_caffe_port.weight_files import first_weights
 from tests import tolerance
@@ -266,7 +265,7 @@ def test_bf16_follows_float32(project):
 def test_bf16_that_a_gpu_only_imitates_is_refused(project, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     with pytest.raises(DataError, match="bf16"):
-        place(solver_in(project).net, torch.device("cuda"), "bf16")
+        place(torch, solver_in(project).net, torch.device("cuda"), "bf16")
 
 
 @pytest.mark.parametrize("kind", rules.TYPES)
