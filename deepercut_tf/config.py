@@ -165,7 +165,7 @@ class Config:
 PREDICTION = tuple(
     "dataset mode global_scale flip_test person_size pairwise_stats_fn pairwise_model_dir sparse_graph nms_radius"
     " det_min_score min_person_joints net_type channels num_joints all_joints all_joints_names location_refinement locref_stdev"
-    " pairwise_predict seed".split()
+    " pairwise_predict seed amp".split()
 )
 # the original's key of each of our settings
 ORIGINAL = {f.name: f.metadata["names"][0] for f in fields(Config) if f.metadata["names"]} | {"data_root": "dataset"}

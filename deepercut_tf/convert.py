@@ -59,7 +59,7 @@ def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     parser = converting.parser(__doc__)
     add_file_options(parser)
-    parser.settings(Config, only=PREDICTION)
+    parser.settings(Config, only=PREDICTION, but=("amp",))
     return exit_code(lambda: run(parser.parse_args(argv)), "{}")
 
 

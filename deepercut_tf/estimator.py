@@ -51,7 +51,7 @@ class Estimator:
         self.path = None if random_weights else find_snapshot(given)
         values, stored = ({}, {}) if self.path is None else read_weights(self.path)
         self.about, trained = stored.get("about", {}), stored.get("config", {})
-        config = make_config(trained, options, source=self.path or "settings")
+        config = make_config(trained, {"amp": "off"}, options, source=self.path or "settings")
         for key in MEANING:
             if trained.get(key, getattr(config, key)) != getattr(config, key):
                 what = f"{key}: {trained[key]}, not {getattr(config, key)}"
@@ -61,7 +61,7 @@ class Estimator:
         self._set_up(with_joints(config, skeleton), skeleton, people)
         from deepercut_tf.model import Predictor, fresh_model, load_variables
 
-        self.model = fresh_model(self.config)
+        self.model = fresh_model(self.config, self.config.amp)
         if self.path is not None:
             load_variables(self.model, values, str(self.path))
         self._network = Predictor(self.model)

@@ -240,10 +240,10 @@ def load_variables(model: keras.Model, values: dict, source: str, optional: tupl
     return list(wanted)
 
 
-def fresh_model(config: Config) -> keras.Model:
+def fresh_model(config: Config, amp: str = "off") -> keras.Model:
     """The network with random weights and moving statistics, as prediction uses it."""
     keras.utils.set_random_seed(config.seed)
-    return build_model(replace(config, bn_mode="frozen"))
+    return build_model(replace(config, bn_mode="frozen"), amp=amp)
 
 
 class Predictor:

@@ -38,8 +38,8 @@ class Estimator:
     """
 
     def __init__(self, weights: str | Path | None = None, *, mode: str | None = None, random_weights=False,
-                 shared_joints=False, flip_test: bool | None = None, device: str | None = None, threads: int = 0,
-                 batch_size: int = 128):  # fmt: skip
+                 shared_joints=False, flip_test: bool | None = None, amp: str = "off", device: str | None = None,
+                 threads: int = 0, batch_size: int = 128):  # fmt: skip
         place = weight_files.find(weights)
         self._variables: dict[str, np.ndarray] = {}
         if place:
@@ -51,7 +51,7 @@ class Estimator:
             raise shelf.missing_weights(HOUSE, (weight_files.SUFFIX,))
         flip = config.flip_test if flip_test is None else flip_test
         self.place = None if random_weights else place
-        self.config = replace(config, batch_size=batch_size, flip_test=flip).checked()
+        self.config = replace(config, batch_size=batch_size, flip_test=flip, amp=amp).checked()
         self.shared_joints, self._device, self._threads = shared_joints, device, threads
 
     @classmethod
@@ -68,7 +68,7 @@ class Estimator:
         keras_devices(self._device, self._threads)
         from deeppose_tf.model import network_for
 
-        model = network_for(replace(self.config, amp="off"), len(self.skeleton))
+        model = network_for(self.config, len(self.skeleton))
         if self.place:
             fill(model, self._variables, str(self.place))
         return model

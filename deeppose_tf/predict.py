@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> Path:
     from deeppose_tf.estimator import Estimator
 
     source = predicting.Source(args.source, args.recursive, args.limit)
-    estimator = Estimator(args.weights, **given_of(args, "mode", "flip_test", "device", "threads"))
+    estimator = Estimator(args.weights, **given_of(args, "mode", "flip_test", "amp", "device", "threads"))
     with predicting.Answers(args, source, estimator.skeleton, HOUSE) as answers:
         for batch in answers.track(source):
             for picture, people in zip(batch, estimator.predict_many([(p.image, p.boxes) for p in batch])):
@@ -40,7 +40,7 @@ def main(argv=None) -> int:
     parser = predicting.parser(__doc__, but=("raw_weights", "min_score"))
     parser.also("weights", "-s", "snapshot")
     parser.also("boxes", "bbox")
-    parser.options("mode", "flip_test")
+    parser.options("mode", "flip_test", "amp")
     return exit_code(lambda: run(parser.parse_args(argv)), "joints and drawings are in {}")
 
 

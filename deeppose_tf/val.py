@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> None:
     if place is None and not args.random_weights:
         print("NO WEIGHTS: none given and no run found; RANDOM ones are scored, as a baseline")
         args.random_weights = True
-    options = given_of(args, "mode", "flip_test", "random_weights", "shared_joints", "device", "threads", "batch_size")
+    options = given_of(
+        args, "mode", "flip_test", "amp", "random_weights", "shared_joints", "device", "threads", "batch_size"
+    )
     estimator = Estimator(place, **options)
     pose_set = persons(args, estimator.config)
     _, predictions = show(estimator, pose_set, getattr(args, "ext", [estimator.extension]))[0]
@@ -79,7 +81,7 @@ def main(argv=None) -> int:
     parser = scoring.parser(__doc__, but=("raw_weights",))
     parser.also("weights", "-s", "snapshot")
     parser.settings(Config, only=_DATA)
-    parser.options("split", "mode", "flip_test")
+    parser.options("split", "mode", "flip_test", "amp")
     parser.option("batch_size", type=int, default=128)
     parser.option("ext", type=float, nargs="+", text="box extensions (default: the checkpoint's largest)", group="data")
     return exit_code(lambda: run(parser.parse_args(argv)))

@@ -17,6 +17,7 @@ PROGRAM = """
 import importlib, sys
 import cv2
 import numpy as np
+from common.errors import DataError
 estimator = importlib.import_module(sys.argv[1]).Estimator(sys.argv[4])
 picture = np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8)
 people = estimator.predict(picture, np.array([[10.0, 5.0, 60.0, 100.0]]))
@@ -41,11 +42,16 @@ if sys.argv[1].startswith("deeppose"):  # where no cells round: a mirrored pictu
         mirrored = (other * (-1, 1) + (photo.shape[1] - 1, 0))[own.skeleton.mirror]
         apart.append(np.abs(one - mirrored).max())
     assert apart[0] < 0.05 < 1 < apart[1], apart
+try:
+    half, whole = (type(estimator)(sys.argv[4], amp=amp).predict(photo, around[:1]) for amp in ("bf16", "off"))
+    apart = np.abs(half.joints - whole.joints)
+    assert np.median(apart) < 3 and (apart.any() or (half.score != whole.score).any()), apart
+except DataError as error:  # simplebaseline_paddle's needs a processor with bf16
+    assert "--amp bf16 needs a CPU" in str(error), error
 """
 DAMAGED = """
 import shutil, zipfile
 from pathlib import Path
-from common.errors import DataError
 source, damaged = Path(sys.argv[2]), Path("damaged.npz")
 shutil.copyfile(f"{source}.card.json", f"{damaged}.card.json")
 with np.load(source) as file:

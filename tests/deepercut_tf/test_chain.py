@@ -67,7 +67,7 @@ def test_perfect_maps_give_the_persons(settings, monkeypatch):
     """
 
     monkeypatch.setattr(model, "Predictor", lambda network: Perfect(settings / "pose_cfg.yaml"))
-    monkeypatch.setattr(model, "fresh_model", lambda config: None)
+    monkeypatch.setattr(model, "fresh_model", lambda *_: None)
     monkeypatch.setattr(estimator, "find_snapshot", lambda given: None)
     options = ["--config", str(settings / "pose_cfg.yaml")]
     assert pairwise_stats.main(options) == 0
