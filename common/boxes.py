@@ -33,6 +33,7 @@ import numpy as np
 
 from common.datasets import files
 from common.errors import DataError
+from common.geometry import LARGEST
 
 Found = tuple[np.ndarray, np.ndarray]  # boxes (n,4), scores (n,)
 
@@ -75,8 +76,9 @@ class Boxes:
 def parse_box(text: str, where: str = "--boxes") -> list[float]:
     """Text `x,y,w,h` as four numbers; DataError naming `where` for other text or a box without an area."""
     box = _numbers(text.split(","))
-    if len(box) != 4 or min(box[2:]) <= 0:
-        raise DataError(f"{where} {text} is not x,y,w,h with positive w and h, `whole`, or a JSON or CSV file")
+    if len(box) != 4 or min(box[2:]) <= 0 or max(map(abs, box)) >= LARGEST:
+        more = ", `whole`, or a JSON or CSV file" if where == "--boxes" else ""
+        raise DataError(f"{where} {text} is not x,y,w,h in pixels with positive w and h{more}")
     return box
 
 
@@ -98,7 +100,7 @@ def _from_csv(path: Path) -> list[tuple[str, list[float], float]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--boxes {path} cannot be read ({error})") from error
     entries = []
-    for number, row in lines:
+    for number, row in lines[lines[:1] != [] and [word.strip() for word in lines[0][1][1:5]] == ["x", "y", "w", "h"] :]:
         where = f"{path}, line {number}:"
         if len(row) not in (5, 6):
             raise DataError(f"{where} {len(row)} columns; name, x, y, w, h and perhaps a score are needed")
@@ -129,8 +131,8 @@ def _from_json(path: Path) -> list[tuple[str, list[float], float]]:
         found = sorted(set(category.tolist()))[:5]
         raise DataError(f"{path}: field category_id is {found}, of persons it is {wanted}; write that number")
     boxes, score = files.column(people, "bbox", (4,)), files.column(people, "score")
-    for where, _ in (row for row, box in zip(people, boxes) if min(box[2:]) <= 0):
-        raise DataError(f"{where}.bbox has no area; write x, y, w, h with positive w and h")
+    for where, _ in (row for row, box in zip(people, boxes) if min(box[2:]) <= 0 or abs(box).max() >= LARGEST):
+        raise DataError(f"{where}.bbox is no box; write x, y, w, h in pixels with positive w and h")
     keys = [_picture(row, names) for row in people]
     return list(zip(keys, boxes.tolist(), score.tolist()))
 

@@ -116,6 +116,7 @@ def parser(module: str, about: str | None) -> argparse.ArgumentParser:
     add("--split", required=True, help="lsp: train, test, A-B; others as `common.datasets check` lists them")
     add("--protocol", action="extend", nargs="+", metavar="NAME", help="default: all that apply")
     add("--category", help="COCO's layout: id or name of the persons' category, where several have keypoints")
+    add("--limit", type=int, metavar="N", help="the first N persons, as val.py's --limit")
     number = "draws for the 95 %% intervals; 0: none (default: 1000)"
     add("--bootstrap", type=int, default=1000, metavar="N", help=number)
     add("--seed", type=int, default=0, help="of the draws")
@@ -126,7 +127,7 @@ def parser(module: str, about: str | None) -> argparse.ArgumentParser:
 def pose_set_of(args: argparse.Namespace) -> PoseSet:
     """The annotated persons that `parser`'s arguments name."""
     options = {} if args.category is None else {"category": args.category}
-    return datasets.load(args.dataset, args.data_root, args.split, **options)
+    return datasets.load(args.dataset, args.data_root, args.split, **options).limit(args.limit)
 
 
 @contextmanager

@@ -369,11 +369,15 @@ def read(path: str | Path, kind: str, images: str | Path | None = None, skeleton
     if not Path(path).exists():
         raise DataError(f"{path} does not exist; give the file or folder that --source {kind} means")
     asked = from_card(skeleton, "--skeleton") if skeleton else None
+    remedy = "give --source the kind that it is"
     try:
         found, pictures = KINDS[kind][0](Path(path), asked)
     except (KeyError, TypeError, ValueError, IndexError, StopIteration, OSError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} is not readable as {kind} ({why}); give --source the kind that it is") from error
+        raise DataError(f"{path} is not readable as {kind} ({why}); {remedy}") from error
+    if odd := {len(one["joints"]) for _, _, people in pictures for one in people} - {len(found)}:
+        what = f"persons of {odd.pop()} joints, and {found.name} has {len(found)}"
+        raise DataError(f"{path} holds {what}; name the file's joints by --skeleton, or {remedy}")
     files = sorted(filter(is_picture, Path(images).rglob("*"))) if images else []
     known, made = {key: file for file in files for key in (file.stem, file.name)}, []
     for name, size, people in pictures:

@@ -10,6 +10,8 @@ import math
 import cv2
 import numpy as np
 
+from common.errors import DataError
+
 
 def crop_affine(center, side, size, rotation: float = 0.0, flip: bool = False) -> np.ndarray:
     """The map that takes a box of an image to a crop of `size` = (width, height) pixels.
@@ -64,6 +66,17 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill=0) -
         matrix = compose_affine(matrix, np.array([[shrink, 0, (shrink - 1) / 2], [0, shrink, (shrink - 1) / 2]]))
     border = fill if isinstance(fill, (tuple, list)) else (fill,) * 3
     return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=border)  # constant border
+
+
+LARGEST = 1e6  # pixels of a box
+
+
+def checked_boxes(boxes, image: np.ndarray) -> np.ndarray:
+    """Boxes as (n,4) float64 x, y, w, h; None: the whole of a picture (H,W,...). DataError for what is no box."""
+    found = np.asarray([[0, 0, image.shape[1], image.shape[0]]] if boxes is None else boxes, np.float64)
+    if found.size % 4 or not (np.abs(found) < LARGEST).all() or not (found.reshape(-1, 4)[:, 2:] > 0).all():
+        raise DataError(f"boxes {found.tolist()} are not x, y, w, h in pixels with positive w and h")
+    return found.reshape(-1, 4)
 
 
 def box_center(box: np.ndarray) -> np.ndarray:

@@ -44,6 +44,17 @@ def read_image(path: str | Path, whole: bool = False, upright: bool = False, unc
     return image
 
 
+def picture_of(image: str | Path | np.ndarray) -> np.ndarray:
+    """What users show a network, as (H,W,3) uint8 BGR: a file as a viewer shows it, an array as it is, grey or with alpha
+    too. DataError as `read_image`, or for an array that is no picture."""
+    if not isinstance(image, np.ndarray):
+        return read_image(image, whole=True, upright=True)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size or image.dtype != np.uint8:
+        raise DataError(f"an array of shape {image.shape}, {image.dtype}, is no picture; give (H,W,3) uint8 BGR")
+    return image if channels == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_BGRA2BGR)
+
+
 def _read(path: str | Path) -> bytes:
     try:
         with open(path, "rb") as file:  # not cv2.imread, which crashes on names that are no UTF-8
@@ -83,7 +94,7 @@ def shown(name: str | Path) -> str:
         return str(name).encode(errors="replace").decode()
 
 
-_LIST = "run `python -m common.datasets check NAME ROOT` to list all such files"
+_LIST = "give another; of a data set `python -m common.datasets check NAME ROOT` lists all such"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 

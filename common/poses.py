@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import DataError
 from common.skeletons import Skeleton, card
 
 
@@ -85,7 +86,9 @@ class PoseSet:
         return replace(self, images=[self.images[i] for i in index], **changes)
 
     def limit(self, count: int | None) -> PoseSet:
-        """The first `count` rows, or all of them for None (`--limit N`)."""
+        """The first `count` rows, or all of them for None (`--limit N`). DataError below 0."""
+        if count is not None and count < 0:
+            raise DataError(f"--limit {count} is below 0; give the number of persons")
         return self if count is None else self.select(slice(count))
 
 

@@ -55,9 +55,9 @@ class People:
 
     @classmethod
     def of(cls, joints, score=None, box=None, person_score=None) -> People:
-        """From (P,J,2) joints; scores default to 1, a person's to their mean, boxes to tight ones."""
+        """From (P,J,2) joints; scores default to 1 (0: not found), a person's to their mean, boxes to tight ones."""
         joints = np.asarray(joints, np.float32)
-        score = np.ones(joints.shape[:2], np.float32) if score is None else np.asarray(score, np.float32)
+        score = np.asarray(np.isfinite(joints).all(-1) if score is None else score, np.float32)
         if person_score is None:
             person_score = score.mean(1) if score.shape[1] else np.ones(len(joints))
         box = box_of_joints(joints) if box is None else np.asarray(box, np.float64).reshape(-1, 4)
@@ -72,6 +72,13 @@ class People:
 
     def __len__(self) -> int:
         return len(self.joints)
+
+    def within(self, width: int, height: int) -> People:
+        """The same, but nobody where the box does not touch a picture of this size."""
+        low, high = self.box[:, :2], self.box[:, :2] + self.box[:, 2:]
+        outside = ~((low < (width, height)) & (high > 0)).all(1)
+        self.joints[outside], self.score[outside], self.person_score[outside] = np.nan, 0, 0
+        return self
 
 
 def predictions_for(

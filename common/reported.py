@@ -163,13 +163,9 @@ def _line(table: dict, model: str, total: float | None, group: list[dict]) -> di
     known = [result["total"] for result in results if result["total"] is not None]
     mean = sum(known) / len(known) if known else None
     hindrance = obstacle(table, group[0]["split"], meta)
+    line |= {"split": group[0]["split"], "boxes": boxes_of(meta) or "not stated", "flip_test": meta.get("flip_test")}
+    line |= {"seeds": len(group), "images": "synthetic" if meta.get("synthetic") else "real", "measured": mean}
     return line | {
-        "split": group[0]["split"],
-        "boxes": boxes_of(meta) or "not stated",
-        "flip_test": meta.get("flip_test"),
-        "seeds": len(group),
-        "images": "synthetic" if meta.get("synthetic") else "real",
-        "measured": mean,
         "interval": results[0].get("interval") if len(group) == 1 else None,
         "difference": None if mean is None or total is None else mean - total,
         "spread": max(known) - min(known) if len(known) > 1 else None,

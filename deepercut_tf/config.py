@@ -115,7 +115,7 @@ class Config:
     workers: int | None = setting(None, "loader threads (default: from the cores)")
     threads: int | None = setting(None)
     # output
-    out: str | None = setting(None)
+    out: str | None = setting(None, "the run's folder (default: output/deepercut_tf/PRESET)")
     snapshot_prefix: str = _rare("snapshot", "name of the snapshots", group="output")
     # prediction
     global_scale: float = setting(1.0, "factor on the image size, in training and prediction", group="network")

@@ -20,6 +20,7 @@ if __name__ == "__main__":
 from common.errors import DataError
 from common.runs import converting
 from common.runs.process import exit_code
+from common.weights.tf1 import check_name
 from deepercut_tf.config import PREDICTION, Config, add_file_options, make_config, predicting_settings
 
 
@@ -42,8 +43,10 @@ def run(args: argparse.Namespace) -> Path:
     model = fresh_model(config)
     load_variables(model, values, str(source))
     values = {name: values[name] for name in named_variables(model)}
-    if args.half and args.output.suffix != ".npz":
-        raise DataError(f"OUTPUT {args.output}: --half is for .npz")
+    if args.output.suffix != ".npz":
+        check_name(args.output)
+        if args.half:
+            raise DataError(f"OUTPUT {args.output}: --half is for .npz")
     if args.half:
         values = converting.halved(values)
     about = {"skeleton": card(skeleton), "dataset": config.dataset} | stored.get("about", {})

@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import DataError
-from common.images import read_image
+from common.geometry import checked_boxes
+from common.images import picture_of
 from common.poses import PoseSet, box_of_joints
 from common.predictions import People, Predictions, predictions_for
 from common.runs.process import keras_devices
@@ -110,14 +111,14 @@ class Estimator:
         """The persons of a picture, a path or (H,W,3) uint8 BGR: one in each of `boxes` (n,4) x, y, w, h, which is
         looked at by itself, at its own size or that of `person_size`; without boxes all persons, the surest first, or
         the one of the whole picture. Coordinates are the picture's."""
-        image = read_image(image, whole=True, upright=True) if isinstance(image, (str, Path)) else image
+        image = picture_of(image)
+        places = checked_boxes(boxes, image)
         if boxes is not None:
-            poses = np.array([self._in_box(image, box) for box in boxes]).reshape(-1, len(self.skeleton), 3)
-            return People.of(poses[..., :2], poses[..., 2], boxes)
+            return self._in_boxes(image, places)
         if self.together:
             return self.people_of(*self.maps(image))
         pose = self.single(image)
-        return People.of(pose[None, :, :2], pose[None, :, 2], [[0, 0, image.shape[1], image.shape[0]]])
+        return People.of(pose[None, :, :2], pose[None, :, 2], places)
 
     def predict_many(self, views: Sequence[tuple]) -> list[People]:
         """As `predict` for each pair of a picture and its boxes, one after another: they keep their own sizes."""
@@ -156,8 +157,12 @@ class Estimator:
         order = np.argsort(-person_score, kind="stable")
         return People.of(places[order] / scale, score[order], person_score=person_score[order])
 
+    def _in_boxes(self, image: np.ndarray, boxes: np.ndarray) -> People:
+        poses = np.array([self._in_box(image, box) for box in boxes]).reshape(-1, len(self.skeleton), 3)
+        return People.of(poses[..., :2], np.nan_to_num(poses[..., 2]), boxes).within(image.shape[1], image.shape[0])
+
     def _in_box(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """(J,3) the one person of the part of the picture around a box; NaN where the box lies outside."""
+        """(J,3) the one person of the part of the picture around a box; NaN where nothing of the picture is there."""
         x, y, w, h = (float(v) for v in box)
         grow = MARGIN * max(w, h)
         left, top = max(int(x - grow), 0), max(int(y - grow), 0)
@@ -187,7 +192,7 @@ class Estimator:
         score = np.zeros(joints.shape[:2])
         for item, found in zip(items, people):
             if len(found):
-                joints[list(item.rows)], score[list(item.rows)] = found.joints, np.nan_to_num(found.score)
+                joints[list(item.rows)], score[list(item.rows)] = found.joints, found.score
         joints, score = self._as_annotated(joints, score, pose_set.skeleton, shared_joints)
         return predictions_for(pose_set, joints, score, meta)
 
@@ -197,9 +202,9 @@ class Estimator:
             return People.of(np.zeros((0, len(self.skeleton), 2)))
         if not callable(boxes):
             given = item_set.pose_set if boxes == "annotated" else None
-            return self.predict(image, given.box[list(item.rows)] if given else None)
+            return self._in_boxes(image, given.box[list(item.rows)]) if given else self.predict(image)
         places, sure = boxes(Path(item.image).name, image.shape[1::-1])
-        people = self.predict(image, places)
+        people = self._in_boxes(image, places)
         return replace(people, person_score=(people.person_score * sure).astype(np.float32))
 
     def _by_image(self, pose_set: PoseSet, items, people: list[People], meta: dict, shared_joints: bool) -> Predictions:

@@ -41,7 +41,7 @@ def main(argv=None) -> int:
     people = "auto: all with pairwise terms"
     parser.option("people", choices=("auto", "one", "all"), default="auto", text=people, group="data")
     add_file_options(parser)
-    parser.settings(Config, only=PREDICTION)
+    parser.settings(Config, only=PREDICTION, default="the weights'")
     return exit_code(lambda: run(parser.parse_args(argv)), "joints and drawings are in {}")
 
 

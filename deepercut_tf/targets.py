@@ -75,13 +75,10 @@ def make_targets(
         weights[...] = np.isin(np.arange(joints), np.concatenate([ids for ids, _ in persons] or [[]]))
     flat = (*size, -1)
     return Targets(
-        score=score,
-        weights=weights,
-        locref=offset.reshape(flat) if refined else None,
-        locref_mask=offset_mask.reshape(flat) if refined else None,
-        pairwise=pair.reshape(flat) if pairwise else None,
+        score=score, weights=weights, locref=offset.reshape(flat) if refined else None,
+        locref_mask=offset_mask.reshape(flat) if refined else None, pairwise=pair.reshape(flat) if pairwise else None,
         pairwise_mask=pair_mask.reshape(flat) if pairwise else None,
-    )
+    )  # fmt: skip
 
 
 def _cells_near(coords: np.ndarray, reach: float, size: tuple[int, int]):

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace):
     given = args.weights or options.get("weights") or options.get("init_weights")
     weights = None if args.random_weights else given or find_weights(NAME, None, (SUFFIX,))
     if weights is None:
-        print(f"{'' if args.random_weights else 'NO WEIGHTS ARE HERE: '}what follows is of RANDOM weights, a baseline")
+        scoring.say_random(args.random_weights)
         options.setdefault("net_type", "resnet_50")
         config = make_config(options)
         pose_set = load_pose_set(config, evaluated_split(config, args.split, None))
@@ -85,7 +85,7 @@ def main(argv=None) -> int:
     people = "auto: all with pairwise terms"
     parser.option("people", choices=("auto", "one", "all"), default="auto", text=people, group="data")
     add_file_options(parser)
-    parser.settings(Config, only=("dataset", "data_root", *PREDICTION))
+    parser.settings(Config, only=("dataset", "data_root", *PREDICTION), default="the weights'")
     return exit_code(lambda: run(parser.parse_args(argv)))
 
 

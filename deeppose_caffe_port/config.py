@@ -211,7 +211,7 @@ def parse(parser: Parser, argv=None, but: tuple[str, ...] = (), only: tuple[str,
     """(settings given, of `--config` too; what else the parser has), settings being all but `but`, or `only` these."""
     names = only or tuple(name for name in Config.__dataclass_fields__ if name not in ("skeleton", *but))
     parser.option("config", metavar="FILE", default=None)
-    parser.settings(Config, names)
+    parser.settings(Config, names, default="the project's" if only else "")
     given = vars(parser.parse_args(argv))
     file = given.pop("config")
     own = {name: given.pop(name) for name in list(given) if name not in names}

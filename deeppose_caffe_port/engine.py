@@ -100,12 +100,9 @@ class Trainer:
         return {
             "model": {name: tensor.detach().clone() for name, tensor in solver.net.state_dict().items()},
             "optimizer": [h.detach().clone() for h in solver.updater.history],
-            "schedule": solver.rate.current_step,
-            "caffe_random": [solver.random.seed, *solver.random.get_state()],
-            "positions": solver.positions(),
-            "smoothed": [float(v) for v in solver.losses],
-            "tested": self._tested,
-        }
+            "schedule": solver.rate.current_step, "caffe_random": [solver.random.seed, *solver.random.get_state()],
+            "positions": solver.positions(), "smoothed": [float(v) for v in solver.losses], "tested": self._tested,
+        }  # fmt: skip
 
     def restore(self, state: dict) -> None:
         """Undo `state`; DataError when it belongs to another net, solver type or mode."""

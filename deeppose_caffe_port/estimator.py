@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from common.datasets import record
 from common.errors import DataError
-from common.geometry import apply_affine, box_center, crop_affine, invert_affine, pad_box, warp
+from common.geometry import apply_affine, box_center, checked_boxes, crop_affine, invert_affine, pad_box, warp
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs.process import autocast, place, torch_device
@@ -173,8 +173,7 @@ class Estimator:
         for image, boxes in views:
             picture = as_picture(image, "image", leave) if isinstance(image, np.ndarray) else read_picture(image, leave)
             height, width = picture.shape[:2]
-            whole = [[0.0, 0.0, width, height]]
-            given.append(np.asarray(whole if boxes is None else boxes, np.float64).reshape(-1, 4))
+            given.append(checked_boxes(boxes, picture))
             for box in given[-1]:
                 m = self._view(box, (width, height))
                 matrices.append(m[None])

@@ -11,7 +11,7 @@ from scipy.ndimage import affine_transform
 
 from common.errors import DataError
 from common.geometry import box_center, crop_affine, pad_box, warp
-from common.images import read_image
+from common.images import picture_of, read_image
 from common.poses import PoseSet
 from deeppose_caffe_port.config import Config
 
@@ -61,9 +61,7 @@ def as_picture(image: np.ndarray, name: str, allow_16bit: bool = False) -> np.nd
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
         raise DataError(f"image {name} has {image.dtype.itemsize * 8} bits; convert it to 8, or give --allow_16bit")
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR) if image.shape[2] == 4 else image
+    return picture_of(image)
 
 
 class Pictures:

@@ -18,6 +18,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's data.py must not shadow other modules
 
+from common.errors import DataError
 from common.runs.options import Parser
 from common.runs.process import TorchProcess, exit_code, launch
 from common.weights.caffe_text import read_text
@@ -27,6 +28,9 @@ from deeppose_caffe_port.prepare import load_split, ready
 
 def prepared(config: Config) -> Config:
     """The settings, once everything is there that is trained on: of a project what is missing is made."""
+    for name in ("weights", "snapshot"):  # before anything is prepared
+        if (given := getattr(config, name)) and not Path(given).exists():
+            raise DataError(f"--{name} {given} does not exist; give a file that does")
     path = Path(config.solver or config.model_folder(config.stage) / "solver.prototxt")
     if not config.solver:
         if not (config.project / "project.json").is_file():

@@ -61,7 +61,7 @@ def run(given: dict, own: argparse.Namespace) -> None:
     settings |= {name: v for name, v in given.items() if project is None or name not in _DATA}
     random = own.random_weights or (project is None and own.weights is None)
     if random:
-        print("RANDOM weights: the figures are those of an untrained network", file=sys.stderr)
+        scoring.say_random(own.random_weights)
         settings |= {} if project else {"skeleton": card(pose_set.skeleton)}
     estimator = Estimator(own.weights or project, stage=own.stage, random_weights=random, **settings)
     predictions = estimator.predict_pose_set(pose_set, own.shared_joints)

@@ -23,7 +23,7 @@ from common.errors import DataError
 from common.runs import converting
 from common.runs.process import exit_code
 from common.skeletons import card
-from common.weights.tf1 import write_v1, write_v2
+from common.weights.tf1 import check_name, write_v1, write_v2
 from deeppose_tf import weight_files
 from deeppose_tf.config import HOUSE
 from deeppose_tf.estimator import read_network
@@ -35,6 +35,8 @@ KINDS = {weight_files.SUFFIX: "npz", ".tf": "tf1_old"}
 def convert(args: argparse.Namespace) -> str:
     """Write, check, and write the card; what was done, for people. DataError for what the format cannot hold."""
     kind = KINDS.get(args.output.suffix, "tf1")
+    if kind == "tf1":
+        check_name(args.output)
     place = weight_files.find(args.input)
     assert place is not None
     variables, known = weight_files.read_weights(place), {}

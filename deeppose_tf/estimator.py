@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError, DataWarning, named
+from common.geometry import checked_boxes
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs import scoring, shelf
@@ -105,17 +106,14 @@ class Estimator:
         """As `predict` for each pair of a picture and its boxes, all persons together."""
         import cv2
 
-        from common.images import read_image
+        from common.images import picture_of
 
         given, touch, cut, crops = [], [], [], []
         for image, boxes in views:
-            image = image if isinstance(image, np.ndarray) else read_image(image, whole=True, upright=True)
+            image = picture_of(image)
             height, width = image.shape[:2]
-            boxes = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
-            if not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
-                raise DataError(f"boxes {boxes.tolist()} are not x, y, w, h with positive w and h")
-            given.append(boxes)
-            for box in boxes:
+            given.append(checked_boxes(boxes, image))
+            for box in given[-1]:
                 touch.append(bool((box[:2] < (width, height)).all() and (box[:2] + box[2:] > 0).all()))
                 if touch[-1]:
                     x, y, w, h = part = pixel_box(box, np.array([width, height]), self.config.mode)

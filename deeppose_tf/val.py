@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
     place = weight_files.find(args.weights)
     if place is None and not args.random_weights:
-        print("NO WEIGHTS: none given and no run found; RANDOM ones are scored, as a baseline")
+        scoring.say_random(False)
         args.random_weights = True
     options = given_of(
         args, "mode", "flip_test", "amp", "random_weights", "shared_joints", "device", "threads", "batch_size"
@@ -80,7 +80,7 @@ def main(argv=None) -> int:
     """Exit code 0, or 2 with a message on bad input."""
     parser = scoring.parser(__doc__, but=("raw_weights",))
     parser.also("weights", "-s", "snapshot")
-    parser.settings(Config, only=_DATA)
+    parser.settings(Config, only=_DATA, default="the checkpoint's")
     parser.options("split", "mode", "flip_test", "amp")
     parser.option("batch_size", type=int, default=128)
     parser.option("ext", type=float, nargs="+", text="box extensions (default: the checkpoint's largest)", group="data")

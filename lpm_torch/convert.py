@@ -25,6 +25,7 @@ from common.runs.converting import Conversion, halved, portable
 from common.runs.options import Parser
 from common.runs.process import exit_code
 from common.skeletons import CPM14, card
+from lpm_torch.config import weights_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +56,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         raise DataError(f"output {args.output}: the suffix must be one of {' '.join(FORMATS)}")
     if args.half and args.output.suffix != ".npz":
         raise DataError(f"output {args.output}: --half is for .npz")
-    if not args.input.is_file() or args.input.resolve() == args.output.resolve():
-        raise DataError(f"input {args.input} does not exist, or is the output; name two files")
+    args.input = weights_path(str(args.input))
     return args
 
 

@@ -268,17 +268,13 @@ class EpochSampler(Sampler):
 def make_loader(dataset: ClipDataset, config: Config, shuffle: bool, rank: int = 0, world: int = 1) -> DataLoader:
     """Batches of `config.batch_size` clips; set `loader.sampler.epoch` (and `.skip`) before each epoch to shuffle."""
     workers = default_workers() if config.workers is None else config.workers
+    own = torch.Generator()  # else every start of an iterator draws from the generator that dropout uses
     return DataLoader(
-        dataset,
-        batch_size=config.batch_size,
-        sampler=EpochSampler(len(dataset), config.seed, rank, world) if shuffle else None,
-        num_workers=workers,
-        drop_last=shuffle and len(dataset) >= config.batch_size * world,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=shuffle and workers > 0,
-        worker_init_fn=quiet_worker if workers else None,
-        generator=torch.Generator(),  # else every start of an iterator draws from the generator that dropout uses
-    )
+        dataset, batch_size=config.batch_size,
+        sampler=EpochSampler(len(dataset), config.seed, rank, world) if shuffle else None, num_workers=workers,
+        drop_last=shuffle and len(dataset) >= config.batch_size * world, pin_memory=torch.cuda.is_available(),
+        persistent_workers=shuffle and workers > 0, worker_init_fn=quiet_worker if workers else None, generator=own,
+    )  # fmt: skip
 
 
 # ---- mode compat -----------------------------------------------------------------------------------------------------

@@ -19,8 +19,17 @@ from tqdm import tqdm
 
 from common.codecs import decode_maps
 from common.errors import DataError
-from common.geometry import apply_affine, box_center, box_with_aspect, crop_affine, invert_affine, pad_box, warp
-from common.images import read_image
+from common.geometry import (
+    apply_affine,
+    box_center,
+    box_with_aspect,
+    checked_boxes,
+    crop_affine,
+    invert_affine,
+    pad_box,
+    warp,
+)
+from common.images import picture_of
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs.process import Process, autocast, place, torch_device
@@ -104,9 +113,8 @@ class Estimator:
         self.check_order()
         size, every, matrices, frames = self.config.input_width, [], [np.zeros((0, 2, 3))], []
         for image, boxes in views:
-            image = image if isinstance(image, np.ndarray) else read_image(image, whole=True, upright=True)
-            height, width = image.shape[:2]
-            given = np.array([[0, 0, width, height]] if boxes is None else boxes, float).reshape(-1, 4)
+            image = picture_of(image)
+            (height, width), given = image.shape[:2], checked_boxes(boxes, image)
             whole = (given[:, :2] <= 1).all(1) & (given[:, :2] + given[:, 2:] >= (width - 1, height - 1)).all(1)
             padded = pad_box(given, self.config.pad_pixels, self.config.pad_ratio)
             every.append(given)

@@ -53,8 +53,8 @@ def open_weights(args: argparse.Namespace) -> tuple[Estimator, PoseSet]:
     pose_set = load_pose_set(dataset or "penn_action", root, args.split) if dataset or path is None else None
     from lpm_torch.estimator import Estimator
 
-    if path is None:
-        print("NO WEIGHTS are given and there are none yet: scoring a network with RANDOM weights", file=sys.stderr)
+    if args.random_weights or path is None:
+        scoring.say_random(args.random_weights)
     estimator = Estimator(
         path, random_weights=args.random_weights or path is None, raw_weights=args.raw_weights,
         shared_joints=args.shared_joints, dataset=dataset,

@@ -42,8 +42,6 @@ def convert(args: argparse.Namespace) -> str:
     kind, output = args.kind or KINDS.get(args.output.suffix), args.output
     if kind is None:
         raise DataError(f"OUTPUT {output}: which format? Give --kind, or a suffix {' '.join(filter(None, KINDS))}")
-    if output.resolve() == Path(args.input).resolve() or (output.is_dir() and kind == "fluid"):
-        raise DataError(f"OUTPUT {output} is there already; give another name")
     if args.half and kind != "npz":
         raise DataError(f"--half is for .npz, not for {kind}")
     given = given_of(args, *GIVEN, "preset", "dataset", "raw_weights")

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from common.codecs import decode_maps
 from common.datasets import record
 from common.errors import DataError
-from common.images import read_image
+from common.geometry import checked_boxes
+from common.images import picture_of
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs import scoring, shelf
@@ -225,9 +226,8 @@ class Estimator:
         """As `predict` for each pair of a picture and its boxes, all persons together."""
         images, given, config, count = [], [], self.config, len(self.skeleton)
         for image, boxes in views:
-            image = image if isinstance(image, np.ndarray) else read_image(image, whole=True, upright=True)
-            boxes = [(0, 0, image.shape[1], image.shape[0])] if boxes is None else boxes
-            given.append(np.asarray(boxes, np.float64).reshape(-1, 4))
+            image = picture_of(image)
+            given.append(checked_boxes(boxes, image))
             images += [image] * len(given[-1])
         boxes = np.concatenate(given)
         joints, score = np.zeros((len(boxes), count, 2)), np.zeros((len(boxes), count))

@@ -26,12 +26,13 @@ from common.runs.options import given_of
 from common.runs.process import exit_code
 from common.runs.settings import resolve
 from simplebaseline_paddle.config import DATASETS, HOUSE, PRESETS, SUFFIXES, Config, add_use_options, use_of
+from simplebaseline_paddle.weight_files import read_state
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Options."""
     parser = scoring.parser(__doc__)
-    parser.option("dataset", choices=DATASETS, default="coco")
+    parser.option("dataset", choices=DATASETS, default=None, text="data set (default: that of --weights, else coco)")
     parser.option("data_root", default=None)
     parser.option("split", default="valid")
     about = "COCO persons: selected (P's choice of annotated boxes), annotated (all), detections FILE, whole"
@@ -54,9 +55,7 @@ def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
     path = None if args.random_weights else shelf.find_weights(HOUSE, args.weights, SUFFIXES, f"{args.dataset}-*")
     if path is not None:
         return Estimator(path, **options, **given_of(args, "preset", "dataset", "shared_joints"))
-    if not args.random_weights:
-        made = f"make some with `python {HOUSE}/train.py --dataset {args.dataset}`, or give --weights"
-        print(f"NO WEIGHTS: scoring an untrained network with random weights; {made}", file=sys.stderr)
+    scoring.say_random(args.random_weights)
     process, _ = PaddleProcess(options.pop("device"), options.pop("threads")), options.pop("raw_weights")
     from simplebaseline_paddle.model import build_model
 
@@ -69,6 +68,11 @@ def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
 
 def score(args: argparse.Namespace) -> None:
     """Predict, write and score. DataError on bad input."""
+    if args.dataset is None:
+        known = (
+            read_state(found) if (found := args.weights and shelf.find_weights(HOUSE, args.weights, SUFFIXES)) else {}
+        )
+        args.dataset = (known.get("config") or {}).get("dataset", "coco")
     pose_set = Config(dataset=args.dataset, data_root=args.data_root, limit=args.limit).load(args.split)
     estimator = make_estimator(args, pose_set)
     of_a_run = estimator.path and (estimator.path.parent / "log.jsonl").exists()

@@ -215,8 +215,10 @@ def load_first_weights(model, path: str | Path, skeleton: Skeleton) -> str:
     known = [j for j in skeleton.joints if j in theirs]
     here, there = skeleton.indices(known), [theirs.index(j) for j in known]
     for name in ("final_layer.weight", "final_layer.bias"):
-        weights[name], rows = own[name].copy(), weights[name]
-        weights[name][here] = rows[there]
+        rows = weights[name]
+        if rows.shape[1:] == own[name].shape[1:]:  # else `put_weights` says so
+            weights[name] = own[name].copy()
+            weights[name][here] = rows[there]
     put_weights(model, weights, path)
     fresh = [j for j in skeleton.joints if j not in theirs]
     return f"{len(known)} of {len(skeleton)} joints by name" + (f", {', '.join(fresh)} start fresh" if fresh else "")

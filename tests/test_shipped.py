@@ -42,6 +42,13 @@ if sys.argv[1].startswith("deeppose"):  # where no cells round: a mirrored pictu
         mirrored = (other * (-1, 1) + (photo.shape[1] - 1, 0))[own.skeleton.mirror]
         apart.append(np.abs(one - mirrored).max())
     assert apart[0] < 0.05 < 1 < apart[1], apart
+grey = photo[:, :, 0]
+assert (estimator.predict(grey, around).joints == estimator.predict(np.dstack([grey] * 3), around).joints).all()
+for image, boxes in ((photo, [[1, 2, 0, 4]]), (photo, [[1, 2, np.nan, 4]]), (photo[:0], None), (photo.astype(float), None)):
+    try:
+        print("read:", estimator.predict(image, boxes))
+    except DataError as error:
+        assert "are not x, y, w, h" in str(error) or "no picture" in str(error) or "bits" in str(error), error
 try:
     half, whole = (type(estimator)(sys.argv[4], amp=amp).predict(photo, around[:1]) for amp in ("bf16", "off"))
     apart = np.abs(half.joints - whole.joints)

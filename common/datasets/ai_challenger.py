@@ -45,19 +45,12 @@ def load(root: Path, split: str) -> PoseSet:
     visible, box = _VISIBLE[table[:, :, 2].astype(int)], column(people, "box", (4,))
     box[:, 2:] -= box[:, :2]
     return record("ai_challenger").pose_set(
-        root,
-        split,
-        joints=np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
-        visible=visible,
-        images=[f"{folder}/{name}.jpg" for name in image_id],
-        image_id=np.array(image_id, dtype=str),
-        person_id=column(people, "id", whole=True),
-        box=box,
-        area=box[:, 2] * box[:, 3],
-        regions={name: [] for name in names},
-        paths={name: f"{folder}/{name}.jpg" for name in names},
+        root, split, joints=np.where(visible[..., None] > 0, table[:, :, :2], np.nan), visible=visible,
+        images=[f"{folder}/{name}.jpg" for name in image_id], image_id=np.array(image_id, dtype=str),
+        person_id=column(people, "id", whole=True), box=box, area=box[:, 2] * box[:, 3],
+        regions={name: [] for name in names}, paths={name: f"{folder}/{name}.jpg" for name in names},
         synthetic=files.is_synthetic(root, path.parent),
-    )
+    )  # fmt: skip
 
 
 def splits(root: Path) -> list[str]:

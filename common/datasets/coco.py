@@ -131,23 +131,13 @@ def read(
         outline["segment"] = _segment(where, person, box[row], size[int(image_id[row])])
         outlines.setdefault(int(image_id[row]), []).append(outline)
     return record(name).pose_set(
-        root,
-        split,
-        np.where(visible[..., None] > 0, table[:, :, :2], np.nan),
-        visible,
-        skeleton=skeleton,
-        images=[f"{folder}/{names[i]}" for i in image_id.tolist()],
-        image_id=image_id,
-        person_id=person_id,
-        box=box,
-        area=_areas(persons) if area else np.full(n, np.nan),
-        image_size=np.array([size[i] for i in image_id.tolist()], np.float64).reshape(n, 2),
-        ignore=ignore,
-        crowd=crowd,
-        regions=Regions(size, outlines),
-        paths={image: f"{folder}/{file}" for image, file in names.items()},
-        category=chosen,
-    )
+        root, split, np.where(visible[..., None] > 0, table[:, :, :2], np.nan), visible, skeleton=skeleton,
+        images=[f"{folder}/{names[i]}" for i in image_id.tolist()], image_id=image_id, person_id=person_id,
+        box=box, area=_areas(persons) if area else np.full(n, np.nan),
+        image_size=np.array([size[i] for i in image_id.tolist()], np.float64).reshape(n, 2), ignore=ignore,
+        crowd=crowd, regions=Regions(size, outlines),
+        paths={image: f"{folder}/{file}" for image, file in names.items()}, category=chosen,
+    )  # fmt: skip
 
 
 def _areas(persons: list[Row]) -> np.ndarray:

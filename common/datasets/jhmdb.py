@@ -94,16 +94,11 @@ def _load_official(root: Path, side: str, number: str, split: str) -> PoseSet:
         box = [box_of_joints(j) for j in joints]
     image_id = [f"{video}/{k:05d}" for video, n in zip(videos, count) for k in range(1, n + 1)]
     return record("jhmdb").pose_set(
-        root,
-        split,
-        joints=np.concatenate(joints),
-        visible=np.full((len(image_id), len(JHMDB15)), 2),
-        images=[f"{root}/Rename_Images/{name}.png" for name in image_id],
-        image_id=np.array(image_id),
-        box=np.concatenate(box),
-        sequence=np.repeat(videos, count),
+        root, split, joints=np.concatenate(joints), visible=np.full((len(image_id), len(JHMDB15)), 2),
+        images=[f"{root}/Rename_Images/{name}.png" for name in image_id], image_id=np.array(image_id),
+        box=np.concatenate(box), sequence=np.repeat(videos, count),
         frame=np.concatenate([np.arange(n) for n in count]),
-    )
+    )  # fmt: skip
 
 
 def _read_joints(path: Path) -> np.ndarray:
@@ -135,12 +130,7 @@ def _load_json(root: Path, path: Path, split: str) -> PoseSet:
     names = [Path(image).relative_to(folder) for image in found.images]
     if odd := [name for name in names if not re.fullmatch(r"\d{1,9}", name.stem)]:
         raise DataError(f"{path}: file_name {odd[0]} is no frame number such as 00001.png")
-    nothing: dict[str, Any] = dict.fromkeys(("area", "ignore", "crowd", "regions", "paths", "category"))
-    return replace(
-        found,
-        joints=found.joints - 1,
-        box=found.box - [1, 1, 0, 0],
-        sequence=np.array([str(name.parent) for name in names]),
-        frame=np.array([int(name.stem) - 1 for name in names], np.int64),
-        **nothing,
-    )
+    fields: dict[str, Any] = dict.fromkeys(("area", "ignore", "crowd", "regions", "paths", "category"))
+    fields |= {"joints": found.joints - 1, "box": found.box - [1, 1, 0, 0]}
+    fields |= {"sequence": np.array([str(name.parent) for name in names])}
+    return replace(found, frame=np.array([int(name.stem) - 1 for name in names], np.int64), **fields)

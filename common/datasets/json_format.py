@@ -44,24 +44,14 @@ def load(root: Path, split: str) -> PoseSet:
     ignore = np.array([person.get("ignore", False) for _, person in people], bool)
     base = path.parent.parent if path.parent.name == "annotations" and path.parent != root else path.parent
     return record("json").pose_set(
-        root,
-        split,
-        joints,
-        visible,
-        skeleton=skeleton,
-        images=[f"{base}/{names[i]}" for i in image_of],
-        image_id=np.array([names[i] for i in image_of], dtype=str),
-        person_id=column(people, "id", whole=True),
-        box=box,
-        head_size=_optional(people, "head_size"),
-        area=_optional(people, "area"),
+        root, split, joints, visible, skeleton=skeleton, images=[f"{base}/{names[i]}" for i in image_of],
+        image_id=np.array([names[i] for i in image_of], dtype=str), person_id=column(people, "id", whole=True),
+        box=box, head_size=_optional(people, "head_size"), area=_optional(people, "area"),
         image_size=None if sizes[0] is None or sizes[1] is None else np.stack(sizes, 1)[image_of],
-        ignore=ignore if ignore.any() else None,
-        regions={name: [] for name in names},
-        paths={name: f"{base}/{name}" for name in names},
-        sigmas=_sigmas(path, content, skeleton),
+        ignore=ignore if ignore.any() else None, regions={name: [] for name in names},
+        paths={name: f"{base}/{name}" for name in names}, sigmas=_sigmas(path, content, skeleton),
         synthetic=files.is_synthetic(root, base),
-    )
+    )  # fmt: skip
 
 
 def splits(root: Path) -> list[str]:

@@ -32,14 +32,10 @@ def load(root: Path, split: str) -> PoseSet:
         raise files.missing("k2hpd", root, f"{file} and depth_data/depth_images/")
     names, joints = _read(folder / file)
     return record("k2hpd").pose_set(
-        root,
-        split,
-        joints,
-        np.full(joints.shape[:2], 2),
+        root, split, joints, np.full(joints.shape[:2], 2),
         images=[f"{folder}/depth_data/depth_images/{name}" for name in names],
-        image_id=np.array(names, dtype=str),
-        synthetic=files.is_synthetic(root, folder),
-    )
+        image_id=np.array(names, dtype=str), synthetic=files.is_synthetic(root, folder),
+    )  # fmt: skip
 
 
 def splits(root: Path) -> list[str]:

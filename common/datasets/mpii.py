@@ -72,18 +72,11 @@ def _make(root: Path, split: str, names, person_id, joints, visible, center, sca
     diagonal = None if head_box is None else np.hypot(head_box[:, 2] - head_box[:, 0], head_box[:, 3] - head_box[:, 1])
     known = np.isfinite(center).any()
     return record("mpii").pose_set(
-        root,
-        split,
-        joints,
-        visible,
-        images=[f"{root}/images/{name}" for name in names],
-        image_id=np.array(names, dtype=str),
-        person_id=np.asarray(person_id, np.int64),
-        box=box,
-        head_size=None if diagonal is None else HEAD_FACTOR * diagonal,
-        center=center - 1 if known else None,
+        root, split, joints, visible, images=[f"{root}/images/{name}" for name in names],
+        image_id=np.array(names, dtype=str), person_id=np.asarray(person_id, np.int64), box=box,
+        head_size=None if diagonal is None else HEAD_FACTOR * diagonal, center=center - 1 if known else None,
         scale=scale if known else None,
-    )
+    )  # fmt: skip
 
 
 def _load_json(root: Path, path: Path, split: str) -> PoseSet:

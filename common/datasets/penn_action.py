@@ -78,14 +78,9 @@ def _read_video(path: Path) -> dict:
     joints[placeholder] = np.nan
     if not np.isfinite(joints[~placeholder]).all():
         raise DataError(f"{path}: x or y holds something else than finite numbers; download it again")
-    return {
-        "name": path.stem,
-        "train": int(train.item()),
-        "joints": joints,
-        "visible": np.where(placeholder, 0, np.where(hidden, 1, 2)).astype(np.int8),
-        "box": _boxes(path, corners, len(x)),
-        "size": dimensions.ravel()[1::-1],
-    }
+    visible = np.where(placeholder, 0, np.where(hidden, 1, 2)).astype(np.int8)
+    found = {"name": path.stem, "train": int(train.item()), "joints": joints, "visible": visible}
+    return found | {"box": _boxes(path, corners, len(x)), "size": dimensions.ravel()[1::-1]}
 
 
 def _boxes(path: Path, corners: np.ndarray, count: int) -> np.ndarray:

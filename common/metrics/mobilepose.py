@@ -41,15 +41,13 @@ def extent_accuracy(
 
     how = f"hit: distance <= {threshold:g} x size; total = hits / visible joints without the neck"
     return replace(
-        whole,
-        total=figure(columns),
+        whole, total=figure(columns),
         values={joint: value for joint, value in whole.values.items() if joint != "neck"},
         aggregation=how + (f", mean over batches of {batch} in file order" if batch else ""),
         counts={joint: count for joint, count in whole.counts.items() if joint != "neck"},
         groups={g: figure(members) for g, members in skeleton.groups.items() if g in _GROUPS},
-        means={"weighted": whole.means["weighted"]},
-        tally=None,
-    )
+        means={"weighted": whole.means["weighted"]}, tally=None,
+    )  # fmt: skip
 
 
 def crop_box(joints: np.ndarray, image_size: np.ndarray | None = None, given: np.ndarray | None = None) -> np.ndarray:

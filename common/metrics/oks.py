@@ -125,10 +125,7 @@ def aic_map(pose_set: PoseSet, predictions: Predictions, best_of: str = "person"
     count = int(np.maximum(persons, guesses).sum())
     ap = (best[:, None] > AIC_THRESHOLDS).sum(0) / count if count else np.full(len(AIC_THRESHOLDS), np.nan)
     return {
-        "score": float(ap.mean()),
-        "ap": ap.tolist(),
-        "oks": best[np.argsort(image, kind="stable")].tolist(),
-        "count": count,
-        "images_missing": int((guesses == 0).sum()),
+        "score": float(ap.mean()), "ap": ap.tolist(), "oks": best[np.argsort(image, kind="stable")].tolist(),
+        "count": count, "images_missing": int((guesses == 0).sum()),
         "unknown": len(set(predictions.image_id[~known].tolist())),
-    }
+    }  # fmt: skip

@@ -41,24 +41,14 @@ def page(persons: Persons, draws: Draws, judged: list[Judged], pictures: int = 2
     pose_set = persons.pose_set
     template = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     return template.get_template("page.html.j2").render(
-        pose_set=pose_set,
-        persons=persons,
-        judged=judged,
-        draws=draws,
-        kinds=KINDS,
-        record=datasets.record(pose_set.name),
-        commit=git_sha(),
-        known=_KNOWN,
-        sha256=sha256_of,
+        pose_set=pose_set, persons=persons, judged=judged, draws=draws, kinds=KINDS,
+        record=datasets.record(pose_set.name), commit=git_sha(), known=_KNOWN, sha256=sha256_of,
         figures=[_figure(name, judged, pose_set) for name in judged[0].results],
-        differences=list(differences(judged)),
-        joints=_by_joint(judged),
-        curves=list(_curves(pose_set, judged, draws)),
-        groups=_groups(persons, judged, draws),
-        calibration=list(_calibration(persons, judged)),
-        cards=_cards(persons, judged, pictures),
+        differences=list(differences(judged)), joints=_by_joint(judged),
+        curves=list(_curves(pose_set, judged, draws)), groups=_groups(persons, judged, draws),
+        calibration=list(_calibration(persons, judged)), cards=_cards(persons, judged, pictures),
         table=_table(persons, judged),
-    )
+    )  # fmt: skip
 
 
 def judge_all(pose_set: PoseSet, files: Sequence[tuple[Path, Predictions]], protocols: Sequence[str] | None = None,

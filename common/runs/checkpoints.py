@@ -104,6 +104,7 @@ class CheckpointStore:
         self.mode, self.every, self.unit, self.keep, self.writer = mode, every, unit, keep, writer
         self._numbered = numbered or unit + "_{:06d}"
         self.best_metric: float | None = None
+        self._fresh = False
 
     def path(self, name: str) -> Path:
         """File of `last`, `previous`, `best` or a numbered checkpoint; it need not exist."""
@@ -112,7 +113,7 @@ class CheckpointStore:
     def begin(self, resume: str | Path | None = None, barrier: Callable[[], object] | None = None) -> dict | None:
         """The state to go on from, or None for a new run.
 
-        `resume` None: a new run; an earlier run's files are moved to `old_N`. `auto`: the newest good checkpoint here,
+        `resume` None: a new run, for which `make_room` moves an earlier one. `auto`: the newest good checkpoint here,
         None when there is none. A path: that file. DataError when none can be read.
 
         `barrier`, where several processes share the folder, waits for all of them: the writer goes first.
@@ -123,8 +124,7 @@ class CheckpointStore:
             state = self._resume_newest()
         else:
             state = self._go_on(resume, self.load(resume)) if resume else None
-            if not resume or Path(resume).resolve().parent != self.directory.resolve():
-                self._set_aside()
+            self._fresh = not resume or Path(resume).resolve().parent != self.directory.resolve()
         if barrier and self.writer:
             barrier()
         return state
@@ -156,10 +156,19 @@ class CheckpointStore:
             raise DataError(f"checkpoint {path}: {what}; use the version that wrote it")
         return state
 
+    def make_room(self) -> None:
+        """Where a new run begins, move an earlier one's files to `old_N`; only once all that the new one needs is read."""
+        if self._fresh and self.writer:
+            target = files.set_aside(self.directory, (*self._names(), "index.json", *LOG_FILES))
+            if target:
+                self.announce(f"{self.directory} held an earlier run; it is in {target} now")
+        self._fresh = False
+
     def save(self, state: dict, metric: float | None = None) -> bool:
         """Write `state` (from `make_state`); True when `metric` is the best so far. NaN is never best."""
         if not self.writer:
             raise ValueError("this store was opened with writer=False; only one process of a run saves")
+        self.make_room()
         self.directory.mkdir(parents=True, exist_ok=True)
         files.remove_leftovers(self.directory, (*self._names(), "index.json"))
         best = False
@@ -229,7 +238,7 @@ class CheckpointStore:
         if problems:
             what = f"no checkpoint in {self.directory} can be read ({problems[0][1]})"
             raise DataError(f"{what}; start a new run without --resume")
-        self._set_aside()
+        self._fresh = True
         self.announce(f"no checkpoint in {self.directory}: starting a new run")
         return None
 
@@ -237,13 +246,6 @@ class CheckpointStore:
         self.best_metric = state.get("best_metric")
         self.announce(f"resuming from {path}: epoch {state['epoch']}, batch {state['batch']}, step {state['step']}")
         return state
-
-    def _set_aside(self) -> None:
-        if not self.writer:
-            return
-        target = files.set_aside(self.directory, (*self._names(), "index.json", *LOG_FILES))
-        if target:
-            self.announce(f"{self.directory} held an earlier run; it is in {target} now")
 
     def _index(self) -> dict[str, dict]:
         path = self.directory / "index.json"

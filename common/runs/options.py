@@ -142,6 +142,8 @@ class Parser(argparse.ArgumentParser):
         try:
             for name, value in vars(found).items():
                 check_number(name, value)
+                if name in ("out", "json", "result") and value:
+                    _check_place(name, Path(value).absolute())
         except DataError as error:
             self.error(str(error))
         return found
@@ -174,6 +176,13 @@ class Parser(argparse.ArgumentParser):
                 word = f"{out.pop()}={word}"  # a box that begins left of the picture
             out.append(word)
         return out
+
+
+def _check_place(name: str, path: Path) -> None:
+    """DataError, before hours of work, for a place of results that lies in a file, or a folder that is a file."""
+    there = next(p for p in (path, *path.parents) if p.exists())
+    if there.is_file() and (there != path or not path.suffix):
+        raise DataError(f"--{name} {path}: {there} is a file and no folder; give another place")
 
 
 # what a programme that runs a network over labelled persons asks for, and what one over pictures does

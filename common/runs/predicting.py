@@ -190,7 +190,7 @@ class Answers:
 
     def __enter__(self) -> Answers:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lines = _fresh(self.folder / "joints.jsonl")
+        self._lines: TextIO | None = None  # until there is something to write
         return self
 
     def track(self, source: Source) -> Iterator[list[Picture]]:
@@ -224,7 +224,13 @@ class Answers:
         self.unread.append(picture.name)
         print(f"warning: {picture.error}", file=sys.stderr)
         line = {"image": picture.name, "index": picture.index, "error": picture.error}
-        self._lines.write(json.dumps(line) + "\n")
+        self._write_line(line)
+
+    def _write_line(self, line: dict) -> None:
+        with writing(path := self.folder / "joints.jsonl"):
+            self._lines = self._lines or _fresh(path)
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
 
     def _find_boxes(self, picture: Picture) -> None:
         assert picture.image is not None
@@ -241,6 +247,8 @@ class Answers:
 
     def write(self, picture: Picture, people: People) -> None:
         """The persons found in one picture."""
+        assert picture.image is not None
+        people = people.within(picture.image.shape[1], picture.image.shape[0])
         if self._tracker:
             time = picture.index / self.fps[self._part] if picture.time is None else picture.time
             people = self._in_time(people, time)
@@ -248,10 +256,7 @@ class Answers:
         if np.isinf(people.joints).any() or (people.score.size and not np.isfinite(people.score).any()):
             what = f"{picture.name}: the network answers with numbers that are not finite"
             raise DataError(f"{what}; its weights are damaged or those of a training that diverged, give others")
-        line = line_of(picture, people, self.skeleton)
-        with writing(self.folder / "joints.jsonl"):
-            self._lines.write(json.dumps(line) + "\n")
-            self._lines.flush()
+        self._write_line(line_of(picture, people, self.skeleton))
         if self._draw:
             self._drawing(picture, people)
 
@@ -329,9 +334,9 @@ class Answers:
 
     def __exit__(self, kind, *error) -> None:
         try:
-            with writing(self.folder / "joints.jsonl"):
+            if self._lines:
                 self._lines.close()
-            self._write_formats()
+                self._write_formats()
         finally:
             self._close_film(kind, *error)
         if kind is not None:
@@ -342,7 +347,7 @@ class Answers:
             raise KeyboardInterrupt(f"stopped; what was done is in {self.folder}")
         if self.unread:
             names = ", ".join(self.unread[:5]) + (" ..." if len(self.unread) > 5 else "")
-            raise DataError(f"{len(self.unread)} could not be read: {names}; all others are done, see {self.folder}")
+            raise DataError(f"{len(self.unread)} could not be read: {names}; what could be is in {self.folder}")
 
 
 def _is_full(batch: list[Picture]) -> bool:

@@ -29,6 +29,12 @@ def parser(about: str | None, but: Iterable[str] = ()) -> Parser:
     return made
 
 
+def say_random(asked: bool) -> None:
+    """That the weights are random, `asked` for or for want of others."""
+    why = "" if asked else "NO WEIGHTS: none are given and no run is here; "
+    print(f"{why}what follows is of RANDOM weights, a baseline", file=sys.stderr)
+
+
 def describe(house: str, model: str, weights: Path | None, settings: dict, **more) -> dict:
     """`Estimator.meta`: what a prediction file says about the network; no folder of this machine in it.
 

@@ -70,6 +70,7 @@ class Session:
         self._losses: list[float] = []  # since the last validation
         self._waiting: tuple[int, dict] | None = None
         self._metric: float | None = None
+        self._resumed: int | None = None  # the step from which the run goes on
         self._worse, self._asked, self._ended = 0, False, False
         self._saved_step, self._saved_at = -1, time.monotonic()
         self._interrupts = Interrupts()
@@ -79,7 +80,8 @@ class Session:
         return self
 
     def begin(self, resume: str | Path | None) -> dict | None:
-        """The state to go on from, whose position and random numbers are restored; None for a new run. Opens the log.
+        """The state to go on from, whose position and random numbers are restored; None for a new run. Nothing is written
+        before `track` or `validated`, so that first weights which cannot be read leave an earlier run where it is.
 
         `resume`: None, `auto`, or a state file. DataError as `CheckpointStore.begin`.
         """
@@ -88,18 +90,23 @@ class Session:
             self.position.restore(state)
             restore_random_state(state["random"])
             self._losses = list(state["losses"])
-        if self.process.is_main:
-            self.run_log = RunLog(self.folder, config=self.settings, resume_step=self.position.step if state else None)
-            if self.about.get("synthetic"):
-                print("SYNTHETIC data: figures from it say nothing about photographs")
-            if self.position.step >= self.total:
-                print(f"nothing to train: {self.position.step} of {self.total} steps are done")
+            self._resumed = self.position.step
         self._saved_at = time.monotonic()
         self._interrupts.at_once = self.process.world == 1  # compiling the first step may take minutes
         return state
 
+    def _open(self) -> None:
+        if self.process.is_main and self.run_log is None:
+            self.store.make_room()
+            self.run_log = RunLog(self.folder, config=self.settings, resume_step=self._resumed)
+            if self.about.get("synthetic"):
+                print("SYNTHETIC data: figures from it say nothing about photographs")
+            if self.position.step >= self.total:
+                print(f"nothing to train: {self.position.step} of {self.total} steps are done")
+
     def track(self, batches: Iterable) -> Iterator:
         """The batches that are left, with a bar on a terminal, else a line now and then; ends early when asked to."""
+        self._open()
         progress = Progress(self.position.step, self.total, quiet=not self.process.is_main)
         try:
             if self.position.step >= self.total:
@@ -149,6 +156,7 @@ class Session:
 
         They are logged as `valid NAME`, those with an original's tag (`test/mPCP`) as they are.
         """
+        self._open()
         self._flush()
         if figures and self.run_log:
             name, value = next(iter(figures.items()))

@@ -29,11 +29,14 @@ def result_path(out: str | Path | None, standard: Path) -> Path:
 
 
 def data_folder(root: str | Path | None, dataset: str) -> Path:
-    """The folder of a data set: `root` where it is given, else data/DATASET here, else in the repository."""
+    """The folder of a data set: `root` where it is given, else data/DATASET here, in small letters or large ones, else in
+    the repository."""
     if root:
         return Path(root)
-    here = Path("data") / dataset
-    return here if here.exists() else REPOSITORY / "data" / dataset
+    wanted, bases = dataset.lower().replace("_", ""), (Path("data"), REPOSITORY / "data")
+    named = ((base / dataset, *sorted(base.glob("*"))) for base in bases)
+    found = (path for paths in named for path in paths if path.name.lower().replace("_", "") == wanted)
+    return next((path for path in found if path.exists()), REPOSITORY / "data" / dataset)
 
 
 def find_weights(house: str, given: str | Path | None, suffixes: Iterable[str], runs: str = "*") -> Path | None:

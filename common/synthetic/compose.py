@@ -155,15 +155,8 @@ _APART = 0.5  # metres between the pelvises of two people, so that bodies do not
 _CROWD = Posing(postures=("stand", "walk", "sit", "hands_on_hips"), looseness=0.6, any_roll=0.0)
 
 
-def draw_group(
-    rng: np.random.Generator,
-    posing: Posing,
-    size: tuple[int, int],
-    count: int,
-    share: tuple[float, float],
-    occluded: float,
-    crowd: bool = False,
-) -> Picture:
+def draw_group(rng: np.random.Generator, posing: Posing, size: tuple[int, int], count: int, share: tuple[float, float],
+               occluded: float, crowd: bool = False) -> Picture:  # fmt: skip
     """A picture of `count` people on one ground; the first is near the middle, with a stature of `share` of the height.
 
     About half of the others stand close to somebody, so that people hide each other. `occluded`: chance of each of two

@@ -57,18 +57,13 @@ def sample_look(rng: np.random.Generator) -> Look:
     torso, place = shirt.copy(), (int(rng.integers(24, 48)), 22)  # a print in front, more often on the left
     cv2.ellipse(torso, place, (int(rng.integers(5, 15)), 8), 0, 0, 360, random_colour(rng).tolist(), -1)
     textures = {
-        "head": _face(rng, skin, tone, hair, strands),
-        "hair": strands,
-        "skin": skin,
-        "neck": _over(skin, shirt, 0.75),
-        "torso": torso,
-        "hips": trousers,
+        "head": _face(rng, skin, tone, hair, strands), "hair": strands, "skin": skin,
+        "neck": _over(skin, shirt, 0.75), "torso": torso, "hips": trousers,
         "upper_arm": _over(shirt, skin, min(sleeve, 1.0)),
         "forearm": _over(shirt, skin, max(min(sleeve - 1.0, 0.93), 0.0)),
         "thigh": _over(trousers, skin, min(leg, 1.0)),
-        "shin": _over(trousers, skin, min(max(leg - 1.0, 0.0), 0.95)),
-        "shoe": cloth(rng, random_colour(rng)),
-    }
+        "shin": _over(trousers, skin, min(max(leg - 1.0, 0.0), 0.95)), "shoe": cloth(rng, random_colour(rng)),
+    }  # fmt: skip
     return Look(textures, rng.uniform(0.9, 1.7) if rng.random() < 0.4 else 0.0, rng.uniform(0.002, 0.011))
 
 

@@ -159,17 +159,11 @@ def write_penn_action(folder: Path, count: int, seed: int) -> None:
             corners.append([x, y, x + w - 1, y + h - 1] if w else people[-1].body_box)
         points, states = (np.array(column) for column in zip(*(person.table(PENN13.joints) for person in people)))
         points[states == OUTSIDE] = 0.0
-        label = {
-            "action": _ACTIONS[rng.integers(len(_ACTIONS))],
-            "pose": "front",
-            "x": points[:, :, 0] + 1,
-            "y": points[:, :, 1] + 1,
-            "visibility": (states == VISIBLE).astype(np.uint8),
-            "train": np.int32(1 if k % 2 == 0 else -1),
-            "bbox": np.array(corners) + 1,
-            "dimensions": np.array([[height, width, len(people)]], np.uint16),
-            "nframes": np.uint16(len(people)),
-        }
+        x, y = points.transpose(2, 0, 1) + 1
+        label = {"action": _ACTIONS[rng.integers(len(_ACTIONS))], "pose": "front", "x": x, "y": y}
+        label |= {"visibility": (states == VISIBLE).astype(np.uint8), "bbox": np.array(corners) + 1}
+        label |= {"train": np.int32(1 if k % 2 == 0 else -1), "nframes": np.uint16(len(people))}
+        label |= {"dimensions": np.array([[height, width, len(people)]], np.uint16)}
         write_mat(folder / "labels" / f"{k + 1:04d}.mat", label)
 
 

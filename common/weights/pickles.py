@@ -135,29 +135,18 @@ def _reconstructed(kind: type, base: type, state: Any) -> Any:
 
 
 _KNOWN: dict[str, Any] = {
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor, "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_parameter": lambda tensor, *rest: tensor,
-    "torch._tensor._rebuild_from_type_v2": lambda rebuild, kind, args, *rest: rebuild(*args),
-    "torch.Size": tuple,
-    "torch.device": lambda *parts: ":".join(map(str, parts)),
-    "collections.OrderedDict": collections.OrderedDict,
-    "collections.defaultdict": lambda *args: {},
-    "collections.deque": lambda items=(), length=None: list(items),
-    "builtins.tuple": tuple,
-    "builtins.list": list,
-    "builtins.set": set,
-    "builtins.complex": complex,
-    "builtins.bytes": _bytes,
-    "builtins.bytearray": _bytes,
-    "_codecs.encode": _bytes,
-    "copyreg._reconstructor": _reconstructed,
-    "numpy.dtype": _DType,
-    "numpy.ndarray": _Array,
+    "torch._tensor._rebuild_from_type_v2": lambda rebuild, kind, args, *rest: rebuild(*args), "torch.Size": tuple,
+    "torch.device": lambda *parts: ":".join(map(str, parts)), "collections.OrderedDict": collections.OrderedDict,
+    "collections.defaultdict": lambda *args: {}, "collections.deque": lambda items=(), length=None: list(items),
+    "builtins.tuple": tuple, "builtins.list": list, "builtins.set": set, "builtins.complex": complex,
+    "builtins.bytes": _bytes, "builtins.bytearray": _bytes, "_codecs.encode": _bytes,
+    "copyreg._reconstructor": _reconstructed, "numpy.dtype": _DType, "numpy.ndarray": _Array,
     "numpy.core.multiarray._reconstruct": _Array,
     "numpy.core.multiarray.scalar": lambda dtype, data: _array(data, dtype, ()).item(),
     "numpy.core.numeric._frombuffer": lambda data, dtype, shape, order: _array(data, dtype, shape, order),
-} | {f"torch.{module}{name}": kind for module in ("", "storage.") for name, kind in _STORAGES.items()}
+} | {f"torch.{module}{name}": kind for module in ("", "storage.") for name, kind in _STORAGES.items()}  # fmt: skip
 _OTHER_NAMES = {"__builtin__.": "builtins.", "copy_reg.": "copyreg.", "numpy._core.": "numpy.core."}
 
 

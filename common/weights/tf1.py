@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from common.errors import DataError
 from common.files import atomic_write, publish, temporary_name
 
 _REMEDY = "give the prefix (checkpoint-7) of an .index and .data pair, or an old single-file checkpoint"
+_NOTE = re.compile(rb"I\d{4} |WARNING: All log messages before absl")
 _DATA = ".data-00000-of-00001"
 
 
@@ -26,11 +28,36 @@ def tensorflow():
     """The module; DataError where it is not installed: networks of `.npz` files run without it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        import tensorflow as tf
+        with _without_notes():
+            import tensorflow as tf
     except ImportError as error:
         remedy = "install the house's requirements.txt, or give .npz files and set KERAS_BACKEND=torch"
         raise DataError(f"TensorFlow cannot be imported ({error}); {remedy}") from error
     return tf
+
+
+@contextmanager
+def _without_notes():
+    """Inside, standard error loses the notes that TensorFlow's libraries write before they have read their log's level;
+    everything else is written afterwards."""
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            said.seek(0)
+            os.write(2, b"".join(line for line in said if not _NOTE.match(line)))
+
+
+def check_name(path: Path) -> None:
+    """DataError for the name of a checkpoint to write whose suffix belongs to another format."""
+    if path.suffix and not path.suffix.startswith(".ckpt"):
+        raise DataError(
+            f"OUTPUT {path}: TensorFlow's checkpoints have no suffix {path.suffix}; leave it out, or write .npz"
+        )
 
 
 def find_checkpoint(path: str | Path) -> Path | None:

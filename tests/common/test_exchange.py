@@ -10,7 +10,7 @@ import pytest
 from common import evaluate
 from common.errors import DataError
 from common.exchange import KINDS, main, person, plain_name, read, write
-from common.skeletons import COCO17, MEDIAPIPE33, OPENPOSE25
+from common.skeletons import COCO17, LSP14, MEDIAPIPE33, OPENPOSE25
 
 
 def people(skeleton=COCO17, labels=True):
@@ -170,5 +170,12 @@ def test_bad_files_are_named(tmp_path, images, capsys):
             "ultralytics",
             (COCO17, [{"image": "a.png", "size": None, "persons": people()[1][0]["persons"]}]),
         )
+    fourteen = [{"image": "a.png", "size": None, "persons": people(LSP14)[1][0]["persons"]}]
+    write(tmp_path / "mm", "mmpose", (LSP14, fourteen))
+    with pytest.raises(
+        DataError, match="persons of 14 joints, and coco17 has 17; name the file's joints by --skeleton"
+    ):
+        read(tmp_path / "mm", "mmpose")
+    assert len(read(tmp_path / "mm", "mmpose", skeleton="lsp14")[1][0]["persons"]) == 2
     assert main([str(tmp_path / "no"), "x", "--source", "coco", "--target", "jsonl"]) == 2
     assert "does not exist" in capsys.readouterr().err

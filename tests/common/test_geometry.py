@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import DataError
 from common.geometry import (
     apply_affine,
     box_center,
     box_with_aspect,
+    checked_boxes,
     compose_affine,
     crop_affine,
     invert_affine,
@@ -123,7 +125,17 @@ def test_fill_outside():
     assert warp(image, crop_affine((4, 4), 5, (30, 12)), (30, 12)).shape == (12, 30, 3)
 
 
+@pytest.mark.parametrize(
+    "wrong", [[[1, 2, 0, 4]], [[1, 2, 3]], [[np.nan, 0, 9, 9]], [[1e308, 1, 1e308, 9]], [[0, 0, 5, -1]]]
+)
+def test_numbers_that_are_no_boxes(wrong):
+    with pytest.raises(DataError, match="are not x, y, w, h"):
+        checked_boxes(np.array(wrong), np.zeros((6, 8, 3)))
+
+
 def test_boxes():
+    assert checked_boxes(None, np.zeros((6, 8, 3))).tolist() == [[0, 0, 8, 6]]
+    assert checked_boxes([1, 2, 3, 4], np.zeros((6, 8))).tolist() == [[1, 2, 3, 4]]
     box = np.array([[10.0, 20, 30, 50], [0, 0, 8, 4]])
     assert box_center(box).tolist() == [[25, 45], [4, 2]]
     assert pad_box(box, pixels=5)[0].tolist() == [5, 15, 40, 60]

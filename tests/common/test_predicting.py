@@ -270,6 +270,8 @@ def test_boxes_typed_listed_and_whole(tmp_path):
     (tmp_path / "b.csv").write_text("a.png,1,2,3,4\na.png,5,6,7,8,0.3\nb.png,0,0,9,9\n")
     assert Boxes([str(tmp_path / "b.csv")])("a.png", (9, 9))[1].tolist() == [1.0, 0.3]
     assert len(Boxes([str(tmp_path / "b.csv")], 0.5)("a.png", (9, 9))[0]) == 1
+    (tmp_path / "head.csv").write_text("name,x,y,w,h\na.png,1,2,3,4\n")
+    assert Boxes([str(tmp_path / "head.csv")])("a.png", (9, 9))[0].tolist() == [[1, 2, 3, 4]]
     detections = [
         {"image_id": 785, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.9},
         {"image_id": 6, "category_id": 2, "bbox": []},
@@ -289,7 +291,29 @@ def test_boxes_typed_listed_and_whole(tmp_path):
         unused.check_used()
 
 
-@pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "0,0,0,5", "0,0,5,-1", "0,nan,5,5", "0,0,inf,5", ""])
+def test_nobody_is_where_a_box_does_not_touch_the_picture(tmp_path):
+    save_image(tmp_path / "a.png", picture(0))
+    words = [
+        tmp_path / "a.png",
+        "--boxes",
+        "5,5,20,20",
+        "--boxes",
+        "64,5,20,20",
+        "--boxes=-21,5,20,20",
+        "--out",
+        tmp_path / "o",
+    ]
+    found = lines(predict(words, lambda p: People.of(people(20, 40, 60).joints, box=p.boxes)))[0]["persons"]
+    assert [one["score"] for one in found] == [1, 0, 0] and [any(one["joints"]) for one in found] == [
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["1,2,3", "a,b,c,d", "0,0,0,5", "0,0,5,-1", "0,nan,5,5", "0,0,inf,5", "0,0,1e308,5", "-1e9,0,5,5", ""]
+)
 def test_text_that_is_no_box(text):
     with pytest.raises(DataError, match="--boxes"):
         parse_box(text)
@@ -300,7 +324,8 @@ def test_text_that_is_no_box(text):
     ['{"a": 1', "[1]", '[{"image_id": 1}]', '[{"image_id": 1, "bbox": [1, 2, 3, null], "score": 1}]', '{"annotations": 3}',
      '[{"image_id": 1.5, "bbox": [1, 2, 3, 4]}]', '[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": "high"}]',
      '[{"image_id": 1, "category_id": 0, "bbox": [1, 2, 3, 4]}]', '[{"image_id": 1, "bbox": ["1", "2", "3", "4"]}]',
-     '[{"image_id": 1, "bbox": [1, 2, 0, 4]}]', '{"annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}', "[" * 100000],
+     '[{"image_id": 1, "bbox": [1, 2, 0, 4]}]', '[{"image_id": 1, "bbox": [1e308, 2, 1e308, 4]}]',
+     '{"annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}', "[" * 100000],
 )  # fmt: skip
 def test_bad_box_files_are_named(content, tmp_path):
     (tmp_path / "bad.json").write_text(content)

@@ -91,6 +91,16 @@ def test_a_run_validates_saves_and_ends(tmp_path, capsys):
     assert "test/mPCP" in read_log(tmp_path / "tags" / "log.jsonl")[0]
 
 
+def test_first_weights_that_cannot_be_read_leave_an_earlier_run(tmp_path):
+    assert run(open_session(tmp_path)) == [10]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(DataError), open_session(tmp_path) as session:
+        assert session.begin(None) is None
+        raise DataError("no such weights")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert run(open_session(tmp_path)) == [10] and (tmp_path / "old_1/last.json").is_file()
+
+
 def test_minutes_and_numbers_save_between_updates_only(tmp_path):
     assert run(open_session(tmp_path / "a", save_minutes=-1, accumulate=2)) == [2, 4, 6, 8, 10]
     assert run(open_session(tmp_path / "b", every=3)) == [3, 6, 9, 10]

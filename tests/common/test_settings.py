@@ -2,10 +2,12 @@
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from common.errors import DataError
+from common.runs import shelf
 from common.runs.options import Parser, training_settings
 from common.runs.settings import check_number, check_numbers, read_settings_file, resolve, setting
 
@@ -279,3 +281,14 @@ def test_an_option_of_the_library_takes_an_originals_spelling():
     parser.also("weights", "checkpoint", "-c")
     assert [parser.parse_args([word, "F"]).weights for word in ("--weights", "--checkpoint", "-c")] == ["F"] * 3
     assert "[--checkpoint, -c]" in parser.format_help()
+
+
+def test_a_data_set_in_large_or_small_letters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shelf, "REPOSITORY", tmp_path / "repository")
+    for name in ("data/LSPET", "repository/data/lspet", "repository/data/PennAction"):
+        (tmp_path / name).mkdir(parents=True)
+    assert shelf.data_folder(None, "lspet") == Path("data/LSPET")
+    assert shelf.data_folder(None, "penn_action") == tmp_path / "repository/data/PennAction"
+    assert shelf.data_folder(None, "mpii") == tmp_path / "repository/data/mpii"
+    assert shelf.data_folder("elsewhere", "mpii") == Path("elsewhere")

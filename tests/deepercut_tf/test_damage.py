@@ -56,7 +56,7 @@ def test_an_unreadable_picture_has_no_answer(lsp, capfd):
     item_set, config = of(lsp)
     estimator = Estimator.__new__(Estimator)
     estimator.config, estimator.skeleton, estimator.together, estimator.path = config, item_set.skeleton, False, None
-    estimator.predict = lambda image, boxes: People.of(np.ones((1, config.num_joints, 2)))
+    estimator.predict = lambda image: People.of(np.ones((1, config.num_joints, 2)))
     with pytest.warns(DataWarning, match="cut off"):
         found = estimator.predict_pose_set(item_set.pose_set)
     assert np.isnan(found.joints).all((1, 2)).tolist() == [False, True, False, False, False, False]

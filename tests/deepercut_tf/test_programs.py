@@ -183,6 +183,7 @@ def test_weights_of_16_bits(tmp_path):
     make_network(tmp_path)
     words = [str(tmp_path / "w.npz"), str(tmp_path / "h.npz"), "--config", str(tmp_path / "pose_cfg.yaml"), "--half"]
     assert convert.main(words) == 0
+    assert convert.main([*words[:1], str(tmp_path / "x.onnx"), *words[2:]]) == 2 and not list(tmp_path.glob("x.onnx*"))
     whole, half = read_weights(tmp_path / "w.npz")[0], read_weights(tmp_path / "h.npz")[0]
     assert all(half[name].dtype == np.float32 for name in half)
     assert all(np.array_equal(half[name], whole[name].astype(np.float16)) for name in half)

@@ -41,6 +41,17 @@ def test_every_format_holds_what_its_source_does(source, tmp_path, kind, name):
     assert found["fc8/weight"].shape[1] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("a.onnx", "no suffix .onnx"), ("a.foo", "no suffix .foo"), (None, "there already"), ("..", "there already")],
+)
+def test_names_that_cannot_be_written(source, tmp_path, capsys, name, says):
+    before = sorted(source[0].parent.iterdir())
+    assert convert.main([str(source[0]), str(source[0] if name is None else tmp_path / name)]) == 2
+    assert says in capsys.readouterr().err
+    assert sorted(source[0].parent.iterdir()) == before and not list(tmp_path.iterdir())
+
+
 def test_weights_of_16_bits(source, tmp_path, capsys):
     prefix, weights = source
     assert convert.main([str(prefix), str(tmp_path / "h.npz"), "--half"]) == 0

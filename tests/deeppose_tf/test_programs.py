@@ -116,7 +116,7 @@ def test_no_checkpoint(run, tmp_path, capsys, monkeypatch):
     assert predict.main([str(run[1].parent)]) == 2
     assert "there are none yet" in capsys.readouterr().err
     assert val.main(["--csv", str(run[1]), "--limit", "1", "--out", str(tmp_path / "q.npz")]) == 0
-    assert "NO WEIGHTS" in capsys.readouterr().out
+    assert "NO WEIGHTS" in capsys.readouterr().err
     arguments = [
         "--csv",
         str(run[1]),

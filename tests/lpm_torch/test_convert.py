@@ -301,6 +301,12 @@ def test_converted_checkpoint_is_read_with_its_own_settings(tmp_path, suffix, mo
     written = {k: v.half().to(v.dtype) if more else v for k, v in model.state_dict().items()}
     assert all(torch.equal(v, written[k]) for k, v in found.model.state_dict().items())
     assert run(source, tmp_path / "x.pt", "--half") == 2
+    assert run(source.rename(tmp_path / "best.pth.tar").parent, tmp_path / "of_the_run.pt") == 0
+    if suffix == ".npz":
+        Path(f"{output}.card.json").rename(tmp_path / "aside")
+        with pytest.raises(DataError, match="says nothing of its joints and settings without weights.npz.card.json"):
+            Estimator(output)
+        (tmp_path / "aside").rename(f"{output}.card.json")
     for other, message in (({"model": "cpm"}, "--model=lpm"), ({"mode": "compat"}, "--mode=correct")):
         with pytest.raises(DataError, match=message):
             Estimator(output, **other)
@@ -323,14 +329,14 @@ def test_bad_input_is_named(tmp_path, capsys):
     (tmp_path / "broken.pth.tar").write_bytes(b"\x80")
     write_caffemodel(tmp_path / "other.caffemodel", {"fc1": ("InnerProduct", [np.zeros((2, 2), np.float32)])})
     for arguments, words in (
-        (["--input", tmp_path / "none.pt"], "does not exist"),
+        (["--input", tmp_path / "none.pt"], "none.pt is neither a file nor"),
         (["--input", tmp_path / "text.caffemodel"], "not a readable Caffe file"),
         (["--input", tmp_path / "foreign.pt", "--output", tmp_path / "y.npz"], "no network of lpm_torch"),
         (["--input", tmp_path / "broken.pth.tar"], "broken.pth.tar"),
         (["--input", tmp_path / "other.caffemodel", "--model", "lpm"], "no layer conv1_stage1"),
         (["--input", tmp_path / "other.caffemodel", "--reorder"], "--reorder needs --model"),
         (["--input", tmp_path / "foreign.pt", "--output", tmp_path / "x.zip"], "suffix"),
-        (["--input", tmp_path / "foreign.pt", "--output", tmp_path / "foreign.pt"], "is the output"),
+        (["--input", tmp_path / "foreign.pt", "--output", tmp_path / "foreign.pt"], "there already"),
     ):
         assert run(*arguments) == 2
         assert words in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_dead_options_are_said(capsys):
         "--total_images",
         "5",
     ]
-    assert val.parse_args(dead).dataset == "coco" and capsys.readouterr().err.count("no effect") == 5
+    assert val.parse_args(dead).dataset is None and capsys.readouterr().err.count("no effect") == 5
 
 
 @pytest.mark.parametrize("words", [["--boxes", "detections"], ["--boxes", "a", "b"]])

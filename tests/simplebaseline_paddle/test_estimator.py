@@ -72,6 +72,8 @@ def test_val_with_nothing_but_data(tmp_path, monkeypatch, capsys):
 def test_another_skeleton_is_refused_or_mapped_by_name(trained, tmp_path, capsys):
     root = recipe.write_coco(tmp_path / "coco", images=2)
     options = [f"--data_root={root}", f"--weights={trained}", "--workers=0", "--limit=3", f"--out={tmp_path / 'p.npz'}"]
+    assert val.main(options) == 2 and "data set mpii is not in" in capsys.readouterr().err, "that of the weights"
+    options.append("--dataset=coco")
     assert val.main(options) == 2
     assert "skeleton mpii16 (16 joints), the data have coco17 (17 joints)" in capsys.readouterr().err
     assert val.main([*options, "--shared_joints", "--boxes=annotated"]) == 0

@@ -238,6 +238,11 @@ def test_first_weights_take_the_heads_joints_by_name(small, tmp_path):
         np.testing.assert_array_equal(head[i], known, err_msg=joint)
 
 
+def test_first_weights_of_another_width_are_refused(small, tmp_path):
+    with pytest.raises(DataError, match="does not fit: it has other shapes: .* instead of"):
+        load_first_weights(PoseResNet(18, 14, filters=(64, 64, 64)), _saved(tmp_path, small[0]), LSP14)
+
+
 def test_weights_of_something_else_are_named(tmp_path):
     paddle.save({"fc.weight": paddle.ones([2, 2])}, str(tmp_path / "other.pdparams"))
     with pytest.raises(DataError, match=r"other.pdparams: its tensors are no PoseResNet's"):
