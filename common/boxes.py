@@ -100,7 +100,8 @@ def _from_csv(path: Path) -> list[tuple[str, list[float], float]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--boxes {path} cannot be read ({error})") from error
     entries = []
-    for number, row in lines[lines[:1] != [] and [word.strip() for word in lines[0][1][1:5]] == ["x", "y", "w", "h"] :]:
+    headed = bool(lines) and [word.strip() for word in lines[0][1][1:5]] == ["x", "y", "w", "h"]
+    for number, row in lines[headed:]:
         where = f"{path}, line {number}:"
         if len(row) not in (5, 6):
             raise DataError(f"{where} {len(row)} columns; name, x, y, w, h and perhaps a score are needed")

@@ -76,7 +76,7 @@ class People:
     def within(self, width: int, height: int) -> People:
         """The same, but nobody where the box does not touch a picture of this size."""
         low, high = self.box[:, :2], self.box[:, :2] + self.box[:, 2:]
-        outside = ~((low < (width, height)) & (high > 0)).all(1)
+        outside = ~((low < (width, height)) & (high >= 0)).all(1)
         self.joints[outside], self.score[outside], self.person_score[outside] = np.nan, 0, 0
         return self
 

@@ -75,9 +75,8 @@ class Conversion:
         self.source, self.output, self.licence = Path(source), Path(output), licence
         if not self.output.name:
             raise DataError(f"OUTPUT {str(output)!r} has no file's name; give the file to write")
-        if self.output.is_dir() or self.source.resolve() in [
-            Path(f"{self.output}{s}").resolve() for s in ("", ".index")
-        ]:
+        taken = self.output.resolve(), Path(f"{self.output}.index").resolve()  # a TensorFlow checkpoint's
+        if self.output.is_dir() or self.source.resolve() in taken:
             raise DataError(f"OUTPUT {output} is there already; give another name")
         self.draft = temporary_name(self.output)
         self.checks: dict[str, dict[str, float]] = {}

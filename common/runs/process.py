@@ -253,9 +253,9 @@ def device_numbers(device: str | None, found: int) -> list[int] | None:
 def torch_device(torch: Any, device: str | None, threads: int | None = None, local: int = 0, world: int = 0) -> Any:
     """The device of `--device`, of several GPUs that of process `local` on this machine, of `world` in all (0: the first);
     sets it, and threads. DataError as `TorchProcess`."""
-    found = torch.cuda.device_count()
-    numbers = list(range(found)) if device in (None, "cuda") and world > 1 else device_numbers(device, found)
-    if world and numbers and (local >= len(numbers) or len(numbers) > world):
+    found, every = torch.cuda.device_count(), device in (None, "cuda") and world > 1
+    numbers = list(range(found)) if every else device_numbers(device, found)
+    if world and numbers and (local >= len(numbers) or (len(numbers) > world and not every)):
         raise DataError(f"--device: {world} processes for {len(numbers)} GPUs; start one a GPU, with torchrun")
     if threads:
         torch.set_num_threads(threads)

@@ -39,6 +39,11 @@ def test_every_process_takes_a_gpu_of_its_own(torch, device, local, world, numbe
     assert torch.chosen == number and torch.threads == 3
 
 
+def test_fewer_processes_than_gpus_take_the_first(torch):
+    torch.cuda.device_count = lambda: 8
+    assert torch_device(torch, None, None, 1, 4) == torch_device(torch, "cuda", None, 1, 4) == ("cuda", 1)
+
+
 @pytest.mark.parametrize(("device", "local", "world"), [("cuda:0,1", 0, 1), ("cuda:1", 1, 2), (None, 2, 3)])
 def test_gpus_that_are_not_one_a_process_are_refused(torch, device, local, world):
     with pytest.raises(DataError, match="start one a GPU, with torchrun"):
