@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from common.errors import DataError
 from common.runs.options import Parser
-from common.runs.process import TorchProcess, exit_code, launch
+from common.runs.process import TorchProcess, device_numbers, exit_code, launch
 from common.weights.caffe_text import read_text
 from deeppose_caffe_port.config import Config, parse, settle
 from deeppose_caffe_port.prepare import load_split, ready
@@ -31,6 +31,10 @@ def prepared(config: Config) -> Config:
     for name in ("weights", "snapshot"):  # before anything is prepared
         if (given := getattr(config, name)) and not Path(given).exists():
             raise DataError(f"--{name} {given} does not exist; give a file that does")
+    if config.device:
+        import torch
+
+        device_numbers(config.device, torch.cuda.device_count())
     path = Path(config.solver or config.model_folder(config.stage) / "solver.prototxt")
     if not config.solver:
         if not (config.project / "project.json").is_file():
