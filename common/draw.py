@@ -295,9 +295,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m common.draw", description=__doc__, formatter_class=form)
     parser.add_argument("sheet", metavar="SHEET.png")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE")
-    parser.add_argument(
-        "--lines", action="extend", nargs="+", default=[], metavar="NAME=FILE", help="a column: its name, lines"
-    )
+    parser.add_argument("--lines", action="extend", nargs="+", default=[], metavar="NAME=FILE", help="a column each")
     parser.add_argument("--min_score", type=float, default=0.1, help="joints below are not drawn (default: 0.1)")
     return exit_code(lambda: _sheet(parser.parse_args(argv)))
 

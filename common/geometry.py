@@ -79,6 +79,11 @@ def checked_boxes(boxes, image: np.ndarray) -> np.ndarray:
     return found.reshape(-1, 4)
 
 
+def touching(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(n,) bool: which boxes (n,4) x, y, w, h have something of a picture of this size in them."""
+    return ((boxes[:, :2] < (width, height)) & (boxes[:, :2] + boxes[:, 2:] > 0)).all(1)
+
+
 def box_center(box: np.ndarray) -> np.ndarray:
     """(...,4) x, y, w, h -> (...,2) centre."""
     return box[..., :2] + box[..., 2:] / 2

@@ -13,6 +13,7 @@ import numpy as np
 from common.datasets.files import read_npz
 from common.errors import DataError
 from common.files import atomic_write
+from common.geometry import touching
 from common.poses import PoseSet, box_of_joints
 from common.skeletons import Skeleton, from_card
 
@@ -64,21 +65,18 @@ class People:
         return cls(joints, score, box, np.asarray(person_score, np.float32), np.full(len(joints), -1, np.int64))
 
     @classmethod
-    def by_picture(cls, joints, score, boxes: Sequence[np.ndarray]) -> list[People]:
-        """From joints (P,J,2) and scores (P,J) or None of all persons in the boxes (n,4) of each of some pictures."""
-        ends = np.cumsum([len(box) for box in boxes])
-        spans = [slice(end - len(box), end) for end, box in zip(ends, boxes)]
-        return [cls.of(joints[s], None if score is None else score[s], box) for s, box in zip(spans, boxes)]
+    def by_picture(cls, joints, score, views: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[People]:
+        """From joints (P,J,2) and scores (P,J) or None of all persons: those of each picture and its boxes (n,4). Nobody is
+        where a box does not touch its picture."""
+        found, start = [], 0
+        for image, box in views:
+            rows, there = slice(start, start := start + len(box)), touching(box, image.shape[1], image.shape[0])
+            one = np.where(there[:, None, None], joints[rows], np.nan)
+            found.append(cls.of(one, None if score is None else np.where(there[:, None], score[rows], 0), box))
+        return found
 
     def __len__(self) -> int:
         return len(self.joints)
-
-    def within(self, width: int, height: int) -> People:
-        """The same, but nobody where the box does not touch a picture of this size."""
-        low, high = self.box[:, :2], self.box[:, :2] + self.box[:, 2:]
-        outside = ~((low < (width, height)) & (high >= 0)).all(1)
-        self.joints[outside], self.score[outside], self.person_score[outside] = np.nan, 0, 0
-        return self
 
 
 def predictions_for(

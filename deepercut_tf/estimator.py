@@ -159,7 +159,7 @@ class Estimator:
 
     def _in_boxes(self, image: np.ndarray, boxes: np.ndarray) -> People:
         poses = np.array([self._in_box(image, box) for box in boxes]).reshape(-1, len(self.skeleton), 3)
-        return People.of(poses[..., :2], np.nan_to_num(poses[..., 2]), boxes).within(image.shape[1], image.shape[0])
+        return People.by_picture(poses[..., :2], np.nan_to_num(poses[..., 2]), [(image, boxes)])[0]
 
     def _in_box(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
         """(J,3) the one person of the part of the picture around a box; NaN where nothing of the picture is there."""

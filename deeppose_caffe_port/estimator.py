@@ -173,8 +173,8 @@ class Estimator:
         for image, boxes in views:
             picture = as_picture(image, "image", leave) if isinstance(image, np.ndarray) else read_picture(image, leave)
             height, width = picture.shape[:2]
-            given.append(checked_boxes(boxes, picture))
-            for box in given[-1]:
+            given.append((picture, checked_boxes(boxes, picture)))
+            for box in given[-1][1]:
                 m = self._view(box, (width, height))
                 matrices.append(m[None])
                 seen.append(picture if np.array_equal(m, np.eye(2, 3)) else warp(picture, m, self.config.size))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError, DataWarning, named
-from common.geometry import checked_boxes
+from common.geometry import checked_boxes, touching
 from common.poses import PoseSet
 from common.predictions import People, Predictions, predictions_for
 from common.runs import scoring, shelf
@@ -112,17 +112,17 @@ class Estimator:
         for image, boxes in views:
             image = picture_of(image)
             height, width = image.shape[:2]
-            given.append(checked_boxes(boxes, image))
-            for box in given[-1]:
-                touch.append(bool((box[:2] < (width, height)).all() and (box[:2] + box[2:] > 0).all()))
-                if touch[-1]:
-                    x, y, w, h = part = pixel_box(box, np.array([width, height]), self.config.mode)
-                    cut.append(part)
-                    crops.append(cv2.resize(image[y : y + h, x : x + w], (IM_SIZE, IM_SIZE)))
-        joints = np.full((len(touch), len(self.skeleton), 2), np.nan)
+            given.append((image, checked_boxes(boxes, image)))
+            touch.append(touching(given[-1][1], width, height))
+            for box in given[-1][1][touch[-1]]:
+                x, y, w, h = part = pixel_box(box, np.array([width, height]), self.config.mode)
+                cut.append(part)
+                crops.append(cv2.resize(image[y : y + h, x : x + w], (IM_SIZE, IM_SIZE)))
+        touched = np.concatenate([np.zeros(0, bool), *touch])
+        joints = np.full((len(touched), len(self.skeleton), 2), np.nan)
         if cut:
             shares, places = self.shares(np.stack(crops)), np.array(cut)
-            joints[np.array(touch)] = to_picture(shares, places, np.ones(len(cut)), self.config.mode)
+            joints[touched] = to_picture(shares, places, np.ones(len(cut)), self.config.mode)
         return People.by_picture(joints, None, given)
 
     def predict_pose_set(self, pose_set: PoseSet) -> Predictions:

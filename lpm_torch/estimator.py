@@ -97,19 +97,19 @@ class Estimator:
 
     def predict_many(self, views: Sequence[tuple]) -> list[People]:
         """As `predict` for each pair of a picture and its boxes, in one batch."""
-        boxes, batch, to_image = self._crops(views)
+        views, batch, to_image = self._crops(views)
         if not len(to_image):
-            return [People.of(np.zeros((0, len(self.skeleton), 2)), box=box) for box in boxes]
+            return People.by_picture(np.zeros((0, len(self.skeleton), 2)), None, views)
         with torch.inference_mode():
             maps = belief_maps(self.model, batch, self.config, self.network_skeleton)[:, -1]
-        return self._people(maps, boxes, to_image)
+        return self._people(maps, views, to_image)
 
     def stream(self) -> Stream:
         """Something to show a video's pictures to, one after another."""
         return Stream(self)
 
-    def _crops(self, views: Sequence[tuple]) -> tuple[list[np.ndarray], dict[str, Tensor], np.ndarray]:
-        """(boxes of each picture (n,4), prepared batch of all as still images, their (N,2,3) crop -> image)."""
+    def _crops(self, views: Sequence[tuple]) -> tuple[list[tuple], dict[str, Tensor], np.ndarray]:
+        """(each picture and its boxes (n,4), prepared batch of all as still images, their (N,2,3) crop -> image)."""
         self.check_order()
         size, every, matrices, frames = self.config.input_width, [], [np.zeros((0, 2, 3))], []
         for image, boxes in views:
@@ -117,7 +117,7 @@ class Estimator:
             (height, width), given = image.shape[:2], checked_boxes(boxes, image)
             whole = (given[:, :2] <= 1).all(1) & (given[:, :2] + given[:, 2:] >= (width - 1, height - 1)).all(1)
             padded = pad_box(given, self.config.pad_pixels, self.config.pad_ratio)
-            every.append(given)
+            every.append((image, given))
             for box in np.where(whole[:, None], given, padded):
                 matrices.append(crop_affine(box_center(box), max(box[2:].max(), 1.0), (size, size))[None])
                 frames.append(cv2.cvtColor(warp(image, matrices[-1][0], (size, size)), cv2.COLOR_BGR2RGB))
@@ -125,9 +125,9 @@ class Estimator:
         raw = {"frames": torch.from_numpy(pixels), "center": torch.full((len(frames), 2), (size - 1) / 2)}
         return every, prepare(raw, self.device, self.config), invert_affine(np.concatenate(matrices))
 
-    def _people(self, maps: Tensor, boxes: list[np.ndarray], to_image: np.ndarray) -> list[People]:
+    def _people(self, maps: Tensor, views: list[tuple], to_image: np.ndarray) -> list[People]:
         crop, score = decode(maps, self.config)
-        return People.by_picture(*self.named_as(self.skeleton, apply_affine(to_image, crop), score), boxes)
+        return People.by_picture(*self.named_as(self.skeleton, apply_affine(to_image, crop), score), views)
 
     # ---- labelled sets -----------------------------------------------------------------------------------------------
 

@@ -101,9 +101,7 @@ def read_checkpoint(path: Path) -> dict:
         check_stored(card, card_path(path))
         state = {**{k: card[k] for k in ("config", "about") if card.get(k)}, **state}
     elif path.suffix == ".npz":  # only convert.py writes these
-        raise DataError(
-            f"{path} says nothing of its joints and settings without {card_path(path).name}; put that beside it"
-        )
+        raise DataError(f"{path} does not say its joints without {card_path(path).name}; put that beside it")
     check_stored(state, path)
     return state
 

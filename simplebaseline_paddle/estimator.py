@@ -227,9 +227,9 @@ class Estimator:
         images, given, config, count = [], [], self.config, len(self.skeleton)
         for image, boxes in views:
             image = picture_of(image)
-            given.append(checked_boxes(boxes, image))
-            images += [image] * len(given[-1])
-        boxes = np.concatenate(given)
+            given.append((image, checked_boxes(boxes, image)))
+            images += [image] * len(given[-1][1])
+        boxes = np.concatenate([places for _, places in given])
         joints, score = np.zeros((len(boxes), count, 2)), np.zeros((len(boxes), count))
         center, scale = center_and_scale(boxes, config, "own")
         nobody = np.zeros((count, 2)), np.zeros(count, bool)

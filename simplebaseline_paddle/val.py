@@ -26,7 +26,6 @@ from common.runs.options import given_of
 from common.runs.process import exit_code
 from common.runs.settings import resolve
 from simplebaseline_paddle.config import DATASETS, HOUSE, PRESETS, SUFFIXES, Config, add_use_options, use_of
-from simplebaseline_paddle.weight_files import read_state
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -47,7 +46,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
+def make_estimator(args: argparse.Namespace, pose_set: PoseSet | None):
     """The network of --weights, else the newest one of the data set, else one with random weights, which is said."""
     from simplebaseline_paddle.estimator import Estimator, PaddleProcess
 
@@ -55,6 +54,7 @@ def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
     path = None if args.random_weights else shelf.find_weights(HOUSE, args.weights, SUFFIXES, f"{args.dataset}-*")
     if path is not None:
         return Estimator(path, **options, **given_of(args, "preset", "dataset", "shared_joints"))
+    assert pose_set is not None
     scoring.say_random(args.random_weights)
     process, _ = PaddleProcess(options.pop("device"), options.pop("threads")), options.pop("raw_weights")
     from simplebaseline_paddle.model import build_model
@@ -66,15 +66,19 @@ def make_estimator(args: argparse.Namespace, pose_set: PoseSet):
     return Estimator.of(model, config, pose_set.skeleton, process)
 
 
+def load(args: argparse.Namespace, dataset: str) -> PoseSet:
+    """The split to score."""
+    return Config(dataset=dataset, data_root=args.data_root, limit=args.limit).load(args.split)
+
+
 def score(args: argparse.Namespace) -> None:
     """Predict, write and score. DataError on bad input."""
-    if args.dataset is None:
-        known = (
-            read_state(found) if (found := args.weights and shelf.find_weights(HOUSE, args.weights, SUFFIXES)) else {}
-        )
-        args.dataset = (known.get("config") or {}).get("dataset", "coco")
-    pose_set = Config(dataset=args.dataset, data_root=args.data_root, limit=args.limit).load(args.split)
+    if args.random_weights or not args.weights:
+        args.dataset = args.dataset or "coco"
+    # where the data set is known, what is missing is said before Paddle is imported
+    pose_set = load(args, args.dataset) if args.dataset else None
     estimator = make_estimator(args, pose_set)
+    pose_set = load(args, estimator.config.dataset) if pose_set is None else pose_set
     of_a_run = estimator.path and (estimator.path.parent / "log.jsonl").exists()
     standard = (estimator.path.parent if of_a_run else estimator.config.folder) / f"{args.split}.npz"
     predictions = estimator.predict_pose_set(pose_set)

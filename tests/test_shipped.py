@@ -42,6 +42,9 @@ if sys.argv[1].startswith("deeppose"):  # where no cells round: a mirrored pictu
         mirrored = (other * (-1, 1) + (photo.shape[1] - 1, 0))[own.skeleton.mirror]
         apart.append(np.abs(one - mirrored).max())
     assert apart[0] < 0.05 < 1 < apart[1], apart
+outside = estimator.predict(photo, np.array([[83.0, 29, 144, 254], [5000, 50, 99, 99], [-99, 50, 99, 99]]))
+assert [np.isfinite(joints).any() for joints in outside.joints] == [True, False, False]
+assert outside.score[0].any() and not outside.score[1:].any() and not outside.person_score[1:].any()
 grey = photo[:, :, 0]
 assert (estimator.predict(grey, around).joints == estimator.predict(np.dstack([grey] * 3), around).joints).all()
 for image, boxes in ((photo, [[1, 2, 0, 4]]), (photo, [[1, 2, np.nan, 4]]), (photo[:0], None), (photo.astype(float), None)):

@@ -247,8 +247,6 @@ class Answers:
 
     def write(self, picture: Picture, people: People) -> None:
         """The persons found in one picture."""
-        assert picture.image is not None
-        people = people.within(picture.image.shape[1], picture.image.shape[0])
         if self._tracker:
             time = picture.index / self.fps[self._part] if picture.time is None else picture.time
             people = self._in_time(people, time)

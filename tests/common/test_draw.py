@@ -231,7 +231,6 @@ def test_a_sheet_of_what_networks_say(tmp_path, capsys):
         tmp_path / "a.png",
         "--lines",
         f"one={tmp_path / 'x.jsonl'}",
-        "--lines",
         f"two={tmp_path / 'x.jsonl'}",
     ]
     assert draw.main(list(map(str, words))) == 0

@@ -65,6 +65,17 @@ def test_json_follows_the_contract(lsp, tmp_path, capsys):
     assert [p.name for p in out.parent.iterdir()] == ["scores.json"]
 
 
+def test_the_first_persons_alone(lsp, tmp_path, capsys):
+    """What `val.py --limit` writes."""
+    root, pose_set, _ = lsp
+    save_predictions(tmp_path / "few.npz", predictions_for(pose_set.limit(2), pose_set.joints[:2]))
+    words = _arguments(root, tmp_path / "few.npz", "--json", str(tmp_path / "few.json"), "--limit")
+    assert evaluate.main([*words, "2"]) == 0
+    assert json.loads((tmp_path / "few.json").read_text())["pck_torso@0.2"]["n"] == 2
+    assert evaluate.main(words[:-1]) == evaluate.main([*words, "3"]) == evaluate.main([*words, "-1"]) == 2
+    assert "1 of the 3 persons" in (said := capsys.readouterr().err) and "--limit -1 is below 0" in said
+
+
 def test_protocols_can_be_chosen(lsp, tmp_path):
     root, _, path = lsp
     out = tmp_path / "scores.json"

@@ -172,6 +172,26 @@ def test_an_unreadable_picture_is_said_and_the_rest_is_done(tmp_path, capsys):
     assert "2.png" in capsys.readouterr().err
 
 
+def test_nothing_is_written_before_the_first_answer(tmp_path):
+    save_image(tmp_path / "a.png", picture(0))
+
+    def answer(_):
+        raise DataError("no such device")
+
+    with pytest.raises(DataError, match="no such device"):
+        predict([tmp_path / "a.png", "--format", "jsonl,coco,csv", "--out", tmp_path / "o"], answer)
+    assert not list((tmp_path / "o").iterdir())
+
+
+def test_nobody_is_where_a_box_does_not_touch_the_picture():
+    boxes, image = (
+        np.array([[5.0, 5, 20, 20], [64, 5, 20, 20], [-20, 5, 20, 20], [-20, -20, 21, 21]]),
+        np.zeros((48, 64, 3)),
+    )
+    (found,) = People.by_picture(people(20, 40, 60, 9).joints, None, [(image, boxes)])
+    assert found.person_score.tolist() == [1, 0, 0, 1] and np.isnan(found.joints[1:3]).all()
+
+
 def test_a_box_that_begins_left_of_the_picture():
     for words in (["--boxes", "-5,3,20,20"], ["--boxes=-5,3,20,20"]):
         assert parser("about").parse_args(["a.png", *words]).boxes == ["-5,3,20,20"]
@@ -289,26 +309,6 @@ def test_boxes_typed_listed_and_whole(tmp_path):
     unused("y.jpg", (9, 9))
     with pytest.raises(DataError, match="x.jpg"):
         unused.check_used()
-
-
-def test_nobody_is_where_a_box_does_not_touch_the_picture(tmp_path):
-    save_image(tmp_path / "a.png", picture(0))
-    words = [
-        tmp_path / "a.png",
-        "--boxes",
-        "5,5,20,20",
-        "--boxes",
-        "64,5,20,20",
-        "--boxes=-21,5,20,20",
-        "--out",
-        tmp_path / "o",
-    ]
-    found = lines(predict(words, lambda p: People.of(people(20, 40, 60).joints, box=p.boxes)))[0]["persons"]
-    assert [one["score"] for one in found] == [1, 0, 0] and [any(one["joints"]) for one in found] == [
-        True,
-        False,
-        False,
-    ]
 
 
 @pytest.mark.parametrize(

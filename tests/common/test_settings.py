@@ -292,3 +292,22 @@ def test_a_data_set_in_large_or_small_letters(tmp_path, monkeypatch):
     assert shelf.data_folder(None, "penn_action") == tmp_path / "repository/data/PennAction"
     assert shelf.data_folder(None, "mpii") == tmp_path / "repository/data/mpii"
     assert shelf.data_folder("elsewhere", "mpii") == Path("elsewhere")
+
+
+def test_places_of_results_that_are_files(tmp_path, capsys):
+    """Said before the work; a file of results may be replaced, and a folder may have a suffix."""
+    (tmp_path / "file").touch()
+    (tmp_path / "old.npz").touch()
+    parser = Parser("about")
+    parser.options("out", "json", "result")
+    for words in (
+        ["--out", "file"],
+        ["--out", "file/x.npz"],
+        ["--json", "file/x/y.json"],
+        ["--result", "old.npz/z.json"],
+    ):
+        with pytest.raises(SystemExit):
+            parser.parse_args([words[0], str(tmp_path / words[1])])
+        assert f"{tmp_path / words[1].partition('/')[0]} is a file and no folder" in capsys.readouterr().err
+    for name in ("old.npz", "new/deep/x.npz", "new.d/"):
+        parser.parse_args(["--out", str(tmp_path / name)])

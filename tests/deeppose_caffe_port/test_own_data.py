@@ -10,7 +10,7 @@ import torch
 from common.errors import DataError
 from common.predictions import load_predictions
 from common.skeletons import Skeleton
-from deeppose_caffe_port import Estimator, convert, predict, val, workflow
+from deeppose_caffe_port import Estimator, convert, predict, train, val, workflow
 from deeppose_caffe_port.config import PRESETS, settle
 from tests.deeppose_caffe_port.test_workflow import shorten
 
@@ -101,3 +101,11 @@ def test_another_order_is_mapped_and_another_skeleton_refused(tmp_path):
     shared = estimator.predict_pose_set(other, shared_joints=True).joints
     np.testing.assert_array_equal(shared[:, :2], a[:, [3, 2]])
     assert np.isnan(shared[:, 2:]).all()
+
+
+@pytest.mark.parametrize("wrong", ["--weights=nowhere.caffemodel", "--device=cuda:99"])
+def test_what_is_wrong_is_said_before_anything_is_prepared(tmp_path, capsys, wrong):
+    words = ["--dataset=json", f"--data_root={own_data(tmp_path, JOINTS['no_sides'])}", "--preset=smoke"]
+    assert train.main([*words, f"--out={tmp_path / 'project'}", wrong]) == 2
+    assert wrong.partition("=")[2].removeprefix("cuda:") in capsys.readouterr().err
+    assert not (tmp_path / "project").exists()

@@ -446,10 +446,3 @@ def test_unreadable_pictures_are_warnings_in_training_and_scoring(data, tmp_path
     joints = load_predictions(file).joints
     assert np.isnan(joints[0]).all() and np.isfinite(joints[1:]).all()
     assert scored in capfd.readouterr().err
-
-
-@pytest.mark.parametrize("wrong", ["--weights=nowhere.caffemodel", "--device=cuda:99"])
-def test_what_is_wrong_is_said_before_anything_is_prepared(data, tmp_path, capsys, wrong):
-    assert train.main([f"--out={tmp_path / 'project'}", *options(data, "", "lspet")[1:], wrong]) == 2
-    assert wrong.partition("=")[2].removeprefix("cuda:") in capsys.readouterr().err
-    assert not (tmp_path / "project").exists()

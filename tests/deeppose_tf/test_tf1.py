@@ -1,6 +1,7 @@
 """TensorFlow 1 checkpoints: what TensorFlow writes is read, and the other way round; folders that moved; damaged
 files."""
 
+import os
 import pathlib
 import shutil
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
+from common.weights import tf1
 from common.weights.tf1 import find_checkpoint, read_checkpoint, tensorflow, write_v1, write_v2
 
 CASES = pathlib.Path(__file__).parents[1] / "common" / "cases" / "weights"
@@ -124,3 +126,13 @@ def test_a_disk_that_takes_nothing(tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(OSError, match="file"):
             write(tmp_path / "file" / "c", VARIABLES)
+
+
+def test_notes_of_its_libraries_are_left_out_and_errors_are_not(capfd):
+    with tf1._without_notes():
+        os.write(
+            2, b"WARNING: All log messages before absl::InitializeLog() is called\nI0000 00:00:17 port.cc:1] a note\n"
+        )
+        os.write(2, b"E0000 00:00:17 cuda.cc:5] no driver\nI see\n")
+    print("afterwards", file=sys.stderr)
+    assert capfd.readouterr().err == "E0000 00:00:17 cuda.cc:5] no driver\nI see\nafterwards\n"

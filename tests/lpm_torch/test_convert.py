@@ -304,7 +304,7 @@ def test_converted_checkpoint_is_read_with_its_own_settings(tmp_path, suffix, mo
     assert run(source.rename(tmp_path / "best.pth.tar").parent, tmp_path / "of_the_run.pt") == 0
     if suffix == ".npz":
         Path(f"{output}.card.json").rename(tmp_path / "aside")
-        with pytest.raises(DataError, match="says nothing of its joints and settings without weights.npz.card.json"):
+        with pytest.raises(DataError, match="does not say its joints without weights.npz.card.json"):
             Estimator(output)
         (tmp_path / "aside").rename(f"{output}.card.json")
     for other, message in (({"model": "cpm"}, "--model=lpm"), ({"mode": "compat"}, "--mode=correct")):
